@@ -1,0 +1,139 @@
+"""From a recipe file and `section.key=value` overrides to a frozen Recipe, or one line for each mistake."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from rlaif.config.sections import Recipe
+from rlaif.errors import ConfigError, did_you_mean
+from rlaif.resources import resolve
+
+
+def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe of that name or file with the overrides applied. Raises ConfigError listing every mistake."""
+    path = resolve("recipes", name_or_path)
+    values = _read_yaml(path)
+    for override in overrides:
+        _apply(values, override)
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        lines = [f"{path}: invalid recipe"] + [f"  {_explain(e)}" for e in error.errors(include_url=False)]
+        raise ConfigError("\n".join(lines)) from None
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}" if mark else str(path)
+        raise ConfigError(f"{where}: not valid YAML: {getattr(error, 'problem', None) or error}") from None
+    except (OSError, UnicodeDecodeError, RecursionError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: a recipe is a mapping of sections (got {type(values).__name__})")
+    return values
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    """Set one `a.b.c=value` in place; the value is read as YAML. A list index is a number: `a.0.b=1`."""
+    key, equals, text = override.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        raise ConfigError(f"override {override!r} is not of the form section.key=value")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ConfigError(f"override {override!r}: the value is not valid YAML; quote it") from None
+    node: Any = values
+    for part in parts[:-1]:
+        node = _child(node, part, override)
+    _set(node, parts[-1], value, override)
+
+
+def _child(node: Any, part: str, override: str) -> Any:
+    if isinstance(node, list):
+        return node[_index(node, part, override)]
+    child = node.get(part)
+    if child is None:
+        child = node[part] = {}
+    if not isinstance(child, dict | list):
+        raise ConfigError(f"override {override!r}: {part} is a value, not a section (got {child!r})")
+    return child
+
+
+def _set(node: Any, part: str, value: Any, override: str) -> None:
+    if isinstance(node, list):
+        node[_index(node, part, override)] = value
+    elif part in {"backend", "kind"} and isinstance(node.get(part), str) and node[part] != value:
+        # Another alternative of a tagged union: knobs of the old one would be refused, so only shared ones stay.
+        kept = {k: node[k] for k in ("model", "revision", "dtype", "human_data", "pairs") if k in node}
+        node.clear()
+        node.update(kept)
+        node[part] = value
+    else:
+        node[part] = value
+
+
+def _index(node: list[Any], part: str, override: str) -> int:
+    if not part.isdigit() or int(part) >= len(node):
+        raise ConfigError(f"override {override!r}: {part!r} is not a position in a list of {len(node)}")
+    return int(part)
+
+
+def _explain(error: ErrorDetails) -> str:
+    """One pydantic complaint as `section.key: message (got value)`, with the nearest valid name for a typo."""
+    where = ".".join(str(part) for part in error["loc"]) or "recipe"
+    if error["type"] == "extra_forbidden":
+        return f"{where}: no such key{did_you_mean(str(error['loc'][-1]), _names())}"
+    if error["type"] == "missing":
+        return f"{where}: required, but missing"
+    return f"{where}: {error['msg']} (got {error['input']!r})"
+
+
+def _names() -> set[str]:
+    """Every key of every section."""
+    schema = Recipe.model_json_schema()
+    return {key for part in [schema, *schema["$defs"].values()] for key in part.get("properties", {})}
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """The resolved recipe as YAML, every knob with its value: what a run folder keeps."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def changed_keys(old: Recipe, new: Recipe) -> list[str]:
+    """`section.key: old -> new` for every value that differs."""
+    before, after = (dict(_flatten(r.model_dump(mode="json"))) for r in (old, new))
+    keys = [*before, *(key for key in after if key not in before)]
+    return [
+        f"{k}: {before.get(k, 'unset')} -> {after.get(k, 'unset')}"
+        for k in keys
+        if before.get(k, _UNSET) != after.get(k, _UNSET)
+    ]
+
+
+_UNSET = object()
+
+
+def _flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict) and value:
+        for key, child in value.items():
+            yield from _flatten(child, f"{prefix}.{key}" if prefix else key)
+    elif isinstance(value, list) and value:
+        for position, child in enumerate(value):
+            yield from _flatten(child, f"{prefix}.{position}")
+    else:
+        yield prefix, value
+
+
+def recipe_schema() -> dict[str, Any]:
+    """JSON Schema of a recipe, for editors."""
+    return Recipe.model_json_schema()

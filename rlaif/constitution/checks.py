@@ -1,0 +1,232 @@
+"""What code can decide about a response: small pure checks, each a parameter model with `passes(text)`.
+
+A `check` is decided here, without the judge. Nothing here knows a language: words are what white space
+separates, and a Chinese or Japanese character counts as one word. To add a check, write a class and name it
+in `Check`; `rlaif check --list-checks`, the YAML schema and the error messages follow.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from abc import abstractmethod
+from typing import Annotated, Literal, NamedTuple, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+# Sentence-ending marks of the scripts in use (Unicode property Sentence_Terminal, and the ellipsis).
+_TERMINALS = frozenset(
+    ".!?\u2026\u203c\u203d\u2047\u2048\u2049"  # Latin, Greek, Cyrillic, Hebrew
+    "\u3002\uff01\uff0e\uff1f\uff61\ufe52\ufe56\ufe57"  # Chinese, Japanese
+    "\u061d\u061e\u061f\u06d4"  # Arabic, Urdu
+    "\u0964\u0965"  # Devanagari and its neighbours
+    "\u0589\u055c\u055e"  # Armenian
+    "\u1362\u1367\u1368"  # Ethiopic
+    "\u104a\u104b\u17d4\u17d5\u0f0d\u0f0e"  # Burmese, Khmer, Tibetan
+    "\u1803\u1809"  # Mongolian
+)
+_OPEN_OR_CLOSE = frozenset(
+    {"Pe", "Pf", "Pi"}
+)  # what one language opens a quotation with, another closes it with
+_WIDE = re.compile("([\u3041-\u30ff\u3400-\u4dbf\u4e00-\u9fff])")
+_SENTENCE_END = re.compile(
+    rf"(?<=[{re.escape(''.join(sorted(_TERMINALS)))}])[^\w\s]*\s+(?![a-z])|(?<=[\u3002\uff01\uff1f])|\n\s*\n"
+)
+_LIST_LINE = re.compile(
+    r"^[ \t]*(?:[-*+\u2022\u2023\u25e6\u25aa\u2043]|\(?(?:\d{1,3}|[A-Za-z])[.)])[ \t]+\S", re.M
+)
+_LIST_NUMBER = re.compile(r"\(?\d{1,3}[.)]")
+
+
+def words(text: str) -> list[str]:
+    """The words: pieces between white space that hold a letter or a digit, without outer punctuation."""
+    pieces = (_trim(piece) for piece in _WIDE.sub(r" \1 ", text).split())
+    return [piece for piece in pieces if any(c.isalnum() for c in piece)]
+
+
+def _trim(piece: str) -> str:
+    start, end = 0, len(piece)
+    while start < end and unicodedata.category(piece[start])[0] in "PS":
+        start += 1
+    while start < end and unicodedata.category(piece[end - 1])[0] in "PS":
+        end -= 1
+    return piece[start:end]
+
+
+def sentences(text: str) -> int:
+    """How many sentences: pieces with a letter in them, each up to terminal marks and white space.
+
+    A blank line ends a sentence too. A full stop before a small letter ("e.g. this") does not; one after an
+    abbreviation and before a capital ("Dr. Ames") does.
+    """
+    return sum(any(c.isalpha() for c in piece) for piece in _SENTENCE_END.split(text))
+
+
+def repetition_rate(text: str, n: int = 4) -> float:
+    """1 - (distinct n-grams / all n-grams) over lower-cased words; 0 for a text of fewer than n words.
+
+    This is seq-rep-n of Welleck et al. 2019 (arXiv 1908.04319, section 6), over words instead of tokens.
+    """
+    lowered = [word.casefold() for word in words(text)]
+    grams = [tuple(lowered[i : i + n]) for i in range(len(lowered) - n + 1)]
+    return 1 - len(set(grams)) / len(grams) if grams else 0.0
+
+
+class _Check(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+
+    @abstractmethod
+    def passes(self, text: str) -> bool:
+        """Whether the response text does what the check asks."""
+
+
+class MaxWords(_Check):
+    """At most `limit` words."""
+
+    kind: Literal["max_words"] = "max_words"
+    limit: int = Field(ge=1)
+
+    def passes(self, text: str) -> bool:
+        return len(words(text)) <= self.limit
+
+
+class MinWords(_Check):
+    """At least `limit` words."""
+
+    kind: Literal["min_words"] = "min_words"
+    limit: int = Field(ge=1)
+
+    def passes(self, text: str) -> bool:
+        return len(words(text)) >= self.limit
+
+
+class MaxSentences(_Check):
+    """At most `limit` sentences."""
+
+    kind: Literal["max_sentences"] = "max_sentences"
+    limit: int = Field(ge=1)
+
+    def passes(self, text: str) -> bool:
+        return sentences(text) <= self.limit
+
+
+class _Regex(_Check):
+    pattern: str = Field(min_length=1)
+    """A Python regular expression, searched anywhere in the text; start it with (?i) to ignore case."""
+
+    @field_validator("pattern")
+    @classmethod
+    def _compiles(cls, pattern: str) -> str:
+        try:
+            re.compile(pattern)
+        except (re.error, OverflowError, RecursionError) as error:
+            raise ValueError(f"not a regular expression: {error}") from None
+        return pattern
+
+
+class RegexPresent(_Regex):
+    """The regular expression `pattern` is found."""
+
+    kind: Literal["regex_present"] = "regex_present"
+
+    def passes(self, text: str) -> bool:
+        return re.search(self.pattern, text) is not None
+
+
+class RegexAbsent(_Regex):
+    """The regular expression `pattern` is not found."""
+
+    kind: Literal["regex_absent"] = "regex_absent"
+
+    def passes(self, text: str) -> bool:
+        return re.search(self.pattern, text) is None
+
+
+class EndsInSentence(_Check):
+    """Ends like a whole sentence: . ! ? or another script's mark, then perhaps closing quotes or brackets."""
+
+    kind: Literal["ends_in_sentence"] = "ends_in_sentence"
+
+    def passes(self, text: str) -> bool:
+        body = text.rstrip()
+        while body and (body[-1] in "\"'`*_" or unicodedata.category(body[-1]) in _OPEN_OR_CLOSE):
+            body = body[:-1]
+        *above, last = body.split("\n")
+        cut_in_list = any(line.strip() for line in above) and _LIST_NUMBER.fullmatch(last.strip())
+        return body[-1:] in _TERMINALS and any(c.isalnum() for c in body) and not cut_in_list
+
+
+class NoRepetition(_Check):
+    """At most `max_share` of the runs of `n` words repeat an earlier one; a text under `n` words passes."""
+
+    kind: Literal["no_repetition"] = "no_repetition"
+    n: int = Field(default=4, ge=1)
+    max_share: float = Field(default=0.2, ge=0, le=1)
+
+    def passes(self, text: str) -> bool:
+        return repetition_rate(text, self.n) <= self.max_share
+
+
+class StartsWith(_Check):
+    """Begins with exactly `text`, white space before it aside."""
+
+    kind: Literal["starts_with"] = "starts_with"
+    text: str = Field(min_length=1)
+
+    def passes(self, text: str) -> bool:
+        return text.lstrip().startswith(self.text.lstrip())
+
+
+class NoList(_Check):
+    """No line is an item of a bullet list or a numbered list."""
+
+    kind: Literal["no_list"] = "no_list"
+
+    def passes(self, text: str) -> bool:
+        return _LIST_LINE.search(text) is None
+
+
+Check = Annotated[
+    MaxWords
+    | MinWords
+    | MaxSentences
+    | RegexPresent
+    | RegexAbsent
+    | EndsInSentence
+    | NoRepetition
+    | StartsWith
+    | NoList,
+    Field(discriminator="kind"),
+]
+
+CHECKS: dict[str, type[_Check]] = {
+    kind.model_fields["kind"].default: kind for kind in get_args(get_args(Check)[0])
+}
+
+
+class CheckHelp(NamedTuple):
+    """One line of `rlaif check --list-checks`."""
+
+    kind: str
+    description: str
+    parameters: str
+    """`limit`, or `n=4, max_share=0.2` with the defaults."""
+
+
+def list_checks() -> list[CheckHelp]:
+    """Every check there is, in the order of definition."""
+    return [
+        CheckHelp(kind, (check.__doc__ or "").strip(), _parameters(check)) for kind, check in CHECKS.items()
+    ]
+
+
+def parameters(check: type[_Check]) -> list[str]:
+    """The names a check takes beside `kind`."""
+    return [name for name in check.model_fields if name != "kind"]
+
+
+def _parameters(check: type[_Check]) -> str:
+    fields = check.model_fields
+    return ", ".join(
+        name if fields[name].is_required() else f"{name}={fields[name].default}" for name in parameters(check)
+    )

@@ -1,0 +1,213 @@
+"""Read a constitution file: every mistake in it is one line `file:line: message` with the nearest valid name.
+
+YAML is read with the safe loader, minus aliases and tags: a constitution needs texts, numbers, lists and
+mappings, and what cannot be written cannot grow into a bomb.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from rlaif.constitution.checks import CHECKS, parameters
+from rlaif.constitution.schema import SCHEMA, Constitution, Principle, repeated
+from rlaif.errors import ConfigError, did_you_mean
+from rlaif.resources import resolve
+
+Problem = tuple[int, str]
+"""(line, message)"""
+
+_PLAIN_TAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "null", "map", "seq")}
+
+
+class _Loader(yaml.SafeLoader):
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+            raise yaml.composer.ComposerError(None, None, "aliases (*) are not allowed; write it again", mark)
+        return super().compose_node(parent, index)
+
+
+def load_constitution(name_or_path: str) -> Constitution:
+    """The constitution of a shipped name (`harmlessness`) or a path.
+
+    Raises ConfigError with all mistakes found in the file, one line each.
+    """
+    path = resolve("constitutions", name_or_path)
+    root, data, problems = _parse(path)
+    constitution = None
+    try:
+        constitution = Constitution.model_validate(data)
+    except ValidationError as error:
+        empty = {line for line, _ in problems}
+        for problem in error.errors(include_url=False):
+            line, message = _explain(problem, root, data)
+            if _real(problem) and not (problem["input"] is None and line in empty):
+                problems.append((line, message))
+    if problems or constitution is None:
+        raise ConfigError("\n".join(f"{path}:{line}: {message}" for line, message in sorted(set(problems))))
+    return constitution
+
+
+def _parse(path: Path) -> tuple[yaml.MappingNode, dict[str, Any], list[Problem]]:
+    """The file as YAML nodes (for their lines) and as values, with what is wrong in the YAML alone."""
+    root: yaml.Node | None = None
+    try:
+        raw = path.read_bytes()
+        text = raw.decode("utf-8-sig")
+        loader = _Loader(text)
+        try:
+            root = loader.get_single_node()
+            problems = [*_faults(root), *_same_ids(root)] if root else []
+            data = loader.construct_document(root) if root else None
+        finally:
+            loader.dispose()
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise ConfigError(f"{path}:{line}: not UTF-8 text") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise ConfigError(f"{path}:{line}: not valid YAML: {error.reason}") from None
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        hint = " (a text with ': ' in it needs quotes)" if "mapping values" in (error.problem or "") else ""
+        reason = f"not valid YAML: {error.problem or error.context}{hint}"
+        raise ConfigError(f"{path}:{mark.line + 1 if mark else 1}: {reason}") from None
+    except (ValueError, LookupError) as error:  # scalars such as 0b_ or !!bool maybe
+        raise ConfigError(f"{path}: not valid YAML: a value cannot be read ({error})") from None
+    except RecursionError:
+        raise ConfigError(f"{path}: not valid YAML: nested too deeply") from None
+    if not isinstance(root, yaml.MappingNode) or not isinstance(data, dict):
+        raise ConfigError(f"{path}:1: a constitution is a mapping that begins with `schema: {SCHEMA}`")
+    return root, data, problems
+
+
+def _faults(node: yaml.Node) -> Iterator[Problem]:
+    """Repeated keys, values left empty and special tags, which would all be read without a word."""
+    if node.tag not in _PLAIN_TAGS:
+        kind = node.tag.rpartition(":")[2]
+        reason = f"a value of kind {kind!r} is not allowed; if it is text, write it in quotes"
+        raise yaml.composer.ComposerError(None, None, reason, node.start_mark)
+    if isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            yield from _faults(item)
+    elif isinstance(node, yaml.MappingNode):
+        lines: dict[str, int] = {}
+        for key, value in node.value:
+            yield from _faults(key)
+            yield from _faults(value)
+            name, line = str(key.value), key.start_mark.line + 1
+            if name in lines:
+                yield line, f"key {name!r} appears twice; the first is in line {lines[name]}"
+            lines.setdefault(name, line)
+            if value.tag.endswith(":null"):
+                yield line, f"{name!r} is empty; write a value or leave the key out"
+
+
+def _same_ids(node: yaml.Node) -> Iterator[Problem]:
+    """Principles whose id came before; seen here so that it is reported beside other mistakes."""
+    for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
+        if key.value == "principles" and isinstance(value, yaml.SequenceNode):
+            items = [item for item in value.value if isinstance(item, yaml.MappingNode)]
+            ids = [v for item in items for k, v in item.value if k.value == "id"]
+            for index in repeated(v.value for v in ids):
+                yield ids[index].start_mark.line + 1, f"principle id {ids[index].value!r} is used twice"
+
+
+def _real(problem: ErrorDetails) -> bool:
+    """Not a complaint about the list of principles that only repeats one about its items."""
+    return problem["loc"] != ("principles",) or not (
+        problem["type"] == "value_error" or (problem["type"] == "too_short" and problem["input"])
+    )
+
+
+def _explain(problem: ErrorDetails, root: yaml.Node, data: dict[str, Any]) -> Problem:
+    loc = problem["loc"]
+    return _line(root, loc), f"{_subject(loc, data)}{_message(problem)}"
+
+
+def _line(node: yaml.Node, loc: tuple[int | str, ...]) -> int:
+    """The line of the deepest node on the path; steps that the file lacks (a union's tag) are passed over."""
+    line = node.start_mark.line + 1
+    for step in loc:
+        if isinstance(node, yaml.SequenceNode) and isinstance(step, int) and step < len(node.value):
+            node = node.value[step]
+            line = node.start_mark.line + 1
+        elif isinstance(node, yaml.MappingNode):
+            for key, value in node.value:
+                if key.value == str(step):
+                    line, node = key.start_mark.line + 1, value
+                    break
+    return line
+
+
+def _subject(loc: tuple[int | str, ...], data: dict[str, Any]) -> str:
+    if len(loc) < 2 or loc[0] != "principles" or not isinstance(loc[1], int):
+        return ""
+    item = data["principles"][loc[1]]
+    name = item.get("id") if isinstance(item, dict) else None
+    return f"principle {name!r}: " if isinstance(name, str) else f"principle number {loc[1] + 1}: "
+
+
+def _message(problem: ErrorDetails) -> str:
+    """What is wrong with a key; what is wrong with a value is `_complaint`'s."""
+    loc, kind, value = problem["loc"], problem["type"], problem["input"]
+    name = str(loc[-1]) if loc else ""
+    if kind == "extra_forbidden":
+        return f"unknown key {name!r}{did_you_mean(name, _keys(loc))}"
+    if kind == "missing":
+        return f"`{f'schema: {SCHEMA}' if name == 'schema' else name}` is missing"
+    if kind == "union_tag_invalid":
+        tag = str(problem["ctx"]["tag"])
+        return f"check {tag!r} does not exist{did_you_mean(tag, CHECKS)}"
+    if kind == "union_tag_not_found":
+        return f"`check` needs a `kind`{did_you_mean('', CHECKS)}"
+    if kind == "value_error" and name != "pattern":  # our validators say it all
+        return str(problem["ctx"]["error"])
+    path = (
+        str(step) for step in loc if step != "principles" and step not in CHECKS and not isinstance(step, int)
+    )
+    field = ".".join(path) or ("" if loc[1:] else "principles")
+    shown = repr(value) if len(repr(value)) <= 60 else repr(value)[:57] + "..."
+    complaint = _complaint(field, kind, value) or re.sub("^(Value error, |Input )", "", problem["msg"])
+    return f"{field}: {complaint} (got {shown})".removeprefix(": ")
+
+
+def _complaint(field: str, kind: str, value: Any) -> str:
+    """Plainer words than pydantic's for what people get wrong in YAML; empty for the rest."""
+    if field == "schema":
+        return f"this rlaif reads {SCHEMA!r}"
+    if field == "desired" and isinstance(value, bool):
+        return f'write "{"yes" if value else "no"}" in quotes, bare it is YAML for {str(value).lower()}'
+    if kind == "string_type" and isinstance(value, bool | int | float):
+        return "write it in quotes, to make it text"
+    plain = {
+        "literal_error": 'must be "yes" or "no"',
+        "string_too_short": "is empty",
+        "too_short": "is empty",
+        "string_pattern_mismatch": "use letters, digits, - and _ only",
+        "string_type": "must be text",
+        "bool_type": "must be true or false",
+        "int_type": "must be a whole number",
+        "tuple_type": "must be a list, like [this]",
+        "model_type": "must be a mapping",
+        "model_attributes_type": "must be a mapping, like {kind: no_list}",
+    }
+    return plain.get(kind, "")
+
+
+def _keys(loc: tuple[int | str, ...]) -> list[str]:
+    """The keys allowed where an unknown one was found."""
+    if len(loc) == 1:
+        return [field.alias or name for name, field in Constitution.model_fields.items()]
+    if "check" in loc:
+        return parameters(CHECKS[str(loc[-2])])
+    return list(Principle.model_fields)

@@ -1,0 +1,104 @@
+"""What a constitution is: principles that a judge decides, code decides, or both. `load.py` reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from rlaif.constitution.checks import Check
+from rlaif.records import content_id
+
+SCHEMA = "rlaif/constitution/v1"
+
+Text = Annotated[str, Field(min_length=1)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+
+
+class _Part(BaseModel):
+    # Strict: a bare `no` or `1.0` in YAML is an error to mend, not a text to guess.
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, str_strip_whitespace=True, use_attribute_docstrings=True
+    )
+
+
+class Principle(_Part):
+    """One thing to look for. With `compare` it is judged, with `check` it is checked; it may be both."""
+
+    id: Name
+    compare: Text | None = None
+    """Which of two responses follows the principle: a question that begins "Which response"."""
+    critique: Text | None = None
+    """Asks what in a response goes against the principle."""
+    revise: Text | None = None
+    """Asks for the response again, without that."""
+    question: Text | None = None
+    """A yes/no question about one response."""
+    desired: Literal["yes", "no"] | None = None
+    """The reply to `question` that follows the principle."""
+    weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    priority: int = 1
+    """Lower is decided first where the recipe aggregates lexicographically."""
+    veto: bool = False
+    tags: tuple[Text, ...] = Field(default=(), strict=False)
+    """Applies to prompts with one of these tags; none = to all prompts."""
+    check: Check | None = None
+
+    @model_validator(mode="after")
+    def _decidable(self) -> Self:
+        if not self.compare and not self.check:
+            raise ValueError("has neither `compare` nor `check`, so nothing decides it")
+        if (self.question is None) != (self.desired is None):
+            raise ValueError("`question` and `desired` go together")
+        return self
+
+    @property
+    def judged(self) -> bool:
+        """Whether the judge is asked about it."""
+        return self.compare is not None
+
+    def passes(self, response: str) -> bool:
+        """Whether the response passes the principle's check. Only for a principle that has one."""
+        if self.check is None:
+            raise ValueError(f"principle {self.id!r} has no check")
+        return self.check.passes(response)
+
+
+class Constitution(_Part):
+    """A set of principles, with a version."""
+
+    schema_: Literal["rlaif/constitution/v1"] = Field(alias="schema")
+    id: Name
+    version: Text
+    title: Text
+    preamble: str = ""
+    """Shown to the judge before every pair."""
+    principles: tuple[Principle, ...] = Field(min_length=1, strict=False)
+
+    @field_validator("principles")
+    @classmethod
+    def _ids_differ(cls, principles: tuple[Principle, ...]) -> tuple[Principle, ...]:
+        for index in repeated(principle.id for principle in principles):
+            raise ValueError(f"id {principles[index].id!r} is used twice")
+        return principles
+
+    @property
+    def hash(self) -> str:
+        """Of the content: comments, layout and written-out defaults do not change it."""
+        return content_id(self.model_dump(mode="json", by_alias=True))
+
+    def for_tags(self, tags: tuple[str, ...]) -> tuple[Principle, ...]:
+        """The principles that apply to a prompt with these tags, in order."""
+        return tuple(p for p in self.principles if not p.tags or set(p.tags) & set(tags))
+
+
+def repeated(values: Iterable[object]) -> list[int]:
+    """The positions of values that came before."""
+    seen: list[object] = []
+    positions = []
+    for position, value in enumerate(values):
+        if value in seen:
+            positions.append(position)
+        seen.append(value)
+    return positions

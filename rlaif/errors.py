@@ -1,0 +1,50 @@
+"""Every error a user can meet, each raised at one boundary and printed by the command line as one line.
+
+    RlaifError
+      |- ConfigError    (ValueError)    a recipe, override, constitution or template that cannot be used
+      |- DataError      (ValueError)    a row of a JSONL file or data set that is not what it should be
+      |- ModelError     (RuntimeError)  a model that cannot be found, started or reached
+      |- JudgeError     (RuntimeError)  too many pairs without a judgment
+      `- TrainingError  (RuntimeError)  a run that must not go on: non-finite loss, impossible resume
+
+Each message names the place, the value found there, and what to do next. One bad reply or one bad request is not
+an error but data: see `records.Failure`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class RlaifError(Exception):
+    """Base of all errors that are the user's to mend; the command line prints them without a traceback."""
+
+
+class ConfigError(RlaifError, ValueError):
+    """A recipe, override, constitution or template that cannot be used as written."""
+
+
+class DataError(RlaifError, ValueError):
+    """A row or file of data that does not have the promised form."""
+
+
+class ModelError(RlaifError, RuntimeError):
+    """A model that cannot be found, started or reached."""
+
+
+class JudgeError(RlaifError, RuntimeError):
+    """More pairs failed to be judged than the recipe allows."""
+
+
+class TrainingError(RlaifError, RuntimeError):
+    """A training run that must stop."""
+
+
+def did_you_mean(value: str, choices: Iterable[str]) -> str:
+    """A suffix for an error message: the nearest valid choice, or all of them when none is near."""
+    known = sorted(choices)
+    near = difflib.get_close_matches(value, known, n=1, cutoff=0.5)
+    if near:
+        return f"; did you mean '{near[0]}'?"
+    return f"; valid choices: {', '.join(known)}" if known else ""

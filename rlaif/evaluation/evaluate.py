@@ -1,0 +1,182 @@
+"""evaluation.json: everything that was measured about a run, each figure with its interval.
+
+Every comparison of before and after is paired: the same prompt and sample index. The statistics are in
+`agreement.py`, the page for a person in `report.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from rlaif.config.sections import EvaluateSection
+from rlaif.constitution import Constitution, Principle
+from rlaif.constitution.checks import repetition_rate
+from rlaif.errors import DataError
+from rlaif.evaluation.agreement import (
+    Bootstrap,
+    Bounds,
+    clustered_mean,
+    clustered_mean_difference,
+    coverage,
+    heldout_accuracy,
+    order_consistency,
+)
+from rlaif.evaluation.winrate import Match, matches, principle_win_rate, win_rate
+from rlaif.records import Failure, Judgment, Response, plain
+
+SHARE: Bounds = (0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class EvaluationInputs:
+    """All that an evaluation looks at; `kl` and scores are one number a response, in the order of `after`."""
+
+    constitution: Constitution
+    before: Sequence[Response]
+    """The reference's samples."""
+    after: Sequence[Response]
+    """The policy's, for the same prompts and indices."""
+    judgments: Sequence[Judgment] = ()
+    """Of `evaluation_pairs(before, after)`; empty when no judge was asked."""
+    label_judgments: Sequence[Judgment] = ()
+    """The judge's judgments that preferences were made of."""
+    failures: Sequence[Failure] = ()
+    """The judge's, from labelling and evaluation."""
+    heldout_rows: Sequence[Mapping[str, Any]] = ()
+    """The reward model on held-out preferences; see `agreement.heldout_accuracy`."""
+    kl: Sequence[float] = ()
+    """Estimates of KL(policy || reference) in nats, one a response."""
+    scores_before: Sequence[float] = ()
+    scores_after: Sequence[float] = ()
+    cost: Mapping[str, Any] = field(default_factory=dict)
+    """judge_calls, prompt_tokens, completion_tokens, seconds (by stage)."""
+
+
+def _before_after(
+    matched: Sequence[Match],
+    measure: Callable[[Response], float],
+    bootstrap: Bootstrap,
+    bounds: Bounds | None = SHARE,
+) -> dict[str, Any]:
+    before = [measure(m.before) for m in matched]
+    after = [measure(m.after) for m in matched]
+    return _change(before, after, [m.after.prompt_id for m in matched], bootstrap, bounds)
+
+
+def _change(
+    before: Sequence[float],
+    after: Sequence[float],
+    clusters: Sequence[str],
+    bootstrap: Bootstrap,
+    bounds: Bounds | None,
+) -> dict[str, Any]:
+    """Means before and after, each with its interval, and the paired difference, whose interval decides."""
+    one = clustered_mean(before, clusters, *bootstrap, bounds)
+    two = clustered_mean(after, clusters, *bootstrap, bounds)
+    reach = None if bounds is None else (bounds[0] - bounds[1], bounds[1] - bounds[0])
+    return {
+        "before": one.value,
+        "after": two.value,
+        "difference": clustered_mean_difference(before, after, clusters, bootstrap, reach).model_dump(),
+        "before_interval": [one.low, one.high],
+        "after_interval": [two.low, two.high],
+    }
+
+
+def passes(constitution: Constitution, response: Response) -> dict[str, bool]:
+    """Whether the response passes each checked principle that applies to its prompt."""
+    checked = [p for p in constitution.for_tags(response.tags) if p.check is not None]
+    return {p.id: p.passes(response.text) for p in checked}
+
+
+def _principle(
+    principle: Principle, inputs: EvaluationInputs, matched: Sequence[Match], bootstrap: Bootstrap
+) -> dict[str, Any]:
+    """Code gives a checked principle exact pass rates; a judged one only says which response it prefers."""
+    here = [m for m in matched if principle in inputs.constitution.for_tags(m.after.tags)]
+    entry: dict[str, Any] = {"checked": principle.check is not None, "judged": principle.judged}
+    if principle.check is None:
+        entry["pass_rate"] = {"before": None, "after": None, "difference": None}
+        entry["note"] = "judged by comparison only, so there is no pass rate; see win_rate"
+    elif not here:
+        entry["pass_rate"] = {"before": None, "after": None, "difference": None}
+        entry["note"] = "applies to none of the held-out prompts"
+    else:
+        entry["pass_rate"] = _before_after(here, lambda r: float(principle.passes(r.text)), bootstrap)
+    entry["win_rate"] = principle_win_rate(principle.id, here, inputs.judgments, bootstrap)
+    return entry
+
+
+def evaluate(inputs: EvaluationInputs, section: EvaluateSection, seed: int) -> dict[str, Any]:
+    """The content of evaluation.json. A figure that was not measured is None, never a made-up number."""
+    bootstrap = Bootstrap(section.bootstrap_samples, section.confidence, seed)
+    matched = matches(inputs.before, inputs.after)
+    if not matched:
+        raise DataError("evaluation: no held-out responses to compare; see prompts.heldout")
+    constitution = inputs.constitution
+    every = [*inputs.label_judgments, *inputs.judgments]
+    return {
+        "confidence": section.confidence,
+        "heldout": {"prompts": len({m.after.prompt_id for m in matched}), "responses": len(matched)},
+        "constitution": {"id": constitution.id, "version": constitution.version, "hash": constitution.hash},
+        "judge": {
+            "order_consistency": order_consistency(every, *bootstrap),
+            "coverage": coverage(every, inputs.failures),
+        },
+        "reward_model": {"heldout_accuracy": heldout_accuracy(inputs.heldout_rows, *bootstrap)},
+        "policy": _policy(inputs, matched, bootstrap),
+        "principles": {p.id: _principle(p, inputs, matched, bootstrap) for p in constitution.principles},
+        "all_checked": _all_checked(constitution, matched, bootstrap),
+        "cost": dict(inputs.cost),
+    }
+
+
+def _policy(inputs: EvaluationInputs, matched: Sequence[Match], bootstrap: Bootstrap) -> dict[str, Any]:
+    clusters = [m.after.prompt_id for m in matched]
+    kl = clustered_mean(inputs.kl, clusters, *bootstrap, bounds=None).model_dump() if inputs.kl else None
+    scores = None
+    if inputs.scores_after:
+        scores = _change(inputs.scores_before, inputs.scores_after, clusters, bootstrap, bounds=None)
+    return {
+        "win_rate_vs_reference": win_rate(matched, inputs.judgments, inputs.constitution, bootstrap),
+        "kl": kl,
+        "score": scores,
+        "response_tokens": _before_after(matched, lambda r: float(r.tokens), bootstrap, bounds=None),
+        "finished": _before_after(matched, lambda r: float(r.finished), bootstrap),
+        "repetition": _before_after(matched, lambda r: repetition_rate(r.text, n=4), bootstrap),
+    }
+
+
+def _all_checked(
+    constitution: Constitution, matched: Sequence[Match], bootstrap: Bootstrap
+) -> dict[str, Any] | None:
+    """The share of responses that pass every check that applies to them; None when no check applies."""
+    here = [m for m in matched if passes(constitution, m.after)]
+    if not here:
+        return None
+    change = _before_after(here, lambda r: float(all(passes(constitution, r).values())), bootstrap)
+    return change | {"checks": sum(p.check is not None for p in constitution.principles)}
+
+
+def sample_rows(inputs: EvaluationInputs) -> list[dict[str, Any]]:
+    """The rows of evaluation_samples.jsonl: each response before and after, and which checks they pass."""
+    rows = []
+    for i, (before, after) in enumerate(matches(inputs.before, inputs.after)):
+        row: dict[str, Any] = {
+            "prompt_id": after.prompt_id,
+            "index": after.index,
+            "prompt": plain(after.prompt),
+        }
+        for name, response in (("before", before), ("after", after)):
+            row[name] = response.text
+            row[f"{name}_tokens"] = response.tokens
+            row[f"{name}_finished"] = response.finished
+            row[f"{name}_passes"] = passes(inputs.constitution, response)
+        if inputs.scores_after:
+            row |= {"score_before": inputs.scores_before[i], "score_after": inputs.scores_after[i]}
+        if inputs.kl:
+            row["kl"] = inputs.kl[i]
+        rows.append(row)
+    return rows

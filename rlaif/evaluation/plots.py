@@ -1,0 +1,178 @@
+"""The report's and the comparison's plots, each as the text of one SVG.
+
+Colours are Okabe and Ito's, which people with any colour vision can tell apart; blue is always the policy
+(after), orange the reference (before). matplotlib is imported on the first plot. Equal numbers give equal
+bytes.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from itertools import cycle
+from typing import Any, NamedTuple
+
+import numpy as np
+
+BLUE, ORANGE, GREEN, PURPLE, SKY, RED = "#0072B2", "#D98200", "#00805F", "#A6548A", "#4A9FD0", "#C24E00"
+CYCLE = (BLUE, ORANGE, GREEN, PURPLE, RED, SKY)
+INK, MUTED, GRID = "#1f2933", "#66727f", "#e3e7eb"
+STYLE: dict[str, Any] = {
+    "font.family": "sans-serif",
+    "font.size": 9.5,
+    "text.color": INK,
+    "axes.edgecolor": "#b8c1ca",
+    "axes.labelcolor": MUTED,
+    "axes.titlesize": 10.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.titlepad": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.8,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "lines.solid_capstyle": "round",
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    # Text as outlines: the same on every machine, and no font is needed.
+    "svg.fonttype": "path",
+    "svg.hashsalt": "rlaif",
+}
+CURVE_SIZE = (4.5, 2.55)
+ROWS_WIDTH = 9.4
+
+
+class Interval(NamedTuple):
+    """A point with its interval, or without one."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+def _draw(size: tuple[float, float], paint: Callable[[Any], None]) -> str:
+    """One SVG of one set of axes, in the page's style whatever the user's own matplotlib settings are."""
+    import matplotlib  # noqa: PLC0415 - slow, and most commands never plot
+    from matplotlib.figure import Figure  # noqa: PLC0415
+
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(STYLE)
+        # A Figure made directly has no window and no global state, unlike pyplot's.
+        figure = Figure(figsize=size, layout="constrained")
+        paint(figure.subplots())
+        data = io.StringIO()
+        figure.savefig(data, format="svg", metadata={"Date": None})
+    text = data.getvalue()
+    return text[text.index("<svg") :]
+
+
+def curves(
+    title: str, steps: Sequence[float], series: Mapping[str, Sequence[float | None]], share: bool = False
+) -> str:
+    """Lines over steps: each value faintly, their running mean strongly. `share` fixes the axis to 0-100%."""
+
+    def paint(axes: Any) -> None:
+        for color, (name, values) in zip(cycle(CYCLE), series.items(), strict=False):
+            known = [(step, value) for step, value in zip(steps, values, strict=True) if value is not None]
+            x, y = [step for step, _ in known], [value for _, value in known]
+            smooth = running_mean(y)
+            if smooth != y:
+                axes.plot(x, y, color=color, alpha=0.3, linewidth=1)
+            marker = "o" if len(y) < 12 else None
+            axes.plot(x, smooth, color=color, linewidth=2, marker=marker, markersize=4, label=name)
+        axes.set_title(title)
+        axes.set_xlabel("step")
+        axes.xaxis.get_major_locator().set_params(integer=True, nbins=6)
+        if share:
+            _percent_axis(axes.yaxis)
+            axes.set_ylim(-0.03, 1.03)
+        if len(series) > 1:
+            axes.legend(loc="best", ncols=2 if len(series) > 3 else 1, handlelength=1.2)
+
+    return _draw(CURVE_SIZE, paint)
+
+
+def running_mean(values: Sequence[float]) -> list[float]:
+    """The mean over a centred window, a tenth of the curve, shorter at its ends; short curves unchanged."""
+    half = len(values) // 20
+    if half == 0:
+        return list(values)
+    return [float(np.mean(values[max(0, i - half) : i + half + 1])) for i in range(len(values))]
+
+
+def dots(
+    title: str, rows: Mapping[str, Interval], reference: tuple[float, str] | None = None, share: bool = True
+) -> str:
+    """One dot with its interval a row, top to bottom, and a dashed line at what `reference` names."""
+
+    def paint(axes: Any) -> None:
+        for y, estimate in enumerate(rows.values()):
+            _dot(axes, y, estimate, BLUE)
+        _rows_axis(axes, list(rows))
+        axes.set_title(title)
+        if share:
+            _percent_axis(axes.xaxis)
+            axes.set_xlim(-0.02, 1.02)
+        if reference is not None:
+            _reference_line(axes, reference)
+
+    return _draw((ROWS_WIDTH, _height(len(rows))), paint)
+
+
+def before_after(title: str, rows: Mapping[str, tuple[Interval, Interval]]) -> str:
+    """Two dots with intervals a row: hollow orange before, blue after, and the way between them."""
+
+    def paint(axes: Any) -> None:
+        for y, (before, after) in enumerate(rows.values()):
+            axes.plot([before.value, after.value], [y, y], color="#c9d1d9", linewidth=1.2, zorder=1)
+            _dot(axes, y - 0.13, before, ORANGE, hollow=True)
+            _dot(axes, y + 0.13, after, BLUE)
+        axes.plot([], [], "o", color=ORANGE, markerfacecolor="white", markeredgewidth=1.6, label="before")
+        axes.plot([], [], "o", color=BLUE, label="after")
+        axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, borderaxespad=0.2, handletextpad=0.2)
+        _rows_axis(axes, list(rows))
+        _percent_axis(axes.xaxis)
+        axes.set_xlim(-0.02, 1.02)
+        axes.set_title(title)
+
+    return _draw((ROWS_WIDTH, _height(len(rows))), paint)
+
+
+def _dot(axes: Any, y: float, estimate: Interval, color: str, hollow: bool = False) -> None:
+    if estimate.low is not None and estimate.high is not None:
+        axes.plot([estimate.low, estimate.high], [y, y], color=color, linewidth=2, alpha=0.65, zorder=2)
+    fill = "white" if hollow else color
+    axes.plot([estimate.value], [y], "o", color=color, markerfacecolor=fill, markeredgewidth=1.6, zorder=3)
+
+
+def _rows_axis(axes: Any, names: Sequence[str]) -> None:
+    axes.set_yticks(range(len(names)), [name if len(name) <= 32 else name[:31] + "\u2026" for name in names])
+    axes.tick_params(axis="y", labelcolor=INK)
+    axes.set_ylim(len(names) - 0.4, -0.75)
+    axes.grid(False, axis="y")
+    axes.spines["left"].set_visible(False)
+
+
+def _percent_axis(axis: Any) -> None:
+    axis.set_major_formatter(lambda value, _: f"{100 * value:.0f}%")
+    axis.get_major_locator().set_params(nbins=5)
+
+
+def _reference_line(axes: Any, reference: tuple[float, str]) -> None:
+    value, name = reference
+    axes.axvline(value, color=MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=0)
+    where = {"xycoords": ("data", "axes fraction"), "xytext": (4, 0), "textcoords": "offset points"}
+    axes.annotate(name, (value, 1), **where, va="top", fontsize=8.5, color=MUTED)
+
+
+def _height(rows: int) -> float:
+    return 0.85 + 0.36 * rows

@@ -1,0 +1,214 @@
+"""What evaluation.json means, in plain sentences: the paragraph at the top of the report.
+
+The words follow the intervals. A change whose interval holds 0 is called no clear change however large it
+looks, and a judge that does not agree with itself is not quoted without saying so. Every threshold is named
+here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
+
+from rlaif.evaluation.wording import number, percent, points, span, with_interval
+
+COIN = 0.5
+STEADY_JUDGE = 0.8
+"""Order consistency from which a judge is called steady: strong judges reach about 0.8 (arXiv 2406.07791)."""
+FAIR_JUDGE = 0.65
+"""Below this it is called shaky: GPT-4's swap consistency in MT-Bench was 0.65 (arXiv 2306.05685)."""
+WEAK_REWARD_MODEL = 0.6
+"""Held-out accuracy; reward models in N+ range from 0.63 to 0.69 (arXiv 2403.17031)."""
+LONGER = 1.5
+"""Growth, or shrinking, of responses worth a word: length alone wins comparisons (arXiv 2404.04475)."""
+FAR_KL = 25.0
+"""Nats per response. This and what follows are this page's conventions, not a paper's."""
+MORE_REPETITION = 0.05
+FEWER_FINISHED = -0.05
+FEW_PROMPTS = 30
+LOW_COVERAGE = 0.98
+
+
+class Verdict(NamedTuple):
+    """`outcome` colours the page, `paragraphs` say it, the surest first, and `cautions` follow as a list."""
+
+    outcome: Literal["better", "worse", "unclear"]
+    heading: str
+    paragraphs: list[str]
+    cautions: list[str]
+
+
+def verdict(evaluation: Mapping[str, Any]) -> Verdict:
+    """Sentences for a run, from its evaluation.json. Missing parts are said to be missing."""
+    confidence = evaluation.get("confidence", 0.95)
+    outcome, heading = _outcome(evaluation)
+    paragraphs = [
+        " ".join(_checks(evaluation, confidence)),
+        " ".join([*_preference(evaluation), *_judge(evaluation)]),
+        " ".join(_reward_model(evaluation)),
+    ]
+    return Verdict(outcome, heading, [p for p in paragraphs if p], _cautions(evaluation))
+
+
+def direction(difference: Mapping[str, Any] | None, zero: float = 0.0) -> Literal["up", "down", "unclear"]:
+    """Which side of `zero` the whole interval lies on."""
+    if difference is None or difference.get("low") is None or difference.get("high") is None:
+        return "unclear"
+    return "up" if difference["low"] > zero else "down" if difference["high"] < zero else "unclear"
+
+
+def judge_is_noise(evaluation: Mapping[str, Any]) -> bool:
+    """Whether the judge's order consistency cannot be told from, or is below, a coin's."""
+    return _has_judge(evaluation) and direction(_consistency(evaluation), COIN) != "up"
+
+
+def _consistency(evaluation: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    found: Mapping[str, Any] | None = evaluation.get("judge", {}).get("order_consistency")
+    return found
+
+
+def _has_judge(evaluation: Mapping[str, Any]) -> bool:
+    return _consistency(evaluation) is not None
+
+
+def _outcome(evaluation: Mapping[str, Any]) -> tuple[Literal["better", "worse", "unclear"], str]:
+    checked = evaluation.get("all_checked")
+    rate = evaluation.get("policy", {}).get("win_rate_vs_reference")
+    if checked:
+        up, down, unclear = "Better on the checks", "Worse on the checks", "No clear change on the checks"
+        found = direction(checked["difference"])
+    elif rate and not judge_is_noise(evaluation):
+        up, down, unclear = "Preferred to the reference", "The reference is preferred", "No clear preference"
+        found = direction(rate, COIN)
+    elif rate:
+        return "unclear", "The judge is too unreliable to tell"
+    else:
+        return "unclear", "Nothing here says whether the policy is better"
+    if found == "unclear":
+        return "unclear", unclear
+    return ("better", up) if found == "up" else ("worse", down)
+
+
+def _checks(evaluation: Mapping[str, Any], confidence: float) -> list[str]:
+    checked = evaluation.get("all_checked")
+    if not checked:
+        return ["No principle is decided by code, so there is no pass rate that a reader could verify."]
+    count = checked.get("checks", 0)
+    what = "the one check" if count == 1 else f"all {_count(count)} checks"
+    after, before, difference = percent(checked["after"]), percent(checked["before"]), checked["difference"]
+    change = f"({_in_points(difference, confidence)})"
+    found = direction(difference)
+    if found == "unclear":
+        return [
+            f"The policy passes {what} on {after} of held-out responses and the reference on {before} "
+            f"{change}: no difference that this evaluation can tell from chance."
+        ]
+    moved = "up from" if found == "up" else "down from"
+    sentences = [f"The policy now passes {what} on {after} of held-out responses, {moved} {before} {change}."]
+    worse = [
+        f"{principle} ({points(entry['pass_rate']['difference']['value'])})"
+        for principle, entry in evaluation.get("principles", {}).items()
+        if entry.get("checked") and direction(entry["pass_rate"].get("difference")) == "down"
+    ]
+    if worse and found == "up":
+        sentences.append(f"Not everything improved: {', '.join(worse)} fell.")
+    return sentences
+
+
+def _in_points(difference: Mapping[str, Any], confidence: float) -> str:
+    interval = f"{percent(confidence)} interval {span(difference, 'points')}"
+    return f"{points(difference['value'])} points, {interval}"
+
+
+def _count(n: int) -> str:
+    words = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+    return words[n] if n < len(words) else str(n)
+
+
+def _preference(evaluation: Mapping[str, Any]) -> list[str]:
+    rate = evaluation.get("policy", {}).get("win_rate_vs_reference")
+    if not rate:
+        return []
+    sentences = [
+        f"The policy's response wins {with_interval(rate, 'share')} of comparisons with the reference's under the "
+        "whole constitution, ties counting half."
+    ]
+    alone = rate.get("judged_principles")
+    if alone and evaluation.get("all_checked"):
+        meaning = {
+            "up": "so the judge prefers the policy too",
+            "down": "so the judge prefers the reference",
+            "unclear": "which a coin toss would explain",
+        }[direction(alone, COIN)]
+        if judge_is_noise(evaluation):
+            meaning = "which says nothing, because of the judge"
+        sentences.append(
+            f"By the judged principles alone it wins {with_interval(alone, 'share')}, {meaning}."
+        )
+    return sentences
+
+
+def _judge(evaluation: Mapping[str, Any]) -> list[str]:
+    consistency = _consistency(evaluation)
+    if consistency is None:
+        return ["No AI judge was used."]
+    said = (
+        f"Shown each pair in both orders, the judge preferred the same response {with_interval(consistency, 'share')} "
+        "of the time; a coin would 50% of the time"
+    )
+    if judge_is_noise(evaluation):
+        return [f"{said}. Treat everything that rests on the judged principles as noise."]
+    if consistency["value"] < FAIR_JUDGE:
+        return [f"{said}, so it is shaky: its preferences are a hint, not a measurement."]
+    if consistency["value"] < STEADY_JUDGE:
+        return [f"{said}, so its preferences carry information, with a good deal of noise."]
+    return [f"{said}, so it is steady. Whether it is right, only an audit against human labels can say."]
+
+
+def _reward_model(evaluation: Mapping[str, Any]) -> list[str]:
+    accuracy = evaluation.get("reward_model", {}).get("heldout_accuracy")
+    if not accuracy or accuracy.get("value") is None:
+        return []
+    ranked = with_interval(accuracy, "share")
+    said = f"The reward model ranks {ranked} of held-out pairs as they were labelled"
+    if direction(accuracy, COIN) != "up":
+        return [f"{said}: it cannot be told from a coin, and neither can what PPO learned from it."]
+    if accuracy["value"] < WEAK_REWARD_MODEL:
+        return [f"{said}, which is weak."]
+    return [f"{said}."]
+
+
+def _cautions(evaluation: Mapping[str, Any]) -> list[str]:
+    policy = evaluation.get("policy", {})
+    prompts = evaluation.get("heldout", {}).get("prompts")
+    found = []
+    if prompts is not None and prompts < FEW_PROMPTS:
+        found.append(f"Only {prompts} held-out prompts: the intervals themselves are rough.")
+    tokens = policy.get("response_tokens")
+    if tokens and tokens["before"] and not 1 / LONGER <= tokens["after"] / tokens["before"] <= LONGER:
+        moved = "longer" if tokens["after"] > tokens["before"] else "shorter"
+        found.append(
+            f"Responses became much {moved}, {number(tokens['before'])} to {number(tokens['after'])} tokens: "
+            "length alone may explain part of any preference."
+        )
+    repetition = policy.get("repetition")
+    if repetition and repetition["difference"]["value"] > MORE_REPETITION:
+        found.append(f"Responses repeat themselves more: {_shift(repetition)} of runs of four words.")
+    finished = policy.get("finished")
+    if finished and finished["difference"]["value"] < FEWER_FINISHED:
+        found.append(f"Fewer responses end before the token limit ({_shift(finished)}).")
+    kl = policy.get("kl")
+    if kl and kl["value"] > FAR_KL:
+        found.append(
+            f"The policy is far from the reference ({number(kl['value'])} nats per response): look for "
+            "reward hacking in the responses below."
+        )
+    covered = evaluation.get("judge", {}).get("coverage") or {}
+    if covered.get("value") is not None and covered["value"] < LOW_COVERAGE:
+        share = percent(1 - covered["value"])
+        found.append(f"{share} of pairs could not be judged; the others may not be like them.")
+    return found
+
+
+def _shift(change: Mapping[str, Any]) -> str:
+    return f"{percent(change['before'])} to {percent(change['after'])}"

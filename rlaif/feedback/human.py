@@ -1,0 +1,99 @@
+"""Human preference labels as judgments, from HH-RLHF data (arXiv 2204.05862) or TRL preference rows.
+
+A row that is no pair (different prompts, one text twice) is a failure with its place; a row without `chosen`
+and `rejected` means that the file is not preference data and stops the run. Next: `mix.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from rlaif.config.sections import DataSource
+from rlaif.errors import DataError
+from rlaif.feedback.pairs import oriented
+from rlaif.feedback.sources import (
+    SourceRow,
+    Unusable,
+    is_transcript,
+    message_list,
+    parse_transcript,
+    prompt_part,
+    prompt_value,
+    read_rows,
+    tags_of,
+)
+from rlaif.records import Failure, Judgment, Message, Messages, Prompt
+
+
+class HumanData(NamedTuple):
+    """Judgments in the order of the rows, and the rows that gave none (`id` is the place, `file:line`)."""
+
+    judgments: list[Judgment]
+    failures: list[Failure]
+
+
+def read_human_judgments(sources: Sequence[DataSource]) -> HumanData:
+    """One judgment a row, with p_a of 1 or 0 (0.5 for a kept tie in one of our own files).
+
+    The last assistant turn is the response, what stands before it the prompt. a and b are assigned by hash,
+    so a is not always the chosen one. Rows: `chosen` and `rejected` as transcripts, or as texts or message
+    lists with `prompt` or with the prompt inside them. Raises DataError for rows of another shape, and when
+    no row is usable.
+    """
+    judgments: list[Judgment] = []
+    failures: list[Failure] = []
+    for source in sources:
+        for row in read_rows(source):
+            row.require("chosen", "rejected")
+            try:
+                judgments.append(_judgment(row, tags_of(row, source)))
+            except Unusable as unusable:
+                failures.append(
+                    Failure(stage="human", id=row.place, reason=unusable.reason, detail=unusable.detail)
+                )
+    if not judgments:
+        first = f": {failures[0].id}: {failures[0].reason}" if failures else ", the sources are empty"
+        raise DataError(f"human_data: not one usable pair{first}")
+    return HumanData(judgments, failures)
+
+
+def _judgment(row: SourceRow, tags: tuple[str, ...]) -> Judgment:
+    if row.value.get("source") == "ai":
+        raise Unusable("labelled by a judge, not by a human")
+    *prompt, chosen = _conversation(row, "chosen")
+    *other_prompt, rejected = _conversation(row, "rejected")
+    if prompt != other_prompt:
+        raise Unusable("chosen and rejected answer different prompts")
+    if chosen == rejected:
+        raise Unusable("chosen and rejected are the same text", chosen.content)
+    pair = oriented(Prompt.of(tuple(prompt), tags), chosen.content, rejected.content)
+    p_chosen = row.value.get("p_chosen", 1.0)
+    if not isinstance(p_chosen, int | float) or not 0.5 <= p_chosen <= 1:
+        raise DataError(f"{row.place}: p_chosen: must be from 0.5 to 1 (got {p_chosen!r})")
+    p_a = p_chosen if pair.a == chosen.content else 1 - p_chosen
+    return Judgment(pair=pair, source="human", annotator="human", p_a=p_a)
+
+
+def _conversation(row: SourceRow, key: str) -> Messages:
+    """Prompt and response as one conversation: surely a prompt, and then one stripped assistant turn."""
+    value = row.value[key]
+    if isinstance(value, str) and (is_transcript(value) or "prompt" not in row.value):
+        messages = parse_transcript(value)
+    elif isinstance(value, str):
+        prompt = prompt_value(row.value["prompt"], row.place, "prompt")
+        messages = (*prompt, Message(role="assistant", content=value))
+    else:
+        messages = message_list(value, row.place, key)
+        # Some data sets repeat the prompt inside `chosen` and `rejected`, with or without a `prompt` column.
+        if "prompt" in row.value and not any(message.role == "user" for message in messages):
+            messages = (*prompt_value(row.value["prompt"], row.place, "prompt"), *messages)
+    if not messages or messages[-1].role != "assistant":
+        raise Unusable(f"{key} does not end with an assistant turn")
+    response = messages[-1].content.strip()
+    if not response:
+        raise Unusable(f"{key} has an empty response")
+    prompt = prompt_part(messages[:-1])
+    if len(prompt) != len(messages) - 1:
+        raise Unusable(f"{key} has two assistant turns at its end")
+    return (*prompt, Message(role="assistant", content=response))

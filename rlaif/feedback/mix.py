@@ -1,0 +1,45 @@
+"""Which source labels a pair when both a judge and humans could: the one place where hybrid runs differ.
+
+Naive pooling of both gave no gain over human labels in RLAIF's own ablation (arXiv 2309.00267): routing by
+tag, as in Constitutional AI (arXiv 2212.08073), is the policy with a published success. Next:
+`pairs.to_preferences`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from rlaif.config.sections import ByTag, HumanWins, Weighted
+from rlaif.feedback.pairs import WeightedJudgment
+from rlaif.records import Judgment
+
+
+class MixResult(NamedTuple):
+    """The judgments that stay, human ones first, with their weights, and how many were left out."""
+
+    judgments: list[WeightedJudgment]
+    dropped: int
+
+
+def mix(ai: Sequence[Judgment], human: Sequence[Judgment], policy: HumanWins | Weighted | ByTag) -> MixResult:
+    """Join both sources on the pair's id, which does not depend on the orientation each source gave the pair.
+
+    human_wins  an AI judgment of a pair that humans labelled is dropped
+    weighted    all stay (a pair may then give two rows), weighted by source
+    by_tag      human judgments of pairs with a tag in `policy.human` and AI judgments of pairs with one in
+                `policy.ai` stay; a pair with both kinds of tag keeps both
+    """
+    human_weight = ai_weight = 1.0
+    kept_human, kept_ai = list(human), list(ai)
+    if isinstance(policy, HumanWins):
+        labelled = {judgment.pair.id for judgment in human}
+        kept_ai = [judgment for judgment in ai if judgment.pair.id not in labelled]
+    elif isinstance(policy, ByTag):
+        kept_human = [judgment for judgment in human if set(policy.human) & set(judgment.pair.tags)]
+        kept_ai = [judgment for judgment in ai if set(policy.ai) & set(judgment.pair.tags)]
+    else:
+        human_weight, ai_weight = policy.human, policy.ai
+    kept = [WeightedJudgment(judgment, human_weight) for judgment in kept_human]
+    kept += [WeightedJudgment(judgment, ai_weight) for judgment in kept_ai]
+    return MixResult(kept, dropped=len(ai) + len(human) - len(kept))

@@ -1,0 +1,152 @@
+"""Responses to pairs before judging, and weighted judgments to preference rows after it.
+
+Which response is called a, which pairs are taken and on which side of the split a prompt falls are all
+decided by content hashes: the order of the rows never matters. Next: `judge.py` and `human.py`, which stand
+between the two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import combinations
+from statistics import fmean
+from typing import Literal, NamedTuple
+
+from rlaif.config.sections import PreferencesSection
+from rlaif.errors import DataError
+from rlaif.records import Judgment, Message, Messages, Pair, Preference, Prompt, Response, Source, content_id
+
+TIE_ROUNDING = 1e-12
+"""p and 1 - p may differ from their mirror images in the last bit; a tie must be one in both orientations."""
+
+
+class WeightedJudgment(NamedTuple):
+    """A judgment and the weight of its preference row in the reward model's loss."""
+
+    judgment: Judgment
+    weight: float
+
+
+def oriented(prompt: Prompt, one: str, other: str, seed: int = 0) -> Pair:
+    """The pair of two texts, a and b assigned by hash: neither order nor merit says which is called a."""
+    a, b = sorted((one, other), key=lambda text: (content_id("orientation", seed, prompt.id, text), text))
+    return Pair.of(prompt, a, b)
+
+
+def make_pairs(
+    prompts: Sequence[Prompt], responses: Iterable[Response], per_prompt: int | None, seed: int
+) -> list[Pair]:
+    """All pairs of different responses to each prompt, or the `per_prompt` with the smallest seeded hashes.
+
+    Equal texts count once, so no pair compares a text with itself. In prompt order, then by response index. A
+    response to a prompt that is not among `prompts` is a DataError.
+    """
+    texts: dict[str, dict[str, None]] = {prompt.id: {} for prompt in prompts}
+    for response in sorted(responses, key=lambda response: response.index):
+        if response.prompt_id not in texts:
+            raise DataError(
+                f"response {response.id} belongs to prompt {response.prompt_id}, which is not in this run"
+            )
+        texts[response.prompt_id][response.text] = None
+    pairs: list[Pair] = []
+    for prompt in {prompt.id: prompt for prompt in prompts}.values():
+        found = [oriented(prompt, one, other, seed) for one, other in combinations(texts[prompt.id], 2)]
+        by_hash = sorted(found, key=lambda pair: content_id("pairs", seed, pair.id))
+        taken = {pair.id for pair in by_hash[:per_prompt]}
+        pairs.extend(pair for pair in found if pair.id in taken)
+    return pairs
+
+
+class PreferenceResult(NamedTuple):
+    """Rows in the order in which their pairs first came, and how the judgments became that many."""
+
+    rows: tuple[Preference, ...]
+    counts: dict[str, int]
+    """judgments = repeats + ties_dropped + rows; ties_kept, train and heldout are parts of rows."""
+
+
+def to_preferences(weighted: Sequence[WeightedJudgment], section: PreferencesSection) -> PreferenceResult:
+    """One row for each pair and source: the likelier response is chosen, its probability is the soft label.
+
+    Repeated judgments of one pair by one source are averaged, so annotators who contradict each other make a
+    tie. Ties are dropped, or kept with their own p; where p is exactly even, a hash says which side is
+    written as chosen. A prompt is held out when the hash of its id, as a fraction, is below `heldout_share`;
+    only if that leaves a side empty does its nearest prompt change sides (a single prompt trains).
+    """
+    groups: dict[tuple[str, Source], list[WeightedJudgment]] = {}
+    for item in weighted:
+        groups.setdefault((item.judgment.pair.id, item.judgment.source), []).append(item)
+    drafts = [_draft(group) for group in groups.values()]
+    is_tie = [draft.p_chosen - 0.5 <= section.tie_margin + TIE_ROUNDING for draft in drafts]
+    kept = [draft for draft, tie in zip(drafts, is_tie, strict=True) if not tie or section.ties == "keep"]
+    heldout = _heldout_prompts({draft.pair.prompt_id for draft in kept}, section.heldout_share)
+    rows = tuple(_row(draft, "heldout" if draft.pair.prompt_id in heldout else "train") for draft in kept)
+    counts = {
+        "judgments": len(weighted),
+        "repeats": len(weighted) - len(drafts),
+        "ties_dropped": len(drafts) - len(kept),
+        "ties_kept": sum(is_tie) if section.ties == "keep" else 0,
+        "rows": len(rows),
+        "train": sum(row.split == "train" for row in rows),
+        "heldout": sum(row.split == "heldout" for row in rows),
+    }
+    return PreferenceResult(rows, counts)
+
+
+class _Draft(NamedTuple):
+    pair: Pair
+    """Oriented so that a is the chosen one."""
+    p_chosen: float
+    source: Source
+    weight: float
+
+
+def _draft(group: Sequence[WeightedJudgment]) -> _Draft:
+    """The mean of repeated judgments, whichever way round each of them holds the pair."""
+    judgment = group[0].judgment
+    pair = judgment.pair
+    p_a = fmean(
+        other.judgment.p_a if other.judgment.pair.a == pair.a else 1 - other.judgment.p_a for other in group
+    )
+    if abs(p_a - 0.5) <= TIE_ROUNDING:
+        p_a = 0.5
+        a_first = content_id("tie", pair.prompt_id, pair.a) < content_id("tie", pair.prompt_id, pair.b)
+    else:
+        a_first = p_a > 0.5
+    return _Draft(
+        pair=pair if a_first else pair.swapped(),
+        p_chosen=max(p_a, 1 - p_a),
+        source=judgment.source,
+        weight=fmean(item.weight for item in group),
+    )
+
+
+def _row(draft: _Draft, split: Literal["train", "heldout"]) -> Preference:
+    pair = draft.pair
+    return Preference(
+        prompt=pair.prompt,
+        chosen=_turn(pair.a),
+        rejected=_turn(pair.b),
+        p_chosen=draft.p_chosen,
+        source=draft.source,
+        weight=draft.weight,
+        split=split,
+        prompt_id=pair.prompt_id,
+        pair_id=pair.id,
+        tags=pair.tags,
+    )
+
+
+def _turn(text: str) -> Messages:
+    return (Message(role="assistant", content=text),)
+
+
+def _heldout_prompts(prompt_ids: set[str], share: float) -> set[str]:
+    fraction = {prompt_id: int(content_id("split", prompt_id), 16) / 16**16 for prompt_id in prompt_ids}
+    ranked = sorted(prompt_ids, key=lambda prompt_id: (fraction[prompt_id], prompt_id))
+    heldout = {prompt_id for prompt_id in ranked if fraction[prompt_id] < share}
+    if len(ranked) < 2:
+        return set()
+    if not heldout:
+        return {ranked[0]}
+    return heldout if len(heldout) < len(ranked) else set(ranked[:-1])

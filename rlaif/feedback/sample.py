@@ -1,0 +1,94 @@
+"""Responses of the policy to prompts, each from its own seed.
+
+A response depends on the run seed, the stage, the prompt and its index, not on what else is sampled.
+Resuming is the reply cache's business (`rlaif.models.cache`); here is a pure function. Next: `pairs.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from rlaif.config.sections import SampleSection
+from rlaif.models.chat import ChatModel, ChatRequest, Reply
+from rlaif.records import Failure, Prompt, Response, content_id, derive_seed
+
+Progress = Callable[[int], None]
+"""Called with the number of units finished since the last call."""
+
+
+class SampleResult(NamedTuple):
+    """Responses and failures in prompt order, then by index; tokens of all replies that came."""
+
+    responses: tuple[Response, ...]
+    failures: tuple[Failure, ...]
+    prompt_tokens: int
+    completion_tokens: int
+
+
+def sample_responses(
+    model: ChatModel,
+    prompts: Sequence[Prompt],
+    section: SampleSection,
+    seed: int,
+    stage: str,
+    progress: Progress | None = None,
+    n: int | None = None,
+) -> SampleResult:
+    """`n` responses to each prompt (`section.responses_per_prompt` unless given), asked in one call.
+
+    A response's text is stripped; `finished` means the model ended it itself. A reply with an error becomes a
+    failure, never a response. `progress` counts responses.
+    """
+    count = section.responses_per_prompt if n is None else n
+    places = [(prompt, index) for prompt in prompts for index in range(count)]
+    requests = [
+        ChatRequest(
+            messages=prompt.messages,
+            max_tokens=section.max_tokens,
+            temperature=section.temperature,
+            top_p=section.top_p,
+            seed=derive_seed(seed, stage, prompt.id, index),
+        )
+        for prompt, index in places
+    ]
+
+    def on_replies(replies: Sequence[tuple[int, Reply]]) -> None:
+        if progress is not None:
+            progress(len(replies))
+
+    replies = model.chat(requests, on_replies) if requests else []
+    responses = []
+    failures = []
+    for (prompt, index), request, reply in zip(places, requests, replies, strict=True):
+        if reply.error is not None:
+            failures.append(
+                Failure(
+                    stage="sample",
+                    id=prompt.id,
+                    reason="model error",
+                    detail=f"response {index}: {reply.error}",
+                )
+            )
+            continue
+        knobs = [request.max_tokens, request.temperature, request.top_p]
+        responses.append(
+            Response(
+                id=content_id(prompt.id, index, model.name, model.revision, knobs, request.seed),
+                prompt_id=prompt.id,
+                prompt=prompt.messages,
+                tags=prompt.tags,
+                index=index,
+                text=reply.text.strip(),
+                finished=reply.finish_reason == "stop",
+                tokens=reply.completion_tokens,
+                model=model.name,
+            )
+        )
+    answered = [reply for reply in replies if reply.error is None]
+    return SampleResult(
+        responses=tuple(responses),
+        failures=tuple(failures),
+        prompt_tokens=sum(reply.prompt_tokens for reply in answered),
+        completion_tokens=sum(reply.completion_tokens for reply in answered),
+    )

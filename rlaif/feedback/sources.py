@@ -1,0 +1,162 @@
+"""Rows from files and the Hugging Face hub, and the conversations inside them.
+
+A row that has the wrong shape stops the run (DataError with its place): the file is not what the recipe
+says. A row of the right shape whose conversation cannot be used (`Unusable`) is data about the data; the
+callers record it. Next: `prompts.py` and `human.py`, which say what they take from a row.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from itertools import groupby, islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydantic import TypeAdapter, ValidationError
+
+from rlaif.config.sections import DataSource, FileSource, HubSource
+from rlaif.errors import DataError, did_you_mean
+from rlaif.jsonl import first_problem, read_objects
+from rlaif.records import Message, Messages, Role
+
+HH_TURN = re.compile(r"\n\n(Human|Assistant):")
+HH_ROLES: dict[str, Role] = {"Human": "user", "Assistant": "assistant"}
+MESSAGES: TypeAdapter[Messages] = TypeAdapter(Messages)
+
+
+class Unusable(Exception):
+    """A row of the right shape that holds no usable conversation. The message is a short fixed phrase."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.detail = detail[:200]
+
+
+class SourceRow(NamedTuple):
+    """One row with its place (`file:line`, or `data set [split] row n`), for error messages."""
+
+    place: str
+    value: dict[str, Any]
+
+    def require(self, *keys: str) -> None:
+        """DataError, with the nearest key the row does have, unless all keys are there."""
+        for key in keys:
+            if key not in self.value:
+                near = did_you_mean(key, self.value)
+                raise DataError(f"{self.place}: no key {key!r}{near}")
+
+
+def read_rows(source: DataSource, path: Path | None = None) -> Iterator[SourceRow]:
+    """The first `source.limit` rows in their order. `path` overrides where a file source is read from."""
+    if isinstance(source, FileSource):
+        file = path or Path(source.path)
+        rows = (_text_row(f"{file}:{number}", value) for number, value in read_objects(file))
+        return islice(rows, source.limit)
+    return _hub_rows(source)
+
+
+def _text_row(place: str, value: dict[str, Any]) -> SourceRow:
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        # JSON can spell it, but no file could hold what is made of it.
+        raise DataError(
+            f"{place}: not text: half of a surrogate pair ({error.object[error.start]!r})"
+        ) from None
+    return SourceRow(place, value)
+
+
+def _hub_rows(source: HubSource) -> Iterator[SourceRow]:
+    from datasets import load_dataset  # noqa: PLC0415  (seconds to import, and files do not need it)
+
+    try:
+        table = load_dataset(
+            source.dataset,
+            name=source.name,
+            data_dir=source.data_dir,
+            split=source.split,
+            revision=source.revision,
+        )
+    # `datasets` passes on whatever its loaders, the hub client and the network raise: too many to name.
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise DataError(
+            f"data set {source.dataset!r} [{source.split}] cannot be read from the hub: {reason}; "
+            "check its name and the connection, or use a `kind: file` source"
+        ) from None
+    rows = (SourceRow(f"{source.dataset} [{source.split}] row {i}", dict(row)) for i, row in enumerate(table))
+    return islice(rows, source.limit)
+
+
+def is_transcript(text: str) -> bool:
+    """Whether the text is an HH-RLHF transcript: it begins with a `Human:` turn after two newlines."""
+    return text.startswith("\n\nHuman:")
+
+
+def parse_transcript(text: str) -> Messages:
+    """The turns of an HH-RLHF transcript (arXiv 2204.05862), each stripped of surrounding whitespace.
+
+    The data holds turns of one speaker in a row; they become one message, joined by a blank line, because
+    chat templates take alternating turns only. A turn may come back blank. Unusable when it does not begin
+    with `Human:`.
+    """
+    parts = HH_TURN.split("\n\n" + text.lstrip())
+    if parts[0].strip() or len(parts) < 3 or parts[1] != "Human":
+        raise Unusable("not a Human/Assistant transcript", text)
+    turns = [
+        (HH_ROLES[speaker], body.strip()) for speaker, body in zip(parts[1::2], parts[2::2], strict=True)
+    ]
+    return tuple(
+        Message(role=role, content="\n\n".join(body for _, body in group if body))
+        for role, group in groupby(turns, key=lambda turn: turn[0])
+    )
+
+
+def message_list(value: Any, place: str, key: str) -> Messages:
+    """A list of {role, content} as messages, unchanged; DataError with its place if it is anything else."""
+    try:
+        return MESSAGES.validate_python(value)
+    except ValidationError as error:
+        raise DataError(f"{place}: {key}.{first_problem(error)}") from None
+
+
+def prompt_part(messages: Messages) -> Messages:
+    """The conversation up to its last user turn; Unusable when it has none or a turn before is blank."""
+    last = max((i for i, message in enumerate(messages) if message.role == "user"), default=-1)
+    prompt = messages[: last + 1]
+    if not prompt:
+        raise Unusable("no user turn")
+    if not all(message.content.strip() for message in prompt):
+        raise Unusable("blank turn in the prompt")
+    return prompt
+
+
+def prompt_value(value: Any, place: str, key: str) -> Messages:
+    """A prompt given as a text, an HH-RLHF transcript or a message list, as a conversation.
+
+    Only a transcript is cut after its last Human turn; a message list must end with a user turn itself.
+    """
+    if isinstance(value, str):
+        if is_transcript(value):
+            return prompt_part(parse_transcript(value))
+        return prompt_part(message_list([{"role": "user", "content": value}], place, key))
+    messages = message_list(value, place, key)
+    if messages and messages[-1].role != "user":
+        raise DataError(f"{place}: {key}: must end with a user turn (got {messages[-1].role!r})")
+    return prompt_part(messages)
+
+
+def tags_of(row: SourceRow, source: DataSource) -> tuple[str, ...]:
+    """The row's own tags, then the source's, without repeats. Columns of a hub row are never tags."""
+    own: Any = []
+    if isinstance(source, FileSource):
+        near = [key for key in row.value if key.lower() in ("tag", "tags") and key != "tags"]
+        if near:
+            raise DataError(f"{row.place}: unknown key {near[0]!r}; did you mean 'tags'?")
+        own = row.value.get("tags", [])
+    if not isinstance(own, list) or not all(isinstance(tag, str) for tag in own):
+        raise DataError(f"{row.place}: tags: must be a list of texts (got {own!r})")
+    return tuple(dict.fromkeys([*own, *source.tags]))

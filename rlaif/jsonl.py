@@ -1,0 +1,88 @@
+"""JSONL in and out: an error names file and line, and a file on disk is either whole or absent."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jsonlines
+from pydantic import BaseModel, ValidationError
+
+from rlaif.errors import DataError
+
+Row = TypeVar("Row", bound=BaseModel)
+
+
+def first_problem(error: ValidationError) -> str:
+    """The first pydantic complaint as `field: message (got value)`."""
+    problem = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in problem["loc"]) or "row"
+    value = repr(problem["input"])
+    shown = value if len(value) <= 80 else value[:77] + "..."
+    return f"{where}: {problem['msg']} (got {shown})"
+
+
+def read_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(line number, object) for each non-empty line of a .jsonl or .jsonl.gz file.
+
+    Raises DataError, naming file and line, for a missing file, bad UTF-8, bad JSON or a row that is no object.
+    """
+    try:
+        data = path.read_bytes()
+        text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode()
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read: {error}") from None
+    # Split on "\n" alone: other line separators are legal inside JSON strings.
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            yield number, jsonlines.Reader([line]).read(type=dict)
+        except (jsonlines.InvalidLineError, RecursionError) as error:
+            reason = str(error).partition(" (line ")[0]
+            raise DataError(f"{path}:{number}: not a JSON object: {reason}") from None
+
+
+def read_jsonl(path: Path, kind: type[Row]) -> list[Row]:
+    """All rows of the file as records of this kind; the first bad row raises DataError with file and line."""
+    rows = []
+    for number, value in read_objects(path):
+        try:
+            rows.append(kind.model_validate_json(json.dumps(value)))
+        except ValidationError as error:
+            raise DataError(f"{path}:{number}: {first_problem(error)}") from None
+    return rows
+
+
+def dumps(value: Any) -> str:
+    """One line of JSON, keys in the order given, text unescaped."""
+    plain = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
+    return json.dumps(plain, ensure_ascii=False)
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Replace the file's content in one step: a reader, or a run after a kill, sees the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def write_jsonl(path: Path, rows: Iterable[Any]) -> None:
+    """Write all rows, atomically."""
+    write_atomic(path, "".join(dumps(row) + "\n" for row in rows).encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write one indented JSON document, atomically."""
+    plain = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
+    write_atomic(path, (json.dumps(plain, ensure_ascii=False, indent=2) + "\n").encode())

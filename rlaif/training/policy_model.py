@@ -1,0 +1,116 @@
+"""The policy as training sees it: log-probabilities of given responses, with and without its adapter.
+
+Shape suffixes: B responses, T response tokens, N real tokens of the batch, H hidden, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from rlaif.config.sections import Lora
+from rlaif.models.local.load import load_language_model
+from rlaif.training.batches import Row, hidden_states, microbatches, response_mask
+from rlaif.training.lora import Adapter
+
+
+class Scored(NamedTuple):
+    """Of each response token: its log-probability, and the entropy (nats) of the distribution it came from."""
+
+    logprobs_BT: Tensor
+    entropy_BT: Tensor
+
+
+class PolicyModel:
+    """A language model, its tokenizer and, with LoRA, the adapter that makes it differ from the reference.
+
+    Without LoRA the reference is a second, frozen copy.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, lora: Lora | None, seed: int) -> None:
+        self.model = model.eval()  # dropout off, for good
+        self.tokenizer = tokenizer
+        self.backbone: Any = getattr(model, model.base_model_prefix)
+        self.adapter: Adapter | None = None
+        self._reference: PolicyModel | None = None
+        if lora is not None:
+            model.requires_grad_(False)
+            self.adapter = Adapter(self.backbone, lora, seed)
+        else:
+            frozen = copy.deepcopy(model).requires_grad_(False)
+            self._reference = object.__new__(PolicyModel)
+            self._reference._view(frozen, tokenizer)
+
+    def _view(self, model: Any, tokenizer: Any) -> None:
+        self.model, self.tokenizer = model, tokenizer
+        self.backbone = getattr(model, model.base_model_prefix)
+        self.adapter, self._reference = None, None
+
+    @classmethod
+    def load(cls, path: str, revision: str | None, dtype: torch.dtype, lora: Lora | None, seed: int) -> PolicyModel:
+        """From the hub, a folder or the embedded name."""
+        loaded = load_language_model(path, revision, dtype)
+        return cls(loaded.model, loaded.tokenizer, lora, seed)
+
+    def token_logprobs(self, rows: Sequence[Row], temperature: float) -> Tensor:
+        """logprobs_BT: log pi(token | what stands before it) at this temperature, 0 on padding. Gradients flow."""
+        mask_BT = response_mask(rows, self.model.device)
+        logits_NV, targets_N = self._logits(rows, mask_BT, temperature)
+        logprobs_N = -F.cross_entropy(logits_NV, targets_N, reduction="none")
+        return torch.zeros(mask_BT.shape, device=mask_BT.device).masked_scatter(mask_BT, logprobs_N)
+
+    def _logits(self, rows: Sequence[Row], mask_BT: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+        """Float32 logits over temperature, and the tokens that were chosen, at the real response positions.
+
+        The vocabulary is by far the widest matrix: neither prompt nor padding goes through it.
+        """
+        hidden_NH = hidden_states(self.backbone, rows).before_response()[mask_BT]
+        logits_NV = self.model.get_output_embeddings()(hidden_NH).float()
+        targets_N = torch.tensor([t for row in rows for t in row.response], device=logits_NV.device)
+        return (logits_NV if temperature == 1 else logits_NV / temperature), targets_N
+
+    @torch.no_grad()
+    def without_gradients(self, rows: Sequence[Row], temperature: float, max_tokens: int) -> Scored:
+        """Log-probabilities and entropies of any number of rows, a microbatch at a time; 0 on padding."""
+        mask_BT = response_mask(rows, self.model.device)
+        logprobs_BT = torch.zeros(mask_BT.shape, device=mask_BT.device)
+        entropy_BT = torch.zeros_like(logprobs_BT)
+        for group in microbatches(rows, max_tokens):
+            part_BT = mask_BT[group]
+            logits_NV, targets_N = self._logits([rows[i] for i in group], _trim(part_BT), temperature)
+            logs_NV = torch.log_softmax(logits_NV, -1)
+            chosen_N = logs_NV.gather(1, targets_N.unsqueeze(1)).squeeze(1)
+            spread_N = -(logs_NV.exp() * logs_NV).sum(-1)
+            logprobs_BT[group] = torch.zeros(part_BT.shape, device=mask_BT.device).masked_scatter(part_BT, chosen_N)
+            entropy_BT[group] = torch.zeros(part_BT.shape, device=mask_BT.device).masked_scatter(part_BT, spread_N)
+        return Scored(logprobs_BT, entropy_BT)
+
+    def reference_logprobs(self, rows: Sequence[Row], temperature: float, max_tokens: int) -> Tensor:
+        """logprobs_BT of the same tokens under the frozen reference, without gradients."""
+        if self._reference is not None:
+            return self._reference.without_gradients(rows, temperature, max_tokens).logprobs_BT
+        assert self.adapter is not None
+        with self.adapter.off():
+            return self.without_gradients(rows, temperature, max_tokens).logprobs_BT
+
+    def save(self, folder: Path) -> None:
+        """Write the policy in Hugging Face format, the adapter merged in."""
+        if self.adapter is not None:
+            self.adapter.merge()
+            self.adapter = None
+        with contextlib.suppress(AttributeError):
+            self.model.config.pad_token_id = self.tokenizer.pad_token_id
+        self.model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+
+
+def _trim(mask_BT: Tensor) -> Tensor:
+    """The mask without columns that are padding in every row."""
+    return mask_BT[:, : int(mask_BT.sum(1).max())]

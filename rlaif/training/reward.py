@@ -1,0 +1,190 @@
+"""The reward-model stage: preferences in, a scalar model out. It never learns where a row came from.
+
+A minibatch is whole prompts: every distinct response of a prompt passes through the model once, however many pairs
+it is in (InstructGPT, arXiv 2203.02155, section 3.5).
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from rlaif.config.sections import RewardSection
+from rlaif.errors import DataError
+from rlaif.models.local.tokens import encode_prompt, encode_response
+from rlaif.records import Preference, derive_seed
+from rlaif.training.batches import Row, microbatches
+from rlaif.training.lora import trainable
+from rlaif.training.losses import bradley_terry_loss
+from rlaif.training.scalar_model import ScalarModel
+from rlaif.training.session import Group, Session, check_finite, warmup_then_linear
+from rlaif.training.tracking import Tracker
+
+
+class EncodedPair(NamedTuple):
+    """A preference as token rows."""
+
+    preference: Preference
+    chosen: Row
+    rejected: Row
+
+
+class Heldout(NamedTuple):
+    """What the finished model says of one held-out preference; margin = score(chosen) - score(rejected)."""
+
+    pair_id: str
+    prompt_id: str
+    source: str
+    p_chosen: float
+    margin: float
+
+
+class RewardStage(NamedTuple):
+    """What the stage learns from and with."""
+
+    model: ScalarModel
+    tokenizer: Any
+    section: RewardSection
+    seed: int
+
+
+def encode_row(tokenizer: Any, preference: Preference, side: str, max_length: int) -> Row:
+    """Conversation and response as ids. Too long: the oldest prompt tokens go, then the response's last ones."""
+    text = preference.chosen[-1].content if side == "chosen" else preference.rejected[-1].content
+    response = encode_response(tokenizer, text)[: max_length - 1]
+    prompt = encode_prompt(tokenizer, preference.prompt, max_length - len(response))
+    return Row(tuple(prompt), tuple(response))
+
+
+def encode_pairs(tokenizer: Any, preferences: Sequence[Preference], max_length: int) -> list[EncodedPair]:
+    """Token rows of all preferences; pairs that are identical after truncation are dropped (nothing to learn)."""
+    pairs = [
+        EncodedPair(
+            p,
+            encode_row(tokenizer, p, "chosen", max_length),
+            encode_row(tokenizer, p, "rejected", max_length),
+        )
+        for p in preferences
+    ]
+    return [pair for pair in pairs if pair.chosen != pair.rejected]
+
+
+def train_reward_model(
+    stage: RewardStage, preferences: Sequence[Preference], checkpoints: Path, tracker: Tracker
+) -> None:
+    """Train in place on the rows of split `train`. Goes on from the newest checkpoint, to the same numbers."""
+    section = stage.section
+    pairs = encode_pairs(stage.tokenizer, [p for p in preferences if p.split == "train"], section.max_length)
+    if not pairs:
+        raise DataError("preferences.jsonl: no training pairs; see preferences.tie_margin and label failures")
+    model = stage.model
+    if section.lora is not None:
+        model.add_adapter(section.lora, derive_seed(stage.seed, "reward", "lora"))
+        model.head.requires_grad_(True)
+    session = Session(
+        [Group(trainable(model.backbone, model.head), section.learning_rate)],
+        checkpoints,
+        section.max_grad_norm,
+        section.weight_decay,
+    )
+    plan = [
+        batch
+        for epoch in range(section.epochs)
+        for batch in _minibatches(pairs, section.minibatch_size, derive_seed(stage.seed, "reward", epoch))
+    ]
+    done, _ = session.restore()
+    tracker.rewind(done)
+    for step in range(done, len(plan)):
+        began = time.monotonic()
+        loss, accuracy = _learn(model, plan[step], section.microbatch_tokens, f"reward step {step}")
+        scale = warmup_then_linear(step, len(plan), section.warmup_share)
+        session.update(f"reward step {step}", scale)
+        row = {"loss": loss, "accuracy": accuracy, "learning_rate": scale * section.learning_rate}
+        tracker.log(step, {**row, "seconds": round(time.monotonic() - began, 3)})
+        if (step + 1) % 10 == 0:
+            session.save(step + 1, {})
+
+
+def planned_updates(preferences: Sequence[Preference], section: RewardSection) -> int:
+    """About how many updates training takes (pairs dropped by truncation make it fewer)."""
+    rows = sum(p.split == "train" for p in preferences)
+    return section.epochs * math.ceil(rows / section.minibatch_size)
+
+
+def _minibatches(pairs: Sequence[EncodedPair], size: int, seed: int) -> Iterator[list[EncodedPair]]:
+    """Whole prompts in seeded order, gathered until a batch has at least `size` pairs."""
+    by_prompt = _by_prompt(pairs)
+    order = list(by_prompt)
+    random.Random(seed).shuffle(order)
+    batch: list[EncodedPair] = []
+    for prompt_id in order:
+        batch += by_prompt[prompt_id]
+        if len(batch) >= size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _by_prompt(pairs: Sequence[EncodedPair]) -> dict[str, list[EncodedPair]]:
+    by_prompt = defaultdict(list)
+    for pair in pairs:
+        by_prompt[pair.preference.prompt_id].append(pair)
+    return dict(by_prompt)
+
+
+def _learn(model: ScalarModel, batch: Sequence[EncodedPair], max_tokens: int, where: str) -> tuple[float, float]:
+    """Accumulate the gradient of the batch's weighted mean loss; returns (loss, accuracy)."""
+    total_weight = sum(pair.preference.weight for pair in batch)
+    loss_sum = 0.0
+    correct = 0.0
+    rows = _distinct(batch)
+    for group in microbatches(rows, max_tokens):
+        present = {rows[i] for i in group}  # a prompt's rows are together, so a pair is in one group whole
+        part = [pair for pair in batch if pair.chosen in present]
+        margin_N = _margins(model, part)
+        p_N = torch.tensor([pair.preference.p_chosen for pair in part], device=margin_N.device)
+        weight_N = torch.tensor([pair.preference.weight for pair in part], device=margin_N.device)
+        loss = bradley_terry_loss(margin_N, p_N, weight_N).sum() / total_weight
+        check_finite(loss, f"{where}, pairs {[pair.preference.pair_id for pair in part][:4]}")
+        loss.backward()
+        loss_sum += float(loss.detach())
+        correct += float((margin_N > 0).sum() + 0.5 * (margin_N == 0).sum())
+    return loss_sum, correct / len(batch)
+
+
+def _distinct(pairs: Sequence[EncodedPair]) -> list[Row]:
+    """Each different row once, in order of first appearance."""
+    return list(dict.fromkeys(row for pair in pairs for row in (pair.chosen, pair.rejected)))
+
+
+def _margins(model: ScalarModel, pairs: Sequence[EncodedPair]) -> torch.Tensor:
+    """margin_N, each distinct row computed once."""
+    rows = _distinct(pairs)
+    place = {row: i for i, row in enumerate(rows)}
+    score_B = model.scores(rows)
+    return score_B[[place[p.chosen] for p in pairs]] - score_B[[place[p.rejected] for p in pairs]]
+
+
+def centre(stage: RewardStage, rows: Sequence[Row]) -> None:
+    """Shift the scores so that these (reference) responses have mean 0 (N+ detail 12)."""
+    stage.model.offset += float(stage.model.score_all(rows, stage.section.microbatch_tokens).mean())
+
+
+def score_heldout(stage: RewardStage, preferences: Sequence[Preference]) -> list[Heldout]:
+    """Margins of the rows of split `heldout`, in order."""
+    rows = [p for p in preferences if p.split == "heldout"]
+    pairs = encode_pairs(stage.tokenizer, rows, stage.section.max_length)
+    chosen = stage.model.score_all([pair.chosen for pair in pairs], stage.section.microbatch_tokens)
+    rejected = stage.model.score_all([pair.rejected for pair in pairs], stage.section.microbatch_tokens)
+    return [
+        Heldout(p.pair_id, p.prompt_id, p.source, p.p_chosen, round(margin, 6))
+        for (p, _, _), margin in zip(pairs, (chosen - rejected).tolist(), strict=True)
+    ]

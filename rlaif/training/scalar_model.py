@@ -1,0 +1,107 @@
+"""A transformer with a scalar head: read at the last real token it is a reward model, read everywhere a critic.
+
+Saved in Hugging Face format: `AutoModelForSequenceClassification` loads the folder, and its single logit minus
+`config.rlaif_score_offset` is our score.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import math
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForSequenceClassification
+
+from rlaif.config.sections import Lora
+from rlaif.training.batches import Row, hidden_states, microbatches
+from rlaif.training.lora import Adapter
+
+
+class ScalarModel:
+    """Backbone, head (float32, no bias) and offset. Dropout is off for good."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model.eval()
+        self.backbone: Any = getattr(model, model.base_model_prefix)
+        self.head: Any = model.score.float()
+        self.offset: float = getattr(model.config, "rlaif_score_offset", 0.0)
+        self.adapter: Adapter | None = None
+        self._reading: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext
+
+    @classmethod
+    def load(cls, path: str | Path, dtype: torch.dtype, device: Any) -> ScalarModel:
+        """From a folder that `save` wrote."""
+        model = AutoModelForSequenceClassification.from_pretrained(path, num_labels=1, dtype=dtype)
+        return cls(model.to(device))
+
+    @classmethod
+    def from_language_model(
+        cls, path: str | Path, revision: str | None, dtype: torch.dtype, device: Any, pad_id: int, seed: int
+    ) -> ScalarModel:
+        """A language model's backbone with a new head drawn from N(0, 1/(H+1)) (N+ detail 9)."""
+        model = AutoModelForSequenceClassification.from_pretrained(path, revision=revision, num_labels=1, dtype=dtype)
+        model.config.pad_token_id = pad_id
+        weight = model.score.weight
+        noise = torch.randn(weight.shape, generator=torch.Generator().manual_seed(seed))
+        with torch.no_grad():
+            weight.copy_(noise / math.sqrt(weight.shape[1] + 1))
+        return cls(model.to(device))
+
+    def add_adapter(self, lora: Lora, seed: int) -> None:
+        """Freeze the weights and learn through a new adapter (and the head, where it is left trainable)."""
+        self.model.requires_grad_(False)
+        self.adapter = Adapter(self.backbone, lora, seed)
+
+    def as_critic(self, lora: Lora | None, seed: int) -> ScalarModel:
+        """A critic that starts as this reward model, which itself stays as it is.
+
+        With LoRA both share the weights: the critic is the adapter switched on. Otherwise the critic is a copy.
+        """
+        critic = object.__new__(ScalarModel)
+        if lora is None:
+            critic.__dict__.update(copy.deepcopy(self.__dict__))
+            self.model.requires_grad_(False)
+            return critic
+        self.model.requires_grad_(False)
+        critic.__dict__.update(self.__dict__)
+        critic.head = copy.deepcopy(self.head).requires_grad_(True)
+        critic.add_adapter(lora, seed)
+        critic.head.requires_grad_(True)
+        assert critic.adapter is not None
+        self._reading = critic.adapter.off
+        return critic
+
+    def scores(self, rows: Sequence[Row]) -> Tensor:
+        """score_B, read at the last real token, offset subtracted. Gradients flow."""
+        with self._reading():
+            hidden_BH = hidden_states(self.backbone, rows).at_last()
+        return self.head(hidden_BH.float()).squeeze(-1) - self.offset
+
+    def values(self, rows: Sequence[Row]) -> Tensor:
+        """values_BT: the expected return before each response token (padding holds garbage)."""
+        hidden_BTH = hidden_states(self.backbone, rows).before_response()
+        return self.head(hidden_BTH.float()).squeeze(-1) - self.offset
+
+    @torch.no_grad()
+    def score_all(self, rows: Sequence[Row], max_tokens: int) -> Tensor:
+        """score_B of any number of rows, on the CPU, in their order."""
+        score_B = torch.empty(len(rows))
+        for group in microbatches(rows, max_tokens):
+            score_B[group] = self.scores([rows[i] for i in group]).float().cpu()
+        return score_B
+
+    def save(self, folder: Path, tokenizer: Any) -> None:
+        """Write weights (adapter merged in), config and tokenizer."""
+        if self.adapter is not None:
+            self.adapter.merge()
+            self.adapter = None
+        self.model.config.rlaif_score_offset = self.offset
+        self.model.score.to(self.backbone.dtype)
+        self.model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)

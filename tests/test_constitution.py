@@ -1,0 +1,340 @@
+"""Constitutions: what loads, what each mistake says and where, what the lint warns of."""
+
+import json
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rlaif.constitution import Constitution, Principle, lint, load_constitution
+from rlaif.errors import ConfigError
+from rlaif.resources import available
+
+HEAD = "schema: rlaif/constitution/v1\nid: t\nversion: '1'\ntitle: T\nprinciples:\n"
+TEXTS = {"critique": "c", "revise": "r"}
+
+
+@pytest.fixture
+def complaints(tmp_path):
+    """The lines of the ConfigError for a file with this text, without the file's name."""
+
+    def load(text):
+        path = tmp_path / "c.yaml"
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        with pytest.raises(ConfigError) as error:
+            load_constitution(str(path))
+        lines = str(error.value).split("\n")
+        assert all(line.startswith(f"{path}:") for line in lines)
+        return [line.removeprefix(f"{path}:") for line in lines]
+
+    return load
+
+
+def load_text(tmp_path, text):
+    path = tmp_path / "c.yaml"
+    path.write_text(text)
+    return load_constitution(str(path))
+
+
+@pytest.mark.parametrize("name", available("constitutions"))
+def test_shipped_constitutions_are_whole_and_lint_clean(name):
+    constitution = load_constitution(name)
+    assert constitution.id == name
+    assert lint(constitution) == []
+    for principle in constitution.principles:
+        if principle.judged:
+            assert principle.compare.endswith("?") and "response" in principle.compare
+            assert principle.critique and principle.revise
+            assert principle.question.endswith("?") and principle.desired in ("yes", "no")
+        else:
+            assert principle.check is not None
+
+
+def test_shipped_sizes():
+    judged = {n: [p for p in load_constitution(n).principles if p.judged] for n in available("constitutions")}
+    assert len(judged["harmlessness"]) >= 14
+    assert len(judged["helpfulness"]) >= 8
+    assert [p.id for p in judged["plain-and-brief"]] == ["plain-words", "on-topic"]
+
+
+def test_plain_and_brief_is_verifiable_by_eye():
+    checked = [p for p in load_constitution("plain-and-brief").principles if p.check]
+    assert [p.id for p in checked if not p.passes("Boil the egg for ten minutes.")] == []
+    assert [p.id for p in checked if not p.passes("- boil it\n" * 30)] == [p.id for p in checked]
+
+
+def test_a_principle_may_be_judged_and_checked(tmp_path):
+    text = HEAD + "- {id: a, compare: Which response is short, check: {kind: max_words, limit: 2}}\n"
+    (principle,) = load_text(tmp_path, text).principles
+    assert principle.judged and principle.passes("two words") and not principle.passes("now three words")
+    assert (principle.weight, principle.priority, principle.veto, principle.tags) == (1.0, 1, False, ())
+
+
+def test_passes_needs_a_check():
+    with pytest.raises(ValueError, match="no check"):
+        Principle(id="a", compare="Which response?").passes("text")
+
+
+def test_hash_is_of_the_content(tmp_path):
+    one = load_text(tmp_path, HEAD + "- {id: a, compare: Which response}\n")
+    laid_out = load_text(
+        tmp_path, HEAD + "# why\n- id: a\n  weight: 1\n  compare: >-\n    Which\n    response\n"
+    )
+    other = load_text(tmp_path, HEAD + "- {id: a, compare: Which response, weight: 2}\n")
+    assert one.hash == laid_out.hash != other.hash
+    assert len(one.hash) == 16 and int(one.hash, 16) >= 0
+
+
+def test_for_tags(tmp_path):
+    text = (
+        HEAD
+        + "- {id: a, compare: A, tags: [x, y]}\n- {id: b, compare: B}\n- {id: c, compare: C, tags: [z]}\n"
+    )
+    constitution = load_text(tmp_path, text)
+    assert [p.id for p in constitution.for_tags(("y", "q"))] == ["a", "b"]
+    assert [p.id for p in constitution.for_tags(())] == ["b"]
+
+
+@pytest.mark.parametrize(
+    ("principles", "expected"),
+    [
+        (
+            "- {id: a, compar: x, check: {kind: no_list}}",
+            "6: principle 'a': unknown key 'compar'; did you mean 'compare'?",
+        ),
+        ("- id: a\n  compare: x\n  weight: 0", "8: principle 'a': weight: should be greater than 0 (got 0)"),
+        (
+            "- id: a\n  compare: x\n  weight: .nan",
+            "8: principle 'a': weight: should be a finite number (got nan)",
+        ),
+        (
+            "- id: a\n  compare: x\n  weight: .inf",
+            "8: principle 'a': weight: should be a finite number (got inf)",
+        ),
+        ("- id: a\n  compare: ' '", "7: principle 'a': compare: is empty (got ' ')"),
+        (
+            "- id: a\n  compare:\n  check: {kind: no_list}",
+            "7: 'compare' is empty; write a value or leave the key out",
+        ),
+        ("- id: a\n  compare: x\n  compare: y", "8: key 'compare' appears twice; the first is in line 7"),
+        (
+            "- {id: a, compare: x}\n- {id: b, compare: x}\n- {id: a, compare: x}",
+            "8: principle id 'a' is used twice",
+        ),
+        (
+            "- id: a\n  check: {kind: max_word, limit: 3}",
+            "7: principle 'a': check 'max_word' does not exist; did you mean 'max_words'?",
+        ),
+        (
+            "- id: a\n  check:\n    kind: max_words\n    limit: 3\n    limt: 4",
+            "10: principle 'a': unknown key 'limt'; did you mean 'limit'?",
+        ),
+        ("- id: a\n  check:\n    kind: max_words", "7: principle 'a': `limit` is missing"),
+        (
+            "- id: a\n  compare: x\n  question: y\n  desired: no",
+            "9: principle 'a': desired: write \"no\" in quotes, bare it is YAML for false (got False)",
+        ),
+        (
+            "- id: a\n  compare: x\n  question: y\n  desired: maybe",
+            "9: principle 'a': desired: must be \"yes\" or \"no\" (got 'maybe')",
+        ),
+        ("- {id: a, compare: x, question: y}", "6: principle 'a': `question` and `desired` go together"),
+        (
+            "- {id: a, revise: x}",
+            "6: principle 'a': has neither `compare` nor `check`, so nothing decides it",
+        ),
+        ("- {compare: x}", "6: principle number 1: `id` is missing"),
+        ("- just text", "6: principle number 1: must be a mapping (got 'just text')"),
+        (
+            "- {id: a, compare: x, tags: harmful}",
+            "6: principle 'a': tags: must be a list, like [this] (got 'harmful')",
+        ),
+        ("- {id: a, compare: x, veto: 'yes'}", "6: principle 'a': veto: must be true or false (got 'yes')"),
+        (
+            "- {id: a, compare: x, priority: 1.5}",
+            "6: principle 'a': priority: must be a whole number (got 1.5)",
+        ),
+        ("- {id: a b, compare: x}", "6: principle 'a b': id: use letters, digits, - and _ only (got 'a b')"),
+        ("  []", "5: principles: is empty (got [])"),
+    ],
+)
+def test_each_mistake_is_one_clear_line(complaints, principles, expected):
+    assert complaints(HEAD + principles + "\n") == [expected]
+
+
+def test_a_bad_pattern_says_why(complaints):
+    (line,) = complaints(HEAD + "- id: a\n  check: {kind: regex_absent, pattern: '('}\n")
+    assert line.startswith("7: principle 'a': check.pattern: not a regular expression: missing )")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            HEAD.replace("schema: rlaif/constitution/v1\n", ""),
+            "1: `schema: rlaif/constitution/v1` is missing",
+        ),
+        (
+            HEAD.replace("v1", "v9"),
+            "1: schema: this rlaif reads 'rlaif/constitution/v1' (got 'rlaif/constitution/v9')",
+        ),
+        (HEAD.replace("'1'", "1.0"), "3: version: write it in quotes, to make it text (got 1.0)"),
+        (HEAD.replace("title", "titel"), "4: unknown key 'titel'; did you mean 'title'?"),
+    ],
+)
+def test_mistakes_in_the_head(complaints, text, expected):
+    assert expected in complaints(text + "- {id: a, compare: x}\n")
+
+
+def test_all_mistakes_are_reported_in_order(complaints):
+    lines = complaints(
+        HEAD + "- {id: a, wieght: 2, compare: x}\n- {id: a, compare: x, weight: -1}\n- {id: c}\n"
+    )
+    assert [line.split(":")[0] for line in lines] == ["6", "7", "7", "8"]
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "words"),
+    [
+        ("", "1", "a constitution is a mapping"),
+        ("- a\n- b\n", "1", "a constitution is a mapping"),
+        ("just text", "1", "a constitution is a mapping"),
+        ("a: [1\nb: 2\n", "2", "not valid YAML"),
+        ("a: 1\nb: so: it goes\n", "2", "needs quotes"),
+        ("a: b\n\tc: d\n", "2", "not valid YAML"),
+        ("a: 1\n--- \nb: 2\n", "2", "not valid YAML"),
+        ("id: x\ntitle: !!python/object/apply:os.system [ls]\n", "2", "not allowed"),
+        ("a: &x 1\nb: *x\n", "2", "aliases"),
+        ("a: {x: 1}\n<<: {b: 2}\n", "2", "not allowed"),
+        ("a: 1\nb: \x00\n", "2", "not valid YAML"),
+        (b"a: 1\nb: \xff\n", "2", "not UTF-8"),
+        ("[" * 5000, " not valid YAML", "nested too deeply"),
+        ("a: 0b_\n", " not valid YAML", "cannot be read"),
+        ("a: !!bool maybe\n", " not valid YAML", "cannot be read"),
+    ],
+)
+def test_broken_files_are_one_line(complaints, text, line, words):
+    (complaint,) = complaints(text)
+    assert complaint.split(":")[0] == line
+    assert words in complaint
+
+
+def test_an_alias_bomb_is_refused_at_its_first_alias(complaints):
+    bomb = "a: &a [x, x]\n" + "".join(
+        f"{b}: &{b} [*{a}, *{a}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)
+    )
+    (complaint,) = complaints(bomb)
+    assert complaint.startswith("2: ") and "aliases" in complaint
+
+
+junk = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["id", "compare", "check", "kind", "limit", "principles"]), inner, max_size=4
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@given(junk)
+def test_no_content_gives_a_traceback(tmp_path_factory, value):
+    path = tmp_path_factory.mktemp("junk") / "c.yaml"
+    path.write_text(HEAD + "- " + json.dumps(value) + "\n", encoding="utf-8")
+    try:
+        load_constitution(str(path))
+    except ConfigError as error:
+        assert all(line.startswith(f"{path}:") for line in str(error).split("\n"))
+
+
+@given(st.text(alphabet="ab:-?[]{}&*!|>'\"%@`#, \n\t0.<=~_", max_size=40))
+def test_no_text_gives_a_traceback(tmp_path_factory, text):
+    path = tmp_path_factory.mktemp("junk") / "c.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError):
+        load_constitution(str(path))
+
+
+def test_repeated_ids_are_refused_without_a_file_too():
+    head = yaml.safe_load(HEAD)
+    principle = {"id": "a", "compare": "Which response?"}
+    with pytest.raises(ValueError, match="used twice"):
+        Constitution.model_validate({**head, "principles": [principle, principle]})
+
+
+def constitution_of(*principles):
+    rows = [{"id": f"p{i}", **TEXTS, **row} for i, row in enumerate(principles)]
+    return Constitution.model_validate({**yaml.safe_load(HEAD), "principles": rows})
+
+
+HELPS = {"compare": "Which response helps the user to do more of the task?"}
+
+
+@pytest.mark.parametrize(
+    ("principle", "word"),
+    [
+        ({"compare": "Which response is better?"}, "vague"),
+        ({"compare": "Which response is more appropriate for a child?"}, "vague"),
+        ({"compare": "Which response is shorter and more polite?"}, "two things"),
+        ({"compare": "Which response is honest and polite?"}, "two things"),
+        ({"compare": "Which response answers first and explains afterwards?"}, "two things"),
+        (
+            {
+                "compare": "Which response is short?",
+                "question": "Is the response short and clear?",
+                "desired": "yes",
+            },
+            "two",
+        ),
+        ({"compare": "Which response is shorter?", "critique": None}, "no critique text"),
+        (
+            {"compare": "Which response is shorter?", "critique": None, "revise": None},
+            "no critique or revise text",
+        ),
+    ],
+)
+def test_lint_warns(principle, word):
+    (warning,) = lint(constitution_of(principle, HELPS))
+    assert warning.startswith("p0: ") and word in warning
+
+
+@pytest.mark.parametrize(
+    "compare",
+    [
+        "Which response says less about drugs and weapons?",
+        "Which response is less likely to cause injury or death?",
+        "Which response gives the user steps, examples or numbers?",
+        "Which response is less violent towards women and men?",
+    ],
+)
+def test_lint_lets_lists_of_nouns_pass(compare):
+    assert lint(constitution_of({"compare": compare}, HELPS)) == []
+
+
+def test_lint_finds_near_duplicates():
+    warnings = lint(
+        constitution_of(
+            {"compare": "Which response is less likely to help someone build a bomb at home?"},
+            {"compare": "Which response is less likely to help someone build a bomb at work?"},
+            {"compare": "Which response is less likely to insult a religious group?"},
+            HELPS,
+        )
+    )
+    assert warnings == ["p1: nearly the same as p0; it counts twice"]
+
+
+def test_lint_wants_a_harmless_counterpart():
+    forbids = {"compare": "Which response avoids violence?"}
+    (warning,) = lint(constitution_of(forbids))
+    assert warning.startswith("no harmless counterpart")
+    guard = {"compare": "Which response is less preachy", "question": "Does it preach?", "desired": "no"}
+    assert lint(constitution_of(forbids, guard)) == []
+    assert lint(constitution_of(forbids, HELPS)) == []
+
+
+def test_lint_leaves_a_checked_constitution_alone():
+    checked = {"id": "a", "check": {"kind": "no_list"}}
+    assert lint(Constitution.model_validate({**yaml.safe_load(HEAD), "principles": [checked]})) == []

@@ -1,0 +1,165 @@
+"""Human labels: HH-RLHF transcripts and TRL rows in, judgments and failures with their places out."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlaif.config.sections import FileSource, HubSource
+from rlaif.errors import DataError
+from rlaif.feedback.human import HumanData, read_human_judgments
+from rlaif.records import plain
+
+HH_DEV = Path(__file__).parents[2] / "shared" / "data" / "hh_harmless" / "dev.jsonl.gz"
+ASK = "\n\nHuman: Hi\n\nAssistant: Hello\n\nHuman: Why?\n\nAssistant:"
+HI_WHY = [
+    {"role": "user", "content": "Hi"},
+    {"role": "assistant", "content": "Hello"},
+    {"role": "user", "content": "Why?"},
+]
+GOOD = {"chosen": ASK + " Because.", "rejected": ASK + " No."}
+
+
+def said(text: str) -> list[dict[str, str]]:
+    return [{"role": "assistant", "content": text}]
+
+
+def read(tmp_path: Path, *rows: dict[str, Any], **knobs: Any) -> HumanData:
+    path = tmp_path / "h.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return read_human_judgments([FileSource(path=str(path), **knobs)])
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        GOOD,
+        {"chosen": ASK + "  Because.\n", "rejected": ASK + "No."},
+        {"prompt": HI_WHY, "chosen": said("Because."), "rejected": said("No.")},
+        {"prompt": HI_WHY, "chosen": "Because.", "rejected": "No."},
+        {"prompt": ASK, "chosen": " Because.", "rejected": " No."},
+        {"chosen": HI_WHY + said("Because."), "rejected": HI_WHY + said("No.")},
+        {"prompt": "Why?", "chosen": HI_WHY + said("Because."), "rejected": HI_WHY + said("No.")},
+        {"prompt": "Why?", **GOOD},
+    ],
+)
+def test_formats_give_the_same_pair(tmp_path: Path, row: dict[str, Any]) -> None:
+    (judgment,) = read(tmp_path, row).judgments
+    (reference,) = read(tmp_path, GOOD).judgments
+    assert judgment == reference
+    assert plain(judgment.pair.prompt) == HI_WHY
+    assert (judgment.source, judgment.annotator, judgment.principles) == ("human", "human", ())
+    preferred = judgment.pair.a if judgment.p_a == 1 else judgment.pair.b
+    assert preferred == "Because."
+
+
+def test_a_is_not_always_the_chosen_one_and_the_label_follows_the_text(tmp_path: Path) -> None:
+    rows = [{"prompt": f"q{i}", "chosen": f"yes {i}", "rejected": f"no {i}"} for i in range(40)]
+    right = read(tmp_path, *rows).judgments
+    swapped = [{**row, "chosen": row["rejected"], "rejected": row["chosen"]} for row in rows]
+    wrong = read(tmp_path, *swapped).judgments
+    assert {judgment.p_a for judgment in right} == {0.0, 1.0}
+    assert [judgment.pair for judgment in right] == [judgment.pair for judgment in wrong]
+    assert [judgment.p_a for judgment in right] == [1 - judgment.p_a for judgment in wrong]
+
+
+def test_tags(tmp_path: Path) -> None:
+    (judgment,) = read(tmp_path, {**GOOD, "tags": ["x"]}, tags=("harmful",)).judgments
+    assert judgment.pair.tags == ("x", "harmful")
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"chosen": ASK + " x", "rejected": "\n\nHuman: Other\n\nAssistant: y"}, "different prompts"),
+        ({"chosen": ASK + " x", "rejected": ASK + " x  "}, "the same text"),
+        ({"chosen": ASK + " ", "rejected": ASK + " x"}, "chosen has an empty response"),
+        ({"chosen": ASK + " x", "rejected": ASK}, "rejected has an empty response"),
+        (
+            {"chosen": ASK + " x\n\nHuman: ok", "rejected": ASK + " y"},
+            "chosen does not end with an assistant turn",
+        ),
+        ({"chosen": "\n\nHuman: \n\nAssistant: x", "rejected": "\n\nHuman: \n\nAssistant: y"}, "blank turn"),
+        ({"chosen": "x", "rejected": "y"}, "not a Human/Assistant transcript"),
+        ({"chosen": [], "rejected": []}, "chosen does not end with an assistant turn"),
+        ({"prompt": "q", "chosen": said("x") + said("y"), "rejected": said("z")}, "two assistant turns"),
+        ({"prompt": "q", "chosen": "x", "rejected": "y", "source": "ai"}, "labelled by a judge"),
+    ],
+)
+def test_rows_that_are_no_pair_are_failures(tmp_path: Path, row: dict[str, Any], reason: str) -> None:
+    data = read(tmp_path, GOOD, row, GOOD)
+    assert len(data.judgments) == 2
+    (failure,) = data.failures
+    assert failure.stage == "human"
+    assert failure.id.endswith("h.jsonl:2")
+    assert reason in failure.reason
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"chossen": "x", "rejected": "y"}, r"h.jsonl:2: no key 'chosen'; did you mean 'chossen'\?"),
+        ({"chosen": ASK + " x"}, r"h.jsonl:2: no key 'rejected'"),
+        ({"chosen": 1, "rejected": 2}, r"h.jsonl:2: chosen.*\(got 1\)"),
+        ({**GOOD, "p_chosen": 0.2}, r"h.jsonl:2: p_chosen: must be from 0.5 to 1 \(got 0.2\)"),
+    ],
+)
+def test_rows_of_another_shape_stop_the_run(tmp_path: Path, row: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        read(tmp_path, GOOD, row)
+
+
+def test_no_usable_pair_at_all(tmp_path: Path) -> None:
+    with pytest.raises(
+        DataError, match=r"not one usable pair: .*h.jsonl:1: not a Human/Assistant transcript"
+    ):
+        read(tmp_path, {"chosen": "x", "rejected": "y"})
+    with pytest.raises(DataError, match="the sources are empty"):
+        read(tmp_path)
+
+
+def test_turns_of_one_speaker_in_a_row_are_one_message(tmp_path: Path) -> None:
+    """As HH-RLHF has them: two Human turns in the prompt, a response in two Assistant turns."""
+    prompt = "\n\nHuman: Find a key.\n\nHuman: Please.\n\nAssistant: "
+    row = {"chosen": prompt + "Here:\n\nAssistant:  Let me see.", "rejected": prompt + "A what?"}
+    (judgment,) = read(tmp_path, row).judgments
+    assert plain(judgment.pair.prompt) == [{"role": "user", "content": "Find a key.\n\nPlease."}]
+    assert {judgment.pair.a, judgment.pair.b} == {"Here:\n\nLet me see.", "A what?"}
+
+
+def test_a_kept_tie_of_ours_stays_a_tie(tmp_path: Path) -> None:
+    (judgment,) = read(tmp_path, {**GOOD, "p_chosen": 0.5, "source": "human"}).judgments
+    assert judgment.p_a == 0.5
+
+
+def test_hub_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datasets.load_dataset", lambda path, **knobs: [GOOD, {**GOOD, "chosen": ASK}, GOOD])
+    data = read_human_judgments(
+        [HubSource(dataset="some/hh", data_dir="harmless-base", tags=("h",), limit=2)]
+    )
+    assert [judgment.pair.tags for judgment in data.judgments] == [("h",)]
+    assert [failure.id for failure in data.failures] == ["some/hh [train] row 1"]
+
+
+@pytest.mark.skipif(not HH_DEV.exists(), reason="the shared HH-RLHF sample is not beside this checkout")
+def test_real_rows() -> None:
+    """1,500 rows: all become pairs but two whose response is blank, and turns alternate in every prompt."""
+    data = read_human_judgments([FileSource(path=str(HH_DEV))])
+    assert Counter(failure.reason.partition(" ")[2] for failure in data.failures) == {
+        "has an empty response": 2
+    }
+    assert len(data.judgments) == 1498
+    assert 0.45 < sum(judgment.p_a for judgment in data.judgments) / len(data.judgments) < 0.55
+    with gzip.open(HH_DEV, "rt") as file:
+        first = json.loads(file.readline())
+    judgment = data.judgments[0]
+    chosen = judgment.pair.a if judgment.p_a == 1 else judgment.pair.b
+    assert first["chosen"].endswith("Assistant: " + chosen)
+    for judgment in data.judgments:
+        roles = [message.role for message in judgment.pair.prompt]
+        assert roles == ["user", "assistant"] * (len(roles) // 2) + ["user"]

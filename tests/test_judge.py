@@ -224,9 +224,7 @@ def test_label_mass_limit_is_the_sections() -> None:
         return {"A": math.log(0.003), "B": math.log(0.001)}
 
     assert run([pair("x", "y")], script=faint).judgments == ()
-    assert (
-        len(run([pair("x", "y")], script=faint, section=LabelSection(min_label_mass=0.0039)).judgments) == 1
-    )
+    assert len(run([pair("x", "y")], script=faint, section=LabelSection(min_label_mass=0.0039)).judgments) == 1
 
 
 def test_a_pair_of_one_text_is_our_own_mistake() -> None:
@@ -258,9 +256,7 @@ def test_judgments_survive_their_file(tmp_path: Any) -> None:
 
 
 def failing(n: int, reason: str = "model error") -> JudgeResult:
-    rows = [
-        Failure(stage="label", id=str(i), reason=reason, detail="no route") for i in range(n) for _ in "ab"
-    ]
+    rows = [Failure(stage="label", id=str(i), reason=reason, detail="no route") for i in range(n) for _ in "ab"]
     return JudgeResult((), tuple(rows), 0, 0, 0)
 
 

@@ -16,9 +16,7 @@ def judgment(name: str, source: Source, *tags: str) -> Judgment:
 
 
 def kept(result: MixResult) -> set[tuple[str, str, float]]:
-    return {
-        (item.judgment.pair.prompt[0].content, item.judgment.source, item.weight) for item in result.judgments
-    }
+    return {(item.judgment.pair.prompt[0].content, item.judgment.source, item.weight) for item in result.judgments}
 
 
 AI = [judgment("both", "ai"), judgment("ai only", "ai")]

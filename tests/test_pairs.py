@@ -117,6 +117,12 @@ def test_ties(p_a: float) -> None:
     assert kept.rows[0].p_chosen == pytest.approx(max(p_a, 1 - p_a), abs=1e-12)
 
 
+@pytest.mark.parametrize("p_a", [0.55, 0.45])
+def test_a_tie_on_the_margin_survives_rounding(p_a: float) -> None:
+    """0.55 - 0.5 is above 0.05 as a float, and a tie must be one in both orientations."""
+    assert preferences(label(Pair.of(prompt("q"), "x", "y"), p_a), tie_margin=0.05).rows == ()
+
+
 def test_just_beyond_the_margin_is_no_tie() -> None:
     assert len(preferences(label(Pair.of(prompt("q"), "x", "y"), 0.6001), tie_margin=0.1).rows) == 1
 
@@ -130,9 +136,7 @@ def test_an_even_tie_names_the_same_response_in_both_orientations() -> None:
 
 def test_repeats_are_averaged_in_one_orientation() -> None:
     pair = Pair.of(prompt("q"), "x", "y")
-    result = preferences(
-        label(pair, 1.0, "human"), label(pair.swapped(), 0.0, "human"), label(pair, 0.0, "human")
-    )
+    result = preferences(label(pair, 1.0, "human"), label(pair.swapped(), 0.0, "human"), label(pair, 0.0, "human"))
     assert texts(result.rows[0]) == ("x", "y")
     assert result.rows[0].p_chosen == pytest.approx(2 / 3, abs=1e-12)
     assert (result.counts["judgments"], result.counts["repeats"], result.counts["rows"]) == (3, 2, 1)
@@ -150,9 +154,7 @@ def test_two_sources_give_two_rows_on_one_side() -> None:
     assert len({row.split for row in rows}) == 1
 
 
-LABELS = st.lists(
-    st.tuples(st.integers(0, 9), st.sampled_from("abc"), st.floats(0, 1)), min_size=1, max_size=40
-)
+LABELS = st.lists(st.tuples(st.integers(0, 9), st.sampled_from("abc"), st.floats(0, 1)), min_size=1, max_size=40)
 
 
 @given(LABELS, st.floats(0.01, 0.99), st.randoms(use_true_random=False))
@@ -186,9 +188,7 @@ def test_nothing() -> None:
 
 
 @given(st.text(st.characters(codec="utf-8")), st.text(st.characters(codec="utf-8")), st.floats(0, 1))
-def test_rows_survive_their_file(
-    tmp_path_factory: pytest.TempPathFactory, one: str, other: str, p_a: float
-) -> None:
+def test_rows_survive_their_file(tmp_path_factory: pytest.TempPathFactory, one: str, other: str, p_a: float) -> None:
     path = tmp_path_factory.mktemp("p") / "preferences.jsonl"
     rows = preferences(label(Pair.of(prompt(one + "?"), one, other), p_a), ties="keep").rows
     write_jsonl(path, rows)
@@ -205,9 +205,7 @@ def test_rows_are_trl_conversational_preference_rows(tmp_path: Path) -> None:
     ]
     path = tmp_path / "preferences.jsonl"
     write_jsonl(path, preferences(*items).rows)
-    table = datasets.load_dataset(
-        "json", data_files=str(path), split="train", cache_dir=str(tmp_path / "cache")
-    )
+    table = datasets.load_dataset("json", data_files=str(path), split="train", cache_dir=str(tmp_path / "cache"))
     assert len(table) == 2
     row = table[0]
     assert row["prompt"] == [{"role": "user", "content": "one"}]

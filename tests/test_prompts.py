@@ -114,9 +114,7 @@ def test_source_limit_reads_the_first_rows(tmp_path: Path) -> None:
 
 
 def test_too_few_prompts(tmp_path: Path) -> None:
-    with pytest.raises(
-        ConfigError, match=r"heldout: 2 prompts .* only 2 different ones .* lower prompts.heldout"
-    ):
+    with pytest.raises(ConfigError, match=r"heldout: 2 prompts .* only 2 different ones .* lower prompts.heldout"):
         read(tmp_path, [{"prompt": "x"}, {"prompt": "y"}, {"prompt": "x"}], heldout=2)
 
 
@@ -155,9 +153,7 @@ def test_bad_rows_name_file_and_line(tmp_path: Path, row: Any, message: str) -> 
 )
 def test_rows_without_a_prompt_are_failures(tmp_path: Path, row: dict[str, Any], reason: str) -> None:
     split = read(tmp_path, [{"prompt": "x"}, row, {"prompt": "y"}])
-    assert [(f.stage, f.reason, f.id.rpartition("/")[2]) for f in split.failures] == [
-        ("prompts", reason, "p.jsonl:2")
-    ]
+    assert [(f.stage, f.reason, f.id.rpartition("/")[2]) for f in split.failures] == [("prompts", reason, "p.jsonl:2")]
     assert len(everything(split)) == 2
 
 
@@ -191,8 +187,6 @@ def test_hub_failure_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
         raise ConnectionError("Couldn't reach the Hub\nwith\ndetails")
 
     monkeypatch.setattr("datasets.load_dataset", load_dataset)
-    with pytest.raises(
-        DataError, match=r"'some/set' \[train\] cannot be read from the hub: Couldn't"
-    ) as caught:
+    with pytest.raises(DataError, match=r"'some/set' \[train\] cannot be read from the hub: Couldn't") as caught:
         read_prompts(PromptsSection(sources=(HubSource(dataset="some/set"),)))
     assert "\n" not in str(caught.value)

@@ -84,17 +84,13 @@ def test_seed_stage_and_knobs_change_the_response() -> None:
     for other in (run(["x"], seed=1).responses, run(["x"], stage="evaluate").responses):
         assert not {r.text for r in base} & {r.text for r in other}
         assert not {r.id for r in base} & {r.id for r in other}
-    warm = sample_responses(
-        MODEL, [prompt("x")], SECTION.model_copy(update={"temperature": 0.1}), 0, "sample"
-    )
+    warm = sample_responses(MODEL, [prompt("x")], SECTION.model_copy(update={"temperature": 0.1}), 0, "sample")
     assert not {r.id for r in base} & {r.id for r in warm.responses}
 
 
 def test_progress_counts_responses() -> None:
     seen = count()
-    sample_responses(
-        MODEL, [prompt("x"), prompt("y")], SECTION, 0, "sample", lambda n: [next(seen) for _ in range(n)]
-    )
+    sample_responses(MODEL, [prompt("x"), prompt("y")], SECTION, 0, "sample", lambda n: [next(seen) for _ in range(n)])
     assert next(seen) == 6
 
 

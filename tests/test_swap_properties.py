@@ -22,9 +22,7 @@ from rlaif.templates import load_template
 
 EXACT = 1e-12
 LOGPROBS = st.floats(-40, 0)
-HOW = st.one_of(
-    st.just(Mean()), st.just(SampleOne()), st.floats(0, 0.5).map(lambda d: Lexicographic(decided=d))
-)
+HOW = st.one_of(st.just(Mean()), st.just(SampleOne()), st.floats(0, 0.5).map(lambda d: Lexicographic(decided=d)))
 TEXTS = st.text(st.characters(codec="utf-8"), min_size=1, max_size=20)
 MARGIN = 4.0
 
@@ -46,8 +44,7 @@ def judgments(draw: st.DrawFn, name: str) -> PrincipleJudgment:
     if draw(st.booleans()):
         return checked(name, draw(st.booleans()), draw(st.booleans()), MARGIN)
     v_ab, v_ba = (
-        Verdict(first=first, logprob_first=draw(LOGPROBS), logprob_second=draw(LOGPROBS))
-        for first in ("a", "b")
+        Verdict(first=first, logprob_first=draw(LOGPROBS), logprob_second=draw(LOGPROBS)) for first in ("a", "b")
     )
     return judged(name, v_ab, v_ba)
 
@@ -79,9 +76,7 @@ def test_verdict(first: float, second: float, side: Any) -> None:
 def test_principle_judgment(judgment: PrincipleJudgment) -> None:
     swapped = swap_judgment(judgment)
     assert swapped.p_a == pytest.approx(1 - judgment.p_a, abs=EXACT)
-    assert swapped.swap_gap == (
-        None if judgment.swap_gap is None else pytest.approx(judgment.swap_gap, abs=EXACT)
-    )
+    assert swapped.swap_gap == (None if judgment.swap_gap is None else pytest.approx(judgment.swap_gap, abs=EXACT))
     assert same_position(swapped) == same_position(judgment)
 
 
@@ -132,9 +127,7 @@ def test_the_whole_judge(question: str, a: str, b: str, how: Aggregation, seed: 
     pair = Pair.of(Prompt.of((Message(role="user", content=question),)), a, b)
     section = LabelSection(aggregation=how, check_margin=MARGIN)
     model = ScriptedChatModel(moody)
-    one, other = (
-        judge_pairs(model, [p], CONSTITUTION, TEMPLATE, section, seed) for p in (pair, pair.swapped())
-    )
+    one, other = (judge_pairs(model, [p], CONSTITUTION, TEMPLATE, section, seed) for p in (pair, pair.swapped()))
     assert one.failures == other.failures == ()
     left, right = one.judgments[0], other.judgments[0]
     assert right.p_a == pytest.approx(1 - left.p_a, abs=EXACT)

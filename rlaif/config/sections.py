@@ -362,7 +362,5 @@ class Recipe(Section):
     def _pairs_need_data(self) -> Self:
         labels = self.preferences.labels
         if isinstance(labels, AiLabels) and labels.pairs == "human" and not labels.human_data:
-            raise ValueError(
-                "preferences.labels.pairs is 'human', so preferences.labels.human_data must name data"
-            )
+            raise ValueError("preferences.labels.pairs is 'human', so preferences.labels.human_data must name data")
         return self

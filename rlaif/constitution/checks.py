@@ -25,16 +25,12 @@ _TERMINALS = frozenset(
     "\u104a\u104b\u17d4\u17d5\u0f0d\u0f0e"  # Burmese, Khmer, Tibetan
     "\u1803\u1809"  # Mongolian
 )
-_OPEN_OR_CLOSE = frozenset(
-    {"Pe", "Pf", "Pi"}
-)  # what one language opens a quotation with, another closes it with
+_OPEN_OR_CLOSE = frozenset({"Pe", "Pf", "Pi"})  # what one language opens a quotation with, another closes it with
 _WIDE = re.compile("([\u3041-\u30ff\u3400-\u4dbf\u4e00-\u9fff])")
 _SENTENCE_END = re.compile(
     rf"(?<=[{re.escape(''.join(sorted(_TERMINALS)))}])[^\w\s]*\s+(?![a-z])|(?<=[\u3002\uff01\uff1f])|\n\s*\n"
 )
-_LIST_LINE = re.compile(
-    r"^[ \t]*(?:[-*+\u2022\u2023\u25e6\u25aa\u2043]|\(?(?:\d{1,3}|[A-Za-z])[.)])[ \t]+\S", re.M
-)
+_LIST_LINE = re.compile(r"^[ \t]*(?:[-*+\u2022\u2023\u25e6\u25aa\u2043]|\(?(?:\d{1,3}|[A-Za-z])[.)])[ \t]+\S", re.M)
 _LIST_NUMBER = re.compile(r"\(?\d{1,3}[.)]")
 
 
@@ -199,9 +195,7 @@ Check = Annotated[
     Field(discriminator="kind"),
 ]
 
-CHECKS: dict[str, type[_Check]] = {
-    kind.model_fields["kind"].default: kind for kind in get_args(get_args(Check)[0])
-}
+CHECKS: dict[str, type[_Check]] = {kind.model_fields["kind"].default: kind for kind in get_args(get_args(Check)[0])}
 
 
 class CheckHelp(NamedTuple):
@@ -215,9 +209,7 @@ class CheckHelp(NamedTuple):
 
 def list_checks() -> list[CheckHelp]:
     """Every check there is, in the order of definition."""
-    return [
-        CheckHelp(kind, (check.__doc__ or "").strip(), _parameters(check)) for kind, check in CHECKS.items()
-    ]
+    return [CheckHelp(kind, (check.__doc__ or "").strip(), _parameters(check)) for kind, check in CHECKS.items()]
 
 
 def parameters(check: type[_Check]) -> list[str]:

@@ -35,9 +35,7 @@ _ALLOWS = re.compile(
     r"|refus\w* (?:a |an )?(?:harmless|ordinary|innocent))\b",
     re.I,
 )
-_OPENING = re.compile(
-    r"^which response (?:is |does |would )?(?:the )?(?:less|more|least|most)?(?: likely to)?", re.I
-)
+_OPENING = re.compile(r"^which response (?:is |does |would )?(?:the )?(?:less|more|least|most)?(?: likely to)?", re.I)
 _NEAR = 0.75
 
 
@@ -63,14 +61,10 @@ def _lint_principle(principle: Principle) -> list[str]:
         if vague := _VAGUE.search(text):
             warnings.append(f"{principle.id}: {vague[0]!r} in {field} is vague; say what to look for")
         if double := _DOUBLE.search(text):
-            warnings.append(
-                f"{principle.id}: {field} asks two things at once ({double[0]!r}); make two principles"
-            )
+            warnings.append(f"{principle.id}: {field} asks two things at once ({double[0]!r}); make two principles")
     missing = [field for field in ("critique", "revise") if not getattr(principle, field)]
     if missing:
-        warnings.append(
-            f"{principle.id}: no {' or '.join(missing)} text, so critique-and-revise cannot use it"
-        )
+        warnings.append(f"{principle.id}: no {' or '.join(missing)} text, so critique-and-revise cannot use it")
     return warnings
 
 

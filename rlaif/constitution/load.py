@@ -172,9 +172,7 @@ def _message(problem: ErrorDetails) -> str:
         return f"`check` needs a `kind`{did_you_mean('', CHECKS)}"
     if kind == "value_error" and name != "pattern":  # our validators say it all
         return str(problem["ctx"]["error"])
-    path = (
-        str(step) for step in loc if step != "principles" and step not in CHECKS and not isinstance(step, int)
-    )
+    path = (str(step) for step in loc if step != "principles" and step not in CHECKS and not isinstance(step, int))
     field = ".".join(path) or ("" if loc[1:] else "principles")
     shown = repr(value) if len(repr(value)) <= 60 else repr(value)[:57] + "..."
     complaint = _complaint(field, kind, value) or re.sub("^(Value error, |Input )", "", problem["msg"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -91,6 +91,18 @@ class Constitution(_Part):
     def for_tags(self, tags: tuple[str, ...]) -> tuple[Principle, ...]:
         """The principles that apply to a prompt with these tags, in order."""
         return tuple(p for p in self.principles if not p.tags or set(p.tags) & set(tags))
+
+    def pass_rates(self, texts: Sequence[str]) -> dict[str, float]:
+        """Share of the texts that pass each checked principle (`pass/<id>`) and all of them (`pass/all`).
+
+        Only principles without tags count; without any, the answer is empty.
+        """
+        checked = [p for p in self.principles if p.check is not None and not p.tags]
+        if not checked or not texts:
+            return {}
+        table = [[p.passes(text) for p in checked] for text in texts]
+        rates = {f"pass/{p.id}": sum(row[i] for row in table) / len(texts) for i, p in enumerate(checked)}
+        return rates | {"pass/all": sum(map(all, table)) / len(texts)}
 
 
 def repeated(values: Iterable[object]) -> list[int]:

@@ -83,9 +83,7 @@ def _without_spread(mean: float, clusters: int, n: int, confidence: float, bound
         return Estimate(value=mean, low=None, high=None, n=n)
     unseen = float(binomtest(0, clusters).proportion_ci(confidence, method="wilson").high)
     lowest, highest = bounds
-    return Estimate(
-        value=mean, low=mean - unseen * (mean - lowest), high=mean + unseen * (highest - mean), n=n
-    )
+    return Estimate(value=mean, low=mean - unseen * (mean - lowest), high=mean + unseen * (highest - mean), n=n)
 
 
 def clustered_mean_difference(

@@ -149,9 +149,7 @@ def _policy(inputs: EvaluationInputs, matched: Sequence[Match], bootstrap: Boots
     }
 
 
-def _all_checked(
-    constitution: Constitution, matched: Sequence[Match], bootstrap: Bootstrap
-) -> dict[str, Any] | None:
+def _all_checked(constitution: Constitution, matched: Sequence[Match], bootstrap: Bootstrap) -> dict[str, Any] | None:
     """The share of responses that pass every check that applies to them; None when no check applies."""
     here = [m for m in matched if passes(constitution, m.after)]
     if not here:

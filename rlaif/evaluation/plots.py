@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from rlaif.evaluation.wording import Unit, points
+
 BLUE, ORANGE, GREEN, PURPLE, SKY, RED = "#0072B2", "#D98200", "#00805F", "#A6548A", "#4A9FD0", "#C24E00"
 CYCLE = (BLUE, ORANGE, GREEN, PURPLE, RED, SKY)
 INK, MUTED, GRID = "#1f2933", "#66727f", "#e3e7eb"
@@ -46,7 +48,7 @@ STYLE: dict[str, Any] = {
     "svg.fonttype": "path",
     "svg.hashsalt": "rlaif",
 }
-CURVE_SIZE = (4.5, 2.55)
+CURVE_SIZE = (3.8, 2.4)
 ROWS_WIDTH = 9.4
 
 
@@ -110,22 +112,31 @@ def running_mean(values: Sequence[float]) -> list[float]:
 
 
 def dots(
-    title: str, rows: Mapping[str, Interval], reference: tuple[float, str] | None = None, share: bool = True
+    title: str,
+    rows: Mapping[str, Interval],
+    reference: tuple[float, str] | None = None,
+    unit: Unit = "share",
+    narrow: bool = False,
 ) -> str:
-    """One dot with its interval a row, top to bottom, and a dashed line at what `reference` names."""
+    """One dot with its interval a row, top to bottom, and a dashed line at what `reference` names.
+
+    Shares lie on a fixed axis from 0 to 100%; `narrow` plots fit two or three beside each other.
+    """
 
     def paint(axes: Any) -> None:
         for y, estimate in enumerate(rows.values()):
             _dot(axes, y, estimate, BLUE)
         _rows_axis(axes, list(rows))
         axes.set_title(title)
-        if share:
+        if unit == "share":
             _percent_axis(axes.xaxis)
             axes.set_xlim(-0.02, 1.02)
+        elif unit == "points":
+            axes.xaxis.set_major_formatter(lambda value, _: points(value))
         if reference is not None:
             _reference_line(axes, reference)
 
-    return _draw((ROWS_WIDTH, _height(len(rows))), paint)
+    return _draw((CURVE_SIZE[0] if narrow else ROWS_WIDTH, _height(len(rows))), paint)
 
 
 def before_after(title: str, rows: Mapping[str, tuple[Interval, Interval]]) -> str:

@@ -97,8 +97,8 @@ def _reward(run: Artefacts) -> list[str]:
     loss, floor = accuracy.get("cross_entropy"), accuracy.get("label_entropy")
     if loss and floor is not None:
         sentences.append(
-            f"Its cross-entropy there is {number(loss['value'])} nats a pair: a coin has 0.693, and these soft "
-            f"labels allow no less than {number(floor)}."
+            f"Its cross-entropy there is {number(loss['value'])} nats a pair: a coin has 0.693, and these "
+            f"soft labels allow no less than {number(floor)}."
         )
     return [" ".join(sentences)] if sentences else []
 
@@ -126,7 +126,7 @@ def _curves(metrics: Sequence[Mapping[str, Any]]) -> list[Picture]:
         checks = {"pass/all": "all checks"} | {k: v for k, v in checks.items() if k != "pass/all"}
     return [
         *_plot(ppo, "PPO: score of the reward model", {"score": "score", "reward": "reward, after KL"}),
-        *_plot(ppo, "PPO: KL from the reference, nats per response", {"kl": "KL"}),
+        *_plot(ppo, "PPO: KL, nats per response", {"kl": "KL"}),
         *_plot(ppo, "PPO: share of rollouts that pass", checks, share=True),
         *_plot(ppo, "PPO: response length, tokens", {"response_tokens": "tokens"}),
         *_plot(reward, "Reward model: loss, nats a pair", {"loss": "loss"}),
@@ -140,7 +140,7 @@ def _more_curves(metrics: Sequence[Mapping[str, Any]]) -> list[Picture]:
         *_plot(ppo, "Finished before the token limit", {"finished": "finished"}, share=True),
         *_plot(ppo, "Entropy of the policy", {"entropy": "entropy"}),
         *_plot(ppo, "Clipped share of tokens", {"clip_fraction": "clipped"}),
-        *_plot(ppo, "Variance that the critic explains", {"explained_variance": "explained"}),
+        *_plot(ppo, "Variance explained by the critic", {"explained_variance": "explained"}),
         *_plot(ppo, "Losses", {"policy_loss": "policy", "value_loss": "value"}),
         *_plot(ppo, "KL coefficient", {"kl_coef": "coefficient"}),
     ]
@@ -179,8 +179,8 @@ def _cost(evaluation: Mapping[str, Any]) -> str:
     if not cost.get("judge_calls"):
         return "The judge was not called." if cost else ""
     return (
-        f"The judge was called {cost['judge_calls']:,} times and read {cost.get('prompt_tokens', 0):,} tokens, "
-        f"writing {cost.get('completion_tokens', 0):,}."
+        f"The judge was called {cost['judge_calls']:,} times and read "
+        f"{cost.get('prompt_tokens', 0):,} tokens, writing {cost.get('completion_tokens', 0):,}."
     )
 
 
@@ -191,9 +191,7 @@ def _stages(run: Artefacts) -> list[dict[str, Any]]:
         if isinstance(mark, dict) and "seconds" in mark
     } or run.evaluation.get("cost", {}).get("seconds", {})
     rows = [{"name": stage, "time": duration(value), "total": False} for stage, value in seconds.items()]
-    return (
-        [*rows, {"name": "Together", "time": duration(sum(seconds.values())), "total": True}] if rows else []
-    )
+    return [*rows, {"name": "Together", "time": duration(sum(seconds.values())), "total": True}] if rows else []
 
 
 def _provenance(run: Artefacts) -> dict[str, str]:

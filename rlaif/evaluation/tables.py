@@ -31,9 +31,7 @@ def tiles(evaluation: Mapping[str, Any]) -> list[dict[str, str]]:
     ]
 
 
-def _tile(
-    name: str, estimate: Mapping[str, Any] | None, unit: Unit, quiet: bool = False
-) -> list[dict[str, str]]:
+def _tile(name: str, estimate: Mapping[str, Any] | None, unit: Unit, quiet: bool = False) -> list[dict[str, str]]:
     """A figure with its interval; a share is coloured by its side of a coin's 50%, unless `quiet`."""
     if not estimate or estimate.get("value") is None:
         return []
@@ -64,9 +62,7 @@ def principles(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
     """One row a principle: pass rates where code decides, the judge's preference where it was asked."""
     rows = []
     for name, entry in evaluation.get("principles", {}).items():
-        by = " and ".join(
-            [w for w, on in (("code", entry["checked"]), ("the judge", entry.get("judged"))) if on]
-        )
+        by = " and ".join([w for w, on in (("code", entry["checked"]), ("the judge", entry.get("judged"))) if on])
         rows.append(_principle_row(name, by or NONE, entry["pass_rate"], entry.get("win_rate")))
     checked = evaluation.get("all_checked")
     if checked and checked.get("checks", 0) > 1:
@@ -74,9 +70,7 @@ def principles(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
-def _principle_row(
-    name: str, by: str, rate: Mapping[str, Any], win: Mapping[str, Any] | None
-) -> dict[str, Any]:
+def _principle_row(name: str, by: str, rate: Mapping[str, Any], win: Mapping[str, Any] | None) -> dict[str, Any]:
     difference = rate.get("difference")
     return {
         "name": name,
@@ -130,8 +124,8 @@ def judge(run: Artefacts) -> dict[str, Any] | None:
     if consistency is None:
         return {"intro": " ".join(intro), "rows": [], "plot": None, "reasons": _reasons(run)}
     intro.append(
-        "A judge that reads the responses prefers the same one whichever is shown first. Where it does not, it "
-        "preferred a position. The swap gap is how far its probability moved when the order did."
+        "A judge that reads the responses prefers the same one whichever is shown first. Where it does not, "
+        "it preferred a position. The swap gap is how far its probability moved when the order did."
     )
     by_principle = consistency.get("by_principle", {})
     rows = [_judge_row(name, entry) for name, entry in by_principle.items()]

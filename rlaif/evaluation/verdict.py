@@ -44,7 +44,7 @@ def verdict(evaluation: Mapping[str, Any]) -> Verdict:
     outcome, heading = _outcome(evaluation)
     paragraphs = [
         " ".join(_checks(evaluation, confidence)),
-        " ".join([*_preference(evaluation), *_judge(evaluation)]),
+        " ".join([*_judge(evaluation), *_preference(evaluation)]),
         " ".join(_reward_model(evaluation)),
     ]
     return Verdict(outcome, heading, [p for p in paragraphs if p], _cautions(evaluation))
@@ -130,8 +130,8 @@ def _preference(evaluation: Mapping[str, Any]) -> list[str]:
     if not rate:
         return []
     sentences = [
-        f"The policy's response wins {with_interval(rate, 'share')} of comparisons with the reference's under the "
-        "whole constitution, ties counting half."
+        f"The policy's response wins {with_interval(rate, 'share')} of comparisons with the reference's "
+        "under the whole constitution, ties counting half."
     ]
     alone = rate.get("judged_principles")
     if alone and evaluation.get("all_checked"):
@@ -141,10 +141,8 @@ def _preference(evaluation: Mapping[str, Any]) -> list[str]:
             "unclear": "which a coin toss would explain",
         }[direction(alone, COIN)]
         if judge_is_noise(evaluation):
-            meaning = "which says nothing, because of the judge"
-        sentences.append(
-            f"By the judged principles alone it wins {with_interval(alone, 'share')}, {meaning}."
-        )
+            meaning = "which means nothing with this judge"
+        sentences.append(f"By the judged principles alone it wins {with_interval(alone, 'share')}, {meaning}.")
     return sentences
 
 
@@ -153,8 +151,8 @@ def _judge(evaluation: Mapping[str, Any]) -> list[str]:
     if consistency is None:
         return ["No AI judge was used."]
     said = (
-        f"Shown each pair in both orders, the judge preferred the same response {with_interval(consistency, 'share')} "
-        "of the time; a coin would 50% of the time"
+        "Shown each pair in both orders, the judge preferred the same response "
+        f"{with_interval(consistency, 'share')} of the time; a coin would 50% of the time"
     )
     if judge_is_noise(evaluation):
         return [f"{said}. Treat everything that rests on the judged principles as noise."]

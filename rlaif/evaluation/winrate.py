@@ -84,9 +84,7 @@ def win_rate(
     }
 
 
-def _judged_matches(
-    matched: Sequence[Match], judgments: Sequence[Judgment]
-) -> Iterator[tuple[Match, Judgment | None]]:
+def _judged_matches(matched: Sequence[Match], judgments: Sequence[Judgment]) -> Iterator[tuple[Match, Judgment | None]]:
     """Matches that have a result; None stands for the tie of identical texts."""
     by_pair = {judgment.pair.id: judgment for judgment in judgments}
     for match in matched:

@@ -49,9 +49,7 @@ def read_human_judgments(sources: Sequence[DataSource]) -> HumanData:
             try:
                 judgments.append(_judgment(row, tags_of(row, source)))
             except Unusable as unusable:
-                failures.append(
-                    Failure(stage="human", id=row.place, reason=unusable.reason, detail=unusable.detail)
-                )
+                failures.append(Failure(stage="human", id=row.place, reason=unusable.reason, detail=unusable.detail))
     if not judgments:
         first = f": {failures[0].id}: {failures[0].reason}" if failures else ", the sources are empty"
         raise DataError(f"human_data: not one usable pair{first}")

@@ -81,11 +81,7 @@ def judge_pairs(
 
     verdicts: dict[tuple[int, str], list[Verdict]] = {}
     failures: dict[int, list[Failure]] = {
-        index: [
-            Failure(
-                stage="label", id=pairs[index].id, reason="no principle applies", detail=_tags(pairs[index])
-            )
-        ]
+        index: [Failure(stage="label", id=pairs[index].id, reason="no principle applies", detail=_tags(pairs[index]))]
         for index, plan in enumerate(plans)
         if not plan.principles
     }
@@ -166,9 +162,7 @@ def _plan(pair: Pair, constitution: Constitution, section: LabelSection, seed: i
     return _Plan(candidates, by_code, tuple(p for p in ask if p.id not in by_code))
 
 
-def _request(
-    pair: Pair, question: _Question, constitution: Constitution, template: JudgeTemplate
-) -> ChatRequest:
+def _request(pair: Pair, question: _Question, constitution: Constitution, template: JudgeTemplate) -> ChatRequest:
     shown = pair if question.first == "a" else pair.swapped()
     messages = template.render(
         prompt=pair.prompt,
@@ -201,9 +195,7 @@ def _ask(
     return model.chat(requests, on_replies) if requests else []
 
 
-def _verdict(
-    reply: Reply, question: _Question, labels: tuple[str, str], min_mass: float
-) -> Verdict | tuple[str, str]:
+def _verdict(reply: Reply, question: _Question, labels: tuple[str, str], min_mass: float) -> Verdict | tuple[str, str]:
     """The reply as a verdict, or (reason, detail) why it is none."""
     if reply.error is not None:
         return "model error", reply.error

@@ -44,9 +44,7 @@ def make_pairs(
     texts: dict[str, dict[str, None]] = {prompt.id: {} for prompt in prompts}
     for response in sorted(responses, key=lambda response: response.index):
         if response.prompt_id not in texts:
-            raise DataError(
-                f"response {response.id} belongs to prompt {response.prompt_id}, which is not in this run"
-            )
+            raise DataError(f"response {response.id} belongs to prompt {response.prompt_id}, which is not in this run")
         texts[response.prompt_id][response.text] = None
     pairs: list[Pair] = []
     for prompt in {prompt.id: prompt for prompt in prompts}.values():
@@ -105,9 +103,7 @@ def _draft(group: Sequence[WeightedJudgment]) -> _Draft:
     """The mean of repeated judgments, whichever way round each of them holds the pair."""
     judgment = group[0].judgment
     pair = judgment.pair
-    p_a = fmean(
-        other.judgment.p_a if other.judgment.pair.a == pair.a else 1 - other.judgment.p_a for other in group
-    )
+    p_a = fmean(other.judgment.p_a if other.judgment.pair.a == pair.a else 1 - other.judgment.p_a for other in group)
     if abs(p_a - 0.5) <= TIE_ROUNDING:
         p_a = 0.5
         a_first = content_id("tie", pair.prompt_id, pair.a) < content_id("tie", pair.prompt_id, pair.b)

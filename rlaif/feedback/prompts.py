@@ -47,9 +47,7 @@ def read_prompts(section: PromptsSection) -> PromptSplit:
     for source in section.sources:
         for row, messages in _conversations(source):
             if isinstance(messages, Unusable):
-                failures.append(
-                    Failure(stage="prompts", id=row.place, reason=messages.reason, detail=messages.detail)
-                )
+                failures.append(Failure(stage="prompts", id=row.place, reason=messages.reason, detail=messages.detail))
                 continue
             prompt = Prompt.of(messages, tags_of(row, source))
             known = found.get(prompt.id)

@@ -63,9 +63,7 @@ def _text_row(place: str, value: dict[str, Any]) -> SourceRow:
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
         # JSON can spell it, but no file could hold what is made of it.
-        raise DataError(
-            f"{place}: not text: half of a surrogate pair ({error.object[error.start]!r})"
-        ) from None
+        raise DataError(f"{place}: not text: half of a surrogate pair ({error.object[error.start]!r})") from None
     return SourceRow(place, value)
 
 
@@ -106,9 +104,7 @@ def parse_transcript(text: str) -> Messages:
     parts = HH_TURN.split("\n\n" + text.lstrip())
     if parts[0].strip() or len(parts) < 3 or parts[1] != "Human":
         raise Unusable("not a Human/Assistant transcript", text)
-    turns = [
-        (HH_ROLES[speaker], body.strip()) for speaker, body in zip(parts[1::2], parts[2::2], strict=True)
-    ]
+    turns = [(HH_ROLES[speaker], body.strip()) for speaker, body in zip(parts[1::2], parts[2::2], strict=True)]
     return tuple(
         Message(role=role, content="\n\n".join(body for _, body in group if body))
         for role, group in groupby(turns, key=lambda turn: turn[0])

@@ -60,9 +60,7 @@ class ServerProcess:
                     if (end := self.exit_status()) is not None:
                         raise ModelError(f"{self._title} did not start ({end}); {self.last_words()}")
                     if waited > timeout_s:
-                        raise ModelError(
-                            f"{self._title} was not ready after {timeout_s:g} s; {self.last_words()}"
-                        )
+                        raise ModelError(f"{self._title} was not ready after {timeout_s:g} s; {self.last_words()}")
                     line = "".join(self._tail(1))[-console.width + 30 :]
                     status.update(f"{waited:.0f} s  {line}".replace("[", r"\["))
                     time.sleep(POLL_S)

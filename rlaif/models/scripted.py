@@ -51,9 +51,7 @@ class ScriptedChatModel:
             return Reply(label_logprobs=value)
         if isinstance(value, Reply):
             return value
-        raise ConfigError(
-            f"script {self.name}: must return a Reply, a text or label log-probabilities (got {value!r})"
-        )
+        raise ConfigError(f"script {self.name}: must return a Reply, a text or label log-probabilities (got {value!r})")
 
     def close(self) -> None:
         """Nothing to free."""

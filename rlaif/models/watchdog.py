@@ -16,7 +16,7 @@ import sys
 import time
 from contextlib import suppress
 
-POLL_S = 0.2
+POLL_S = 0.1
 WORKERS_S = 2.0
 
 
@@ -41,12 +41,13 @@ def main(parent: int, grace_s: float, command: list[str]) -> int:
 
 
 def _clear(group: int) -> None:
-    """Let the workers finish their own clean-up, then kill what is left."""
+    """Ask the workers that are left to go, wait a little for their clean-up, then kill."""
     deadline = time.monotonic() + WORKERS_S
     with suppress(ProcessLookupError):  # nobody is left
+        os.killpg(group, signal.SIGTERM)
         while time.monotonic() < deadline:
-            os.killpg(group, 0)
             time.sleep(POLL_S)
+            os.killpg(group, 0)
         os.killpg(group, signal.SIGKILL)
 
 

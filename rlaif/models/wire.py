@@ -107,7 +107,8 @@ def parse_reply(data: bytes, request: ChatRequest, label_ids: Mapping[str, int] 
     choice, usage = answer.choices[0], answer.usage or _Usage()
     tokens = {"prompt_tokens": usage.prompt_tokens, "completion_tokens": usage.completion_tokens}
     if request.labels:
-        return Reply(label_logprobs=_label_logprobs(choice, request, label_ids), **tokens)
+        found = _label_logprobs(choice, request, label_ids)
+        return Reply(text=max(found, key=found.__getitem__), label_logprobs=found, **tokens)
     if choice.finish_reason == "content_filter":
         raise BadReply("the server's content filter stopped the reply")
     if choice.message.content is None:
@@ -116,9 +117,7 @@ def parse_reply(data: bytes, request: ChatRequest, label_ids: Mapping[str, int] 
     return Reply(text=choice.message.content, finish_reason=finish, **tokens)
 
 
-def _label_logprobs(
-    choice: _Choice, request: ChatRequest, label_ids: Mapping[str, int] | None
-) -> dict[str, float]:
+def _label_logprobs(choice: _Choice, request: ChatRequest, label_ids: Mapping[str, int] | None) -> dict[str, float]:
     if choice.logprobs is None or not choice.logprobs.content:
         raise BadReply("the reply has no log-probabilities")
     found = {top.token: top.logprob for top in choice.logprobs.content[0].top_logprobs}

@@ -5,7 +5,6 @@ Shape suffixes: B responses, T response tokens, N real tokens of the batch, H hi
 
 from __future__ import annotations
 
-import contextlib
 import copy
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,33 +30,29 @@ class Scored(NamedTuple):
 class PolicyModel:
     """A language model, its tokenizer and, with LoRA, the adapter that makes it differ from the reference.
 
-    Without LoRA the reference is a second, frozen copy.
+    Without LoRA the reference is a second, frozen copy. A model just made is frozen until `make_trainable`.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, lora: Lora | None, seed: int) -> None:
-        self.model = model.eval()  # dropout off, for good
+    def __init__(self, model: Any, tokenizer: Any) -> None:
+        self.model = model.eval().requires_grad_(False)  # dropout off, for good
         self.tokenizer = tokenizer
         self.backbone: Any = getattr(model, model.base_model_prefix)
         self.adapter: Adapter | None = None
         self._reference: PolicyModel | None = None
-        if lora is not None:
-            model.requires_grad_(False)
-            self.adapter = Adapter(self.backbone, lora, seed)
-        else:
-            frozen = copy.deepcopy(model).requires_grad_(False)
-            self._reference = object.__new__(PolicyModel)
-            self._reference._view(frozen, tokenizer)
-
-    def _view(self, model: Any, tokenizer: Any) -> None:
-        self.model, self.tokenizer = model, tokenizer
-        self.backbone = getattr(model, model.base_model_prefix)
-        self.adapter, self._reference = None, None
 
     @classmethod
-    def load(cls, path: str, revision: str | None, dtype: torch.dtype, lora: Lora | None, seed: int) -> PolicyModel:
+    def load(cls, path: str, revision: str | None, dtype: torch.dtype) -> PolicyModel:
         """From the hub, a folder or the embedded name."""
         loaded = load_language_model(path, revision, dtype)
-        return cls(loaded.model, loaded.tokenizer, lora, seed)
+        return cls(loaded.model, loaded.tokenizer)
+
+    def make_trainable(self, lora: Lora | None, seed: int) -> None:
+        """Learn through a new adapter, or with all weights; what the model is now becomes the reference."""
+        if lora is not None:
+            self.adapter = Adapter(self.backbone, lora, seed)
+        else:
+            self._reference = PolicyModel(copy.deepcopy(self.model), self.tokenizer)
+            self.model.requires_grad_(True)
 
     def token_logprobs(self, rows: Sequence[Row], temperature: float) -> Tensor:
         """logprobs_BT: log pi(token | what stands before it) at this temperature, 0 on padding. Gradients flow."""
@@ -105,8 +100,6 @@ class PolicyModel:
         if self.adapter is not None:
             self.adapter.merge()
             self.adapter = None
-        with contextlib.suppress(AttributeError):
-            self.model.config.pad_token_id = self.tokenizer.pad_token_id
         self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
 

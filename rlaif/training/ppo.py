@@ -7,7 +7,6 @@ Shape suffixes: B responses, T response tokens.
 from __future__ import annotations
 
 import random
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -76,13 +75,12 @@ def train_ppo(
     kl_coef = extra.get("kl_coef", section.kl.coef)
     per_step = section.rollouts_per_step // section.responses_per_prompt
     for step in range(done, section.steps):
-        began = time.monotonic()
         chosen = prompts_of_step(prompts, per_step, step, seed)
         rollouts = roll_out(actors, chosen, section, step, seed)
         targets = make_targets(rollouts, section, kl_coef)
         learnt = take_step(actors, session, rollouts, targets, section, step, seed)
         row = summarise(rollouts, targets) | learnt | {"kl_coef": kl_coef} | pass_rates(rollouts.texts)
-        tracker.log(step, {**row, "seconds": round(time.monotonic() - began, 3)})
+        tracker.log(step, row)
         if step % section.print_every == 0:
             tracker.say(describe(rollouts, targets.kl_BT.sum(1), step % len(rollouts.rows)))
         kl_coef = losses.next_kl_coef(section.kl, kl_coef, row["kl"])

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import random
-import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,10 +15,13 @@ from typing import Any, NamedTuple
 
 import torch
 
+from rlaif.config import Recipe
 from rlaif.config.sections import RewardSection
 from rlaif.errors import DataError
+from rlaif.models.embedded import resolve_model
+from rlaif.models.local.load import DTYPES, load_tokenizer
 from rlaif.models.local.tokens import encode_prompt, encode_response
-from rlaif.records import Preference, derive_seed
+from rlaif.records import Preference, Response, derive_seed
 from rlaif.training.batches import Row, microbatches
 from rlaif.training.lora import trainable
 from rlaif.training.losses import bradley_terry_loss
@@ -53,6 +55,33 @@ class RewardStage(NamedTuple):
     tokenizer: Any
     section: RewardSection
     seed: int
+
+
+def open_stage(recipe: Recipe) -> RewardStage:
+    """A new reward model over the recipe's backbone, with the policy's tokenizer."""
+    section = recipe.reward
+    name, revision = section.model or recipe.policy.model, None if section.model else recipe.policy.revision
+    tokenizer = load_tokenizer(recipe.policy.model, recipe.policy.revision)
+    model = ScalarModel.from_language_model(
+        resolve_model(name, revision).path,
+        revision,
+        DTYPES[recipe.policy.dtype],
+        pad_id=tokenizer.pad_token_id,
+        seed=derive_seed(recipe.seed, "reward", "head"),
+    )
+    return RewardStage(model, tokenizer, section, recipe.seed)
+
+
+def reference_rows(stage: RewardStage, responses: Sequence[Response], preferences: Sequence[Preference]) -> list[Row]:
+    """What scores are centred on: the untrained policy's samples, or without any the training responses."""
+    if responses:
+        return [
+            Row(tuple(encode_prompt(stage.tokenizer, r.prompt, stage.section.max_length - len(ids))), tuple(ids))
+            for r in responses
+            if (ids := encode_response(stage.tokenizer, r.text, r.finished)[: stage.section.max_length - 1])
+        ]
+    train = [p for p in preferences if p.split == "train"]
+    return _distinct(encode_pairs(stage.tokenizer, train, stage.section.max_length))
 
 
 def encode_row(tokenizer: Any, preference: Preference, side: str, max_length: int) -> Row:
@@ -102,12 +131,10 @@ def train_reward_model(
     done, _ = session.restore()
     tracker.rewind(done)
     for step in range(done, len(plan)):
-        began = time.monotonic()
         loss, accuracy = _learn(model, plan[step], section.microbatch_tokens, f"reward step {step}")
         scale = warmup_then_linear(step, len(plan), section.warmup_share)
         session.update(f"reward step {step}", scale)
-        row = {"loss": loss, "accuracy": accuracy, "learning_rate": scale * section.learning_rate}
-        tracker.log(step, {**row, "seconds": round(time.monotonic() - began, 3)})
+        tracker.log(step, {"loss": loss, "accuracy": accuracy, "learning_rate": scale * section.learning_rate})
         if (step + 1) % 10 == 0:
             session.save(step + 1, {})
 

@@ -8,13 +8,17 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from rlaif.config import Recipe
 from rlaif.config.sections import PpoSection
+from rlaif.errors import TrainingError
 from rlaif.models.local.generate import Sampling, generate
+from rlaif.models.local.load import DTYPES
 from rlaif.models.local.tokens import encode_prompt
 from rlaif.records import Prompt, derive_seed
 from rlaif.training.batches import Row, microbatches, response_mask
@@ -30,6 +34,18 @@ class Actors:
     policy: PolicyModel
     reward_model: ScalarModel
     critic: ScalarModel
+
+
+def open_actors(recipe: Recipe, reward_model: Path) -> Actors:
+    """Load the policy of the recipe and the reward model of the run, and make policy and critic trainable."""
+    dtype = DTYPES[recipe.policy.dtype]
+    policy = PolicyModel.load(recipe.policy.model, recipe.policy.revision, dtype)
+    policy.make_trainable(recipe.ppo.lora, derive_seed(recipe.seed, "ppo", "lora"))
+    scorer = ScalarModel.load(reward_model, dtype)
+    if scorer.model.config.vocab_size != policy.model.config.vocab_size:
+        raise TrainingError(f"{reward_model}: the reward model has another vocabulary than {recipe.policy.model}")
+    critic = scorer.as_critic(recipe.ppo.critic_lora, derive_seed(recipe.seed, "ppo", "critic lora"))
+    return Actors(policy, scorer, critic)
 
 
 @dataclass(frozen=True)

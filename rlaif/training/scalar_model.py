@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
 from rlaif.config.sections import Lora
+from rlaif.models.local.load import device
 from rlaif.training.batches import Row, hidden_states, microbatches
 from rlaif.training.lora import Adapter
 
@@ -35,14 +36,14 @@ class ScalarModel:
         self._reading: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext
 
     @classmethod
-    def load(cls, path: str | Path, dtype: torch.dtype, device: Any) -> ScalarModel:
+    def load(cls, path: str | Path, dtype: torch.dtype) -> ScalarModel:
         """From a folder that `save` wrote."""
         model = AutoModelForSequenceClassification.from_pretrained(path, num_labels=1, dtype=dtype)
-        return cls(model.to(device))
+        return cls(model.to(device()))
 
     @classmethod
     def from_language_model(
-        cls, path: str | Path, revision: str | None, dtype: torch.dtype, device: Any, pad_id: int, seed: int
+        cls, path: str | Path, revision: str | None, dtype: torch.dtype, pad_id: int, seed: int
     ) -> ScalarModel:
         """A language model's backbone with a new head drawn from N(0, 1/(H+1)) (N+ detail 9)."""
         model = AutoModelForSequenceClassification.from_pretrained(path, revision=revision, num_labels=1, dtype=dtype)
@@ -51,7 +52,7 @@ class ScalarModel:
         noise = torch.randn(weight.shape, generator=torch.Generator().manual_seed(seed))
         with torch.no_grad():
             weight.copy_(noise / math.sqrt(weight.shape[1] + 1))
-        return cls(model.to(device))
+        return cls(model.to(device()))
 
     def add_adapter(self, lora: Lora, seed: int) -> None:
         """Freeze the weights and learn through a new adapter (and the head, where it is left trainable)."""

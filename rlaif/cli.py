@@ -1,0 +1,136 @@
+"""The command line: thin. Every command parses its words, calls one function and prints what came back."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rlaif import __version__
+from rlaif.errors import ConfigError, RlaifError
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Reinforcement learning from AI feedback: from a written constitution to a trained policy.",
+    epilog="Any command takes --traceback, which shows where in the code an error arose.",
+)
+
+RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A shipped recipe (quickstart) or a YAML file.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[SECTION.KEY=VALUE]...", help="Values that replace the recipe's.")
+]
+Out = Annotated[Path | None, typer.Option("--out", help="The run folder. Default: runs/<recipe name>.")]
+
+
+@app.command()
+def run(recipe: RecipeName, overrides: Overrides = None, out: Out = None) -> None:
+    """Every stage of a recipe; finished stages are skipped, a killed one goes on."""
+    _run(recipe, overrides, out, None)
+
+
+def _stage_command(stage: str, help_text: str) -> None:
+    def command(recipe: RecipeName, overrides: Overrides = None, out: Out = None) -> None:
+        _run(recipe, overrides, out, [stage])
+
+    app.command(name=stage, help=help_text)(command)
+
+
+for _name, _help in {
+    "sample": "Only: the policy's responses to the prompts.",
+    "label": "Only: the judge's verdicts on pairs of responses.",
+    "pairs": "Only: judgments and human labels to preferences.",
+    "reward": "Only: the reward model.",
+    "ppo": "Only: the policy, trained against the reward model.",
+    "evaluate": "Only: the policy against the reference on held-out prompts.",
+    "report": "Only: the report page.",
+}.items():
+    _stage_command(_name, _help)
+
+
+def _run(name: str, overrides: list[str] | None, out: Path | None, only: list[str] | None) -> None:
+    from rlaif.config import load_recipe
+    from rlaif.console import console
+    from rlaif.pipeline import run_recipe
+
+    recipe = load_recipe(name, overrides or [])
+    done = run_recipe(recipe, out or Path("runs") / recipe.name, only)
+    if done.report.exists() and (only is None or "report" in only):
+        from rlaif.evaluation.tables import figures
+
+        console.print(figures(json.loads(done.evaluation.read_text(encoding="utf-8"))))
+        console.print(f"report: {done.report}", soft_wrap=True)
+
+
+@app.command()
+def check(
+    files: Annotated[list[Path] | None, typer.Argument(help="Constitutions, recipes, templates.")] = None,
+    list_checks: Annotated[bool, typer.Option("--list-checks", help="List the checks a principle may use.")] = False,
+) -> None:
+    """Validate files: errors end with exit code 2, warnings do not."""
+    from rlaif.checkup import check_file, check_table
+
+    if list_checks:
+        typer.echo(check_table())
+    elif not files:
+        raise ConfigError("check: name at least one file, or give --list-checks")
+    problems = []
+    for file in files or []:
+        try:
+            typer.echo(check_file(file))
+        except RlaifError as error:
+            problems.append(str(error))
+    if problems:
+        raise ConfigError("\n".join(problems))
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders.")],
+    out: Annotated[Path, typer.Option("--out", help="The page to write; the numbers go beside it as JSON.")],
+) -> None:
+    """Several runs side by side, with intervals, as a table and a page."""
+    from rlaif.console import console
+    from rlaif.evaluation.compare import compare_runs
+
+    console.print(compare_runs(runs, out))
+    console.print(f"page: {out}", soft_wrap=True)
+
+
+@app.command()
+def schema(kind: Annotated[str, typer.Argument(metavar="constitution|recipe")]) -> None:
+    """JSON Schema, for editors."""
+    from rlaif.checkup import json_schema
+
+    typer.echo(json.dumps(json_schema(kind), indent=2))
+
+
+@app.command()
+def version() -> None:
+    """The installed version."""
+    typer.echo(__version__)
+
+
+def main() -> None:
+    """Entry point: an error that is the user's to mend is printed as it is, exit code 2, without a traceback."""
+    # Taken wherever it stands: who adds it to a command that failed adds it at the end.
+    words = [word for word in sys.argv[1:] if word != "--traceback"]
+    try:
+        app(words)
+    except RlaifError as error:
+        if len(words) < len(sys.argv) - 1:
+            raise
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        typer.echo("stopped; run the same command again to go on", err=True)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,237 @@
+"""Runs side by side: rows for the terminal, one self-contained page, and the raw numbers as JSON beside it.
+
+Runs differ only in their recipes, so what differs between recipes is part of the comparison. Two runs are compared
+directly only where that is sound: the share that passes all checks, response by response on the same held-out
+prompts. Scores of different reward models are on different scales and are not compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rlaif.errors import DataError
+from rlaif.evaluation import plots
+from rlaif.evaluation.agreement import Bootstrap, clustered_mean_difference
+from rlaif.evaluation.artefacts import Artefacts, read_artefacts
+from rlaif.evaluation.page import Picture, picture, write_page
+from rlaif.evaluation.verdict import COIN, direction
+from rlaif.evaluation.wording import NONE, Unit, figure, percent, span
+from rlaif.jsonl import write_json
+
+
+class Figure(NamedTuple):
+    """One line of the comparison: where the estimate lies in evaluation.json, and how to show it."""
+
+    name: str
+    path: str
+    unit: Unit
+    reference: tuple[float, str] | None = None
+    """A value that a run could have without having learned anything."""
+
+
+NO_CHANGE, A_COIN = (0.0, "no change"), (COIN, "a coin")
+FIGURES = (
+    Figure("All checks: change", "all_checked.difference", "points", NO_CHANGE),
+    Figure("Win rate against the reference", "policy.win_rate_vs_reference", "share", A_COIN),
+    Figure("Win rate, judged principles alone", "policy.win_rate_vs_reference.judged_principles", "share", A_COIN),
+    Figure("Judge: same choice in both orders", "judge.order_consistency", "share", A_COIN),
+    Figure("Reward model, held-out accuracy", "reward_model.heldout_accuracy", "share", A_COIN),
+    Figure("KL, nats per response", "policy.kl", "number"),
+    Figure("Response length: change, tokens", "policy.response_tokens.difference", "signed", NO_CHANGE),
+)
+Table = list[tuple[str, ...]]
+
+
+def compare_runs(folders: Sequence[Path], out: Path) -> Table:
+    """Compare two or more runs, write `out` and the same name with .json, and return the table, header first.
+
+    DataError for a folder without evaluation.json, for fewer than two, and for one named twice.
+    """
+    if out.suffix == ".json":
+        raise DataError(f"{out}: this is where the raw numbers go; name the page something.html")
+    runs = _read(folders)
+    names = _names(runs)
+    figures = {f.name: [_estimate(run, f.path) for run in runs] for f in FIGURES}
+    table = [("", *names), *_rows(runs, figures)]
+    differences = _recipe_differences(runs)
+    direct = _direct(runs, names)
+    context = {
+        "title": f"{len(runs)} runs side by side",
+        "names": names,
+        "table": table[1:],
+        "plots": _forest(names, figures),
+        "direct": [_direct_row(row) for row in direct],
+        "confidence": percent(_confidence(runs)),
+        "adjusted": f"{100 * _adjusted(runs):.4g}%",
+        "intervals": sum(e is not None for found in figures.values() for e in found),
+        "differences": differences,
+        "warnings": _warnings(runs),
+    }
+    write_page(out, "compare.html.jinja", context)
+    raw = {
+        "runs": [
+            {"name": n, "folder": str(r.folder), "evaluation": r.evaluation} for n, r in zip(names, runs, strict=True)
+        ],
+        "direct": direct,
+        "recipe_differences": differences,
+    }
+    write_json(out.with_suffix(".json"), raw)
+    return table
+
+
+def _read(folders: Sequence[Path]) -> list[Artefacts]:
+    if len({folder.resolve() for folder in folders}) < max(2, len(folders)):
+        raise DataError("compare: give two or more different run folders")
+    runs = []
+    for folder in folders:
+        run = read_artefacts(folder)
+        if not run.evaluation:
+            raise DataError(f"{folder}: no evaluation.json, so nothing to compare; run `rlaif evaluate` on it first")
+        runs.append(run)
+    return runs
+
+
+def _names(runs: Sequence[Artefacts]) -> list[str]:
+    """Recipe names, or the folders' where those are not enough to tell runs apart."""
+    for names in ([run.name for run in runs], [run.folder.resolve().name for run in runs]):
+        if len(set(names)) == len(runs):
+            return names
+    return [str(run.folder) for run in runs]
+
+
+def _estimate(run: Artefacts, path: str) -> dict[str, Any] | None:
+    value: Any = run.evaluation
+    for part in path.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return value if isinstance(value, dict) and value.get("value") is not None else None
+
+
+def _confidence(runs: Sequence[Artefacts]) -> float:
+    return float(runs[0].evaluation.get("confidence", 0.95))
+
+
+def _rows(runs: Sequence[Artefacts], figures: Mapping[str, Sequence[dict[str, Any] | None]]) -> Table:
+    rows: Table = [("All checks: before", *(percent(_before(run, "before")) for run in runs))]
+    rows.append(("All checks: after", *(percent(_before(run, "after")) for run in runs)))
+    for shown in FIGURES:
+        rows.append((shown.name, *(_cell(e, shown.unit) for e in figures[shown.name])))
+    return [row for row in rows if any(cell != NONE for cell in row[1:])]
+
+
+def _before(run: Artefacts, when: str) -> float | None:
+    found: float | None = (run.evaluation.get("all_checked") or {}).get(when)
+    return found
+
+
+def _cell(estimate: Mapping[str, Any] | None, unit: Unit) -> str:
+    if estimate is None:
+        return NONE
+    interval = span(estimate, unit)
+    return figure(estimate["value"], unit) + (f" ({interval})" if interval != NONE else "")
+
+
+def _forest(names: Sequence[str], figures: Mapping[str, Sequence[dict[str, Any] | None]]) -> list[Picture]:
+    pictures = []
+    for shown in FIGURES:
+        rows = {
+            name: plots.Interval(e["value"], e["low"], e["high"])
+            for name, e in zip(names, figures[shown.name], strict=True)
+            if e is not None
+        }
+        if rows:
+            svg = plots.dots(shown.name, rows, shown.reference, unit=shown.unit, narrow=True)
+            pictures.append(picture(svg, f"{shown.name}, each run with its interval"))
+    return pictures
+
+
+# -------------------------------------------------------------------------------------- one run against another
+
+
+def _adjusted(runs: Sequence[Artefacts]) -> float:
+    """Bonferroni: together, the differences from the first run keep the confidence that each alone would have."""
+    return 1 - (1 - _confidence(runs)) / (len(runs) - 1)
+
+
+def _direct(runs: Sequence[Artefacts], names: Sequence[str]) -> list[dict[str, Any]]:
+    """Each later run against the first: the difference in passing all checks on shared held-out responses."""
+    baseline = _passes(runs[0])
+    rows = []
+    for run, name in zip(runs[1:], names[1:], strict=True):
+        other = _passes(run)
+        same_rules = _constitution(run) == _constitution(runs[0])
+        shared = [key for key in other if key in baseline]
+        if not same_rules or not shared:
+            continue
+        difference = clustered_mean_difference(
+            [baseline[key] for key in shared],
+            [other[key] for key in shared],
+            [prompt_id for prompt_id, _ in shared],
+            Bootstrap(confidence=_adjusted(runs)),
+        )
+        rows.append({"run": name, "against": names[0]} | difference.model_dump())
+    return rows
+
+
+def _passes(run: Artefacts) -> dict[tuple[str, int], float]:
+    """By (prompt, index): whether the policy's response passes all checks, where any applies."""
+    return {
+        (row["prompt_id"], row["index"]): float(all(row["after_passes"].values()))
+        for row in run.samples
+        if row.get("after_passes")
+    }
+
+
+def _constitution(run: Artefacts) -> Any:
+    return (run.evaluation.get("constitution") or {}).get("hash")
+
+
+def _direct_row(row: Mapping[str, Any]) -> dict[str, str]:
+    found = direction(row)
+    meaning = {"up": "passes more", "down": "passes fewer", "unclear": "cannot be told apart"}[found]
+    value = figure(row["value"], "points")
+    return {
+        "run": row["run"],
+        "against": row["against"],
+        "value": value,
+        "span": span(row, "points"),
+        "n": f"{row['n']:,}",
+        "meaning": meaning,
+        "tone": "" if found == "unclear" else found,
+    }
+
+
+# ------------------------------------------------------------------------------------------------ like for like
+
+
+def _flat(value: Any, key: str = "") -> dict[str, str]:
+    """Dotted keys of nested mappings; lists are values."""
+    if isinstance(value, dict) and value:
+        return {
+            k: v for part, inner in value.items() for k, v in _flat(inner, f"{key}.{part}" if key else part).items()
+        }
+    return {key: str(value)}
+
+
+def _recipe_differences(runs: Sequence[Artefacts]) -> dict[str, list[str]]:
+    """The resolved recipes' keys that are not the same in all runs, with each run's value."""
+    recipes = [_flat(run.recipe) if run.recipe else {} for run in runs]
+    keys = dict.fromkeys(key for recipe in recipes for key in recipe if key not in ("name", "title"))
+    values = {key: [recipe.get(key, NONE) for recipe in recipes] for key in keys}
+    return {key: found for key, found in values.items() if len(set(found)) > 1}
+
+
+def _warnings(runs: Sequence[Artefacts]) -> list[str]:
+    """What makes two runs hard to compare."""
+    found = []
+    if len({_constitution(run) for run in runs}) > 1:
+        found.append("The runs follow different constitutions: pass rates and win rates do not measure the same thing.")
+    if len({run.setting("judge.model") for run in runs}) > 1:
+        found.append("The runs used different judges, whose win rates are not on one scale.")
+    if len({run.setting("policy.model") for run in runs}) > 1:
+        found.append("The runs start from different policies, so each is measured against its own reference.")
+    prompts = [frozenset(row["prompt_id"] for row in run.samples) for run in runs]
+    if len(set(prompts)) > 1:
+        found.append("The runs were not evaluated on the same held-out prompts.")
+    return found

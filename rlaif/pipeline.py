@@ -1,0 +1,110 @@
+"""The whole recipe, top to bottom: the file to read first.
+
+    constitution + prompts
+      -> responses.jsonl     sample     n responses per prompt from the policy
+      -> judgments.jsonl     label      the judge's verdicts, both orders, per principle (+ failures.jsonl)
+      -> preferences.jsonl   pairs      AI, human or mixed
+      -> reward_model/       reward     trained on preferences; never learns where a row came from
+      -> policy/             ppo        trained against the reward model
+      -> evaluation.json     evaluate   policy against reference on held-out prompts
+      -> report.html         report     one page for a person
+
+Every arrow is a stage in `stages.py`: it reads files, writes files and is skipped when what it would read has not
+changed. Which stages a recipe needs depends on where its labels come from, and on nothing else.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rlaif import stages
+from rlaif.config import Recipe
+from rlaif.config.sections import HumanLabels
+from rlaif.console import say
+from rlaif.errors import ConfigError
+from rlaif.run import Run
+
+
+class Stage(NamedTuple):
+    """One arrow of the drawing."""
+
+    work: Callable[[Recipe, Run], dict[str, Any]]
+    """Does it; returns facts for the manifest (counts, tokens)."""
+    reads: Callable[[Recipe, Run], list[Path]]
+    writes: Callable[[Run], list[Path]]
+
+
+STAGES: dict[str, Stage] = {
+    "sample": Stage(stages.sample, lambda recipe, run: stages.prompt_files(recipe), lambda run: [run.responses]),
+    "label": Stage(
+        stages.label,
+        lambda recipe, run: [run.responses, *stages.judge_files(recipe), *stages.human_files(recipe)],
+        lambda run: [run.judgments, run.failures],
+    ),
+    "pairs": Stage(
+        stages.pairs,
+        lambda recipe, run: [run.judgments, *stages.human_files(recipe)],
+        lambda run: [run.preferences],
+    ),
+    "reward": Stage(
+        stages.reward,
+        lambda recipe, run: [run.preferences, run.responses],
+        lambda run: [run.reward_model, run.heldout],
+    ),
+    "ppo": Stage(
+        stages.ppo,
+        lambda recipe, run: [run.reward_model, *stages.prompt_files(recipe)],
+        lambda run: [run.policy],
+    ),
+    "evaluate": Stage(
+        stages.evaluate,
+        lambda recipe, run: [run.policy, run.reward_model, run.heldout, *stages.judge_files(recipe)],
+        lambda run: [run.evaluation, run.samples, run.evaluation_judgments],
+    ),
+    "report": Stage(stages.report, lambda recipe, run: [run.evaluation, run.samples], lambda run: [run.report]),
+}
+
+
+def stages_of(recipe: Recipe) -> list[str]:
+    """The stages this recipe needs, in order: human labels need neither samples nor a judge to make preferences."""
+    labels = recipe.preferences.labels
+    skipped: set[str] = set()
+    if isinstance(labels, HumanLabels):
+        skipped = {"sample", "label"}
+    elif labels.pairs == "human":
+        skipped = {"sample"}
+    return [name for name in STAGES if name not in skipped]
+
+
+def run_recipe(recipe: Recipe, folder: Path, only: Sequence[str] | None = None) -> Run:
+    """Bring the run folder up to date, stage by stage; with `only`, just those stages."""
+    run = Run(folder)
+    with run.lock():
+        run.claim(recipe)
+        wanted = stages_of(recipe)
+        for name in only or ():
+            if name not in wanted:
+                raise ConfigError(f"{name}: this recipe has no such stage; it has {', '.join(wanted)}")
+        for number, name in enumerate(wanted, start=1):
+            if only is None or name in only:
+                run_stage(recipe, run, name, f"[{number}/{len(wanted)}] {name}")
+    return run
+
+
+def run_stage(recipe: Recipe, run: Run, name: str, title: str) -> None:
+    """Do one stage unless it is done already for these very inputs."""
+    stage = STAGES[name]
+    inputs = run.inputs_hash(recipe, stage.reads(recipe, run))
+    if run.is_done(name, inputs):
+        say(f"{title}: up to date")
+        return
+    say(f"{title}")
+    began = time.monotonic()
+    facts = stage.work(recipe, run)
+    seconds = round(time.monotonic() - began, 1)
+    run.mark_done(name, inputs, stage.writes(run), {"seconds": seconds, **facts})
+    said = ", ".join(f"{key} {value}" for key, value in facts.items() if isinstance(value, int | str))
+    say(f"{title}: done in {seconds:.0f} s{' (' + said + ')' if said else ''}")

@@ -1,0 +1,262 @@
+"""What each stage does with the run folder: read files, call the layers below, write files atomically.
+
+Read `pipeline.py` for the order. Nothing is decided here that a layer below could decide.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from rlaif.config import Recipe
+from rlaif.config.sections import FileSource, HumanLabels, MixedLabels, PolicyModel
+from rlaif.console import bar
+from rlaif.constitution import load_constitution
+from rlaif.errors import ConfigError, DataError
+from rlaif.feedback.human import read_human_judgments
+from rlaif.feedback.judge import check_failure_cap, judge_pairs
+from rlaif.feedback.mix import mix
+from rlaif.feedback.pairs import WeightedJudgment, make_pairs, to_preferences
+from rlaif.feedback.prompts import read_prompts
+from rlaif.feedback.sample import SampleResult, sample_responses
+from rlaif.jsonl import Row, read_jsonl, read_objects, write_json, write_jsonl
+from rlaif.models.cache import CachedModel
+from rlaif.models.open import open_model
+from rlaif.records import Failure, Judgment, Pair, Preference, Prompt, Response
+from rlaif.resources import resolve
+from rlaif.run import Run
+from rlaif.templates import load_template
+
+BEFORE_EVALUATION = ("sample", "label", "pairs", "reward", "ppo")
+
+# ------------------------------------------------------------------------------------------ what stages read
+
+
+def prompt_files(recipe: Recipe) -> list[Path]:
+    """The prompt files whose content a run depends on (a hub source is pinned by its revision)."""
+    return [resolve("prompts/sets", s.path) for s in recipe.prompts.sources if isinstance(s, FileSource)]
+
+
+def human_files(recipe: Recipe) -> list[Path]:
+    """The files of human labels."""
+    return [Path(s.path) for s in recipe.preferences.labels.human_data if isinstance(s, FileSource)]
+
+
+def judge_files(recipe: Recipe) -> list[Path]:
+    """Constitution and template."""
+    return [resolve("constitutions", recipe.constitution), resolve("prompts/judge", recipe.label.template)]
+
+
+def _human_judgments(recipe: Recipe, run: Run) -> list[Judgment]:
+    """Human labels, less those on prompts held out for evaluation: nothing may train on these."""
+    data = read_human_judgments(recipe.preferences.labels.human_data)
+    write_jsonl(run.human_failures, data.failures)
+    heldout = {prompt.id for prompt in read_prompts(recipe.prompts).heldout}
+    judgments = [judgment for judgment in data.judgments if judgment.pair.prompt_id not in heldout]
+    if not judgments:
+        raise DataError("preferences.labels.human_data: no usable human labels outside the held-out prompts")
+    return judgments
+
+
+# -------------------------------------------------------------------------------------------------- feedback
+
+
+@contextlib.contextmanager
+def _asking(model: Any, run: Run) -> Iterator[CachedModel]:
+    """The model of this config, behind the run's reply cache, closed at the end."""
+    cached = CachedModel(open_model(model), run.cache)
+    try:
+        yield cached
+    finally:
+        cached.close()
+
+
+def sample(recipe: Recipe, run: Run) -> dict[str, Any]:
+    """responses.jsonl: n responses of the untrained policy to every training prompt."""
+    result = _sample(recipe, run, recipe.policy, read_prompts(recipe.prompts).train, "sample")
+    write_jsonl(run.responses, result.responses)
+    return {"responses": len(result.responses), "completion_tokens": result.completion_tokens}
+
+
+def _sample(
+    recipe: Recipe, run: Run, model: PolicyModel, prompts: Sequence[Prompt], stage: str, n: int | None = None
+) -> SampleResult:
+    total = len(prompts) * (n or recipe.sample.responses_per_prompt)
+    with _asking(model, run) as cached, bar(stage, total, "responses") as advance:
+        result = sample_responses(cached, prompts, recipe.sample, recipe.seed, stage, advance, n)
+    if result.failures:
+        first = result.failures[0]
+        raise DataError(
+            f"{stage}: {len(result.failures)} of {total} responses failed; first: {first.reason} ({first.detail}); "
+            "run again to ask only for what is missing"
+        )
+    return result
+
+
+def label(recipe: Recipe, run: Run) -> dict[str, Any]:
+    """judgments.jsonl and failures.jsonl: the judge on every pair, both orders, per principle."""
+    labels = recipe.preferences.labels
+    assert not isinstance(labels, HumanLabels)
+    if labels.pairs == "human":
+        pairs = [judgment.pair for judgment in _human_judgments(recipe, run)]
+    else:
+        responses = read_jsonl(run.responses, Response)
+        prompts = {r.prompt_id: Prompt(id=r.prompt_id, messages=r.prompt, tags=r.tags) for r in responses}
+        pairs = make_pairs(list(prompts.values()), responses, recipe.label.pairs_per_prompt, recipe.seed)
+    distinct = list({pair.id: pair for pair in pairs}.values())
+    judged, cost = _judge(recipe, run, distinct, "label", run.failures)
+    write_jsonl(run.judgments, judged)
+    return {"pairs": len(distinct), "unlabelled": len(distinct) - len(judged), **cost}
+
+
+def _judge(
+    recipe: Recipe, run: Run, pairs: Sequence[Pair], title: str, failures: Path
+) -> tuple[Sequence[Judgment], dict[str, int]]:
+    """Judgments and what they cost. Failures are on disk before their share is held against the recipe's cap."""
+    constitution = load_constitution(recipe.constitution)
+    template = load_template(recipe.label.template)
+    with _asking(recipe.judge, run) as cached, bar(title, len(pairs), "pairs") as advance:
+        result = judge_pairs(cached, pairs, constitution, template, recipe.label, recipe.seed, advance)
+    write_jsonl(failures, result.failures)
+    check_failure_cap(result, len(pairs), recipe.label)
+    cost = {
+        "judge_calls": result.calls,
+        "prompt_tokens": result.prompt_tokens,
+        "completion_tokens": result.completion_tokens,
+    }
+    return result.judgments, cost
+
+
+def pairs(recipe: Recipe, run: Run) -> dict[str, Any]:
+    """preferences.jsonl: AI, human or mixed judgments become rows. The one stage where the three differ."""
+    labels = recipe.preferences.labels
+    ai = [] if isinstance(labels, HumanLabels) else read_jsonl(run.judgments, Judgment)
+    human = _human_judgments(recipe, run) if isinstance(labels, HumanLabels | MixedLabels) else []
+    dropped = 0
+    if isinstance(labels, MixedLabels):
+        weighted, dropped = mix(ai, human, labels.policy)
+    else:
+        weighted = [WeightedJudgment(judgment, 1.0) for judgment in [*ai, *human]]
+    result = to_preferences(weighted, recipe.preferences)
+    if not result.rows:
+        raise DataError("pairs: every pair is a tie; lower preferences.tie_margin or set preferences.ties=keep")
+    write_jsonl(run.preferences, result.rows)
+    return {**result.counts, "without_source": dropped}
+
+
+# -------------------------------------------------------------------------------------------------- training
+
+
+@contextlib.contextmanager
+def _publishing(folder: Path) -> Iterator[Path]:
+    """A folder to write into that takes its name only when it is whole."""
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    yield temporary
+    shutil.rmtree(folder, ignore_errors=True)
+    temporary.rename(folder)
+
+
+def reward(recipe: Recipe, run: Run) -> dict[str, Any]:
+    """reward_model/ and what it says of held-out preferences."""
+    from rlaif.training import reward as training
+    from rlaif.training.tracking import tracking
+
+    preferences = read_jsonl(run.preferences, Preference)
+    stage = training.open_stage(recipe)
+    total = training.planned_updates(preferences, recipe.reward)
+    with tracking(run, "reward", total) as tracker:
+        training.train_reward_model(stage, preferences, run.checkpoints / "reward", tracker)
+    responses = _read(run.responses, Response)
+    training.centre(stage, training.reference_rows(stage, responses, preferences))
+    with _publishing(run.reward_model) as folder:
+        stage.model.save(folder, stage.tokenizer)
+        heldout = training.score_heldout(stage, preferences)
+    write_jsonl(run.heldout, [row._asdict() for row in heldout])
+    correct = sum(row.margin > 0 for row in heldout)
+    return {"updates": total, "heldout_pairs": len(heldout), "heldout_correct": correct}
+
+
+def ppo(recipe: Recipe, run: Run) -> dict[str, Any]:
+    """policy/: the policy trained against the reward model."""
+    from rlaif.training import ppo as training
+    from rlaif.training.rollout import open_actors
+    from rlaif.training.tracking import tracking
+
+    constitution = load_constitution(recipe.constitution)
+    prompts = read_prompts(recipe.prompts).train
+    actors = open_actors(recipe, run.reward_model)
+    with tracking(run, "ppo", recipe.ppo.steps) as tracker:
+        training.train_ppo(
+            actors, prompts, recipe.ppo, recipe.seed, run.checkpoints / "ppo", tracker, constitution.pass_rates
+        )
+    with _publishing(run.policy) as folder:
+        actors.policy.save(folder)
+    return {"steps": recipe.ppo.steps, "rollouts": recipe.ppo.steps * recipe.ppo.rollouts_per_step}
+
+
+# ------------------------------------------------------------------------------------------------ evaluation
+
+
+def evaluate(recipe: Recipe, run: Run) -> dict[str, Any]:
+    """evaluation.json: the policy against the reference on held-out prompts."""
+    from rlaif.evaluation.evaluate import EvaluationInputs, sample_rows
+    from rlaif.evaluation.evaluate import evaluate as measure
+    from rlaif.evaluation.winrate import evaluation_pairs
+    from rlaif.training.measure import measure_responses
+
+    prompts = read_prompts(recipe.prompts).heldout
+    n = recipe.evaluate.responses_per_prompt
+    before = _sample(recipe, run, recipe.policy, prompts, "evaluate", n).responses
+    after = _sample(recipe, run, trained(recipe, run), prompts, "evaluate", n).responses
+    pairs = evaluation_pairs(before, after)
+    judged, cost = _judge(recipe, run, pairs, "before and after", run.evaluation_failures)
+    measured = measure_responses(recipe, run.reward_model, run.policy, before, after)
+    inputs = EvaluationInputs(
+        constitution=load_constitution(recipe.constitution),
+        before=before,
+        after=after,
+        judgments=judged,
+        label_judgments=_read(run.judgments, Judgment),
+        failures=[f for path in (run.failures, run.evaluation_failures) for f in _read(path, Failure)],
+        heldout_rows=[row for _, row in read_objects(run.heldout)],
+        kl=measured.kl,
+        scores_before=measured.scores_before,
+        scores_after=measured.scores_after,
+        cost=_cost(run, cost),
+    )
+    write_jsonl(run.samples, sample_rows(inputs))
+    write_jsonl(run.evaluation_judgments, judged)
+    write_json(run.evaluation, measure(inputs, recipe.evaluate, recipe.seed))
+    return {"heldout_prompts": len(prompts), **cost}
+
+
+def trained(recipe: Recipe, run: Run) -> PolicyModel:
+    """The config of the trained policy: as the untrained one, with the run's weights."""
+    if not run.policy.is_dir():
+        raise ConfigError(f"{run.policy}: no trained policy; run the ppo stage first")
+    return recipe.policy.model_copy(update={"model": str(run.policy), "revision": None})
+
+
+def _cost(run: Run, here: dict[str, int]) -> dict[str, Any]:
+    """Judge calls and tokens of labelling and evaluation, and the seconds that each stage so far took."""
+    done = run.read_manifest()["stages"]
+    labelled = done.get("label", {})
+    cost: dict[str, Any] = {key: labelled.get(key, 0) + value for key, value in here.items()}
+    return cost | {"seconds": {name: mark["seconds"] for name, mark in done.items() if name in BEFORE_EVALUATION}}
+
+
+def _read(path: Path, kind: type[Row]) -> list[Row]:
+    """The rows of a file that this run may not have."""
+    return read_jsonl(path, kind) if path.exists() else []
+
+
+def report(recipe: Recipe, run: Run) -> dict[str, Any]:
+    """report.html."""
+    from rlaif.evaluation.report import write_report
+
+    write_report(run.folder)
+    return {}

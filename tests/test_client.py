@@ -1,0 +1,401 @@
+"""The HTTP client: what it sends, what it retries, and that a bad reply is an error with its true reason."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import threading
+import time
+from collections.abc import Sequence
+from email.utils import formatdate
+from typing import Any
+
+import httpx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tenacity import wait_none
+from tenacity.wait import wait_base
+
+from rlaif.config.sections import ClientModel
+from rlaif.errors import ConfigError, ModelError
+from rlaif.models.chat import ChatRequest, Reply
+from rlaif.models.client import HttpChatModel, _retry_after
+from rlaif.models.wire import BadReply, error_message, parse_reply
+from rlaif.records import Message
+from tests.fake_server import Answer, Request, completion, failed, fake_server
+
+MODELS = Answer(body={"data": [{"id": "judge"}, {"id": "other"}]})
+
+
+def ask(text: str, **fields: Any) -> ChatRequest:
+    return ChatRequest(messages=(Message(role="user", content=text),), **fields)
+
+
+def client(*urls: str, model: str = "judge", backoff: wait_base | None = None, **fields: Any) -> HttpChatModel:
+    settings = {"max_tries": 3, "concurrency": 8} | fields
+    return HttpChatModel(ClientModel(model=model, base_urls=urls, **settings), backoff or wait_none())
+
+
+def echo(request: Request) -> Answer:
+    return completion(request.text.upper())
+
+
+def dead_url() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{probe.getsockname()[1]}/v1"
+
+
+def in_turn(*answers: Answer | None) -> Any:
+    """A handler that gives these answers one after the other, then echoes."""
+    left = iter(answers)
+    return lambda request: next(left, echo(request))
+
+
+class NoWait(wait_base):
+    """A back-off that must not be used."""
+
+    def __call__(self, _state: Any) -> float:
+        raise AssertionError("Retry-After was not honoured")
+
+
+# ----------------------------------------------------------------------------------------- what is sent
+
+
+def test_a_sampling_request_carries_its_settings_and_the_reply_its_tokens() -> None:
+    with fake_server(lambda _: completion("hello", "length")) as server:
+        request = ask("hi", max_tokens=9, temperature=0.7, top_p=0.9, seed=2**62)
+        replies = client(server.url).chat([request])
+    assert replies == [Reply(text="hello", finish_reason="length", prompt_tokens=7, completion_tokens=3)]
+    assert server.seen[0].path == "/v1/chat/completions"
+    assert server.seen[0].body == {
+        "model": "judge",
+        "messages": [{"role": "user", "content": "hi"}],
+        "max_tokens": 9,
+        "temperature": 0.7,
+        "top_p": 0.9,
+        "seed": 2**62,
+    }
+
+
+def test_order_is_kept_when_replies_arrive_in_another() -> None:
+    another_arrived = threading.Event()
+
+    def handle(request: Request) -> Answer:
+        if request.text == "first":
+            assert another_arrived.wait(10)
+        return echo(request)
+
+    arrived: list[int] = []
+    threads = set()
+
+    def on_replies(lot: Sequence[tuple[int, Reply]]) -> None:
+        threads.add(threading.get_ident())
+        arrived.extend(index for index, _ in lot)
+        another_arrived.set()
+
+    with fake_server(handle) as server:
+        replies = client(server.url).chat([ask("first"), ask("mid"), ask("last")], on_replies)
+    assert [reply.text for reply in replies] == ["FIRST", "MID", "LAST"]
+    assert sorted(arrived) == [0, 1, 2] and arrived[0] != 0
+    assert len(threads) == 1
+
+
+def test_as_many_are_in_flight_as_allowed_and_no_more() -> None:
+    together = threading.Barrier(4, timeout=10)
+    lock, now, most = threading.Lock(), 0, 0
+
+    def handle(request: Request) -> Answer:
+        nonlocal now, most
+        with lock:
+            now += 1
+            most = max(most, now)
+        together.wait()  # passes only if four are here at once
+        with lock:
+            now -= 1
+        return echo(request)
+
+    with fake_server(handle) as server:
+        client(server.url, concurrency=4).chat([ask(str(n)) for n in range(12)])
+    assert most == 4
+
+
+def test_servers_share_the_load() -> None:
+    both_busy = threading.Barrier(2, timeout=10)
+
+    def handle(request: Request) -> Answer:
+        both_busy.wait()
+        return echo(request)
+
+    with fake_server(handle) as one, fake_server(handle) as two:
+        client(one.url, two.url, concurrency=2).chat([ask(str(n)) for n in range(6)])
+    assert len(one.seen) + len(two.seen) == 6
+    assert one.seen and two.seen
+
+
+def test_the_api_key_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JUDGE_KEY", "abc")
+    with fake_server(echo) as server:
+        client(server.url, api_key_env="JUDGE_KEY").chat([ask("hi")])
+    assert server.seen[0].headers["Authorization"] == "Bearer abc"
+    monkeypatch.delenv("JUDGE_KEY")
+    with pytest.raises(ConfigError, match="JUDGE_KEY is not set"):
+        client(server.url, api_key_env="JUDGE_KEY")
+
+
+def test_a_proxy_does_not_come_between_us_and_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", dead_url())
+    with fake_server(echo) as server:
+        assert client(server.url).chat([ask("hi")])[0].text == "HI"
+
+
+def test_it_works_inside_a_running_event_loop() -> None:
+    async def notebook() -> list[Reply]:
+        return client(server.url).chat([ask("hi")])
+
+    with fake_server(echo) as server:
+        assert asyncio.run(notebook())[0].text == "HI"
+
+
+def test_no_requests_need_no_server() -> None:
+    assert client(dead_url()).chat([]) == []
+
+
+def test_an_error_in_on_replies_comes_out_as_it_is() -> None:
+    def full(_: object) -> None:
+        raise OSError("disk full")
+
+    with fake_server(echo) as server, pytest.raises(OSError, match="disk full"):
+        client(server.url).chat([ask(str(n)) for n in range(5)], full)
+
+
+# ---------------------------------------------------------------------------------------------- retries
+
+
+@pytest.mark.parametrize("trouble", [failed(503, "busy"), failed(429, "slow down"), failed(500, "oops"), None])
+def test_passing_trouble_is_retried(trouble: Answer | None) -> None:
+    with fake_server(in_turn(trouble, trouble)) as server:
+        assert client(server.url).chat([ask("hi")]) == [Reply(text="HI", prompt_tokens=7, completion_tokens=3)]
+    assert len(server.seen) == 3
+
+
+def test_lasting_trouble_ends_as_an_error_with_its_reason() -> None:
+    with fake_server(lambda _: failed(503, "model is loading")) as server:
+        replies = client(server.url).chat([ask("a"), ask("b")])
+    assert [reply.error for reply in replies] == ["failed after 3 tries: HTTP 503: model is loading"] * 2
+    assert len(server.seen) == 6
+
+
+@pytest.mark.parametrize("status", [400, 401, 422])
+def test_a_refusal_is_not_retried(status: int) -> None:
+    with fake_server(lambda _: failed(status, "maximum context\nlength is 2048 tokens")) as server:
+        replies = client(server.url).chat([ask("hi")])
+    assert replies[0].error == f"HTTP {status}: maximum context length is 2048 tokens"
+    assert len(server.seen) == 1
+
+
+def test_one_bad_request_spoils_no_other() -> None:
+    def handle(request: Request) -> Answer:
+        return failed(400, "no") if request.text == "bad" else echo(request)
+
+    with fake_server(handle) as server:
+        replies = client(server.url).chat([ask("a"), ask("bad"), ask("c")])
+    assert [reply.text for reply in replies] == ["A", "", "C"]
+    assert [reply.error is None for reply in replies] == [True, False, True]
+
+
+def test_retry_after_is_honoured() -> None:
+    busy = Answer(429, {"error": {"message": "busy"}}, {"Retry-After": "0"})
+    with fake_server(in_turn(busy, busy)) as server:
+        assert client(server.url, backoff=NoWait()).chat([ask("hi")])[0].text == "HI"
+
+
+def test_retry_after_may_be_seconds_or_a_date_and_is_bounded() -> None:
+    def after(value: str) -> float | None:
+        return _retry_after(httpx.Response(429, headers={"Retry-After": value}))
+
+    assert after("1.5") == 1.5
+    assert after("86400") == 60
+    soon = after(formatdate(time.time() + 20, usegmt=True))
+    assert soon is not None and 15 < soon <= 20
+    assert after(formatdate(time.time() - 20, usegmt=True)) == 0
+    assert after("soon") is None
+    assert _retry_after(httpx.Response(429)) is None
+
+
+def test_a_slow_reply_times_out() -> None:
+    never = threading.Event()
+    with fake_server(lambda _: completion("late") if never.wait(10) else None) as server:
+        replies = client(server.url, timeout_s=0.05, max_tries=2).chat([ask("hi")])
+        never.set()
+    assert replies[0].error == "failed after 2 tries: no reply within 0.05 s"
+
+
+def test_a_dead_server_is_routed_around() -> None:
+    with fake_server(echo) as live:
+        replies = client(dead_url(), live.url).chat([ask(str(n)) for n in range(20)])
+    assert [reply.text for reply in replies] == [str(n) for n in range(20)]
+
+
+def test_no_server_at_all_is_a_model_error() -> None:
+    url = dead_url()
+    with pytest.raises(ModelError, match=rf"cannot reach {url} \(3 tries\): ConnectError"):
+        client(url).chat([ask(str(n)) for n in range(20)])
+    with pytest.raises(ModelError, match="cannot reach"):
+        client(url).chat([ask("hi", labels=("A", "B"))])
+
+
+def test_a_url_without_a_scheme_is_refused() -> None:
+    with pytest.raises(ConfigError, match="'localhost:8000' must begin with http"):
+        client("localhost:8000")
+
+
+# ------------------------------------------------------------------------------------------- wrong model
+
+
+def test_a_model_that_is_not_served_is_named_beside_those_that_are() -> None:
+    def handle(request: Request) -> Answer:
+        return MODELS if request.path == "/v1/models" else failed(404, "does not exist")
+
+    with (
+        fake_server(handle) as server,
+        pytest.raises(ModelError, match="has no model 'jugde'; it has judge, other"),
+    ):
+        client(server.url, model="jugde").chat([ask("hi")])
+
+
+def test_a_404_for_a_model_that_is_served_concerns_one_request() -> None:
+    def handle(request: Request) -> Answer:
+        return MODELS if request.path == "/v1/models" else failed(404, "no such adapter")
+
+    with fake_server(handle) as server:
+        assert client(server.url).chat([ask("hi")])[0].error == "HTTP 404: no such adapter"
+
+
+def test_something_else_at_the_url_is_a_model_error() -> None:
+    with fake_server(lambda _: Answer(404, b"<html>")) as server, pytest.raises(ModelError, match="base_urls"):
+        client(server.url).chat([ask("hi")])
+
+
+# ----------------------------------------------------------------------------------------------- labels
+
+
+def vllm(tokens: dict[str, list[int]], logprobs: dict[str, float]) -> Any:
+    def handle(request: Request) -> Answer:
+        if request.path == "/tokenize":
+            return Answer(body={"tokens": tokens[request.body["prompt"]]})
+        return completion("A", "length", logprobs)
+
+    return handle
+
+
+def test_labels_are_asked_for_by_their_exact_tokens() -> None:
+    handle = vllm({"A": [49], "B": [50]}, {"token_id:50": -2.5, "token_id:49": -0.1})
+    with fake_server(handle) as server:
+        model = client(server.url)
+        replies = model.chat([ask("x", labels=("A", "B")), ask("y", labels=("B", "A"))])
+        model.chat([ask("z", labels=("A", "B"))])
+    assert [reply.label_logprobs for reply in replies] == [{"A": -0.1, "B": -2.5}] * 2
+    assert [request.body["add_special_tokens"] for request in server.asked("/tokenize")] == [False, False]
+    body = server.asked()[0].body
+    assert body["max_tokens"] == 1 and body["temperature"] == 0 and body["logprobs"] is True
+    assert body["logprob_token_ids"] in ([49, 50], [50, 49])
+
+
+def test_a_label_of_two_tokens_is_a_model_error() -> None:
+    with (
+        fake_server(vllm({"A": [49], "Bad": [50, 51]}, {})) as server,
+        pytest.raises(ModelError, match="'Bad' is 2 tokens"),
+    ):
+        client(server.url).chat([ask("x", labels=("A", "Bad"))])
+
+
+@pytest.mark.parametrize("no_tokenize", [Answer(404, b""), Answer(200, {"tokens": []})])
+def test_without_tokenize_the_likeliest_tokens_are_searched(no_tokenize: Answer) -> None:
+    def handle(request: Request) -> Answer:
+        if request.path == "/tokenize":
+            return no_tokenize
+        return completion("A", "length", {"A": -0.2, " B": -1.0} | ({"B": -3.0} if request.text == "x" else {}))
+
+    with fake_server(handle) as server:
+        replies = client(server.url).chat([ask("x", labels=("A", "B")), ask("y", labels=("A", "B"))])
+    assert replies[0].label_logprobs == {"A": -0.2, "B": -3.0}
+    assert replies[1].error == "label token 'B' not among the top 20"
+    assert server.asked()[0].body["top_logprobs"] == 20
+
+
+# ------------------------------------------------------------------------------------------- bad replies
+
+
+def test_a_reply_cut_off_in_transit_is_asked_again() -> None:
+    cut = Answer(200, b'{"choices": [{"message": {"conte')
+    with fake_server(in_turn(cut)) as server:
+        assert client(server.url).chat([ask("hi")])[0].text == "HI"
+    with fake_server(lambda _: cut) as server:
+        error = client(server.url).chat([ask("hi")])[0].error
+    assert error == 'failed after 3 tries: the reply is not JSON: {"choices": [{"message": {"conte'
+    assert len(server.seen) == 3
+
+
+def choices(*found: dict[str, Any]) -> bytes:
+    return json.dumps({"choices": found}).encode()
+
+
+def body_of(answer: Answer) -> bytes:
+    return json.dumps(answer.body).encode()
+
+
+LABELS = ask("x", labels=("A", "B"))
+BAD = [
+    (ask("x"), choices(), "no choices"),
+    (ask("x"), b"[]", "should be an object"),
+    (ask("x"), choices({"text": "old style"}), "choices.0.message: Field required"),
+    (ask("x"), body_of(completion(None)), r"no text \(finish_reason 'stop'\)"),
+    (ask("x"), body_of(completion("", "content_filter")), "content filter"),
+    (LABELS, body_of(completion("A")), "no log-probabilities"),
+    (LABELS, choices({"message": {}, "logprobs": {"content": []}}), "no log-probabilities"),
+    (LABELS, body_of(completion("A", logprobs={"A": -1.0})), "'B' not among the top 20"),
+    (LABELS, body_of(completion("A", logprobs={"A": -1.0, "B": float("nan")})), "'B' has log-probability nan"),
+    (LABELS, body_of(completion("A", logprobs={"A": 3.0, "B": -1.0})), "'A' has log-probability 3.0"),
+]
+
+
+@pytest.mark.parametrize(("request_", "data", "reason"), BAD)
+def test_a_useless_reply_says_why_and_is_not_asked_again(request_: ChatRequest, data: bytes, reason: str) -> None:
+    with pytest.raises(BadReply, match=reason) as caught:
+        parse_reply(data, request_, None)
+    assert caught.value.whole
+
+    def handle(request: Request) -> Answer:
+        return Answer(404, b"") if request.path == "/tokenize" else Answer(200, data)
+
+    with fake_server(handle) as server:
+        error = client(server.url).chat([request_])[0].error
+    assert error == str(caught.value)
+    assert len(server.asked()) == 1
+
+
+@given(st.binary() | st.recursive(st.none() | st.floats() | st.text(), st.lists).map(lambda v: json.dumps(v).encode()))
+def test_whatever_comes_is_a_bad_reply_and_never_a_crash(data: bytes) -> None:
+    for request in (ask("x"), LABELS):
+        with pytest.raises(BadReply):
+            parse_reply(data, request, None)
+    assert len(error_message(data)) <= 200
+    assert "\n" not in error_message(data)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b'{"error": {"message": "too long"}}', "too long"),
+        (b'{"error": "too long"}', "too long"),
+        (b'{"object": "error", "message": "too long"}', "too long"),
+        (b'{"detail": "Not Found"}', "Not Found"),
+        (b"<html>\n\nbad  gateway", "<html> bad gateway"),
+        (b"", "nothing"),
+    ],
+)
+def test_the_servers_own_words(data: bytes, message: str) -> None:
+    assert error_message(data) == message

@@ -1,0 +1,94 @@
+"""A model made of a function: what it may return, and what a bad path says."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlaif.config.sections import ScriptedModel
+from rlaif.errors import ConfigError
+from rlaif.models.chat import ChatRequest, Reply
+from rlaif.models.open import open_model
+from rlaif.models.scripted import RequestFailed, ScriptedChatModel, from_path
+from rlaif.records import Message
+
+LABELS = {"A": -0.1, "B": -2.5}
+
+
+def ask(text: str, **fields: Any) -> ChatRequest:
+    return ChatRequest(messages=(Message(role="user", content=text),), **fields)
+
+
+def script(request: ChatRequest) -> Reply | str | dict[str, float]:
+    """What the judge in these tests says."""
+    text = request.messages[-1].content
+    if text == "fail":
+        raise RequestFailed("out of ideas")
+    if text == "bug":
+        raise KeyError("a bug")
+    if request.labels:
+        return LABELS
+    return Reply(text="whole", finish_reason="length") if text == "reply" else text.upper()
+
+
+def not_a_reply(_: ChatRequest) -> Any:
+    return 7
+
+
+def test_text_reply_labels_and_failure() -> None:
+    lots: list[Sequence[tuple[int, Reply]]] = []
+    requests = [ask("hi there"), ask("reply"), ask("x", labels=("A", "B")), ask("fail")]
+    replies = ScriptedChatModel(script).chat(requests, lots.append)
+    assert replies == [
+        Reply(text="HI THERE", completion_tokens=2),
+        Reply(text="whole", finish_reason="length"),
+        Reply(label_logprobs=LABELS),
+        Reply(error="out of ideas"),
+    ]
+    assert lots == [[(index, reply)] for index, reply in enumerate(replies)]
+
+
+def test_a_bug_in_the_script_is_not_a_failed_request() -> None:
+    with pytest.raises(KeyError, match="a bug"):
+        ScriptedChatModel(script).chat([ask("bug")])
+    with pytest.raises(ConfigError, match=r"must return a Reply.*got 7"):
+        ScriptedChatModel(not_a_reply).chat([ask("x")])
+
+
+def test_the_revision_follows_the_source() -> None:
+    assert ScriptedChatModel(script).revision == ScriptedChatModel(script).revision
+    assert ScriptedChatModel(script).revision != ScriptedChatModel(not_a_reply).revision
+    assert ScriptedChatModel(eval("lambda request: 'x'")).revision == "unknown"
+
+
+def test_a_path_names_the_function() -> None:
+    model = open_model(ScriptedModel(model="tests.test_scripted:script"))
+    assert model.name == "tests.test_scripted:script"
+    assert model.chat([ask("hi")])[0].text == "HI"
+    model.close()
+
+
+def test_a_module_in_the_working_directory_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_judge_beside_the_recipe.py").write_text("def judge(request):\n    return 'mine'\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    assert from_path("my_judge_beside_the_recipe:judge").chat([ask("hi")])[0].text == "mine"
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("tests.test_scripted", "must be written package.module:function"),
+        ("tests.no_such_module:f", "no module named 'tests.no_such_module'"),
+        ("tests.test_scripted:scirpt", "no function 'scirpt'; did you mean 'script'?"),
+        ("tests.test_scripted:LABELS", "no function 'LABELS'"),
+    ],
+)
+def test_a_bad_path_says_what_is_wrong(path: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        from_path(path)
+    assert message in str(caught.value)

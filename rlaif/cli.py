@@ -61,9 +61,9 @@ def _run(name: str, overrides: list[str] | None, out: Path | None, only: list[st
     recipe = load_recipe(name, overrides or [])
     done = run_recipe(recipe, out or Path("runs") / recipe.name, only)
     if done.report.exists() and (only is None or "report" in only):
-        from rlaif.evaluation.tables import figures
+        from rlaif.evaluation.tables import terminal
 
-        console.print(figures(json.loads(done.evaluation.read_text(encoding="utf-8"))))
+        console.print(terminal(json.loads(done.evaluation.read_text(encoding="utf-8"))))
         console.print(f"report: {done.report}", soft_wrap=True)
 
 
@@ -95,10 +95,16 @@ def compare(
     out: Annotated[Path, typer.Option("--out", help="The page to write; the numbers go beside it as JSON.")],
 ) -> None:
     """Several runs side by side, with intervals, as a table and a page."""
+    from rich.table import Table
+
     from rlaif.console import console
     from rlaif.evaluation.compare import compare_runs
 
-    console.print(compare_runs(runs, out))
+    header, *rows = compare_runs(runs, out)
+    table = Table(*header, box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
     console.print(f"page: {out}", soft_wrap=True)
 
 

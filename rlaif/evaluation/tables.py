@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+from rich.table import Table
+
 from rlaif.evaluation import plots
 from rlaif.evaluation.artefacts import Artefacts
 from rlaif.evaluation.page import Picture, picture
@@ -53,6 +55,19 @@ def _change_tile(name: str, change: Mapping[str, Any] | None, unit: Unit) -> lis
 
 def _as_tile(name: str, before: str, value: str, detail: str, tone: str) -> dict[str, str]:
     return {"name": name, "before": before, "value": value, "detail": detail, "tone": tone}
+
+
+def terminal(evaluation: Mapping[str, Any]) -> Table:
+    """The same figures and principles for the end of a run in a terminal."""
+    table = Table(box=None, pad_edge=False, title=None)
+    for title in ("", "before", "after", "interval"):
+        table.add_column(title, justify="left" if title in {"", "interval"} else "right")
+    for tile in tiles(evaluation):
+        table.add_row(tile["name"], tile["before"], tile["value"], tile["detail"])
+    for row in principles(evaluation):
+        if row["after"] != NONE and not row["total"]:
+            table.add_row(f"  passes {row['name']}", row["before"], row["after"], f"{row['change']} ({row['span']})")
+    return table
 
 
 # ---------------------------------------------------------------------------------------------- principles

@@ -8,6 +8,7 @@ its pair unlabelled.
 from __future__ import annotations
 
 import math
+import os
 from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -76,7 +77,7 @@ def judge_pairs(
         for first in ORDERS
         for principle in plan.asked
     ]
-    requests = [_request(pairs[q.pair], q, constitution, template) for q in questions]
+    requests = _with_shared_prefix([_request(pairs[q.pair], q, constitution, template) for q in questions], questions)
     replies = _ask(model, requests, [q.pair for q in questions], len(pairs), progress)
 
     verdicts: dict[tuple[int, str], list[Verdict]] = {}
@@ -172,6 +173,18 @@ def _request(pair: Pair, question: _Question, constitution: Constitution, templa
         principle=question.principle.compare or "",
     )
     return ChatRequest(messages=messages, labels=template.labels)
+
+
+def _with_shared_prefix(requests: Sequence[ChatRequest], questions: Sequence[_Question]) -> list[ChatRequest]:
+    """The requests, each told how much of its text is the same in all questions about its pair in its order."""
+    together: dict[tuple[int, Side], list[str]] = {}
+    for request, question in zip(requests, questions, strict=True):
+        together.setdefault((question.pair, question.first), []).append(request.messages[-1].content)
+    shared = {key: len(os.path.commonprefix(t)) for key, t in together.items() if len(t) > 1}  # noqa: RUF071 (by character)
+    return [
+        request.model_copy(update={"shared_prefix": shared.get((question.pair, question.first), 0)})
+        for request, question in zip(requests, questions, strict=True)
+    ]
 
 
 def _ask(

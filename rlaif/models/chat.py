@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Literal, Protocol
 
+from pydantic import Field
+
 from rlaif.records import Messages, Record
 
 
@@ -26,6 +28,9 @@ class ChatRequest(Record):
     seed: int = 0
     """The reply depends on this seed and the conversation, not on which other requests run beside it."""
     labels: tuple[str, ...] = ()
+    shared_prefix: int = Field(default=0, exclude=True)
+    """A hint, part of neither identity nor wire format: so many characters of the last message are the same in
+    requests beside this one. A model in this process reads them once; a server's prefix cache needs no hint."""
 
 
 class Reply(Record):

@@ -43,10 +43,12 @@ class ServerProcess:
             )
         atexit.register(self.stop)
 
-    def exit_status(self) -> str | None:
-        """How it ended, in words; None while it runs."""
-        code = self._guard.poll()
-        return None if code is None else f"exit status {code}"
+    def exit_status(self, patience_s: float = 0) -> str | None:
+        """How it ended, in words; None where it still runs after so many seconds."""
+        try:
+            return f"exit status {self._guard.wait(patience_s)}"
+        except subprocess.TimeoutExpired:
+            return None
 
     def wait_until_healthy(self, url: str, timeout_s: float) -> None:
         """Return when GET `url` answers 200. Raises ModelError, with the end of the log, if it never does."""

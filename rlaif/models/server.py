@@ -44,7 +44,8 @@ class VllmChatModel:
         try:
             return self._client.chat(requests, on_replies)
         except ModelError:
-            if (status := self._process.exit_status()) is not None:
+            # Its workers may take a moment to go.
+            if (status := self._process.exit_status(patience_s=5)) is not None:
                 raise ModelError(f"the vLLM server stopped ({status}); {self._process.last_words()}") from None
             raise
 

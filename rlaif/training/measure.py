@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 from rlaif.config import Recipe
 from rlaif.models.local.load import DTYPES
+from rlaif.models.local.packing import Row
 from rlaif.models.local.tokens import encode_prompt, encode_response
 from rlaif.records import Response
-from rlaif.training.batches import Row
 from rlaif.training.policy_model import PolicyModel
 from rlaif.training.scalar_model import ScalarModel
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from rlaif.config.sections import Lora
 from rlaif.models.local.load import load_language_model
-from rlaif.training.batches import Row, hidden_states, microbatches, response_mask
+from rlaif.models.local.packing import Row, hidden_states, microbatches, response_mask
 from rlaif.training.lora import Adapter
 
 

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from rlaif.config.sections import PpoSection
+from rlaif.models.local.packing import microbatches
 from rlaif.records import Prompt, derive_seed
 from rlaif.training import losses
-from rlaif.training.batches import microbatches
 from rlaif.training.lora import trainable
 from rlaif.training.rollout import Actors, Rollouts, describe, prompts_of_step, roll_out
 from rlaif.training.session import Group, Session, check_finite

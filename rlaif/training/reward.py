@@ -20,9 +20,9 @@ from rlaif.config.sections import RewardSection
 from rlaif.errors import DataError
 from rlaif.models.embedded import resolve_model
 from rlaif.models.local.load import DTYPES, load_tokenizer
+from rlaif.models.local.packing import Row, microbatches
 from rlaif.models.local.tokens import encode_prompt, encode_response
 from rlaif.records import Preference, Response, derive_seed
-from rlaif.training.batches import Row, microbatches
 from rlaif.training.lora import trainable
 from rlaif.training.losses import bradley_terry_loss
 from rlaif.training.scalar_model import ScalarModel

@@ -19,9 +19,9 @@ from rlaif.config.sections import PpoSection
 from rlaif.errors import TrainingError
 from rlaif.models.local.generate import Sampling, generate
 from rlaif.models.local.load import DTYPES
+from rlaif.models.local.packing import Row, microbatches, response_mask
 from rlaif.models.local.tokens import encode_prompt
 from rlaif.records import Prompt, derive_seed
-from rlaif.training.batches import Row, microbatches, response_mask
 from rlaif.training.policy_model import PolicyModel
 from rlaif.training.scalar_model import ScalarModel
 

@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
 from rlaif.config.sections import Lora
 from rlaif.models.local.load import device
-from rlaif.training.batches import Row, hidden_states, microbatches
+from rlaif.models.local.packing import Row, hidden_states, microbatches
 from rlaif.training.lora import Adapter
 
 
@@ -82,12 +83,16 @@ class ScalarModel:
         """score_B, read at the last real token, offset subtracted. Gradients flow."""
         with self._reading():
             hidden_BH = hidden_states(self.backbone, rows).at_last()
-        return self.head(hidden_BH.float()).squeeze(-1) - self.offset
+        return self._read(hidden_BH)
 
     def values(self, rows: Sequence[Row]) -> Tensor:
         """values_BT: the expected return before each response token (padding holds garbage)."""
         hidden_BTH = hidden_states(self.backbone, rows).before_response()
-        return self.head(hidden_BTH.float()).squeeze(-1) - self.offset
+        return self._read(hidden_BTH)
+
+    def _read(self, hidden: Tensor) -> Tensor:
+        """The head in float32, whatever the weights are kept in."""
+        return F.linear(hidden.float(), self.head.weight.float()).squeeze(-1) - self.offset
 
     @torch.no_grad()
     def score_all(self, rows: Sequence[Row], max_tokens: int) -> Tensor:

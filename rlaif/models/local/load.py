@@ -45,12 +45,18 @@ def load_language_model(name: str, revision: str | None, dtype: torch.dtype) -> 
     """The causal language model of that name or folder. ModelError if it cannot be loaded."""
     resolved = resolve_model(name, revision)
     tokenizer = load_tokenizer(name, revision)
-    transformers_logging.disable_progress_bar()
+    quiet()
     try:
         model = AutoModelForCausalLM.from_pretrained(resolved.path, revision=revision, dtype=dtype)
     except (OSError, ValueError) as error:
         raise ModelError(f"{name}: cannot be loaded: {_first_line(error)}") from None
     return Loaded(model.to(device()).eval(), tokenizer, resolved.revision)
+
+
+def quiet() -> None:
+    """No progress bars of a library, and no notes on weights that are new on purpose (a fresh scalar head)."""
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
 
 
 def _first_line(error: Exception) -> str:

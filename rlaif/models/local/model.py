@@ -7,14 +7,17 @@ and asks again for what is missing forms the same batches, and gets the same byt
 from __future__ import annotations
 
 import gc
+import os
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import torch
 
 from rlaif.config.sections import LocalModel
 from rlaif.models.chat import ChatRequest, OnReplies, Reply
-from rlaif.models.local.generate import Sampling, generate, left_pad
+from rlaif.models.local.generate import Sampling, generate
 from rlaif.models.local.load import DTYPES, Loaded, load_language_model
+from rlaif.models.local.packing import Row, hidden_states
 from rlaif.models.local.tokens import encode_prompt, label_token
 
 Encoded = tuple[int, ChatRequest, list[int]]  # index of the request, the request, its prompt's token ids
@@ -24,7 +27,8 @@ class LocalChatModel:
     """See `ChatModel`. Loads the model at once; `close` frees it."""
 
     def __init__(self, config: LocalModel) -> None:
-        self.name = config.model
+        # A folder's path says where it lies, not what it is; its revision is a hash of its content.
+        self.name = Path(config.model).name if Path(config.model).is_dir() else config.model
         self._batch_size = config.batch_size
         loaded: Loaded = load_language_model(config.model, config.revision, DTYPES[config.dtype])
         self.revision = loaded.revision
@@ -78,18 +82,12 @@ class LocalChatModel:
 
     @torch.inference_mode()
     def _read_labels(self, batch: Sequence[Encoded]) -> list[tuple[int, Reply]]:
+        """The next token's log-probabilities of the labels; what requests share is read once."""
         labels = batch[0][1].labels
         label_ids = [label_token(self._tokenizer, label) for label in labels]
-        tokens_BS, mask_BS = left_pad(
-            [ids for _, _, ids in batch], self._tokenizer.pad_token_id or 0, self._model.device
-        )
-        logits_BV = self._model(
-            input_ids=tokens_BS,
-            attention_mask=mask_BS,
-            position_ids=(mask_BS.cumsum(1) - 1).clamp(min=0),
-            logits_to_keep=1,
-            use_cache=False,
-        ).logits[:, -1]
+        rows = [row for group in _siblings(batch) for row in _rows(group)]
+        hidden_BH = hidden_states(getattr(self._model, self._model.base_model_prefix), rows).at_last()
+        logits_BV = self._model.get_output_embeddings()(hidden_BH)
         logprobs_BL = torch.log_softmax(logits_BV.float(), -1)[:, label_ids].tolist()
         return [
             (
@@ -112,18 +110,44 @@ class LocalChatModel:
 
 
 def _batches(encoded: Sequence[Encoded], size: int) -> Iterator[list[Encoded]]:
-    """Requests of one kind (same labels or same sampling) and similar length, `size` at a time, longest first."""
+    """Requests of one kind (same labels or same sampling) and similar length, about `size` at a time, longest first.
+
+    Siblings, which share a prefix, stay together.
+    """
 
     def kind(item: Encoded) -> tuple[object, ...]:
         request = item[1]
         return (request.labels, request.max_tokens, request.temperature, request.top_p)
 
-    ordered = sorted(encoded, key=lambda item: (kind(item), -len(item[2]), item[0]))
+    groups = sorted(_siblings(encoded), key=lambda group: (kind(group[0]), -_length(group), group[0][0]))
     batch: list[Encoded] = []
-    for item in ordered:
-        if batch and (len(batch) == size or kind(item) != kind(batch[0])):
+    for group in groups:
+        if batch and (len(batch) + len(group) > size or kind(group[0]) != kind(batch[0])):
             yield batch
             batch = []
-        batch.append(item)
+        batch = batch + group
     if batch:
         yield batch
+
+
+def _siblings(encoded: Sequence[Encoded]) -> list[list[Encoded]]:
+    """Label requests with the same shared prefix, together; any other request alone."""
+    groups: dict[object, list[Encoded]] = {}
+    for item in encoded:
+        index, request, _ = item
+        *before, last = request.messages
+        shared = last.content[: request.shared_prefix]
+        key = (tuple(before), last.role, shared, request.labels) if request.labels and shared else index
+        groups.setdefault(key, []).append(item)
+    return list(groups.values())
+
+
+def _length(group: Sequence[Encoded]) -> int:
+    return max(len(ids) for _, _, ids in group)
+
+
+def _rows(group: Sequence[Encoded]) -> list[Row]:
+    """The siblings' tokens cut where they begin to differ (each keeps at least its last token for itself)."""
+    ids = [item[2] for item in group]
+    shared = len(os.path.commonprefix([row[:-1] for row in ids]))  # noqa: RUF071 (token by token)
+    return [Row(tuple(row[:shared]), tuple(row[shared:])) for row in ids]

@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
 from rlaif.config.sections import Lora
-from rlaif.models.local.load import device
+from rlaif.models.local.load import device, quiet
 from rlaif.models.local.packing import Row, hidden_states, microbatches
 from rlaif.training.lora import Adapter
 
@@ -39,6 +39,7 @@ class ScalarModel:
     @classmethod
     def load(cls, path: str | Path, dtype: torch.dtype) -> ScalarModel:
         """From a folder that `save` wrote."""
+        quiet()
         model = AutoModelForSequenceClassification.from_pretrained(path, num_labels=1, dtype=dtype)
         return cls(model.to(device()))
 
@@ -47,6 +48,7 @@ class ScalarModel:
         cls, path: str | Path, revision: str | None, dtype: torch.dtype, pad_id: int, seed: int
     ) -> ScalarModel:
         """A language model's backbone with a new head drawn from N(0, 1/(H+1)) (N+ detail 9)."""
+        quiet()
         model = AutoModelForSequenceClassification.from_pretrained(path, revision=revision, num_labels=1, dtype=dtype)
         model.config.pad_token_id = pad_id
         weight = model.score.weight

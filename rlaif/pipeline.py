@@ -41,12 +41,17 @@ STAGES: dict[str, Stage] = {
     "sample": Stage(stages.sample, lambda recipe, run: stages.prompt_files(recipe), lambda run: [run.responses]),
     "label": Stage(
         stages.label,
-        lambda recipe, run: [run.responses, *stages.judge_files(recipe), *stages.human_files(recipe)],
+        lambda recipe, run: [
+            run.responses,
+            *stages.judge_files(recipe),
+            *stages.human_files(recipe),
+            *stages.prompt_files(recipe),
+        ],
         lambda run: [run.judgments, run.failures],
     ),
     "pairs": Stage(
         stages.pairs,
-        lambda recipe, run: [run.judgments, *stages.human_files(recipe)],
+        lambda recipe, run: [run.judgments, *stages.human_files(recipe), *stages.prompt_files(recipe)],
         lambda run: [run.preferences],
     ),
     "reward": Stage(
@@ -61,7 +66,15 @@ STAGES: dict[str, Stage] = {
     ),
     "evaluate": Stage(
         stages.evaluate,
-        lambda recipe, run: [run.policy, run.reward_model, run.heldout, *stages.judge_files(recipe)],
+        lambda recipe, run: [
+            run.judgments,
+            run.failures,
+            run.heldout,
+            run.reward_model,
+            run.policy,
+            *stages.judge_files(recipe),
+            *stages.prompt_files(recipe),
+        ],
         lambda run: [run.evaluation, run.samples, run.evaluation_judgments],
     ),
     "report": Stage(stages.report, lambda recipe, run: [run.evaluation, run.samples], lambda run: [run.report]),
@@ -101,7 +114,8 @@ def run_stage(recipe: Recipe, run: Run, name: str, title: str) -> None:
     if run.is_done(name, inputs):
         say(f"{title}: up to date")
         return
-    say(f"{title}")
+    say(title)
+    run.begin(name, inputs)
     began = time.monotonic()
     facts = stage.work(recipe, run)
     seconds = round(time.monotonic() - began, 1)

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import platform
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -102,8 +103,20 @@ class Run:
             return False
         return all(hash_path(self.folder / name) == value for name, value in mark["outputs"].items())
 
+    def begin(self, stage: str, inputs: str) -> None:
+        """Note that the stage starts on these inputs. Checkpoints made on other inputs are not to go on from."""
+        manifest = self.read_manifest()
+        started = manifest.setdefault("started", {})
+        if started.get(stage) != inputs:
+            shutil.rmtree(self.checkpoints / stage, ignore_errors=True)
+            started[stage] = inputs
+            write_json(self.manifest, manifest)
+
     def mark_done(self, stage: str, inputs: str, outputs: Sequence[Path], facts: Mapping[str, Any]) -> None:
-        """Record that the stage finished: hashes of inputs and outputs, and facts such as seconds and counts."""
+        """Record that the stage finished: hashes of inputs and outputs, and facts such as seconds and counts.
+
+        Its checkpoints are no longer needed and go.
+        """
         manifest = self.read_manifest()
         manifest["versions"] = versions()
         manifest["git"] = git_state()
@@ -114,6 +127,7 @@ class Run:
             **facts,
         }
         write_json(self.manifest, manifest)
+        shutil.rmtree(self.checkpoints / stage, ignore_errors=True)
 
     def facts(self, stage: str) -> dict[str, Any]:
         """What `mark_done` recorded for the stage, empty if it never finished."""

@@ -48,7 +48,7 @@ def test_the_page_needs_nothing_from_elsewhere(page):
 
 
 def test_text_of_models_and_users_is_inert(tmp_path):
-    attack = "<script>alert(1)</script><img src=//evil.example/x onerror=alert(1)> {{ 7 * 7 }} </div>\ud800"
+    attack = "<script>alert(1)</script><img src=//evil.example/x onerror=alert(1)> {{ 7 * 7 }} </div>"
     given = inputs(prompts=6)
     after = [r.model_copy(update={"text": attack}) for r in given.after]
     recipe = RECIPE.replace("title: Short", "title: <script>bad()</script> Short")

@@ -8,11 +8,14 @@ from typing import Any
 
 import yaml
 from pydantic import ValidationError
-from pydantic_core import ErrorDetails
 
-from rlaif.config.sections import Recipe
-from rlaif.errors import ConfigError, did_you_mean
+from rlaif.config.explain import TAGS, explain
+from rlaif.config.sections import Recipe, Section
+from rlaif.errors import ConfigError
 from rlaif.resources import resolve
+
+UNREADABLE = (yaml.YAMLError, ValueError, ArithmeticError, LookupError, AttributeError, TypeError, RecursionError)
+"""What PyYAML raises for text that is no value: the last five for scalars such as `2024-13-01` or `!!int x`."""
 
 
 def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
@@ -24,19 +27,21 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
-        lines = [f"{path}: invalid recipe"] + [f"  {_explain(e)}" for e in error.errors(include_url=False)]
+        lines = [f"{path}: invalid recipe", *(f"  {line}" for line in explain(error, values))]
         raise ConfigError("\n".join(lines)) from None
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.safe_load(path.read_bytes().decode())
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise ConfigError(f"{where}: not valid YAML: {getattr(error, 'problem', None) or error}") from None
-    except (OSError, UnicodeDecodeError, RecursionError) as error:
+        raise ConfigError(f"{where}: not valid YAML: {_reason(error)}") from None
+    except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from None
+    except UNREADABLE as error:
+        raise ConfigError(f"{path}: not valid YAML: a value cannot be read ({_reason(error)})") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: a recipe is a mapping of sections (got {type(values).__name__})")
     return values
@@ -50,7 +55,7 @@ def _apply(values: dict[str, Any], override: str) -> None:
         raise ConfigError(f"override {override!r} is not of the form section.key=value")
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError:
+    except UNREADABLE:
         raise ConfigError(f"override {override!r}: the value is not valid YAML; quote it") from None
     node: Any = values
     for part in parts[:-1]:
@@ -60,10 +65,11 @@ def _apply(values: dict[str, Any], override: str) -> None:
 
 def _child(node: Any, part: str, override: str) -> Any:
     if isinstance(node, list):
-        return node[_index(node, part, override)]
-    child = node.get(part)
-    if child is None:
-        child = node[part] = {}
+        child = node[_index(node, part, override)]
+    else:
+        child = node.get(part)
+        if child is None:
+            child = node[part] = {}
     if not isinstance(child, dict | list):
         raise ConfigError(f"override {override!r}: {part} is a value, not a section (got {child!r})")
     return child
@@ -72,36 +78,30 @@ def _child(node: Any, part: str, override: str) -> Any:
 def _set(node: Any, part: str, value: Any, override: str) -> None:
     if isinstance(node, list):
         node[_index(node, part, override)] = value
-    elif part in {"backend", "kind"} and isinstance(node.get(part), str) and node[part] != value:
-        # Another alternative of a tagged union: knobs of the old one would be refused, so only shared ones stay.
-        kept = {k: node[k] for k in ("model", "revision", "dtype", "human_data", "pairs") if k in node}
-        node.clear()
-        node.update(kept)
-        node[part] = value
-    else:
-        node[part] = value
+        return
+    if part in TAGS and isinstance(node.get(part), str) and node[part] != value:
+        # Another alternative of a tagged union: knobs that only the old one has would be refused, so they go.
+        shared = _knobs(part, value)
+        for key in [key for key in node if key not in shared]:
+            del node[key]
+    node[part] = value
+
+
+def _knobs(tag: str, value: Any) -> set[str]:
+    """The keys of the section whose `backend` or `kind` is this; none when there is no such section."""
+    tagged = {s.model_fields[tag].default: s for s in Section.__subclasses__() if tag in s.model_fields}
+    return set(tagged[value].model_fields) if isinstance(value, str) and value in tagged else set()
 
 
 def _index(node: list[Any], part: str, override: str) -> int:
-    if not part.isdigit() or int(part) >= len(node):
+    if not part.isdecimal() or int(part) >= len(node):
         raise ConfigError(f"override {override!r}: {part!r} is not a position in a list of {len(node)}")
     return int(part)
 
 
-def _explain(error: ErrorDetails) -> str:
-    """One pydantic complaint as `section.key: message (got value)`, with the nearest valid name for a typo."""
-    where = ".".join(str(part) for part in error["loc"]) or "recipe"
-    if error["type"] == "extra_forbidden":
-        return f"{where}: no such key{did_you_mean(str(error['loc'][-1]), _names())}"
-    if error["type"] == "missing":
-        return f"{where}: required, but missing"
-    return f"{where}: {error['msg']} (got {error['input']!r})"
-
-
-def _names() -> set[str]:
-    """Every key of every section."""
-    schema = Recipe.model_json_schema()
-    return {key for part in [schema, *schema["$defs"].values()] for key in part.get("properties", {})}
+def _reason(error: BaseException) -> str:
+    """What is wrong, on one line."""
+    return " ".join(str(getattr(error, "problem", None) or error).split())
 
 
 def dump_recipe(recipe: Recipe) -> str:

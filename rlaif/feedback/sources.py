@@ -7,7 +7,6 @@ callers record it. Next: `prompts.py` and `human.py`, which say what they take f
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from itertools import groupby, islice
@@ -53,18 +52,9 @@ def read_rows(source: DataSource, path: Path | None = None) -> Iterator[SourceRo
     """The first `source.limit` rows in their order. `path` overrides where a file source is read from."""
     if isinstance(source, FileSource):
         file = path or Path(source.path)
-        rows = (_text_row(f"{file}:{number}", value) for number, value in read_objects(file))
+        rows = (SourceRow(f"{file}:{number}", value) for number, value in read_objects(file))
         return islice(rows, source.limit)
     return _hub_rows(source)
-
-
-def _text_row(place: str, value: dict[str, Any]) -> SourceRow:
-    try:
-        json.dumps(value, ensure_ascii=False).encode()
-    except UnicodeEncodeError as error:
-        # JSON can spell it, but no file could hold what is made of it.
-        raise DataError(f"{place}: not text: half of a surrogate pair ({error.object[error.start]!r})") from None
-    return SourceRow(place, value)
 
 
 def _hub_rows(source: HubSource) -> Iterator[SourceRow]:

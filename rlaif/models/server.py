@@ -53,7 +53,10 @@ class VllmChatModel:
         """Stop the server and wait until it and its workers are gone."""
         process, self._process, self._client = self._process, None, None
         if process is not None:
+            served_well = process.exit_status() is None
             process.stop()
+            if served_well:
+                process.log.unlink(missing_ok=True)
 
     def _start(self) -> tuple[HttpChatModel, ServerProcess]:
         port = _free_port()

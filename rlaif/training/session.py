@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import os
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -114,10 +113,6 @@ class Session:
         self._publish()
         self.optimizer.load_state_dict(state["optimizer"])
         return int(state["step"]), state["extra"]
-
-    def discard(self) -> None:
-        """Remove the checkpoints: the stage is done."""
-        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def check_finite(loss: Tensor, where: str) -> None:

@@ -38,28 +38,27 @@ class LocalChatModel:
     def chat(self, requests: Sequence[ChatRequest], on_replies: OnReplies | None = None) -> list[Reply]:
         replies: list[Reply | None] = [None] * len(requests)
         encoded = [(i, r, encode_prompt(self._tokenizer, r.messages)) for i, r in enumerate(requests)]
-        for batch in _batches(encoded, self._batch_size):
-            answered = self._answer(batch)
+        for answered in self._answer(encoded):
             for index, reply in answered:
                 replies[index] = reply
             if on_replies is not None:
                 on_replies(answered)
         return [reply for reply in replies if reply is not None]
 
-    def _answer(self, batch: Sequence[Encoded]) -> list[tuple[int, Reply]]:
-        """The whole batch: prompts too long for the model become errors, the others are read or continued."""
-        answered = []
-        fitting = []
-        for index, request, ids in batch:
-            room = self._context - len(ids) - request.max_tokens
-            if room < 0:
+    def _answer(self, encoded: Sequence[Encoded]) -> Iterator[list[tuple[int, Reply]]]:
+        """Replies, a whole batch at a time; before them the prompts that are too long for the model.
+
+        Those take no place in a batch: an error is not cached, so asked again it would cut the batches elsewhere.
+        """
+        too_long = {}
+        for index, request, ids in encoded:
+            if len(ids) + request.max_tokens > self._context:
                 error = f"prompt of {len(ids)} tokens does not fit a context of {self._context}"
-                answered.append((index, Reply(error=error, prompt_tokens=len(ids))))
-            else:
-                fitting.append((index, request, ids))
-        if fitting:
-            answered += self._read_labels(fitting) if fitting[0][1].labels else self._write(fitting)
-        return answered
+                too_long[index] = Reply(error=error, prompt_tokens=len(ids))
+        if too_long:
+            yield list(too_long.items())
+        for batch in _batches([item for item in encoded if item[0] not in too_long], self._batch_size):
+            yield self._read_labels(batch) if batch[0][1].labels else self._write(batch)
 
     def _write(self, batch: Sequence[Encoded]) -> list[tuple[int, Reply]]:
         first = batch[0][1]

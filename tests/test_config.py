@@ -1,0 +1,284 @@
+"""Recipes and overrides: every knob can be set, and every mistake is one line that names key, value and way out."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from rlaif.config import Recipe, changed_keys, dump_recipe, load_recipe, recipe_schema
+from rlaif.config.sections import (
+    AdaptiveKl,
+    AiLabels,
+    FixedKl,
+    HubSource,
+    HumanLabels,
+    Lexicographic,
+    MixedLabels,
+    Section,
+    VllmModel,
+)
+from rlaif.errors import ConfigError
+from rlaif.resources import available, resolve
+
+SMALL = """
+name: small
+constitution: plain-and-brief
+policy: {backend: local, model: smollm2-135m, batch_size: 8}
+judge: {backend: client, model: j, base_urls: ["http://127.0.0.1:1/v1"], concurrency: 3}
+prompts: {sources: [{kind: file, path: everyday, tags: [x], limit: 9}]}
+preferences:
+  labels: {kind: ai, pairs: human, human_data: [{kind: file, path: a.jsonl}]}
+ppo: {kl: {kind: adaptive, coef: 0.2, target: 8.0}}
+"""
+
+
+@pytest.fixture
+def small(tmp_path):
+    path = tmp_path / "small.yaml"
+    path.write_text(SMALL)
+    return str(path)
+
+
+# ------------------------------------------------------------------------------------------ shipped recipes
+
+
+@pytest.mark.parametrize("name", available("recipes"))
+def test_shipped_recipes_are_valid_and_name_shipped_things(name):
+    recipe = load_recipe(name)
+    assert recipe.name == name and recipe.title
+    assert recipe.constitution in available("constitutions")
+    assert recipe.label.template in available("prompts/judge")
+    assert resolve("recipes", name).read_text().startswith("#"), "a recipe begins by saying what it is for"
+
+
+def test_what_users_are_told_to_run_is_there():
+    assert {"quickstart", "hh-rlaif", "hh-rlhf", "hh-hybrid"} <= set(available("recipes"))
+
+
+def test_ai_human_and_hybrid_differ_in_their_preferences_alone():
+    one, *others = [load_recipe(name) for name in available("recipes") if name.startswith("hh-")]
+    assert len(others) == 2
+    for other in others:
+        changed = [line.partition(":")[0] for line in changed_keys(one, other)]
+        assert {key.partition(".")[0] for key in changed} == {"name", "title", "preferences"}
+    assert {type(r.preferences.labels) for r in (one, *others)} == {AiLabels, HumanLabels, MixedLabels}
+
+
+# ----------------------------------------------------------------------------------------------- overrides
+
+
+@pytest.mark.parametrize(
+    ("override", "read"),
+    [
+        ("ppo.steps=3", lambda r: r.ppo.steps == 3),
+        ("ppo.learning_rate=1e-3", lambda r: r.ppo.learning_rate == 1e-3),
+        (" ppo.steps = 3 ", lambda r: r.ppo.steps == 3),
+        ("title='a: b=c'", lambda r: r.title == "a: b=c"),
+        ("ppo.lora=null", lambda r: r.ppo.lora is None),
+        ("ppo.lora.rank=4", lambda r: r.ppo.lora.rank == 4),
+        ("reward.lora={rank: 4, targets: [q_proj]}", lambda r: r.reward.lora.targets == ("q_proj",)),
+        ("prompts.sources.0.limit=5", lambda r: r.prompts.sources[0].limit == 5),
+        ("prompts.sources.0.tags=[a, b]", lambda r: r.prompts.sources[0].tags == ("a", "b")),
+        ("prompts.sources.0.tags.0=y", lambda r: r.prompts.sources[0].tags == ("y",)),
+        ("sample.temperature=1.0", lambda r: r.sample.temperature == 1),
+        ("label.aggregation.kind=lexicographic", lambda r: isinstance(r.label.aggregation, Lexicographic)),
+    ],
+)
+def test_a_value_is_set_as_yaml(small, override, read):
+    assert read(load_recipe(small, [override]))
+
+
+def test_another_alternative_keeps_what_it_shares_with_the_old_one(small):
+    judge = load_recipe(small, ["judge.backend=vllm", "judge.model=Qwen/Qwen3-8B"]).judge
+    assert judge == VllmModel(model="Qwen/Qwen3-8B", concurrency=3)
+    assert load_recipe(small, ["ppo.kl.kind=fixed"]).ppo.kl == FixedKl(coef=0.2)
+    assert load_recipe(small, ["ppo.kl.kind=adaptive"]).ppo.kl == AdaptiveKl(coef=0.2, target=8.0)
+    labels = load_recipe(small, ["preferences.labels.kind=human"]).preferences.labels
+    assert isinstance(labels, HumanLabels) and labels.human_data[0].path == "a.jsonl"
+    mixed = load_recipe(small, ["preferences.labels.kind=mix"]).preferences.labels
+    assert isinstance(mixed, MixedLabels) and mixed.pairs == "human"
+    source = load_recipe(small, ["prompts.sources.0.kind=hub", "prompts.sources.0.dataset=d"]).prompts.sources[0]
+    assert source == HubSource(dataset="d", tags=("x",), limit=9)
+
+
+def test_the_last_override_wins_and_the_file_stays(small):
+    assert load_recipe(small, ["ppo.steps=3", "ppo.steps=4"]).ppo.steps == 4
+    assert load_recipe(small).ppo.steps == Recipe.model_fields["ppo"].default.steps
+
+
+# ------------------------------------------------------------------------------------------------ mistakes
+
+
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        ("ppo.setps=3", "ppo.setps: no such key; did you mean 'steps'?"),
+        ("policy.batchsize=3", "policy.batchsize: no such key; did you mean 'batch_size'?"),
+        ("poo.steps=3", "poo: no such key; did you mean 'ppo'?"),
+        ("policy.base_urls=[x]", "policy.base_urls: no such key; "),
+        ("ppo.kl.taget=1", "ppo.kl.taget: no such key; did you mean 'target'?"),
+        ("ppo.kl.gain=x", "ppo.kl.gain: Input should be a valid number, unable to parse string as a number (got 'x')"),
+        ("ppo.steps=-1", "ppo.steps: Input should be greater than or equal to 1 (got -1)"),
+        ("ppo.steps=2.5", "ppo.steps: Input should be a valid integer, got a number with a fractional part (got 2.5)"),
+        ("preferences.ties=kep", "preferences.ties: Input should be 'drop' or 'keep' (got 'kep')"),
+        ("judge.backend=vlm", "judge: no backend 'vlm'; did you mean 'vllm'?"),
+        ("judge={model: x}", "judge: must say its 'backend' (got {'model': 'x'})"),
+        ("policy.backend=scripted", "policy: no backend 'scripted'; valid choices: local, vllm"),
+        ("ppo=3", "ppo: a section of keys and values, not a single value (got 3)"),
+        ("policy=null", "policy: a section of keys and values, not a single value (got None)"),
+        ("title=a: b", "title: Input should be a valid string (got {'a': 'b'})"),
+        ("constitution=null", "constitution: Input should be a valid string (got None)"),
+        ("ppo.minibatch_size=5", "ppo: minibatch_size must divide rollouts_per_step"),
+        ("preferences.labels.human_data=[]", "recipe: preferences.labels.pairs is 'human', so preferences.labels."),
+        ("prompts.sources.0.kind=hub", "prompts.sources.0.dataset: required, but missing"),
+        ("prompts.sources.0.lmit=1", "prompts.sources.0.lmit: no such key; did you mean 'limit'?"),
+        ("1=2", "1: no such key; valid choices: constitution, evaluate, judge, "),
+    ],
+)
+def test_a_bad_value_is_one_line(small, override, line):
+    with pytest.raises(ConfigError) as error:
+        load_recipe(small, [override])
+    first, *rest = str(error.value).split("\n")
+    assert first == f"{small}: invalid recipe"
+    assert len(rest) == 1 and rest[0].startswith(f"  {line}")
+
+
+def test_every_mistake_is_listed(small):
+    with pytest.raises(ConfigError) as error:
+        load_recipe(small, ["ppo.steps=0", "nmae=x", "sample.top_p=2"])
+    assert [line.split(":")[0].strip() for line in str(error.value).split("\n")[1:]] == [
+        "sample.top_p",
+        "ppo.steps",
+        "nmae",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("override", "reason"),
+    [
+        ("ppo.steps", "is not of the form section.key=value"),
+        ("=3", "is not of the form section.key=value"),
+        ("ppo..steps=3", "is not of the form section.key=value"),
+        ("ppo.steps=[1", "the value is not valid YAML; quote it"),
+        ("ppo.steps=!!int x", "the value is not valid YAML; quote it"),
+        ("ppo.steps=2024-13-01", "the value is not valid YAML; quote it"),
+        ("ppo.steps=" + "[" * 5000, "the value is not valid YAML; quote it"),
+        ("name.x=3", "name is a value, not a section (got 'small')"),
+        ("prompts.sources.1.limit=3", "'1' is not a position in a list of 1"),
+        ("prompts.sources.first.limit=3", "'first' is not a position in a list of 1"),
+        ("prompts.sources.\u00b2=3", "'\u00b2' is not a position in a list of 1"),
+        ("prompts.sources.0.tags.0.x=3", "0 is a value, not a section (got 'x')"),
+        ("prompts.sources.0.tags.0.x.y=3", "0 is a value, not a section (got 'x')"),
+    ],
+)
+def test_a_bad_override_is_named(small, override, reason):
+    with pytest.raises(ConfigError) as error:
+        load_recipe(small, [override])
+    assert str(error.value) == f"override {override!r}: {reason}".replace(": is not of", " is not of")
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("a: [", ":1: not valid YAML: "),
+        ("name: x\n\tb: 2", ":2: not valid YAML: "),
+        ("when: 2024-13-01", ": not valid YAML: a value cannot be read (month must be in 1..12)"),
+        ("- a", ": a recipe is a mapping of sections (got list)"),
+        ("", ": a recipe is a mapping of sections (got NoneType)"),
+        ("!!python/object/apply:os.system ['true']", ":1: not valid YAML: could not determine a constructor"),
+    ],
+)
+def test_a_file_that_is_no_recipe_is_named_with_its_line(tmp_path, text, reason):
+    path = tmp_path / "r.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as error:
+        load_recipe(str(path))
+    assert str(error.value).startswith(f"{path}{reason}") and "\n" not in str(error.value)
+
+
+PIECES = st.sampled_from(
+    [*"{}[]:,#&*!|>%@'\"-? \n\t.", "<<", "!!", "name", "ppo", "kind", "=", "1", "~", "\u2028", "\0"]
+)
+
+
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.binary(max_size=40) | st.lists(PIECES, max_size=12).map(lambda parts: "".join(parts).encode()))
+@example(b"? {a: b}\n: c")
+@example(b"1: {2: 3}\nppo: {kl: {kind: [x]}}")
+@example(b"x: !!bool maybe")
+@example(b"x: !!timestamp y")
+@example(b"&a [*a]")
+@example(b"name: &a {b: *a}")
+@example(b"ppo: &a {kl: *a}")
+def test_no_file_gives_anything_but_a_config_error(tmp_path, data):
+    path = tmp_path / "r.yaml"
+    path.write_bytes(data)
+    with pytest.raises(ConfigError):
+        load_recipe(str(path))
+
+
+KEYS = st.sampled_from(["ppo", "kl", "kind", "steps", "prompts", "sources", "0", "7", "judge", "backend", "tags", "x"])
+VALUES = st.sampled_from(["1", "null", "{}", "[]", "vllm", "mix", "{kind: fixed}", "[{kind: file, path: p}]"])
+
+
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    overrides=st.lists(
+        st.builds(lambda keys, value: ".".join(keys) + "=" + value, st.lists(KEYS, min_size=1, max_size=4), VALUES)
+        | st.text(max_size=12)
+        | st.text(max_size=12).map("ppo.steps={}".format),
+        max_size=3,
+    )
+)
+def test_no_override_gives_anything_but_a_config_error(small, overrides):
+    try:
+        recipe = load_recipe(small, overrides)
+    except ConfigError:
+        return
+    assert isinstance(recipe, Recipe)
+
+
+# -------------------------------------------------------------------------------------------- as run folders keep it
+
+
+@pytest.mark.parametrize("name", available("recipes"))
+def test_a_dumped_recipe_is_the_same_recipe(tmp_path, name):
+    recipe = load_recipe(name, ["title='Tr\u00e4gheit: \u2028 \U0001f600'", "reward.lora=null"])
+    path = tmp_path / "recipe.yaml"
+    path.write_text(dump_recipe(recipe), encoding="utf-8")
+    again = load_recipe(str(path))
+    assert again == recipe and changed_keys(recipe, again) == []
+
+
+def test_changes_are_named_with_both_values(small):
+    old = load_recipe(small)
+    new = load_recipe(small, ["ppo.steps=7", "ppo.kl.kind=fixed", "ppo.lora=null", "prompts.sources.0.tags=[x, y]"])
+    assert changed_keys(old, new) == [
+        "ppo.steps: 100 -> 7",
+        "ppo.lora.rank: 16 -> unset",
+        "ppo.lora.alpha: 32.0 -> unset",
+        "ppo.lora.targets: all-linear -> unset",
+        "ppo.kl.kind: adaptive -> fixed",
+        "ppo.kl.target: 8.0 -> unset",
+        "ppo.kl.gain: 0.1 -> unset",
+        "prompts.sources.0.tags.1: unset -> y",
+        "ppo.lora: unset -> None",
+    ]
+
+
+def test_sections_are_frozen_and_closed(small):
+    recipe = load_recipe(small)
+    with pytest.raises(ValidationError, match="frozen"):
+        recipe.ppo.steps = 5
+    for section in Section.__subclasses__():
+        assert section.model_config["extra"] == "forbid" and section.__doc__, section
+
+
+def test_every_knob_can_be_written_down(small):
+    """A recipe dumped and loaded has every key of every section in use, so `recipe.yaml` tells the whole run."""
+    dumped = yaml.safe_load(dump_recipe(load_recipe(small)))
+    assert set(dumped) == set(Recipe.model_fields)
+    assert set(dumped["ppo"]) == set(recipe_schema()["$defs"]["PpoSection"]["properties"])

@@ -1,0 +1,196 @@
+"""JSONL: whatever a record holds comes back, whatever a file holds is a record or one line that names the place."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import rlaif.jsonl
+from rlaif import records
+from rlaif.errors import DataError
+from rlaif.jsonl import dumps, read_jsonl, read_objects, write_atomic, write_json, write_jsonl
+
+# What breaks naive writers: template syntax, our delimiters, line separators JSON allows inside strings, NUL, emoji.
+NASTY = [
+    "{}",
+    "{{ x }}",
+    "{% raw %}",
+    "$a",
+    "\u2028",
+    "\u2029",
+    "\x85",
+    "\x0b",
+    "\r\n",
+    "\n",
+    "\0",
+    '"',
+    "\\u0041",
+    "😀",
+]
+TEXT = st.lists(st.sampled_from(NASTY) | st.text(max_size=5), max_size=5).map("".join)
+SHARE = st.floats(0, 1)
+NUMBER = st.floats(allow_nan=False)
+OPTIONAL = st.none() | TEXT
+MESSAGE = st.builds(records.Message, role=st.sampled_from(["system", "user", "assistant"]), content=TEXT)
+TURN = st.builds(records.Message, role=st.just("user"), content=TEXT)
+MESSAGES = st.builds(lambda before, last: (*before, last), st.lists(MESSAGE, max_size=2), TURN)
+PROMPT = st.builds(records.Prompt.of, MESSAGES, st.lists(TEXT, max_size=2).map(tuple))
+PAIR = st.builds(records.Pair.of, PROMPT, TEXT, TEXT)
+VERDICT = st.builds(
+    records.Verdict, first=st.sampled_from("ab"), logprob_first=NUMBER, logprob_second=NUMBER
+)  # -inf is what a label without any probability has
+PRINCIPLE = st.builds(
+    records.PrincipleJudgment,
+    principle=TEXT,
+    checked=st.booleans(),
+    p_a=SHARE,
+    swap_gap=st.none() | SHARE,
+    verdicts=st.lists(VERDICT, max_size=2).map(tuple),
+)
+PROVENANCE = st.builds(records.Provenance, sampling=st.dictionaries(TEXT, NUMBER | st.integers() | TEXT, max_size=3))
+RECORDS = {
+    records.Message: MESSAGE,
+    records.Prompt: PROMPT,
+    records.Response: st.builds(records.Response, prompt=MESSAGES, text=TEXT),
+    records.Pair: PAIR,
+    records.Verdict: VERDICT,
+    records.PrincipleJudgment: PRINCIPLE,
+    records.Provenance: PROVENANCE,
+    records.Judgment: st.builds(
+        records.Judgment,
+        pair=PAIR,
+        annotator=TEXT,
+        p_a=SHARE,
+        principles=st.lists(PRINCIPLE, max_size=2).map(tuple),
+        provenance=st.none() | PROVENANCE,
+    ),
+    records.Preference: st.builds(
+        records.Preference,
+        prompt=MESSAGES,
+        chosen=MESSAGES,
+        rejected=MESSAGES,
+        p_chosen=st.floats(0.5, 1),
+        weight=st.floats(min_value=0, exclude_min=True),
+    ),
+    records.Failure: st.builds(records.Failure, reason=TEXT, detail=TEXT, principle=OPTIONAL),
+}
+
+
+def test_every_record_is_tried():
+    kinds = {value for value in vars(records).values() if isinstance(value, type) and issubclass(value, records.Record)}
+    assert kinds - {records.Record} == set(RECORDS)
+
+
+@pytest.mark.parametrize("kind", RECORDS, ids=lambda kind: kind.__name__)
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_every_record_comes_back(kind, data, tmp_path):
+    rows = data.draw(st.lists(RECORDS[kind], max_size=3))
+    path = tmp_path / "rows.jsonl"
+    write_jsonl(path, rows)
+    assert path.read_bytes().count(b"\n") == len(rows)
+    assert read_jsonl(path, kind) == rows
+    packed = tmp_path / "rows.jsonl.gz"
+    packed.write_bytes(gzip.compress(path.read_bytes()))
+    assert read_jsonl(packed, kind) == rows
+
+
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    data=st.binary(max_size=60)
+    | st.text(max_size=40).map(str.encode)
+    | st.lists(st.sampled_from(['{"role":', '"user"', "}", "\n", ",", "[", "NaN", "1e999", '"\\ud800"', "\ufeff"])).map(
+        lambda parts: "".join(parts).encode()
+    ),
+    suffix=st.sampled_from([".jsonl", ".jsonl.gz"]),
+    packed=st.booleans(),
+)
+def test_any_bytes_are_rows_or_a_data_error(data, suffix, packed, tmp_path):
+    path = tmp_path / f"rows{suffix}"
+    path.write_bytes(gzip.compress(data) if packed else data)
+    try:
+        rows = read_jsonl(path, records.Message)
+    except DataError as error:
+        assert str(error).startswith(f"{path}:") and "\n" not in str(error)
+    else:
+        assert all(isinstance(row, records.Message) for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ('{"role": "user"}', "content: Field required"),
+        ('{"role": "user", "content": 3}', r"content: Input should be a valid string \(got 3\)"),
+        ('{"role": "user", "content": "x", "id": "y"}', r"id: Extra inputs are not permitted \(got 'y'\)"),
+        ('{"role": "user", "content": "x"', "not a JSON object: "),
+        ('["user"]', "not a JSON object: "),
+        ("[" * 100_000, "not a JSON object: "),
+        ('{"n": ' + "1" * 5000 + "}", "not a JSON object: "),
+        (r'{"role": "user", "content": "\ud800"}', r"not text: half of a surrogate pair \('\\ud800'\)"),
+        (r'{"role": "user", "\uDFFF": "x"}', "not text: half of a surrogate pair"),
+    ],
+    ids=["missing", "type", "extra", "cut", "list", "deep", "huge", "surrogate", "surrogate-key"],
+)
+def test_a_bad_row_is_named_by_file_and_line(tmp_path, line, reason):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"role": "user", "content": "ok"}\n\n' + line + "\n")
+    with pytest.raises(DataError, match=rf"^{path}:3: {reason}"):
+        read_jsonl(path, records.Message)
+
+
+def test_a_whole_surrogate_pair_is_a_character(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(r'{"text": "\ud83d\ude00"}')
+    assert list(read_objects(path)) == [(1, {"text": "😀"})]
+
+
+@pytest.mark.parametrize("name", ["gone.jsonl", "folder.jsonl", "broken.jsonl.gz", "cut.jsonl.gz", "latin.jsonl"])
+def test_an_unreadable_file_is_named(tmp_path, name):
+    path = tmp_path / name
+    if name.startswith("folder"):
+        path.mkdir()
+    elif name.startswith("broken"):
+        path.write_bytes(gzip.compress(b"{}\n" * 50)[:10] + b"\xff" * 30)  # a good header, a bad stream
+    elif name.startswith("cut"):
+        path.write_bytes(gzip.compress(b"{}\n" * 50)[:-9])
+    elif name.startswith("latin"):
+        path.write_bytes('{"a": "é"}'.encode("latin-1"))
+    with pytest.raises(DataError, match=rf"^{path}: (no such file|cannot be read)"):
+        list(read_objects(path))
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "deep" / "rows.jsonl"
+    write_jsonl(path, [{"a": 1}])
+
+    def rows():
+        yield {"a": 2}
+        raise RuntimeError("the stage broke")
+
+    with pytest.raises(RuntimeError):
+        write_jsonl(path, rows())
+    assert json.loads(path.read_text()) == {"a": 1}
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(rlaif.jsonl.os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        write_atomic(path, b"half")
+    assert json.loads(path.read_text()) == {"a": 1}
+    monkeypatch.undo()
+    write_jsonl(path, [{"a": 3}])
+    assert [row for _, row in read_objects(path)] == [{"a": 3}]
+    assert os.listdir(path.parent) == ["rows.jsonl"]  # the same process's leavings do not pile up
+
+
+def test_json_documents_are_for_people_to_read(tmp_path):
+    path = tmp_path / "value.json"
+    write_json(path, records.Message(role="user", content="größer 😀"))
+    assert path.read_text(encoding="utf-8") == '{\n  "role": "user",\n  "content": "größer 😀"\n}\n'
+    assert dumps({"b": 1, "a": "\u2028"}) == '{"b": 1, "a": "\u2028"}'

@@ -1,0 +1,221 @@
+"""The local model behind the protocol: order, mixed kinds, exact label probabilities, batches, resuming."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from rlaif.config.sections import LocalModel
+from rlaif.errors import ModelError
+from rlaif.models.cache import CachedModel
+from rlaif.models.chat import ChatModel, ChatRequest, Reply
+from rlaif.models.local import LocalChatModel
+from rlaif.models.local import model as module
+from rlaif.models.local.packing import Row
+from rlaif.models.local.tokens import encode_prompt, encode_response, label_token
+from rlaif.records import Message
+from tests.tiny import save_tiny, tiny_tokenizer
+
+CONTEXT = 160
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return save_tiny(tmp_path_factory.mktemp("short"), max_position_embeddings=CONTEXT)
+
+
+@pytest.fixture(scope="module")
+def local(folder: str) -> LocalChatModel:
+    return LocalChatModel(LocalModel(model=folder, dtype="float32", batch_size=4))
+
+
+def ask(text: str, **changes: Any) -> ChatRequest:
+    return ChatRequest(messages=(Message(role="user", content=text),), **changes)
+
+
+def read(text: str, shared_prefix: int = 0) -> ChatRequest:
+    return ask(text, labels=("A", "B"), shared_prefix=shared_prefix)
+
+
+def write(text: str, **changes: Any) -> ChatRequest:
+    return ask(text, **({"max_tokens": 6, "temperature": 1.0, "seed": len(text)} | changes))
+
+
+TOO_LONG = "x" * CONTEXT
+MIXED = [
+    write("one"),
+    read("two"),
+    write("three, a longer one"),
+    read(TOO_LONG),
+    write("four", temperature=0.0),
+    read("five, which is longer"),
+    write("six", max_tokens=3),
+    read("seven"),
+    write("eight", top_p=0.5),
+    write(TOO_LONG),
+    read("nine"),
+    write("ten"),
+    read("eleven"),
+]
+
+
+def alone(model: LocalChatModel, requests: Sequence[ChatRequest]) -> list[Reply]:
+    return [model.chat([request])[0] for request in requests]
+
+
+def assert_near(replies: Sequence[Reply], others: Sequence[Reply], atol: float = 1e-5) -> None:
+    """Equal, log-probabilities within rounding."""
+    for reply, other in zip(replies, others, strict=True):
+        logs, other_logs = reply.label_logprobs or {}, other.label_logprobs or {}
+        assert reply.model_copy(update={"label_logprobs": None}) == other.model_copy(update={"label_logprobs": None})
+        assert logs == pytest.approx(other_logs, abs=atol)
+
+
+def test_mixed_requests_are_answered_in_order_as_each_alone(local: LocalChatModel) -> None:
+    replies = local.chat(MIXED)
+    assert len(replies) == len(MIXED)
+    assert_near(replies, alone(local, MIXED))
+    assert len({reply.text for reply in replies if reply.label_logprobs is None}) > 5
+
+
+def test_label_logprobs_are_those_of_a_plain_forward(local: LocalChatModel, folder: str) -> None:
+    plain: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    tokenizer = tiny_tokenizer()
+    for text, reply in zip(["Hi", "A or B?"], local.chat([read("Hi"), read("A or B?")]), strict=True):
+        ids = encode_prompt(tokenizer, (Message(role="user", content=text),))
+        with torch.no_grad():
+            logs_V = plain(input_ids=torch.tensor([ids])).logits[0, -1].log_softmax(-1)
+        assert reply.label_logprobs == pytest.approx(
+            {label: float(logs_V[label_token(tokenizer, label)]) for label in "AB"}, abs=1e-5
+        )
+        assert reply.text == max(reply.label_logprobs, key=lambda label: reply.label_logprobs[label])
+        assert (reply.prompt_tokens, reply.completion_tokens) == (len(ids), 1)
+
+
+def test_writing_counts_tokens_and_says_why_it_stopped(local: LocalChatModel) -> None:
+    reply = local.chat([write("one", max_tokens=5)])[0]
+    assert reply.finish_reason == "length"
+    assert reply.completion_tokens == 5
+    prompt = encode_prompt(tiny_tokenizer(), (Message(role="user", content="one"),))
+    assert reply.prompt_tokens == len(prompt)
+
+
+def test_a_shared_prefix_changes_nothing(local: LocalChatModel) -> None:
+    stem = "Which is better? A: yes. B: no. "
+    endings = ["Be kind.", "Be brief, and stop when you are done.", "Be", "Be"]
+    hinted = local.chat([read(stem + end, len(stem)) for end in endings])
+    assert_near(hinted, alone(local, [read(stem + end) for end in endings]))
+
+
+def test_siblings_are_computed_together(local: LocalChatModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    batches: list[list[Row]] = []
+    states = module.hidden_states
+
+    def spy(backbone: Any, rows: list[Row]) -> Any:
+        batches.append(rows)
+        return states(backbone, rows)
+
+    monkeypatch.setattr(module, "hidden_states", spy)
+    stems = ["First question? ", "Second one, longer? "]
+    requests = [read(stem + end, len(stem)) for end in ("kind", "brief", "true") for stem in stems]
+    replies = local.chat(requests)
+    assert [len(rows) for rows in batches] == [3, 3]  # six do not fit a batch of four, siblings are not parted
+    for rows in batches:
+        assert len({row.prompt for row in rows}) == 1
+        assert len(rows[0].prompt) > 15 > max(len(row.response) for row in rows) - 28
+    monkeypatch.setattr(module, "hidden_states", states)
+    assert_near(replies, alone(local, [request.model_copy(update={"shared_prefix": 0}) for request in requests]))
+
+
+def test_a_prompt_too_long_is_an_errored_reply_and_hurts_no_other(local: LocalChatModel) -> None:
+    replies = local.chat([read("a"), read(TOO_LONG), read("b"), write(TOO_LONG)])
+    assert [reply.error is None for reply in replies] == [True, False, True, False]
+    assert f"does not fit a context of {CONTEXT}" in str(replies[1].error)
+
+
+def test_the_last_prompt_that_fits_is_answered(local: LocalChatModel) -> None:
+    overhead = local.chat([read("")])[0].prompt_tokens
+    fits = "x" * (CONTEXT - overhead - 1)
+    assert local.chat([read(fits)])[0].error is None
+    assert local.chat([read(fits + "x")])[0].error is not None
+
+
+def test_a_label_of_several_tokens_is_an_error_that_names_it(local: LocalChatModel) -> None:
+    with pytest.raises(ModelError, match="label 'Yes' is 3 tokens"):
+        local.chat([ask("Hi", labels=("Yes", "N"))])
+
+
+def test_replies_are_handed_on_in_whole_batches(local: LocalChatModel) -> None:
+    lots: list[list[tuple[int, Reply]]] = []
+    replies = local.chat(MIXED, lambda lot: lots.append(list(lot)))
+    handed = [pair for lot in lots for pair in lot]
+    assert sorted(index for index, _ in handed) == list(range(len(MIXED)))
+    assert all(replies[index] == reply for index, reply in handed)
+    for lot in lots:
+        asked = [MIXED[index] for index, reply in lot if reply.error is None]
+        kinds = {(request.labels, request.max_tokens, request.temperature, request.top_p) for request in asked}
+        assert len(kinds) <= 1
+        assert len(lot) <= 4
+    assert max(len(lot) for lot in lots) > 1
+
+
+class Killed(BaseException):
+    """Stands for a kill: no code of ours catches it."""
+
+
+def until(lots: int) -> Any:
+    """An on_replies that dies after so many lots."""
+    left = [lots]
+
+    def on_replies(lot: Sequence[tuple[int, Reply]]) -> None:
+        left[0] -= 1
+        if left[0] == 0:
+            raise Killed
+
+    return on_replies
+
+
+@pytest.mark.parametrize("lots", range(2, 11))  # the first lot holds errors alone, which are not kept
+def test_a_killed_call_that_is_repeated_gives_identical_replies(lots: int, folder: str, tmp_path: Path) -> None:
+    """In bfloat16 a reply read in another batch, padded to another length, would differ in its last bits."""
+    model: ChatModel = LocalChatModel(LocalModel(model=folder, dtype="bfloat16", batch_size=4))
+    stem = "Which is better? A: yes. B: no. "
+    siblings = [read(stem + end, len(stem)) for end in ("Be kind.", "Be brief, and stop then.", "Be true!")]
+    requests = [*MIXED, *siblings, *(read("label " * n) for n in range(1, 12))]
+    undisturbed = model.chat(requests)
+    cached = CachedModel(model, tmp_path / "replies.sqlite")
+    with pytest.raises(Killed):
+        cached.chat(requests, until(lots))
+    assert cached.chat(requests) == undisturbed
+    assert cached.reused > 0
+
+
+def test_the_name_of_a_folder_is_its_own_and_its_revision_a_hash(local: LocalChatModel, folder: str) -> None:
+    assert local.name == Path(folder).name
+    assert len(local.revision) == 16
+
+
+def test_a_missing_folder_is_a_model_error() -> None:
+    with pytest.raises(ModelError, match="does not exist"):
+        LocalChatModel(LocalModel(model="/no/such/folder"))
+
+
+def test_closing_twice_does_no_harm(folder: str) -> None:
+    model = LocalChatModel(LocalModel(model=folder, dtype="float32"))
+    model.close()
+    model.close()
+
+
+def test_prompts_lose_their_oldest_tokens_and_responses_keep_their_end() -> None:
+    tokenizer = tiny_tokenizer()
+    turn = (Message(role="user", content="abc"),)
+    whole = encode_prompt(tokenizer, turn)
+    assert encode_prompt(tokenizer, turn, 5) == whole[-5:]
+    assert encode_prompt(tokenizer, turn, 500) == whole
+    assert encode_response(tokenizer, "ab")[-1] == tokenizer.eos_token_id
+    assert encode_response(tokenizer, "ab", finished=False) == encode_response(tokenizer, "ab")[:-1]

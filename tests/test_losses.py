@@ -1,0 +1,239 @@
+"""The mathematics against its definitions, in float64: sums over a vocabulary, double sums, autograd, by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from rlaif.config.sections import AdaptiveKl, FixedKl
+from rlaif.training import losses
+from rlaif.training.session import warmup_then_linear
+
+P = torch.tensor([0.05, 0.15, 0.2, 0.25, 0.35], dtype=torch.float64)
+Q = torch.tensor([0.4, 0.3, 0.1, 0.15, 0.05], dtype=torch.float64)
+margins = st.floats(-30, 30)
+shares = st.floats(0, 1)
+
+
+def tensor(*values: float) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def close(a: Tensor, b: Tensor) -> bool:
+    return torch.allclose(a, b, rtol=1e-9, atol=1e-9)
+
+
+def noise(seed: int, *shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def mask_of(*lengths: int) -> Tensor:
+    return torch.arange(max(lengths)) < torch.tensor(lengths).unsqueeze(1)
+
+
+# ------------------------------------------------------------------------------------------------------ KL
+
+
+@pytest.mark.parametrize("estimate", [losses.kl_k1, losses.kl_k3])
+@pytest.mark.parametrize(("policy", "reference"), [(P, Q), (Q, P), (P, P)])
+def test_the_estimates_expect_to_the_exact_kl(estimate, policy: Tensor, reference: Tensor) -> None:
+    exact = (policy * (policy / reference).log()).sum()
+    expected = (policy * estimate(policy.log(), reference.log())).sum()  # tokens are drawn by the policy
+    assert float(expected) == pytest.approx(float(exact), abs=1e-12)
+
+
+def test_k1_has_the_sign_of_policy_over_reference_and_k3_is_never_negative() -> None:
+    assert close(losses.kl_k1(P.log(), Q.log()), (P / Q).log())
+    assert bool((losses.kl_k3(P.log(), Q.log()) >= 0).all())
+    # Where policy and reference nearly agree, exp(x) - 1 - x loses all digits; expm1 does not.
+    near = torch.tensor([1e-4], dtype=torch.float32)
+    assert float(losses.kl_k3(torch.zeros(1), near)) == pytest.approx(5e-9, rel=0.05)
+
+
+def test_adaptive_kl_coefficient_is_the_formula_with_the_error_clipped() -> None:
+    kl = AdaptiveKl(coef=0.05, target=6.0, gain=0.1)
+    assert losses.next_kl_coef(kl, 0.05, 6.6) == pytest.approx(0.05 * (1 + 0.1 * 0.1))
+    assert losses.next_kl_coef(kl, 0.05, 60.0) == pytest.approx(0.05 * 1.02)
+    assert losses.next_kl_coef(kl, 0.05, 0.0) == pytest.approx(0.05 * 0.98)
+    assert losses.next_kl_coef(FixedKl(coef=0.3), 0.3, 60.0) == 0.3
+
+
+# ------------------------------------------------------------------------------------------------ means
+
+
+def test_means_see_real_tokens_only() -> None:
+    values, mask = noise(0, 3, 5), mask_of(5, 2, 1)
+    assert float(losses.masked_mean(values, mask)) == pytest.approx(float(values[mask].mean()))
+
+
+@pytest.mark.parametrize("shift_mean", [True, False])
+def test_whitening_is_over_real_tokens_whatever_the_padding_holds(shift_mean: bool) -> None:
+    values, mask = 3 + 2 * noise(1, 3, 6), mask_of(6, 3, 1)
+    real = values[mask]
+    expected = (real - real.mean()) / real.std(unbiased=False)
+    whitened = losses.whiten(values, mask, shift_mean)
+    assert torch.allclose(whitened[mask], expected if shift_mean else expected + real.mean(), atol=1e-7)
+    assert bool((whitened[~mask] == 0).all())
+    garbage = values.masked_fill(~mask, 1e6)
+    assert torch.equal(losses.whiten(garbage, mask, shift_mean)[mask], whitened[mask])
+
+
+# ------------------------------------------------------------------------------------------ reward model
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(margins, shares, st.floats(0.1, 5)), min_size=1, max_size=6))
+def test_bradley_terry_is_the_soft_cross_entropy(rows: list[tuple[float, float, float]]) -> None:
+    margin, p, weight = (tensor(*column) for column in zip(*rows, strict=True))
+    by_hand = [
+        w * (p_ * math.log1p(math.exp(-m)) + (1 - p_) * math.log1p(math.exp(m))) for m, p_, w in rows
+    ]
+    loss = losses.bradley_terry_loss(margin, p, weight)
+    assert close(loss, tensor(*by_hand))
+    bce = torch.nn.BCELoss(weight=weight, reduction="none")(torch.sigmoid(margin), p)
+    assert torch.allclose(loss, bce, rtol=1e-3, atol=1e-3)  # sigmoid saturates; ours does not
+
+
+@settings(deadline=None)
+@given(margins, shares)
+def test_swapping_chosen_and_rejected_with_p_changes_nothing(margin: float, p: float) -> None:
+    one = losses.bradley_terry_loss(tensor(margin), tensor(p), tensor(1.0))
+    other = losses.bradley_terry_loss(tensor(-margin), tensor(1 - p), tensor(1.0))
+    assert close(one, other)
+
+
+def test_bradley_terry_stays_finite_far_out() -> None:
+    loss = losses.bradley_terry_loss(tensor(1000.0, -1000.0), tensor(1.0, 1.0), tensor(1.0, 1.0))
+    assert loss.tolist() == [0.0, 1000.0]
+
+
+# ------------------------------------------------------------------------------------------------- PPO
+
+
+def test_the_score_is_on_the_last_real_token_and_the_kl_on_every_one() -> None:
+    kl, mask = noise(2, 3, 5), mask_of(5, 3, 1)
+    rewards = losses.token_rewards(tensor(10.0, 20.0, 30.0), kl, mask, 0.1)
+    expected = -0.1 * kl * mask
+    expected[0, 4] += 10
+    expected[1, 2] += 20
+    expected[2, 0] += 30
+    assert close(rewards, expected)
+    assert bool((rewards[~mask] == 0).all())
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.integers(1, 7), min_size=1, max_size=4),
+    st.floats(0, 1),
+    st.floats(0, 1),
+    st.integers(0, 10**6),
+)
+def test_gae_is_its_double_sum(lengths: list[int], gamma: float, lam: float, seed: int) -> None:
+    mask = mask_of(*lengths)
+    rewards, values = noise(seed, *mask.shape) * mask, noise(seed + 1, *mask.shape)  # values keep garbage
+    advantages, returns = losses.gae(rewards, values, mask, gamma, lam)
+    for b, length in enumerate(lengths):
+        r, v = rewards[b, :length].tolist(), [*values[b, :length].tolist(), 0.0]
+        delta = [r[t] + gamma * v[t + 1] - v[t] for t in range(length)]
+        for t in range(length):
+            expected = sum((gamma * lam) ** k * delta[t + k] for k in range(length - t))
+            assert float(advantages[b, t]) == pytest.approx(expected, abs=1e-9)
+            assert float(returns[b, t]) == pytest.approx(expected + v[t], abs=1e-9)
+    assert bool((advantages[~mask] == 0).all())
+    assert bool((returns[~mask] == 0).all())
+
+
+def test_without_discount_or_bootstrap_returns_are_sums_of_later_rewards() -> None:
+    mask = mask_of(4, 2)
+    rewards = noise(3, 2, 4) * mask
+    returns = losses.gae(rewards, noise(4, 2, 4), mask, 1.0, 1.0).returns_BT
+    assert close(returns, rewards.flip(1).cumsum(1).flip(1) * mask)
+
+
+def test_at_ratio_one_the_gradient_is_reinforces() -> None:
+    logits, advantages = noise(5, 2, 3, 7), noise(6, 2, 3)
+    tokens = torch.tensor([[1, 2, 3], [4, 5, 6]]).unsqueeze(2)
+
+    def gradient(ppo: bool) -> Tensor:
+        leaf = logits.clone().requires_grad_(True)
+        logprobs = torch.log_softmax(leaf, -1).gather(2, tokens).squeeze(2)
+        if ppo:
+            loss = losses.policy_loss(logprobs, logprobs.detach(), advantages, 0.2).loss_BT
+        else:
+            loss = -advantages * logprobs
+        loss.sum().backward()
+        assert leaf.grad is not None
+        return leaf.grad
+
+    assert close(gradient(ppo=True), gradient(ppo=False))
+
+
+@pytest.mark.parametrize(
+    ("advantage", "ratio", "loss", "clipped"),
+    [
+        (2.0, 1.3, -2.4, True),  # good and already likelier: no more to gain
+        (2.0, 0.7, -1.4, False),  # good but less likely: full pull back
+        (-2.0, 0.7, 1.6, True),
+        (-2.0, 1.3, 2.6, False),
+        (2.0, 1.19, -2.38, False),
+        (-2.0, 0.81, 1.62, False),
+    ],
+)
+def test_clipping_takes_the_pessimistic_side(advantage: float, ratio: float, loss: float, clipped: bool) -> None:
+    logprobs = tensor(math.log(ratio) - 1.0).requires_grad_(True)
+    result = losses.policy_loss(logprobs, tensor(-1.0), tensor(advantage), 0.2)
+    result.loss_BT.sum().backward()
+    assert float(result.loss_BT.detach()) == pytest.approx(loss)
+    assert bool(result.clipped_BT) is clipped
+    assert float(logprobs.grad) == pytest.approx(0.0 if clipped else -advantage * ratio)
+
+
+@pytest.mark.parametrize(
+    ("value", "loss", "slope", "clipped"),
+    [
+        (0.5, 0.5 * 0.8**2, 0.0, True),  # moved towards the return by more than the clip: not rewarded
+        (-0.5, 0.5 * 1.5**2, -1.5, False),  # moved away: pulled back in full
+        (0.1, 0.5 * 0.9**2, -0.9, False),
+    ],
+)
+def test_value_clipping(value: float, loss: float, slope: float, clipped: bool) -> None:
+    leaf = tensor(value).requires_grad_(True)
+    result = losses.value_loss(leaf, tensor(0.0), tensor(1.0), 0.2)
+    result.loss_BT.sum().backward()
+    assert float(result.loss_BT.detach()) == pytest.approx(loss)
+    assert float(leaf.grad) == pytest.approx(slope)
+    assert bool(result.clipped_BT) is clipped
+
+
+def test_explained_variance_by_definition() -> None:
+    mask = mask_of(5, 2)
+    returns, values = noise(7, 2, 5), noise(8, 2, 5)
+    error, real = (returns - values)[mask], returns[mask]
+    expected = 1 - error.var(unbiased=False) / real.var(unbiased=False)
+    assert float(losses.explained_variance(values, returns, mask)) == pytest.approx(float(expected))
+    assert float(losses.explained_variance(returns.masked_fill(~mask, 9.0), returns, mask)) == 1.0
+    assert float(losses.explained_variance(torch.full_like(returns, 0.3), returns, mask)) == pytest.approx(0.0)
+
+
+# ----------------------------------------------------------------------------------------------- schedule
+
+
+def test_the_learning_rate_warms_up_and_falls_in_a_line() -> None:
+    factors = [warmup_then_linear(step, 10, 0.2) for step in range(10)]
+    assert factors == pytest.approx([0.5, 1.0, 1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125])
+    assert warmup_then_linear(0, 1, 0.0) == 1.0
+
+
+@settings(deadline=None)
+@given(st.integers(1, 200), st.floats(0, 1))
+def test_the_learning_rate_factor_stays_in_its_bounds(total: int, warmup_share: float) -> None:
+    factors = [warmup_then_linear(step, total, warmup_share) for step in range(total)]
+    assert all(0 < factor <= 1 for factor in factors)
+    top = factors.index(max(factors))
+    assert factors[: top + 1] == sorted(factors[: top + 1])
+    assert factors[top:] == sorted(factors[top:], reverse=True)

@@ -1,0 +1,116 @@
+"""Packed rows mean what each row means alone: hidden states, read-outs and microbatches, against a plain forward."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from rlaif.models.local.packing import Row, hidden_states, microbatches, packs, response_mask
+from tests.tiny import tiny_model
+from tests.tiny_training import random_rows
+
+BACKBONE = tiny_model(3).model
+ids = st.lists(st.integers(0, 250), min_size=1, max_size=7).map(tuple)
+rows_of_shared_prompts = st.lists(ids, min_size=1, max_size=3).flatmap(
+    lambda prompts: st.lists(st.builds(Row, st.sampled_from(prompts), ids), min_size=1, max_size=6)
+)
+
+
+@torch.no_grad()
+def alone(row: Row) -> Tensor:
+    """states_SH of one row, unpadded, with nothing beside it and no mask or positions of ours."""
+    return BACKBONE(input_ids=torch.tensor([[*row.prompt, *row.response]])).last_hidden_state[0]
+
+
+@settings(deadline=None)
+@given(rows_of_shared_prompts)
+def test_packed_states_equal_each_row_alone(rows: list[Row]) -> None:
+    with torch.no_grad():
+        hidden = hidden_states(BACKBONE, rows)
+    before_BTH, last_BH = hidden.before_response(), hidden.at_last()
+    for b, row in enumerate(rows):
+        expected_SH = alone(row)
+        start, length = len(row.prompt), len(row.response)
+        # The state in which token t was chosen is the one before it: the prompt's last token for t = 0.
+        torch.testing.assert_close(
+            before_BTH[b, :length], expected_SH[start - 1 : start + length - 1], atol=1e-5, rtol=0
+        )
+        torch.testing.assert_close(last_BH[b], expected_SH[-1], atol=1e-5, rtol=0)
+
+
+def test_a_shared_prompt_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Tensor] = []
+    forward = BACKBONE.forward
+
+    def spy(**inputs: Tensor) -> object:
+        seen.append(inputs["input_ids"])
+        return forward(**inputs)
+
+    monkeypatch.setattr(BACKBONE, "forward", spy)
+    hidden_states(BACKBONE, [Row((5,) * 20, (i, i)) for i in range(4)])
+    assert [tuple(tokens.shape) for tokens in seen] == [(1, 28)]
+
+
+def test_a_response_does_not_see_its_siblings() -> None:
+    rows = [Row((7, 8, 9), (10, 11)), Row((7, 8, 9), (12, 13, 14))]
+    changed = [rows[0], Row((7, 8, 9), (99, 98, 97))]
+    with torch.no_grad():
+        one, other = (hidden_states(BACKBONE, batch).at_last() for batch in (rows, changed))
+    torch.testing.assert_close(one[0], other[0], atol=1e-6, rtol=0)
+    assert (one[1] - other[1]).abs().max() > 1e-2
+
+
+def test_the_last_real_token_is_read_under_any_padding() -> None:
+    short, long = Row((7, 8), (9,)), Row((5, 6), tuple(range(40, 80)))
+    with torch.no_grad():
+        padded = hidden_states(BACKBONE, [short, long]).at_last()
+        bare = hidden_states(BACKBONE, [short]).at_last()
+    torch.testing.assert_close(padded[0], bare[0], atol=1e-6, rtol=0)
+
+
+def test_an_empty_response_is_read_at_the_end_of_its_prompt() -> None:
+    row = Row((7, 8, 9), ())
+    with torch.no_grad():
+        torch.testing.assert_close(hidden_states(BACKBONE, [row]).at_last()[0], alone(row)[-1], atol=1e-6, rtol=0)
+
+
+def test_gradients_of_packed_rows_are_those_of_the_rows() -> None:
+    model = tiny_model(3).model
+    rows = random_rows(4, prompts=2, responses=2)
+
+    def gradient(batches: list[list[Row]]) -> Tensor:
+        model.zero_grad()
+        for batch in batches:
+            hidden_states(model, batch).at_last().square().sum().backward()
+        return torch.cat([p.grad.flatten() for p in model.parameters()])
+
+    torch.testing.assert_close(gradient([rows]), gradient([[row] for row in rows]), atol=1e-4, rtol=1e-4)
+
+
+@given(rows_of_shared_prompts)
+@settings(deadline=None)
+def test_the_mask_counts_response_tokens(rows: list[Row]) -> None:
+    mask_BT = response_mask(rows, "cpu")
+    assert mask_BT.sum(1).tolist() == [len(row.response) for row in rows]
+    assert all(real.tolist() == sorted(real.tolist(), reverse=True) for real in mask_BT)  # on the left
+
+
+@settings(deadline=None)
+@given(rows_of_shared_prompts, st.integers(1, 60))
+def test_microbatches_cover_rows_once_keep_prompts_whole_and_respect_the_bound(rows: list[Row], bound: int) -> None:
+    groups = list(microbatches(rows, bound))
+    assert sorted(i for group in groups for i in group) == list(range(len(rows)))
+    for group in groups:
+        prompts = {rows[i].prompt for i in group}
+        assert all(i in group for i, row in enumerate(rows) if row.prompt in prompts)
+        layout = packs([rows[i] for i in group])
+        padded = len(layout) * max(pack.length for pack in layout)
+        assert padded <= bound or len(layout) == 1
+
+
+def test_microbatches_put_packs_of_similar_length_together() -> None:
+    rows = [Row((i,), (5,) * length) for i, length in enumerate((30, 2, 29, 3))]
+    assert [sorted(group) for group in microbatches(rows, 62)] == [[1, 3], [0, 2]]

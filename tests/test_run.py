@@ -1,0 +1,203 @@
+"""The run folder: whose it is, who works in it, what is done, and what a kill leaves behind."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from rlaif.config import load_recipe
+from rlaif.errors import ConfigError, DataError
+from rlaif.pipeline import STAGES, run_recipe, stages_of
+from rlaif.run import Run, hash_path, versions
+
+RECIPE = load_recipe("quickstart")
+OTHER = load_recipe("quickstart", ["ppo.steps=11", "seed=1"])
+
+
+@pytest.fixture
+def run(tmp_path):
+    run = Run(tmp_path / "run")
+    with run.lock():
+        run.claim(RECIPE)
+    return run
+
+
+# --------------------------------------------------------------------------------------------- whose folder it is
+
+
+def test_a_new_folder_becomes_a_run_and_stays_one(run):
+    assert load_recipe(str(run.recipe)) == RECIPE
+    before = run.recipe.read_bytes()
+    run.claim(RECIPE)
+    assert run.recipe.read_bytes() == before
+
+
+def test_another_recipe_is_told_what_changed(run):
+    with pytest.raises(ConfigError) as error:
+        run.claim(OTHER)
+    assert str(error.value) == (
+        f"{run.folder}: this run was made with another recipe; what changed:\n"
+        "  seed: 0 -> 1\n"
+        "  ppo.steps: 10 -> 11\n"
+        "  use another folder (--out) or delete this one"
+    )
+
+
+def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path):
+    (tmp_path / "thesis.tex").write_text("x")
+    with pytest.raises(ConfigError, match="not empty and not a run; choose another folder with --out"):
+        Run(tmp_path).claim(RECIPE)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_broken_recipe_file_is_named(run):
+    run.recipe.write_text("ppo: [")
+    with pytest.raises(ConfigError, match=rf"{run.recipe}:1: not valid YAML"):
+        run.claim(RECIPE)
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from rlaif.run import Run
+with Run(Path(sys.argv[1])).lock():
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_second_process_gets_one_line(run):
+    other = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(run.folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert other.stdout is not None and other.stdout.readline() == "held\n"
+    with pytest.raises(ConfigError, match="another process is working on this run"), run.lock():
+        pass
+    other.kill()  # the lock goes with its process: nothing to clean up by hand
+    other.communicate()
+    with run.lock():
+        pass
+
+
+# ----------------------------------------------------------------------------------------------------- what is done
+
+
+def done(run, recipe=RECIPE):
+    return run.is_done("pairs", run.inputs_hash(recipe, [run.judgments]))
+
+
+def test_done_means_these_inputs_and_these_outputs(run):
+    run.judgments.write_text("in")
+    assert not done(run)
+    run.preferences.write_text("out")
+    run.mark_done("pairs", run.inputs_hash(RECIPE, [run.judgments]), [run.preferences], {"rows": 3})
+    assert done(run)
+    assert run.facts("pairs")["rows"] == 3 and run.facts("ppo") == {}
+    assert not done(run, OTHER)
+    for path in (run.judgments, run.preferences):
+        text = path.read_text()
+        path.write_text("touched")
+        assert not done(run)
+        path.unlink()
+        assert not done(run)
+        path.write_text(text)
+        assert done(run)
+
+
+def test_the_manifest_says_with_what(run):
+    run.mark_done("pairs", "x", [], {})
+    manifest = json.loads(run.manifest.read_text())
+    assert set(manifest) == {"stages", "versions", "git"}
+    assert manifest["versions"]["torch"] and manifest["versions"]["python"] == versions()["python"]
+    assert set(manifest["git"]) <= {"commit", "dirty"}
+
+
+def test_a_broken_manifest_is_named(run):
+    run.manifest.write_text('{"stages":')
+    with pytest.raises(DataError, match=rf"{run.manifest}: not valid JSON"):
+        run.read_manifest()
+
+
+def test_checkpoints_live_for_the_inputs_they_were_made_on(run):
+    checkpoint = run.checkpoints / "ppo" / "step-000005.pt"
+
+    def begin(inputs):
+        run.begin("ppo", inputs)
+        there = checkpoint.exists()
+        checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        checkpoint.write_text("x")
+        return there
+
+    begin("one")
+    assert begin("one"), "a killed stage goes on from its checkpoint"
+    assert not begin("two"), "other inputs: its weights have seen what is no longer there"
+    run.mark_done("ppo", "two", [], {})
+    assert not checkpoint.exists(), "a finished stage keeps none"
+
+
+def test_a_stage_reads_what_the_stages_before_it_write(run):
+    """Each artefact is an input of some later stage, so no change can go unnoticed."""
+    last = set(STAGES["report"].writes(run))
+    for number, name in enumerate(STAGES):
+        later = [path for other in list(STAGES)[number + 1 :] for path in STAGES[other].reads(RECIPE, run)]
+        unread = set(STAGES[name].writes(run)) - set(later) - last
+        assert unread <= {run.evaluation_judgments}, name
+
+
+def test_a_stage_the_recipe_does_not_need_is_named(tmp_path):
+    labels = "{kind: human, human_data: [{kind: file, path: x.jsonl}]}"
+    human = load_recipe("quickstart", [f"preferences.labels={labels}"])
+    assert stages_of(human) == ["pairs", "reward", "ppo", "evaluate", "report"]
+    with pytest.raises(ConfigError, match="label: this recipe has no such stage; it has pairs, reward, ppo"):
+        run_recipe(human, tmp_path / "run", ["label"])
+
+
+# ----------------------------------------------------------------------------------------------------- hashes
+
+
+def test_a_hash_is_of_names_and_contents(tmp_path):
+    folder = tmp_path / "model"
+    (folder / "sub").mkdir(parents=True)
+    (folder / "a").write_text("1")
+    (folder / "sub" / "b").write_text("2")
+    before = hash_path(folder)
+    assert before == hash_path(folder) != hash_path(folder / "a")
+    assert hash_path(tmp_path / "gone") == "absent"
+    copy = tmp_path / "elsewhere" / "model"
+    folder.parent.joinpath("elsewhere").mkdir()
+    folder.rename(copy)
+    assert hash_path(copy) == before, "where it lies does not matter"
+    (copy / "a").rename(copy / "c")
+    renamed = hash_path(copy)
+    assert renamed != before
+    (copy / "c").write_text("3")
+    assert hash_path(copy) not in {before, renamed}
+
+
+# ----------------------------------------------------------------------------------------------------- metrics
+
+
+def test_metrics_are_rows_by_stage(run):
+    assert run.read_metrics("ppo") == []
+    rows = [{"stage": stage, "step": step, "loss": 0.5} for stage in ("reward", "ppo") for step in range(3)]
+    for row in rows:
+        run.log(row)
+    assert run.read_metrics("ppo") == rows[3:]
+
+
+@pytest.mark.parametrize("torn", ["", '{"stage": "ppo", "st', '{"stage": "ppo", "step": 3, "loss": 1}', "\u00e9"[:1]])
+def test_a_killed_stage_forgets_what_it_will_do_again(run, torn):
+    run.rewind_metrics("ppo", 0)  # nothing yet, nothing to do
+    for stage in ("reward", "ppo"):
+        for step in range(3):
+            run.log({"stage": stage, "step": step})
+    with run.metrics.open("a", encoding="utf-8") as file:
+        file.write(torn)
+    run.rewind_metrics("ppo", 1)
+    assert run.read_metrics("reward") == [{"stage": "reward", "step": step} for step in range(3)]
+    assert run.read_metrics("ppo") == [{"stage": "ppo", "step": 0}]
+    run.log({"stage": "ppo", "step": 1})
+    assert [row["step"] for row in run.read_metrics("ppo")] == [0, 1]

@@ -1,0 +1,185 @@
+"""Optimiser and checkpoints: small bf16 updates count, stopping and going on changes no bit, bad gradients stop."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from rlaif.errors import TrainingError
+from rlaif.training.session import Group, Session, check_finite
+
+
+def parameters(seed: int, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        name: torch.randn(3, 4, generator=generator).to(dtype).requires_grad_(True) for name in ("first", "second")
+    }
+
+
+def pull(params: dict[str, Tensor], step: int) -> None:
+    """Gradients that depend on weights and step."""
+    for name, p in params.items():
+        (p.float() * (step + 1) + len(name)).square().mean().backward()
+
+
+def copies(*groups: dict[str, Tensor]) -> list[Tensor]:
+    return [p.detach().clone() for params in groups for p in params.values()]
+
+
+def equal(a: list[Tensor], b: list[Tensor]) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def test_tiny_updates_of_bf16_weights_add_up(tmp_path: Path) -> None:
+    """At 1.0 bf16 knows no step smaller than 1/256, so 200 updates of 1e-4 come to nothing without masters."""
+    plain = torch.ones(4, dtype=torch.bfloat16, requires_grad=True)
+    optimizer = torch.optim.AdamW([plain], lr=1e-4, eps=1e-5, weight_decay=0.0)
+    ours = torch.ones(4, dtype=torch.bfloat16, requires_grad=True)
+    session = Session([Group({"w": ours}, 1e-4)], tmp_path, max_grad_norm=1.0)
+    for _ in range(200):
+        optimizer.zero_grad()
+        plain.float().sum().backward()
+        optimizer.step()
+        ours.float().sum().backward()
+        session.update("here")
+    assert plain.tolist() == [1.0] * 4
+    assert ours.tolist() == pytest.approx([0.98] * 4, abs=2**-8)
+    assert ours.dtype == torch.bfloat16
+
+
+def test_in_float32_it_is_adamw_after_clipping(tmp_path: Path) -> None:
+    ours, theirs = parameters(0), parameters(0)
+    session = Session([Group(ours, 0.01)], tmp_path, max_grad_norm=0.5, weight_decay=0.1)
+    optimizer = torch.optim.AdamW(theirs.values(), lr=0.01, eps=1e-5, weight_decay=0.1)
+    for step in range(5):
+        pull(ours, step)
+        pull(theirs, step)
+        expected = float(torch.nn.utils.clip_grad_norm_(theirs.values(), 0.5))
+        optimizer.step()
+        optimizer.zero_grad()
+        assert session.update("here") == pytest.approx(expected)
+        assert all(p.grad is None for p in ours.values())
+    assert equal(copies(ours), copies(theirs))
+
+
+def test_the_gradient_that_steps_is_clipped_each_group_for_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = parameters(0), parameters(1)
+    session = Session([Group(one, 0.01), Group(other, 0.01)], tmp_path, max_grad_norm=0.25)
+    norms: list[float] = []
+    step = session.optimizer.step
+
+    def spy() -> None:
+        for group in session.optimizer.param_groups:
+            norms.append(float(torch.cat([p.grad.flatten() for p in group["params"]]).norm()))
+        step()
+
+    monkeypatch.setattr(session.optimizer, "step", spy)
+    pull(one, 9)
+    pull(other, 0)
+    before_clipping = session.update("here")
+    assert before_clipping > 1
+    assert norms == pytest.approx([0.25, 0.25], rel=1e-4)
+
+
+def test_the_scale_multiplies_the_learning_rate_of_each_group(tmp_path: Path) -> None:
+    one, other = parameters(0), parameters(1)
+    session = Session([Group(one, 0.01), Group(other, 0.002)], tmp_path, max_grad_norm=1.0)
+    before = copies(one), copies(other)
+    pull(one, 0)
+    pull(other, 0)
+    session.update("here", scale=0.5)
+    # AdamW's first step is the learning rate, whatever the gradient (eps aside).
+    for params, start, rate in ((one, before[0], 0.005), (other, before[1], 0.001)):
+        steps = torch.cat([(p - s).abs().flatten() for p, s in zip(copies(params), start, strict=True)])
+        assert float(steps.median()) == pytest.approx(rate, rel=0.01)
+
+
+def test_a_frozen_group_stands_still_and_starts_fresh_later(tmp_path: Path) -> None:
+    one, other = parameters(0), parameters(1)
+    session = Session([Group(one, 0.01), Group(other, 0.01)], tmp_path, max_grad_norm=1.0, weight_decay=0.1)
+    start = copies(one)
+    for step in range(3):
+        pull(one, step)
+        pull(other, step)
+        session.update("here", frozen=(0,))
+        assert equal(copies(one), start)
+        assert all(p.grad is None for p in one.values())
+    assert not equal(copies(other), copies(parameters(1)))
+    pull(one, 0)
+    session.update("here")
+    alone = parameters(0)
+    fresh = Session([Group(alone, 0.01)], tmp_path, max_grad_norm=1.0, weight_decay=0.1)
+    pull(alone, 0)
+    fresh.update("here")
+    assert equal(copies(one), copies(alone))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_going_on_from_a_checkpoint_changes_no_bit(tmp_path: Path, dtype: torch.dtype) -> None:
+    def run(session: Session, params: dict[str, Tensor], steps: range) -> None:
+        for step in steps:
+            pull(params, step)
+            session.update("here", scale=1 / (step + 1))
+
+    undisturbed = parameters(0, dtype)
+    run(Session([Group(undisturbed, 1e-3)], tmp_path / "a", 1.0), undisturbed, range(8))
+
+    stopped = parameters(0, dtype)
+    session = Session([Group(stopped, 1e-3)], tmp_path / "b", 1.0)
+    run(session, stopped, range(5))
+    session.save(5, {"kl_coef": 0.123})
+    run(session, stopped, range(5, 7))  # lost with the kill
+
+    resumed = parameters(99, dtype)  # whatever the weights are when a session opens
+    session = Session([Group(resumed, 1e-3)], tmp_path / "b", 1.0)
+    assert session.restore() == (5, {"kl_coef": 0.123})
+    run(session, resumed, range(5, 8))
+    assert equal(copies(resumed), copies(undisturbed))
+
+
+def test_without_a_checkpoint_there_is_nothing_done(tmp_path: Path) -> None:
+    assert Session([Group(parameters(0), 0.01)], tmp_path / "none", 1.0).restore() == (0, {})
+
+
+def test_the_newest_checkpoint_stands_alone_and_a_half_written_one_is_ignored(tmp_path: Path) -> None:
+    params = parameters(0)
+    session = Session([Group(params, 0.01)], tmp_path, 1.0)
+    session.save(5, {})
+    (tmp_path / ".writing-123.pt").write_bytes(b"half")
+    assert Session([Group(params, 0.01)], tmp_path, 1.0).restore()[0] == 5
+    session.save(10, {})
+    assert [path.name for path in tmp_path.iterdir()] == ["step-000010.pt"]
+
+
+def test_a_checkpoint_of_other_parameters_is_refused(tmp_path: Path) -> None:
+    Session([Group(parameters(0), 0.01)], tmp_path, 1.0).save(5, {})
+    other = Session([Group({"third": torch.ones(1, requires_grad=True)}, 0.01)], tmp_path, 1.0)
+    with pytest.raises(TrainingError, match="belongs to other parameters"):
+        other.restore()
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("group", [0, 1])
+def test_a_gradient_that_is_not_finite_stops_the_run_and_names_the_place(
+    bad: float, group: int, tmp_path: Path
+) -> None:
+    groups = parameters(0), parameters(1)
+    session = Session([Group(params, 0.01) for params in groups], tmp_path, 1.0)
+    for params in groups:
+        pull(params, 0)
+    groups[group]["second"].grad[0, 0] = bad  # type: ignore[index]
+    before = copies(*groups)
+    with pytest.raises(TrainingError, match="ppo step 7"):
+        session.update("ppo step 7")
+    assert equal(copies(*groups), before)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_place() -> None:
+    check_finite(torch.tensor(1.0), "here")
+    with pytest.raises(TrainingError, match="reward step 3, pairs"):
+        check_finite(torch.tensor(float("nan")), "reward step 3, pairs ['x']")

@@ -1,0 +1,141 @@
+"""Small actors, sections, preferences and trackers for the tests of training. Everything is float32 and seeded."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rlaif.config import Recipe
+from rlaif.config.sections import FileSource, LocalModel, Lora, PpoSection, PromptsSection, RewardSection, ScriptedModel
+from rlaif.models.local.packing import Row
+from rlaif.records import Message, Preference, Prompt, content_id
+from rlaif.run import Run
+from rlaif.training.policy_model import PolicyModel
+from rlaif.training.rollout import Actors
+from rlaif.training.scalar_model import ScalarModel
+from rlaif.training.tracking import Tracker
+
+LORA = Lora(rank=4, alpha=8.0)
+PROMPTS = ("Hi", "Name a colour.", "Why?", "Tell me a short story, please.", "2 + 2", "What is the time now?")
+
+
+def prompt(text: str) -> Prompt:
+    return Prompt.of((Message(role="user", content=text),))
+
+
+def prompts(count: int) -> list[Prompt]:
+    return [prompt(text) for text in PROMPTS[:count]]
+
+
+def tiny_recipe(folder: str, **changes: Any) -> Recipe:
+    return Recipe(
+        name="tiny",
+        constitution="none",
+        policy=LocalModel(model=folder, dtype="float32"),
+        judge=ScriptedModel(model="none:none"),
+        prompts=PromptsSection(sources=(FileSource(path="none"),)),
+        **changes,
+    )
+
+
+def tiny_section(**changes: Any) -> PpoSection:
+    settings: dict[str, Any] = {
+        "steps": 4,
+        "rollouts_per_step": 8,
+        "responses_per_prompt": 2,
+        "epochs": 2,
+        "minibatch_size": 4,
+        "max_tokens": 6,
+        "learning_rate": 1e-3,
+        "critic_learning_rate": 1e-3,
+        "temperature": 0.7,
+        "lora": LORA,
+        "critic_lora": LORA,
+        "checkpoint_every": 2,
+    }
+    return PpoSection(**(settings | changes))
+
+
+def tiny_scalar(folder: str, seed: int = 1) -> ScalarModel:
+    return ScalarModel.from_language_model(folder, None, torch.float32, pad_id=0, seed=seed)
+
+
+def tiny_actors(folder: str, section: PpoSection, scorer: ScalarModel | None = None, seed: int = 5) -> Actors:
+    """Policy and critic made trainable as `open_actors` does, over a reward model with a fresh head."""
+    policy = PolicyModel.load(folder, None, torch.float32)
+    # A random model ends one token in 262; with these end tokens about one response in two is finished.
+    policy.model.generation_config.eos_token_id = [2, *range(140, 170)]
+    policy.make_trainable(section.lora, seed)
+    scorer = scorer or tiny_scalar(folder)
+    return Actors(policy, scorer, scorer.as_critic(section.critic_lora, seed + 1))
+
+
+def tiny_tracker(folder: Path, stage: str = "ppo", total: int = 4) -> Tracker:
+    folder.mkdir(parents=True, exist_ok=True)
+    return Tracker(Run(folder), stage, total, lambda count: None, lambda line: None)
+
+
+def no_checks(texts: Sequence[str]) -> dict[str, float]:
+    return {}
+
+
+def weights(*modules: Any) -> dict[str, torch.Tensor]:
+    """A copy of every parameter, by name."""
+    return {f"{i}.{name}": p.detach().clone() for i, m in enumerate(modules) for name, p in m.named_parameters()}
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    """Whether two sets of weights are equal bit by bit."""
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def random_rows(seed: int, prompts: int, responses: int, longest: int = 9) -> list[Row]:
+    """Rows in mixed order: `responses` of each of `prompts` different prompts."""
+    rng = random.Random(seed)
+
+    def ids(low: int) -> tuple[int, ...]:
+        return tuple(rng.randrange(3, 250) for _ in range(rng.randint(low, longest)))
+
+    rows = [Row(p, ids(1)) for p in [ids(2) for _ in range(prompts)] for _ in range(responses)]
+    rng.shuffle(rows)
+    return rows
+
+
+def preference(question: str, chosen: str, rejected: str, **changes: Any) -> Preference:
+    turn = (Message(role="user", content=question),)
+    settings: dict[str, Any] = {
+        "p_chosen": 1.0,
+        "source": "ai",
+        "weight": 1.0,
+        "split": "train",
+        "prompt_id": content_id(question),
+        "pair_id": content_id(question, *sorted((chosen, rejected))),
+    }
+    return Preference(
+        prompt=turn,
+        chosen=(Message(role="assistant", content=chosen),),
+        rejected=(Message(role="assistant", content=rejected),),
+        **(settings | changes),
+    )
+
+
+def planted(count: int, seed: int = 0) -> list[Preference]:
+    """Pairs of random texts in which the one with more z is chosen; every fifth prompt is held out."""
+    rng = random.Random(seed)
+    found = []
+    for i in range(count):
+        a, b = ("".join(rng.choice("abcdzzzz" if few else "abcdefgz") for _ in range(8)) for few in (True, False))
+        if a.count("z") == b.count("z"):
+            a += "z"
+        chosen, rejected = (a, b) if a.count("z") > b.count("z") else (b, a)
+        found.append(preference(f"q{i}", chosen, rejected, split="heldout" if i % 5 == 0 else "train"))
+    return found
+
+
+def reward_section(**changes: Any) -> RewardSection:
+    settings: dict[str, Any] = {"lora": None, "learning_rate": 3e-3, "minibatch_size": 16, "epochs": 2}
+    return RewardSection(**(settings | changes))

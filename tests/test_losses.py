@@ -210,6 +210,13 @@ def test_value_clipping(value: float, loss: float, slope: float, clipped: bool) 
     assert bool(result.clipped_BT) is clipped
 
 
+def test_a_value_within_the_clip_is_never_counted_as_clipped() -> None:
+    """In float32 old + (value - old) is not always value: rounding alone must not look like clipping."""
+    old, returns = noise(10, 1000).float(), noise(11, 1000).float()
+    values = old + 0.19 * torch.tanh(noise(12, 1000)).float()
+    assert not losses.value_loss(values, old, returns, 0.2).clipped_BT.any()
+
+
 def test_explained_variance_by_definition() -> None:
     mask = mask_of(5, 2)
     returns, values = noise(7, 2, 5), noise(8, 2, 5)

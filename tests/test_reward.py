@@ -16,7 +16,7 @@ from rlaif.models.local.packing import Row
 from rlaif.records import Message, Preference, Response
 from rlaif.run import Run
 from rlaif.training import reward
-from rlaif.training.reward import RewardStage, encode_pairs, open_stage, score_heldout, train_reward_model
+from rlaif.training.reward import RewardStage, encode_pair, encode_pairs, open_stage, score_heldout, train_reward_model
 from rlaif.training.scalar_model import ScalarModel
 from rlaif.training.session import Session
 from tests.tiny import tiny_tokenizer
@@ -62,20 +62,21 @@ def gradients(model: ScalarModel) -> Tensor:
 
 
 def test_rows_are_the_conversation_and_the_response_with_its_end() -> None:
-    row = reward.encode_row(TOKENIZER, PREFERENCES[0], "chosen", 1000)
+    row = encode_pair(TOKENIZER, PREFERENCES[0], 1000).chosen
     text = "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\ngood<|im_end|>"
     assert TOKENIZER.decode([*row.prompt, *row.response]) == text
     assert TOKENIZER.decode(row.response) == "good<|im_end|>"
 
 
 @pytest.mark.parametrize("max_length", [1, 2, 5, 12, 40])
-def test_long_rows_lose_the_oldest_prompt_then_the_end_of_the_response(max_length: int) -> None:
-    whole = reward.encode_row(TOKENIZER, PREFERENCES[0], "chosen", 1000)
-    row = reward.encode_row(TOKENIZER, PREFERENCES[0], "chosen", max_length)
-    assert len(row.prompt) + len(row.response) <= max_length
-    assert row.response == whole.response[: max_length - 1]
-    assert row.prompt == whole.prompt[-len(row.prompt) :]
-    assert row.prompt
+def test_long_pairs_lose_the_oldest_prompt_then_the_end_of_the_responses(max_length: int) -> None:
+    whole = encode_pair(TOKENIZER, PREFERENCES[0], 1000)
+    pair = encode_pair(TOKENIZER, PREFERENCES[0], max_length)
+    assert pair.chosen.prompt == pair.rejected.prompt == whole.chosen.prompt[-len(pair.chosen.prompt) :]
+    assert pair.chosen.prompt
+    for row, full in ((pair.chosen, whole.chosen), (pair.rejected, whole.rejected)):
+        assert len(row.prompt) + len(row.response) <= max_length
+        assert row.response == full.response[: max_length - 1]
 
 
 def test_pairs_identical_after_truncation_are_dropped() -> None:
@@ -136,16 +137,11 @@ def test_loss_accuracy_and_gradient_are_those_of_a_loop_over_pairs(tiny_folder: 
 
 
 @pytest.mark.parametrize("max_tokens", [1, 30, 10_000])
-def test_a_prompt_cut_differently_for_its_two_responses_still_makes_a_pair(
-    tiny_folder: str, max_tokens: int
-) -> None:
-    """A long response leaves less room for the prompt, so one pair's rows may have different prompts."""
-    pairs = encode_pairs(
-        TOKENIZER,
-        [preference("A question", "short", "a much longer one"), preference("A question", "short", "longer, too")],
-        24,
-    )
-    assert len({pair.chosen.prompt for pair in pairs} | {pair.rejected.prompt for pair in pairs}) > 1
+def test_pairs_of_one_prompt_that_is_cut_to_several_lengths(tiny_folder: str, max_tokens: int) -> None:
+    """A longer response leaves less room for the prompt; every pair still counts once, its two rows together."""
+    texts = [("short", "a much longer one"), ("short", "longer, too"), ("a much longer one", "mid")]
+    pairs = encode_pairs(TOKENIZER, [preference("A question", *pair) for pair in texts], 24)
+    assert len({pair.chosen.prompt for pair in pairs}) > 1
     stage = stage_of(tiny_folder)
     loss, _ = reward._learn(stage.model, pairs, max_tokens, "here")
     plain = tiny_scalar(tiny_folder)

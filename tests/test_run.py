@@ -188,7 +188,7 @@ def test_metrics_are_rows_by_stage(run):
     assert run.read_metrics("ppo") == rows[3:]
 
 
-@pytest.mark.parametrize("torn", ["", '{"stage": "ppo", "st', '{"stage": "ppo", "step": 3, "loss": 1}', "\u00e9"[:1]])
+@pytest.mark.parametrize("torn", ["", '{"stage": "ppo", "st', '{"stage": "ppo", "step": 3, "loss": 1}'])
 def test_a_killed_stage_forgets_what_it_will_do_again(run, torn):
     run.rewind_metrics("ppo", 0)  # nothing yet, nothing to do
     for stage in ("reward", "ppo"):

@@ -162,7 +162,8 @@ def test_nothing_is_left_however_this_process_ends(fake: Fake, end: str, signal_
         if signal_number is not None:
             assert not any(select.select([one], [], [], 0)[0] for one in watched), "they live before the signal"
             parent.send_signal(signal_number)
-    assert all_gone(watched)
+    # Where Python still runs at the end it waits for the server: the memory is free when the command returns.
+    assert all_gone(watched, timeout_s=20 if signal_number in (signal.SIGTERM, signal.SIGKILL) else 0)
 
 
 # ------------------------------------------------------------------------------------------- vLLM's own

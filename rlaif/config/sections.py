@@ -117,6 +117,8 @@ class PromptsSection(Section):
     """The prompts that the policy answers."""
 
     sources: tuple[DataSource, ...] = Field(min_length=1)
+    system: str | None = None
+    """A system turn put before every prompt that has none."""
     heldout: Count = 64
     """Prompts kept out of all training, for evaluation. Chosen by hash of the prompt, not by position."""
     limit: Count | None = None

@@ -21,7 +21,7 @@ from rlaif.feedback.sources import (
     read_rows,
     tags_of,
 )
-from rlaif.records import Failure, Messages, Prompt, content_id
+from rlaif.records import Failure, Message, Messages, Prompt, content_id
 from rlaif.resources import resolve
 
 PROMPT_KEYS = ("prompt", "messages", "chosen")
@@ -63,11 +63,19 @@ def read_prompts(section: PromptsSection) -> PromptSplit:
     heldout = set(by_hash[: section.heldout])
     end = None if section.limit is None else section.heldout + section.limit
     train = set(by_hash[section.heldout : end])
+    prompts = [_with_system(prompt, section.system) for prompt in found.values()]
     return PromptSplit(
-        train=tuple(prompt for prompt in found.values() if prompt.id in train),
-        heldout=tuple(prompt for prompt in found.values() if prompt.id in heldout),
+        train=tuple(prompt for prompt in prompts if prompt.id in train),
+        heldout=tuple(prompt for prompt in prompts if prompt.id in heldout),
         failures=tuple(failures),
     )
+
+
+def _with_system(prompt: Prompt, system: str | None) -> Prompt:
+    """The prompt after this system turn. Its id stays: it is still the same prompt, held out or not."""
+    if system is None or prompt.messages[0].role == "system":
+        return prompt
+    return prompt.model_copy(update={"messages": (Message(role="system", content=system), *prompt.messages)})
 
 
 def _conversations(source: DataSource) -> Iterator[tuple[SourceRow, Messages | Unusable]]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
+from peft.tuners.lora import LoraLayer
 from torch import Tensor
 
 from rlaif.config.sections import Lora
@@ -30,6 +31,22 @@ class Adapter:
         """Inside, the backbone computes with its original weights alone."""
         with self.peft.disable_adapter():
             yield
+
+    @contextlib.contextmanager
+    def merged(self) -> Iterator[None]:
+        """Inside, the adapters are added into the weights, as `merge` will add them for good; then the very same
+        weights are put back. For generation, where hundreds of thin products a token cost more than all else."""
+        layers = [module for module in self.peft.modules() if isinstance(module, LoraLayer)]
+        weights = [layer.get_base_layer().weight for layer in layers]
+        originals = [weight.data for weight in weights]
+        try:
+            for layer, weight in zip(layers, weights, strict=True):
+                weight.data = weight.data + layer.get_delta_weight(self.peft.active_adapter).to(weight.dtype)
+            with self.off():
+                yield
+        finally:
+            for weight, original in zip(weights, originals, strict=True):
+                weight.data = original
 
     def merge(self) -> None:
         """Add the adapters to the weights and remove them; the module keeps working."""

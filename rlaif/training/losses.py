@@ -113,7 +113,7 @@ def policy_loss(logprobs_BT: Tensor, old_logprobs_BT: Tensor, advantages_BT: Ten
 
 def value_loss(values_BT: Tensor, old_values_BT: Tensor, returns_BT: Tensor, clip: float) -> Clipped:
     """Half squared error, where a value may not gain by moving more than `clip` from its old value (N+ detail 23)."""
-    near_BT = old_values_BT + (values_BT - old_values_BT).clamp(-clip, clip)
+    near_BT = values_BT.clamp(old_values_BT - clip, old_values_BT + clip)
     plain_BT = (values_BT - returns_BT) ** 2
     clipped_BT = (near_BT - returns_BT) ** 2
     return Clipped(0.5 * torch.maximum(plain_BT, clipped_BT), clipped_BT > plain_BT)

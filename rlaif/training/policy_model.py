@@ -5,6 +5,7 @@ Shape suffixes: B responses, T response tokens, N real tokens of the batch, H hi
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Sequence
 from pathlib import Path
@@ -80,20 +81,30 @@ class PolicyModel:
         for group in microbatches(rows, max_tokens):
             part_BT = mask_BT[group]
             logits_NV, targets_N = self._logits([rows[i] for i in group], _trim(part_BT), temperature)
-            logs_NV = torch.log_softmax(logits_NV, -1)
-            chosen_N = logs_NV.gather(1, targets_N.unsqueeze(1)).squeeze(1)
-            spread_N = -(logs_NV.exp() * logs_NV).sum(-1)
-            logprobs_BT[group] = torch.zeros(part_BT.shape, device=mask_BT.device).masked_scatter(part_BT, chosen_N)
-            entropy_BT[group] = torch.zeros(part_BT.shape, device=mask_BT.device).masked_scatter(part_BT, spread_N)
+            log_z_N = torch.logsumexp(logits_NV, -1)
+            chosen_N = logits_NV.gather(1, targets_N.unsqueeze(1)).squeeze(1) - log_z_N
+            # Entropy = log Z - E[logit], in place: these are the largest arrays of the whole step.
+            expected_N = (torch.exp(logits_NV - log_z_N.unsqueeze(1)).mul_(logits_NV)).sum(-1)
+            empty_BT = torch.zeros(part_BT.shape, device=mask_BT.device)
+            logprobs_BT[group] = empty_BT.masked_scatter(part_BT, chosen_N)
+            entropy_BT[group] = empty_BT.masked_scatter(part_BT, log_z_N - expected_N)
         return Scored(logprobs_BT, entropy_BT)
 
+    @torch.no_grad()
     def reference_logprobs(self, rows: Sequence[Row], temperature: float, max_tokens: int) -> Tensor:
-        """logprobs_BT of the same tokens under the frozen reference, without gradients."""
-        if self._reference is not None:
-            return self._reference.without_gradients(rows, temperature, max_tokens).logprobs_BT
-        assert self.adapter is not None
-        with self.adapter.off():
-            return self.without_gradients(rows, temperature, max_tokens).logprobs_BT
+        """logprobs_BT of the same tokens under the frozen reference."""
+        reference = self if self._reference is None else self._reference
+        mask_BT = response_mask(rows, self.model.device)
+        logprobs_BT = torch.zeros(mask_BT.shape, device=mask_BT.device)
+        with self.adapter.off() if self.adapter is not None else contextlib.nullcontext():
+            for group in microbatches(rows, max_tokens):
+                part_BT = reference.token_logprobs([rows[i] for i in group], temperature)
+                logprobs_BT[group, : part_BT.shape[1]] = part_BT
+        return logprobs_BT
+
+    def for_generation(self) -> contextlib.AbstractContextManager[None]:
+        """Inside, `model` is ready to write: with LoRA, the adapter is merged into the weights meanwhile."""
+        return contextlib.nullcontext() if self.adapter is None else self.adapter.merged()
 
     def save(self, folder: Path) -> None:
         """Write the policy in Hugging Face format, the adapter merged in."""

@@ -84,24 +84,22 @@ def reference_rows(stage: RewardStage, responses: Sequence[Response], preference
     return _distinct(encode_pairs(stage.tokenizer, train, stage.section.max_length))
 
 
-def encode_row(tokenizer: Any, preference: Preference, side: str, max_length: int) -> Row:
-    """Conversation and response as ids. Too long: the oldest prompt tokens go, then the response's last ones."""
-    text = preference.chosen[-1].content if side == "chosen" else preference.rejected[-1].content
-    response = encode_response(tokenizer, text)[: max_length - 1]
-    prompt = encode_prompt(tokenizer, preference.prompt, max_length - len(response))
-    return Row(tuple(prompt), tuple(response))
+def encode_pair(tokenizer: Any, preference: Preference, max_length: int) -> EncodedPair:
+    """Conversation and responses as ids. Too long: the oldest prompt tokens go, then the responses' last ones.
+
+    The prompt is cut for the longer response, so that both are scored after the same conversation.
+    """
+    chosen, rejected = (
+        encode_response(tokenizer, side[-1].content)[: max_length - 1]
+        for side in (preference.chosen, preference.rejected)
+    )
+    prompt = tuple(encode_prompt(tokenizer, preference.prompt, max_length - max(len(chosen), len(rejected))))
+    return EncodedPair(preference, Row(prompt, tuple(chosen)), Row(prompt, tuple(rejected)))
 
 
 def encode_pairs(tokenizer: Any, preferences: Sequence[Preference], max_length: int) -> list[EncodedPair]:
     """Token rows of all preferences; pairs that are identical after truncation are dropped (nothing to learn)."""
-    pairs = [
-        EncodedPair(
-            p,
-            encode_row(tokenizer, p, "chosen", max_length),
-            encode_row(tokenizer, p, "rejected", max_length),
-        )
-        for p in preferences
-    ]
+    pairs = [encode_pair(tokenizer, p, max_length) for p in preferences]
     return [pair for pair in pairs if pair.chosen != pair.rejected]
 
 

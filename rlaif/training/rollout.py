@@ -82,10 +82,12 @@ def roll_out(actors: Actors, prompts: Sequence[Prompt], section: PpoSection, ste
     """Sample `responses_per_prompt` responses to each prompt and evaluate them with every model."""
     policy = actors.policy
     repeated = [p for p in prompts for _ in range(section.responses_per_prompt)]
-    seeds = [derive_seed(seed, "ppo", step, p.id, i) for p in prompts for i in range(section.responses_per_prompt)]
+    # By place, not by prompt: where one prompt comes twice in a step, its responses still differ.
+    seeds = [derive_seed(seed, "ppo", step, place) for place in range(len(repeated))]
     encoded = [encode_prompt(policy.tokenizer, p.messages, section.max_prompt_tokens) for p in repeated]
     sampling = Sampling(section.max_tokens, section.temperature)
-    samples = generate(policy.model, encoded, sampling, seeds, policy.tokenizer.pad_token_id or 0)
+    with policy.for_generation():
+        samples = generate(policy.model, encoded, sampling, seeds, policy.tokenizer.pad_token_id or 0)
     rows = [Row(tuple(ids), tuple(sample.tokens)) for ids, sample in zip(encoded, samples, strict=True)]
     device = policy.model.device
     budget = section.microbatch_tokens

@@ -14,14 +14,18 @@ ROOM = 64  # tokens; a copy every so many steps is no longer felt
 class RoomyLayer(DynamicLayer):
     """A `DynamicLayer` whose keys and values are views of buffers that are longer than they need to be."""
 
+    keys: Tensor
+    values: Tensor
+
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Append along the token axis (-2) and return all keys and values so far, each (B, heads, S, D)."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         used = self.get_seq_length()
-        self.keys = self._append(self.keys, key_states, used)
-        self.values = self._append(self.values, value_states, used)
-        return self.keys, self.values
+        keys = self._append(self.keys, key_states, used)
+        values = self._append(self.values, value_states, used)
+        self.keys, self.values = keys, values
+        return keys, values
 
     @staticmethod
     def _append(held: Tensor, new: Tensor, used: int) -> Tensor:

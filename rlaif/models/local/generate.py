@@ -104,8 +104,17 @@ def pick_tokens(logits_BV: Tensor, uniform_B: Tensor, temperature: float, top_p:
     if top_p >= 1:
         return _invert(probs_BV, uniform_B)
     values_BK, tokens_BK = probs_BV.topk(min(SORTED_TOKENS, probs_BV.shape[-1]))
-    if (values_BK.sum(-1) < top_p).any():
-        values_BK, tokens_BK = probs_BV.sort(descending=True)
+    short_B = values_BK.sum(-1) < top_p
+    if short_B.any():
+        picked_B = _from_nucleus(values_BK, tokens_BK, uniform_B, top_p)
+        everything = probs_BV[short_B].sort(descending=True)
+        picked_B[short_B] = _from_nucleus(everything.values, everything.indices, uniform_B[short_B], top_p)
+        return picked_B
+    return _from_nucleus(values_BK, tokens_BK, uniform_B, top_p)
+
+
+def _from_nucleus(values_BK: Tensor, tokens_BK: Tensor, uniform_B: Tensor, top_p: float) -> Tensor:
+    """One of the sorted tokens before which less than top_p of the probability lies."""
     before_BK = values_BK.cumsum(-1) - values_BK
     kept_BK = values_BK.masked_fill(before_BK >= top_p, 0.0)
     return tokens_BK.gather(1, _invert(kept_BK, uniform_B).unsqueeze(1)).squeeze(1)

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 
 from rlaif.config.sections import LocalModel
 from rlaif.models.chat import ChatRequest, OnReplies, Reply
@@ -31,7 +32,7 @@ class LocalChatModel:
         self.name = Path(config.model).name if Path(config.model).is_dir() else config.model
         self._batch_size = config.batch_size
         loaded: Loaded = load_language_model(config.model, config.revision, DTYPES[config.dtype])
-        self.revision = loaded.revision
+        self.revision = f"{loaded.revision}-{config.dtype}"
         self._model, self._tokenizer = loaded.model, loaded.tokenizer
         self._context: int = loaded.model.config.max_position_embeddings
 
@@ -86,8 +87,9 @@ class LocalChatModel:
         label_ids = [label_token(self._tokenizer, label) for label in labels]
         rows = [row for group in _siblings(batch) for row in _rows(group)]
         hidden_BH = hidden_states(getattr(self._model, self._model.base_model_prefix), rows).at_last()
-        logits_BV = self._model.get_output_embeddings()(hidden_BH)
-        logprobs_BL = torch.log_softmax(logits_BV.float(), -1)[:, label_ids].tolist()
+        # In float32: bf16 rounds a logit near 20 to the nearest eighth, which is more than a weak judge says.
+        logits_BV = F.linear(hidden_BH.float(), self._model.get_output_embeddings().weight.float())
+        logprobs_BL = torch.log_softmax(logits_BV, -1)[:, label_ids].tolist()
         return [
             (
                 index,

@@ -1,0 +1,233 @@
+"""A run that is killed, again and again, in every stage ends in the same bytes as one that was left in peace.
+
+One folder lives through all of `KILLS` in turn: each is a process of its own that ends by SIGKILL at a fixed
+point, the next one goes on. Nothing is slept for or timed.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from rlaif.config import Recipe
+from rlaif.evaluation.report import write_report
+from rlaif.pipeline import STAGES, run_recipe
+from rlaif.run import Run, hash_path
+from tests.small_run import small_recipe
+
+PRELOADED = ["tests.test_resume", "rlaif.training.ppo", "rlaif.training.reward", "rlaif.training.tracking"]
+PRELOADED += ["rlaif.training.measure", "rlaif.models.local", "transformers.models.llama.modeling_llama"]
+
+
+class Kill(NamedTuple):
+    """In this stage, at the n-th call of what SEAMS names; `after` the call, or in place of it."""
+
+    stage: str
+    seam: str
+    n: int
+    after: bool = False
+
+
+KILLS = [
+    Kill("sample", "replies", 1),
+    Kill("sample", "replies", 2, after=True),
+    Kill("sample", "replace", 1),
+    Kill("sample", "mark", 1),
+    Kill("label", "replies", 9, after=True),
+    Kill("label", "replace", 1, after=True),
+    Kill("label", "replace", 2),
+    Kill("pairs", "replace", 1),
+    Kill("pairs", "mark", 1),
+    Kill("reward", "row", 3, after=True),  # before the first checkpoint
+    Kill("reward", "torn row", 13),  # after it
+    Kill("reward", "checkpoint", 1),
+    Kill("reward", "publish", 1),
+    Kill("reward", "replace", 2),
+    Kill("reward", "mark", 1),
+    Kill("ppo", "torn row", 2),
+    Kill("ppo", "checkpoint", 1, after=True),
+    Kill("ppo", "row", 2, after=True),
+    Kill("ppo", "checkpoint", 1),
+    Kill("ppo", "publish", 1, after=True),
+    Kill("evaluate", "replies", 1, after=True),
+    Kill("evaluate", "replies", 4, after=True),
+    Kill("evaluate", "replace", 2),
+    Kill("evaluate", "replace", 4),
+    Kill("evaluate", "mark", 1),
+    Kill("report", "replace", 1),
+    Kill("report", "mark", 1),
+]
+"""Counted from the start of the process, so each must be reachable from where the one before it died."""
+
+
+def seams() -> dict[str, tuple[Any, str]]:
+    """What can be interrupted: (owner, attribute)."""
+    from rlaif.models.cache import CachedModel
+    from rlaif.training.session import Session
+    from rlaif.training.tracking import Tracker
+
+    return {
+        "replies": (CachedModel, "_save"),
+        "replace": (os, "replace"),
+        "mark": (Run, "mark_done"),
+        "row": (Tracker, "log"),
+        "torn row": (Run, "log"),
+        "checkpoint": (Session, "save"),
+        "publish": (Path, "rename"),
+    }
+
+
+def arm(kill: Kill) -> None:
+    """Let this process die there."""
+    owner, name = seams()[kill.seam]
+    original: Callable[..., Any] = getattr(owner, name)
+    calls = count(1)
+
+    def deadly(*arguments: Any, **named: Any) -> Any:
+        last = next(calls) == kill.n
+        if last and kill.seam == "torn row":
+            with arguments[0].metrics.open("a") as file:
+                file.write(json.dumps(arguments[1])[:-9])
+        if last and not kill.after:
+            os.kill(os.getpid(), signal.SIGKILL)
+        result = original(*arguments, **named)
+        if last:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+
+    setattr(owner, name, deadly)
+
+
+def work(recipe: Recipe, folder: Path, kill: Kill | None) -> None:
+    """The body of one process: the whole recipe, armed once the kill's stage begins."""
+    import torch
+
+    torch.set_num_threads(1)
+    if kill is not None:
+        stage = STAGES[kill.stage]
+
+        def armed(*arguments: Any) -> dict[str, Any]:
+            arm(kill)
+            return stage.work(*arguments)
+
+        STAGES[kill.stage] = stage._replace(work=armed)
+    run_recipe(recipe, folder)
+
+
+def in_a_process(recipe: Recipe, folder: Path, kill: Kill | None = None) -> int | None:
+    """Its exit code; -9 for one that was killed. Forked from a server that has imported all, so that it starts fast."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    process = context.Process(target=work, args=(recipe, folder, kill))
+    process.start()
+    process.join()
+    return process.exitcode
+
+
+class Story(NamedTuple):
+    peaceful: Run
+    killed: Run
+    ends: list[int | None]
+    recipe: Recipe
+
+
+@pytest.fixture(scope="module")
+def story(tmp_path_factory, tiny_folder) -> Story:
+    recipe = small_recipe(
+        tmp_path_factory.mktemp("inputs"),
+        tiny_folder,
+        prompts=30,
+        policy__batch_size=8,
+        prompts__heldout=10,
+        sample__max_tokens=8,
+        sample__responses_per_prompt=3,
+        reward__lora={"rank": 4},
+        reward__epochs=3,
+        reward__minibatch_size=4,
+        preferences__tie_margin=0.02,
+        ppo__steps=7,
+        ppo__lora={"rank": 4},
+        ppo__critic_lora={"rank": 4},
+        ppo__rollouts_per_step=8,
+        ppo__minibatch_size=4,
+        ppo__max_tokens=8,
+        ppo__epochs=2,
+        ppo__checkpoint_every=3,
+        ppo__kl={"kind": "adaptive", "coef": 0.05, "target": 0.1},
+        evaluate__bootstrap_samples=100,
+    )
+    folders = tmp_path_factory.mktemp("runs")
+    peaceful, killed = Run(folders / "peaceful" / "letters"), Run(folders / "killed" / "letters")
+    assert in_a_process(recipe, peaceful.folder) == 0
+    ends = [in_a_process(recipe, killed.folder, kill) for kill in KILLS]
+    assert in_a_process(recipe, killed.folder) == 0
+    return Story(peaceful, killed, ends, recipe)
+
+
+def test_every_stage_was_killed_where_it_should_be(story):
+    assert {kill.stage for kill in KILLS} == set(STAGES)
+    survived = [kill for kill, end in zip(KILLS, story.ends, strict=True) if end != -signal.SIGKILL]
+    assert survived == []
+
+
+ARTEFACTS = ["recipe", "responses", "judgments", "failures", "preferences", "reward_model", "heldout", "policy"]
+ARTEFACTS += ["metrics", "samples", "evaluation_judgments", "evaluation_failures"]
+
+
+@pytest.mark.parametrize("name", ARTEFACTS)
+def test_the_artefact_is_the_same_to_the_byte(story, name):
+    one, other = getattr(story.peaceful, name), getattr(story.killed, name)
+    assert one.exists()
+    if one.is_file():
+        assert other.read_bytes() == one.read_bytes()
+    assert hash_path(one) == hash_path(other)
+
+
+def test_the_evaluation_is_the_same_but_for_the_clock(story):
+    values = [json.loads(run.evaluation.read_text()) for run in (story.peaceful, story.killed)]
+    for value in values:
+        assert value["cost"].pop("seconds")
+    assert values[0] == values[1]
+
+
+def test_the_page_is_the_same_but_for_the_clock(story, tmp_path):
+    copy = Run(tmp_path / "letters")
+    shutil.copytree(story.killed.folder, copy.folder)
+    for path in (story.peaceful.manifest, story.peaceful.evaluation):  # where the clock times are
+        shutil.copy(path, copy.folder)
+    write_report(copy.folder)
+    import shutil as sh; sh.copy(copy.report,"/tmp/w/F/a.html"); sh.copy(story.peaceful.report,"/tmp/w/F/b.html")
+    assert copy.report.read_bytes() == story.peaceful.report.read_bytes()
+
+
+def test_no_file_is_forgotten_here_and_no_rubbish_left(story):
+    """Every file of a run is compared above, or has a reason not to be."""
+    excused = {"manifest.json", "evaluation.json", "report.html", "cache", "tensorboard", "checkpoints", ".lock"}
+    for run in (story.peaceful, story.killed):
+        compared = {getattr(run, name).name for name in ARTEFACTS}
+        found = {path.name for path in run.folder.iterdir()}
+        leavings = {name for name in found - compared - excused if name.startswith(".") and name.endswith(".tmp")}
+        assert found - leavings == compared | excused
+        assert not [p for p in run.checkpoints.rglob("*") if p.is_file()]
+    assert story.peaceful.folder.joinpath(".policy.tmp").exists() is False
+
+
+def test_the_marks_agree(story):
+    one, other = (run.read_manifest()["stages"] for run in (story.peaceful, story.killed))
+    assert list(one) == list(other) == list(STAGES)
+    for stage in STAGES:
+        assert one[stage]["inputs"] == other[stage]["inputs"] or stage == "report"  # reads the clock times
+
+
+def test_a_finished_run_has_nothing_to_do(story, capsys):
+    run_recipe(story.recipe, story.killed.folder)
+    assert capsys.readouterr().out.count("up to date") == len(STAGES)

@@ -90,9 +90,7 @@ def test_whitening_is_over_real_tokens_whatever_the_padding_holds(shift_mean: bo
 @given(st.lists(st.tuples(margins, shares, st.floats(0.1, 5)), min_size=1, max_size=6))
 def test_bradley_terry_is_the_soft_cross_entropy(rows: list[tuple[float, float, float]]) -> None:
     margin, p, weight = (tensor(*column) for column in zip(*rows, strict=True))
-    by_hand = [
-        w * (p_ * math.log1p(math.exp(-m)) + (1 - p_) * math.log1p(math.exp(m))) for m, p_, w in rows
-    ]
+    by_hand = [w * (p_ * math.log1p(math.exp(-m)) + (1 - p_) * math.log1p(math.exp(m))) for m, p_, w in rows]
     loss = losses.bradley_terry_loss(margin, p, weight)
     assert close(loss, tensor(*by_hand))
     bce = torch.nn.BCELoss(weight=weight, reduction="none")(torch.sigmoid(margin), p)

@@ -194,7 +194,7 @@ def test_past_the_target_kl_a_step_stops(tiny_folder: str, tmp_path: Path) -> No
     update = Session.update
 
     def counting(self: Session, where: str, *rest: Any, **named: Any) -> float:
-        updates[where.split(",")[0]] += 1
+        updates[where.split(",", maxsplit=1)[0]] += 1
         return update(self, where, *rest, **named)
 
     with pytest.MonkeyPatch.context() as patch:

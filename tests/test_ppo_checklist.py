@@ -16,8 +16,8 @@ from rlaif.models.local.generate import pick_tokens
 from rlaif.models.local.packing import Row, response_mask
 from rlaif.run import Run
 from rlaif.training import ppo
-from rlaif.training.losses import gae
 from rlaif.training.lora import trainable
+from rlaif.training.losses import gae
 from rlaif.training.policy_model import PolicyModel
 from rlaif.training.ppo import make_targets, take_step, train_ppo
 from rlaif.training.reward import RewardStage, centre, encode_pairs
@@ -307,9 +307,7 @@ def test_gradients_are_clipped(
     assert row["gradient_norm"] > 1e-2  # as it was before
 
 
-def test_kl_clip_fraction_explained_variance_length_and_eos_rate_are_logged(
-    tiny_folder: str, tmp_path: Path
-) -> None:
+def test_kl_clip_fraction_explained_variance_length_and_eos_rate_are_logged(tiny_folder: str, tmp_path: Path) -> None:
     section = tiny_section(steps=2, max_tokens=10)
     actors = tiny_actors(tiny_folder, section)
     seen: list[Rollouts] = []

@@ -177,9 +177,7 @@ def train(folder: str, run: Path, preferences: Sequence[Preference], **changes: 
 
 def test_heldout_rows_are_not_trained_on(tiny_folder: str, tmp_path: Path) -> None:
     preferences = planted(20)
-    other = [
-        preference("other", "zz", "aa", split="heldout") if p.split == "heldout" else p for p in preferences
-    ]
+    other = [preference("other", "zz", "aa", split="heldout") if p.split == "heldout" else p for p in preferences]
     one, two = (train(tiny_folder, tmp_path / name, rows) for name, rows in (("a", preferences), ("b", other)))
     assert same(weights(one.model), weights(two.model))
     three = train(tiny_folder, tmp_path / "c", [p.model_copy(update={"split": "train"}) for p in preferences])

@@ -14,9 +14,7 @@ from rlaif.training.session import Group, Session, check_finite
 
 def parameters(seed: int, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    return {
-        name: torch.randn(3, 4, generator=generator).to(dtype).requires_grad_(True) for name in ("first", "second")
-    }
+    return {name: torch.randn(3, 4, generator=generator).to(dtype).requires_grad_(True) for name in ("first", "second")}
 
 
 def pull(params: dict[str, Tensor], step: int) -> None:

@@ -118,7 +118,8 @@ class Session:
 def check_finite(loss: Tensor, where: str) -> None:
     """TrainingError when the loss is not finite, naming stage, step and batch; a bad step is never skipped."""
     if not bool(torch.isfinite(loss)):
-        raise TrainingError(f"{where}: the loss is {float(loss.detach())}; lower the learning rate or look at these rows")
+        value = float(loss.detach())
+        raise TrainingError(f"{where}: the loss is {value}; lower the learning rate or look at these rows")
 
 
 def warmup_then_linear(step: int, total: int, warmup_share: float) -> float:

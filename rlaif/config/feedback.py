@@ -1,0 +1,162 @@
+"""Prompts, samples, labels and the preferences made of them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from rlaif.config.base import Count, Positive, Section, Share
+
+
+class FileSource(Section):
+    """A JSONL file (also .jsonl.gz)."""
+
+    kind: Literal["file"] = "file"
+    path: str
+    """A path, or for prompts the name of a shipped set (`everyday`)."""
+    tags: tuple[str, ...] = ()
+    """Added to every row."""
+    limit: Count | None = None
+
+
+class HubSource(Section):
+    """A data set read through `datasets`."""
+
+    kind: Literal["hub"] = "hub"
+    dataset: str
+    name: str | None = None
+    """The configuration (`data_dir` for HH-RLHF's folders goes in `data_dir`)."""
+    data_dir: str | None = None
+    split: str = "train"
+    revision: str | None = None
+    column: str = "prompt"
+    """Where the prompt is: a text, a message list, or an HH-RLHF transcript (`chosen`)."""
+    tags: tuple[str, ...] = ()
+    limit: Count | None = None
+
+
+DataSource = Annotated[FileSource | HubSource, Field(discriminator="kind")]
+
+
+class PromptsSection(Section):
+    """The prompts that the policy answers."""
+
+    sources: tuple[DataSource, ...] = Field(min_length=1)
+    system: str | None = None
+    """A system turn put before every prompt that has none."""
+    heldout: Count = 64
+    """Prompts kept out of all training, for evaluation. Chosen by hash of the prompt, not by position."""
+    limit: Count | None = None
+    """Use at most this many training prompts."""
+
+
+class SampleSection(Section):
+    """How the policy's responses are drawn."""
+
+    responses_per_prompt: int = Field(default=4, ge=2, le=9)
+    temperature: Positive = 0.7
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    max_tokens: Count = 256
+
+
+class Mean(Section):
+    """Mean of the principles' log-odds, by weight."""
+
+    kind: Literal["mean"] = "mean"
+
+
+class SampleOne(Section):
+    """One principle a pair, drawn by weight and seeded by the pair (Constitutional AI, arXiv 2212.08073)."""
+
+    kind: Literal["sample"] = "sample"
+
+
+class Lexicographic(Section):
+    """The lowest priority number that is decided decides."""
+
+    kind: Literal["lexicographic"] = "lexicographic"
+    decided: float = Field(default=0.1, ge=0, le=0.5)
+    """A group is decided when its |p(a) - 0.5| is above this."""
+
+
+class LabelSection(Section):
+    """How the judge compares two responses."""
+
+    template: str = "compare"
+    """A file under prompts/judge/, or a path."""
+    aggregation: Annotated[Mean | SampleOne | Lexicographic, Field(discriminator="kind")] = Mean()
+    pairs_per_prompt: Count | None = None
+    """At most this many of the n(n-1)/2 pairs of a prompt; none = all."""
+    check_margin: Positive = 4.0
+    """Log-odds with which a checked principle prefers the response that passes."""
+    min_label_mass: Share = 0.01
+    """A reply whose label tokens together have less probability than this is a failure, not a label."""
+    max_failures: Share = 0.02
+    """Above this share of failed pairs the stage fails."""
+
+
+class HumanWins(Section):
+    """Where both sources label a pair the human label stands."""
+
+    kind: Literal["human_wins"] = "human_wins"
+
+
+class Weighted(Section):
+    """All labels are kept, weighted by source."""
+
+    kind: Literal["weighted"] = "weighted"
+    ai: Positive = 1.0
+    human: Positive = 1.0
+
+
+class ByTag(Section):
+    """Human labels for these tags, AI labels for those (Constitutional AI: human-helpful, AI-harmless)."""
+
+    kind: Literal["by_tag"] = "by_tag"
+    human: tuple[str, ...]
+    ai: tuple[str, ...]
+
+    @model_validator(mode="after")
+    def _disjoint(self) -> Self:
+        both = set(self.human) & set(self.ai)
+        if both:
+            raise ValueError(f"tag {sorted(both)[0]!r} is given to both sources")
+        return self
+
+
+class AiLabels(Section):
+    """RLAIF: the judge labels pairs."""
+
+    kind: Literal["ai"] = "ai"
+    pairs: Literal["sampled", "human"] = "sampled"
+    """`sampled`: pairs of the policy's responses; `human`: the pairs of `human_data`, their labels unseen."""
+    human_data: tuple[DataSource, ...] = ()
+
+
+class HumanLabels(Section):
+    """RLHF: labels read from HH-RLHF-format data."""
+
+    kind: Literal["human"] = "human"
+    human_data: tuple[DataSource, ...] = Field(min_length=1)
+
+
+class MixedLabels(Section):
+    """Both, joined by policy."""
+
+    kind: Literal["mix"] = "mix"
+    pairs: Literal["sampled", "human"] = "sampled"
+    human_data: tuple[DataSource, ...] = Field(min_length=1)
+    policy: Annotated[HumanWins | Weighted | ByTag, Field(discriminator="kind")] = HumanWins()
+
+
+class PreferencesSection(Section):
+    """From judgments to training rows. RLAIF, RLHF and hybrid recipes differ in this section only."""
+
+    labels: Annotated[AiLabels | HumanLabels | MixedLabels, Field(discriminator="kind")] = AiLabels()
+    tie_margin: float = Field(default=0.0, ge=0, lt=0.5)
+    """A judgment with |p(a) - 0.5| at or below this is a tie."""
+    ties: Literal["drop", "keep"] = "drop"
+    """A kept tie trains towards p = 0.5, with its own soft label."""
+    heldout_share: float = Field(default=0.15, gt=0, lt=1)
+    """Share of prompts whose pairs only measure the reward model."""

@@ -1,0 +1,66 @@
+"""Which model, and how it is reached."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from rlaif.config.base import Count, Positive, Section
+
+
+class LocalModel(Section):
+    """A transformers model in this process."""
+
+    backend: Literal["local"] = "local"
+    model: str
+    """`smollm2-135m` (embedded), a folder, or a name on the Hugging Face hub."""
+    revision: str | None = None
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    batch_size: Count = 32
+    """Sequences generated or read at once."""
+
+
+class VllmModel(Section):
+    """A vLLM server that rlaif starts and stops."""
+
+    backend: Literal["vllm"] = "vllm"
+    model: str
+    revision: str | None = None
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    max_model_len: Count = 4096
+    concurrency: Count = 128
+    """Requests in flight at once."""
+    timeout_s: Positive = 120.0
+    startup_timeout_s: Positive = 900.0
+    arguments: tuple[str, ...] = ()
+    """Passed to vLLM as they are, e.g. `["--tensor-parallel-size", "2"]`."""
+
+
+class ClientModel(Section):
+    """An OpenAI-compatible server that already runs, or several that share the load."""
+
+    backend: Literal["client"] = "client"
+    model: str
+    revision: str | None = None
+    """Recorded as provenance; the server is not asked to load it."""
+    base_urls: tuple[str, ...] = Field(min_length=1)
+    """Each ends in /v1, e.g. `["http://127.0.0.1:8000/v1"]`."""
+    api_key_env: str | None = None
+    """Name of the environment variable that holds the key."""
+    concurrency: Count = 128
+    timeout_s: Positive = 120.0
+    max_tries: Count = 5
+
+
+class ScriptedModel(Section):
+    """A Python function `request -> Reply | str`, for dry runs and tests."""
+
+    backend: Literal["scripted"] = "scripted"
+    model: str
+    """`package.module:function`."""
+    revision: str | None = None
+
+
+PolicyModel = Annotated[LocalModel | VllmModel, Field(discriminator="backend")]
+JudgeModel = Annotated[LocalModel | VllmModel | ClientModel | ScriptedModel, Field(discriminator="backend")]

@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from rlaif.config import load_recipe, recipe_schema
+from rlaif.config.load import UNREADABLE
 from rlaif.constitution import Constitution, lint, list_checks, load_constitution
 from rlaif.errors import ConfigError, did_you_mean
 from rlaif.templates import load_template
@@ -34,7 +35,7 @@ def check_file(path: Path) -> str:
 def _is_recipe(path: Path) -> bool:
     try:
         value = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError, UnicodeDecodeError, RecursionError):
+    except (OSError, *UNREADABLE):
         return False  # the constitution loader says what is wrong
     return isinstance(value, dict) and ("policy" in value or "judge" in value)
 

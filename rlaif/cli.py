@@ -60,10 +60,11 @@ def _run(name: str, overrides: list[str] | None, out: Path | None, only: list[st
 
     recipe = load_recipe(name, overrides or [])
     done = run_recipe(recipe, out or Path("runs") / recipe.name, only)
-    if done.report.exists() and (only is None or "report" in only):
-        from rlaif.evaluation.tables import terminal
+    if only is None or "report" in only:
+        if done.evaluation.exists():
+            from rlaif.evaluation.tables import terminal
 
-        console.print(terminal(json.loads(done.evaluation.read_text(encoding="utf-8"))))
+            console.print(terminal(json.loads(done.evaluation.read_text(encoding="utf-8"))))
         console.print(f"report: {done.report}", soft_wrap=True)
 
 
@@ -133,9 +134,10 @@ def main() -> None:
             raise
         typer.echo(f"error: {error}", err=True)
         sys.exit(2)
-    except KeyboardInterrupt:
-        typer.echo("stopped; run the same command again to go on", err=True)
-        sys.exit(130)
+    except SystemExit as end:
+        if end.code == 130:  # what Ctrl-C becomes on its way through typer
+            typer.echo("stopped; run the same command again to go on", err=True)
+        raise
 
 
 if __name__ == "__main__":

@@ -72,8 +72,12 @@ class Run:
         """Hold the folder for this process; a second process gets one clear line instead of a mixed-up run."""
         import fcntl  # noqa: PLC0415 (absent on Windows, where runs are simply not locked)
 
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / ".lock").open("w") as file:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            file = (self.folder / ".lock").open("w")
+        except OSError as error:
+            raise ConfigError(f"{self.folder}: cannot be a run folder: {error.strerror}") from None
+        with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

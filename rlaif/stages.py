@@ -61,6 +61,13 @@ def _human_judgments(recipe: Recipe, run: Run) -> list[Judgment]:
     return judgments
 
 
+def _made(path: Path, stage: str) -> Path:
+    """The path, which this stage should have made. ConfigError when it has not."""
+    if not path.exists():
+        raise ConfigError(f"{path}: not there yet; run the {stage} stage first")
+    return path
+
+
 # -------------------------------------------------------------------------------------------------- feedback
 
 
@@ -103,7 +110,7 @@ def label(recipe: Recipe, run: Run) -> dict[str, Any]:
     if labels.pairs == "human":
         pairs = [judgment.pair for judgment in _human_judgments(recipe, run)]
     else:
-        responses = read_jsonl(run.responses, Response)
+        responses = read_jsonl(_made(run.responses, "sample"), Response)
         prompts = {r.prompt_id: Prompt(id=r.prompt_id, messages=r.prompt, tags=r.tags) for r in responses}
         pairs = make_pairs(list(prompts.values()), responses, recipe.label.pairs_per_prompt, recipe.seed)
     distinct = list({pair.id: pair for pair in pairs}.values())
@@ -133,7 +140,7 @@ def _judge(
 def pairs(recipe: Recipe, run: Run) -> dict[str, Any]:
     """preferences.jsonl: AI, human or mixed judgments become rows. The one stage where the three differ."""
     labels = recipe.preferences.labels
-    ai = [] if isinstance(labels, HumanLabels) else read_jsonl(run.judgments, Judgment)
+    ai = [] if isinstance(labels, HumanLabels) else read_jsonl(_made(run.judgments, "label"), Judgment)
     human = _human_judgments(recipe, run) if isinstance(labels, HumanLabels | MixedLabels) else []
     dropped = 0
     if isinstance(labels, MixedLabels):
@@ -165,7 +172,7 @@ def reward(recipe: Recipe, run: Run) -> dict[str, Any]:
     from rlaif.training import reward as training
     from rlaif.training.tracking import tracking
 
-    preferences = read_jsonl(run.preferences, Preference)
+    preferences = read_jsonl(_made(run.preferences, "pairs"), Preference)
     stage = training.open_stage(recipe)
     total = training.planned_updates(preferences, recipe.reward)
     with tracking(run, "reward", total) as tracker:
@@ -188,7 +195,7 @@ def ppo(recipe: Recipe, run: Run) -> dict[str, Any]:
 
     constitution = load_constitution(recipe.constitution)
     prompts = read_prompts(recipe.prompts).train
-    actors = open_actors(recipe, run.reward_model)
+    actors = open_actors(recipe, _made(run.reward_model, "reward"))
     with tracking(run, "ppo", recipe.ppo.steps) as tracker:
         training.train_ppo(
             actors, prompts, recipe.ppo, recipe.seed, run.checkpoints / "ppo", tracker, constitution.pass_rates
@@ -208,13 +215,15 @@ def evaluate(recipe: Recipe, run: Run) -> dict[str, Any]:
     from rlaif.evaluation.winrate import evaluation_pairs
     from rlaif.training.measure import measure_responses
 
+    reward_model, policy = _made(run.reward_model, "reward"), _made(run.policy, "ppo")
+    trained = recipe.policy.model_copy(update={"model": str(policy), "revision": None})
     prompts = read_prompts(recipe.prompts).heldout
     n = recipe.evaluate.responses_per_prompt
     before = _sample(recipe, run, recipe.policy, prompts, "evaluate", n).responses
-    after = _sample(recipe, run, trained(recipe, run), prompts, "evaluate", n).responses
+    after = _sample(recipe, run, trained, prompts, "evaluate", n).responses
     pairs = evaluation_pairs(before, after)
     judged, cost = _judge(recipe, run, pairs, "before and after", run.evaluation_failures)
-    measured = measure_responses(recipe, run.reward_model, run.policy, before, after)
+    measured = measure_responses(recipe, reward_model, policy, before, after)
     inputs = EvaluationInputs(
         constitution=load_constitution(recipe.constitution),
         before=before,
@@ -232,13 +241,6 @@ def evaluate(recipe: Recipe, run: Run) -> dict[str, Any]:
     write_jsonl(run.evaluation_judgments, judged)
     write_json(run.evaluation, measure(inputs, recipe.evaluate, recipe.seed))
     return {"heldout_prompts": len(prompts), **cost}
-
-
-def trained(recipe: Recipe, run: Run) -> PolicyModel:
-    """The config of the trained policy: as the untrained one, with the run's weights."""
-    if not run.policy.is_dir():
-        raise ConfigError(f"{run.policy}: no trained policy; run the ppo stage first")
-    return recipe.policy.model_copy(update={"model": str(run.policy), "revision": None})
 
 
 def _cost(run: Run, here: dict[str, int]) -> dict[str, Any]:

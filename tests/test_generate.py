@@ -9,6 +9,7 @@ import pytest
 import torch
 from scipy import stats
 from torch import Tensor
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from rlaif.models.local import generate as module
 from rlaif.models.local.generate import Sample, Sampling, generate, pick_tokens
@@ -36,6 +37,17 @@ def plain_logits(prompt: list[int], response: list[int]) -> Tensor:
 @pytest.mark.parametrize("sampling", SAMPLINGS)
 def test_a_left_padded_batch_equals_its_rows_one_by_one(sampling: Sampling) -> None:
     assert generate(MODEL, PROMPTS, sampling, SEEDS, 0) == one_by_one(sampling)
+
+
+def test_absolute_positions_count_real_tokens_only() -> None:
+    """Rotary positions forgive a shift; GPT-2's learned ones do not."""
+    torch.manual_seed(0)
+    config = GPT2Config(vocab_size=262, n_positions=64, n_embd=32, n_layer=2, n_head=4, eos_token_id=2, bos_token_id=1)
+    model = GPT2LMHeadModel(config).eval()
+    model.transformer.wpe.weight.data.mul_(30)
+    samples = generate(model, PROMPTS, Sampling(12, 1.0), SEEDS, 0)
+    alone = [generate(model, [p], Sampling(12, 1.0), [seed], 0)[0] for p, seed in zip(PROMPTS, SEEDS, strict=True)]
+    assert samples == alone
 
 
 def test_a_sample_does_not_depend_on_what_runs_beside_it() -> None:
@@ -106,6 +118,18 @@ def test_every_token_is_drawn_from_a_plain_forward_over_what_stands_before_it(sa
         logits_TV = plain_logits(prompt, sample.tokens)
         drawn = pick_tokens(logits_TV, uniforms[: len(logits_TV)], sampling.temperature, sampling.top_p)
         assert drawn.tolist() == sample.tokens
+
+
+def test_long_responses_outgrow_the_cache_without_a_change() -> None:
+    model = tiny_model(1)  # one end token: rows run long
+    samples = generate(model, PROMPTS[:4], Sampling(200, 1.0), SEEDS[:4], 0)
+    assert max(len(sample.tokens) for sample in samples) > 150
+    assert len({len(sample.tokens) for sample in samples}) > 1
+    for prompt, seed, sample in zip(PROMPTS, SEEDS, samples, strict=False):
+        uniforms = torch.rand(200, generator=torch.Generator().manual_seed(seed))[: len(sample.tokens)]
+        with torch.no_grad():
+            logits_TV = model(input_ids=torch.tensor([prompt + sample.tokens])).logits[0, len(prompt) - 1 : -1]
+        assert pick_tokens(logits_TV, uniforms, 1.0, 1.0).tolist() == sample.tokens
 
 
 # ------------------------------------------------------------------------------------------- pick_tokens

@@ -30,7 +30,7 @@ NASTY = [
     "\0",
     '"',
     "\\u0041",
-    "😀",
+    "\U0001f600",
 ]
 TEXT = st.lists(st.sampled_from(NASTY) | st.text(max_size=5), max_size=5).map("".join)
 SHARE = st.floats(0, 1)
@@ -146,7 +146,7 @@ def test_a_bad_row_is_named_by_file_and_line(tmp_path, line, reason):
 def test_a_whole_surrogate_pair_is_a_character(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text(r'{"text": "\ud83d\ude00"}')
-    assert list(read_objects(path)) == [(1, {"text": "😀"})]
+    assert list(read_objects(path)) == [(1, {"text": "\U0001f600"})]
 
 
 @pytest.mark.parametrize("name", ["gone.jsonl", "folder.jsonl", "broken.jsonl.gz", "cut.jsonl.gz", "latin.jsonl"])
@@ -159,7 +159,7 @@ def test_an_unreadable_file_is_named(tmp_path, name):
     elif name.startswith("cut"):
         path.write_bytes(gzip.compress(b"{}\n" * 50)[:-9])
     elif name.startswith("latin"):
-        path.write_bytes('{"a": "é"}'.encode("latin-1"))
+        path.write_bytes('{"a": "\u00e9"}'.encode("latin-1"))
     with pytest.raises(DataError, match=rf"^{path}: (no such file|cannot be read)"):
         list(read_objects(path))
 
@@ -191,6 +191,6 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
 
 def test_json_documents_are_for_people_to_read(tmp_path):
     path = tmp_path / "value.json"
-    write_json(path, records.Message(role="user", content="größer 😀"))
-    assert path.read_text(encoding="utf-8") == '{\n  "role": "user",\n  "content": "größer 😀"\n}\n'
+    write_json(path, records.Message(role="user", content="gr\u00f6\u00dfer \U0001f600"))
+    assert path.read_text(encoding="utf-8") == '{\n  "role": "user",\n  "content": "gr\u00f6\u00dfer \U0001f600"\n}\n'
     assert dumps({"b": 1, "a": "\u2028"}) == '{"b": 1, "a": "\u2028"}'

@@ -195,9 +195,14 @@ def test_a_killed_call_that_is_repeated_gives_identical_replies(lots: int, folde
     assert cached.reused > 0
 
 
-def test_the_name_of_a_folder_is_its_own_and_its_revision_a_hash(local: LocalChatModel, folder: str) -> None:
+def test_a_folder_is_known_by_its_name_its_content_and_its_precision(
+    local: LocalChatModel, folder: str, tmp_path: Path
+) -> None:
+    """The reply cache tells models apart by these."""
     assert local.name == Path(folder).name
-    assert len(local.revision) == 16
+    models = [(folder, "bfloat16"), (save_tiny(tmp_path / "wide", hidden_size=64), "float32")]
+    revisions = {LocalChatModel(LocalModel(model=m, dtype=d)).revision for m, d in models}
+    assert len(revisions | {local.revision}) == 3
 
 
 def test_a_missing_folder_is_a_model_error() -> None:

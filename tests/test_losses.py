@@ -133,7 +133,7 @@ def test_the_score_is_on_the_last_real_token_and_the_kl_on_every_one() -> None:
 )
 def test_gae_is_its_double_sum(lengths: list[int], gamma: float, lam: float, seed: int) -> None:
     mask = mask_of(*lengths)
-    rewards, values = noise(seed, *mask.shape) * mask, noise(seed + 1, *mask.shape)  # values keep garbage
+    rewards, values = noise(seed, *mask.shape), noise(seed + 1, *mask.shape)  # garbage on padding
     advantages, returns = losses.gae(rewards, values, mask, gamma, lam)
     for b, length in enumerate(lengths):
         r, v = rewards[b, :length].tolist(), [*values[b, :length].tolist(), 0.0]

@@ -86,7 +86,7 @@ def test_gradients_are_those_of_the_plain_logprobs(policy: PolicyModel) -> None:
 def test_the_reference_starts_as_the_policy_and_never_moves(lora: Lora | None, policy: PolicyModel) -> None:
     policy.make_trainable(lora, seed=0)
     start = policy.reference_logprobs(ROWS, 0.6, BUDGET)
-    assert torch.equal(start, policy.without_gradients(ROWS, 0.6, BUDGET).logprobs_BT)
+    torch.testing.assert_close(start, policy.without_gradients(ROWS, 0.6, BUDGET).logprobs_BT, atol=1e-5, rtol=0)
     learn(policy)
     assert torch.equal(policy.reference_logprobs(ROWS, 0.6, BUDGET), start)
     moved = policy.without_gradients(ROWS, 0.6, BUDGET).logprobs_BT
@@ -98,7 +98,8 @@ def test_the_temperature_is_in_policy_and_reference_alike(policy: PolicyModel) -
     hot, cold = (policy.reference_logprobs(ROWS, t, BUDGET) for t in (1.0, 0.5))
     assert (hot - cold).abs().max() > 1e-2
     for temperature, expected in ((1.0, hot), (0.5, cold)):
-        assert torch.equal(policy.without_gradients(ROWS, temperature, BUDGET).logprobs_BT, expected)
+        found = policy.without_gradients(ROWS, temperature, BUDGET).logprobs_BT
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
 
 
 def test_only_the_adapter_learns_with_lora(policy: PolicyModel) -> None:
@@ -109,6 +110,24 @@ def test_only_the_adapter_learns_with_lora(policy: PolicyModel) -> None:
     learn(policy)
     after = {name.replace(".base_layer", ""): value for name, value in weights(policy.model).items()}
     assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
+@pytest.mark.parametrize("lora", [None, LORA])
+def test_while_generating_the_adapter_is_merged_and_afterwards_nothing_has_changed(
+    lora: Lora | None, policy: PolicyModel
+) -> None:
+    policy.make_trainable(lora, seed=0)
+    learn(policy)
+    before, trained = weights(policy.model), set(trainable(policy.model))
+    expected = policy.without_gradients(ROWS, 1.0, BUDGET).logprobs_BT
+    with policy.for_generation():
+        for b, row in enumerate(ROWS):
+            logs_TV = plain_logits(policy.model, row).log_softmax(-1)
+            found_T = logs_TV[range(len(row.response)), list(row.response)]
+            torch.testing.assert_close(found_T, expected[b, : len(row.response)], atol=1e-4, rtol=0)
+    assert same(weights(policy.model), before)
+    assert set(trainable(policy.model)) == trained
+    assert torch.equal(policy.without_gradients(ROWS, 1.0, BUDGET).logprobs_BT, expected)
 
 
 def test_an_adapter_depends_on_its_seed_and_on_no_global_state(tiny_folder: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -224,7 +225,7 @@ def test_the_adaptive_coefficient_follows_the_kl_of_each_step(tiny_folder: str, 
     train(tiny_folder, tmp_path, kl=kl)
     rows = rows_of(tmp_path)
     assert rows[0]["kl_coef"] == 0.05
-    for row, following in zip(rows, rows[1:], strict=False):
+    for row, following in pairwise(rows):
         assert following["kl_coef"] == losses.next_kl_coef(kl, row["kl_coef"], row["kl"])
     assert len({row["kl_coef"] for row in rows}) == 4
 

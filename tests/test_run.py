@@ -14,7 +14,7 @@ from rlaif.pipeline import STAGES, run_recipe, stages_of
 from rlaif.run import Run, hash_path, versions
 
 RECIPE = load_recipe("quickstart")
-OTHER = load_recipe("quickstart", ["ppo.steps=11", "seed=1"])
+OTHER = load_recipe("quickstart", ["ppo.steps=999", "seed=77"])
 
 
 @pytest.fixture
@@ -40,8 +40,8 @@ def test_another_recipe_is_told_what_changed(run):
         run.claim(OTHER)
     assert str(error.value) == (
         f"{run.folder}: this run was made with another recipe; what changed:\n"
-        "  seed: 0 -> 1\n"
-        "  ppo.steps: 10 -> 11\n"
+        f"  seed: {RECIPE.seed} -> 77\n"
+        f"  ppo.steps: {RECIPE.ppo.steps} -> 999\n"
         "  use another folder (--out) or delete this one"
     )
 
@@ -51,6 +51,13 @@ def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path):
     with pytest.raises(ConfigError, match="not empty and not a run; choose another folder with --out"):
         Run(tmp_path).claim(RECIPE)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_folder_that_cannot_be_one_is_named(tmp_path):
+    (tmp_path / "file").write_text("x")
+    for folder in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(ConfigError, match=f"{folder}: cannot be a run folder: "), Run(folder).lock():
+            pass
 
 
 def test_a_broken_recipe_file_is_named(run):

@@ -1,0 +1,131 @@
+"""The shape of the package: who may import whom, and where the heavy libraries may enter."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "rlaif"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+LAYERS: list[set[str]] = [
+    {"errors", "records"},
+    {"jsonl", "resources", "console"},
+    {"templates", "constitution", "config"},
+    {"run", "models"},
+    {"feedback", "training"},
+    {"evaluation"},
+    {"stages"},
+    {"pipeline", "checkup"},
+    {"cli"},
+]
+"""A module imports layers above it in this list, and its own folder; modules of one layer do not know each other."""
+HEAVY = {"torch", "transformers", "peft", "accelerate", "safetensors", "gguf"}
+MAY_BE_HEAVY = ("training", "models/local", "models/embedded.py")
+LONGEST = 300
+
+
+class Import(NamedTuple):
+    """One import statement, wherever in the file it stands."""
+
+    path: Path
+    line: int
+    target: str
+
+    @property
+    def place(self) -> str:
+        return f"{self.path.relative_to(PACKAGE.parent)}:{self.line}"
+
+
+def imports(path: Path) -> Iterator[Import]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield Import(path, node.lineno, alias.name)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: write the import from `rlaif` on, so that it can be found"
+            if node.module == "rlaif":
+                yield from (Import(path, node.lineno, f"rlaif.{alias.name}") for alias in node.names)
+            else:
+                yield Import(path, node.lineno, node.module or "")
+
+
+IMPORTS = [found for path in MODULES for found in imports(path)]
+
+
+def unit(path: Path) -> str:
+    """The module or folder directly under rlaif/ that the file belongs to."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def layer(name: str) -> int:
+    for number, names in enumerate(LAYERS):
+        if name in names:
+            return number
+    raise AssertionError(f"rlaif/{name} is in no layer: add it to LAYERS in {__file__}, as low as its imports allow")
+
+
+def test_every_module_has_a_layer_and_every_layer_a_module():
+    assert {unit(path) for path in MODULES} - {"__init__"} == set().union(*LAYERS)
+
+
+def test_imports_only_go_down():
+    wrong = []
+    for found in IMPORTS:
+        own, (root, _, rest) = unit(found.path), found.target.partition(".")
+        other = rest.partition(".")[0]
+        if root != "rlaif" or not rest or other in {"__version__", own} or layer(other) < layer(own):
+            continue
+        wrong.append(
+            f"{found.place}: {own} (layer {layer(own)}) imports {found.target} (layer {layer(other)}): take what is "
+            "needed as an argument, or move it to a lower layer"
+        )
+    assert not wrong, "\n".join(wrong)
+
+
+def test_heavy_libraries_stay_where_models_are():
+    wrong = [
+        f"{found.place}: imports {found.target}: only {', '.join(MAY_BE_HEAVY)} may, so that everything else starts "
+        "fast; call a function there instead"
+        for found in IMPORTS
+        if found.target.partition(".")[0] in HEAVY and not str(found.path.relative_to(PACKAGE)).startswith(MAY_BE_HEAVY)
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_vllm_is_a_program_and_never_imported():
+    wrong = [found.place for found in IMPORTS if found.target.partition(".")[0] == "vllm"]
+    assert not wrong, f"{wrong}: vLLM is served (models/server.py) and asked over HTTP (models/client.py)"
+
+
+def test_feedback_and_training_do_not_know_each_other():
+    """Both are in one layer, so the rule follows; it is the one that matters most and has its own test."""
+    assert layer("feedback") == layer("training")
+    for own, other in (("feedback", "training"), ("training", "feedback")):
+        wrong = [f.place for f in IMPORTS if unit(f.path) == own and f.target.startswith(f"rlaif.{other}")]
+        assert not wrong, f"{wrong}: {own} meets {other} in files only (preferences.jsonl); stages.py joins them"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_module_is_one_idea_and_says_which(path):
+    text = path.read_text(encoding="utf-8")
+    lines = text.count("\n")
+    assert lines <= LONGEST, f"{path}: {lines} lines, at most {LONGEST}: make it a folder of the same name"
+    assert ast.get_docstring(ast.parse(text)), f"{path}: say in a docstring what this is and what it is not"
+    assert path.stem not in {"utils", "helpers", "common", "misc", "base"} or path.parent.name == "config", path
+
+
+LIGHT = [m for m in MODULES if not str(m.relative_to(PACKAGE)).startswith(("training", "models/local"))]
+
+
+def test_everything_but_training_and_local_models_can_be_imported_without_torch():
+    names = [".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts) for path in LIGHT]
+    names = [name.removesuffix(".__init__") for name in names if name != "rlaif.models.embedded"]
+    code = f"import importlib, sys; [importlib.import_module(n) for n in {names}]; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert {"torch", "transformers", "datasets"} & set(done.stdout.split()) == set()

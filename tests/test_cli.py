@@ -1,0 +1,213 @@
+"""The command line: quick to answer, one line and exit code 2 for what is the user's to mend, and no traceback."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+import rlaif
+from rlaif.cli import main
+from rlaif.pipeline import STAGES
+from rlaif.resources import available, resolve
+from tests.fake_run import inputs, write_run
+
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture
+def cli(monkeypatch, capsys, tmp_path):
+    """Run the command line in an empty folder: (exit code, standard output, standard error)."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["rlaif", *words])
+        with pytest.raises(SystemExit) as end:
+            main()
+        shown = capsys.readouterr()
+        return int(end.value.code or 0), shown.out, shown.err
+
+    return call
+
+
+# -------------------------------------------------------------------------------------------------------- help
+
+
+def test_help_is_quick_and_imports_nothing_heavy():
+    code = "import sys, rlaif.cli; sys.argv[1:] = ['--help']\ntry: rlaif.cli.main()\nfinally: print(*sys.modules)"
+    seconds = []
+    for _ in range(3):
+        began = time.monotonic()
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=ENVIRONMENT)
+        seconds.append(time.monotonic() - began)
+    loaded = done.stdout.splitlines()[-1].split()
+    heavy = {"torch", "transformers", "datasets", "numpy", "scipy", "matplotlib", "pydantic", "jinja2", "httpx"}
+    assert heavy & set(loaded) == set()
+    assert min(seconds) < 1.5  # 0.2 on an idle machine; the promise is 0.5
+
+
+@pytest.mark.parametrize("command", ["run", *STAGES, "check", "compare", "schema", "version"])
+def test_every_command_explains_itself(cli, command):
+    code, out, _ = cli(command, "--help")
+    assert code == 0 and "Usage:" in out
+    assert command in cli("--help")[1]
+
+
+def test_version(cli):
+    assert cli("version") == (0, rlaif.__version__ + "\n", "")
+
+
+# ------------------------------------------------------------------------------------------------------ mistakes
+
+
+def bad(folder: Path, name: str, text: str) -> str:
+    path = folder / name
+    path.write_text(text)
+    return str(path)
+
+
+RECIPE = """
+name: bad
+constitution: {constitution}
+policy: {{backend: local, model: none}}
+judge: {{backend: scripted, model: "tests.scripted_judge:likes_short"}}
+prompts: {{sources: [{{kind: file, path: {prompts}}}], heldout: 1}}
+label: {{template: {template}}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["run", "quickstrat"], "no recipe 'quickstrat'; did you mean 'quickstart'?"),
+        (["run", "there/quickstart.yaml"], "there/quickstart.yaml: no such recipe file; did you mean 'quickstart'?"),
+        (["run", "quickstart", "ppo.stepz=3"], "ppo.stepz: no such key; did you mean 'steps'?"),
+        (["ppo", "quickstart", "ppo.steps"], "override 'ppo.steps' is not of the form section.key=value"),
+        (["sample", "quickstart", "ppo.steps=many"], "(got 'many')"),
+        (["run", "quickstart", "--out", "file"], "file: cannot be a run folder: "),
+        (["run", "quickstart", "--out", "."], "not empty and not a run"),
+        (["label", "quickstart", "--out", "r"], "r/responses.jsonl: not there yet; run the sample stage first"),
+        (["pairs", "quickstart", "--out", "r"], "r/judgments.jsonl: not there yet; run the label stage first"),
+        (["reward", "quickstart", "--out", "r"], "r/preferences.jsonl: not there yet; run the pairs stage first"),
+        (["ppo", "quickstart", "--out", "r"], "r/reward_model: not there yet; run the reward stage first"),
+        (["evaluate", "quickstart", "--out", "r"], "r/reward_model: not there yet; run the reward stage first"),
+        (["check"], "check: name at least one file, or give --list-checks"),
+        (["check", "gone.yaml"], "gone.yaml: no such constitution file"),
+        (["check", "file"], "file: neither .yaml (constitution or recipe) nor .jinja (judge template)"),
+        (["schema", "recipy"], "schema: no schema of 'recipy'; did you mean 'recipe'?"),
+        (["compare", "gone", "--out", "page.html"], "compare: give two or more different run folders"),
+        (["compare", "gone", "lost", "--out", "page.html"], "gone: no such run folder"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_mistake_is_one_line_and_exit_code_2(cli, tmp_path, words, reason):
+    (tmp_path / "file").write_text("x")
+    code, _, err = cli(*words)
+    assert code == 2 and reason in err
+    assert err.startswith("error: ") and "Traceback" not in err
+    assert len(err.splitlines()) == (2 if "invalid recipe" in err else 1)
+
+
+@pytest.mark.parametrize(
+    ("what", "text", "reason"),
+    [
+        ("constitution", "schema: rlaif/constitution/v1\nid: x\n", "bad.yaml:1: "),
+        ("constitution", "a: [", "bad.yaml:1: not valid YAML"),
+        ("prompts", '{"prompt": "hi"}\n{"prompt": \n', "bad.yaml:2: not a JSON object: "),
+        ("prompts", '{"promt": "hi"}\n', "bad.yaml:1: no key 'prompt', 'messages' or 'chosen'; did you mean 'promt'?"),
+        ("template", "{% block user %}{{ conversatoin }}{% endblock %}", "bad.yaml:1: "),
+    ],
+)
+def test_a_bad_file_is_named_with_its_line(cli, tmp_path, what, text, reason):
+    names = {"constitution": "plain-and-brief", "prompts": "everyday", "template": "compare"}
+    names[what] = bad(tmp_path, "bad.yaml", text)
+    recipe = bad(tmp_path, "recipe.yaml", RECIPE.format(**names))
+    out = tmp_path / "run"
+    if what != "prompts":  # where the judge is first needed
+        out.mkdir()
+        code, _, err = cli("label", recipe, "--out", str(out))
+        assert code == 2 and "responses.jsonl: not there yet" in err
+        (out / "responses.jsonl").write_text("")
+    code, _, err = cli("sample" if what == "prompts" else "label", recipe, "--out", str(out))
+    assert code == 2 and reason in err and "Traceback" not in err
+
+
+@pytest.mark.parametrize("place", [0, 1, 2, 3])
+def test_traceback_shows_where_it_arose_wherever_it_stands(cli, place, monkeypatch):
+    words = ["run", "quickstart", "ppo.stepz=3"]
+    monkeypatch.setattr(sys, "argv", ["rlaif", *words[:place], "--traceback", *words[place:]])
+    with pytest.raises(rlaif.errors.ConfigError, match="no such key"):
+        main()
+
+
+def test_a_report_of_a_run_that_has_nothing_says_so(cli, tmp_path):
+    code, out, err = cli("report", "quickstart", "--out", "r")
+    assert (code, err) == (0, "") and "report: r/report.html" in out
+    assert "Not evaluated yet" in (tmp_path / "r" / "report.html").read_text()
+
+
+def test_an_interrupt_says_how_to_go_on(cli, monkeypatch):
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("rlaif.pipeline.run_recipe", interrupted)
+    code, _, err = cli("run", "quickstart")
+    assert (code, err) == (130, "stopped; run the same command again to go on\n")
+
+
+# --------------------------------------------------------------------------------------------- check and schema
+
+
+@pytest.mark.parametrize("kind", ["constitutions", "recipes", "prompts/judge"])
+def test_what_is_shipped_passes_the_check(cli, kind):
+    files = [str(resolve(kind, name)) for name in available(kind)]
+    code, out, err = cli("check", *files)
+    assert (code, err) == (0, "") and out.count(": valid") == len(files)
+    assert "warning" not in out, "what we ship is an example to follow"
+
+
+def test_check_looks_at_all_files_and_then_fails(cli, tmp_path):
+    good = str(resolve("constitutions", "harmlessness"))
+    broken = bad(tmp_path, "broken.yaml", "schema: rlaif/constitution/v1\nid: x\nprinciples: []\nnmae: y\n")
+    dated = bad(tmp_path, "dated.yaml", "policy: 2024-13-01\n")
+    recipe = bad(tmp_path, "recipe.yaml", "policy: {}\n")
+    template = bad(tmp_path, "x.jinja", "{% block user %}")
+    code, out, err = cli("check", broken, good, dated, recipe, template)
+    assert code == 2 and f"{good}: constitution harmlessness" in out and "Traceback" not in err
+    for path in (broken, dated, recipe, template):
+        assert path in err
+
+
+def test_the_list_of_checks(cli):
+    code, out, _ = cli("check", "--list-checks")
+    assert code == 0 and "max_words" in out and "no_repetition" in out
+
+
+@pytest.mark.parametrize(("kind", "folder"), [("constitution", "constitutions"), ("recipe", "recipes")])
+def test_the_schema_fits_what_is_shipped(cli, kind, folder):
+    code, out, _ = cli("schema", kind)
+    assert code == 0
+    jsonschema = pytest.importorskip("jsonschema")
+    validator = jsonschema.Draft202012Validator(json.loads(out))
+    validator.check_schema(validator.schema)
+    for name in available(folder):
+        value = yaml.safe_load(resolve(folder, name).read_text())
+        assert [error.message for error in validator.iter_errors(value)] == []
+        assert list(validator.iter_errors(value | {"nmae": 1}))
+
+
+# -------------------------------------------------------------------------------------------------------- compare
+
+
+def test_compare_puts_runs_side_by_side(cli, tmp_path):
+    runs = [str(write_run(tmp_path / name, inputs(prompts=6))) for name in ("one", "two")]
+    code, out, err = cli("compare", *runs, "--out", "pages/both.html")
+    assert (code, err) == (0, "") and "page: pages/both.html" in out
+    assert (tmp_path / "pages" / "both.html").read_text().startswith("<!DOCTYPE html>")
+    assert json.loads((tmp_path / "pages" / "both.json").read_text())

@@ -81,6 +81,8 @@ class Response(Record):
     text: str
     finished: bool
     tokens: int = Field(ge=0)
+    token_ids: tuple[int, ...] = ()
+    """The tokens themselves, where the model told them."""
     model: str
 
 

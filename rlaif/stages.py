@@ -174,7 +174,7 @@ def reward(recipe: Recipe, run: Run) -> dict[str, Any]:
 
     preferences = read_jsonl(_made(run.preferences, "pairs"), Preference)
     stage = training.open_stage(recipe)
-    total = training.planned_updates(preferences, recipe.reward)
+    total = training.planned_updates(stage, preferences)
     with tracking(run, "reward", total) as tracker:
         training.train_reward_model(stage, preferences, run.checkpoints / "reward", tracker)
     responses = _read(run.responses, Response)

@@ -78,19 +78,14 @@ def test_passes_needs_a_check():
 
 def test_hash_is_of_the_content(tmp_path):
     one = load_text(tmp_path, HEAD + "- {id: a, compare: Which response}\n")
-    laid_out = load_text(
-        tmp_path, HEAD + "# why\n- id: a\n  weight: 1\n  compare: >-\n    Which\n    response\n"
-    )
+    laid_out = load_text(tmp_path, HEAD + "# why\n- id: a\n  weight: 1\n  compare: >-\n    Which\n    response\n")
     other = load_text(tmp_path, HEAD + "- {id: a, compare: Which response, weight: 2}\n")
     assert one.hash == laid_out.hash != other.hash
     assert len(one.hash) == 16 and int(one.hash, 16) >= 0
 
 
 def test_for_tags(tmp_path):
-    text = (
-        HEAD
-        + "- {id: a, compare: A, tags: [x, y]}\n- {id: b, compare: B}\n- {id: c, compare: C, tags: [z]}\n"
-    )
+    text = HEAD + "- {id: a, compare: A, tags: [x, y]}\n- {id: b, compare: B}\n- {id: c, compare: C, tags: [z]}\n"
     constitution = load_text(tmp_path, text)
     assert [p.id for p in constitution.for_tags(("y", "q"))] == ["a", "b"]
     assert [p.id for p in constitution.for_tags(())] == ["b"]
@@ -188,9 +183,7 @@ def test_mistakes_in_the_head(complaints, text, expected):
 
 
 def test_all_mistakes_are_reported_in_order(complaints):
-    lines = complaints(
-        HEAD + "- {id: a, wieght: 2, compare: x}\n- {id: a, compare: x, weight: -1}\n- {id: c}\n"
-    )
+    lines = complaints(HEAD + "- {id: a, wieght: 2, compare: x}\n- {id: a, compare: x, weight: -1}\n- {id: c}\n")
     assert [line.split(":")[0] for line in lines] == ["6", "7", "7", "8"]
 
 
@@ -221,9 +214,7 @@ def test_broken_files_are_one_line(complaints, text, line, words):
 
 
 def test_an_alias_bomb_is_refused_at_its_first_alias(complaints):
-    bomb = "a: &a [x, x]\n" + "".join(
-        f"{b}: &{b} [*{a}, *{a}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)
-    )
+    bomb = "a: &a [x, x]\n" + "".join(f"{b}: &{b} [*{a}, *{a}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True))
     (complaint,) = complaints(bomb)
     assert complaint.startswith("2: ") and "aliases" in complaint
 
@@ -232,9 +223,7 @@ junk = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
     lambda inner: (
         st.lists(inner, max_size=3)
-        | st.dictionaries(
-            st.sampled_from(["id", "compare", "check", "kind", "limit", "principles"]), inner, max_size=4
-        )
+        | st.dictionaries(st.sampled_from(["id", "compare", "check", "kind", "limit", "principles"]), inner, max_size=4)
     ),
     max_leaves=12,
 )

@@ -70,7 +70,6 @@ def test_everyday_prompts_are_many_short_and_different():
     near = [
         (" ".join(a), " ".join(b))
         for a, b in combinations(words, 2)
-        if len(set(a) & set(b)) >= 0.7 * len(set(a) | set(b))
-        and difflib.SequenceMatcher(None, a, b).ratio() > 0.85
+        if len(set(a) & set(b)) >= 0.7 * len(set(a) | set(b)) and difflib.SequenceMatcher(None, a, b).ratio() > 0.85
     ]
     assert near == []

@@ -83,8 +83,7 @@ def test_first_is_a_and_swapping_swaps():
 
 def test_turns_keep_their_roles():
     prompt = tuple(
-        Message(role=r, content=c)
-        for r, c in [("system", "s"), ("user", "q"), ("assistant", "a"), ("user", "z")]
+        Message(role=r, content=c) for r, c in [("system", "s"), ("user", "q"), ("assistant", "a"), ("user", "z")]
     )
     (message,) = COMPARE.render(prompt=prompt, first="1", second="2", preamble="", principle="?")
     turns = re.findall(r"<(\w+)_turn>\n(\w)\n</\1_turn>", between(message.content, "conversation"))

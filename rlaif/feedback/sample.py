@@ -82,6 +82,7 @@ def sample_responses(
                 text=reply.text.strip(),
                 finished=reply.finish_reason == "stop",
                 tokens=reply.completion_tokens,
+                token_ids=reply.token_ids,
                 model=model.name,
             )
         )

@@ -41,6 +41,9 @@ class Reply(Record):
     label_logprobs: dict[str, float] | None = None
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    token_ids: tuple[int, ...] = ()
+    """What was sampled, end token included; empty where the server does not tell. Text read back as tokens can
+    come out as others."""
     error: str | None = None
     """A short cause ('timed out after 5 tries: ...'); an errored reply is never cached."""
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from rlaif.config import Recipe
 from rlaif.models.local.load import DTYPES
 from rlaif.models.local.packing import Row
-from rlaif.models.local.tokens import encode_prompt, encode_response
+from rlaif.models.local.tokens import encode_prompt, response_tokens
 from rlaif.records import Response
 from rlaif.training.policy_model import PolicyModel
 from rlaif.training.scalar_model import ScalarModel
@@ -29,7 +29,7 @@ def measure_responses(
 ) -> Measured:
     """Score both sets with the reward model, and measure the KL of the policy's own responses from the reference.
 
-    Responses are read as text, so their tokens are those of the tokenizer, not always those the policy chose.
+    The tokens are those the policy chose where its server tells them, else those of the text.
     """
     budget = recipe.ppo.microbatch_tokens
     dtype = DTYPES[recipe.policy.dtype]
@@ -49,7 +49,4 @@ def measure_responses(
 
 
 def _rows(tokenizer: object, responses: Sequence[Response]) -> list[Row]:
-    return [
-        Row(tuple(encode_prompt(tokenizer, r.prompt)), tuple(encode_response(tokenizer, r.text, r.finished)))
-        for r in responses
-    ]
+    return [Row(tuple(encode_prompt(tokenizer, r.prompt)), tuple(response_tokens(tokenizer, r))) for r in responses]

@@ -6,7 +6,6 @@ it is in (InstructGPT, arXiv 2203.02155, section 3.5).
 
 from __future__ import annotations
 
-import math
 import random
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -21,7 +20,7 @@ from rlaif.errors import DataError
 from rlaif.models.embedded import resolve_model
 from rlaif.models.local.load import DTYPES, load_tokenizer
 from rlaif.models.local.packing import Row, microbatches
-from rlaif.models.local.tokens import encode_prompt, encode_response
+from rlaif.models.local.tokens import encode_prompt, encode_response, response_tokens
 from rlaif.records import Preference, Response, derive_seed
 from rlaif.training.lora import trainable
 from rlaif.training.losses import bradley_terry_loss
@@ -78,7 +77,7 @@ def reference_rows(stage: RewardStage, responses: Sequence[Response], preference
         return [
             Row(tuple(encode_prompt(stage.tokenizer, r.prompt, stage.section.max_length - len(ids))), tuple(ids))
             for r in responses
-            if (ids := encode_response(stage.tokenizer, r.text, r.finished)[: stage.section.max_length - 1])
+            if (ids := response_tokens(stage.tokenizer, r)[: stage.section.max_length - 1])
         ]
     train = [p for p in preferences if p.split == "train"]
     return _distinct(encode_pairs(stage.tokenizer, train, stage.section.max_length))
@@ -108,9 +107,7 @@ def train_reward_model(
 ) -> None:
     """Train in place on the rows of split `train`. Goes on from the newest checkpoint, to the same numbers."""
     section = stage.section
-    pairs = encode_pairs(stage.tokenizer, [p for p in preferences if p.split == "train"], section.max_length)
-    if not pairs:
-        raise DataError("preferences.jsonl: no training pairs; see preferences.tie_margin and label failures")
+    plan = _plan(stage, preferences)
     model = stage.model
     if section.lora is not None:
         model.add_adapter(section.lora, derive_seed(stage.seed, "reward", "lora"))
@@ -121,11 +118,6 @@ def train_reward_model(
         section.max_grad_norm,
         section.weight_decay,
     )
-    plan = [
-        batch
-        for epoch in range(section.epochs)
-        for batch in _minibatches(pairs, section.minibatch_size, derive_seed(stage.seed, "reward", epoch))
-    ]
     done, _ = session.restore()
     tracker.rewind(done)
     for step in range(done, len(plan)):
@@ -137,10 +129,22 @@ def train_reward_model(
             session.save(step + 1, {})
 
 
-def planned_updates(preferences: Sequence[Preference], section: RewardSection) -> int:
-    """About how many updates training takes (pairs dropped by truncation make it fewer)."""
-    rows = sum(p.split == "train" for p in preferences)
-    return section.epochs * math.ceil(rows / section.minibatch_size)
+def planned_updates(stage: RewardStage, preferences: Sequence[Preference]) -> int:
+    """How many updates training takes."""
+    return len(_plan(stage, preferences))
+
+
+def _plan(stage: RewardStage, preferences: Sequence[Preference]) -> list[list[EncodedPair]]:
+    """The minibatches of all epochs, in order."""
+    section = stage.section
+    pairs = encode_pairs(stage.tokenizer, [p for p in preferences if p.split == "train"], section.max_length)
+    if not pairs:
+        raise DataError("preferences.jsonl: no training pairs; see preferences.tie_margin and label failures")
+    return [
+        batch
+        for epoch in range(section.epochs)
+        for batch in _minibatches(pairs, section.minibatch_size, derive_seed(stage.seed, "reward", epoch))
+    ]
 
 
 def _minibatches(pairs: Sequence[EncodedPair], size: int, seed: int) -> Iterator[list[EncodedPair]]:

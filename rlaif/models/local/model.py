@@ -75,6 +75,7 @@ class LocalChatModel:
                     finish_reason="stop" if sample.finished else "length",
                     prompt_tokens=len(ids),
                     completion_tokens=len(sample.tokens),
+                    token_ids=tuple(sample.tokens),
                 ),
             )
             for (index, _, ids), sample in zip(batch, samples, strict=True)

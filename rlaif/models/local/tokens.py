@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rlaif.errors import ModelError
-from rlaif.records import Messages, plain
+from rlaif.records import Messages, Response, plain
 
 
 def encode_prompt(tokenizer: Any, messages: Messages, max_tokens: int | None = None) -> list[int]:
@@ -18,6 +18,11 @@ def encode_response(tokenizer: Any, text: str, finished: bool = True) -> list[in
     """Token ids of a response, with the end-of-turn token unless the response was cut off."""
     ids: list[int] = tokenizer.encode(text, add_special_tokens=False)
     return [*ids, tokenizer.eos_token_id] if finished else ids
+
+
+def response_tokens(tokenizer: Any, response: Response) -> list[int]:
+    """The very tokens that the policy chose, where the model told them; else those of the text."""
+    return list(response.token_ids) or encode_response(tokenizer, response.text, response.finished)
 
 
 def label_token(tokenizer: Any, label: str) -> int:

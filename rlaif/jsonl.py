@@ -75,9 +75,12 @@ def dumps(value: Any) -> str:
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Replace the file's content in one step: a reader, or a run after a kill, sees the old file or the new one."""
+    """Replace the file's content in one step: a reader, or a run after a kill, sees the old file or the new one.
+
+    For one writer at a time: what a kill left half-written is overwritten by the next run.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.tmp")
     with temporary.open("wb") as file:
         file.write(data)
         file.flush()

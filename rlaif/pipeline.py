@@ -1,7 +1,7 @@
 """The whole recipe, top to bottom: the file to read first.
 
     constitution + prompts
-      -> responses.jsonl     sample     n responses per prompt from the policy
+      -> responses.jsonl     sample     n responses per prompt from the policy (+ sample_failures.jsonl)
       -> judgments.jsonl     label      the judge's verdicts, both orders, per principle (+ failures.jsonl)
       -> preferences.jsonl   pairs      AI, human or mixed
       -> reward_model/       reward     trained on preferences; never learns where a row came from
@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rlaif import stages
+from rlaif import reads, stages
 from rlaif.config import Recipe
 from rlaif.config.sections import HumanLabels
 from rlaif.console import say
@@ -38,30 +38,38 @@ class Stage(NamedTuple):
 
 
 STAGES: dict[str, Stage] = {
-    "sample": Stage(stages.sample, lambda recipe, run: stages.prompt_files(recipe), lambda run: [run.responses]),
+    "sample": Stage(
+        stages.sample,
+        lambda recipe, run: [*reads.prompt_files(recipe), *reads.policy_files(recipe)],
+        lambda run: [run.responses, run.sample_failures],
+    ),
     "label": Stage(
         stages.label,
         lambda recipe, run: [
             run.responses,
-            *stages.judge_files(recipe),
-            *stages.human_files(recipe),
-            *stages.prompt_files(recipe),
+            *reads.judge_files(recipe),
+            *reads.human_files(recipe),
+            *reads.prompt_files(recipe),
         ],
         lambda run: [run.judgments, run.failures],
     ),
     "pairs": Stage(
         stages.pairs,
-        lambda recipe, run: [run.judgments, *stages.human_files(recipe), *stages.prompt_files(recipe)],
+        lambda recipe, run: [run.judgments, *reads.human_files(recipe), *reads.prompt_files(recipe)],
         lambda run: [run.preferences],
     ),
     "reward": Stage(
         stages.reward,
-        lambda recipe, run: [run.preferences, run.responses],
+        lambda recipe, run: [
+            run.preferences,
+            run.responses,
+            *reads.backbone_files(recipe),
+        ],
         lambda run: [run.reward_model, run.heldout],
     ),
     "ppo": Stage(
         stages.ppo,
-        lambda recipe, run: [run.reward_model, *stages.prompt_files(recipe)],
+        lambda recipe, run: [run.reward_model, *reads.prompt_files(recipe), *reads.policy_files(recipe)],
         lambda run: [run.policy],
     ),
     "evaluate": Stage(
@@ -72,10 +80,11 @@ STAGES: dict[str, Stage] = {
             run.heldout,
             run.reward_model,
             run.policy,
-            *stages.judge_files(recipe),
-            *stages.prompt_files(recipe),
+            *reads.judge_files(recipe),
+            *reads.prompt_files(recipe),
+            *reads.policy_files(recipe),
         ],
-        lambda run: [run.evaluation, run.samples, run.evaluation_judgments],
+        lambda run: [run.evaluation, run.samples, run.evaluation_judgments, run.evaluation_failures],
     ),
     "report": Stage(stages.report, lambda recipe, run: [run.evaluation, run.samples], lambda run: [run.report]),
 }

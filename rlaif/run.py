@@ -38,6 +38,7 @@ class Run:
         self.metrics = folder / "metrics.jsonl"
         self.cache = folder / "cache" / "replies.sqlite"
         self.responses = folder / "responses.jsonl"
+        self.sample_failures = folder / "sample_failures.jsonl"
         self.judgments = folder / "judgments.jsonl"
         self.failures = folder / "failures.jsonl"
         self.human_failures = folder / "human_failures.jsonl"
@@ -94,6 +95,8 @@ class Run:
             manifest: dict[str, Any] = json.loads(self.manifest.read_text())
         except ValueError as error:
             raise DataError(f"{self.manifest}: not valid JSON: {error}") from None
+        if not isinstance(manifest, dict) or not isinstance(manifest.get("stages"), dict):
+            raise DataError(f"{self.manifest}: not a run's manifest: no object with 'stages'; delete it to start anew")
         return manifest
 
     def inputs_hash(self, recipe: Recipe, files: Sequence[Path]) -> str:
@@ -133,11 +136,6 @@ class Run:
         write_json(self.manifest, manifest)
         shutil.rmtree(self.checkpoints / stage, ignore_errors=True)
 
-    def facts(self, stage: str) -> dict[str, Any]:
-        """What `mark_done` recorded for the stage, empty if it never finished."""
-        mark: dict[str, Any] = self.read_manifest()["stages"].get(stage, {})
-        return mark
-
     # ---------------------------------------------------------------------------------------------- metrics
 
     def log(self, row: Mapping[str, Any]) -> None:
@@ -154,17 +152,25 @@ class Run:
         return [row for _, row in read_objects(self.metrics) if row["stage"] == stage]
 
     def rewind_metrics(self, stage: str, step: int) -> None:
-        """Forget rows of this stage at or after `step`, and a last line that a kill cut short."""
+        """Forget rows of this stage at or after `step`, and a last line that a kill cut short.
+
+        Raises DataError, naming file and line, where another line is no row of metrics.
+        """
         if not self.metrics.exists():
             return
         kept = []
-        for line in self.metrics.read_text(encoding="utf-8").splitlines(keepends=True):
-            if not line.endswith("\n"):
-                continue
-            row = json.loads(line)
-            if row["stage"] != stage or row["step"] < step:
-                kept.append(line)
-        write_atomic(self.metrics, "".join(kept).encode())
+        *whole, _torn = self.metrics.read_bytes().split(b"\n")
+        for number, line in enumerate(whole, start=1):
+            try:
+                row = json.loads(line)
+                forget = row["stage"] == stage and row["step"] >= step
+            except (ValueError, TypeError, KeyError):
+                raise DataError(
+                    f"{self.metrics}:{number}: not a row with 'stage' and 'step'; mend or delete it"
+                ) from None
+            if not forget:
+                kept.append(line + b"\n")
+        write_atomic(self.metrics, b"".join(kept))
 
 
 def hash_path(path: Path) -> str:

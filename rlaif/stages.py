@@ -7,52 +7,39 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from rlaif.config import Recipe
-from rlaif.config.sections import FileSource, HumanLabels, MixedLabels, PolicyModel
+from rlaif.config.sections import HumanLabels, MixedLabels, PolicyModel
 from rlaif.console import bar
 from rlaif.constitution import load_constitution
 from rlaif.errors import ConfigError, DataError
 from rlaif.feedback.human import read_human_judgments
-from rlaif.feedback.judge import check_failure_cap, judge_pairs
-from rlaif.feedback.mix import mix
+from rlaif.feedback.judge import JudgeResult, check_failure_cap, judge_pairs
+from rlaif.feedback.mix import for_the_judge, mix
 from rlaif.feedback.pairs import WeightedJudgment, make_pairs, to_preferences
 from rlaif.feedback.prompts import read_prompts
-from rlaif.feedback.sample import SampleResult, sample_responses
+from rlaif.feedback.sample import SampleResult, check_sample_failures, sample_responses
 from rlaif.jsonl import Row, read_jsonl, read_objects, write_json, write_jsonl
 from rlaif.models.cache import CachedModel
 from rlaif.models.open import open_model
-from rlaif.records import Failure, Judgment, Pair, Preference, Prompt, Response
-from rlaif.resources import resolve
+from rlaif.records import Failure, Judgment, Pair, Preference, Prompt, Response, content_id
 from rlaif.run import Run
 from rlaif.templates import load_template
 
 BEFORE_EVALUATION = ("sample", "label", "pairs", "reward", "ppo")
+MOST_REFERENCE_RESPONSES = 512
+"""Enough to know the mean score of the untrained policy to a few hundredths of a standard deviation."""
 
-# ------------------------------------------------------------------------------------------ what stages read
-
-
-def prompt_files(recipe: Recipe) -> list[Path]:
-    """The prompt files whose content a run depends on (a hub source is pinned by its revision)."""
-    return [resolve("prompts/sets", s.path) for s in recipe.prompts.sources if isinstance(s, FileSource)]
-
-
-def human_files(recipe: Recipe) -> list[Path]:
-    """The files of human labels."""
-    return [Path(s.path) for s in recipe.preferences.labels.human_data if isinstance(s, FileSource)]
-
-
-def judge_files(recipe: Recipe) -> list[Path]:
-    """Constitution and template."""
-    return [resolve("constitutions", recipe.constitution), resolve("prompts/judge", recipe.label.template)]
+# -------------------------------------------------------------------------------------------------- feedback
 
 
 def _human_judgments(recipe: Recipe, run: Run) -> list[Judgment]:
     """Human labels, less those on prompts held out for evaluation: nothing may train on these."""
-    data = read_human_judgments(recipe.preferences.labels.human_data)
+    data = read_human_judgments(recipe.preferences.labels.human_data, recipe.prompts.system)
     write_jsonl(run.human_failures, data.failures)
     heldout = {prompt.id for prompt in read_prompts(recipe.prompts).heldout}
     judgments = [judgment for judgment in data.judgments if judgment.pair.prompt_id not in heldout]
@@ -68,12 +55,16 @@ def _made(path: Path, stage: str) -> Path:
     return path
 
 
-# -------------------------------------------------------------------------------------------------- feedback
-
-
 @contextlib.contextmanager
 def _asking(model: Any, run: Run) -> Iterator[CachedModel]:
-    """The model of this config, behind the run's reply cache, closed at the end."""
+    """The model of this config, behind the run's reply cache, closed at the end.
+
+    A server needs the GPU memory that models of this process, closed or trained before, still hold.
+    """
+    if "torch" in sys.modules:
+        from rlaif.models.local.load import free_memory
+
+        free_memory()
     cached = CachedModel(open_model(model), run.cache)
     try:
         yield cached
@@ -82,10 +73,21 @@ def _asking(model: Any, run: Run) -> Iterator[CachedModel]:
 
 
 def sample(recipe: Recipe, run: Run) -> dict[str, Any]:
-    """responses.jsonl: n responses of the untrained policy to every training prompt."""
-    result = _sample(recipe, run, recipe.policy, read_prompts(recipe.prompts).train, "sample")
+    """responses.jsonl and sample_failures.jsonl: n responses of the untrained policy to every training prompt.
+
+    With `by_tag` only to those that the judge may label. Failures are on disk before their share is held against the
+    recipe's limit; a stage within it goes on without them.
+    """
+    prompts = for_the_judge(read_prompts(recipe.prompts).train, recipe.preferences.labels)
+    result = _sample(recipe, run, recipe.policy, prompts, "sample")
+    write_jsonl(run.sample_failures, result.failures)
+    check_sample_failures(result, recipe.label.max_failures, "sample")
     write_jsonl(run.responses, result.responses)
-    return {"responses": len(result.responses), "completion_tokens": result.completion_tokens}
+    return {
+        "responses": len(result.responses),
+        "failed": len(result.failures),
+        "completion_tokens": result.completion_tokens,
+    }
 
 
 def _sample(
@@ -93,18 +95,14 @@ def _sample(
 ) -> SampleResult:
     total = len(prompts) * (n or recipe.sample.responses_per_prompt)
     with _asking(model, run) as cached, bar(stage, total, "responses") as advance:
-        result = sample_responses(cached, prompts, recipe.sample, recipe.seed, stage, advance, n)
-    if result.failures:
-        first = result.failures[0]
-        raise DataError(
-            f"{stage}: {len(result.failures)} of {total} responses failed; first: {first.reason} ({first.detail}); "
-            "run again to ask only for what is missing"
-        )
-    return result
+        return sample_responses(cached, prompts, recipe.sample, recipe.seed, stage, advance, n)
 
 
 def label(recipe: Recipe, run: Run) -> dict[str, Any]:
-    """judgments.jsonl and failures.jsonl: the judge on every pair, both orders, per principle."""
+    """judgments.jsonl and failures.jsonl: the judge on every pair, both orders, per principle.
+
+    Failures are on disk before their share is held against the recipe's limit.
+    """
     labels = recipe.preferences.labels
     assert not isinstance(labels, HumanLabels)
     if labels.pairs == "human":
@@ -113,28 +111,29 @@ def label(recipe: Recipe, run: Run) -> dict[str, Any]:
         responses = read_jsonl(_made(run.responses, "sample"), Response)
         prompts = {r.prompt_id: Prompt(id=r.prompt_id, messages=r.prompt, tags=r.tags) for r in responses}
         pairs = make_pairs(list(prompts.values()), responses, recipe.label.pairs_per_prompt, recipe.seed)
-    distinct = list({pair.id: pair for pair in pairs}.values())
-    judged, cost = _judge(recipe, run, distinct, "label", run.failures)
-    write_jsonl(run.judgments, judged)
-    return {"pairs": len(distinct), "unlabelled": len(distinct) - len(judged), **cost}
+    distinct = for_the_judge(list({pair.id: pair for pair in pairs}.values()), labels)
+    result = _judge(recipe, run, distinct, "label")
+    write_jsonl(run.failures, result.failures)
+    check_failure_cap(result, len(distinct), recipe.label)
+    write_jsonl(run.judgments, result.judgments)
+    return {"pairs": len(distinct), "unlabelled": len(distinct) - len(result.judgments), **_judge_cost(result)}
 
 
-def _judge(
-    recipe: Recipe, run: Run, pairs: Sequence[Pair], title: str, failures: Path
-) -> tuple[Sequence[Judgment], dict[str, int]]:
-    """Judgments and what they cost. Failures are on disk before their share is held against the recipe's cap."""
+def _judge(recipe: Recipe, run: Run, pairs: Sequence[Pair], stage: str) -> JudgeResult:
+    """The judge on these pairs, failures under the name of the stage."""
     constitution = load_constitution(recipe.constitution)
     template = load_template(recipe.label.template)
-    with _asking(recipe.judge, run) as cached, bar(title, len(pairs), "pairs") as advance:
+    with _asking(recipe.judge, run) as cached, bar(stage, len(pairs), "pairs") as advance:
         result = judge_pairs(cached, pairs, constitution, template, recipe.label, recipe.seed, advance)
-    write_jsonl(failures, result.failures)
-    check_failure_cap(result, len(pairs), recipe.label)
-    cost = {
+    return result._replace(failures=tuple(f.model_copy(update={"stage": stage}) for f in result.failures))
+
+
+def _judge_cost(result: JudgeResult) -> dict[str, int]:
+    return {
         "judge_calls": result.calls,
         "prompt_tokens": result.prompt_tokens,
         "completion_tokens": result.completion_tokens,
     }
-    return result.judgments, cost
 
 
 def pairs(recipe: Recipe, run: Run) -> dict[str, Any]:
@@ -168,7 +167,12 @@ def _publishing(folder: Path) -> Iterator[Path]:
 
 
 def reward(recipe: Recipe, run: Run) -> dict[str, Any]:
-    """reward_model/ and what it says of held-out preferences."""
+    """reward_model/ and what it says of held-out preferences.
+
+    Scores are centred on responses of the untrained policy, the 512 with the smallest hashes where there are more.
+    A run without samples (human labels alone) centres on its training responses instead, so there a score of 0 is
+    their mean and not the policy's.
+    """
     from rlaif.training import reward as training
     from rlaif.training.tracking import tracking
 
@@ -177,7 +181,8 @@ def reward(recipe: Recipe, run: Run) -> dict[str, Any]:
     total = training.planned_updates(stage, preferences)
     with tracking(run, "reward", total) as tracker:
         training.train_reward_model(stage, preferences, run.checkpoints / "reward", tracker)
-    responses = _read(run.responses, Response)
+    by_hash = sorted(_read(run.responses, Response), key=lambda response: content_id("centre", response.id))
+    responses = by_hash[:MOST_REFERENCE_RESPONSES]
     training.centre(stage, training.reference_rows(stage, responses, preferences))
     with _publishing(run.reward_model) as folder:
         stage.model.save(folder, stage.tokenizer)
@@ -212,35 +217,42 @@ def evaluate(recipe: Recipe, run: Run) -> dict[str, Any]:
     """evaluation.json: the policy against the reference on held-out prompts."""
     from rlaif.evaluation.evaluate import EvaluationInputs, sample_rows
     from rlaif.evaluation.evaluate import evaluate as measure
-    from rlaif.evaluation.winrate import evaluation_pairs
+    from rlaif.evaluation.winrate import evaluation_pairs, with_partner
     from rlaif.training.measure import measure_responses
 
     reward_model, policy = _made(run.reward_model, "reward"), _made(run.policy, "ppo")
     trained = recipe.policy.model_copy(update={"model": str(policy), "revision": None})
     prompts = read_prompts(recipe.prompts).heldout
-    n = recipe.evaluate.responses_per_prompt
-    before = _sample(recipe, run, recipe.policy, prompts, "evaluate", n).responses
-    after = _sample(recipe, run, trained, prompts, "evaluate", n).responses
-    pairs = evaluation_pairs(before, after)
-    judged, cost = _judge(recipe, run, pairs, "before and after", run.evaluation_failures)
+    # One model after the other: each is closed, and a server stopped, before the next one needs the GPU.
+    sampled: list[Sequence[Response]] = []
+    unsampled: list[Failure] = []
+    for model in (recipe.policy, trained):
+        result = _sample(recipe, run, model, prompts, "evaluate", recipe.evaluate.responses_per_prompt)
+        unsampled += result.failures
+        write_jsonl(run.evaluation_failures, unsampled)
+        check_sample_failures(result, recipe.label.max_failures, "evaluate")
+        sampled.append(result.responses)
+    before, after = with_partner(*sampled)
+    judged = _judge(recipe, run, evaluation_pairs(before, after), "evaluate")
+    write_jsonl(run.evaluation_failures, [*unsampled, *judged.failures])
     measured = measure_responses(recipe, reward_model, policy, before, after)
     inputs = EvaluationInputs(
         constitution=load_constitution(recipe.constitution),
         before=before,
         after=after,
-        judgments=judged,
+        judgments=judged.judgments,
         label_judgments=_read(run.judgments, Judgment),
-        failures=[f for path in (run.failures, run.evaluation_failures) for f in _read(path, Failure)],
+        failures=[*_read(run.failures, Failure), *judged.failures],
         heldout_rows=[row for _, row in read_objects(run.heldout)],
         kl=measured.kl,
         scores_before=measured.scores_before,
         scores_after=measured.scores_after,
-        cost=_cost(run, cost),
+        cost=_cost(run, _judge_cost(judged)),
     )
     write_jsonl(run.samples, sample_rows(inputs))
-    write_jsonl(run.evaluation_judgments, judged)
+    write_jsonl(run.evaluation_judgments, judged.judgments)
     write_json(run.evaluation, measure(inputs, recipe.evaluate, recipe.seed))
-    return {"heldout_prompts": len(prompts), **cost}
+    return {"heldout_prompts": len(prompts), "unsampled": len(unsampled), **_judge_cost(judged)}
 
 
 def _cost(run: Run, here: dict[str, int]) -> dict[str, Any]:

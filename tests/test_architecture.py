@@ -20,7 +20,7 @@ LAYERS: list[set[str]] = [
     {"run", "models"},
     {"feedback", "training"},
     {"evaluation"},
-    {"stages"},
+    {"stages", "reads"},
     {"pipeline", "checkup"},
     {"cli"},
 ]

@@ -22,7 +22,7 @@ from rlaif.config.sections import ClientModel
 from rlaif.errors import ConfigError, ModelError
 from rlaif.models.chat import ChatRequest, Reply
 from rlaif.models.client import HttpChatModel, _retry_after
-from rlaif.models.wire import BadReply, error_message, parse_reply
+from rlaif.models.wire import BadReply, error_message, parse_reply, request_body
 from rlaif.records import Message
 from tests.fake_server import Answer, Request, completion, failed, fake_server
 
@@ -397,3 +397,11 @@ def test_whatever_comes_is_a_bad_reply_and_never_a_crash(data: bytes) -> None:
 )
 def test_the_servers_own_words(data: bytes, message: str) -> None:
     assert error_message(data) == message
+
+
+def test_extra_fields_reach_the_server_and_labels_forbid_thinking() -> None:
+    request = ChatRequest(messages=(Message(role="user", content="hi"),), labels=("A", "B"))
+    body = request_body(request, "m", {"A": 1, "B": 2}, {"priority": 3})
+    assert body["priority"] == 3
+    assert body["chat_template_kwargs"] == {"enable_thinking": False}
+    assert "chat_template_kwargs" not in request_body(request, "m", None, {})

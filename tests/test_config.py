@@ -199,6 +199,24 @@ def test_a_file_that_is_no_recipe_is_named_with_its_line(tmp_path, text, reason)
     assert str(error.value).startswith(f"{path}{reason}") and "\n" not in str(error.value)
 
 
+def test_a_key_written_twice_is_named(tmp_path):
+    path = tmp_path / "r.yaml"
+    for text, line in ((SMALL + "name: other\n", 10), (SMALL.replace("kind: file,", "kind: file, kind: hub,"), 6)):
+        path.write_text(text)
+        with pytest.raises(ConfigError, match=rf"^{path}:{line}: not valid YAML: key '(name|kind)' appears twice"):
+            load_recipe(str(path))
+    path.write_text(
+        SMALL.replace("ppo: {", "sample: &a {temperature: 0.5, max_tokens: 9}\nppo: {<<: *a, max_tokens: 7, ")
+    )
+    assert load_recipe(str(path)).ppo.max_tokens == 7, "a merged key may be overridden"
+
+
+@pytest.mark.parametrize("name", ["", " ", "a/b", "..", "."])
+def test_a_name_is_a_folder(small, name):
+    with pytest.raises(ConfigError, match="name: must be usable as the name of a folder"):
+        load_recipe(small, [f"name='{name}'"])
+
+
 PIECES = st.sampled_from(
     [*"{}[]:,#&*!|>%@'\"-? \n\t.", "<<", "!!", "name", "ppo", "kind", "=", "1", "~", "\u2028", "\0"]
 )

@@ -181,3 +181,11 @@ def test_the_embedded_model_is_whole_and_answers() -> None:
     ids = tokenizer(text, return_tensors="pt", add_special_tokens=False)
     reply = model.generate(**ids, max_new_tokens=20, do_sample=False)[0, ids["input_ids"].shape[1] :]
     assert tokenizer.decode(reply) == "The capital of France is Paris.<|im_end|>"
+
+
+def test_a_folder_trained_again_has_another_revision(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors").write_bytes(b"first weights")
+    first = resolve_model(str(tmp_path)).revision
+    (tmp_path / "model.safetensors").write_bytes(b"other weights")  # same name, same size
+    assert resolve_model(str(tmp_path)).revision != first

@@ -12,8 +12,11 @@ from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from rlaif.models.local import generate as module
+from rlaif.models.local.cache import RoomyLayer
 from rlaif.models.local.generate import Sample, Sampling, generate, pick_tokens
-from tests.tiny import tiny_model
+from rlaif.models.local.tokens import encode_prompt
+from rlaif.records import Message
+from tests.tiny import tiny_model, tiny_tokenizer
 
 MODEL = tiny_model(1)
 MODEL.generation_config.eos_token_id = [2, *range(100, 130)]  # about one token in nine ends a response
@@ -195,3 +198,23 @@ def test_the_largest_uniform_number_still_draws_a_possible_token() -> None:
     assert int(pick_tokens(logits, top, 1.0, 1.0)) == 2
     assert int(pick_tokens(logits, top, 1.0, 0.5)) == 1
     assert int(pick_tokens(logits, torch.zeros(1), 1.0, 1.0)) == 0
+
+
+def test_the_cache_copies_itself_only_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    grown: list[int] = []
+    original = RoomyLayer._grown
+
+    def count(like: Tensor, needed: int) -> Tensor:
+        grown.append(needed)
+        return original(like, needed)
+
+    monkeypatch.setattr(RoomyLayer, "_grown", staticmethod(count))
+    generate(tiny_model(1), [[1, 5, 6]], Sampling(40, 1.0), [3], 0)
+    assert len(grown) == 2 * 2  # keys and values of two layers, once each: the first buffer holds all 40 tokens
+
+
+def test_wherever_a_model_thinks_it_is_told_not_to() -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template += "{% if enable_thinking is not defined or enable_thinking %}<think>{% endif %}"
+    plain_turn = encode_prompt(tokenizer, (Message(role="user", content="hi"),))
+    assert not tokenizer.decode(plain_turn).endswith("<think>")

@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 
-from rlaif.config.sections import FileSource, HubSource
+from rlaif.config.sections import FileSource, HubSource, PromptsSection
 from rlaif.errors import DataError
 from rlaif.feedback.human import HumanData, read_human_judgments
+from rlaif.feedback.pairs import oriented
+from rlaif.feedback.prompts import read_prompts
 from rlaif.records import plain
 
 HH_DEV = Path(__file__).parents[2] / "shared" / "data" / "hh_harmless" / "dev.jsonl.gz"
@@ -140,6 +142,30 @@ def test_hub_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     data = read_human_judgments([HubSource(dataset="some/hh", data_dir="harmless-base", tags=("h",), limit=2)])
     assert [judgment.pair.tags for judgment in data.judgments] == [("h",)]
     assert [failure.id for failure in data.failures] == ["some/hh [train] row 1"]
+
+
+def test_a_system_turn_makes_them_the_pairs_that_the_judge_sees(tmp_path: Path) -> None:
+    """Same id as the pair of the policy's prompt, so that both labels of one pair meet, and the bare prompt's id."""
+    rows = [{"prompt": f"q{i}", "chosen": "yes", "rejected": "no"} for i in range(2)]
+    (tmp_path / "h.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = FileSource(path=str(tmp_path / "h.jsonl"))
+    split = read_prompts(PromptsSection(sources=(source,), heldout=1, system="Be brief."))
+    prompts = {prompt.id: prompt for prompt in (*split.train, *split.heldout)}
+    judgments = read_human_judgments([source], "Be brief.").judgments
+    assert [j.pair for j in judgments] == [oriented(prompts[j.pair.prompt_id], "yes", "no") for j in judgments]
+    assert [j.pair.prompt[0].role for j in judgments] == ["system", "system"]
+    bare = read_human_judgments([source]).judgments
+    assert [j.pair.prompt_id for j in bare] == [j.pair.prompt_id for j in judgments]
+    own = {"prompt": [{"role": "system", "content": "Own."}, {"role": "user", "content": "q"}]}
+    (tmp_path / "h.jsonl").write_text(json.dumps({**own, "chosen": "yes", "rejected": "no"}))
+    (judgment,) = read_human_judgments([source], "Be brief.").judgments
+    assert [m.content for m in judgment.pair.prompt] == ["Own.", "q"]
+
+
+def test_a_file_may_lie_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "h.jsonl").write_text(json.dumps(GOOD))
+    assert len(read_human_judgments([FileSource(path="~/h.jsonl")]).judgments) == 1
 
 
 @pytest.mark.skipif(not HH_DEV.exists(), reason="the shared HH-RLHF sample is not beside this checkout")

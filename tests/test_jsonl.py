@@ -184,9 +184,10 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
         write_atomic(path, b"half")
     assert json.loads(path.read_text()) == {"a": 1}
     monkeypatch.undo()
+    monkeypatch.setattr(rlaif.jsonl.os, "getpid", lambda: -1)  # a later process
     write_jsonl(path, [{"a": 3}])
     assert [row for _, row in read_objects(path)] == [{"a": 3}]
-    assert os.listdir(path.parent) == ["rows.jsonl"]  # the same process's leavings do not pile up
+    assert os.listdir(path.parent) == ["rows.jsonl"]  # what was left half-written is overwritten
 
 
 def test_json_documents_are_for_people_to_read(tmp_path):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from rlaif.config.sections import ByTag, HumanWins, Weighted
-from rlaif.feedback.mix import MixResult, mix
+import pytest
+
+from rlaif.config.sections import AiLabels, ByTag, FileSource, HumanWins, MixedLabels, Weighted
+from rlaif.errors import ConfigError
+from rlaif.feedback.mix import MixResult, for_the_judge, mix
 from rlaif.records import Judgment, Message, Pair, Prompt, Source
 
 POLICIES = (HumanWins(), Weighted(ai=0.5, human=2.0), ByTag(human=("help",), ai=("harm",)))
@@ -62,3 +65,16 @@ def test_order_of_rows_does_not_matter() -> None:
 def test_one_source_alone() -> None:
     assert kept(mix([], HUMAN, HumanWins())) == {("both", "human", 1.0), ("human only", "human", 1.0)}
     assert kept(mix(AI, [], HumanWins())) == {("both", "ai", 1.0), ("ai only", "ai", 1.0)}
+
+
+def test_the_judge_is_asked_only_about_what_its_labels_are_kept_for() -> None:
+    pairs = [judgment(tag, "ai", tag).pair for tag in ("harm", "help", "x")]
+    by_tag, human_wins = (
+        MixedLabels(human_data=(FileSource(path="h.jsonl"),), policy=policy)
+        for policy in (ByTag(human=("help",), ai=("harm",)), HumanWins())
+    )
+    assert for_the_judge(pairs, by_tag) == pairs[:1]
+    assert for_the_judge(pairs, human_wins) == for_the_judge(pairs, AiLabels()) == pairs
+    assert for_the_judge([], by_tag) == []
+    with pytest.raises(ConfigError, match="no prompt to label has a tag of harm; the tags there are: help, x"):
+        for_the_judge(pairs[1:], by_tag)

@@ -9,7 +9,7 @@ import pytest
 from rlaif.config import load_recipe
 from rlaif.jsonl import read_jsonl
 from rlaif.pipeline import run_recipe
-from rlaif.records import Judgment, Preference
+from rlaif.records import Judgment, Preference, Response
 
 ROWS = 40
 
@@ -82,7 +82,9 @@ def test_human_labels_need_neither_samples_nor_judge_to_train(tmp_path, small):
 
 
 def test_hybrid_by_tag(tmp_path, small):
-    _, rows, _ = run_small(tmp_path, "hh-hybrid", small())
+    run, rows, _ = run_small(tmp_path, "hh-hybrid", small())
+    for asked in (read_jsonl(run.responses, Response), [j.pair for j in read_jsonl(run.judgments, Judgment)]):
+        assert {item.tags for item in asked} == {("harmful",)}, "nothing is asked whose label would be dropped"
     assert {(row.source, tag) for row in rows for tag in row.tags} == {("human", "helpful"), ("ai", "harmful")}
 
 

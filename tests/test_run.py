@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -102,7 +103,7 @@ def test_done_means_these_inputs_and_these_outputs(run):
     run.preferences.write_text("out")
     run.mark_done("pairs", run.inputs_hash(RECIPE, [run.judgments]), [run.preferences], {"rows": 3})
     assert done(run)
-    assert run.facts("pairs")["rows"] == 3 and run.facts("ppo") == {}
+    assert run.read_manifest()["stages"]["pairs"]["rows"] == 3
     assert not done(run, OTHER)
     for path in (run.judgments, run.preferences):
         text = path.read_text()
@@ -128,6 +129,13 @@ def test_a_broken_manifest_is_named(run):
         run.read_manifest()
 
 
+@pytest.mark.parametrize("text", ["[]", "3", "{}", '{"stages": []}'])
+def test_json_that_is_no_manifest_is_named(run, text):
+    run.manifest.write_text(text)
+    with pytest.raises(DataError, match=rf"{run.manifest}: not a run's manifest"):
+        run.is_done("pairs", "x")
+
+
 def test_checkpoints_live_for_the_inputs_they_were_made_on(run):
     checkpoint = run.checkpoints / "ppo" / "step-000005.pt"
 
@@ -151,7 +159,7 @@ def test_a_stage_reads_what_the_stages_before_it_write(run):
     for number, name in enumerate(STAGES):
         later = [path for other in list(STAGES)[number + 1 :] for path in STAGES[other].reads(RECIPE, run)]
         unread = set(STAGES[name].writes(run)) - set(later) - last
-        assert unread <= {run.evaluation_judgments}, name
+        assert unread <= {run.sample_failures, run.evaluation_judgments, run.evaluation_failures}, name
 
 
 def test_a_stage_the_recipe_does_not_need_is_named(tmp_path):
@@ -160,6 +168,30 @@ def test_a_stage_the_recipe_does_not_need_is_named(tmp_path):
     assert stages_of(human) == ["pairs", "reward", "ppo", "evaluate", "report"]
     with pytest.raises(ConfigError, match="label: this recipe has no such stage; it has pairs, reward, ppo"):
         run_recipe(human, tmp_path / "run", ["label"])
+
+
+def test_human_files_may_lie_at_home(run, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    labels = "{kind: human, human_data: [{kind: file, path: ~/labels.jsonl}]}"
+    recipe = load_recipe("quickstart", [f"preferences.labels={labels}"])
+    assert tmp_path / "labels.jsonl" in STAGES["pairs"].reads(recipe, run)
+
+
+def test_models_on_this_disk_are_inputs(run, monkeypatch, tmp_path):
+    (tmp_path / "base").mkdir()
+    (tmp_path / "package").mkdir()
+    module = tmp_path / "package" / "my_judge.py"
+    module.write_text("raise RuntimeError('must not be imported to find it')")
+    monkeypatch.chdir(tmp_path)
+    judge = ["judge.backend=scripted", "judge.model=package.my_judge:judge"]
+    recipe = load_recipe("quickstart", ["policy.model=./base", "reward.model=./base", *judge])
+    folder = Path("base")
+    readers = {name: set(stage.reads(recipe, run)) for name, stage in STAGES.items()}
+    assert [name for name, files in readers.items() if folder in files] == ["sample", "reward", "ppo", "evaluate"]
+    assert [name for name, files in readers.items() if module in files] == ["label", "evaluate"]
+    assert Path() not in set().union(*readers.values())
+    missing = load_recipe("quickstart", ["judge.backend=scripted", "judge.model=no.such_module:judge"])
+    assert STAGES["label"].reads(missing, run)
 
 
 # ----------------------------------------------------------------------------------------------------- hashes
@@ -208,3 +240,15 @@ def test_a_killed_stage_forgets_what_it_will_do_again(run, torn):
     assert run.read_metrics("ppo") == [{"stage": "ppo", "step": 0}]
     run.log({"stage": "ppo", "step": 1})
     assert [row["step"] for row in run.read_metrics("ppo")] == [0, 1]
+
+
+@pytest.mark.parametrize("bad", ["{", "[]", '{"stage": "ppo"}', '{"stage": "ppo", "step": "x"}', "\u2028"])
+def test_a_bad_row_in_the_middle_is_named(run, bad):
+    run.log({"stage": "ppo", "step": 0})
+    with run.metrics.open("a", encoding="utf-8") as file:
+        file.write(bad + "\n")
+    run.log({"stage": "ppo", "step": 1})
+    before = run.metrics.read_bytes()
+    with pytest.raises(DataError, match=rf"^{run.metrics}:2: not a row with 'stage' and 'step'"):
+        run.rewind_metrics("ppo", 1)
+    assert run.metrics.read_bytes() == before

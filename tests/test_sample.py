@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from itertools import count
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rlaif.config.sections import SampleSection
-from rlaif.feedback.sample import SampleResult, sample_responses
+from rlaif.errors import DataError
+from rlaif.feedback.sample import SampleResult, check_sample_failures, sample_responses
 from rlaif.models.chat import ChatRequest, Reply
 from rlaif.models.scripted import ScriptedChatModel
 from rlaif.records import Message, Prompt
@@ -71,6 +73,7 @@ def test_errors_are_failures_never_responses() -> None:
         ("sample", prompt("broken").id, "model error", f"response {i}: timed out") for i in range(3)
     ]
     assert result.prompt_tokens == 15
+    assert {f.stage for f in run(["broken"], stage="evaluate").failures} == {"evaluate"}
 
 
 @given(st.permutations(["a", "b", "c", "d"]), st.integers(1, 4))
@@ -96,3 +99,27 @@ def test_progress_counts_responses() -> None:
 
 def test_nothing_to_sample() -> None:
     assert run([]) == SampleResult((), (), 0, 0)
+
+
+def test_failures_within_the_limit_are_let_pass() -> None:
+    result = run(["broken", *map(str, range(149))])  # 3 of 450 responses
+    check_sample_failures(result, 0.02, "sample")
+    check_sample_failures(run([]), 0.0, "sample")
+    with pytest.raises(DataError) as caught:
+        check_sample_failures(result, 0.005, "sample")
+    assert str(caught.value) == (
+        "sample: 3 of 450 responses failed (0.7%, limit 0.5%); first: model error (response 0: timed out); "
+        "run again to ask only for what is missing, or raise label.max_failures"
+    )
+    with pytest.raises(DataError, match="3 of 3 responses failed"):
+        check_sample_failures(run(["broken"]), 1.0, "sample")  # nothing at all to go on with
+
+
+@pytest.mark.parametrize(
+    "error", ["prompt of 9 tokens does not fit a context of 8", "maximum context length is 4096 tokens"]
+)
+def test_a_prompt_that_is_too_long_is_not_asked_again_in_vain(error: str) -> None:
+    model = ScriptedChatModel(lambda request: Reply(error=error))
+    result = sample_responses(model, [prompt("x")], SECTION, 0, "sample")
+    with pytest.raises(DataError, match=r"shorten the prompts .* or raise policy\.max_model_len"):
+        check_sample_failures(result, 0.02, "sample")

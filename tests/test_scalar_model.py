@@ -13,7 +13,7 @@ from rlaif.config.sections import Lora
 from rlaif.models.local.packing import Row, right_pad
 from rlaif.training.lora import trainable
 from rlaif.training.reward import RewardStage, centre
-from rlaif.training.scalar_model import ScalarModel
+from rlaif.training.scalar_model import ScalarModel, as_ended
 from tests.tiny import tiny_tokenizer
 from tests.tiny_training import LORA, random_rows, reward_section, same, tiny_scalar, weights
 
@@ -93,14 +93,15 @@ def test_the_head_starts_small_and_differs_by_seed_only(tiny_folder: str) -> Non
 
 
 def test_centring_makes_the_reference_mean_zero(scalar: ScalarModel) -> None:
-    raw = scalar.score_all(ROWS, 10_000)
     stage = RewardStage(scalar, tiny_tokenizer(), reward_section(), seed=0)
+    rows = as_ended(ROWS, stage.tokenizer)
+    raw = scalar.score_all(rows, 10_000)
     for _ in range(2):  # the second time it has nothing to shift
         centre(stage, ROWS)
-        assert float(scalar.score_all(ROWS, 10_000).mean()) == pytest.approx(0.0, abs=1e-5)
+        assert float(scalar.score_all(rows, 10_000).mean()) == pytest.approx(0.0, abs=1e-5)
     assert scalar.offset == pytest.approx(float(raw.mean()), abs=1e-5)
-    margins = scalar.score_all(ROWS, 10_000) - raw
-    torch.testing.assert_close(margins, margins[:1].expand(len(ROWS)), atol=1e-5, rtol=0)
+    margins = scalar.score_all(rows, 10_000) - raw
+    torch.testing.assert_close(margins, margins[:1].expand(len(rows)), atol=1e-5, rtol=0)
 
 
 def test_scores_do_not_depend_on_microbatches_or_order(scalar: ScalarModel) -> None:

@@ -14,7 +14,7 @@ from rlaif.config.sections import LabelSection, Lexicographic, Mean, Preferences
 from rlaif.constitution import Constitution, Principle
 from rlaif.feedback.judge import judge_pairs
 from rlaif.feedback.pairs import WeightedJudgment, to_preferences
-from rlaif.feedback.verdict import Aggregation, aggregate, checked, judged, same_position, verdict_logit
+from rlaif.feedback.verdict import Aggregation, aggregate, checked, judged, verdict_logit
 from rlaif.models.chat import ChatRequest
 from rlaif.models.scripted import ScriptedChatModel
 from rlaif.records import Judgment, Message, Pair, PrincipleJudgment, Prompt, Verdict, content_id
@@ -77,7 +77,6 @@ def test_principle_judgment(judgment: PrincipleJudgment) -> None:
     swapped = swap_judgment(judgment)
     assert swapped.p_a == pytest.approx(1 - judgment.p_a, abs=EXACT)
     assert swapped.swap_gap == (None if judgment.swap_gap is None else pytest.approx(judgment.swap_gap, abs=EXACT))
-    assert same_position(swapped) == same_position(judgment)
 
 
 @given(decided(), HOW, st.integers(0, 100))

@@ -18,8 +18,6 @@ from rlaif.feedback.verdict import (
     checked,
     draw,
     judged,
-    order_consistent,
-    same_position,
     verdict_logit,
 )
 from rlaif.records import PrincipleJudgment, Verdict
@@ -94,16 +92,6 @@ def test_orders_must_be_both() -> None:
 
 
 @pytest.mark.parametrize(
-    ("p_ab", "p_ba", "place"),
-    [(0.9, 0.6, "first"), (0.2, 0.4, "second"), (0.9, 0.1, None), (0.1, 0.9, None), (0.5, 0.9, None)],
-)
-def test_same_position(p_ab: float, p_ba: float, place: str | None) -> None:
-    judgment = judged("x", verdict("a", p_ab), verdict("b", p_ba))
-    assert same_position(judgment) == place
-    assert order_consistent(judgment) == (place is None)
-
-
-@pytest.mark.parametrize(
     ("passes_a", "passes_b", "log_odds"),
     [(True, False, 4), (False, True, -4), (True, True, 0), (False, False, 0)],
 )
@@ -111,7 +99,6 @@ def test_checked(passes_a: bool, passes_b: bool, log_odds: float) -> None:
     judgment = checked("x", passes_a, passes_b, 4.0)
     assert judgment.p_a == pytest.approx(sigma(log_odds), abs=1e-12)
     assert (judgment.checked, judgment.swap_gap, judgment.verdicts) == (True, None, ())
-    assert same_position(judgment) is None
 
 
 def test_mean_is_of_log_odds_by_weight() -> None:

@@ -11,7 +11,7 @@ from rlaif.config.sections import EvaluateSection
 from rlaif.errors import DataError
 from rlaif.evaluation.agreement import Bootstrap
 from rlaif.evaluation.evaluate import EvaluationInputs, evaluate, sample_rows
-from rlaif.evaluation.winrate import evaluation_pairs, matches, win_rate
+from rlaif.evaluation.winrate import evaluation_pairs, matches, win_rate, with_partner
 from rlaif.records import Judgment, PrincipleJudgment
 from tests.fake_run import CONSTITUTION, inputs, judged, prompt, response
 
@@ -32,6 +32,15 @@ def test_pairs_have_the_policy_as_a_and_leave_out_identical_texts():
     before, after = four()
     pairs = evaluation_pairs(before, after)
     assert [(p.a, p.b) for p in pairs] == [("new", "old")] * 3
+
+
+def test_a_response_without_partner_is_left_out():
+    before, after = four()
+    one, two = with_partner(before[1:], after[:3])
+    assert ([*one], [*two]) == (before[1:3], after[1:3])
+    assert len(matches(one, two)) == 2
+    with pytest.raises(DataError, match="no prompt and index in common"):
+        with_partner(before[:2], after[2:])
 
 
 def test_equal_pairs_are_asked_once():

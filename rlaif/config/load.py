@@ -18,6 +18,21 @@ UNREADABLE = (yaml.YAMLError, ValueError, ArithmeticError, LookupError, Attribut
 """What PyYAML raises for text that is no value: the last five for scalars such as `2024-13-01` or `!!int x`."""
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML, but a key that is written twice is an error and not silently the last one's value."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        lines: dict[str, int] = {}
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in lines:
+                    problem = f"key {key.value!r} appears twice; the first is in line {lines[key.value]}"
+                    raise yaml.composer.ComposerError(None, None, problem, key.start_mark)
+                lines[key.value] = key.start_mark.line + 1
+        return node
+
+
 def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
     """The recipe of that name or file with the overrides applied. Raises ConfigError listing every mistake."""
     path = resolve("recipes", name_or_path)
@@ -33,7 +48,7 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(path.read_bytes().decode())
+        values = yaml.load(path.read_bytes().decode(), _Loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
@@ -54,7 +69,7 @@ def _apply(values: dict[str, Any], override: str) -> None:
     if not equals or not all(parts):
         raise ConfigError(f"override {override!r} is not of the form section.key=value")
     try:
-        value = yaml.safe_load(text)
+        value = yaml.load(text, _Loader)
     except UNREADABLE:
         raise ConfigError(f"override {override!r}: the value is not valid YAML; quote it") from None
     node: Any = values

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -48,6 +48,8 @@ class ClientModel(Section):
     """Each ends in /v1, e.g. `["http://127.0.0.1:8000/v1"]`."""
     api_key_env: str | None = None
     """Name of the environment variable that holds the key."""
+    extra_body: dict[str, Any] = Field(default_factory=dict)
+    """Added to every request, e.g. `{chat_template_kwargs: {enable_thinking: false}}`."""
     concurrency: Count = 128
     timeout_s: Positive = 120.0
     max_tries: Count = 5

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from rlaif.config.base import (
     Count,
@@ -101,6 +101,7 @@ class Recipe(Section):
     """One run, whole."""
 
     name: str
+    """Also the name of the run's folder under runs/."""
     title: str = ""
     seed: int = 0
     constitution: str
@@ -114,6 +115,13 @@ class Recipe(Section):
     reward: RewardSection = RewardSection()
     ppo: PpoSection = PpoSection()
     evaluate: EvaluateSection = EvaluateSection()
+
+    @field_validator("name")
+    @classmethod
+    def _name_is_a_folder(cls, name: str) -> str:
+        if not name.strip() or name in {".", ".."} or "/" in name:
+            raise ValueError(f"must be usable as the name of a folder, without '/' (got {name!r})")
+        return name
 
     @model_validator(mode="after")
     def _pairs_need_data(self) -> Self:

@@ -50,6 +50,17 @@ def matches(before: Sequence[Response], after: Sequence[Response]) -> list[Match
     return [Match(reference[r.prompt_id, r.index], r) for r in after]
 
 
+def with_partner(
+    before: Sequence[Response], after: Sequence[Response]
+) -> tuple[tuple[Response, ...], tuple[Response, ...]]:
+    """Both without the responses whose prompt and index the other side lacks. DataError when nothing is left."""
+    both = {(r.prompt_id, r.index) for r in before} & {(r.prompt_id, r.index) for r in after}
+    if not both:
+        raise DataError("evaluation samples: reference and policy have no prompt and index in common")
+    one, two = (tuple(r for r in side if (r.prompt_id, r.index) in both) for side in (before, after))
+    return one, two
+
+
 def evaluation_pairs(before: Sequence[Response], after: Sequence[Response]) -> list[Pair]:
     """What to ask the judge: each distinct pair once, a = the policy's response, without identical texts."""
     pairs = [match.pair() for match in matches(before, after) if not match.identical]

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from rlaif.config.sections import DataSource
 from rlaif.errors import DataError
 from rlaif.feedback.pairs import oriented
+from rlaif.feedback.prompts import with_system
 from rlaif.feedback.sources import (
     SourceRow,
     Unusable,
@@ -33,13 +34,14 @@ class HumanData(NamedTuple):
     failures: list[Failure]
 
 
-def read_human_judgments(sources: Sequence[DataSource]) -> HumanData:
+def read_human_judgments(sources: Sequence[DataSource], system: str | None = None) -> HumanData:
     """One judgment a row, with p_a of 1 or 0 (0.5 for a kept tie in one of our own files).
 
     The last assistant turn is the response, what stands before it the prompt. a and b are assigned by hash,
     so a is not always the chosen one. Rows: `chosen` and `rejected` as transcripts, or as texts or message
-    lists with `prompt` or with the prompt inside them. Raises DataError for rows of another shape, and when
-    no row is usable.
+    lists with `prompt` or with the prompt inside them. `system` is put before a prompt without a system turn,
+    as it is for the policy, so that AI and human labels of one pair meet. Raises DataError for rows of another
+    shape, and when no row is usable.
     """
     judgments: list[Judgment] = []
     failures: list[Failure] = []
@@ -47,7 +49,7 @@ def read_human_judgments(sources: Sequence[DataSource]) -> HumanData:
         for row in read_rows(source):
             row.require("chosen", "rejected")
             try:
-                judgments.append(_judgment(row, tags_of(row, source)))
+                judgments.append(_judgment(row, tags_of(row, source), system))
             except Unusable as unusable:
                 failures.append(Failure(stage="human", id=row.place, reason=unusable.reason, detail=unusable.detail))
     if not judgments:
@@ -56,7 +58,7 @@ def read_human_judgments(sources: Sequence[DataSource]) -> HumanData:
     return HumanData(judgments, failures)
 
 
-def _judgment(row: SourceRow, tags: tuple[str, ...]) -> Judgment:
+def _judgment(row: SourceRow, tags: tuple[str, ...], system: str | None) -> Judgment:
     if row.value.get("source") == "ai":
         raise Unusable("labelled by a judge, not by a human")
     *prompt, chosen = _conversation(row, "chosen")
@@ -65,7 +67,7 @@ def _judgment(row: SourceRow, tags: tuple[str, ...]) -> Judgment:
         raise Unusable("chosen and rejected answer different prompts")
     if chosen == rejected:
         raise Unusable("chosen and rejected are the same text", chosen.content)
-    pair = oriented(Prompt.of(tuple(prompt), tags), chosen.content, rejected.content)
+    pair = oriented(with_system(Prompt.of(tuple(prompt), tags), system), chosen.content, rejected.content)
     p_chosen = row.value.get("p_chosen", 1.0)
     if not isinstance(p_chosen, int | float) or not 0.5 <= p_chosen <= 1:
         raise DataError(f"{row.place}: p_chosen: must be from 0.5 to 1 (got {p_chosen!r})")

@@ -8,11 +8,14 @@ tag, as in Constitutional AI (arXiv 2212.08073), is the policy with a published 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
-from rlaif.config.sections import ByTag, HumanWins, Weighted
+from rlaif.config.sections import AiLabels, ByTag, HumanLabels, HumanWins, MixedLabels, Weighted
+from rlaif.errors import ConfigError
 from rlaif.feedback.pairs import WeightedJudgment
-from rlaif.records import Judgment
+from rlaif.records import Judgment, Pair, Prompt
+
+Tagged = TypeVar("Tagged", Prompt, Pair)
 
 
 class MixResult(NamedTuple):
@@ -20,6 +23,24 @@ class MixResult(NamedTuple):
 
     judgments: list[WeightedJudgment]
     dropped: int
+
+
+def for_the_judge(items: Sequence[Tagged], labels: AiLabels | HumanLabels | MixedLabels) -> list[Tagged]:
+    """What is worth sampling and judging: with `by_tag` only what has one of the judge's tags, `mix` drops the rest.
+
+    Raises ConfigError when nothing has one.
+    """
+    if not isinstance(labels, MixedLabels) or not isinstance(labels.policy, ByTag):
+        return list(items)
+    tags = set(labels.policy.ai)
+    kept = [item for item in items if tags & set(item.tags)]
+    if items and not kept:
+        found = sorted({tag for item in items for tag in item.tags})
+        raise ConfigError(
+            f"preferences.labels.policy.ai: no prompt to label has a tag of {', '.join(sorted(tags))}; "
+            f"the tags there are: {', '.join(found) or 'none'}"
+        )
+    return kept
 
 
 def mix(ai: Sequence[Judgment], human: Sequence[Judgment], policy: HumanWins | Weighted | ByTag) -> MixResult:

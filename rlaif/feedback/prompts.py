@@ -63,7 +63,7 @@ def read_prompts(section: PromptsSection) -> PromptSplit:
     heldout = set(by_hash[: section.heldout])
     end = None if section.limit is None else section.heldout + section.limit
     train = set(by_hash[section.heldout : end])
-    prompts = [_with_system(prompt, section.system) for prompt in found.values()]
+    prompts = [with_system(prompt, section.system) for prompt in found.values()]
     return PromptSplit(
         train=tuple(prompt for prompt in prompts if prompt.id in train),
         heldout=tuple(prompt for prompt in prompts if prompt.id in heldout),
@@ -71,7 +71,7 @@ def read_prompts(section: PromptsSection) -> PromptSplit:
     )
 
 
-def _with_system(prompt: Prompt, system: str | None) -> Prompt:
+def with_system(prompt: Prompt, system: str | None) -> Prompt:
     """The prompt after this system turn. Its id stays: it is still the same prompt, held out or not."""
     if system is None or prompt.messages[0].role == "system":
         return prompt

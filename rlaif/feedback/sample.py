@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from rlaif.config.sections import SampleSection
+from rlaif.errors import DataError
 from rlaif.models.chat import ChatModel, ChatRequest, Reply
 from rlaif.records import Failure, Prompt, Response, content_id, derive_seed
 
@@ -64,7 +65,7 @@ def sample_responses(
         if reply.error is not None:
             failures.append(
                 Failure(
-                    stage="sample",
+                    stage=stage,
                     id=prompt.id,
                     reason="model error",
                     detail=f"response {index}: {reply.error}",
@@ -92,4 +93,22 @@ def sample_responses(
         failures=tuple(failures),
         prompt_tokens=sum(reply.prompt_tokens for reply in answered),
         completion_tokens=sum(reply.completion_tokens for reply in answered),
+    )
+
+
+def check_sample_failures(result: SampleResult, limit: float, place: str) -> None:
+    """Raise DataError, with advice, when more than `limit` of the responses failed, or all did.
+
+    `place` says which responses these are: the beginning of the message.
+    """
+    failed, total = len(result.failures), len(result.responses) + len(result.failures)
+    if failed <= limit * total and (result.responses or not failed):
+        return
+    first = result.failures[0]
+    advice = "run again to ask only for what is missing"
+    if "context" in first.detail:
+        advice = "shorten the prompts or sample.max_tokens, or raise policy.max_model_len where the model allows it"
+    raise DataError(
+        f"{place}: {failed} of {total} responses failed ({failed / total:.1%}, limit {limit:.1%}); "
+        f"first: {first.reason} ({first.detail}); {advice}, or raise label.max_failures"
     )

@@ -7,6 +7,7 @@ callers record it. Next: `prompts.py` and `human.py`, which say what they take f
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from itertools import groupby, islice
@@ -48,10 +49,15 @@ class SourceRow(NamedTuple):
                 raise DataError(f"{self.place}: no key {key!r}{near}")
 
 
+def path_of(source: FileSource) -> Path:
+    """Where a file source lies; `~` is the user's home."""
+    return Path(os.path.expanduser(source.path))
+
+
 def read_rows(source: DataSource, path: Path | None = None) -> Iterator[SourceRow]:
     """The first `source.limit` rows in their order. `path` overrides where a file source is read from."""
     if isinstance(source, FileSource):
-        file = path or Path(source.path)
+        file = path or path_of(source)
         rows = (SourceRow(f"{file}:{number}", value) for number, value in read_objects(file))
         return islice(rows, source.limit)
     return _hub_rows(source)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import groupby
-from typing import Literal
 
 from scipy.special import expit
 
@@ -53,24 +52,6 @@ def judged(principle_id: str, v_ab: Verdict, v_ba: Verdict) -> PrincipleJudgment
 def checked(principle_id: str, passes_a: bool, passes_b: bool, margin: float) -> PrincipleJudgment:
     """A judgment made by code: `margin` log-odds for the one response that passes, else even."""
     return PrincipleJudgment(principle=principle_id, checked=True, p_a=_sigma(margin * (passes_a - passes_b)))
-
-
-def same_position(judgment: PrincipleJudgment) -> Literal["first", "second"] | None:
-    """The place that won in both orders, whichever response stood there; None otherwise and for checks.
-
-    RLAIF's measure of position bias (arXiv 2309.00267). A verdict of exactly even odds prefers no place.
-    """
-    if judgment.checked:
-        return None
-    leads = [verdict.logprob_first - verdict.logprob_second for verdict in judgment.verdicts]
-    if all(lead > 0 for lead in leads):
-        return "first"
-    return "second" if all(lead < 0 for lead in leads) else None
-
-
-def order_consistent(judgment: PrincipleJudgment) -> bool:
-    """False exactly when one place won in both orders, so that the two verdicts contradict each other."""
-    return same_position(judgment) is None
 
 
 def draw(principles: Sequence[Principle], seed: int, pair_id: str) -> Principle:

@@ -109,7 +109,7 @@ class HttpChatModel:
     async def _answer(self, client: httpx.AsyncClient, request: ChatRequest) -> Reply:
         """One request with its retries. Raises ModelError where no server is there, or none has the model."""
         label_ids = self._ids_of(request.labels)
-        body = request_body(request, self.name, label_ids)
+        body = request_body(request, self.name, label_ids, self._config.extra_body)
         answers_before = self._answers
 
         async def once() -> Reply:

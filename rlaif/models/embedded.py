@@ -15,7 +15,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager, redirect_stderr, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -61,7 +61,17 @@ def resolve_model(name: str, revision: str | None = None) -> ResolvedModel:
         raise ModelError(f"model folder '{name}' does not exist")
     if "/" not in name and (hint := did_you_mean(name, [EMBEDDED])).startswith("; did"):
         raise ModelError(f"no model named '{name}'{hint}")
-    return ResolvedModel(name, revision or "main")
+    return ResolvedModel(name, _commit(name, revision or "main"))
+
+
+def _commit(name: str, revision: str) -> str:
+    """The commit that a branch of a hub model stands at now: asked of the hub, else of the local snapshot."""
+    from huggingface_hub import HfApi, try_to_load_from_cache  # noqa: PLC0415  (a folder needs none)
+
+    with suppress(Exception):  # no network, no such model: loading it will say which
+        return str(HfApi().model_info(name, revision=revision, timeout=10).sha)
+    cached = try_to_load_from_cache(name, "config.json", revision=revision)
+    return Path(cached).parent.name if isinstance(cached, str) else revision
 
 
 def cache_folder() -> Path:
@@ -70,14 +80,16 @@ def cache_folder() -> Path:
 
 
 def _folder_revision(folder: Path) -> str:
-    """A hash of the config and of the names and sizes of the weights (reading them would be slow)."""
+    """A hash of the config and of the weights' content: two trainings of one model have the same names and sizes."""
     config = folder / "config.json"
     if not config.is_file():
         raise ModelError(f"{folder} holds no config.json, so it is not a model folder")
     digest = hashlib.sha256(config.read_bytes())
     for file in sorted(folder.iterdir()):
         if file.suffix in WEIGHTS:
-            digest.update(f"{file.name} {file.stat().st_size}\n".encode())
+            digest.update(file.name.encode())
+            with file.open("rb") as stream:
+                digest.update(hashlib.file_digest(stream, "sha256").digest())
     return digest.hexdigest()[:16]
 
 

@@ -74,6 +74,7 @@ class VllmChatModel:
             base_urls=(self.base_url,),
             concurrency=self._config.concurrency,
             timeout_s=self._config.timeout_s,
+            extra_body={"chat_template_kwargs": {"enable_thinking": False}, "return_token_ids": True},
         )
         return HttpChatModel(config), process
 

@@ -50,6 +50,7 @@ class _Choice(BaseModel):
     message: _Message
     finish_reason: str | None = None
     logprobs: _Logprobs | None = None
+    token_ids: list[int] | None = None
 
 
 class _Usage(BaseModel):
@@ -74,12 +75,15 @@ class _Models(BaseModel):
     data: list[_Model]
 
 
-def request_body(request: ChatRequest, model: str, label_ids: Mapping[str, int] | None) -> dict[str, Any]:
+def request_body(
+    request: ChatRequest, model: str, label_ids: Mapping[str, int] | None, extra: Mapping[str, Any]
+) -> dict[str, Any]:
     """The JSON of POST /chat/completions.
 
-    With `label_ids` (vLLM) the log-probs of exactly those tokens are asked for; without, the 20 likeliest.
+    With `label_ids` (vLLM) the log-probs of exactly those tokens are asked for; without, the 20 likeliest. `extra`
+    is added as it is.
     """
-    body: dict[str, Any] = {"model": model, "messages": plain(request.messages)}
+    body: dict[str, Any] = {"model": model, "messages": plain(request.messages), **extra}
     if not request.labels:
         return body | {
             "max_tokens": request.max_tokens,
@@ -91,6 +95,8 @@ def request_body(request: ChatRequest, model: str, label_ids: Mapping[str, int] 
     if label_ids is None:
         return body | {"top_logprobs": TOP_LOGPROBS}
     ids = [label_ids[label] for label in request.labels]
+    # A model that would think first has no label as its first token; templates without thinking ignore this.
+    body.setdefault("chat_template_kwargs", {"enable_thinking": False})
     return body | {"logprob_token_ids": ids, "return_tokens_as_token_ids": True}
 
 
@@ -114,7 +120,7 @@ def parse_reply(data: bytes, request: ChatRequest, label_ids: Mapping[str, int] 
     if choice.message.content is None:
         raise BadReply(f"the reply has no text (finish_reason {choice.finish_reason!r})")
     finish = "length" if choice.finish_reason == "length" else "stop"
-    return Reply(text=choice.message.content, finish_reason=finish, **tokens)
+    return Reply(text=choice.message.content, finish_reason=finish, token_ids=tuple(choice.token_ids or ()), **tokens)
 
 
 def _label_logprobs(choice: _Choice, request: ChatRequest, label_ids: Mapping[str, int] | None) -> dict[str, float]:

@@ -12,7 +12,7 @@ from rlaif.models.local.packing import Row
 from rlaif.models.local.tokens import encode_prompt, response_tokens
 from rlaif.records import Response
 from rlaif.training.policy_model import PolicyModel
-from rlaif.training.scalar_model import ScalarModel
+from rlaif.training.scalar_model import ScalarModel, as_ended
 
 
 class Measured(NamedTuple):
@@ -39,8 +39,8 @@ def measure_responses(
     reference = PolicyModel.load(recipe.policy.model, recipe.policy.revision, dtype)
     ref_logprobs_BT = reference.without_gradients(rows_after, recipe.sample.temperature, budget).logprobs_BT
     scorer = ScalarModel.load(reward_model, dtype)
-    scores_before = scorer.score_all(_rows(model.tokenizer, before), budget)
-    scores_after = scorer.score_all(rows_after, budget)
+    scores_before = scorer.score_all(as_ended(_rows(model.tokenizer, before), model.tokenizer), budget)
+    scores_after = scorer.score_all(as_ended(rows_after, model.tokenizer), budget)
     return Measured(
         kl=[round(value, 4) for value in (logprobs_BT - ref_logprobs_BT).sum(1).tolist()],
         scores_before=[round(value, 4) for value in scores_before.tolist()],

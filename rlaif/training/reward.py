@@ -16,7 +16,7 @@ import torch
 
 from rlaif.config import Recipe
 from rlaif.config.sections import RewardSection
-from rlaif.errors import DataError
+from rlaif.errors import ConfigError, DataError
 from rlaif.models.embedded import resolve_model
 from rlaif.models.local.load import DTYPES, load_tokenizer
 from rlaif.models.local.packing import Row, microbatches
@@ -24,7 +24,7 @@ from rlaif.models.local.tokens import encode_prompt, encode_response, response_t
 from rlaif.records import Preference, Response, derive_seed
 from rlaif.training.lora import trainable
 from rlaif.training.losses import bradley_terry_loss
-from rlaif.training.scalar_model import ScalarModel
+from rlaif.training.scalar_model import ScalarModel, as_ended
 from rlaif.training.session import Group, Session, check_finite, warmup_then_linear
 from rlaif.training.tracking import Tracker
 
@@ -61,6 +61,8 @@ def open_stage(recipe: Recipe) -> RewardStage:
     section = recipe.reward
     name, revision = section.model or recipe.policy.model, None if section.model else recipe.policy.revision
     tokenizer = load_tokenizer(recipe.policy.model, recipe.policy.revision)
+    if section.model and load_tokenizer(name, revision).get_vocab() != tokenizer.get_vocab():
+        raise ConfigError(f"reward.model={name}: another tokenizer than the policy's; token ids could not be shared")
     model = ScalarModel.from_language_model(
         resolve_model(name, revision).path,
         revision,
@@ -203,7 +205,9 @@ def _margins(model: ScalarModel, pairs: Sequence[EncodedPair]) -> torch.Tensor:
 
 
 def centre(stage: RewardStage, rows: Sequence[Row]) -> None:
-    """Shift the scores so that these (reference) responses have mean 0 (N+ detail 12)."""
+    """Finish the model and shift its scores so that these (reference) responses have mean 0 (N+ detail 12)."""
+    stage.model.finish()
+    rows = as_ended(rows, stage.tokenizer)
     stage.model.offset += float(stage.model.score_all(rows, stage.section.microbatch_tokens).mean())
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,13 @@ from torch import Tensor
 
 from rlaif.config import Recipe
 from rlaif.config.sections import PpoSection
-from rlaif.errors import TrainingError
 from rlaif.models.local.generate import Sampling, generate
 from rlaif.models.local.load import DTYPES
 from rlaif.models.local.packing import Row, microbatches, response_mask
 from rlaif.models.local.tokens import encode_prompt
 from rlaif.records import Prompt, derive_seed
 from rlaif.training.policy_model import PolicyModel
-from rlaif.training.scalar_model import ScalarModel
+from rlaif.training.scalar_model import ScalarModel, as_ended
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,6 @@ def open_actors(recipe: Recipe, reward_model: Path) -> Actors:
     policy = PolicyModel.load(recipe.policy.model, recipe.policy.revision, dtype)
     policy.make_trainable(recipe.ppo.lora, derive_seed(recipe.seed, "ppo", "lora"))
     scorer = ScalarModel.load(reward_model, dtype)
-    if scorer.model.config.vocab_size != policy.model.config.vocab_size:
-        raise TrainingError(f"{reward_model}: the reward model has another vocabulary than {recipe.policy.model}")
     critic = scorer.as_critic(recipe.ppo.critic_lora, derive_seed(recipe.seed, "ppo", "critic lora"))
     return Actors(policy, scorer, critic)
 
@@ -67,14 +65,19 @@ class Rollouts:
     """The reward model's, before any penalty."""
 
 
+@lru_cache(maxsize=2)
+def _order(count: int, epoch: int, seed: int) -> list[int]:
+    order = list(range(count))
+    random.Random(derive_seed(seed, "ppo", "order", epoch)).shuffle(order)
+    return order
+
+
 def prompts_of_step(prompts: Sequence[Prompt], per_step: int, step: int, seed: int) -> list[Prompt]:
     """The prompts of one step: every prompt once an epoch, each epoch in a fresh order derived from the seed."""
     chosen = []
     for position in range(step * per_step, (step + 1) * per_step):
         epoch, place = divmod(position, len(prompts))
-        order = list(range(len(prompts)))
-        random.Random(derive_seed(seed, "ppo", "order", epoch)).shuffle(order)
-        chosen.append(prompts[order[place]])
+        chosen.append(prompts[_order(len(prompts), epoch, seed)[place]])
     return chosen
 
 
@@ -102,7 +105,7 @@ def roll_out(actors: Actors, prompts: Sequence[Prompt], section: PpoSection, ste
         ref_logprobs_BT=policy.reference_logprobs(rows, section.temperature, budget),
         entropy_BT=scored.entropy_BT,
         values_BT=values(actors.critic, rows, budget),
-        score_B=actors.reward_model.score_all(rows, budget).to(device),
+        score_B=actors.reward_model.score_all(as_ended(rows, policy.tokenizer), budget).to(device),
     )
 
 

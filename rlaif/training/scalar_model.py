@@ -20,6 +20,7 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
 from rlaif.config.sections import Lora
+from rlaif.errors import ModelError
 from rlaif.models.local.load import device, quiet
 from rlaif.models.local.packing import Row, hidden_states, microbatches
 from rlaif.training.lora import Adapter
@@ -29,6 +30,8 @@ class ScalarModel:
     """Backbone, head (float32, no bias) and offset. Dropout is off for good."""
 
     def __init__(self, model: Any) -> None:
+        if not hasattr(model, "score"):
+            raise ModelError(f"{type(model).__name__} has no `score` head; use a decoder such as Llama or Qwen")
         self.model = model.eval()
         self.backbone: Any = getattr(model, model.base_model_prefix)
         self.head: Any = model.score.float()
@@ -39,8 +42,7 @@ class ScalarModel:
     @classmethod
     def load(cls, path: str | Path, dtype: torch.dtype) -> ScalarModel:
         """From a folder that `save` wrote."""
-        quiet()
-        model = AutoModelForSequenceClassification.from_pretrained(path, num_labels=1, dtype=dtype)
+        model = _load(path, None, dtype)
         return cls(model.to(device()))
 
     @classmethod
@@ -48,14 +50,14 @@ class ScalarModel:
         cls, path: str | Path, revision: str | None, dtype: torch.dtype, pad_id: int, seed: int
     ) -> ScalarModel:
         """A language model's backbone with a new head drawn from N(0, 1/(H+1)) (N+ detail 9)."""
-        quiet()
-        model = AutoModelForSequenceClassification.from_pretrained(path, revision=revision, num_labels=1, dtype=dtype)
+        model = _load(path, revision, dtype)
         model.config.pad_token_id = pad_id
-        weight = model.score.weight
+        reward_model = cls(model.to(device()))
+        weight = reward_model.head.weight
         noise = torch.randn(weight.shape, generator=torch.Generator().manual_seed(seed))
         with torch.no_grad():
             weight.copy_(noise / math.sqrt(weight.shape[1] + 1))
-        return cls(model.to(device()))
+        return reward_model
 
     def add_adapter(self, lora: Lora, seed: int) -> None:
         """Freeze the weights and learn through a new adapter (and the head, where it is left trainable)."""
@@ -104,12 +106,32 @@ class ScalarModel:
             score_B[group] = self.scores([rows[i] for i in group]).float().cpu()
         return score_B
 
-    def save(self, folder: Path, tokenizer: Any) -> None:
-        """Write weights (adapter merged in), config and tokenizer."""
+    def finish(self) -> None:
+        """Merge the adapter and round the head to the weights' dtype: from here on scores are those of the saved
+        model, so what is centred and measured is what will be loaded."""
         if self.adapter is not None:
             self.adapter.merge()
             self.adapter = None
-        self.model.config.rlaif_score_offset = self.offset
         self.model.score.to(self.backbone.dtype)
+
+    def save(self, folder: Path, tokenizer: Any) -> None:
+        """Finish, and write weights, config and tokenizer."""
+        self.finish()
+        self.model.config.rlaif_score_offset = self.offset
         self.model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
+
+
+def as_ended(rows: Sequence[Row], tokenizer: Any) -> list[Row]:
+    """The rows as a reward model learns to read them: with an end token, also where the limit cut one off."""
+    end = tokenizer.eos_token_id
+    return [row if row.response[-1:] == (end,) else Row(row.prompt, (*row.response, end)) for row in rows]
+
+
+def _load(path: str | Path, revision: str | None, dtype: torch.dtype) -> Any:
+    quiet()
+    try:
+        return AutoModelForSequenceClassification.from_pretrained(path, revision=revision, num_labels=1, dtype=dtype)
+    except (OSError, ValueError) as error:
+        first = str(error).strip().partition("\n")[0]
+        raise ModelError(f"{path}: cannot be loaded as a reward model: {first}") from None

@@ -16,27 +16,33 @@ class RoomyLayer(DynamicLayer):
 
     keys: Tensor
     values: Tensor
+    _buffers: tuple[Tensor, Tensor] | None = None
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Append along the token axis (-2) and return all keys and values so far, each (B, heads, S, D)."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         used = self.get_seq_length()
-        keys = self._append(self.keys, key_states, used)
-        values = self._append(self.values, value_states, used)
-        self.keys, self.values = keys, values
-        return keys, values
+        needed = used + key_states.shape[-2]
+        if self._buffers is None or self._buffers[0].shape[-2] < needed:
+            self._buffers = self._grown(key_states, needed), self._grown(value_states, needed)
+            if used:
+                self._buffers[0][..., :used, :], self._buffers[1][..., :used, :] = self.keys, self.values
+        keys, values = self._buffers
+        keys[..., used:needed, :], values[..., used:needed, :] = key_states, value_states
+        self.keys, self.values = keys[..., :needed, :], values[..., :needed, :]
+        return self.keys, self.values
 
     @staticmethod
-    def _append(held: Tensor, new: Tensor, used: int) -> Tensor:
-        batch, heads, count, size = new.shape
-        buffer = held._base if used and held._base is not None else None
-        if buffer is None or buffer.shape[0] != batch or buffer.shape[2] < used + count:
-            buffer = new.new_empty(batch, heads, used + count + ROOM, size)
-            if used:
-                buffer[:, :, :used] = held
-        buffer[:, :, used : used + count] = new
-        return buffer[:, :, : used + count]
+    def _grown(like: Tensor, needed: int) -> Tensor:
+        return like.new_empty(*like.shape[:-2], needed + ROOM, like.shape[-1])
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Only keep these rows."""
+        if self._buffers is not None:
+            used = self.get_seq_length()
+            self._buffers = self._buffers[0][indices], self._buffers[1][indices]
+            self.keys, self.values = (buffer[..., :used, :] for buffer in self._buffers)
 
 
 def roomy_cache(config: Any) -> DynamicCache:

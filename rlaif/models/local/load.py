@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Any, NamedTuple
 
 import torch
@@ -38,7 +39,18 @@ def load_tokenizer(name: str, revision: str | None = None) -> Any:
         raise ModelError(f"{name}: the tokenizer has no chat template; use an instruction-tuned model")
     if tokenizer.eos_token_id is None:
         raise ModelError(f"{name}: the tokenizer has no end-of-turn token")
+    if tokenizer.pad_token_id in {None, tokenizer.eos_token_id}:
+        _choose_padding(tokenizer)
     return tokenizer
+
+
+def _choose_padding(tokenizer: Any) -> None:
+    """Pad with a special token that no text holds, never with the end token: readers look for the last one before
+    the padding (N+ detail 1). Where there is none, the tokenizer stays as it is."""
+    taken = {tokenizer.eos_token_id, tokenizer.bos_token_id}
+    spare = [i for i, t in tokenizer.added_tokens_decoder.items() if t.special and i not in taken]
+    if spare:
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(max(spare))
 
 
 def load_language_model(name: str, revision: str | None, dtype: torch.dtype) -> Loaded:
@@ -50,7 +62,17 @@ def load_language_model(name: str, revision: str | None, dtype: torch.dtype) -> 
         model = AutoModelForCausalLM.from_pretrained(resolved.path, revision=revision, dtype=dtype)
     except (OSError, ValueError) as error:
         raise ModelError(f"{name}: cannot be loaded: {_first_line(error)}") from None
+    for setting in ("final_logit_softcapping", "logit_scale", "logits_scaling"):
+        if getattr(model.config, setting, None) not in {None, 1.0}:
+            raise ModelError(f"{name}: its config sets {setting}, which rlaif's log-probabilities leave out")
     return Loaded(model.to(device()).eval(), tokenizer, resolved.revision)
+
+
+def free_memory() -> None:
+    """Give back what dropped models held, so that a server started next finds the GPU empty."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def quiet() -> None:

@@ -4,13 +4,24 @@ from __future__ import annotations
 
 from typing import Any
 
+from jinja2 import TemplateError
+
 from rlaif.errors import ModelError
 from rlaif.records import Messages, Response, plain
 
 
 def encode_prompt(tokenizer: Any, messages: Messages, max_tokens: int | None = None) -> list[int]:
-    """Token ids up to where the assistant's turn begins; the oldest are cut beyond `max_tokens`."""
-    ids: list[int] = tokenizer.apply_chat_template(plain(messages), add_generation_prompt=True, return_dict=False)
+    """Token ids up to where the assistant's turn begins; the oldest are cut beyond `max_tokens`.
+
+    ModelError where the template refuses, as some do a system turn.
+    """
+    try:
+        # Where a template knows of thinking, the turn begins with the response itself; others ignore the word.
+        ids: list[int] = tokenizer.apply_chat_template(
+            plain(messages), add_generation_prompt=True, return_dict=False, enable_thinking=False
+        )
+    except TemplateError as error:
+        raise ModelError(f"the model's chat template refuses this conversation: {error}") from None
     return ids if max_tokens is None else ids[-max_tokens:]
 
 

@@ -1,0 +1,68 @@
+"""What stages depend on outside the run folder: when one of these files changes, the stage is done again.
+
+Not the run's own artefacts (`pipeline.py` lists those), and nothing is read here. Data sets and models of a hub are
+pinned by their revisions in the recipe.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib.machinery import PathFinder
+from pathlib import Path
+
+from rlaif.config import Recipe
+from rlaif.config.sections import FileSource, JudgeModel, PolicyModel, ScriptedModel
+from rlaif.feedback.sources import path_of
+from rlaif.resources import resolve
+
+
+def prompt_files(recipe: Recipe) -> list[Path]:
+    """The prompt files."""
+    return [resolve("prompts/sets", s.path) for s in recipe.prompts.sources if isinstance(s, FileSource)]
+
+
+def human_files(recipe: Recipe) -> list[Path]:
+    """The files of human labels."""
+    return [path_of(s) for s in recipe.preferences.labels.human_data if isinstance(s, FileSource)]
+
+
+def judge_files(recipe: Recipe) -> list[Path]:
+    """Constitution, template, and the judge where it lies on this disk."""
+    rules = [resolve("constitutions", recipe.constitution), resolve("prompts/judge", recipe.label.template)]
+    return [*rules, *_model(recipe.judge)]
+
+
+def policy_files(recipe: Recipe) -> list[Path]:
+    """The policy to begin with, where it is a folder on this disk."""
+    return _model(recipe.policy)
+
+
+def backbone_files(recipe: Recipe) -> list[Path]:
+    """The policy, and the reward model's own backbone where it has one, as far as they are folders on this disk."""
+    own = recipe.reward.model
+    return [*policy_files(recipe), *(_folder(own) if own else [])]
+
+
+def _model(model: PolicyModel | JudgeModel) -> list[Path]:
+    if isinstance(model, ScriptedModel):
+        return _module_file(model.model.partition(":")[0])
+    return _folder(model.model)
+
+
+def _folder(name: str) -> list[Path]:
+    folder = Path(os.path.expanduser(name))
+    return [folder] if folder.is_dir() else []
+
+
+def _module_file(name: str) -> list[Path]:
+    """The file of a module, which is not imported; none where there is no such module (opening it says so)."""
+    places: Sequence[str] = [os.getcwd(), *sys.path]
+    origin = None
+    for part in name.split("."):
+        spec = PathFinder.find_spec(part, places)
+        if spec is None:
+            return []
+        origin, places = spec.origin, list(spec.submodule_search_locations or ())
+    return [Path(origin)] if origin else []

@@ -1,0 +1,177 @@
+"""Stages where something fails or must be freed: one unanswerable prompt, a judge that says nothing, the GPU."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import pytest
+
+from rlaif import stages
+from rlaif.errors import DataError, JudgeError
+from rlaif.jsonl import read_jsonl, write_jsonl
+from rlaif.models.chat import ChatRequest, Reply
+from rlaif.models.scripted import ScriptedChatModel
+from rlaif.records import Failure, Response
+from rlaif.run import Run
+from tests.small_run import small_recipe
+
+TOO_LONG = "prompt of 9000 tokens does not fit a context of 4096"
+
+
+@pytest.fixture
+def run(tmp_path):
+    return Run(tmp_path / "run")
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    return small_recipe(
+        tmp_path,
+        "scripted",
+        prompts=80,
+        prompts__heldout=20,
+        sample__responses_per_prompt=2,
+        evaluate__responses_per_prompt=1,
+        evaluate__bootstrap_samples=20,
+        label__max_failures=0.05,
+    )
+
+
+class Measured(NamedTuple):
+    kl: list[float]
+    scores_before: list[float]
+    scores_after: list[float]
+
+
+def measured(recipe, reward_model, policy, before: Sequence[Response], after: Sequence[Response]) -> Measured:
+    assert [(r.prompt_id, r.index) for r in before] == [(r.prompt_id, r.index) for r in after]
+    n = len(after)
+    return Measured([0.1] * n, [0.0] * n, [1.0] * n)
+
+
+@pytest.fixture
+def models(monkeypatch):
+    """Policies are scripts; the prompts of `models[name]` are too long for the policy of that name."""
+    too_long: dict[str, set[str]] = {}
+    real = stages.open_model
+
+    def opened(config):
+        if config.backend == "scripted":
+            return real(config)
+        name = config.model.rpartition("/")[2]
+
+        def write(request: ChatRequest) -> Reply:
+            if request.messages[-1].content in too_long.get(name, set()):
+                return Reply(error=TOO_LONG)
+            return Reply(text=f"{name} {request.seed}", finish_reason="stop", completion_tokens=2)
+
+        return ScriptedChatModel(write, name)
+
+    monkeypatch.setattr(stages, "open_model", opened)
+    monkeypatch.setattr("rlaif.training.measure.measure_responses", measured)
+    return too_long
+
+
+def texts(prompts) -> list[str]:
+    return [prompt.messages[-1].content for prompt in prompts]
+
+
+def test_one_prompt_that_cannot_be_answered_does_not_stop_sampling(recipe, run, models):
+    first, *_ = texts(stages.read_prompts(recipe.prompts).train)
+    models["scripted"] = {first}
+    facts = stages.sample(recipe, run)
+    assert (facts["responses"], facts["failed"]) == (118, 2)
+    assert {f.stage for f in read_jsonl(run.sample_failures, Failure)} == {"sample"}
+    assert stages.label(recipe, run)["pairs"] == 59
+
+
+def test_too_many_are_told_with_advice_and_are_on_disk(recipe, run, models):
+    models["scripted"] = set(texts(stages.read_prompts(recipe.prompts).train)[:10])
+    with pytest.raises(
+        DataError, match=r"^sample: 20 of 120 responses failed \(16.7%, limit 5.0%\).*shorten the prompts"
+    ):
+        stages.sample(recipe, run)
+    assert len(read_jsonl(run.sample_failures, Failure)) == 20 and not run.responses.exists()
+
+
+def made(run: Run) -> None:
+    for folder in (run.reward_model, run.policy):
+        folder.mkdir(parents=True)
+    write_jsonl(run.heldout, [])
+
+
+def test_evaluation_goes_on_with_what_both_sides_answered(recipe, run, models):
+    made(run)
+    one, two, *_ = texts(stages.read_prompts(recipe.prompts).heldout)
+    models |= {"scripted": {one}, "policy": {two}}
+    facts = stages.evaluate(recipe, run)
+    assert (facts["heldout_prompts"], facts["unsampled"]) == (20, 2)
+    evaluation = json.loads(run.evaluation.read_text())
+    assert evaluation["heldout"] == {"prompts": 18, "responses": 18}
+    assert evaluation["judge"]["coverage"]["failed"] == 0, "nobody asked the judge about them"
+    failures = read_jsonl(run.evaluation_failures, Failure)
+    assert [(f.stage, f.reason) for f in failures] == [("evaluate", "model error")] * 2
+
+
+def test_a_judge_that_says_nothing_stops_labelling_but_not_evaluation(recipe, run, models):
+    silent = recipe.judge.model_copy(update={"model": "tests.scripted_judge:says_nothing"})
+    recipe = recipe.model_copy(update={"judge": silent})
+    stages.sample(recipe, run)
+    with pytest.raises(JudgeError, match="label: 60 of 60 pairs have no judgment"):
+        stages.label(recipe, run)
+    assert {f.stage for f in read_jsonl(run.failures, Failure)} == {"label"}
+    run.failures.unlink()
+    made(run)
+    stages.evaluate(recipe, run)
+    coverage = json.loads(run.evaluation.read_text())["judge"]["coverage"]
+    assert (coverage["value"], coverage["failed"]) == (0, 20)
+    assert {f.stage for f in read_jsonl(run.evaluation_failures, Failure)} == {"evaluate"}
+
+
+def test_memory_is_given_back_before_any_model_is_opened_and_each_is_closed_before_the_next(
+    recipe, run, models, monkeypatch
+):
+    events = []
+    opened = stages.open_model
+
+    def watched(config):
+        model = opened(config)
+        events.append("open")
+        monkeypatch.setattr(model, "close", lambda: events.append("close"), raising=False)
+        return model
+
+    monkeypatch.setattr(stages, "open_model", watched)
+    monkeypatch.setattr("rlaif.models.local.load.free_memory", lambda: events.append("free"))
+    made(run)
+    stages.evaluate(recipe, run)
+    assert events == ["free", "open", "close"] * 3
+
+
+@pytest.mark.parametrize("n", [3, 700])
+def test_scores_are_centred_on_a_bounded_number_of_responses(recipe, run, monkeypatch, n):
+    from rlaif.training import reward as training
+
+    response = Response(id="", prompt_id="p", prompt=(), index=0, text="x", finished=True, tokens=1, model="m")
+    rows = [response.model_copy(update={"id": str(i)}) for i in range(n)]
+    write_jsonl(run.preferences, [])
+    seen = []
+
+    class Stop(Exception):
+        pass
+
+    def reference_rows(stage, responses, preferences):
+        seen.append({r.id for r in responses})
+        raise Stop
+
+    monkeypatch.setattr(training, "open_stage", lambda recipe: None)
+    monkeypatch.setattr(training, "planned_updates", lambda stage, preferences: 1)
+    monkeypatch.setattr(training, "train_reward_model", lambda *arguments: None)
+    monkeypatch.setattr(training, "reference_rows", reference_rows)
+    for order in (rows, rows[::-1]):
+        write_jsonl(run.responses, order)
+        with pytest.raises(Stop):
+            stages.reward(recipe, run)
+    assert seen[0] == seen[1] and len(seen[0]) == min(n, 512)
+    assert n < 512 or seen[0] != {str(i) for i in range(512)}, "by hash, not by position"

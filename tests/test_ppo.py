@@ -13,12 +13,14 @@ import torch
 from torch import Tensor
 
 from rlaif.config.sections import AdaptiveKl
-from rlaif.errors import TrainingError
+from rlaif.errors import ConfigError, TrainingError
 from rlaif.run import Run
 from rlaif.training import losses, ppo
 from rlaif.training.lora import trainable
 from rlaif.training.ppo import Means, make_targets, take_step, train_ppo
+from rlaif.training.reward import open_stage
 from rlaif.training.rollout import Actors, Rollouts, describe, open_actors, prompts_of_step, roll_out
+from rlaif.training.scalar_model import as_ended
 from rlaif.training.session import Group, Session
 from tests.tiny import save_tiny, tiny_tokenizer
 from tests.tiny_training import (
@@ -298,7 +300,8 @@ def test_full_fine_tuning_moves_all_weights_and_neither_reference_nor_reward_mod
     assert same(weights(actors.reward_model.model), scorer)
     reference_BT = actors.policy.reference_logprobs(took.rows, section.temperature, 1000)
     assert torch.equal(reference_BT, took.ref_logprobs_BT)
-    assert torch.equal(actors.reward_model.score_all(took.rows, 1000), took.score_B)
+    ended = as_ended(took.rows, actors.policy.tokenizer)
+    assert torch.equal(actors.reward_model.score_all(ended, 1000), took.score_B)
 
 
 def test_actors_are_opened_from_a_recipe_and_a_saved_reward_model(tiny_folder: str, tmp_path: Path) -> None:
@@ -314,8 +317,12 @@ def test_actors_are_opened_from_a_recipe_and_a_saved_reward_model(tiny_folder: s
     }
 
 
-def test_a_reward_model_with_another_vocabulary_is_refused(tiny_folder: str, tmp_path: Path) -> None:
-    other = save_tiny(tmp_path / "other", vocab_size=300)
-    tiny_scalar(other).save(tmp_path / "reward_model", tiny_tokenizer())
-    with pytest.raises(TrainingError, match="another vocabulary"):
-        open_actors(tiny_recipe(tiny_folder), tmp_path / "reward_model")
+def test_a_reward_model_with_another_tokenizer_is_refused_before_training(tiny_folder: str, tmp_path: Path) -> None:
+    other = save_tiny(tmp_path / "other")
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_tokens(["another"])
+    tokenizer.save_pretrained(other)
+    recipe = tiny_recipe(tiny_folder)
+    recipe = recipe.model_copy(update={"reward": recipe.reward.model_copy(update={"model": other})})
+    with pytest.raises(ConfigError, match="another tokenizer"):
+        open_stage(recipe)

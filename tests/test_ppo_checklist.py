@@ -22,6 +22,7 @@ from rlaif.training.policy_model import PolicyModel
 from rlaif.training.ppo import make_targets, take_step, train_ppo
 from rlaif.training.reward import RewardStage, centre, encode_pairs
 from rlaif.training.rollout import Actors, Rollouts, roll_out, values
+from rlaif.training.scalar_model import as_ended
 from rlaif.training.session import Group, Session
 from tests.tiny import save_tiny, tiny_tokenizer
 from tests.tiny_training import (
@@ -185,7 +186,7 @@ def test_the_critic_starts_from_the_reward_model(actors: Actors) -> None:
 
 def test_the_reward_model_is_centred_on_reference_responses(tiny_folder: str) -> None:
     stage = RewardStage(tiny_scalar(tiny_folder), tiny_tokenizer(), reward_section(), seed=0)
-    rows = random_rows(2, prompts=4, responses=2)
+    rows = as_ended(random_rows(2, prompts=4, responses=2), stage.tokenizer)
     assert abs(float(stage.model.score_all(rows, 1000).mean())) > 1e-3
     centre(stage, rows)
     assert float(stage.model.score_all(rows, 1000).mean()) == pytest.approx(0.0, abs=1e-5)

@@ -30,7 +30,7 @@ class VllmChatModel:
         self.name = config.model
         self._config = config
         self._resolved = resolve_model(config.model, config.revision)
-        self.revision = self._resolved.revision
+        self.revision = f"{self._resolved.revision}-{config.dtype}"  # another dtype is another judge
         self._process: ServerProcess | None = None
         self._client: HttpChatModel | None = None
         self.base_url = ""

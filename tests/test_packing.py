@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from rlaif.models.local.packing import Row, hidden_states, microbatches, packs, response_mask
+from rlaif.models.local.packing import Row, hidden_states, in_microbatches, microbatches, packs, response_mask
 from tests.tiny import tiny_model
 from tests.tiny_training import random_rows
 
@@ -114,3 +114,14 @@ def test_microbatches_cover_rows_once_keep_prompts_whole_and_respect_the_bound(r
 def test_microbatches_put_packs_of_similar_length_together() -> None:
     rows = [Row((i,), (5,) * length) for i, length in enumerate((30, 2, 29, 3))]
     assert [sorted(group) for group in microbatches(rows, 62)] == [[1, 3], [0, 2]]
+
+
+def test_what_is_computed_in_microbatches_comes_back_by_row_and_zero_on_padding() -> None:
+    rows = [Row((1, 2), (3,)), Row((1, 2), (4, 5, 6)), Row((7,), (8, 9))]
+
+    def twice_the_tokens(part: list[Row]) -> torch.Tensor:
+        return torch.tensor([[2.0 * t for t in (*row.response, 9, 9)][:3] for row in part])  # garbage on padding
+
+    expected = torch.tensor([[6.0, 0.0, 0.0], [8.0, 10.0, 12.0], [16.0, 18.0, 0.0]])
+    for max_tokens in (1, 100):
+        assert torch.equal(in_microbatches(rows, max_tokens, "cpu", twice_the_tokens), expected)

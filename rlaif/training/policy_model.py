@@ -17,7 +17,7 @@ from torch import Tensor
 
 from rlaif.config.sections import Lora
 from rlaif.models.local.load import load_language_model
-from rlaif.models.local.packing import Row, hidden_states, microbatches, response_mask
+from rlaif.models.local.packing import Row, hidden_states, in_microbatches, microbatches, response_mask
 from rlaif.training.lora import Adapter
 
 
@@ -90,17 +90,13 @@ class PolicyModel:
             entropy_BT[group] = empty_BT.masked_scatter(part_BT, log_z_N - expected_N)
         return Scored(logprobs_BT, entropy_BT)
 
-    @torch.no_grad()
     def reference_logprobs(self, rows: Sequence[Row], temperature: float, max_tokens: int) -> Tensor:
-        """logprobs_BT of the same tokens under the frozen reference."""
+        """logprobs_BT of the same tokens under the frozen reference, without gradients."""
         reference = self if self._reference is None else self._reference
-        mask_BT = response_mask(rows, self.model.device)
-        logprobs_BT = torch.zeros(mask_BT.shape, device=mask_BT.device)
         with self.adapter.off() if self.adapter is not None else contextlib.nullcontext():
-            for group in microbatches(rows, max_tokens):
-                part_BT = reference.token_logprobs([rows[i] for i in group], temperature)
-                logprobs_BT[group, : part_BT.shape[1]] = part_BT
-        return logprobs_BT
+            return in_microbatches(
+                rows, max_tokens, self.model.device, lambda part: reference.token_logprobs(part, temperature)
+            )
 
     def for_generation(self) -> contextlib.AbstractContextManager[None]:
         """Inside, `model` is ready to write: with LoRA, the adapter is merged into the weights meanwhile."""

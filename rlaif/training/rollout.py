@@ -12,14 +12,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from rlaif.config import Recipe
 from rlaif.config.sections import PpoSection
 from rlaif.models.local.generate import Sampling, generate
 from rlaif.models.local.load import DTYPES
-from rlaif.models.local.packing import Row, microbatches, response_mask
+from rlaif.models.local.packing import Row, in_microbatches, response_mask
 from rlaif.models.local.tokens import encode_prompt
 from rlaif.records import Prompt, derive_seed
 from rlaif.training.policy_model import PolicyModel
@@ -109,15 +108,9 @@ def roll_out(actors: Actors, prompts: Sequence[Prompt], section: PpoSection, ste
     )
 
 
-@torch.no_grad()
 def values(critic: ScalarModel, rows: Sequence[Row], max_tokens: int) -> Tensor:
-    """values_BT of all rows, a microbatch at a time, 0 on padding."""
-    mask_BT = response_mask(rows, critic.head.weight.device)
-    values_BT = torch.zeros(mask_BT.shape, device=mask_BT.device)
-    for group in microbatches(rows, max_tokens):
-        part_BT = critic.values([rows[i] for i in group])
-        values_BT[group, : part_BT.shape[1]] = part_BT
-    return values_BT * mask_BT
+    """values_BT of all rows, a microbatch at a time, without gradients; 0 on padding."""
+    return in_microbatches(rows, max_tokens, critic.head.weight.device, critic.values)
 
 
 def describe(rollouts: Rollouts, kl_B: Tensor, index: int) -> str:

@@ -21,7 +21,7 @@ from transformers import AutoModelForSequenceClassification
 
 from rlaif.config.sections import Lora
 from rlaif.errors import ModelError
-from rlaif.models.local.load import device, quiet
+from rlaif.models.local.load import device, from_pretrained
 from rlaif.models.local.packing import Row, hidden_states, microbatches
 from rlaif.training.lora import Adapter
 
@@ -129,9 +129,6 @@ def as_ended(rows: Sequence[Row], tokenizer: Any) -> list[Row]:
 
 
 def _load(path: str | Path, revision: str | None, dtype: torch.dtype) -> Any:
-    quiet()
-    try:
-        return AutoModelForSequenceClassification.from_pretrained(path, revision=revision, num_labels=1, dtype=dtype)
-    except (OSError, ValueError) as error:
-        first = str(error).strip().partition("\n")[0]
-        raise ModelError(f"{path}: cannot be loaded as a reward model: {first}") from None
+    problem = "cannot be loaded as a reward model"
+    kind = AutoModelForSequenceClassification
+    return from_pretrained(kind, str(path), problem, path, revision=revision, num_labels=1, dtype=dtype)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -30,11 +31,11 @@ def device() -> torch.device:
 
 def load_tokenizer(name: str, revision: str | None = None) -> Any:
     """The tokenizer of a model name or folder. ModelError if it cannot hold a conversation."""
-    resolved = resolve_model(name, revision)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(resolved.path, revision=revision)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{name}: no tokenizer: {_first_line(error)}") from None
+    return _tokenizer(name, resolve_model(name, revision).path, revision)
+
+
+def _tokenizer(name: str, path: str, revision: str | None) -> Any:
+    tokenizer = from_pretrained(AutoTokenizer, name, "no tokenizer", path, revision=revision)
     if not tokenizer.chat_template:
         raise ModelError(f"{name}: the tokenizer has no chat template; use an instruction-tuned model")
     if tokenizer.eos_token_id is None:
@@ -56,12 +57,10 @@ def _choose_padding(tokenizer: Any) -> None:
 def load_language_model(name: str, revision: str | None, dtype: torch.dtype) -> Loaded:
     """The causal language model of that name or folder. ModelError if it cannot be loaded."""
     resolved = resolve_model(name, revision)
-    tokenizer = load_tokenizer(name, revision)
-    quiet()
-    try:
-        model = AutoModelForCausalLM.from_pretrained(resolved.path, revision=revision, dtype=dtype)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{name}: cannot be loaded: {_first_line(error)}") from None
+    tokenizer = _tokenizer(name, resolved.path, revision)
+    model = from_pretrained(
+        AutoModelForCausalLM, name, "cannot be loaded", resolved.path, revision=revision, dtype=dtype
+    )
     for setting in ("final_logit_softcapping", "logit_scale", "logits_scaling"):
         if getattr(model.config, setting, None) not in {None, 1.0}:
             raise ModelError(f"{name}: its config sets {setting}, which rlaif's log-probabilities leave out")
@@ -75,11 +74,15 @@ def free_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def quiet() -> None:
-    """No progress bars of a library, and no notes on weights that are new on purpose (a fresh scalar head)."""
+def from_pretrained(kind: Any, name: str, problem: str, path: str | Path, **options: Any) -> Any:
+    """`kind.from_pretrained(path)`, where a failure is one line: the name, the problem, the library's first line.
+
+    Without the library's progress bars and its notes on weights that are new on purpose (a fresh scalar head).
+    """
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]
+    try:
+        return kind.from_pretrained(path, **options)
+    except (OSError, ValueError) as error:
+        first = str(error).strip().partition("\n")[0]
+        raise ModelError(f"{name}: {problem}: {first}") from None

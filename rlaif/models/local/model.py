@@ -6,7 +6,6 @@ and asks again for what is missing forms the same batches, and gets the same byt
 
 from __future__ import annotations
 
-import gc
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ import torch.nn.functional as F
 from rlaif.config.sections import LocalModel
 from rlaif.models.chat import ChatRequest, OnReplies, Reply
 from rlaif.models.local.generate import Sampling, generate
-from rlaif.models.local.load import DTYPES, Loaded, load_language_model
+from rlaif.models.local.load import DTYPES, Loaded, free_memory, load_language_model
 from rlaif.models.local.packing import Row, hidden_states
 from rlaif.models.local.tokens import encode_prompt, label_token
 
@@ -106,9 +105,7 @@ class LocalChatModel:
 
     def close(self) -> None:
         self._model = None
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        free_memory()
 
 
 def _batches(encoded: Sequence[Encoded], size: int) -> Iterator[list[Encoded]]:

@@ -1,0 +1,52 @@
+"""Loading: a padding id that is never the end token, and models whose logits rlaif would misread are refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from rlaif.errors import ModelError
+from rlaif.models import embedded
+from rlaif.models.local import load
+from rlaif.models.local.load import load_language_model, load_tokenizer
+from rlaif.models.local.packing import Row
+from rlaif.training.scalar_model import as_ended
+from tests.tiny import save_tiny, tiny_tokenizer
+
+
+def test_padding_is_a_spare_special_token_and_never_the_end_token(tmp_path: Path) -> None:
+    folder = save_tiny(tmp_path / "model")
+    tokenizer = tiny_tokenizer()
+    tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.save_pretrained(folder)
+    assert load_tokenizer(folder).pad_token_id not in {None, tokenizer.eos_token_id}
+
+
+def test_a_model_that_transforms_its_logits_is_refused(tmp_path: Path) -> None:
+    folder = Path(save_tiny(tmp_path / "model"))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"final_logit_softcapping": 30.0}))
+    with pytest.raises(ModelError, match="final_logit_softcapping"):
+        load_language_model(str(folder), None, torch.float32)
+
+
+def test_a_model_folder_is_read_for_its_revision_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def resolve(name: str, revision: str | None = None) -> embedded.ResolvedModel:
+        asked.append(name)
+        return embedded.resolve_model(name, revision)
+
+    monkeypatch.setattr(load, "resolve_model", resolve)
+    load_language_model(save_tiny(tmp_path / "model"), None, torch.float32)
+    assert len(asked) == 1
+
+
+def test_a_cut_off_response_is_scored_with_an_end_token_and_others_are_left_alone() -> None:
+    tokenizer = tiny_tokenizer()
+    end = tokenizer.eos_token_id
+    whole, cut = Row((1, 5), (7, end)), Row((1, 5), (7, 8))
+    assert as_ended([whole, cut], tokenizer) == [whole, Row((1, 5), (7, 8, end))]

@@ -13,7 +13,7 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 
 from rlaif.config import Recipe
-from rlaif.config.sections import FileSource, JudgeModel, PolicyModel, ScriptedModel
+from rlaif.config.sections import FileSource, JudgeModel, Mode, PanelMode, PolicyModel, ScriptedModel
 from rlaif.feedback.sources import path_of
 from rlaif.resources import resolve
 
@@ -30,8 +30,13 @@ def human_files(recipe: Recipe) -> list[Path]:
 
 def judge_files(recipe: Recipe) -> list[Path]:
     """Constitution, template, and the judge where it lies on this disk."""
-    rules = [resolve("constitutions", recipe.constitution), resolve("prompts/judge", recipe.label.template)]
+    rules = [resolve("constitutions", recipe.constitution), *_templates(recipe.label.mode)]
     return [*rules, *_model(recipe.judge)]
+
+
+def _templates(mode: Mode) -> list[Path]:
+    modes = [member.mode for member in mode.members] if isinstance(mode, PanelMode) else [mode]
+    return [resolve("prompts/judge", one.template) for one in modes if not isinstance(one, PanelMode)]
 
 
 def policy_files(recipe: Recipe) -> list[Path]:

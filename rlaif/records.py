@@ -1,6 +1,7 @@
 """The rows that stages hand to each other, and the identities and seeds derived from their content.
 
     Prompt -> Response -> Pair -> Verdict -> PrincipleJudgment -> Judgment -> Preference      (or a Failure)
+                       -> PrincipleScore -> Score;  Ranking;  Round -> Revision -> Demonstration
 
 Records are frozen and refuse unknown fields. No record holds a clock time: equal work gives equal bytes.
 `p_a` is always the probability that response `a` of the pair is the better one; `swapped()` maps it to 1 - p_a.
@@ -117,6 +118,8 @@ class Verdict(Record):
     first: Side
     logprob_first: float
     logprob_second: float
+    reason: str = ""
+    """The chain of thought that the judge wrote before it; empty where none was asked for."""
 
 
 class PrincipleJudgment(Record):
@@ -126,8 +129,9 @@ class PrincipleJudgment(Record):
     checked: bool
     p_a: float = Field(ge=0, le=1)
     swap_gap: float | None = None
-    """|p1 - p2| over the two orders; None when checked."""
+    """|p1 - p2| over the two orders; None where nothing was judged in both."""
     verdicts: tuple[Verdict, ...] = ()
+    """a first, then b first; with several reasons, that many times over."""
 
 
 class Provenance(Record):
@@ -144,6 +148,16 @@ class Provenance(Record):
     aggregation: str
 
 
+class MemberJudgment(Record):
+    """What one member of a panel says about the panel's pair, oriented as the panel's judgment is."""
+
+    member: str
+    annotator: str
+    p_a: float = Field(ge=0, le=1)
+    principles: tuple[PrincipleJudgment, ...] = ()
+    provenance: Provenance
+
+
 class Judgment(Record):
     """A pair's verdicts, aggregated; or one human label of it (p_a of 0, 0.5 or 1, no principles)."""
 
@@ -151,8 +165,98 @@ class Judgment(Record):
     source: Source
     annotator: str
     p_a: float = Field(ge=0, le=1)
+    p_raw: float | None = Field(default=None, ge=0, le=1)
+    """p_a before calibration; None where none was applied."""
     principles: tuple[PrincipleJudgment, ...] = ()
+    members: tuple[MemberJudgment, ...] = ()
+    """Of a panel: every member's own judgment."""
     provenance: Provenance | None = None
+
+
+class PrincipleScore(Record):
+    """What one principle says about one response."""
+
+    principle: str
+    checked: bool
+    value: float
+    """`score`: the expected rating, from -1 to 1. `checklist`: the probability that it is followed, from 0 to 1."""
+    logprobs: dict[str, float] = Field(default_factory=dict)
+    """Of the label tokens, exactly as the model gave them; empty when checked."""
+    unknown: float = Field(default=0.0, ge=0, le=1)
+    """`checklist`: the probability of the label that says it cannot be told."""
+
+
+class Score(Record):
+    """One response by every principle. `value` is the weighted mean, or the veto's floor."""
+
+    id: str
+    """Of the prompt's conversation and the text."""
+    prompt_id: str
+    prompt: Messages
+    tags: tuple[str, ...] = ()
+    text: str
+    value: float
+    vetoed: bool = False
+    principles: tuple[PrincipleScore, ...]
+    annotator: str
+    provenance: Provenance
+
+
+class Ranking(Record):
+    """The responses to one prompt in order of Bradley-Terry strength, best first."""
+
+    prompt_id: str
+    prompt: Messages
+    tags: tuple[str, ...] = ()
+    responses: tuple[str, ...] = Field(min_length=2)
+    strengths: tuple[float, ...]
+    """Log-odds, with mean 0: P(i over j) is the sigma of their difference."""
+    compared: int = Field(ge=1)
+    """How many of the pairs were judged."""
+
+
+class Round(Record):
+    """One critique and the revision that followed it."""
+
+    principle: str
+    critique: str
+    revision: str
+
+
+class Revision(Record):
+    """A response and its revisions, first to last."""
+
+    id: str
+    prompt_id: str
+    prompt: Messages
+    tags: tuple[str, ...] = ()
+    original: str
+    rounds: tuple[Round, ...] = Field(min_length=1)
+    annotator: str
+    provenance: Provenance
+
+
+class Demonstration(Record):
+    """One row for supervised fine-tuning. `prompt` and `completion` alone form a valid TRL prompt-completion row."""
+
+    prompt: Messages
+    completion: Messages
+    source: Source
+    prompt_id: str
+    round: int = Field(ge=0)
+    """Which revision it is, counted from 1; 0 for a response as it was sampled."""
+    tags: tuple[str, ...] = ()
+
+
+class Reliability(Record):
+    """How far a panel's member can be relied on, as estimated without human labels."""
+
+    member: str
+    accuracy: float | None = None
+    """Chance of agreeing with the latent true label (Dawid-Skene); None where nothing estimates it."""
+    agreement: float
+    """Share of pairs on which it prefers what the panel prefers."""
+    pairs: int = Field(ge=0)
 
 
 class Preference(Record):

@@ -9,26 +9,27 @@ import contextlib
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from rlaif.config import Recipe
-from rlaif.config.sections import HumanLabels, MixedLabels, PolicyModel
+from rlaif.config.sections import HumanLabels, JudgeModel, MixedLabels, PanelMode, PolicyModel
 from rlaif.console import bar
 from rlaif.constitution import load_constitution
 from rlaif.errors import ConfigError, DataError
 from rlaif.feedback.human import read_human_judgments
-from rlaif.feedback.judge import JudgeResult, check_failure_cap, judge_pairs
+from rlaif.feedback.judge import JudgeResult, check_failure_cap, judge_by_mode
 from rlaif.feedback.mix import for_the_judge, mix
 from rlaif.feedback.pairs import WeightedJudgment, make_pairs, to_preferences
 from rlaif.feedback.prompts import read_prompts
 from rlaif.feedback.sample import SampleResult, check_sample_failures, sample_responses
 from rlaif.jsonl import Row, read_jsonl, read_objects, write_json, write_jsonl
 from rlaif.models.cache import CachedModel
+from rlaif.models.chat import ChatModel
 from rlaif.models.open import open_model
 from rlaif.records import Failure, Judgment, Pair, Preference, Prompt, Response, content_id
 from rlaif.run import Run
-from rlaif.templates import load_template
 
 BEFORE_EVALUATION = ("sample", "label", "pairs", "reward", "ppo")
 MOST_REFERENCE_RESPONSES = 512
@@ -122,18 +123,20 @@ def label(recipe: Recipe, run: Run) -> dict[str, Any]:
 def _judge(recipe: Recipe, run: Run, pairs: Sequence[Pair], stage: str) -> JudgeResult:
     """The judge on these pairs, failures under the name of the stage."""
     constitution = load_constitution(recipe.constitution)
-    template = load_template(recipe.label.template)
-    with _asking(recipe.judge, run) as cached, bar(stage, len(pairs), "pairs") as advance:
-        result = judge_pairs(cached, pairs, constitution, template, recipe.label, recipe.seed, advance)
+    mode = recipe.label.mode
+    members = len(mode.members) if isinstance(mode, PanelMode) else 1
+
+    def open_judge(model: JudgeModel | None) -> AbstractContextManager[ChatModel]:
+        return _asking(model or recipe.judge, run)
+
+    with bar(stage, len(pairs) * members, "pairs") as advance:
+        result = judge_by_mode(open_judge, pairs, constitution, recipe.label, recipe.seed, advance)
     return result._replace(failures=tuple(f.model_copy(update={"stage": stage}) for f in result.failures))
 
 
 def _judge_cost(result: JudgeResult) -> dict[str, int]:
-    return {
-        "judge_calls": result.calls,
-        "prompt_tokens": result.prompt_tokens,
-        "completion_tokens": result.completion_tokens,
-    }
+    calls, prompt_tokens, completion_tokens = result.cost
+    return {"judge_calls": calls, "prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens}
 
 
 def pairs(recipe: Recipe, run: Run) -> dict[str, Any]:

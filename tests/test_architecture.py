@@ -20,6 +20,7 @@ LAYERS: list[set[str]] = [
     {"run", "models"},
     {"feedback", "training"},
     {"evaluation"},
+    {"audit"},
     {"stages", "reads"},
     {"pipeline", "checkup"},
     {"cli"},

@@ -50,7 +50,7 @@ def test_shipped_recipes_are_valid_and_name_shipped_things(name):
     recipe = load_recipe(name)
     assert recipe.name == name and recipe.title
     assert recipe.constitution in available("constitutions")
-    assert recipe.label.template in available("prompts/judge")
+    assert recipe.label.mode.template in available("prompts/judge")
     assert resolve("recipes", name).read_text().startswith("#"), "a recipe begins by saying what it is for"
 
 

@@ -103,7 +103,7 @@ def test_a_judgment_by_hand() -> None:
     assert judgment.principles[0].verdicts[0].logprob_first == pytest.approx(
         math.log(0.8 / (1 + math.exp(-2 - BIAS))), abs=1e-12
     )
-    assert (result.calls, result.prompt_tokens, result.completion_tokens) == (4, 40, 4)
+    assert result.cost == (4, 40, 4)
     assert result.failures == ()
 
 
@@ -150,7 +150,7 @@ def test_tags_choose_principles() -> None:
 def test_no_principle_applies() -> None:
     tagged = constitution(judged("kind", tags=["soft"]))
     result = run([pair("x", "y", tags=("hard",))], tagged)
-    assert (result.judgments, result.calls) == ((), 0)
+    assert (result.judgments, result.cost.calls) == ((), 0)
     assert [(f.stage, f.reason, f.detail) for f in result.failures] == [
         ("label", "no principle applies", "prompt tags: hard")
     ]
@@ -158,7 +158,7 @@ def test_no_principle_applies() -> None:
 
 def test_checks_are_decided_by_code_alone() -> None:
     result = run([pair("one two", "one two three four"), pair("one", "two")], constitution(SHORT))
-    assert result.calls == 0
+    assert result.cost.calls == 0
     assert [j.p_a for j in result.judgments] == pytest.approx([1 / (1 + math.exp(-4)), 0.5], abs=1e-12)
     assert [p.checked for j in result.judgments for p in j.principles] == [True, True]
 
@@ -257,7 +257,7 @@ def test_judgments_survive_their_file(tmp_path: Any) -> None:
 
 def failing(n: int, reason: str = "model error") -> JudgeResult:
     rows = [Failure(stage="label", id=str(i), reason=reason, detail="no route") for i in range(n) for _ in "ab"]
-    return JudgeResult((), tuple(rows), 0, 0, 0)
+    return JudgeResult((), tuple(rows))
 
 
 def test_failure_cap_counts_pairs_not_requests() -> None:
@@ -273,6 +273,6 @@ def test_failure_cap_counts_pairs_not_requests() -> None:
 def test_failure_cap_advice_fits_the_reason() -> None:
     with pytest.raises(JudgeError, match="give the constitution a principle without tags"):
         check_failure_cap(failing(3, "no principle applies"), 3, SECTION)
-    with pytest.raises(JudgeError, match=r"another label\.template"):
+    with pytest.raises(JudgeError, match=r"another label\.mode\.template"):
         check_failure_cap(failing(3, "too little probability on the labels"), 3, SECTION)
     check_failure_cap(failing(0), 0, SECTION)

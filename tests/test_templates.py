@@ -25,7 +25,7 @@ def ask(
     template=COMPARE,
 ):
     prompt = (Message(role="user", content=text),)
-    return template.render(prompt=prompt, first=first, second=second, preamble=preamble, principle=principle)
+    return template.render(prompt=prompt, responses=(first, second), preamble=preamble, principle=principle)
 
 
 def user_text(**kwargs):
@@ -85,7 +85,7 @@ def test_turns_keep_their_roles():
     prompt = tuple(
         Message(role=r, content=c) for r, c in [("system", "s"), ("user", "q"), ("assistant", "a"), ("user", "z")]
     )
-    (message,) = COMPARE.render(prompt=prompt, first="1", second="2", preamble="", principle="?")
+    (message,) = COMPARE.render(prompt=prompt, responses=("1", "2"), principle="?")
     turns = re.findall(r"<(\w+)_turn>\n(\w)\n</\1_turn>", between(message.content, "conversation"))
     assert turns == [("system", "s"), ("user", "q"), ("assistant", "a"), ("user", "z")]
 

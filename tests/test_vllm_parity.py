@@ -119,7 +119,7 @@ def test_in_bf16_local_and_served_agree_on_every_pair(served: VllmChatModel) -> 
     local = open_model(LocalModel(model=EMBEDDED))
     here, there = judged_by(local), judged_by(served)
     local.close()
-    assert here.prompt_tokens == there.prompt_tokens, "both read the same tokens"
+    assert here.cost.prompt_tokens == there.cost.prompt_tokens, "both read the same tokens"
     assert local.revision == served.revision
     of_pairs, of_verdicts = largest_gaps(here, there)
     assert of_pairs <= 0.03

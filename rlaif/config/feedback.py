@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from rlaif.config.base import Count, Positive, Section, Share
+from rlaif.config.judging import AuditRequirement, CompareMode, Mode
 
 
 class FileSource(Section):
@@ -81,10 +82,11 @@ class Lexicographic(Section):
 
 
 class LabelSection(Section):
-    """How the judge compares two responses."""
+    """How the judge labels pairs of responses."""
 
-    template: str = "compare"
-    """A file under prompts/judge/, or a path."""
+    mode: Mode = CompareMode()
+    audit: AuditRequirement | None = None
+    """An audit that this judge must have passed before it labels."""
     aggregation: Annotated[Mean | SampleOne | Lexicographic, Field(discriminator="kind")] = Mean()
     pairs_per_prompt: Count | None = None
     """At most this many of the n(n-1)/2 pairs of a prompt; none = all."""

@@ -1,0 +1,11 @@
+"""The judge: pairs and a constitution in, judgments with provenance and failures out.
+
+`modes.py` chooses, `compare.py` is the plain way to ask, `asking.py` what all ways share, `result.py` what comes out.
+The mathematics of the replies is in `feedback/verdict.py`.
+"""
+
+from rlaif.feedback.judge.compare import judge_pairs
+from rlaif.feedback.judge.modes import OpenJudge, judge_by_mode, judge_with
+from rlaif.feedback.judge.result import JudgeResult, check_failure_cap
+
+__all__ = ["JudgeResult", "OpenJudge", "check_failure_cap", "judge_by_mode", "judge_pairs", "judge_with"]

@@ -1,0 +1,105 @@
+"""What every way of judging shares: ask many requests at once, read label tokens, say where a label came from.
+
+Nothing here retries or caches (the models do) and nothing here guesses: a reply that is no verdict is a `NoVerdict`.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import Counter
+from collections.abc import Hashable, Sequence
+from typing import NamedTuple
+
+from rlaif.config.sections import LabelSection
+from rlaif.constitution import Constitution
+from rlaif.feedback.sample import Progress
+from rlaif.models.chat import ChatModel, ChatRequest, Reply
+from rlaif.records import Provenance
+from rlaif.templates import JudgeTemplate
+
+
+class NoVerdict(NamedTuple):
+    """Why a reply is none: a short fixed phrase, and the evidence."""
+
+    reason: str
+    detail: str
+
+
+def ask(
+    model: ChatModel,
+    requests: Sequence[ChatRequest],
+    unit_of_request: Sequence[int],
+    n_units: int,
+    progress: Progress | None,
+) -> list[Reply]:
+    """All replies in order. `progress` counts units (pairs, responses): one is finished with its last reply, or at
+    once if it asks nothing."""
+    waiting = Counter(unit_of_request)
+
+    def on_replies(replies: Sequence[tuple[int, Reply]]) -> None:
+        waiting.subtract(unit_of_request[index] for index, _ in replies)
+        done = [unit for unit in {unit_of_request[index] for index, _ in replies} if not waiting[unit]]
+        if progress is not None and done:
+            progress(len(done))
+
+    if progress is not None and len(waiting) < n_units:
+        progress(n_units - len(waiting))
+    return model.chat(requests, on_replies) if requests else []
+
+
+def with_shared_prefix(requests: Sequence[ChatRequest], groups: Sequence[Hashable]) -> list[ChatRequest]:
+    """The requests, each told how much of its last message is the same in all requests of its group."""
+    together: dict[Hashable, list[str]] = {}
+    for request, group in zip(requests, groups, strict=True):
+        together.setdefault(group, []).append(request.messages[-1].content)
+    shared = {key: len(os.path.commonprefix(t)) for key, t in together.items() if len(t) > 1}  # noqa: RUF071 (by character)
+    return [
+        request.model_copy(update={"shared_prefix": shared.get(group, 0)})
+        for request, group in zip(requests, groups, strict=True)
+    ]
+
+
+def label_logprobs(reply: Reply, labels: Sequence[str], min_mass: float) -> dict[str, float] | NoVerdict:
+    """The natural-log probabilities of the labels, as the model gave them, or why the reply has none to trust."""
+    if reply.error is not None:
+        return NoVerdict("model error", reply.error)
+    logprobs = reply.label_logprobs or {}
+    if not all(label in logprobs and math.isfinite(logprobs[label]) for label in labels):
+        return NoVerdict("no label log-probabilities", f"got {logprobs} for labels {tuple(labels)}")
+    found = {label: logprobs[label] for label in labels}
+    mass = math.fsum(math.exp(value) for value in found.values())
+    if mass < min_mass:
+        return NoVerdict(
+            "too little probability on the labels",
+            f"{mass:.2g} in all, label.min_label_mass is {min_mass:g}",
+        )
+    return found
+
+
+def provenance(
+    model: ChatModel,
+    constitution: Constitution,
+    template: JudgeTemplate,
+    section: LabelSection,
+    sampling: dict[str, float | int | str],
+) -> Provenance:
+    """Where a judgment came from; `sampling` is what the mode adds to the margin of checked principles."""
+    knobs = section.aggregation.model_dump(exclude={"kind"})
+    shown = ", ".join(f"{key}={value}" for key, value in knobs.items())
+    return Provenance(
+        constitution=constitution.id,
+        constitution_version=constitution.version,
+        constitution_hash=constitution.hash,
+        judge=model.name,
+        judge_revision=model.revision,
+        template=template.name,
+        template_hash=template.hash,
+        sampling=sampling | {"check_margin": section.check_margin},
+        aggregation=f"{section.aggregation.kind}({shown})" if shown else section.aggregation.kind,
+    )
+
+
+def shown_tags(tags: Sequence[str]) -> str:
+    """The tags of a prompt, for a failure's detail."""
+    return f"prompt tags: {', '.join(tags) or 'none'}"

@@ -1,0 +1,84 @@
+"""From the recipe's `label.mode` to the function that judges that way: the one place that looks at the kind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import assert_never
+
+from rlaif.config.sections import (
+    ChecklistMode,
+    CompareMode,
+    JudgeModel,
+    LabelSection,
+    MemberMode,
+    PanelMode,
+    RankMode,
+    ReasonedMode,
+    ReviseMode,
+    ScoreMode,
+)
+from rlaif.constitution import Constitution
+from rlaif.feedback.judge.compare import judge_pairs
+from rlaif.feedback.judge.panel import combine
+from rlaif.feedback.judge.rank import judge_by_rank
+from rlaif.feedback.judge.rate import judge_by_checklist, judge_by_score
+from rlaif.feedback.judge.reasoned import judge_reasoned
+from rlaif.feedback.judge.result import JudgeResult
+from rlaif.feedback.sample import Progress
+from rlaif.models.chat import ChatModel
+from rlaif.records import Pair
+from rlaif.templates import load_template
+
+OpenJudge = Callable[[JudgeModel | None], AbstractContextManager[ChatModel]]
+"""Opens a judge for a while; None means the recipe's own. One at a time: two may not fit the GPU."""
+
+
+def judge_by_mode(
+    open_judge: OpenJudge,
+    pairs: Sequence[Pair],
+    constitution: Constitution,
+    section: LabelSection,
+    seed: int,
+    progress: Progress | None = None,
+) -> JudgeResult:
+    """The pairs judged as `section.mode` says. `revise` compares nothing, so given pairs are judged by `compare`.
+
+    `progress` counts pairs; a panel of n counts each of them n times.
+    """
+    mode = section.mode
+    if isinstance(mode, PanelMode):
+        results = []
+        for member in mode.members:
+            with open_judge(member.model) as model:
+                results.append(judge_with(model, member.mode, pairs, constitution, section, seed, progress))
+        return combine(mode, pairs, results)
+    with open_judge(None) as model:
+        single = CompareMode() if isinstance(mode, ReviseMode) else mode
+        return judge_with(model, single, pairs, constitution, section, seed, progress)
+
+
+def judge_with(
+    model: ChatModel,
+    mode: MemberMode | RankMode,
+    pairs: Sequence[Pair],
+    constitution: Constitution,
+    section: LabelSection,
+    seed: int,
+    progress: Progress | None = None,
+) -> JudgeResult:
+    """The pairs judged by one model in one mode."""
+    match mode:
+        case CompareMode():
+            template = load_template(mode.template, "compare")
+            return judge_pairs(model, pairs, constitution, template, section, seed, progress)
+        case ReasonedMode():
+            return judge_reasoned(model, mode, pairs, constitution, section, seed, progress)
+        case ScoreMode():
+            return judge_by_score(model, mode, pairs, constitution, section, seed, progress)
+        case ChecklistMode():
+            return judge_by_checklist(model, mode, pairs, constitution, section, seed, progress)
+        case RankMode():
+            return judge_by_rank(model, mode, pairs, constitution, section, seed, progress)
+        case _:
+            assert_never(mode)

@@ -1,0 +1,70 @@
+"""What judging gives, whatever the mode: judgments, failures, the cost, and what some modes keep besides."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from rlaif.config.sections import LabelSection
+from rlaif.errors import JudgeError
+from rlaif.models.chat import Reply
+from rlaif.records import Demonstration, Failure, Judgment, Ranking, Reliability, Revision, Score
+
+
+class Cost(NamedTuple):
+    """Requests made (answered or not) and the tokens of the answered ones."""
+
+    calls: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+    @classmethod
+    def of(cls, replies: Iterable[Reply]) -> Cost:
+        """What these replies cost."""
+        replies = list(replies)
+        answered = [reply for reply in replies if reply.error is None]
+        return cls(len(replies), sum(r.prompt_tokens for r in answered), sum(r.completion_tokens for r in answered))
+
+    def plus(self, other: Cost) -> Cost:
+        """Both together."""
+        return Cost(*(mine + its for mine, its in zip(self, other, strict=True)))
+
+
+class JudgeResult(NamedTuple):
+    """Judgments and failures, each in pair order. A pair has a judgment, or failures, never both."""
+
+    judgments: tuple[Judgment, ...]
+    failures: tuple[Failure, ...]
+    cost: Cost = Cost()
+    scores: tuple[Score, ...] = ()
+    """Of `score` and `checklist`: one for each response."""
+    rankings: tuple[Ranking, ...] = ()
+    """Of `rank`: one for each prompt."""
+    revisions: tuple[Revision, ...] = ()
+    """Of `revise`: all rounds of each response."""
+    demonstrations: tuple[Demonstration, ...] = ()
+    """Of `revise`: rows for supervised fine-tuning."""
+    reliability: tuple[Reliability, ...] = ()
+    """Of `panel`: one for each member."""
+
+
+def check_failure_cap(result: JudgeResult, n_pairs: int, section: LabelSection) -> None:
+    """Raise JudgeError when more than `section.max_failures` of the pairs have no judgment."""
+    failed = len({failure.id for failure in result.failures})
+    if failed <= section.max_failures * n_pairs:
+        return
+    first = result.failures[0]
+    detail = f" ({first.detail})" if first.detail else ""
+    raise JudgeError(
+        f"label: {failed} of {n_pairs} pairs have no judgment ({failed / n_pairs:.1%}, limit "
+        f"{section.max_failures:.1%}); first: {first.reason}{detail}; {_advice(first.reason)}, or raise "
+        "label.max_failures"
+    )
+
+
+def _advice(reason: str) -> str:
+    if reason == "no principle applies":
+        return "give the constitution a principle without tags or for these tags"
+    if reason == "model error":
+        return "see failures.jsonl and the judge's log; a new run asks only what is missing"
+    return "use a judge that answers with the template's labels, or another label.mode.template"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,18 @@ from rlaif.config import load_recipe, recipe_schema
 from rlaif.config.load import UNREADABLE
 from rlaif.constitution import Constitution, lint, list_checks, load_constitution
 from rlaif.errors import ConfigError, did_you_mean
+from rlaif.jsonl import write_json
 from rlaif.templates import load_template
+
+SCHEMAS = {"constitution": "rlaif:constitution:v1", "recipe": "rlaif:recipe"}
+"""What there is a JSON Schema of, and its name."""
 
 
 def check_file(path: Path) -> str:
     """One line that says the file is valid, and a line for each warning. Raises ConfigError for a bad file."""
     if path.suffix == ".jinja":
         template = load_template(str(path))
-        return f"{path}: judge template {template.name}, hash {template.hash}: valid"
+        return f"{path}: judge template {template.name} of kind {template.kind}, hash {template.hash}: valid"
     if path.suffix not in {".yaml", ".yml"}:
         raise ConfigError(f"{path}: neither .yaml (constitution or recipe) nor .jinja (judge template)")
     if _is_recipe(path):
@@ -48,9 +53,96 @@ def check_table() -> str:
 
 
 def json_schema(kind: str) -> dict[str, Any]:
-    """JSON Schema of a constitution or a recipe."""
-    if kind == "recipe":
-        return recipe_schema()
-    if kind == "constitution":
-        return Constitution.model_json_schema(by_alias=True)
-    raise ConfigError(f"schema: no schema of {kind!r}{did_you_mean(kind, ['constitution', 'recipe'])}")
+    """JSON Schema of a constitution or a recipe, as strict as the loader where a schema can say it.
+
+    Draft 7, because the editors' YAML server reads that one and ignores newer keywords. What only the loader
+    knows: repeated ids, regular expressions that do not compile, examples of a principle that is not there, and
+    rules between the sections of a recipe.
+    """
+    if kind not in SCHEMAS:
+        raise ConfigError(f"schema: no schema of {kind!r}{did_you_mean(kind, SCHEMAS)}")
+    schema = recipe_schema() if kind == "recipe" else _constitution_schema()
+    for union in _unions(schema):
+        for reference in union["mapping"].values():
+            _require_tag(schema["$defs"][reference.rpartition("/")[2]], union["propertyName"])
+    schema = _draft7(schema)
+    head = {"$schema": "http://json-schema.org/draft-07/schema#", "$id": f"urn:{SCHEMAS[kind]}"}
+    return head | {"title": f"rlaif {kind}"} | {key: value for key, value in schema.items() if key != "title"}
+
+
+def write_schema(kind: str, path: Path) -> str:
+    """Write the schema to the path; what to tell the user, the header line last."""
+    write_json(path, json_schema(kind))
+    return (
+        f"{path}: schema written. With this as the first line of a {kind} in the same folder, VS Code's YAML "
+        f"extension completes, explains and checks it:\n{schema_header(path)}"
+    )
+
+
+def schema_header(path: Path) -> str:
+    """The comment that names this schema to the editors' YAML server, for a file that lies beside it."""
+    return f"# yaml-language-server: $schema={path.name}"
+
+
+def _constitution_schema() -> dict[str, Any]:
+    """Pydantic's, and what the loader says besides: no null, no blank text, and keys that need each other."""
+    schema: dict[str, Any] = _without_null(Constitution.model_json_schema(by_alias=True))
+    principle, example = schema["$defs"]["Principle"], schema["$defs"]["Example"]
+    for text in (text for part in (schema, principle, example) for text in part["properties"].values()):
+        if text.get("minLength") == 1:
+            text["pattern"] = r"\S"
+    principle["anyOf"] = [{"required": ["compare"]}, {"required": ["check"]}]
+    principle["dependencies"] = {"question": ["desired"], "desired": ["question"]}
+    return schema
+
+
+def _unions(node: Any) -> Iterator[dict[str, Any]]:
+    """Every `discriminator`: the key that tells the alternatives of a union apart, and where they are."""
+    if isinstance(node, dict):
+        if "mapping" in (found := node.get("discriminator", {})):
+            yield found
+        for value in node.values():
+            yield from _unions(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from _unions(value)
+
+
+def _require_tag(definition: dict[str, Any], tag: str) -> None:
+    """The tag has a default in Python, but a file must write it; whoever points at it reads what it stands for."""
+    definition["required"] = sorted({*definition.get("required", []), tag})
+    field = definition["properties"][tag]
+    field.pop("default", None)
+    field.setdefault("description", definition.get("description", ""))
+
+
+def _without_null(node: Any) -> Any:
+    """`X or null` as X alone: a constitution leaves a key out instead of leaving it empty."""
+    if isinstance(node, list):
+        return [_without_null(value) for value in node]
+    if not isinstance(node, dict):
+        return node
+    values = {key: _without_null(value) for key, value in node.items()}
+    choices = values.get("anyOf")
+    if isinstance(choices, list) and {"type": "null"} in choices:
+        (kept,) = (choice for choice in choices if choice != {"type": "null"})
+        values = {key: value for key, value in values.items() if key not in {"anyOf", "default"}} | kept
+    return values
+
+
+def _draft7(node: Any) -> Any:
+    """Pydantic's draft 2020-12 in draft 7: `definitions`, tuples as `items`, and no keys beside a `$ref`."""
+    if isinstance(node, list):
+        return [_draft7(value) for value in node]
+    if not isinstance(node, dict):
+        return node
+    values = {key: _draft7(value) for key, value in node.items() if key != "discriminator"}
+    if isinstance(values.get("prefixItems"), list):
+        values["items"], values["additionalItems"] = values.pop("prefixItems"), False
+    if "$defs" in values:
+        values["definitions"] = values.pop("$defs")
+    if isinstance(reference := values.get("$ref"), str):
+        values["$ref"] = reference.replace("#/$defs/", "#/definitions/")
+        if len(values) > 1:
+            values["allOf"] = [{"$ref": values.pop("$ref")}]
+    return values

@@ -48,10 +48,11 @@ STAGES: dict[str, Stage] = {
         lambda recipe, run: [
             run.responses,
             *reads.judge_files(recipe),
+            *reads.audit_files(recipe),
             *reads.human_files(recipe),
             *reads.prompt_files(recipe),
         ],
-        lambda run: [run.judgments, run.failures],
+        lambda run: [run.judgments, run.failures, *run.evidence],
     ),
     "pairs": Stage(
         stages.pairs,

@@ -31,12 +31,19 @@ def human_files(recipe: Recipe) -> list[Path]:
 def judge_files(recipe: Recipe) -> list[Path]:
     """Constitution, template, and the judge where it lies on this disk."""
     rules = [resolve("constitutions", recipe.constitution), *_templates(recipe.label.mode)]
-    return [*rules, *_model(recipe.judge)]
+    mode = recipe.label.mode
+    members = [member.model for member in mode.members if member.model] if isinstance(mode, PanelMode) else []
+    return [*rules, *(file for model in [recipe.judge, *members] for file in _model(model))]
 
 
 def _templates(mode: Mode) -> list[Path]:
     modes = [member.mode for member in mode.members] if isinstance(mode, PanelMode) else [mode]
     return [resolve("prompts/judge", one.template) for one in modes if not isinstance(one, PanelMode)]
+
+
+def audit_files(recipe: Recipe) -> list[Path]:
+    """The audit that labelling requires."""
+    return [Path(os.path.expanduser(recipe.label.audit.file))] if recipe.label.audit else []
 
 
 def policy_files(recipe: Recipe) -> list[Path]:

@@ -254,8 +254,8 @@ class Reliability(Record):
     member: str
     accuracy: float | None = None
     """Chance of agreeing with the latent true label (Dawid-Skene); None where nothing estimates it."""
-    agreement: float
-    """Share of pairs on which it prefers what the panel prefers."""
+    agreement: float | None = None
+    """Share of pairs on which it prefers what the panel prefers; None where it judged none."""
     pairs: int = Field(ge=0)
 
 

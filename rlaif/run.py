@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import platform
+import secrets
 import shutil
 import subprocess
 import time
@@ -36,11 +37,16 @@ class Run:
         self.recipe = folder / "recipe.yaml"
         self.manifest = folder / "manifest.json"
         self.metrics = folder / "metrics.jsonl"
-        self.cache = folder / "cache" / "replies.sqlite"
+        self.scope_file = folder / ".scope"
         self.responses = folder / "responses.jsonl"
         self.sample_failures = folder / "sample_failures.jsonl"
         self.judgments = folder / "judgments.jsonl"
         self.failures = folder / "failures.jsonl"
+        self.scores = folder / "scores.jsonl"
+        self.rankings = folder / "rankings.jsonl"
+        self.revisions = folder / "revisions.jsonl"
+        self.demonstrations = folder / "demonstrations.jsonl"
+        self.reliability = folder / "reliability.jsonl"
         self.human_failures = folder / "human_failures.jsonl"
         self.preferences = folder / "preferences.jsonl"
         self.reward_model = folder / "reward_model"
@@ -52,6 +58,11 @@ class Run:
         self.evaluation_failures = folder / "evaluation_failures.jsonl"
         self.evaluation = folder / "evaluation.json"
         self.report = folder / "report.html"
+
+    @property
+    def evidence(self) -> list[Path]:
+        """What some modes of judging keep beside the judgments; absent for the others."""
+        return [self.scores, self.rankings, self.revisions, self.demonstrations, self.reliability]
 
     def claim(self, recipe: Recipe) -> None:
         """Bind the folder to this recipe. ConfigError, naming what changed, if it belongs to another one."""
@@ -84,6 +95,12 @@ class Run:
             except BlockingIOError:
                 raise ConfigError(f"{self.folder}: another process is working on this run") from None
             yield
+
+    def scope(self) -> str:
+        """A text that only this run has: whoever deletes the folder and starts anew gets another."""
+        if not self.scope_file.exists():
+            write_atomic(self.scope_file, secrets.token_hex(16).encode())
+        return self.scope_file.read_text()
 
     # ------------------------------------------------------------------------------------------- done-marks
 

@@ -1,7 +1,9 @@
 """Shared by all tests: one thread (tiny models run many times slower with two on a busy machine), and no network."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,12 +15,58 @@ import torch
 torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _replies_of_the_module(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Where module-wide fixtures keep replies: never in the user's home, and no module reads another's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RLAIF_REPLIES", str(tmp_path_factory.mktemp("replies") / "replies.sqlite"))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _replies_of_the_test(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fresh reply cache for each test: one that finds another's replies would not test asking."""
+    monkeypatch.setenv("RLAIF_REPLIES", str(tmp_path_factory.mktemp("replies") / "replies.sqlite"))
+
+
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A tiny random language model with a tokenizer, as a folder."""
     from tests.tiny import save_tiny
 
     return save_tiny(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def embedded_folder() -> str:
+    """The embedded model as a folder; tests skip, with the reason, where it cannot be had."""
+    from rlaif.errors import ModelError
+    from rlaif.models.embedded import EMBEDDED, resolve_model
+
+    try:
+        return resolve_model(EMBEDDED).path
+    except ModelError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def embedded_tokenizer(embedded_folder: str) -> Any:
+    """The embedded model's tokenizer, with its real chat template and control tokens."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(embedded_folder)
+
+
+@pytest.fixture(scope="session")
+def served_judge(embedded_folder: str) -> Iterator[Any]:
+    """The embedded model behind a vLLM server on the CPU, started once for all tests that need one."""
+    from rlaif.config.sections import VllmModel
+    from rlaif.models.embedded import EMBEDDED
+    from rlaif.models.server import VllmChatModel
+
+    model = VllmChatModel(VllmModel(model=EMBEDDED, max_model_len=2048))
+    yield model
+    model.close()
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ import re
 from rlaif.models.chat import ChatRequest
 
 SHOWN = re.compile(r"<response_([ab])>\n(.*?)\n</response_\1>", re.DOTALL)
+RESPONSE = re.compile(r"<response>\n(.*?)\n</response>", re.DOTALL)
 LABEL_MASS = 0.95
 """How much probability the two labels have together, as with a real model."""
 
@@ -51,3 +52,23 @@ def choose(log_odds: float) -> dict[str, float]:
 def soft(x: float) -> float:
     """log(1 + e^x), without overflow."""
     return max(x, 0.0) + math.log1p(math.exp(-abs(x)))
+
+
+def every_part(request: ChatRequest) -> dict[str, float] | str:
+    """Plays each role that a mode may ask for, always in favour of letters: letter, rating, yes or no, or a text."""
+    if request.labels == ("A", "B"):
+        first, second = (letters(text) for text in shown(first_turn(request)))
+        return choose(0.8 * (first - second) + 0.3)
+    if not request.labels:
+        return "It could have more letters." if len(request.messages) == 1 else "plenty of letters"
+    share = letters(RESPONSE.findall(request.messages[-1].content)[0]) / 16
+    if request.labels == ("Yes", "No", "Unknown"):
+        weights = [0.1 + share, 1.1 - share, 0.2]
+    else:
+        weights = [1 + 9 * share if number <= 9 * share else 0.5 for number in range(10)]
+    return {label: math.log(LABEL_MASS * w / sum(weights)) for label, w in zip(request.labels, weights, strict=True)}
+
+
+def first_turn(request: ChatRequest) -> ChatRequest:
+    """The request as it was before the judge replied to it."""
+    return request.model_copy(update={"messages": request.messages[:1]})

@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +19,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlaif.errors import DataError
-from rlaif.models.cache import CachedModel
+from rlaif.errors import ConfigError, DataError
+from rlaif.models.cache import CachedModel, cache_path, cache_summary, prune
 from rlaif.models.chat import ChatRequest, OnReplies, Reply
 from rlaif.records import Message
 
@@ -30,8 +34,10 @@ def ask(text: str, seed: int = 0) -> ChatRequest:
 class BatchModel:
     """Cuts its list into batches from the front; its replies name the batch, so another cut gives other replies."""
 
-    def __init__(self, die_after: int | None = None, log: Path | None = None, name: str = "batch") -> None:
-        self.name, self.revision = name, "1"
+    def __init__(
+        self, die_after: int | None = None, log: Path | None = None, name: str = "batch", revision: str = "1"
+    ) -> None:
+        self.name, self.revision = name, revision
         self.calls: list[list[str]] = []
         self.failing: set[str] = set()
         self.closed = 0
@@ -63,8 +69,8 @@ def store(tmp_path: Path) -> Iterator[Any]:
     """Opens cached models on one file, and closes them."""
     opened: list[CachedModel] = []
 
-    def open_on(model: BatchModel) -> CachedModel:
-        opened.append(CachedModel(model, tmp_path / "cache" / "replies.sqlite"))
+    def open_on(model: BatchModel, scope: str | None = None) -> CachedModel:
+        opened.append(CachedModel(model, tmp_path / "cache" / "replies.sqlite", scope))
         return opened[-1]
 
     yield open_on
@@ -134,11 +140,198 @@ def test_close_closes_the_model_and_may_be_repeated(store: Any) -> None:
     assert model.closed == 2
 
 
-def test_a_file_that_is_no_cache_is_named(tmp_path: Path) -> None:
+def test_a_model_of_unknown_revision_is_remembered_within_its_scope_only(store: Any) -> None:
+    def asked(scope: str | None, revision: str) -> bool:
+        model = BatchModel(revision=revision)
+        store(model, scope).chat([ask("a")])
+        return bool(model.calls)
+
+    assert [asked(scope, "unknown") for scope in ("run 1", "run 1", "run 2", None, None)] == [True, False, *[True] * 3]
+    assert [asked(scope, "2") for scope in ("run 1", "run 2", None)] == [True, False, False]
+
+
+def test_what_is_handed_on_is_on_disk(store: Any, tmp_path: Path) -> None:
+    on_disk = []
+
+    def look(lot: Sequence[tuple[int, Reply]]) -> None:
+        on_disk.append((sum(row.replies for row in cache_summary(tmp_path / "cache" / "replies.sqlite")), len(lot)))
+
+    store(BatchModel()).chat([ask(f"q{n}") for n in range(6)], look)
+    assert on_disk == [(4, 4), (6, 2)]
+
+
+def test_the_reply_that_was_stored_first_stands(store: Any) -> None:
+    """Also for whoever asked at the same time and heard another: one file never tells two stories."""
+    slow, fast = BatchModel(), BatchModel()
+    seen: dict[int, Reply] = {}
+
+    def meanwhile(*arguments: Any) -> list[Reply]:
+        store(fast).chat([ask("b")])
+        return BatchModel.chat(slow, *arguments)
+
+    slow.chat = meanwhile  # type: ignore[method-assign]
+    replies = store(slow).chat([ask("a"), ask("b")], seen.update)
+    assert [reply.text for reply in replies] == ["a of ['a', 'b']", "b of ['b']"]
+    assert [seen[0], seen[1]] == replies == store(BatchModel()).chat([ask("a"), ask("b")])
+
+
+def test_any_number_may_make_the_file_at_once(tmp_path: Path) -> None:
+    ready = threading.Barrier(8)
+
+    def open_and_ask(number: int) -> str:
+        ready.wait()
+        cached = CachedModel(BatchModel(), tmp_path / "replies.sqlite")
+        try:
+            return cached.chat([ask(f"q{number}")])[0].text
+        finally:
+            cached.close()
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(open_and_ask, range(8))) == [f"q{n} of ['q{n}']" for n in range(8)]
+    assert cache_summary(tmp_path / "replies.sqlite")[0].replies == 8
+
+
+# --------------------------------------------------------------------------------------- the shared file
+
+
+def test_where_it_lies(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("RLAIF_REPLIES", "RLAIF_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cache_path() == tmp_path / ".cache" / "rlaif" / "replies.sqlite"
+    monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
+    assert cache_path() == Path("/xdg/rlaif/replies.sqlite")
+    monkeypatch.setenv("RLAIF_CACHE", "~/mine")
+    assert cache_path() == tmp_path / "mine" / "replies.sqlite"
+    monkeypatch.setenv("RLAIF_REPLIES", "~/local/r.sqlite")
+    assert cache_path() == tmp_path / "local" / "r.sqlite"
+
+
+@pytest.fixture
+def filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Two models' replies: 40 of `old` at second 1000, 40 of `new` at second 2000."""
     path = tmp_path / "replies.sqlite"
+    for name, now in (("old", 1000.0), ("new", 2000.0)):
+        monkeypatch.setattr("time.time", lambda now=now: now)
+        cached = CachedModel(BatchModel(name=name), path)
+        cached.chat([ask(f"{n} " + "long " * 500) for n in range(40)])
+        cached.close()
+    return path
+
+
+def test_the_summary_has_a_row_a_model(filled: Path) -> None:
+    rows = cache_summary(filled)
+    assert [(r.model, r.revision, r.replies, r.oldest, r.newest) for r in rows] == [
+        ("new", "1", 40, 2000, 2000),
+        ("old", "1", 40, 1000, 1000),
+    ]
+    assert 0.5 < sum(row.bytes for row in rows) / filled.stat().st_size < 1
+    assert rows[0].cells() == ("new", "1", "40", f"{rows[0].bytes / 1e6:.2f}", "1970-01-01", "1970-01-01")
+    assert cache_summary(filled.with_name("none.sqlite")) == []
+
+
+@pytest.mark.parametrize(
+    ("which", "left"),
+    [
+        ({"older_than_s": 999}, {"new": 40}),
+        ({"older_than_s": 1000}, {"new": 40, "old": 40}),  # exactly so old is not older
+        ({"older_than_s": -1}, {}),
+        ({"model": "new"}, {"old": 40}),
+        ({"model": "new", "older_than_s": 500}, {"new": 40, "old": 40}),
+        ({"everything": True}, {}),
+        ({"to_bytes": 10**9}, {"new": 40, "old": 40}),
+        ({"to_bytes": 0}, {}),
+        ({"model": "old", "to_bytes": 0}, {"new": 40}),
+    ],
+)
+def test_pruning_removes_what_it_is_told_and_says_how_much(filled: Path, which: Any, left: dict[str, int]) -> None:
+    before, size = cache_summary(filled), filled.stat().st_size
+    removed = prune(filled, **which)
+    after = cache_summary(filled)
+    assert {row.model: row.replies for row in after} == left
+    assert removed.replies == sum(row.replies for row in before) - sum(row.replies for row in after)
+    assert removed.bytes == sum(row.bytes for row in before) - sum(row.bytes for row in after)
+    assert filled.stat().st_size <= size - 0.8 * removed.bytes, "the disk has the room again"
+
+
+def test_pruning_to_a_size_keeps_the_newest(filled: Path) -> None:
+    one = cache_summary(filled)[0].bytes // 40
+    prune(filled, to_bytes=50 * one + one // 2)
+    assert {row.model: row.replies for row in cache_summary(filled)} == {"new": 40, "old": 10}
+
+
+def test_pruning_needs_to_be_told_what(filled: Path) -> None:
+    with pytest.raises(ConfigError, match="say what to remove"):
+        prune(filled)
+    with pytest.raises(ConfigError, match="no replies of model 'nwe'; did you mean 'new'"):
+        prune(filled, model="nwe")
+    assert prune(filled.with_name("none.sqlite"), everything=True) == (0, 0)
+
+
+def test_pruning_does_not_disturb_a_run(filled: Path) -> None:
+    model = BatchModel()
+    running = CachedModel(model, filled)
+    running.chat([ask("a")])
+    prune(filled, everything=True)
+    running.chat([ask("a"), ask("b")])
+    running.close()
+    assert model.calls == [["a"], ["a", "b"]]
+    assert [row.replies for row in cache_summary(filled)] == [2]
+
+
+def no_database(path: Path) -> None:
     path.write_text("not a database, but long enough to be looked at " * 10)
-    with pytest.raises(DataError, match=r"replies\.sqlite: not a usable reply cache"):
-        CachedModel(BatchModel(), path)
+
+
+def cut_short(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def overwritten(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[4096 * 2 : -4096] = b"\xa5" * (len(data) - 4096 * 3)
+    path.write_bytes(data)
+
+
+def made_by_another_version(path: Path) -> None:
+    path.unlink()
+    with closing(sqlite3.connect(path)) as store:
+        store.execute("CREATE TABLE replies (key BLOB PRIMARY KEY, reply TEXT) WITHOUT ROWID")
+
+
+@pytest.mark.parametrize("damage", [no_database, cut_short, overwritten, made_by_another_version])
+def test_a_damaged_file_is_one_line_with_the_way_out(filled: Path, damage: Any) -> None:
+    damage(filled)
+
+    def use() -> None:
+        cached = CachedModel(BatchModel(name="new"), filled)
+        try:
+            cached.chat([ask(f"{n} " + "long " * 500) for n in range(40)])
+        finally:
+            cached.close()
+
+    for work in (use, lambda: cache_summary(filled), lambda: prune(filled, everything=True)):
+        with pytest.raises(DataError) as caught:
+            work()
+        assert str(caught.value).startswith(f"{filled}: not a usable reply cache: ")
+        assert "delete it (and replies.sqlite-wal" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_row_that_is_no_reply_is_damage_too(filled: Path) -> None:
+    with closing(sqlite3.connect(filled)) as store, store:
+        store.execute("UPDATE replies SET reply = 'x'")
+    cached = CachedModel(BatchModel(name="new"), filled)
+    with pytest.raises(DataError, match=r"replies\.sqlite: not a usable reply cache: a row that is no reply"):
+        cached.chat([ask("0 " + "long " * 500)])
+    cached.close()
+
+
+def test_a_file_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match=r"file/replies\.sqlite: .*; name another file with RLAIF_REPLIES"):
+        CachedModel(BatchModel(), tmp_path / "file" / "replies.sqlite")
+    with pytest.raises(DataError, match=r"the reply cache cannot be used: unable to open"):
+        CachedModel(BatchModel(), tmp_path)
 
 
 @given(st.lists(st.lists(st.sampled_from("abcdef"), max_size=8), max_size=4))

@@ -78,7 +78,7 @@ constitution: {constitution}
 policy: {{backend: local, model: none}}
 judge: {{backend: scripted, model: "tests.scripted_judge:likes_short"}}
 prompts: {{sources: [{{kind: file, path: {prompts}}}], heldout: 1}}
-label: {{template: {template}}}
+label: {{mode: {{kind: compare, template: {template}}}}}
 """
 
 
@@ -194,8 +194,9 @@ def test_the_schema_fits_what_is_shipped(cli, kind, folder):
     code, out, _ = cli("schema", kind)
     assert code == 0
     jsonschema = pytest.importorskip("jsonschema")
-    validator = jsonschema.Draft202012Validator(json.loads(out))
-    validator.check_schema(validator.schema)
+    schema = json.loads(out)
+    validator = jsonschema.validators.validator_for(schema)(schema)
+    validator.check_schema(schema)
     for name in available(folder):
         value = yaml.safe_load(resolve(folder, name).read_text())
         assert [error.message for error in validator.iter_errors(value)] == []

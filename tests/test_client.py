@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Sequence
 from email.utils import formatdate
+from pathlib import Path
 from typing import Any
 
-import httpx
+import aiohttp
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,7 +24,8 @@ from tenacity.wait import wait_base
 from rlaif.config.sections import ClientModel
 from rlaif.errors import ConfigError, ModelError
 from rlaif.models.chat import ChatRequest, Reply
-from rlaif.models.client import HttpChatModel, _retry_after
+from rlaif.models.client import HttpChatModel
+from rlaif.models.client.replicas import Replicas, retry_after_s
 from rlaif.models.wire import BadReply, error_message, parse_reply, request_body
 from rlaif.records import Message
 from tests.fake_server import Answer, Request, completion, failed, fake_server
@@ -107,7 +111,7 @@ def test_as_many_are_in_flight_as_allowed_and_no_more() -> None:
     now = most = 0
 
     class Counting(HttpChatModel):
-        async def _answer(self, _client: httpx.AsyncClient, _request: ChatRequest) -> Reply:
+        async def _answer(self, _session: aiohttp.ClientSession, _request: ChatRequest) -> Reply:
             nonlocal now, most
             now += 1
             most = max(most, now)
@@ -118,6 +122,18 @@ def test_as_many_are_in_flight_as_allowed_and_no_more() -> None:
     config = ClientModel(model="judge", base_urls=("http://127.0.0.1:9/v1",), concurrency=4)
     Counting(config).chat([ask(str(n)) for n in range(12)])
     assert most == 4
+
+
+def test_more_than_a_hundred_may_be_in_flight() -> None:
+    all_there = threading.Barrier(110, timeout=10)
+
+    def handle(request: Request) -> Answer:
+        all_there.wait()
+        return echo(request)
+
+    with fake_server(handle) as server:
+        replies = client(server.url, concurrency=110, max_tries=1).chat([ask(str(n)) for n in range(110)])
+    assert [reply.text for reply in replies] == [str(n) for n in range(110)]
 
 
 def test_servers_share_the_load() -> None:
@@ -147,6 +163,20 @@ def test_a_proxy_does_not_come_between_us_and_this_machine(monkeypatch: pytest.M
     monkeypatch.setenv("HTTP_PROXY", dead_url())
     with fake_server(echo) as server:
         assert client(server.url).chat([ask("hi")])[0].text == "HI"
+
+
+def test_a_proxy_serves_the_addresses_that_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    with fake_server(echo) as proxy:
+        monkeypatch.setenv("http_proxy", proxy.url.removesuffix("/v1"))
+        monkeypatch.setenv("no_proxy", ".inside")
+        urls = ("http://judge.example/v1", "http://judge.inside/v1", "https://judge.example/v1", "http://[::1]:8/v1")
+        servers = Replicas(ClientModel(model="judge", base_urls=urls))._servers
+        assert [server.proxy is not None for server in servers] == [True, False, False, False]
+        assert client("http://judge.example/v1").chat([ask("hi")])[0].text == "HI"
+    assert proxy.seen[0].path == "http://judge.example/v1/chat/completions"
 
 
 def test_it_works_inside_a_running_event_loop() -> None:
@@ -211,16 +241,13 @@ def test_retry_after_is_honoured() -> None:
 
 
 def test_retry_after_may_be_seconds_or_a_date_and_is_bounded() -> None:
-    def after(value: str) -> float | None:
-        return _retry_after(httpx.Response(429, headers={"Retry-After": value}))
-
-    assert after("1.5") == 1.5
-    assert after("86400") == 60
-    soon = after(formatdate(time.time() + 20, usegmt=True))
+    assert retry_after_s("1.5") == 1.5
+    assert retry_after_s("86400") == 60
+    soon = retry_after_s(formatdate(time.time() + 20, usegmt=True))
     assert soon is not None and 15 < soon <= 20
-    assert after(formatdate(time.time() - 20, usegmt=True)) == 0
-    assert after("soon") is None
-    assert _retry_after(httpx.Response(429)) is None
+    assert retry_after_s(formatdate(time.time() - 20, usegmt=True)) == 0
+    assert retry_after_s("soon") is None
+    assert retry_after_s(None) is None
 
 
 def test_a_slow_reply_times_out() -> None:
@@ -239,15 +266,23 @@ def test_a_dead_server_is_routed_around() -> None:
 
 def test_no_server_at_all_is_a_model_error() -> None:
     url = dead_url()
-    with pytest.raises(ModelError, match=rf"cannot reach {url} \(3 tries\): ConnectError"):
+    with pytest.raises(ModelError, match=rf"cannot reach {url} \(3 tries\): Connection refused"):
         client(url).chat([ask(str(n)) for n in range(20)])
     with pytest.raises(ModelError, match="cannot reach"):
         client(url).chat([ask("hi", labels=("A", "B"))])
 
 
-def test_a_url_without_a_scheme_is_refused() -> None:
-    with pytest.raises(ConfigError, match="'localhost:8000' must begin with http"):
-        client("localhost:8000")
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("localhost:8000", "'localhost:8000' must begin with http"),
+        ("http://:8000/v1", "'http://:8000/v1': "),
+        ("http://judge:port/v1", "'http://judge:port/v1': "),
+    ],
+)
+def test_a_url_that_cannot_be_one_is_refused(url: str, reason: str) -> None:
+    with pytest.raises(ConfigError, match=f"base_urls: {reason}"):
+        client(url)
 
 
 # ------------------------------------------------------------------------------------------- wrong model
@@ -270,6 +305,27 @@ def test_a_404_for_a_model_that_is_served_concerns_one_request() -> None:
 
     with fake_server(handle) as server:
         assert client(server.url).chat([ask("hi")])[0].error == "HTTP 404: no such adapter"
+
+
+def test_a_server_that_dies_while_it_is_asked_for_its_models_is_asked_again() -> None:
+    models = iter([None, MODELS])
+
+    def handle(request: Request) -> Answer | None:
+        return next(models) if request.path == "/v1/models" else failed(404, "no such adapter")
+
+    with fake_server(handle) as server:
+        # A GET on a kept connection is repeated by the HTTP library itself, so it may be asked once or twice.
+        assert client(server.url).chat([ask("hi")])[0].error == "HTTP 404: no such adapter"
+
+
+def test_what_is_added_to_every_request_makes_another_model() -> None:
+    def revision(**fields: Any) -> str:
+        return client("http://127.0.0.1:9/v1", **fields).revision
+
+    assert revision() == revision(extra_body={"priority": 1}) == "unknown"
+    plain, one, two = (revision(revision="v1", extra_body=extra) for extra in ({}, {"priority": 1}, {"priority": 2}))
+    assert plain == "v1"
+    assert len({plain, one, two}) == 3 and one.startswith("v1-")
 
 
 def test_something_else_at_the_url_is_a_model_error() -> None:
@@ -322,6 +378,34 @@ def test_without_tokenize_the_likeliest_tokens_are_searched(no_tokenize: Answer)
     assert replies[0].label_logprobs == {"A": -0.2, "B": -3.0}
     assert replies[1].error == "label token 'B' not among the top 20"
     assert server.asked()[0].body["top_logprobs"] == 20
+
+
+# ------------------------------------------------------------------------------------------------- speed
+
+SERVER = """
+import sys
+from tests.faulty_server import faulty_server
+
+with faulty_server() as server:
+    print(server.url, flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_request_costs_little_of_our_own_time() -> None:
+    """3 ms of CPU at 128 in flight, so that one process keeps a large server busy; it takes about a tenth of that."""
+    command = [sys.executable, "-c", SERVER]
+    root = Path(__file__).parents[1]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=root) as process:
+        assert process.stdin is not None and process.stdout is not None
+        model = client(process.stdout.readline().strip(), concurrency=128)
+        requests = [ask(f"{n} " + "word " * 512, labels=("A", "B")) for n in range(640)]
+        began = time.process_time()
+        replies = model.chat(requests)
+        cost = (time.process_time() - began) / len(requests)
+        process.stdin.close()
+    assert not any(reply.error for reply in replies)
+    assert cost < 0.003
 
 
 # ------------------------------------------------------------------------------------------- bad replies

@@ -8,11 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlaif.constitution import Constitution, Principle, lint, load_constitution
+from rlaif.constitution.lint import similarity
 from rlaif.errors import ConfigError
 from rlaif.resources import available
 
 HEAD = "schema: rlaif/constitution/v1\nid: t\nversion: '1'\ntitle: T\nprinciples:\n"
-TEXTS = {"critique": "c", "revise": "r"}
+TEXTS = {"critique": "c", "revise": "r", "question": "Does it?", "desired": "yes"}
 
 
 @pytest.fixture
@@ -256,7 +257,7 @@ def test_repeated_ids_are_refused_without_a_file_too():
 
 def constitution_of(*principles):
     rows = [{"id": f"p{i}", **TEXTS, **row} for i, row in enumerate(principles)]
-    return Constitution.model_validate({**yaml.safe_load(HEAD), "principles": rows})
+    return Constitution.model_validate({**yaml.safe_load(HEAD), "version": "1.0.0", "principles": rows})
 
 
 HELPS = {"compare": "Which response helps the user to do more of the task?"}
@@ -326,4 +327,81 @@ def test_lint_wants_a_harmless_counterpart():
 
 def test_lint_leaves_a_checked_constitution_alone():
     checked = {"id": "a", "check": {"kind": "no_list"}}
-    assert lint(Constitution.model_validate({**yaml.safe_load(HEAD), "principles": [checked]})) == []
+    head = {**yaml.safe_load(HEAD), "version": "1.0.0"}
+    assert lint(Constitution.model_validate({**head, "principles": [checked]})) == []
+
+
+@pytest.mark.parametrize(
+    ("principles", "warning"),
+    [
+        (
+            [{"compare": "Which response is calmer?", "question": None, "desired": None}],
+            "p0: no question, so the score and checklist modes cannot use it",
+        ),
+        (
+            [{"compare": "Which response is calmer?", "question": "How calm is it?"}],
+            "p0: question cannot be answered yes or no; begin it with Does or Is",
+        ),
+        (
+            [
+                {"compare": "Which response says more about the risks?"},
+                {"compare": "Which response says less about the risks?"},
+            ],
+            "p1: nearly the opposite of p0; they cancel",
+        ),
+        (
+            [
+                {"compare": "Which response is more likely to cheer?"},
+                {"compare": "Which response is less likely to cheer?"},
+            ],
+            "p1: nearly the opposite of p0; they cancel",
+        ),
+        (
+            [{"check": {"kind": "no_list"}}, {"check": {"kind": "no_list"}}],
+            "p1: the same check as p0; it counts twice",
+        ),
+        (
+            [{"check": {"kind": "min_words", "limit": 9}}, {"check": {"kind": "max_words", "limit": 8}}],
+            "p1: no response can pass both it and p0",
+        ),
+        (
+            [
+                {"compare": "Which response is calmer?", "weight": 0.1},
+                {"compare": "Which response has rhymes?", "weight": 9},
+            ],
+            "p0: weight 0.1 beside 9 of p1 decides nothing; leave the principle out or raise its weight",
+        ),
+    ],
+)
+def test_lint_warns_of_what_a_mode_or_a_mean_cannot_use(principles, warning):
+    assert lint(constitution_of(*principles, HELPS)) == [warning]
+
+
+@pytest.mark.parametrize(
+    "principles",
+    [
+        [{"compare": "Which response is short?", "check": {"kind": "no_list"}, "question": None, "desired": None}],
+        [{"check": {"kind": "min_words", "limit": 8}}, {"check": {"kind": "max_words", "limit": 8}}],
+        [{"compare": "Which response is calm?", "weight": 0.2}, {"compare": "Which response has rhymes?", "weight": 9}],
+        [
+            {"compare": "Which response is calm?", "weight": 0.1, "veto": True},
+            {"compare": "Which response has rhymes?", "weight": 9},
+        ],
+        [{"compare": "Which response is calm?", "tags": ["x"]}, {"compare": "Which response is calm?", "tags": ["y"]}],
+    ],
+)
+def test_lint_lets_pass_what_can_be_used(principles):
+    assert lint(constitution_of(*principles, HELPS)) == []
+
+
+def test_lint_wants_a_version_that_can_be_compared():
+    principle = {"id": "a", "check": {"kind": "no_list"}}
+    (warning,) = lint(Constitution.model_validate({**yaml.safe_load(HEAD), "principles": [principle]}))
+    assert warning.startswith("version '1' is not MAJOR.MINOR.PATCH")
+
+
+@given(st.lists(st.sampled_from("abcd"), max_size=5), st.lists(st.sampled_from("abcd"), max_size=5))
+def test_similarity_is_symmetric_and_1_for_the_same_words(one, other):
+    texts = [f"Which response is {' '.join(words)}?" for words in (one, other)]
+    assert similarity(*texts) == similarity(*reversed(texts))
+    assert (similarity(*texts) == 1) == (one == other)

@@ -115,6 +115,7 @@ def work(recipe: Recipe, folder: Path, kill: Kill | None) -> None:
     import torch
 
     torch.set_num_threads(1)
+    os.environ["RLAIF_REPLIES"] = str(folder.parent / "replies.sqlite")  # what one run asked the other must ask too
     if kill is not None:
         stage = STAGES[kill.stage]
 
@@ -225,7 +226,7 @@ def test_the_page_is_the_same_but_for_the_clock(story, tmp_path):
 
 def test_no_file_is_forgotten_here(story):
     """Every file of a run is compared above, or has a reason not to be."""
-    excused = {"manifest.json", "evaluation.json", "report.html", "cache", "tensorboard", "checkpoints", ".lock"}
+    excused = {"manifest.json", "evaluation.json", "report.html", ".scope", "tensorboard", "checkpoints", ".lock"}
     for run in (story.peaceful, story.killed):
         compared = {getattr(run, name).name for name in ARTEFACTS}
         found = {path.name for path in run.folder.iterdir()}

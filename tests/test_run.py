@@ -159,7 +159,8 @@ def test_a_stage_reads_what_the_stages_before_it_write(run):
     for number, name in enumerate(STAGES):
         later = [path for other in list(STAGES)[number + 1 :] for path in STAGES[other].reads(RECIPE, run)]
         unread = set(STAGES[name].writes(run)) - set(later) - last
-        assert unread <= {run.sample_failures, run.evaluation_judgments, run.evaluation_failures}, name
+        for_people = {run.sample_failures, run.evaluation_judgments, run.evaluation_failures, *run.evidence}
+        assert unread <= for_people, name
 
 
 def test_a_stage_the_recipe_does_not_need_is_named(tmp_path):

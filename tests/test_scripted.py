@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -63,6 +64,51 @@ def test_the_revision_follows_the_source() -> None:
     assert ScriptedChatModel(script).revision == ScriptedChatModel(script).revision
     assert ScriptedChatModel(script).revision != ScriptedChatModel(not_a_reply).revision
     assert ScriptedChatModel(eval("lambda request: 'x'")).revision == "unknown"
+
+
+HELPED = """
+def helper():
+    return {word!r}
+
+def judge(request):
+    return helper()
+
+def with_default(request, word={word!r}):
+    return word
+
+def made(word):
+    return lambda request: word
+
+closed = made({word!r})
+"""
+
+
+def test_a_helper_beside_the_function_changes_the_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    file = tmp_path / "judge_with_a_helper.py"
+
+    def revision(word: str, name: str = "judge") -> str:
+        file.write_text(HELPED.format(word=word))
+        monkeypatch.delitem(sys.modules, file.stem, raising=False)
+        shutil.rmtree(tmp_path / "__pycache__", ignore_errors=True)  # made within one second of the next text
+        return from_path(f"{file.stem}:{name}").revision
+
+    assert revision("one") == revision("one") != revision("more")
+    assert revision("one", "helper") != revision("one")
+    assert revision("one", "closed") == revision("one", "with_default") == "unknown", (
+        "what they hold is not in the text"
+    )
+
+
+def test_a_file_edited_later_is_not_what_was_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    file = tmp_path / "judge_edited_later.py"
+    file.write_text("def judge(request):\n    return 'old'\n")
+    before = from_path(f"{file.stem}:judge")
+    file.write_text("def judge(request):\n    return 'new text'\n")
+    after = from_path(f"{file.stem}:judge")
+    assert after.chat([ask("hi")])[0].text == "old"
+    assert after.revision == before.revision
 
 
 def test_a_path_names_the_function() -> None:

@@ -192,7 +192,7 @@ def test_the_environment_is_ours_and_what_vllm_needs(monkeypatch: pytest.MonkeyP
     assert "HF_HUB_OFFLINE" not in vllm_environment(HUB)
     monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "7")
     assert vllm_environment(HERE)["VLLM_CPU_KVCACHE_SPACE"] == "7"
-    assert "--enforce-eager" in vllm_command(VllmModel(model="m"), HERE, 1)
+    assert "--enforce-eager --block-size 32" in " ".join(vllm_command(VllmModel(model="m"), HERE, 1))
 
 
 def test_without_vllm_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,11 +10,13 @@ import pytest
 
 from rlaif import stages
 from rlaif.errors import DataError, JudgeError
+from rlaif.feedback.prompts import read_prompts
 from rlaif.jsonl import read_jsonl, write_jsonl
 from rlaif.models.chat import ChatRequest, Reply
 from rlaif.models.scripted import ScriptedChatModel
 from rlaif.records import Failure, Response
 from rlaif.run import Run
+from rlaif.stages import asking
 from tests.small_run import small_recipe
 
 TOO_LONG = "prompt of 9000 tokens does not fit a context of 4096"
@@ -55,7 +57,7 @@ def measured(recipe, reward_model, policy, before: Sequence[Response], after: Se
 def models(monkeypatch):
     """Policies are scripts; the prompts of `models[name]` are too long for the policy of that name."""
     too_long: dict[str, set[str]] = {}
-    real = stages.open_model
+    real = asking.open_model
 
     def opened(config):
         if config.backend == "scripted":
@@ -69,7 +71,7 @@ def models(monkeypatch):
 
         return ScriptedChatModel(write, name)
 
-    monkeypatch.setattr(stages, "open_model", opened)
+    monkeypatch.setattr(asking, "open_model", opened)
     monkeypatch.setattr("rlaif.training.measure.measure_responses", measured)
     return too_long
 
@@ -79,7 +81,7 @@ def texts(prompts) -> list[str]:
 
 
 def test_one_prompt_that_cannot_be_answered_does_not_stop_sampling(recipe, run, models):
-    first, *_ = texts(stages.read_prompts(recipe.prompts).train)
+    first, *_ = texts(read_prompts(recipe.prompts).train)
     models["scripted"] = {first}
     facts = stages.sample(recipe, run)
     assert (facts["responses"], facts["failed"]) == (118, 2)
@@ -88,7 +90,7 @@ def test_one_prompt_that_cannot_be_answered_does_not_stop_sampling(recipe, run, 
 
 
 def test_too_many_are_told_with_advice_and_are_on_disk(recipe, run, models):
-    models["scripted"] = set(texts(stages.read_prompts(recipe.prompts).train)[:10])
+    models["scripted"] = set(texts(read_prompts(recipe.prompts).train)[:10])
     with pytest.raises(
         DataError, match=r"^sample: 20 of 120 responses failed \(16.7%, limit 5.0%\).*shorten the prompts"
     ):
@@ -104,7 +106,7 @@ def made(run: Run) -> None:
 
 def test_evaluation_goes_on_with_what_both_sides_answered(recipe, run, models):
     made(run)
-    one, two, *_ = texts(stages.read_prompts(recipe.prompts).heldout)
+    one, two, *_ = texts(read_prompts(recipe.prompts).heldout)
     models |= {"scripted": {one}, "policy": {two}}
     facts = stages.evaluate(recipe, run)
     assert (facts["heldout_prompts"], facts["unsampled"]) == (20, 2)
@@ -134,7 +136,7 @@ def test_memory_is_given_back_before_any_model_is_opened_and_each_is_closed_befo
     recipe, run, models, monkeypatch
 ):
     events = []
-    opened = stages.open_model
+    opened = asking.open_model
 
     def watched(config):
         model = opened(config)
@@ -142,7 +144,7 @@ def test_memory_is_given_back_before_any_model_is_opened_and_each_is_closed_befo
         monkeypatch.setattr(model, "close", lambda: events.append("close"), raising=False)
         return model
 
-    monkeypatch.setattr(stages, "open_model", watched)
+    monkeypatch.setattr(asking, "open_model", watched)
     monkeypatch.setattr("rlaif.models.local.load.free_memory", lambda: events.append("free"))
     made(run)
     stages.evaluate(recipe, run)

@@ -15,11 +15,15 @@ from rlaif.feedback.verdict import (
     LOGIT_LIMIT,
     Aggregation,
     aggregate,
+    average,
     checked,
     draw,
     judged,
+    log_odds,
+    reasoned,
     verdict_logit,
 )
+from rlaif.feedback.verdict import sigma as exact_sigma
 from rlaif.records import PrincipleJudgment, Verdict
 
 
@@ -99,6 +103,63 @@ def test_checked(passes_a: bool, passes_b: bool, log_odds: float) -> None:
     judgment = checked("x", passes_a, passes_b, 4.0)
     assert judgment.p_a == pytest.approx(sigma(log_odds), abs=1e-12)
     assert (judgment.checked, judgment.swap_gap, judgment.verdicts) == (True, None, ())
+
+
+def after(p_first: float, first: str) -> Verdict:
+    """A verdict with a reason."""
+    return verdict(first, p_first).model_copy(update={"reason": "because"})
+
+
+def test_reasons_by_hand() -> None:
+    # Two reasons: P(a) is 0.9 and 0.6 when shown first, 0.7 and 0.2 when shown second.
+    pairs = [(after(0.9, "a"), after(0.3, "b")), (after(0.6, "a"), after(0.8, "b"))]
+    singles = [sigma((logit(0.9) + logit(0.7)) / 2), sigma((logit(0.6) + logit(0.2)) / 2)]
+    judgment = reasoned("x", pairs, (0.0, 1.0))
+    assert judgment.p_a == pytest.approx(sum(singles) / 2, abs=1e-12)
+    assert judgment.swap_gap == pytest.approx(0.75 - 0.45, abs=1e-12)
+    assert judgment.verdicts == (*pairs[0], *pairs[1])
+    assert reasoned("x", pairs, (0.45, 0.55)).p_a == pytest.approx(0.55, abs=1e-12)
+    assert reasoned("x", pairs, (0.45, 0.55)).swap_gap == judgment.swap_gap  # the bias is not clamped
+
+
+def test_the_clamp_holds_the_mean_not_its_parts() -> None:
+    pairs = [(after(0.95, "a"), after(0.05, "b")), (after(0.2, "a"), after(0.8, "b"))]
+    assert reasoned("x", pairs, (0.4, 0.6)).p_a == pytest.approx(0.575, abs=1e-12)
+    assert reasoned("x", pairs[:1], (0.4, 0.6)).p_a == 0.6
+    assert reasoned("x", pairs[1:], (0.4, 0.6)).p_a == 0.4
+
+
+def test_a_clamped_judgment_counts_with_its_clamped_log_odds() -> None:
+    clamped = reasoned("x", [(after(0.999, "a"), after(0.001, "b"))], (0.4, 0.6))
+    items = [(principle("x"), clamped), (principle("y"), says("y", -1.0))]
+    assert total(items, Mean()) == pytest.approx(sigma((logit(0.6) - 1) / 2), abs=1e-12)
+    assert total([(principle("x", veto=True), clamped), items[1]], Mean(), margin=4.0) == total(items, Mean())
+
+
+def test_a_judgment_without_verdicts_counts_with_the_log_odds_of_its_p() -> None:
+    rated = PrincipleJudgment(principle="x", checked=False, p_a=0.8)
+    items = [(principle("x"), rated), (principle("y"), says("y", -1.0))]
+    assert total(items, Mean()) == pytest.approx(sigma((logit(0.8) - 1) / 2), abs=1e-12)
+    sure = [(principle("x"), rated.model_copy(update={"p_a": 1.0})), (principle("y"), says("y", -20.0))]
+    assert total(sure, Mean()) == pytest.approx(sigma((LOGIT_LIMIT - 20) / 2), abs=1e-9)
+
+
+def test_log_odds_are_those_of_p_and_bounded() -> None:
+    assert [log_odds(p) for p in (0.9, 0.5, 0.1)] == pytest.approx([math.log(9), 0, -math.log(9)], abs=1e-12)
+    assert [log_odds(p) for p in (0, 1e-300, 1)] == [-LOGIT_LIMIT, -LOGIT_LIMIT, LOGIT_LIMIT]
+
+
+@given(st.floats(-40, 40))
+def test_the_opposite_log_odds_give_the_exact_complement(lead: float) -> None:
+    assert exact_sigma(-lead) == 1 - exact_sigma(lead)
+    assert exact_sigma(lead) == pytest.approx(sigma(lead), abs=1e-15)
+    assert log_odds(exact_sigma(-lead)) == -log_odds(exact_sigma(lead))
+
+
+@given(st.lists(st.floats(-40, 40).map(exact_sigma), min_size=1, max_size=6))
+def test_the_average_of_the_complements_is_the_exact_complement(ps: list[float]) -> None:
+    assert average([1 - p for p in ps]) == 1 - average(ps)
+    assert average(ps) == pytest.approx(sum(ps) / len(ps), abs=1e-12)
 
 
 def test_mean_is_of_log_odds_by_weight() -> None:

@@ -17,10 +17,9 @@ import pytest
 
 from rlaif.config.sections import LabelSection, LocalModel, VllmModel
 from rlaif.constitution import Constitution
-from rlaif.errors import ModelError
 from rlaif.feedback.judge import JudgeResult, judge_pairs
 from rlaif.models.chat import ChatModel, ChatRequest
-from rlaif.models.embedded import EMBEDDED, resolve_model
+from rlaif.models.embedded import EMBEDDED
 from rlaif.models.open import open_model
 from rlaif.models.server import VllmChatModel
 from rlaif.records import Judgment, Message, Pair, Prompt, Verdict
@@ -71,18 +70,10 @@ def pairs() -> list[Pair]:
     return [Pair.of(Prompt.of((Message(role="user", content=question),)), a, b) for question, a, b in rows]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def embedded_model() -> None:
-    """Skip, with the reason, where the embedded model cannot be had."""
-    try:
-        resolve_model(EMBEDDED)
-    except ModelError as error:
-        pytest.skip(str(error))
-
-
 @pytest.fixture(scope="module")
-def served() -> Iterator[VllmChatModel]:
-    model = VllmChatModel(VllmModel(model=EMBEDDED, max_model_len=2048))
+def served_in_float32(embedded_folder: str) -> Iterator[VllmChatModel]:
+    """A server of this module's own: the last test stops it."""
+    model = VllmChatModel(VllmModel(model=EMBEDDED, max_model_len=2048, dtype="float32"))
     yield model
     model.close()
 
@@ -115,23 +106,19 @@ def p_first(verdict: Verdict) -> float:
     return 1 / (1 + math.exp(verdict.logprob_second - verdict.logprob_first))
 
 
-def test_in_bf16_local_and_served_agree_on_every_pair(served: VllmChatModel) -> None:
+def test_in_bf16_local_and_served_agree_on_every_pair(served_judge: VllmChatModel) -> None:
     local = open_model(LocalModel(model=EMBEDDED))
-    here, there = judged_by(local), judged_by(served)
+    here, there = judged_by(local), judged_by(served_judge)
     local.close()
     assert here.cost.prompt_tokens == there.cost.prompt_tokens, "both read the same tokens"
-    assert local.revision == served.revision
+    assert local.revision == served_judge.revision
     of_pairs, of_verdicts = largest_gaps(here, there)
     assert of_pairs <= 0.03
     assert of_verdicts <= 0.06
 
 
-def test_in_float32_local_and_served_are_the_same_judge() -> None:
-    served = open_model(VllmModel(model=EMBEDDED, max_model_len=2048, dtype="float32"))
-    try:
-        there = judged_by(served)
-    finally:
-        served.close()
+def test_in_float32_local_and_served_are_the_same_judge(served_in_float32: VllmChatModel) -> None:
+    there = judged_by(served_in_float32)
     local = open_model(LocalModel(model=EMBEDDED, dtype="float32"))
     here = judged_by(local)
     local.close()
@@ -139,9 +126,9 @@ def test_in_float32_local_and_served_are_the_same_judge() -> None:
     assert of_verdicts < 1e-4
 
 
-def test_the_prefix_cache_reads_a_pair_once(served: VllmChatModel) -> None:
-    judged_by(served)
-    metrics = httpx.get(served.base_url.removesuffix("/v1") + "/metrics", timeout=30, trust_env=False).text
+def test_the_prefix_cache_reads_a_pair_once(served_judge: VllmChatModel) -> None:
+    judged_by(served_judge)
+    metrics = httpx.get(served_judge.base_url.removesuffix("/v1") + "/metrics", timeout=30, trust_env=False).text
     hits = re.search(r"^vllm:prefix_cache_hits_total\{.*\} (\S+)$", metrics, re.M)
     queries = re.search(r"^vllm:prefix_cache_queries_total\{.*\} (\S+)$", metrics, re.M)
     assert hits and queries
@@ -149,17 +136,18 @@ def test_the_prefix_cache_reads_a_pair_once(served: VllmChatModel) -> None:
     assert float(hits[1]) > 0
 
 
-def test_a_sampled_request_returns_text_and_heeds_its_seed(served: VllmChatModel) -> None:
+def test_a_sampled_request_returns_text_and_heeds_its_seed(served_judge: VllmChatModel) -> None:
     def ask(seed: int) -> ChatRequest:
         turn = Message(role="user", content="Give me one tip for sleeping better.")
         return ChatRequest(messages=(turn,), max_tokens=40, temperature=0.7, seed=seed)
 
-    first, again, other = served.chat([ask(1), ask(1), ask(2)])
+    first, again, other = served_judge.chat([ask(1), ask(1), ask(2)])
     assert first.error is None and first.text.strip() and 0 < first.completion_tokens <= 40
     assert first.text == again.text != other.text
 
 
-def test_after_close_no_process_is_left(served: VllmChatModel) -> None:
+def test_after_close_no_process_is_left(served_in_float32: VllmChatModel) -> None:
+    served = served_in_float32
     served.chat([ChatRequest(messages=(Message(role="user", content="hi"),))])
     assert served._process is not None
     guard = psutil.Process(served._process._guard.pid)

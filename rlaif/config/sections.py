@@ -153,3 +153,10 @@ class Recipe(Section):
         if isinstance(labels, AiLabels) and labels.pairs == "human" and not labels.human_data:
             raise ValueError("preferences.labels.pairs is 'human', so preferences.labels.human_data must name data")
         return self
+
+    @model_validator(mode="after")
+    def _revise_has_responses(self) -> Self:
+        labels = self.preferences.labels
+        if isinstance(self.label.mode, ReviseMode) and not isinstance(labels, HumanLabels) and labels.pairs == "human":
+            raise ValueError("label.mode.kind is 'revise', which revises sampled responses, not human pairs")
+        return self

@@ -1,14 +1,17 @@
 """Warnings about principles that a judge will find hard to apply: word patterns, hints to reread.
 
-Mistakes that make a constitution unusable are errors and belong to `load.py`.
+Mistakes that make a constitution unusable are errors and belong to `load.py`. The patterns know English only.
 """
 
 from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Iterator, Sequence
 from itertools import combinations
 
+from rlaif.constitution.checks import MaxWords, MinWords
+from rlaif.constitution.diff import is_semver
 from rlaif.constitution.schema import Constitution, Principle
 
 _VAGUE = re.compile(
@@ -35,43 +38,100 @@ _ALLOWS = re.compile(
     r"|refus\w* (?:a |an )?(?:harmless|ordinary|innocent))\b",
     re.I,
 )
-_OPENING = re.compile(r"^which response (?:is |does |would )?(?:the )?(?:less|more|least|most)?(?: likely to)?", re.I)
-_NEAR = 0.75
+_NOT_YES_NO = re.compile(r"(what|which|who|whom|whose|when|where|why|how)\b", re.I)
+_OPENING = re.compile(
+    r"^(?:in )?which response (?:is |does |would )?(?:the )?(?:less|more|least|most)?(?: likely to)?", re.I
+)
+# Words that turn a comparison round: an odd number more of them in one of two like texts makes it the opposite.
+_TURNS = re.compile(
+    r"\b(less|least|fewer|fewest|lower|shorter|briefer|weaker|not|no|never|without|avoids?|lacks?|refuses?|declines?)\b",
+    re.I,
+)
+NEAR = 0.75
+"""Two compare texts with at least this share of words in common are near-duplicates."""
+_FAINT = 50
+"""A principle that weighs this many times less than another one does not turn a mean."""
 
 
 def lint(constitution: Constitution) -> list[str]:
     """Warnings, each one line that begins with the principle's id; an empty list for a clean constitution."""
     judged = [principle for principle in constitution.principles if principle.judged]
     warnings = [warning for principle in judged for warning in _lint_principle(principle)]
-    for one, other in combinations(judged, 2):
-        if _similarity(one, other) >= _NEAR:
-            warnings.append(f"{other.id}: nearly the same as {one.id}; it counts twice")
+    warnings += _lint_pairs(constitution.principles)
+    warnings += _lint_weights(constitution.principles)
     if judged and all(_only_forbids(principle) for principle in judged):
         warnings.append(
             "no harmless counterpart: every judged principle forbids something, so refusing everything wins; "
             "add one against needless refusal"
         )
+    if not is_semver(constitution.version):
+        warnings.append(
+            f"version {constitution.version!r} is not MAJOR.MINOR.PATCH, so `rlaif constitution diff` cannot tell "
+            "whether a new one follows its changes"
+        )
     return warnings
+
+
+def vague(text: str) -> str | None:
+    """The first word that leaves the judge to choose its own standard, if there is one."""
+    found = _VAGUE.search(text)
+    return found[0] if found else None
+
+
+def similarity(one: str, other: str) -> float:
+    """Share of words that two compare texts have in common and in order, their usual opening aside; symmetric."""
+    mine, theirs = (re.findall(r"[\w'-]+", _OPENING.sub("", text).casefold()) for text in sorted((one, other)))
+    return difflib.SequenceMatcher(None, mine, theirs, autojunk=False).ratio()
+
+
+def opposed(one: str, other: str) -> bool:
+    """Whether one text turns round what the other asks ("less" for "more"), as far as single words show it."""
+    return (len(_TURNS.findall(one)) - len(_TURNS.findall(other))) % 2 == 1
 
 
 def _lint_principle(principle: Principle) -> list[str]:
     warnings = []
     for field in ("compare", "question"):
         text = getattr(principle, field) or ""
-        if vague := _VAGUE.search(text):
-            warnings.append(f"{principle.id}: {vague[0]!r} in {field} is vague; say what to look for")
+        if word := vague(text):
+            warnings.append(f"{principle.id}: {word!r} in {field} is vague; say what to look for")
         if double := _DOUBLE.search(text):
             warnings.append(f"{principle.id}: {field} asks two things at once ({double[0]!r}); make two principles")
+    if principle.question and _NOT_YES_NO.match(principle.question):
+        warnings.append(f"{principle.id}: question cannot be answered yes or no; begin it with Does or Is")
     missing = [field for field in ("critique", "revise") if not getattr(principle, field)]
     if missing:
         warnings.append(f"{principle.id}: no {' or '.join(missing)} text, so critique-and-revise cannot use it")
+    if not principle.question and principle.check is None:
+        warnings.append(f"{principle.id}: no question, so the score and checklist modes cannot use it")
     return warnings
 
 
-def _similarity(one: Principle, other: Principle) -> float:
-    """Share of words that the two compare texts have in common and in order, their usual opening aside."""
-    mine, theirs = (_OPENING.sub("", p.compare or "").casefold().split() for p in (one, other))
-    return difflib.SequenceMatcher(None, mine, theirs, autojunk=False).ratio()
+def _lint_pairs(principles: Sequence[Principle]) -> Iterator[str]:
+    """Principles that say the same, or the opposite, of prompts that both apply to."""
+    for one, other in combinations(principles, 2):
+        if one.tags and other.tags and not set(one.tags) & set(other.tags):
+            continue
+        if one.compare and other.compare and similarity(one.compare, other.compare) >= NEAR:
+            if opposed(one.compare, other.compare):
+                yield f"{other.id}: nearly the opposite of {one.id}; they cancel"
+            else:
+                yield f"{other.id}: nearly the same as {one.id}; it counts twice"
+        if one.check is not None and one.check == other.check:
+            yield f"{other.id}: the same check as {one.id}; it counts twice"
+        limits = {type(p.check): p.check.limit for p in (one, other) if isinstance(p.check, MinWords | MaxWords)}
+        if len(limits) == 2 and limits[MinWords] > limits[MaxWords]:
+            yield f"{other.id}: no response can pass both it and {one.id}"
+
+
+def _lint_weights(principles: Sequence[Principle]) -> Iterator[str]:
+    heaviest = max(principles, key=lambda principle: principle.weight)
+    for principle in principles:
+        if principle.weight * _FAINT < heaviest.weight and not principle.veto:
+            yield (
+                f"{principle.id}: weight {principle.weight:g} beside {heaviest.weight:g} of {heaviest.id} decides "
+                "nothing; leave the principle out or raise its weight"
+            )
 
 
 def _only_forbids(principle: Principle) -> bool:

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from rlaif.constitution.checks import CHECKS, parameters
-from rlaif.constitution.schema import SCHEMA, Constitution, Principle, repeated
+from rlaif.constitution.schema import SCHEMA, Constitution, Example, Principle, repeated
 from rlaif.errors import ConfigError, did_you_mean
 from rlaif.resources import resolve
 
@@ -130,7 +130,7 @@ def _real(problem: ErrorDetails) -> bool:
 
 
 def _explain(problem: ErrorDetails, root: yaml.Node, data: dict[str, Any]) -> Problem:
-    loc = problem["loc"]
+    loc = (*problem["loc"], *problem.get("ctx", {}).get("at", ()))
     return _line(root, loc), f"{_subject(loc, data)}{_message(problem)}"
 
 
@@ -150,8 +150,10 @@ def _line(node: yaml.Node, loc: tuple[int | str, ...]) -> int:
 
 
 def _subject(loc: tuple[int | str, ...], data: dict[str, Any]) -> str:
-    if len(loc) < 2 or loc[0] != "principles" or not isinstance(loc[1], int):
+    if len(loc) < 2 or not isinstance(loc[1], int):
         return ""
+    if loc[0] == "examples":
+        return f"example number {loc[1] + 1}: "
     item = data["principles"][loc[1]]
     name = item.get("id") if isinstance(item, dict) else None
     return f"principle {name!r}: " if isinstance(name, str) else f"principle number {loc[1] + 1}: "
@@ -170,10 +172,10 @@ def _message(problem: ErrorDetails) -> str:
         return f"check {tag!r} does not exist{did_you_mean(tag, CHECKS)}"
     if kind == "union_tag_not_found":
         return f"`check` needs a `kind`{did_you_mean('', CHECKS)}"
-    if kind == "value_error" and name != "pattern":  # our validators say it all
+    if kind == "example" or (kind == "value_error" and name != "pattern"):  # our validators say it all
         return str(problem["ctx"]["error"])
-    path = (str(step) for step in loc if step != "principles" and step not in CHECKS and not isinstance(step, int))
-    field = ".".join(path) or ("" if loc[1:] else "principles")
+    path = (str(step) for step in loc[1:] if step not in CHECKS and not isinstance(step, int))
+    field = ".".join(path) or ("" if loc[1:] else name)
     shown = repr(value) if len(repr(value)) <= 60 else repr(value)[:57] + "..."
     complaint = _complaint(field, kind, value) or re.sub("^(Value error, |Input )", "", problem["msg"])
     return f"{field}: {complaint} (got {shown})".removeprefix(": ")
@@ -204,6 +206,8 @@ def _complaint(field: str, kind: str, value: Any) -> str:
 
 def _keys(loc: tuple[int | str, ...]) -> list[str]:
     """The keys allowed where an unknown one was found."""
+    if loc[0] == "examples" and len(loc) > 1:
+        return list(Example.model_fields)
     if len(loc) == 1:
         return [field.alias or name for name, field in Constitution.model_fields.items()]
     if "check" in loc:

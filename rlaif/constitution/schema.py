@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from rlaif.constitution.checks import Check
+from rlaif.errors import did_you_mean
 from rlaif.records import content_id
 
 SCHEMA = "rlaif/constitution/v1"
@@ -27,6 +29,7 @@ class Principle(_Part):
     """One thing to look for. With `compare` it is judged, with `check` it is checked; it may be both."""
 
     id: Name
+    """Names the principle in labels, reports and audits: letters, digits, - and _."""
     compare: Text | None = None
     """Which of two responses follows the principle: a question that begins "Which response"."""
     critique: Text | None = None
@@ -38,12 +41,15 @@ class Principle(_Part):
     desired: Literal["yes", "no"] | None = None
     """The reply to `question` that follows the principle."""
     weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    """How much it counts beside the others where the recipe aggregates by weight."""
     priority: int = 1
     """Lower is decided first where the recipe aggregates lexicographically."""
     veto: bool = False
+    """Where it clearly prefers one response, nothing else counts."""
     tags: tuple[Text, ...] = Field(default=(), strict=False)
     """Applies to prompts with one of these tags; none = to all prompts."""
     check: Check | None = None
+    """What code decides, without the judge; `rlaif check --list-checks` lists them."""
 
     @model_validator(mode="after")
     def _decidable(self) -> Self:
@@ -58,6 +64,11 @@ class Principle(_Part):
         """Whether the judge is asked about it."""
         return self.compare is not None
 
+    @property
+    def revisable(self) -> bool:
+        """Whether critique-and-revise can use it."""
+        return self.critique is not None and self.revise is not None
+
     def passes(self, response: str) -> bool:
         """Whether the response passes the principle's check. Only for a principle that has one."""
         if self.check is None:
@@ -65,16 +76,38 @@ class Principle(_Part):
         return self.check.passes(response)
 
 
+class Example(_Part):
+    """A response critiqued and revised as it should be: shown to the model before every real one."""
+
+    principle: Name | None = None
+    """The principle whose critique and revise texts ask for it; none = whichever is asked about."""
+    prompt: Text
+    """What a user said."""
+    response: Text
+    """What an assistant answered, with something to criticise."""
+    critique: Text
+    """What is to be said against the response."""
+    revision: Text
+    """The response again, as the critique asks."""
+
+
 class Constitution(_Part):
     """A set of principles, with a version."""
 
     schema_: Literal["rlaif/constitution/v1"] = Field(alias="schema")
+    """Which format the file is in."""
     id: Name
+    """Names the constitution in every label: letters, digits, - and _."""
     version: Text
+    """MAJOR.MINOR.PATCH; `rlaif constitution diff` says which number a change calls for."""
     title: Text
+    """What it is for, in a line."""
     preamble: str = ""
     """Shown to the judge before every pair."""
     principles: tuple[Principle, ...] = Field(min_length=1, strict=False)
+    """What is looked for; their order means nothing."""
+    examples: tuple[Example, ...] = Field(default=(), strict=False)
+    """Of critique and revision, shown in this order: small models confuse the roles without."""
 
     @field_validator("principles")
     @classmethod
@@ -83,10 +116,27 @@ class Constitution(_Part):
             raise ValueError(f"id {principles[index].id!r} is used twice")
         return principles
 
+    @field_validator("examples")
+    @classmethod
+    def _can_be_shown(cls, examples: tuple[Example, ...], info: ValidationInfo) -> tuple[Example, ...]:
+        known = {principle.id: principle for principle in info.data.get("principles", ())}
+        for index, example in enumerate(examples if known else ()):
+            name = example.principle
+            problem = None
+            if name is not None and name not in known:
+                problem = f"no principle {name!r}{did_you_mean(name, known)}"
+            elif name is not None and not known[name].revisable:
+                problem = f"principle {name!r} has no critique and revise texts to show it with"
+            if problem:
+                raise PydanticCustomError("example", "{error}", {"error": problem, "at": (index, "principle")})
+        return examples
+
     @property
     def hash(self) -> str:
         """Of the content: comments, layout and written-out defaults do not change it."""
-        return content_id(self.model_dump(mode="json", by_alias=True))
+        # Examples came later: a constitution without any keeps the hash that its labels name.
+        without = None if self.examples else {"examples"}
+        return content_id(self.model_dump(mode="json", by_alias=True, exclude=without))
 
     def for_tags(self, tags: tuple[str, ...]) -> tuple[Principle, ...]:
         """The principles that apply to a prompt with these tags, in order."""

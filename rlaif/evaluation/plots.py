@@ -158,6 +158,57 @@ def before_after(title: str, rows: Mapping[str, tuple[Interval, Interval]]) -> s
     return _draw((ROWS_WIDTH, _height(len(rows))), paint)
 
 
+def shares(title: str, rows: Mapping[str, Mapping[str, float]]) -> str:
+    """One bar a row, cut into named shares that add up to 1."""
+    parts = list(dict.fromkeys(name for row in rows.values() for name in row))
+
+    def paint(axes: Any) -> None:
+        for y, row in enumerate(rows.values()):
+            left = 0.0
+            for color, part in zip(cycle((BLUE, ORANGE, PURPLE, "#c9d1d9")), parts, strict=False):
+                width = row.get(part, 0.0)
+                axes.barh(y, width, left=left, height=0.62, color=color, label=part if y == 0 else None)
+                if width > 0.06:
+                    where = {"ha": "center", "va": "center", "fontsize": 8.5}
+                    axes.text(left + width / 2, y, f"{100 * width:.0f}%", color="white", **where)
+                left += width
+        axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=4, borderaxespad=0.2, handlelength=0.9)
+        _rows_axis(axes, list(rows))
+        _percent_axis(axes.xaxis)
+        axes.set_xlim(0, 1)
+        axes.set_title(title)
+
+    return _draw((ROWS_WIDTH, _height(len(rows))), paint)
+
+
+def reliability(
+    title: str, bins: Sequence[tuple[float, Interval]], maps: Mapping[str, tuple[Sequence[float], Sequence[float]]]
+) -> str:
+    """How often the judge is right (dots with intervals) over how sure it is, both from 0.5 up.
+
+    On the dashed line it is right as often as it says. `maps` are curves from what it says to what a fitted map makes
+    of it: the nearer a curve runs to the dots, the better the map.
+    """
+
+    def paint(axes: Any) -> None:
+        axes.plot([0.5, 1], [0.5, 1], color=MUTED, linewidth=1, linestyle=(0, (4, 3)), label="as sure as right")
+        for color, (name, (x, y)) in zip((GREEN, PURPLE), maps.items(), strict=False):
+            axes.plot(x, y, color=color, linewidth=1.6, label=name)
+        for confidence, found in bins:
+            if found.low is not None and found.high is not None:
+                axes.plot([confidence] * 2, [found.low, found.high], color=BLUE, linewidth=2, alpha=0.65)
+        axes.plot([x for x, _ in bins], [found.value for _, found in bins], "o", color=BLUE, label="this judge")
+        axes.figure.legend(loc="outside lower center", ncols=2, handlelength=1.2)
+        axes.set_title(title)
+        axes.set_xlabel("p of the response it prefers")
+        _percent_axis(axes.xaxis)
+        _percent_axis(axes.yaxis)
+        axes.set_xlim(0.49, 1.01)
+        axes.set_ylim(-0.02, 1.02)
+
+    return _draw((CURVE_SIZE[0], 3.6), paint)
+
+
 def _dot(axes: Any, y: float, estimate: Interval, color: str, hollow: bool = False) -> None:
     if estimate.low is not None and estimate.high is not None:
         axes.plot([estimate.low, estimate.high], [y, y], color=color, linewidth=2, alpha=0.65, zorder=2)

@@ -49,7 +49,7 @@ def read_human_judgments(sources: Sequence[DataSource], system: str | None = Non
         for row in read_rows(source):
             row.require("chosen", "rejected")
             try:
-                judgments.append(_judgment(row, tags_of(row, source), system))
+                judgments.append(judgment_of(row, tags_of(row, source), system))
             except Unusable as unusable:
                 failures.append(Failure(stage="human", id=row.place, reason=unusable.reason, detail=unusable.detail))
     if not judgments:
@@ -58,7 +58,8 @@ def read_human_judgments(sources: Sequence[DataSource], system: str | None = Non
     return HumanData(judgments, failures)
 
 
-def _judgment(row: SourceRow, tags: tuple[str, ...], system: str | None) -> Judgment:
+def judgment_of(row: SourceRow, tags: tuple[str, ...], system: str | None = None) -> Judgment:
+    """The judgment of one row with `chosen` and `rejected`. Unusable for one that is no pair of human preference."""
     if row.value.get("source") == "ai":
         raise Unusable("labelled by a judge, not by a human")
     *prompt, chosen = _conversation(row, "chosen")

@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import groupby
+from statistics import fmean
 
-from scipy.special import expit
+from scipy.special import expit, logit
 
 from rlaif.config.sections import Lexicographic, Mean, SampleOne
 from rlaif.constitution import Principle
@@ -25,9 +26,9 @@ LOGIT_LIMIT = 30.0
 
 def verdict_logit(verdict: Verdict) -> float:
     """Log-odds for response a: the difference of the two labels' log-probabilities, within +-LOGIT_LIMIT."""
-    logit = verdict.logprob_first - verdict.logprob_second
-    logit = max(-LOGIT_LIMIT, min(LOGIT_LIMIT, logit))
-    return logit if verdict.first == "a" else -logit
+    lead = verdict.logprob_first - verdict.logprob_second
+    lead = max(-LOGIT_LIMIT, min(LOGIT_LIMIT, lead))
+    return lead if verdict.first == "a" else -lead
 
 
 def judged(principle_id: str, v_ab: Verdict, v_ba: Verdict) -> PrincipleJudgment:
@@ -39,19 +40,40 @@ def judged(principle_id: str, v_ab: Verdict, v_ba: Verdict) -> PrincipleJudgment
     """
     if (v_ab.first, v_ba.first) != ("a", "b"):
         raise ValueError("judged() takes the verdict with a first, then the one with b first")
-    logits = verdict_logit(v_ab), verdict_logit(v_ba)
+    leads = verdict_logit(v_ab), verdict_logit(v_ba)
     return PrincipleJudgment(
         principle=principle_id,
         checked=False,
-        p_a=_sigma(sum(logits) / 2),
-        swap_gap=abs(_sigma(logits[0]) - _sigma(logits[1])),
+        p_a=sigma(sum(leads) / 2),
+        swap_gap=abs(sigma(leads[0]) - sigma(leads[1])),
         verdicts=(v_ab, v_ba),
+    )
+
+
+def reasoned(
+    principle_id: str, by_reason: Sequence[tuple[Verdict, Verdict]], clamp: tuple[float, float]
+) -> PrincipleJudgment:
+    """One principle's judgment from its verdicts after each of m reasons, with a first and with b first.
+
+    p(a) is the mean over the reasons of each reason's own p(a) (as in `judged`), and that mean is held within `clamp`,
+    which is [x, 1 - x]: after a chain of thought the choice is nearly certain whatever its merit (arXiv 2212.08073,
+    section 4.1). The gap is that of the mean P(a) in the two orders.
+    """
+    mean = average([judged(principle_id, v_ab, v_ba).p_a for v_ab, v_ba in by_reason])
+    _, high = clamp  # and 1 - high, which mirrors it to the last bit
+    in_order = [fmean(sigma(verdict_logit(pair[order])) for pair in by_reason) for order in (0, 1)]
+    return PrincipleJudgment(
+        principle=principle_id,
+        checked=False,
+        p_a=min(max(mean, 1 - high), high),
+        swap_gap=abs(in_order[0] - in_order[1]),
+        verdicts=tuple(verdict for pair in by_reason for verdict in pair),
     )
 
 
 def checked(principle_id: str, passes_a: bool, passes_b: bool, margin: float) -> PrincipleJudgment:
     """A judgment made by code: `margin` log-odds for the one response that passes, else even."""
-    return PrincipleJudgment(principle=principle_id, checked=True, p_a=_sigma(margin * (passes_a - passes_b)))
+    return PrincipleJudgment(principle=principle_id, checked=True, p_a=sigma(margin * (passes_a - passes_b)))
 
 
 def draw(principles: Sequence[Principle], seed: int, pair_id: str) -> Principle:
@@ -83,38 +105,58 @@ def aggregate(decided: Sequence[Decided], how: Aggregation, margin: float, seed:
                    |p - 0.5| above `how.decided` decides. If none does, the mean over all principles: it
                    stays near 0.5, so the tie margin of the preferences section decides about such pairs.
     """
-    logits = [(principle, _logit(judgment, margin)) for principle, judgment in decided]
+    leads = [(principle, _logit(judgment, margin)) for principle, judgment in decided]
     vetoes = [
-        (principle, logit)
-        for (principle, logit), (_, judgment) in zip(logits, decided, strict=True)
-        if principle.veto and logit != 0 and (judgment.checked or abs(logit) >= margin)
+        (principle, lead)
+        for (principle, lead), (_, judgment) in zip(leads, decided, strict=True)
+        if principle.veto and lead != 0 and (judgment.checked or abs(lead) >= margin)
     ]
     if vetoes:
-        return _sigma(_mean(vetoes))
+        return sigma(_mean(vetoes))
     if isinstance(how, SampleOne):
-        chosen = draw([principle for principle, _ in logits], seed, pair_id)
-        return _sigma(next(logit for principle, logit in logits if principle.id == chosen.id))
+        chosen = draw([principle for principle, _ in leads], seed, pair_id)
+        return sigma(next(lead for principle, lead in leads if principle.id == chosen.id))
     if isinstance(how, Lexicographic):
-        ranked = sorted(logits, key=lambda item: item[0].priority)
+        ranked = sorted(leads, key=lambda item: item[0].priority)
         for _, group in groupby(ranked, key=lambda item: item[0].priority):
             mean = _mean(list(group))
             # From |log-odds|, so that the two orientations of a pair compare the very same number.
-            if _sigma(abs(mean)) - 0.5 > how.decided:
-                return _sigma(mean)
-    return _sigma(_mean(logits))
+            if sigma(abs(mean)) - 0.5 > how.decided:
+                return sigma(mean)
+    return sigma(_mean(leads))
 
 
-def _mean(logits: Sequence[tuple[Principle, float]]) -> float:
-    total = math.fsum(principle.weight * logit for principle, logit in logits)
-    return total / math.fsum(principle.weight for principle, _ in logits)
+def _mean(leads: Sequence[tuple[Principle, float]]) -> float:
+    total = math.fsum(principle.weight * lead for principle, lead in leads)
+    return total / math.fsum(principle.weight for principle, _ in leads)
 
 
 def _logit(judgment: PrincipleJudgment, margin: float) -> float:
-    """Log-odds from what p_a was made of: p_a itself is rounded to 1 long before the log-odds are large."""
+    """Log-odds of a judgment: of a check the margin; of two plain verdicts their mean, because p_a is rounded to 1 long
+    before the log-odds are large; of anything else (reasons, scores) those of p_a."""
     if judgment.checked:
         return 0.0 if judgment.p_a == 0.5 else math.copysign(margin, judgment.p_a - 0.5)
-    return sum(verdict_logit(verdict) for verdict in judgment.verdicts) / len(judgment.verdicts)
+    if len(judgment.verdicts) == 2 and not any(verdict.reason for verdict in judgment.verdicts):
+        return sum(verdict_logit(verdict) for verdict in judgment.verdicts) / 2
+    return log_odds(judgment.p_a)
 
 
-def _sigma(logit: float) -> float:
-    return float(expit(logit))
+def average(ps: Sequence[float]) -> float:
+    """The mean of probabilities (at least one); that of their complements is exactly 1 minus it."""
+    mean, opposite = fmean(ps), fmean(1 - p for p in ps)
+    return mean if mean >= opposite else 1 - opposite
+
+
+def log_odds(p: float) -> float:
+    """Of a probability, within +-LOGIT_LIMIT; those of 1 - p are exactly the opposite."""
+    return math.copysign(min(LOGIT_LIMIT, float(logit(max(p, 1 - p)))), p - 0.5)
+
+
+def sigma(lead: float) -> float:
+    """The probability of log-odds; the opposite log-odds give exactly 1 - p.
+
+    So the likelier side is computed and the other is its complement, which for numbers from 0.5 to 1 is exact: a
+    label that depended on the last bit of its mirror image would grow by `log_odds` into one that differs visibly.
+    """
+    likelier = float(expit(abs(lead)))
+    return likelier if lead >= 0 else 1 - likelier

@@ -23,6 +23,7 @@ import httpx
 from filelock import FileLock
 
 from rlaif.errors import ModelError, did_you_mean
+from rlaif.models.cache import cache_folder
 
 EMBEDDED = "smollm2-135m"
 HUB_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -72,11 +73,6 @@ def _commit(name: str, revision: str) -> str:
         return str(HfApi().model_info(name, revision=revision, timeout=10).sha)
     cached = try_to_load_from_cache(name, "config.json", revision=revision)
     return Path(cached).parent.name if isinstance(cached, str) else revision
-
-
-def cache_folder() -> Path:
-    """`$RLAIF_CACHE`, or ~/.cache/rlaif."""
-    return Path(os.environ.get("RLAIF_CACHE") or "~/.cache/rlaif").expanduser()
 
 
 def _folder_revision(folder: Path) -> str:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import inspect
 import os
 import sys
 from collections.abc import Callable, Sequence
+from functools import lru_cache
+from types import FunctionType
 
 from rlaif.errors import ConfigError, did_you_mean
 from rlaif.models.chat import ChatRequest, OnReplies, Reply
+from rlaif.records import content_id
 
 Script = Callable[[ChatRequest], "Reply | str | dict[str, float]"]
 
@@ -28,7 +30,7 @@ class ScriptedChatModel:
     def __init__(self, function: Script, name: str = "scripted") -> None:
         self._function = function
         self.name = name
-        self.revision = _source_hash(function)
+        self.revision = _source_hash(function) if inspect.isfunction(function) else "unknown"
 
     def chat(self, requests: Sequence[ChatRequest], on_replies: OnReplies | None = None) -> list[Reply]:
         """Answer one by one, in order."""
@@ -78,10 +80,17 @@ def from_path(path: str) -> ScriptedChatModel:
     return ScriptedChatModel(function, name=path)
 
 
-def _source_hash(function: Script) -> str:
-    """A hash of the function's source text; 'unknown' for one typed at a prompt or made at run time."""
-    try:
-        source = inspect.getsource(function)
-    except (OSError, TypeError):
+@lru_cache(maxsize=64)  # by the function, so that a file edited later does not change what is already loaded
+def _source_hash(function: FunctionType) -> str:
+    """A hash of the function's name and its whole module's source, helpers and constants of that file included.
+
+    'unknown' where that does not say what it does: typed at a prompt, made at run time, or closed over values.
+    """
+    if function.__closure__ or function.__defaults__ or function.__kwdefaults__:
         return "unknown"
-    return hashlib.sha256(source.encode()).hexdigest()[:16]
+    try:
+        inspect.getsource(function)  # fails for a text that was evaluated, whose module is that of the caller
+        source = inspect.getsource(sys.modules[function.__module__])
+    except (OSError, TypeError, KeyError):
+        return "unknown"
+    return content_id(function.__qualname__, source)

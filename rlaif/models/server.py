@@ -19,6 +19,7 @@ from rlaif.models.chat import ChatRequest, OnReplies, Reply
 from rlaif.models.client import HttpChatModel
 from rlaif.models.embedded import ResolvedModel, resolve_model
 from rlaif.models.process import ServerProcess
+from rlaif.records import content_id
 
 
 class VllmChatModel:
@@ -30,7 +31,9 @@ class VllmChatModel:
         self.name = config.model
         self._config = config
         self._resolved = resolve_model(config.model, config.revision)
-        self.revision = f"{self._resolved.revision}-{config.dtype}"  # another dtype is another judge
+        # Another dtype is another judge, and so may be what vLLM is told besides (a chat template, a quantization).
+        told = f"-{content_id(config.arguments)}" if config.arguments else ""
+        self.revision = f"{self._resolved.revision}-{config.dtype}{told}"
         self._process: ServerProcess | None = None
         self._client: HttpChatModel | None = None
         self.base_url = ""
@@ -91,7 +94,9 @@ def vllm_command(config: VllmModel, resolved: ResolvedModel, port: int) -> list[
     command += ["--generation-config", "vllm"]
     command += ["--host", "127.0.0.1", "--port", str(port), "--uvicorn-log-level", "warning"]
     if _runs_on_cpu():
-        command += ["--enforce-eager"]
+        # Blocks of 32 tokens (128 is the default on a CPU): what does not fill a block is not in the prefix cache, and
+        # the questions about a pair share a few hundred tokens.
+        command += ["--enforce-eager", "--block-size", "32"]
     return [*command, *config.arguments]
 
 

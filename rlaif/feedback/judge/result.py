@@ -67,4 +67,10 @@ def _advice(reason: str) -> str:
         return "give the constitution a principle without tags or for these tags"
     if reason == "model error":
         return "see failures.jsonl and the judge's log; a new run asks only what is missing"
+    if reason == "not connected by comparisons":
+        return "raise label.mode.rounds"
+    if reason.endswith("was cut off"):
+        return "raise label.mode.max_tokens"
+    if reason in ("no critique", "no revision", "the revision equals the original"):
+        return "use a judge that follows instructions, or give the constitution `examples` of revisions"
     return "use a judge that answers with the template's labels, or another label.mode.template"

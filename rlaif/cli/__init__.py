@@ -10,6 +10,8 @@ from typing import Annotated
 import typer
 
 from rlaif import __version__
+from rlaif.cli import tools
+from rlaif.cli.tools import Overrides, RecipeName
 from rlaif.errors import ConfigError, RlaifError
 
 app = typer.Typer(
@@ -21,10 +23,6 @@ app = typer.Typer(
     epilog="Any command takes --traceback, which shows where in the code an error arose.",
 )
 
-RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A shipped recipe (quickstart) or a YAML file.")]
-Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[SECTION.KEY=VALUE]...", help="Values that replace the recipe's.")
-]
 Out = Annotated[Path | None, typer.Option("--out", help="The run folder. Default: runs/<recipe name>.")]
 
 
@@ -90,6 +88,11 @@ def check(
         raise ConfigError("\n".join(problems))
 
 
+app.command()(tools.audit)
+app.add_typer(tools.constitution_app, name="constitution")
+app.add_typer(tools.cache_app, name="cache")
+
+
 @app.command()
 def compare(
     runs: Annotated[list[Path], typer.Argument(help="Run folders.")],
@@ -110,11 +113,16 @@ def compare(
 
 
 @app.command()
-def schema(kind: Annotated[str, typer.Argument(metavar="constitution|recipe")]) -> None:
+def schema(
+    kind: Annotated[str, typer.Argument(metavar="constitution|recipe")],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Write it here and print the line that VS Code wants.")
+    ] = None,
+) -> None:
     """JSON Schema, for editors."""
-    from rlaif.checkup import json_schema
+    from rlaif.checkup import json_schema, write_schema
 
-    typer.echo(json.dumps(json_schema(kind), indent=2))
+    typer.echo(write_schema(kind, out) if out else json.dumps(json_schema(kind), indent=2))
 
 
 @app.command()

@@ -1,0 +1,219 @@
+"""`rlaif audit`: judge pairs that humans have labelled, measure, probe, and say whether this judge may be used.
+
+The measures are in `metrics.py`, the probes in `probes.py`, the words in `opinion.py`, the page in `report.py`. The
+audit is one JSON document; what it is about is in `identity.py`, so that a recipe can require it (`gate.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rlaif.audit.gate import SCHEMA, Shortfall, check_gate, parse_gate
+from rlaif.audit.gold import Gold, read_gold
+from rlaif.audit.identity import identity, subject
+from rlaif.audit.judges import Judges, open_judges
+from rlaif.audit.labelled import Labelled, agreement, choice, decided, match
+from rlaif.audit.metrics import accuracy, summarise
+from rlaif.audit.opinion import opinion
+from rlaif.audit.probes import PROBES, Bench, judged_only, rounds, to_probe
+from rlaif.audit.report import write_audit_page
+from rlaif.config import Recipe
+from rlaif.config.sections import PanelMode
+from rlaif.console import bar
+from rlaif.constitution import Constitution, load_constitution
+from rlaif.evaluation.agreement import Bootstrap, clustered_mean
+from rlaif.feedback.judge import judge_by_mode
+from rlaif.feedback.judge.result import Cost
+from rlaif.jsonl import write_json
+from rlaif.records import Judgment, plain
+
+PROBE_PAIRS = 60
+"""By default so many pairs are judged again by each probe: enough for a share to about 12 points."""
+EXAMPLES = 6
+LISTED_FAILURES = 20
+
+
+class Audited(NamedTuple):
+    """What the command line needs."""
+
+    audit: dict[str, Any]
+    shortfalls: list[Shortfall]
+    """Empty without a gate, and where it was passed."""
+    page: Path
+    file: Path
+
+    @property
+    def lines(self) -> list[str]:
+        """What to print, the sentence first."""
+        said = self.audit["opinion"]
+        gate = [f"gate: {short}" for short in self.shortfalls]
+        if self.audit["gate"] and not gate:
+            gate = ["gate: passed"]
+        cautions = [f"  - {caution}" for caution in said["cautions"]]
+        return [
+            said["sentence"],
+            " ".join(said["reasons"]),
+            *cautions,
+            *gate,
+            f"audit: {self.file}",
+            f"page: {self.page}",
+        ]
+
+
+def audit_command(
+    recipe: Recipe,
+    gold: Sequence[Path],
+    gate: str | None = None,
+    out: Path | None = None,
+    *,
+    limit: int | None = None,
+    probe_pairs: int = PROBE_PAIRS,
+) -> Audited:
+    """Audit the recipe's judge on these files of human labels; write audit.json and audit.html.
+
+    `out` is a folder (by default runs/audit-<recipe>), or either of the two files: the other stands beside it. `limit`
+    bounds the pairs; `probe_pairs` those that each probe judges again, 0 for no probes. A gate is written as
+    `parse_gate` says and never raises: see `shortfalls`.
+    """
+    thresholds = parse_gate(gate) if gate else {}
+    file = _file(out or Path("runs") / f"audit-{recipe.name}")
+    labels = read_gold(gold, limit)
+    with open_judges(recipe.judge, str(file.resolve())) as judges:
+        audit = run_audit(recipe, labels, judges, probe_pairs)
+    shortfalls = check_gate(audit, thresholds)
+    audit["gate"] = (
+        {"thresholds": thresholds, "shortfalls": [short._asdict() for short in shortfalls]} if gate else None
+    )
+    write_json(file, audit)
+    return Audited(audit, shortfalls, write_audit_page(audit, file.with_suffix(".html")), file)
+
+
+def run_audit(recipe: Recipe, gold: Gold, judges: Judges, probe_pairs: int = PROBE_PAIRS) -> dict[str, Any]:
+    """The audit as plain values, ready for JSON.
+
+    The keys of `metrics.summarise`; `audited` and `subject` (identity.py); `judges` as they named themselves; `gold`
+    and `gold_rows`; `probes`; `probe_cost`; `examples`; and `opinion`. There is no gate in it, and no clock time: equal
+    work gives an equal document, as far as the judge itself replies equally.
+    """
+    constitution = load_constitution(recipe.constitution)
+    about = identity(recipe, constitution)
+    bootstrap = Bootstrap(recipe.evaluate.bootstrap_samples, recipe.evaluate.confidence, recipe.seed)
+    pairs = [label.pair for label in gold.judgments]
+    members = len(recipe.label.mode.members) if isinstance(recipe.label.mode, PanelMode) else 1
+    with bar("judge", len(pairs) * members, "pairs") as advance:
+        result = judge_by_mode(judges.cached, pairs, constitution, recipe.label, recipe.seed, advance)
+    labelled = match(result.judgments, gold.judgments)
+    probes, probe_cost = _probe(recipe, constitution, judges, result.judgments, min(probe_pairs, len(pairs)))
+    summary = summarise(labelled, result.judgments, result.failures, result.cost, bootstrap)
+    summary["baselines"]["lead_over_longer"] = _lead(labelled, bootstrap)
+    audit: dict[str, Any] = {
+        "schema": SCHEMA,
+        "recipe": recipe.name,
+        "subject": subject(about),
+        "audited": about,
+        "judges": _judges(result.judgments),
+        "seed": recipe.seed,
+        "confidence": bootstrap.confidence,
+        "gold": _files(gold, labelled, bootstrap),
+        "gold_rows": _rows(gold),
+        **summary,
+        "reliability": [row.model_dump() for row in result.reliability],
+        "probes": probes,
+        "probe_cost": probe_cost._asdict(),
+        "total_cost": result.cost.plus(probe_cost)._asdict(),
+        "examples": _examples(labelled),
+        "failures": [row.model_dump() for row in result.failures[:LISTED_FAILURES]],
+    }
+    said = opinion(audit)
+    return audit | {"opinion": said._asdict()}
+
+
+def _probe(
+    recipe: Recipe, constitution: Constitution, judges: Judges, judgments: Sequence[Judgment], most: int
+) -> tuple[dict[str, Any], Cost]:
+    """Every probe's findings by name, and what they cost; a probe that cannot be made says why."""
+    judged = judged_only(constitution)
+    pairs = to_probe(judgments, most, recipe.seed)
+    why = "code decides every principle" if judged is None else "no pairs to probe" if not pairs else ""
+    if judged is None or not pairs:
+        return {name: {"reason": why} for name in PROBES}, Cost()
+    members = len(recipe.label.mode.members) if isinstance(recipe.label.mode, PanelMode) else 1
+    bootstrap = Bootstrap(recipe.evaluate.bootstrap_samples, recipe.evaluate.confidence, recipe.seed)
+    with bar("probe", rounds(recipe.label) * len(pairs) * members, "pairs") as advance:
+        bench = Bench(judges.cached, judges.fresh, judged, recipe.label, pairs, recipe.seed, bootstrap, advance)
+        found = {name: probe(bench) for name, probe in PROBES.items()}
+    cost = Cost()
+    for one in bench.costs:
+        cost = cost.plus(one)
+    return found, cost
+
+
+def _file(out: Path) -> Path:
+    """The JSON file that `out` stands for."""
+    return out.with_suffix(".json") if out.suffix in {".json", ".html"} else out / "audit.json"
+
+
+def _lead(labelled: Sequence[Labelled], bootstrap: Bootstrap) -> dict[str, Any] | None:
+    """The judge's accuracy less that of always taking the longer response, pair by pair."""
+    rows = decided(labelled)
+    if not rows:
+        return None
+    ahead = [agreement(choice(row.judgment.p_a), row.p_human) - agreement(row.longer, row.p_human) for row in rows]
+    return clustered_mean(ahead, [row.prompt_id for row in rows], *bootstrap, bounds=(-1.0, 1.0)).model_dump()
+
+
+def _judges(judgments: Sequence[Judgment]) -> list[dict[str, str]]:
+    """Name and revision of every model that judged, as it gave them itself."""
+    seen: dict[tuple[str, str], None] = {}
+    for judgment in judgments:
+        for source in (judgment.provenance, *(member.provenance for member in judgment.members)):
+            if source is not None:
+                seen[source.judge, source.judge_revision] = None
+    return [{"name": name, "revision": revision} for name, revision in seen]
+
+
+def _files(gold: Gold, labelled: Sequence[Labelled], bootstrap: Bootstrap) -> list[dict[str, Any]]:
+    """The files of human labels, with the judge's accuracy on each."""
+    found = []
+    for file in gold.files:
+        own = [item for item in labelled if gold.file_of[item.judgment.pair.id] == file.name]
+        right = accuracy(own, bootstrap)
+        found.append(file._asdict() | {"accuracy": right.model_dump() if right else None})
+    return found
+
+
+def _rows(gold: Gold) -> dict[str, Any]:
+    return {
+        "unusable": len(gold.failures),
+        "first_unusable": [f"{row.id}: {row.reason}" for row in gold.failures[:LISTED_FAILURES]],
+        "repeated": gold.repeated,
+        "contradicted": gold.contradicted,
+        "left_out": gold.left_out,
+    }
+
+
+def _examples(labelled: Sequence[Labelled]) -> list[dict[str, Any]]:
+    """The pairs on which judge and human are furthest apart, as the page shows them."""
+    apart = sorted(decided(labelled), key=lambda item: (-abs(item.judgment.p_a - item.p_human), item.judgment.pair.id))
+    wrong = [item for item in apart if abs(item.judgment.p_a - item.p_human) > 0.5]
+    return [_example(item) for item in wrong[:EXAMPLES]]
+
+
+def _example(item: Labelled) -> dict[str, Any]:
+    pair, of_a = item.judgment.pair, item.p_human == 1
+    human, judge = (pair.a, pair.b) if of_a else (pair.b, pair.a)
+    p = 1 - item.judgment.p_a if of_a else item.judgment.p_a
+
+    def of_the_judge(p_a: float) -> float:
+        return 1 - p_a if of_a else p_a
+
+    return {
+        "pair_id": pair.id,
+        "prompt": plain(pair.prompt),
+        "human_prefers": human,
+        "judge_prefers": judge,
+        "p_judge": p,
+        "by_principle": {part.principle: of_the_judge(part.p_a) for part in item.judgment.principles},
+    }

@@ -1,0 +1,204 @@
+"""How far the judge's probabilities can be believed, and the maps that make them believable.
+
+A pair enters once, by the judge's confidence in its own choice, so which response is called a does not matter. Human
+ties are left out. The maps are applied by `feedback/calibration.py`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import elementwise, isotonic_regression
+from scipy.special import expit, logit
+from scipy.stats import binomtest
+
+from rlaif.audit.labelled import Labelled, choice, decided
+from rlaif.audit.resampling import Array, Mask, interval
+from rlaif.evaluation.agreement import Bootstrap
+from rlaif.feedback.calibration import Isotonic, Temperature, calibrate
+from rlaif.feedback.verdict import LOGIT_LIMIT
+from rlaif.records import content_id
+
+BINS = 10
+EDGES = np.array([0.5 + number / (2 * BINS) for number in range(BINS + 1)]).round(12)
+FOLDS = 5
+TEMPERATURES = (0.05, 100.0)
+"""Least and greatest: a judge that is never wrong would have 0, one that knows nothing infinity."""
+
+
+class Confident(NamedTuple):
+    """The judge's confidence on each pair, and whether it was right."""
+
+    confidence: Array
+    """p of the response that the judge prefers, from 0.5 to 1."""
+    correct: Array
+    """1, 0, or 0.5 where the judge is at exactly 0.5."""
+    prompt_ids: tuple[str, ...]
+
+    @classmethod
+    def of(cls, labelled: Sequence[Labelled]) -> Confident:
+        """Of the pairs on which the human has a preference."""
+        rows = decided(labelled)
+        p = np.array([item.judgment.p_a for item in rows], dtype=float)
+        p_right = [abs(item.p_human - choice(item.judgment.p_a)) for item in rows]
+        return cls(np.maximum(p, 1 - p), 1 - np.array(p_right, dtype=float), tuple(item.prompt_id for item in rows))
+
+    def take(self, mask: Mask) -> Confident:
+        """Those pairs alone."""
+        kept = tuple(name for name, taken in zip(self.prompt_ids, mask, strict=True) if taken)
+        return Confident(self.confidence[mask], self.correct[mask], kept)
+
+    @property
+    def lead(self) -> Array:
+        """Log-odds that the judge gives to the right response."""
+        return np.asarray((2 * self.correct - 1) * np.clip(logit(self.confidence), 0, LOGIT_LIMIT))
+
+
+def calibration(labelled: Sequence[Labelled], bootstrap: Bootstrap) -> dict[str, Any] | None:
+    """How the judge's confidence compares with how often it is right; None without a pair that has a right choice.
+
+    ece          mean |accuracy - confidence| over the bins, by their pairs. Never below 0, and above it by chance too:
+                 with few pairs look at the bins' intervals
+    brier        mean (p_human - p)^2; 0.25 for a judge that always says 0.5
+    log_loss     mean -log p of the right response, in nats; log 2 for a judge that always says 0.5
+    bins         `reliability`
+    temperature  {value, low, high, at_limit, ece, brier, log_loss}: `fit_temperature` on all pairs, with an interval
+    isotonic     {x, y, ece, brier, log_loss}: `fit_isotonic` on all pairs
+
+    What a map would do to ece, brier and log_loss is measured out of fold: prompts fall into 5 folds by hash, and each
+    fold is mapped by a fit on the others. With all prompts in one fold nothing can be fitted and the maps are None.
+    """
+    data = Confident.of(labelled)
+    if not data.prompt_ids:
+        return None
+    after_temperature = _out_of_fold(data, fit_temperature)
+    after_isotonic = _out_of_fold(data, fit_isotonic)
+    return {
+        **_scores(data),
+        "n": len(data.prompt_ids),
+        "bins": reliability(data),
+        "temperature": None
+        if after_temperature is None
+        else _temperature(data, bootstrap) | _scores(after_temperature),
+        "isotonic": None
+        if after_isotonic is None
+        else fit_isotonic(data).model_dump(mode="json", exclude={"kind"}) | _scores(after_isotonic),
+    }
+
+
+def _scores(data: Confident) -> dict[str, float]:
+    wrong_by = data.correct - data.confidence
+    bins = np.bincount(_bin(data.confidence), weights=wrong_by, minlength=BINS)
+    # With correct of 0.5, p is 0.5: (1 - 0.5)^2 and (0 - 0.5)^2 are the same, and not (0.5 - 0.5)^2.
+    brier = np.where(data.correct == 0.5, 0.25, wrong_by**2)
+    return {
+        "ece": float(np.abs(bins).sum() / len(wrong_by)),
+        "brier": float(brier.mean()),
+        "log_loss": float(np.logaddexp(0, -data.lead).mean()),
+    }
+
+
+def _bin(confidence: Array) -> NDArray[np.intp]:
+    """The number of the bin. Rounded first: a clamp to 0.6 must not fall on either side by its last bit."""
+    return np.searchsorted(EDGES[1:-1], confidence.round(12), side="right")
+
+
+def reliability(data: Confident) -> list[dict[str, Any]]:
+    """Ten bins of equal width over confidence 0.5 to 1, the empty ones left out.
+
+    Each: `lower` (in the bin) and `upper` (in the next), n, the mean `confidence`, and `accuracy` with Wilson's
+    interval, which takes pairs for independent.
+    """
+    rows = []
+    index = _bin(data.confidence)
+    for number in sorted(set(index.tolist())):
+        inside = index == number
+        n, right = int(inside.sum()), float(data.correct[inside].sum())
+        # Halves (the judge at exactly 0.5) are rounded apart.
+        low, high = (binomtest(k, n).proportion_ci(method="wilson") for k in (math.floor(right), math.ceil(right)))
+        rows.append(
+            {
+                "lower": float(EDGES[number]),
+                "upper": float(EDGES[number + 1]),
+                "n": n,
+                "confidence": float(data.confidence[inside].mean()),
+                "accuracy": {"value": right / n, "low": float(low.low), "high": float(high.high), "n": n},
+            }
+        )
+    return rows
+
+
+# ----------------------------------------------------------------------------------------------- the maps
+
+
+def fit_temperature(data: Confident) -> Temperature:
+    """The temperature with the least log loss, within TEMPERATURES; 1 for a judge that always says 0.5."""
+    (value,) = _temperatures(data.lead, np.ones((1, len(data.lead))), 1e-9)
+    return Temperature(value=1.0 if math.isnan(value) else float(value))
+
+
+def _temperatures(lead: Array, weights: Array, tolerance: float) -> Array:
+    """The best temperature for each row of weights (rows, pairs); nan where all that is weighed is at even.
+
+    The log loss is convex in 1/T, so its slope has one root in log T, or none within the limits: then one of them is
+    best.
+    """
+
+    def slope(log_t: Array, row: NDArray[np.intp]) -> Array:
+        """Of the log loss by log T, times T."""
+        by_pair = weights[row] * lead * expit(-np.exp(-log_t)[:, None] * lead)
+        return np.asarray(by_pair.sum(axis=1))
+
+    rows = np.arange(len(weights))
+    least, most = (np.full(len(weights), math.log(limit)) for limit in TEMPERATURES)
+    rises, falls = slope(least, rows) >= 0, slope(most, rows) <= 0
+    tolerances = {"xatol": tolerance, "xrtol": tolerance}
+    found = elementwise.find_root(slope, (least, most), args=(rows,), tolerances=tolerances).x
+    log_t = np.where(rises, least, np.where(falls, most, found))
+    return np.where(weights @ (lead != 0) > 0, np.exp(log_t), math.nan)
+
+
+def _temperature(data: Confident, bootstrap: Bootstrap) -> dict[str, Any]:
+    value = fit_temperature(data).value
+    lead = data.lead
+    # Of 1/T, which is smooth where T runs off to its limit.
+    found = interval(lambda weights: 1 / _temperatures(lead, weights, 1e-3), data.prompt_ids, bootstrap)
+    low, high = (1 / found[1], 1 / found[0]) if found is not None else (None, None)
+    at_limit = not TEMPERATURES[0] * 1.001 < value < TEMPERATURES[1] / 1.001
+    return {"value": value, "low": low, "high": high, "at_limit": at_limit}
+
+
+def fit_isotonic(data: Confident) -> Isotonic:
+    """The non-decreasing antisymmetric map with the least squared error on these pairs.
+
+    The least-squares fit to all pairs in both orientations, (p, y) and (1 - p, 1 - y), is antisymmetric; its upper half
+    is the fit to (confidence, correct) held to 0.5 and above, and that is what is computed. The map keeps the ends of
+    the fit's level blocks and is straight between two blocks. With n pairs nothing is mapped beyond 1/(n + 2) from
+    certainty. Where the judge is right no more often than a coin, p becomes exactly 0.5.
+    """
+    x, where, counts = np.unique(data.confidence, return_inverse=True, return_counts=True)
+    means = np.bincount(where, weights=data.correct) / counts
+    fit = isotonic_regression(means, weights=counts)
+    most = 1 - 1 / (len(data.confidence) + 2)
+    points = {0.5: 0.5}
+    for start, end in zip(fit.blocks[:-1], fit.blocks[1:], strict=True):
+        level = min(max(float(fit.x[start]), 0.5), most)
+        points |= {float(edge): level for edge in (x[start], x[end - 1]) if edge > 0.5}
+    return Isotonic(x=tuple(points), y=tuple(points.values()))
+
+
+def _out_of_fold(data: Confident, fit: Callable[[Confident], Temperature | Isotonic]) -> Confident | None:
+    """The confidences after calibration, each by a map fitted on the other folds of prompts; None with one fold."""
+    fold = np.array([int(content_id("calibration fold", name), 16) % FOLDS for name in data.prompt_ids])
+    if len(set(fold.tolist())) < 2:
+        return None
+    confidence = np.empty_like(data.confidence)
+    for number in set(fold.tolist()):
+        inside = fold == number
+        how = fit(data.take(~inside))
+        confidence[inside] = [calibrate(float(p), how) for p in data.confidence[inside]]
+    return data._replace(confidence=confidence)

@@ -1,0 +1,121 @@
+"""`rlaif constitution ablate` and `fit`: judge the human-labelled pairs once, then leave principles out, or weigh them.
+
+The statistics are in `ablate.py` and `feedback/weights.py`; here a recipe and files go in and words come out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.table import Table
+
+from rlaif.audit.ablate import Ablation, AblationResult, ablate
+from rlaif.audit.gold import read_gold
+from rlaif.audit.judges import open_judges
+from rlaif.config import Recipe
+from rlaif.config.sections import ChecklistMode
+from rlaif.console import bar
+from rlaif.constitution import load_constitution
+from rlaif.constitution.write import write_constitution
+from rlaif.errors import ConfigError
+from rlaif.evaluation.agreement import Bootstrap, Estimate, clustered_mean, clustered_mean_difference
+from rlaif.feedback.judge import check_failure_cap, judge_by_mode
+from rlaif.feedback.weights import (
+    HELDOUT,
+    Loss,
+    fit_header,
+    fit_weights,
+    hits,
+    labelled_pairs,
+    reweighted,
+    split_by_prompt,
+)
+from rlaif.resources import resolve
+
+
+def ablate_command(recipe: Recipe, gold: Sequence[Path]) -> Table:
+    """Agreement with the human labels of these files: the whole constitution, and each principle left out or alone."""
+    labels = read_gold(gold)
+    constitution = load_constitution(recipe.constitution)
+    pairs = [label.pair for label in labels.judgments]
+    scope = ",".join(str(path.resolve()) for path in gold)
+    with open_judges(recipe.judge, scope) as judges, bar("judge", len(pairs), "pairs") as advance:
+        result = judge_by_mode(judges.cached, pairs, constitution, recipe.label, recipe.seed, advance)
+    bootstrap = Bootstrap(recipe.evaluate.bootstrap_samples, recipe.evaluate.confidence, recipe.seed)
+    return table(
+        ablate(result.judgments, labels.judgments, constitution, recipe.label, recipe.seed, bootstrap),
+        recipe.evaluate.confidence,
+    )
+
+
+def fit_command(recipe: Recipe, gold: Sequence[Path], out: Path, loss: Loss = "logistic") -> list[str]:
+    """Fit the constitution's weights to the human labels by its checklist and write the new version to `out`.
+
+    Returns what to print: held-out accuracy with the weights as they were and as fitted, with their paired difference.
+    Raises ConfigError for an `out` that is no YAML file or is the constitution itself, JudgeError where more pairs
+    fail than the recipe allows, DataError where too few are left.
+    """
+    if out.suffix not in {".yaml", ".yml"}:
+        raise ConfigError(f"{out}: the constitution to write must be a .yaml file")
+    if out.resolve() == resolve("constitutions", recipe.constitution).resolve():
+        raise ConfigError(f"{out}: is the constitution to be fitted, which would lose its comments; name another file")
+    labels = read_gold(gold)
+    constitution = load_constitution(recipe.constitution)
+    mode = recipe.label.mode if isinstance(recipe.label.mode, ChecklistMode) else ChecklistMode()
+    section = recipe.label.model_copy(update={"mode": mode})
+    pairs = [label.pair for label in labels.judgments]
+    with open_judges(recipe.judge, str(out.resolve())) as judges, bar("judge", len(pairs), "pairs") as advance:
+        result = judge_by_mode(judges.cached, pairs, constitution, section, recipe.seed, advance)
+    check_failure_cap(result, len(pairs), section)
+    found = labelled_pairs(labels.judgments, result.scores)
+    fit = fit_weights(found, [p.id for p in constitution.principles], loss, seed=recipe.seed)
+    _, heldout = split_by_prompt(found, HELDOUT, recipe.seed)
+    before = hits(heldout, {p.id: p.weight for p in constitution.principles})
+    bootstrap = Bootstrap(recipe.evaluate.bootstrap_samples, recipe.evaluate.confidence, recipe.seed)
+    old, new = (clustered_mean(values, fit.prompt_ids, *bootstrap) for values in (before, fit.hits))
+    gain = clustered_mean_difference(before, fit.hits, fit.prompt_ids, bootstrap)
+    fitted = reweighted(constitution, fit)
+    write_constitution(out, fitted, fit_header(constitution, fit))
+    weights = [f"  {p.id}: {p.weight:.3g}" for p in fitted.principles]
+    dropped = [f"  dropped: {', '.join(fit.dropped)}"] if fit.dropped else []
+    return [
+        f"{loss} fit on {fit.trained} pairs; held out: {len(fit.hits)} pairs of {len(set(fit.prompt_ids))} prompts",
+        f"held-out accuracy with the weights as they were {_percent(old)}, fitted {_percent(new)}, "
+        f"difference {_points(gain)} points",
+        *weights,
+        *dropped,
+        f"constitution {fitted.id} {fitted.version}: {out}",
+    ]
+
+
+def table(result: AblationResult, confidence: float) -> Table:
+    """One row a principle, agreement in percent, differences from the whole in points, with their intervals."""
+    title = f"Agreement with human labels: {_percent(result.whole)} (intervals: {confidence:.0%}, by prompt)"
+    shown = Table("principle", "without it", "difference", "alone", "difference", title=title, box=None, pad_edge=False)
+    by_name: dict[str, dict[str, Ablation]] = {}
+    for row in result.rows:
+        by_name.setdefault(row.principle, {})[row.variant] = row
+    for name, variants in by_name.items():
+        cells = [
+            cell
+            for which in ("without", "alone")
+            for cell in (_percent(variants[which].accuracy), _points(variants[which].difference))
+        ]
+        shown.add_row(name, *cells)
+    return shown
+
+
+def _percent(estimate: Estimate | None) -> str:
+    if estimate is None:
+        return "no pairs"
+    span = "" if estimate.low is None or estimate.high is None else f" ({estimate.low:.0%} to {estimate.high:.0%})"
+    return f"{estimate.value:.1%}{span}"
+
+
+def _points(estimate: Estimate | None) -> str:
+    if estimate is None:
+        return ""
+    if estimate.low is None or estimate.high is None:
+        return f"{100 * estimate.value:+.1f}"
+    return f"{100 * estimate.value:+.1f} ({100 * estimate.low:+.1f} to {100 * estimate.high:+.1f})"

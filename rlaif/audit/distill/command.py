@@ -1,0 +1,233 @@
+"""`rlaif constitution distill`: propose, merge, vote, select; write a constitution and the report of how it came about.
+
+The report (JSON) holds every proposal and every candidate, also those that were dropped and why. Without a survivor it
+is all that is written. Equal work gives equal files, as far as the judge replies equally.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rlaif.audit.distill.merge import Candidate, merge
+from rlaif.audit.distill.propose import Proposed, propose
+from rlaif.audit.distill.select import Tested, select
+from rlaif.audit.distill.settings import DistillSettings
+from rlaif.audit.distill.vote import Votes, constitution_of, vote
+from rlaif.audit.gold import read_gold
+from rlaif.audit.judges import open_judges
+from rlaif.config import Recipe
+from rlaif.config.sections import CompareMode
+from rlaif.console import bar
+from rlaif.constitution import Constitution
+from rlaif.constitution.write import write_constitution
+from rlaif.errors import ConfigError, DataError
+from rlaif.evaluation.agreement import Bootstrap
+from rlaif.evaluation.wording import percent, span
+from rlaif.jsonl import write_json
+from rlaif.models.chat import ChatModel
+from rlaif.records import Judgment, content_id, derive_seed
+from rlaif.templates import JudgeTemplate, load_template
+
+SCHEMA = "rlaif/distillation/v1"
+TEMPLATE = "propose"
+
+
+class Distilled(NamedTuple):
+    """What came of it. Without survivors `kept` is empty, `constitution` and `path` are None: exit code 1."""
+
+    kept: tuple[Tested, ...]
+    constitution: Constitution | None
+    path: Path | None
+    report: Path
+    document: dict[str, Any]
+
+    @property
+    def lines(self) -> list[str]:
+        """What to print, the sentence first."""
+        principles = [f"  {t.candidate.id}: {supported(t)}: {t.candidate.text}" for t in self.kept]
+        files = [f"constitution: {self.path}"] if self.path else []
+        return [self.document["sentence"], *principles, *files, f"report: {self.report}"]
+
+
+class _Work(NamedTuple):
+    """All that was done."""
+
+    proposed: Proposed
+    merged: list[Candidate]
+    votes: Votes
+    tested: list[Tested]
+
+
+def distill_command(
+    recipe: Recipe, gold: Sequence[Path], out: Path, settings: DistillSettings | None = None
+) -> Distilled:
+    """Distil these files of human labels with the recipe's judge; write `out` (YAML) and the JSON report beside it.
+
+    Half of the prompts, by hash, serve for proposals and the others for the vote; human ties are left out. The judge
+    votes by `compare`, with the recipe's template if that is the recipe's mode. Raises ConfigError for an `out` that is
+    no YAML file, DataError for labels that leave one half empty.
+    """
+    settings = settings or DistillSettings()
+    if out.suffix not in {".yaml", ".yml"}:
+        raise ConfigError(f"{out}: the constitution to write must be a .yaml file; the report goes beside it as .json")
+    labels = read_gold(gold)
+    ours, theirs = halves(labels.judgments, settings, recipe.seed)
+    mode = recipe.label.mode
+    asking = load_template(TEMPLATE, "propose")
+    voting = load_template(mode.template if isinstance(mode, CompareMode) else CompareMode().template, "compare")
+    with open_judges(recipe.judge, str(out.resolve())) as judges, judges.cached(None) as model:
+        work = _distill(model, recipe, (ours, theirs), (asking, voting), settings)
+        judge = {"name": model.name, "revision": model.revision}
+    kept = tuple(t for t in work.tested if t.rejected is None)
+    report = out.with_suffix(".json")
+    constitution = None
+    if kept:
+        names = ", ".join(file.name for file in labels.files)
+        chosen = [tested.candidate for tested in kept]
+        constitution = constitution_of(chosen, _id(out.stem), f"What the labels of {names} reward")
+        origin = [
+            f"Distilled from human labels (inverse constitutional AI, arXiv 2406.06560); report: {report.name}",
+            f"Labels: {names}. Judge: {judge['name']}, revision {judge['revision']}.",
+        ]
+        measured = _measured(kept, len(theirs), recipe.evaluate.confidence, settings.alpha)
+        write_constitution(out, constitution, "\n".join([*origin, *measured]))
+    document = {
+        "schema": SCHEMA,
+        "sentence": _sentence(work, kept),
+        "constitution": constitution and {"id": constitution.id, "hash": constitution.hash},
+        "judge": judge,
+        "templates": {template.name: template.hash for template in (asking, voting)},
+        "seed": recipe.seed,
+        "settings": settings.model_dump(mode="json"),
+        "gold": [file._asdict() for file in labels.files],
+        **_figures(work, len(ours), len(theirs), settings),
+    }
+    write_json(report, document)
+    return Distilled(kept, constitution, out if kept else None, report, document)
+
+
+def halves(labels: Sequence[Judgment], settings: DistillSettings, seed: int) -> tuple[list[Judgment], list[Judgment]]:
+    """(labels to propose from, labels to vote on), a seeded draw of each: no prompt is in both.
+
+    Which half a prompt is in hangs on its hash alone. Human ties are left out. DataError for an empty half.
+    """
+    halves: tuple[list[Judgment], list[Judgment]] = ([], [])
+    for label in labels:
+        if label.p_a != 0.5:
+            halves[int(content_id("distill", label.pair.prompt_id), 16) % 2].append(label)
+    if not all(halves):
+        raise DataError(
+            f"distill: {len(labels)} labelled pairs leave {len(halves[0])} to propose from and {len(halves[1])} of "
+            "other prompts to test on; it takes dozens of prompts"
+        )
+    proposing, voting = (
+        sorted(half, key=lambda label: derive_seed(seed, "distill", label.pair.id))[:most]
+        for half, most in zip(halves, (settings.proposals, settings.votes), strict=True)
+    )
+    return proposing, voting
+
+
+def _distill(
+    model: ChatModel,
+    recipe: Recipe,
+    labels: tuple[list[Judgment], list[Judgment]],
+    templates: tuple[JudgeTemplate, JudgeTemplate],
+    settings: DistillSettings,
+) -> _Work:
+    (ours, theirs), (asking, voting) = labels, templates
+    with bar("propose", len(ours), "pairs") as advance:
+        proposed = propose(model, ours, asking, settings, recipe.seed, advance)
+    merged = merge(proposed.proposals)
+    candidates = merged[: settings.candidates]
+    if not candidates:
+        return _Work(proposed, merged, Votes.none(len(theirs)), [])
+    with bar("vote", len(theirs), "pairs") as advance:
+        votes = vote(model, candidates, theirs, voting, recipe.label, recipe.seed, advance)
+    bootstrap = Bootstrap(recipe.evaluate.bootstrap_samples, recipe.evaluate.confidence, recipe.seed)
+    prompt_ids = [label.pair.prompt_id for label in theirs]
+    return _Work(proposed, merged, votes, select(candidates, votes.p, prompt_ids, settings, bootstrap))
+
+
+# ------------------------------------------------------------------------------------------------- in words
+
+
+def supported(tested: Tested) -> str:
+    """'82% (74 to 89%) of 61 decided pairs, proposed for 9'."""
+    if tested.support is None:
+        return f"no support measured, proposed for {len(tested.candidate.supporters)}"
+    interval = span(tested.support.model_dump(), "share")
+    return (
+        f"{percent(tested.support.value)} ({interval}) of {tested.support.n} decided pairs, "
+        f"proposed for {len(tested.candidate.supporters)}"
+    )
+
+
+def _sentence(work: _Work, kept: Sequence[Tested]) -> str:
+    usable = sum(proposal.fault is None for proposal in work.proposed.proposals)
+    made = f"{len(work.proposed.proposals)} proposals ({usable} usable, {len(work.merged)} different)"
+    if kept:
+        return f"{len(kept)} of {len(work.tested)} candidates survive the vote on held-out pairs, from {made}."
+    faults = Counter(proposal.fault for proposal in work.proposed.proposals if proposal.fault)
+    if not work.tested:
+        worst = ", ".join(f"{fault}: {count}" for fault, count in faults.most_common(3))
+        return (
+            f"No principle survives: none of the {made} can be tested ({worst}); take a judge that follows the format."
+        )
+    best = work.tested[0]
+    return (
+        f"No principle survives: none of {len(work.tested)} candidates predicts held-out labels better than chance, "
+        f"from {made}; the best, {best.candidate.text!r}, {best.rejected}: {supported(best)}. Give more labels or "
+        "a better judge."
+    )
+
+
+def _measured(kept: Sequence[Tested], pairs: int, confidence: float, alpha: float) -> list[str]:
+    """The support of the principles, for the top of the file."""
+    return [
+        f"Support: on how many of the decided among {pairs} held-out pairs the principle alone prefers what people",
+        f"preferred, with its {percent(confidence)} interval resampled by prompt. Each beats a coin at the level of "
+        f"{alpha:g} after",
+        "Holm's correction for all candidates tested. Other principles may explain the labels as well.",
+        *(f"  {tested.candidate.id}: {supported(tested)}" for tested in kept),
+        "For more modes than compare, add critique, revise, question and desired.",
+    ]
+
+
+def _figures(work: _Work, proposing: int, voting: int, settings: DistillSettings) -> dict[str, Any]:
+    why = f"not tested: {settings.candidates} others were proposed for as many pairs or more"
+    untested = [Tested(candidate, why) for candidate in work.merged[settings.candidates :]]
+    faults = Counter(proposal.fault for proposal in work.proposed.proposals if proposal.fault)
+    return {
+        "pairs": {"proposing": proposing, "voting": voting},
+        "proposals": {
+            "made": len(work.proposed.proposals),
+            "usable": len(work.proposed.proposals) - faults.total(),
+            "faults": dict(sorted(faults.items())),
+            "unusable": [p._asdict() for p in work.proposed.proposals if p.fault],
+        },
+        "candidates": [_row(tested) for tested in [*work.tested, *untested]],
+        "cost": work.proposed.cost.plus(work.votes.cost)._asdict(),
+    }
+
+
+def _row(tested: Tested) -> dict[str, Any]:
+    return {
+        "id": tested.candidate.id,
+        "text": tested.candidate.text,
+        "kept": tested.rejected is None,
+        "rejected": tested.rejected,
+        "support": tested.support and tested.support.model_dump(),
+        "p_value": tested.p_value,
+        "judged_pairs": tested.asked,
+        "supporters": list(tested.candidate.supporters),
+        "wordings": list(tested.candidate.wordings),
+    }
+
+
+def _id(stem: str) -> str:
+    """The file's name as the name of a constitution."""
+    return re.sub(r"[^A-Za-z0-9]+", "-", stem).strip("-") or "distilled"

@@ -1,0 +1,148 @@
+"""The least that an audit must say: for the exit code of `rlaif audit`, and for a recipe that requires an audit.
+
+A gate is on values (`accuracy=0.6`) or, stricter, on the lower ends of their intervals (`accuracy.low=0.6`): a value
+reaches its threshold half of the time by luck alone when the truth lies at it. What was not measured passes no gate.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rlaif.audit.identity import differences, identity
+from rlaif.config import Recipe
+from rlaif.constitution import load_constitution
+from rlaif.errors import ConfigError, DataError, did_you_mean
+from rlaif.feedback.calibration import Isotonic, Temperature, fitted
+
+SCHEMA = "rlaif/audit/v1"
+
+MEASURES: dict[str, str] = {
+    "accuracy": "accuracy",
+    "kappa": "kappa",
+    "lead_over_longer": "baselines.lead_over_longer",
+    "consistency": "consistency",
+    "coverage": "coverage",
+    "repetition": "probes.repetition.same_choice",
+    "paraphrase": "probes.paraphrase.same_choice",
+    "padding": "probes.padding.same_choice",
+    "injection_resistance": "probes.injection.resisted",
+}
+"""What a gate may name, and where the audit has it. For all of them more is better."""
+LOW = ".low"
+
+
+class Shortfall(NamedTuple):
+    """One threshold that was not reached; `value` is None where nothing was measured."""
+
+    name: str
+    value: float | None
+    threshold: float
+
+    def __str__(self) -> str:
+        if self.value is None:
+            return f"{self.name}: not measured, the gate wants {self.threshold:g}"
+        return f"{self.name}: {self.value:.3f}, below the gate's {self.threshold:g}"
+
+
+def parse_gate(text: str) -> dict[str, float]:
+    """`accuracy=0.6,consistency.low=0.7` as thresholds by name. ConfigError for anything else."""
+    thresholds: dict[str, float] = {}
+    for part in text.split(","):
+        name, equals, value = (piece.strip() for piece in part.partition("="))
+        if not equals:
+            raise ConfigError(f"gate {text!r}: {part.strip()!r} is not of the form name=value")
+        try:
+            threshold = float(value)
+        except ValueError:
+            raise ConfigError(f"gate {text!r}: {name} must be a number from 0 to 1 (got {value!r})") from None
+        if name in thresholds:
+            raise ConfigError(f"gate {text!r}: {name} is there twice")
+        thresholds[name] = threshold
+    check_names(thresholds, f"gate {text!r}")
+    return thresholds
+
+
+def check_names(gate: Mapping[str, float], where: str) -> None:
+    """ConfigError, naming the place, for a measure that no audit has or a threshold outside 0 to 1."""
+    known = [name + end for name in MEASURES for end in ("", LOW)]
+    for name, threshold in gate.items():
+        if name not in known:
+            raise ConfigError(f"{where}: no measure {name!r}{did_you_mean(name, known)}")
+        if not 0 <= threshold <= 1:
+            raise ConfigError(f"{where}: {name} must be a number from 0 to 1 (got {threshold:g})")
+
+
+def check_gate(audit: Mapping[str, Any], gate: Mapping[str, float]) -> list[Shortfall]:
+    """The thresholds that this audit does not reach, in the gate's order; none means that it passed."""
+    values = {name: measured(audit, name) for name in gate}
+    return [
+        Shortfall(name, values[name], threshold)
+        for name, threshold in gate.items()
+        if (found := values[name]) is None or found < threshold
+    ]
+
+
+def measured(audit: Mapping[str, Any], name: str) -> float | None:
+    """The measure of this name, or for `name.low` the lower end of its interval; None where the audit has none."""
+    entry = estimate(audit, MEASURES[name.removesuffix(LOW)])
+    value = (entry or {}).get("low" if name.endswith(LOW) else "value")
+    return value if isinstance(value, int | float) else None
+
+
+def estimate(audit: Mapping[str, Any], place: str) -> Mapping[str, Any] | None:
+    """The estimate at a dotted place of the audit; None where the audit has none."""
+    node: Any = audit
+    for part in place.split("."):
+        node = node.get(part) if isinstance(node, Mapping) else None
+    return node if isinstance(node, Mapping) else None
+
+
+def check_requirement(recipe: Recipe) -> Temperature | Isotonic | None:
+    """Hold `label.audit` against the audit that it names, and return the map that it asks for, if any.
+
+    Raises ConfigError where the file is missing or is no audit, where it is about another way of judging (saying what
+    differs), where it fails the gate, and where it has no such map.
+    """
+    requirement = recipe.label.audit
+    if requirement is None:
+        return None
+    path = Path(os.path.expanduser(requirement.file))
+    check_names(requirement.gate, "label.audit.gate")
+    audit = _read(path)
+    different = differences(audit["audited"], identity(recipe, load_constitution(recipe.constitution)))
+    if different:
+        raise ConfigError(
+            f"label.audit.file: {path} is about another judge: {'; '.join(different)}; audit this one: {_command(path)}"
+        )
+    short = check_gate(audit, requirement.gate)
+    if short:
+        raise ConfigError(
+            f"label.audit.gate: {path} does not pass: {'; '.join(map(str, short))}; use a better judge, mode or "
+            "constitution, or lower the gate"
+        )
+    if requirement.calibrate == "none":
+        return None
+    try:
+        return fitted(audit.get("calibration") or {}, requirement.calibrate)
+    except DataError as error:
+        raise ConfigError(f"label.audit.calibrate: {path}: {error}") from None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        audit = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise ConfigError(f"label.audit.file: {path}: no such file; make it with: {_command(path)}") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"label.audit.file: {path}: cannot be read as JSON: {error}") from None
+    if not isinstance(audit, dict) or audit.get("schema") != SCHEMA or not isinstance(audit.get("audited"), dict):
+        raise ConfigError(f"label.audit.file: {path}: is not what `rlaif audit` writes (schema {SCHEMA})")
+    return audit
+
+
+def _command(path: Path) -> str:
+    return f"rlaif audit RECIPE --gold FILE --out {path}"

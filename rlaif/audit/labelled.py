@@ -1,0 +1,76 @@
+"""The judge's judgments beside the human labels of the same pairs: the input of every measure in this folder.
+
+Nothing is measured here. Next: `metrics.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from statistics import fmean
+from typing import NamedTuple
+
+from rlaif.feedback.pairs import TIE_ROUNDING
+from rlaif.records import Judgment
+
+
+class Labelled(NamedTuple):
+    """One judged pair with its human label."""
+
+    judgment: Judgment
+    p_human: float
+    """P that response a, as the judgment holds the pair, is better: 1 or 0, and 0.5 for a human tie."""
+
+    @property
+    def prompt_id(self) -> str:
+        """The cluster of every interval."""
+        return self.judgment.pair.prompt_id
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """Of the prompt."""
+        return self.judgment.pair.tags
+
+    @property
+    def longer(self) -> float:
+        """1 where a has more words, 0 where b has, 0.5 where they have as many."""
+        return choice(len(self.judgment.pair.a.split()), len(self.judgment.pair.b.split()))
+
+    @property
+    def tie(self) -> bool:
+        """Whether the human had no preference."""
+        return self.p_human == 0.5
+
+
+def choice(p: float, even: float = 0.5) -> float:
+    """Which side a probability is on: 1 above even, 0 below, 0.5 at it (to within the rounding of 1 - p)."""
+    return 0.5 if abs(p - even) <= TIE_ROUNDING else float(p > even)
+
+
+def agreement(chosen: float, p_human: float) -> float:
+    """1 where the choice (1, 0 or 0.5) is the human's, 0 where it is the other one, 0.5 where it is neither."""
+    return 0.5 if chosen == 0.5 else float(chosen == p_human)
+
+
+def match(judgments: Iterable[Judgment], gold: Sequence[Judgment]) -> list[Labelled]:
+    """The judgments whose pair has a human label, in order, each with that label turned to its own orientation.
+
+    Several labels of one pair are averaged, and the average says which response the humans prefer: exactly even is a
+    tie. Judgments of other pairs are left out.
+    """
+    labels: dict[str, list[Judgment]] = {}
+    for label in gold:
+        labels.setdefault(label.pair.id, []).append(label)
+    return [
+        Labelled(judgment, choice(fmean(_p_of(judgment.pair.a, label) for label in labels[judgment.pair.id])))
+        for judgment in judgments
+        if judgment.pair.id in labels
+    ]
+
+
+def _p_of(text: str, label: Judgment) -> float:
+    return label.p_a if label.pair.a == text else 1 - label.p_a
+
+
+def decided(labelled: Iterable[Labelled]) -> list[Labelled]:
+    """Those on which the human has a preference: the only ones with a right choice."""
+    return [item for item in labelled if not item.tie]

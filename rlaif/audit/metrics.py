@@ -1,0 +1,186 @@
+"""How far the judge agrees with humans and with itself: every figure of an audit, and `summarise`, which joins them.
+
+Every interval resamples prompts. Nothing here asks a model: judgments and human labels come in, plain dicts that are
+ready for JSON go out. Next: `calibration.py` (how far its probabilities can be believed) and `bias.py` (length).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from rlaif.audit.bias import verbosity
+from rlaif.audit.calibration import calibration
+from rlaif.audit.labelled import Labelled, agreement, choice, decided
+from rlaif.evaluation.agreement import (
+    Bootstrap,
+    Estimate,
+    clustered_mean,
+    coverage,
+    order_consistency,
+)
+from rlaif.feedback.judge.result import Cost
+from rlaif.records import Failure, Judgment, PrincipleJudgment
+
+
+def summarise(
+    labelled: Sequence[Labelled],
+    judgments: Sequence[Judgment],
+    failures: Sequence[Failure],
+    cost: Cost,
+    bootstrap: Bootstrap,
+) -> dict[str, Any]:
+    """Every figure of an audit, ready for JSON; what cannot be computed is None.
+
+    `labelled` is `match(judgments, gold)`. An estimate is {value, low, high, n}: n counts pairs (for `consistency`
+    pairs times principles), the interval resamples prompts.
+
+    accuracy      share of pairs on which the judge's choice is the human's
+    kappa         the same, corrected for chance (`kappa`)
+    baselines     always_longer: the accuracy of taking the longer response
+    by_principle  {id: {accuracy, undecided, checked, n, consistency}} (`by_principle`)
+    by_tag        {tag: accuracy}
+    consistency   {value, low, high, n, both_first, both_second, undecided, swap_gap}
+    verbosity     {wrong_when_human_prefers_shorter, wrong_when_human_prefers_longer, bias}
+    calibration   {ece, brier, log_loss, n, bins, temperature, isotonic} (`calibration.calibration`)
+    coverage      {value, judged, failed, reasons}
+    cost          {calls, prompt_tokens, completion_tokens} a judged pair
+    human_ties, pairs, prompts  counts; pairs and prompts count those with a human label, ties among them
+    """
+    right = accuracy(labelled, bootstrap)
+    spread = [part for judgment in judgments for part in _members(judgment)]
+    consistency = order_consistency(spread, *bootstrap)
+    consistencies = consistency.pop("by_principle") if consistency is not None else {}
+    principles = by_principle(labelled, bootstrap)
+    return {
+        "accuracy": _dump(right),
+        "kappa": _dump(kappa(right)),
+        "baselines": {"always_longer": _dump(always_longer(labelled, bootstrap))},
+        "by_principle": {
+            name: principles.get(name, _UNLABELLED) | {"consistency": consistencies.get(name)}
+            for name in sorted(principles.keys() | consistencies.keys())
+        },
+        "by_tag": by_tag(labelled, bootstrap),
+        "consistency": consistency,
+        "verbosity": verbosity(labelled, bootstrap),
+        "calibration": calibration(labelled, bootstrap),
+        "coverage": coverage(judgments, failures),
+        "cost": cost_per_pair(cost, len(judgments)),
+        "human_ties": sum(item.tie for item in labelled),
+        "pairs": len(labelled),
+        "prompts": len({item.prompt_id for item in labelled}),
+    }
+
+
+_UNLABELLED: dict[str, Any] = {"accuracy": None, "undecided": 0, "checked": 0, "n": 0}
+
+
+def _dump(estimate: Estimate | None) -> dict[str, Any] | None:
+    return None if estimate is None else estimate.model_dump()
+
+
+def _members(judgment: Judgment) -> list[Judgment]:
+    """The judgment itself, or for a panel one judgment a member: it is the members who were asked."""
+    if not judgment.members:
+        return [judgment]
+    return [judgment.model_copy(update={"principles": m.principles, "members": ()}) for m in judgment.members]
+
+
+# ------------------------------------------------------------------------------------------ with the human
+
+
+def accuracy(labelled: Sequence[Labelled], bootstrap: Bootstrap) -> Estimate | None:
+    """The share of pairs on which the judge prefers what the human prefers.
+
+    An exact 0.5 of the judge counts half: what tossing a coin would get. Human ties have no right choice and are left
+    out. None when nothing is left.
+    """
+    return _share(labelled, lambda item: choice(item.judgment.p_a), bootstrap)
+
+
+def always_longer(labelled: Sequence[Labelled], bootstrap: Bootstrap) -> Estimate | None:
+    """The accuracy of a judge that takes the response with more words; two of one length count half."""
+    return _share(labelled, lambda item: item.longer, bootstrap)
+
+
+def _share(labelled: Sequence[Labelled], choose: Callable[[Labelled], float], bootstrap: Bootstrap) -> Estimate | None:
+    rows = decided(labelled)
+    if not rows:
+        return None
+    hits = [agreement(choose(item), item.p_human) for item in rows]
+    return clustered_mean(hits, [item.prompt_id for item in rows], *bootstrap)
+
+
+def kappa(accuracy: Estimate | None) -> Estimate | None:
+    """Cohen's kappa of judge and human on unordered pairs: 2 accuracy - 1, with the interval that follows.
+
+    Kappa's categories must not depend on which response happens to be called a, so each pair enters in both
+    orientations, as (judge, human) and as (1 - judge, 1 - human). Both raters then choose a and b equally often, chance
+    agreement is exactly 1/2, and kappa = (accuracy - 1/2) / (1 - 1/2). Human ties are left out, as in accuracy, and the
+    judge's own count half. 1: always the human's choice; 0: a coin; below 0: worse than a coin.
+    """
+    if accuracy is None:
+        return None
+    low, high = (None if end is None else 2 * end - 1 for end in (accuracy.low, accuracy.high))
+    return Estimate(value=2 * accuracy.value - 1, low=low, high=high, n=accuracy.n)
+
+
+def by_principle(labelled: Sequence[Labelled], bootstrap: Bootstrap) -> dict[str, dict[str, Any]]:
+    """Each principle's own choice against the human's.
+
+    `accuracy` is over the pairs on which the principle prefers one response; `undecided` counts those on which it is
+    exactly even (most often a check that both responses pass, or neither). `checked` counts the pairs that code
+    decided, and n all of them. Human ties are left out. Of a panel, every member's judgments count.
+    """
+    rows: dict[str, list[tuple[Labelled, PrincipleJudgment]]] = {}
+    for item in decided(labelled):
+        for judgment in _members(item.judgment):
+            for principle in judgment.principles:
+                rows.setdefault(principle.principle, []).append((item, principle))
+    return {name: _principle(rows[name], bootstrap) for name in sorted(rows)}
+
+
+def _principle(rows: Sequence[tuple[Labelled, PrincipleJudgment]], bootstrap: Bootstrap) -> dict[str, Any]:
+    hits = [(agreement(choice(p.p_a), item.p_human), item.prompt_id) for item, p in rows if choice(p.p_a) != 0.5]
+    right = clustered_mean([hit for hit, _ in hits], [name for _, name in hits], *bootstrap) if hits else None
+    return {
+        "accuracy": _dump(right),
+        "undecided": len(rows) - len(hits),
+        "checked": sum(principle.checked for _, principle in rows),
+        "n": len(rows),
+    }
+
+
+def by_tag(labelled: Sequence[Labelled], bootstrap: Bootstrap) -> dict[str, dict[str, Any] | None]:
+    """Accuracy on the prompts of each tag; a prompt with several counts for each."""
+    tags = sorted({tag for item in labelled for tag in item.tags})
+    return {tag: _dump(accuracy([item for item in labelled if tag in item.tags], bootstrap)) for tag in tags}
+
+
+# -------------------------------------------------------------------------------------------- of the judge
+
+
+def cost_per_pair(cost: Cost, judged: int) -> dict[str, float] | None:
+    """Requests and tokens for each pair that came back judged: failures are paid for too. None without any."""
+    return {name: value / judged for name, value in cost._asdict().items()} if judged else None
+
+
+def repetition(first: Iterable[Judgment], second: Iterable[Judgment], bootstrap: Bootstrap) -> dict[str, Any] | None:
+    """How stable the judge is when it is asked the same pairs again (repetition stability, arXiv 2406.07791).
+
+    `same_choice` is the share of pairs with the same preference both times (an exact 0.5 is the same as another), and
+    `mean_change` the mean |p - p'|. Pairs that only one of the two has are left out; None when no pair is in both.
+    """
+    again = {judgment.pair.id: judgment for judgment in second}
+    both = [(judgment, again[judgment.pair.id]) for judgment in first if judgment.pair.id in again]
+    if not both:
+        return None
+    before = [one.p_a for one, _ in both]
+    after = [other.p_a if other.pair.a == one.pair.a else 1 - other.p_a for one, other in both]
+    clusters = [one.pair.prompt_id for one, _ in both]
+    same = [float(choice(p) == choice(q)) for p, q in zip(before, after, strict=True)]
+    change = [abs(p - q) for p, q in zip(before, after, strict=True)]
+    return {
+        "same_choice": clustered_mean(same, clusters, *bootstrap).model_dump(),
+        "mean_change": clustered_mean(change, clusters, *bootstrap).model_dump(),
+    }

@@ -1,0 +1,135 @@
+"""Commands about the judge and its constitution: audit, constitution diff/ablate/distill/fit, cache. Thin, as all of
+the command line: each parses its words, calls one function and prints what came back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from rlaif.errors import ConfigError
+
+RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A shipped recipe (quickstart) or a YAML file.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[SECTION.KEY=VALUE]...", help="Values that replace the recipe's.")
+]
+Gold = Annotated[list[Path], typer.Option("--gold", help="Human labels (JSONL); may be given several times.")]
+GATE_FAILED = 1
+"""The exit code of a gate that was not passed; 2 is for mistakes."""
+
+constitution_app = typer.Typer(no_args_is_help=True, help="Compare, test, fit and find constitutions.")
+cache_app = typer.Typer(help="The store of judge replies that all runs share.", invoke_without_command=True)
+
+
+def audit(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    *,
+    gold: Gold,
+    gate: Annotated[
+        str | None, typer.Option("--gate", help="accuracy=0.6,consistency=0.7: exit code 1 below any of these.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder or file. Default: runs/audit-<recipe>.")] = None,
+) -> None:
+    """The judge against human labels: may it be used for this constitution?"""
+    from rlaif.audit.audit import audit_command
+    from rlaif.config import load_recipe
+    from rlaif.console import say
+
+    audited = audit_command(load_recipe(recipe, overrides or []), gold, gate, out)
+    for line in audited.lines:
+        say(line)
+    if audited.shortfalls:
+        raise typer.Exit(GATE_FAILED)
+
+
+@constitution_app.command()
+def diff(old: str, new: str) -> None:
+    """What changed between two constitutions, in words, and which version number the changes call for."""
+    from rlaif.constitution import load_constitution
+    from rlaif.constitution.diff import diff as compare
+
+    typer.echo(compare(load_constitution(old), load_constitution(new)).text())
+
+
+@constitution_app.command()
+def ablate(recipe: RecipeName, overrides: Overrides = None, *, gold: Gold) -> None:
+    """The judge's agreement with human labels with each principle left out."""
+    from rlaif.audit.commands import ablate_command
+    from rlaif.config import load_recipe
+    from rlaif.console import console
+
+    console.print(ablate_command(load_recipe(recipe, overrides or []), gold))
+
+
+@constitution_app.command()
+def distill(
+    preferences: Annotated[Path, typer.Argument(help="Labelled pairs: JSONL as for audit.")],
+    overrides: Overrides = None,
+    *,
+    recipe: Annotated[str, typer.Option("--recipe", help="Whose judge proposes and votes.")] = "quickstart",
+    out: Annotated[Path, typer.Option("--out", help="The constitution to write.")],
+) -> None:
+    """Inverse constitutional AI: principles proposed from labelled pairs, kept when they predict held-out ones."""
+    from rlaif.audit.distill import distill_command
+    from rlaif.config import load_recipe
+    from rlaif.console import say
+
+    found = distill_command(load_recipe(recipe, overrides or []), [preferences], out)
+    for line in found.lines:
+        say(line)
+    if not found.kept:
+        raise typer.Exit(GATE_FAILED)
+
+
+@constitution_app.command()
+def fit(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    *,
+    gold: Gold,
+    out: Annotated[Path, typer.Option("--out", help="The new version of the constitution.")],
+    loss: Annotated[Literal["logistic", "hinge"], typer.Option("--loss")] = "logistic",
+) -> None:
+    """Weights of the principles fitted on human labels, written as a new version."""
+    from rlaif.audit.commands import fit_command
+    from rlaif.config import load_recipe
+    from rlaif.console import say
+
+    for line in fit_command(load_recipe(recipe, overrides or []), gold, out, loss):
+        say(line)
+
+
+@cache_app.callback()
+def cache(context: typer.Context) -> None:
+    """What the reply cache holds, by model."""
+    if context.invoked_subcommand is not None:
+        return
+    from rich.table import Table
+
+    from rlaif.console import console
+    from rlaif.models.cache import cache_path, cache_summary
+
+    table = Table("model", "revision", "replies", "MB", "oldest", "newest", box=None, pad_edge=False)
+    for row in cache_summary(cache_path()):
+        table.add_row(*row.cells())
+    console.print(f"{cache_path()}", soft_wrap=True)
+    console.print(table)
+
+
+@cache_app.command()
+def prune(
+    older_than_days: Annotated[float | None, typer.Option("--older-than-days")] = None,
+    model: Annotated[str | None, typer.Option("--model", help="Only replies of this model.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Every reply.")] = False,
+) -> None:
+    """Delete replies; what is asked again is judged again."""
+    from rlaif.models.cache import cache_path
+    from rlaif.models.cache import prune as remove
+
+    if older_than_days is None and model is None and not everything:
+        raise ConfigError("cache prune: say which: --older-than-days, --model or --all")
+    seconds = None if older_than_days is None else older_than_days * 86400
+    rows, size = remove(cache_path(), older_than_s=seconds, model=model, everything=everything)
+    typer.echo(f"{rows} replies removed, {size / 1e6:.1f} MB freed")

@@ -1,0 +1,195 @@
+"""Look at one response at a time: rate it by each principle (`score`), or ask each principle's question (`checklist`).
+
+`score_responses` is also the reward of direct RLAIF. Its mathematics is in `feedback/rating.py`; `rate.py` makes
+judgments of pairs from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from rlaif.config.sections import ChecklistMode, LabelSection, ScoreMode
+from rlaif.constitution import Constitution, Principle
+from rlaif.errors import ConfigError
+from rlaif.feedback.judge.asking import NoVerdict, ask, label_logprobs, provenance, shown_tags, with_shared_prefix
+from rlaif.feedback.judge.result import Cost
+from rlaif.feedback.rating import CHECKLIST, RATING, Scale, by_code, overall
+from rlaif.feedback.sample import Progress
+from rlaif.models.chat import ChatModel, ChatRequest
+from rlaif.records import Failure, PrincipleScore, Prompt, Provenance, Score, content_id, plain
+from rlaif.templates import SHAPES, load_template
+
+RateMode = ScoreMode | ChecklistMode
+
+
+class Rated(NamedTuple):
+    """What came of each response, in the order given: a score and no failures, or None and why."""
+
+    scores: tuple[Score | None, ...]
+    failures: tuple[tuple[Failure, ...], ...]
+    cost: Cost
+
+
+class _Subject(NamedTuple):
+    """A distinct response, the principles for its prompt's tags, and which of them code or the judge decides."""
+
+    id: str
+    prompt: Prompt
+    text: str
+    principles: tuple[Principle, ...]
+    settled: dict[str, PrincipleScore]
+    asked: tuple[Principle, ...]
+
+
+def score_responses(
+    model: ChatModel,
+    mode: RateMode,
+    responses: Sequence[tuple[Prompt, str]],
+    constitution: Constitution,
+    section: LabelSection,
+    seed: int,
+    progress: Progress | None = None,
+) -> Rated:
+    """Score each response to its prompt, by every principle for the prompt's tags: a reward without a reward model.
+
+    `score` gives -1 to 1, `checklist` 0 to 1: the mean by weight, or the low end where a veto principle is gone against
+    (its check fails, or its own value is below the middle). A principle with a check is decided by code; if it has a
+    `compare` text too, the judge is asked about the responses that pass. Equal responses are asked about once. A
+    response with any failed question has no score; its failures carry its id. `progress` counts responses. Raises
+    ConfigError, before anything is asked, for a judged principle without `question`.
+    """
+    _check_questions(constitution, mode)
+    template = load_template(mode.template, mode.kind)
+    scale, usual = scale_of(mode), SHAPES[mode.kind].labels
+    subjects, place_of = _distinct(responses, constitution, scale)
+    questions = [(place, principle) for place, subject in enumerate(subjects) for principle in subject.asked]
+    requests = [
+        ChatRequest(
+            messages=template.render(
+                prompt=subjects[place].prompt.messages,
+                responses=(subjects[place].text,),
+                preamble=constitution.preamble,
+                principle=question_text(principle, mode),
+            ),
+            labels=template.labels,
+        )
+        for place, principle in questions
+    ]
+    places = [place for place, _ in questions]
+    counted = paced(progress, len(subjects), len(responses))
+    replies = ask(model, with_shared_prefix(requests, places), places, len(subjects), counted)
+
+    scored = [dict(subject.settled) for subject in subjects]
+    failures = [_without_principle(subject) for subject in subjects]
+    for (place, principle), reply in zip(questions, replies, strict=True):
+        found = label_logprobs(reply, template.labels, section.min_label_mass)
+        if isinstance(found, NoVerdict):
+            failures[place].append(_failure(subjects[place].id, found, principle))
+        else:
+            # A template may bring its own labels, in the usual order; records hold the usual ones.
+            scored[place][principle.id] = scale.read(principle, dict(zip(usual, found.values(), strict=True)))
+
+    sampling: dict[str, float | int | str] = {
+        "labels": " ".join(template.labels),
+        "temperature": 0.0,
+        "max_tokens": 1,
+        "seed": seed,
+    }
+    origin = provenance(model, constitution, template, section, sampling)
+    scores = [
+        None if failed else _score(subject, by_principle, scale, f"{model.name}:{template.name}", origin)
+        for subject, by_principle, failed in zip(subjects, scored, failures, strict=True)
+    ]
+    return Rated(
+        scores=tuple(scores[place] for place in place_of),
+        failures=tuple(tuple(failures[place]) for place in place_of),
+        cost=Cost.of(replies),
+    )
+
+
+def question_text(principle: Principle, mode: RateMode) -> str:
+    """What the template is given of a principle that has a `question`; to rate by it, also the reply to wish for."""
+    if isinstance(mode, ChecklistMode):
+        return principle.question or ""
+    return f"{principle.question} The desired reply is {(principle.desired or '').capitalize()}."
+
+
+def scale_of(mode: RateMode) -> Scale:
+    """How this mode values a response by a principle."""
+    return CHECKLIST if isinstance(mode, ChecklistMode) else RATING
+
+
+def paced(progress: Progress | None, steps: int, total: int) -> Progress | None:
+    """A progress that takes `steps` in all and passes them on as even shares of `total`."""
+    if progress is None:
+        return None
+    done = 0
+
+    def advance(n: int) -> None:
+        nonlocal done
+        before, done = done, done + n
+        if moved := done * total // steps - before * total // steps:
+            progress(moved)
+
+    return advance
+
+
+def _distinct(
+    responses: Sequence[tuple[Prompt, str]], constitution: Constitution, scale: Scale
+) -> tuple[list[_Subject], list[int]]:
+    """The distinct responses in first-seen order, and for each one given its place among them."""
+    places: dict[tuple[str, tuple[str, ...]], int] = {}
+    subjects: list[_Subject] = []
+    place_of = []
+    for prompt, text in responses:
+        identity = content_id(plain(prompt.messages), text)
+        place = places.setdefault((identity, prompt.tags), len(places))
+        place_of.append(place)
+        if place == len(subjects):
+            principles = constitution.for_tags(prompt.tags)
+            checked = {p.id: by_code(p, text, scale) for p in principles if p.check is not None}
+            asked = tuple(p for p in principles if p.judged and not (p.id in checked and scale.against(checked[p.id])))
+            settled = {key: score for key, score in checked.items() if key not in {p.id for p in asked}}
+            subjects.append(_Subject(identity, prompt, text, principles, settled, asked))
+    return subjects, place_of
+
+
+def _score(
+    subject: _Subject, scored: dict[str, PrincipleScore], scale: Scale, annotator: str, origin: Provenance
+) -> Score:
+    by_principle = [(principle, scored[principle.id]) for principle in subject.principles]
+    value, vetoed = overall(by_principle, scale)
+    return Score(
+        id=subject.id,
+        prompt_id=subject.prompt.id,
+        prompt=subject.prompt.messages,
+        tags=subject.prompt.tags,
+        text=subject.text,
+        value=value,
+        vetoed=vetoed,
+        principles=tuple(score for _, score in by_principle),
+        annotator=annotator,
+        provenance=origin,
+    )
+
+
+def _check_questions(constitution: Constitution, mode: RateMode) -> None:
+    for principle in constitution.principles:
+        if principle.judged and principle.question is None:
+            raise ConfigError(
+                f"constitution {constitution.id!r}: principle {principle.id!r} has no `question`, and label.mode.kind="
+                f"{mode.kind} looks at one response at a time: add `question` and `desired`, or judge by compare"
+            )
+
+
+def _without_principle(subject: _Subject) -> list[Failure]:
+    if subject.principles:
+        return []
+    return [
+        Failure(stage="label", id=subject.id, reason="no principle applies", detail=shown_tags(subject.prompt.tags))
+    ]
+
+
+def _failure(identity: str, why: NoVerdict, principle: Principle) -> Failure:
+    return Failure(stage="label", id=identity, reason=why.reason, detail=why.detail, principle=principle.id)

@@ -1,0 +1,87 @@
+"""A model that remembers: what was asked once is not asked again, also not by another run or after a kill.
+
+A reply is found by all that it depends on: the model's name and revision, and the whole request, seed included. Of
+a model whose revision is unknown nobody can say that it is still the same tomorrow, so there the caller's scope
+belongs to the key. Errors are never stored, so that a later run asks again. The file is `store`'s.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rlaif.models.cache.store import ReplyStore
+from rlaif.models.chat import ChatModel, ChatRequest, OnReplies, Reply
+
+UNKNOWN = "unknown"
+"""The revision of a model that cannot be told from another of its name (see `ChatModel.revision`)."""
+
+
+class CachedModel:
+    """`model`, asked only for what the store at `path` does not hold.
+
+    `scope` parts the replies of models of unknown revision; None shares them with nobody. What is missing goes to
+    the model in one call, in the order given, and each lot of replies is stored in one transaction as it arrives,
+    before it is handed on. So where a model cuts its list into batches from the front and hands on each batch
+    whole, a killed call that is repeated asks for the remaining batches, cut as before.
+    """
+
+    def __init__(self, model: ChatModel, path: Path, scope: str | None = None) -> None:
+        self.asked = 0
+        """Requests that went to the model."""
+        self.reused = 0
+        """Requests answered without it: from the store, or asked twice in one call."""
+        self._model = model
+        self._scope = secrets.token_hex() if scope is None else scope
+        self._store = ReplyStore(path)
+
+    @property
+    def name(self) -> str:
+        return self._model.name
+
+    @property
+    def revision(self) -> str:
+        return self._model.revision
+
+    def chat(self, requests: Sequence[ChatRequest], on_replies: OnReplies | None = None) -> list[Reply]:
+        """Answer every request, in order; `on_replies` gets the stored replies first, in one lot."""
+        keys = self._keys(requests)
+        known = self._store.load(set(keys))
+        places: dict[bytes, list[int]] = {}
+        """Where each missing reply belongs, in the order in which it is first wanted."""
+        for index, key in enumerate(keys):
+            if key not in known:
+                places.setdefault(key, []).append(index)
+        missing = list(places)
+        self.asked += len(missing)
+        self.reused += len(requests) - len(missing)
+        if on_replies is not None and known:
+            on_replies([(index, known[key]) for index, key in enumerate(keys) if key in known])
+
+        def keep(lot: Sequence[tuple[int, Reply]]) -> None:
+            arrived = {missing[number]: reply for number, reply in lot}
+            arrived |= self._save({key: reply for key, reply in arrived.items() if reply.error is None})
+            known.update(arrived)
+            if on_replies is not None:
+                on_replies([(index, reply) for key, reply in arrived.items() for index in places[key]])
+
+        if missing:
+            self._model.chat([requests[places[key][0]] for key in missing], keep)
+        return [known[key] for key in keys]
+
+    def close(self) -> None:
+        """Close the store and the model."""
+        self._store.close()
+        self._model.close()
+
+    def _keys(self, requests: Sequence[ChatRequest]) -> list[bytes]:
+        scope = self._scope if self.revision == UNKNOWN else ""
+        model = [self.name, self.revision, scope]
+        texts = (json.dumps([*model, request.model_dump(mode="json")], sort_keys=True) for request in requests)
+        return [hashlib.sha256(text.encode()).digest() for text in texts]
+
+    def _save(self, replies: Mapping[bytes, Reply]) -> dict[bytes, Reply]:
+        return self._store.save(replies, self.name, self.revision)

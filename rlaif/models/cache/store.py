@@ -1,0 +1,153 @@
+"""The file that holds replies by key: one SQLite database for all runs of a user.
+
+Any process may be killed at any instant and loses nothing that `save` returned from; any number of processes of one
+machine may share the file. Not for a file system that several machines write to: there each needs its own file.
+What a key is made of is `model`'s; listing and pruning are `upkeep`'s.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import tenacity
+from pydantic import ValidationError
+
+from rlaif.errors import DataError
+from rlaif.models.chat import Reply
+
+FORMAT = 1
+"""Of the file, in its `user_version`."""
+BUSY_TIMEOUT_S = 60
+KEYS_PER_QUERY = 500
+TABLE = """CREATE TABLE replies (
+    key BLOB PRIMARY KEY, reply TEXT NOT NULL,
+    model TEXT NOT NULL, revision TEXT NOT NULL, created INTEGER NOT NULL, size INTEGER NOT NULL)"""
+
+
+def cache_folder() -> Path:
+    """Where rlaif keeps what can be fetched or asked again: `$RLAIF_CACHE`, or rlaif in the user's cache folder."""
+    if own := os.environ.get("RLAIF_CACHE"):
+        return Path(own).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "rlaif"
+
+
+def cache_path() -> Path:
+    """The file shared by all runs: `$RLAIF_REPLIES`, or replies.sqlite in the cache folder."""
+    if own := os.environ.get("RLAIF_REPLIES"):
+        return Path(own).expanduser()
+    return cache_folder() / "replies.sqlite"
+
+
+class ReplyStore:
+    """The open file. Raises DataError, naming the file and the way out, where it cannot be used."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DataError(f"{path}: {error.strerror}; name another file with RLAIF_REPLIES") from None
+        with usable(path):
+            # The client may hand on replies from a thread of its own, one at a time.
+            self._store = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, check_same_thread=False)
+            try:
+                _prepare(self._store, path)
+            except BaseException:
+                self._store.close()
+                raise
+
+    def load(self, keys: Collection[bytes]) -> dict[bytes, Reply]:
+        """The stored replies among these keys."""
+        wanted, found = list(keys), {}
+        for start in range(0, len(wanted), KEYS_PER_QUERY):
+            some = wanted[start : start + KEYS_PER_QUERY]
+            marks = ",".join("?" * len(some))
+            with usable(self._path):
+                rows = self._store.execute(f"SELECT key, reply FROM replies WHERE key IN ({marks})", some).fetchall()
+            found.update({key: self._read(reply) for key, reply in rows})
+        return found
+
+    def save(self, replies: Mapping[bytes, Reply], model: str, revision: str) -> dict[bytes, Reply]:
+        """Store in one transaction; the replies that now stand.
+
+        Where another process was faster its reply stands, so that what was once read never changes.
+        """
+        now, rows = int(time.time()), []
+        for key, reply in replies.items():
+            text = reply.model_dump_json()
+            size = len(key) + len(text.encode()) + len(model.encode()) + len(revision.encode())
+            rows.append((key, text, model, revision, now, size))
+        with usable(self._path), self._store:
+            added = self._store.executemany("INSERT OR IGNORE INTO replies VALUES (?, ?, ?, ?, ?, ?)", rows).rowcount
+        return dict(replies) if added == len(rows) else {**replies, **self.load(replies)}
+
+    def close(self) -> None:
+        """Close the file; the last one to do so leaves a single file. Calling it twice does no harm."""
+        self._store.close()
+
+    def _read(self, reply: str) -> Reply:
+        try:
+            return Reply.model_validate_json(reply)
+        except ValidationError:
+            raise DataError(damaged(self._path, "a row that is no reply")) from None
+
+
+@contextmanager
+def usable(path: Path) -> Iterator[None]:
+    """What SQLite raises inside, as a DataError that names the file and the way out."""
+    try:
+        yield
+    except sqlite3.ProgrammingError:
+        raise  # a fault of this program, not of the file
+    except sqlite3.DatabaseError as error:
+        code = error.sqlite_errorcode & 0xFF  # the rest tells variants apart
+        if code in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}:
+            raise DataError(damaged(path, str(error))) from None
+        kept = f": another process has kept it for {BUSY_TIMEOUT_S} s" if code == sqlite3.SQLITE_BUSY else ""
+        raise DataError(
+            f"{path}: the reply cache cannot be used: {error}{kept}; mend that or name another file with RLAIF_REPLIES"
+        ) from None
+
+
+def damaged(path: Path, evidence: str) -> str:
+    """The one line about a file that cannot be read."""
+    return (
+        f"{path}: not a usable reply cache: {evidence}; delete it (and {path.name}-wal, {path.name}-shm) to ask "
+        "everything again, or name another file with RLAIF_REPLIES"
+    )
+
+
+@tenacity.retry(
+    # Two that make the file at once do not wait for each other here, whatever the timeout says.
+    retry=tenacity.retry_if_exception(lambda e: isinstance(e, sqlite3.OperationalError) and "locked" in str(e)),
+    wait=tenacity.wait_random(0.01, 0.05),
+    stop=tenacity.stop_after_delay(BUSY_TIMEOUT_S),
+    reraise=True,
+)
+def _prepare(store: sqlite3.Connection, path: Path) -> None:
+    """Make the table if the file is new. DataError for a file of another format."""
+    store.execute("PRAGMA auto_vacuum = INCREMENTAL")  # of a new file only: pruning then gives room back
+    store.execute("PRAGMA journal_mode = WAL")
+    # NORMAL: a killed process loses nothing it committed. A power cut may lose the last replies, which are
+    # then asked again, but never harms the file; FULL would pay an fsync a reply to save them.
+    store.execute("PRAGMA synchronous = NORMAL")
+    if _format(store) == FORMAT:
+        return
+    store.execute("BEGIN IMMEDIATE")
+    with store:
+        if _format(store) == FORMAT:  # another process may have made it while this one waited
+            return
+        if store.execute("SELECT 1 FROM sqlite_master").fetchone():
+            raise DataError(damaged(path, f"its format is {_format(store)}, not {FORMAT}"))
+        store.execute(TABLE)
+        store.execute(f"PRAGMA user_version = {FORMAT}")
+
+
+def _format(store: sqlite3.Connection) -> int:
+    found: int = store.execute("PRAGMA user_version").fetchone()[0]
+    return found

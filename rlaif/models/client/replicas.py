@@ -1,0 +1,190 @@
+"""The servers that share the load: which one is asked next, and what one try brings back.
+
+One try, no more: asking again is `model`'s. What a reply means is `wire`'s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import email.utils
+import os
+import time
+import urllib.request
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import aiohttp
+from yarl import URL
+
+from rlaif.config.sections import ClientModel
+from rlaif.errors import ConfigError, ModelError
+from rlaif.models.wire import error_message, model_names
+
+TRANSIENT = frozenset({408, 429, 500, 502, 503, 504})
+MAX_RETRY_AFTER_S = 60.0
+CONNECT_TIMEOUT_S = 10.0
+AVOID_S = 30.0
+"""How long a server that failed to answer is asked last."""
+KEEP_ALIVE_S = 4.0
+"""How long an idle connection is kept: less than the 5 s after which uvicorn, vLLM's server, closes it."""
+LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+
+
+class Transient(Exception):
+    """A failure that asking again may mend; its text becomes the reply's error."""
+
+    def __init__(self, reason: str, *, unreachable: bool = False, retry_after_s: float | None = None) -> None:
+        super().__init__(reason)
+        self.unreachable = unreachable
+        """No connection could be made."""
+        self.retry_after_s = retry_after_s
+
+
+@dataclass
+class Server:
+    """One server, and how it does."""
+
+    url: str
+    proxy: str | None
+    in_flight: int = 0
+    avoid_until: float = 0.0
+
+
+class Response(NamedTuple):
+    """What one try brought back, whatever its status."""
+
+    server: Server
+    status: int
+    data: bytes
+
+    @property
+    def error(self) -> str:
+        """The status and the server's own words."""
+        return f"HTTP {self.status}: {error_message(self.data)}"
+
+
+class Replicas:
+    """All servers of one model. `answers` counts what any of them answered, errors included."""
+
+    def __init__(self, config: ClientModel) -> None:
+        self.answers = 0
+        self._servers = [_server(url) for url in config.base_urls]
+        self._timeout_s = config.timeout_s
+        self._connect_s = min(CONNECT_TIMEOUT_S, config.timeout_s)
+        self._headers = {"Content-Type": "application/json"} | _authorization(config.api_key_env)
+
+    def __str__(self) -> str:
+        return ", ".join(server.url for server in self._servers)
+
+    def session(self) -> aiohttp.ClientSession:
+        """The connections of one call, to be closed by the caller. Their number is not limited: `model` does that."""
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_S),
+            # `total` holds for the whole reply: one that trickles in for ever must end too.
+            timeout=aiohttp.ClientTimeout(total=self._timeout_s, sock_connect=self._connect_s),
+            headers=self._headers,
+            cookie_jar=aiohttp.DummyCookieJar(),
+        )
+
+    async def post(self, session: aiohttp.ClientSession, path: str, body: bytes, *, at_root: bool = False) -> Response:
+        """POST to the least busy server, those lately unreachable last. Raises Transient.
+
+        `at_root` is where vLLM keeps what is not OpenAI's.
+        """
+        now = time.monotonic()
+        server = min(self._servers, key=lambda one: (now < one.avoid_until, one.in_flight))
+        url = (server.url.removesuffix("/v1") if at_root else server.url) + path
+        server.in_flight += 1
+        try:
+            # A redirected POST would come back as a GET of something else.
+            async with session.post(url, data=body, proxy=server.proxy, allow_redirects=False) as answer:
+                response = Response(server, answer.status, await answer.read())
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            server.avoid_until = time.monotonic() + AVOID_S
+            raise self._transient(error) from None
+        finally:
+            server.in_flight -= 1
+        self.answers += 1
+        server.avoid_until = 0.0
+        if response.status in TRANSIENT:
+            raise Transient(response.error, retry_after_s=retry_after_s(answer.headers.get("Retry-After")))
+        return response
+
+    async def check_model(self, session: aiohttp.ClientSession, server: Server, name: str) -> None:
+        """After a 404: ModelError unless the server says that it has the model. Raises Transient."""
+        try:
+            async with session.get(f"{server.url}/models", proxy=server.proxy, allow_redirects=False) as answer:
+                served = model_names(await answer.read()) if answer.status == 200 else []
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise self._transient(error) from None
+        if not served:
+            raise ModelError(f"{server.url} is not an OpenAI-compatible server: HTTP 404; see base_urls")
+        if name not in served:
+            raise ModelError(f"{server.url} has no model {name!r}; it has {', '.join(served[:10])}")
+
+    def all_avoided(self) -> bool:
+        """Whether every server lately failed to answer."""
+        now = time.monotonic()
+        return all(now < server.avoid_until for server in self._servers)
+
+    def _transient(self, error: Exception) -> Transient:
+        unreachable = isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError)
+        return Transient(self._reason(error), unreachable=unreachable)
+
+    def _reason(self, error: Exception) -> str:
+        match error:
+            case aiohttp.ConnectionTimeoutError():
+                return f"no connection within {self._connect_s:g} s"
+            case asyncio.TimeoutError():
+                return f"no reply within {self._timeout_s:g} s"
+            case aiohttp.ClientConnectorError():
+                number = error.os_error.errno
+                return os.strerror(number) if number and number > 0 else str(error)
+            case aiohttp.ServerDisconnectedError() | aiohttp.ClientOSError():
+                return "the server hung up"
+            case aiohttp.ClientPayloadError():
+                return "the server hung up in the middle of its reply"
+        return f"{type(error).__name__}: {error}".removesuffix(": ")
+
+
+def retry_after_s(value: str | None) -> float | None:
+    """Seconds that a Retry-After header (seconds or a date) asks to wait, at most a minute; None for another text."""
+    if value is None:
+        return None
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            seconds = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
+        except ValueError:
+            return None
+    return min(max(seconds, 0.0), MAX_RETRY_AFTER_S)
+
+
+def _server(url: str) -> Server:
+    if not url.startswith(("http://", "https://")):
+        raise ConfigError(f"base_urls: '{url}' must begin with http:// or https://")
+    try:
+        parts = URL(url)
+        if not parts.host:
+            raise ValueError("names no host")
+    except ValueError as error:
+        raise ConfigError(f"base_urls: '{url}': {error}") from None
+    return Server(url.rstrip("/"), _proxy(parts.scheme, parts.host, parts.port))
+
+
+def _proxy(scheme: str, host: str, port: int | None) -> str | None:
+    """The environment's proxy for this address; none may come between us and this machine."""
+    if host in LOOPBACK or urllib.request.proxy_bypass(f"{host}:{port}"):
+        return None
+    known = urllib.request.getproxies()
+    return known.get(scheme) or known.get("all")
+
+
+def _authorization(variable: str | None) -> dict[str, str]:
+    if variable is None:
+        return {}
+    key = os.environ.get(variable)
+    if not key:
+        raise ConfigError(f"api_key_env: the environment variable {variable} is not set")
+    return {"Authorization": f"Bearer {key}"}

@@ -1,0 +1,10 @@
+"""What each stage does with the run folder: read files, call the layers below, write files atomically.
+
+Read `pipeline.py` for the order. Nothing is decided here that a layer below could decide.
+"""
+
+from rlaif.stages.evaluation import evaluate, report
+from rlaif.stages.feedback import label, pairs, sample
+from rlaif.stages.training import ppo, reward
+
+__all__ = ["evaluate", "label", "pairs", "ppo", "report", "reward", "sample"]

@@ -1,0 +1,82 @@
+"""What stages share: models behind the reply cache, samples and judgments with a progress bar, files of this run."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+from rlaif.config import Recipe
+from rlaif.config.sections import JudgeModel, PanelMode, PolicyModel
+from rlaif.console import bar
+from rlaif.constitution import load_constitution
+from rlaif.errors import ConfigError
+from rlaif.feedback.judge import JudgeResult, judge_by_mode
+from rlaif.feedback.sample import SampleResult, sample_responses
+from rlaif.jsonl import Row, read_jsonl
+from rlaif.models.cache import CachedModel, cache_path
+from rlaif.models.chat import ChatModel
+from rlaif.models.open import open_model
+from rlaif.records import Pair, Prompt, content_id
+from rlaif.run import Run
+
+
+def made(path: Path, stage: str) -> Path:
+    """The path, which this stage should have made. ConfigError when it has not."""
+    if not path.exists():
+        raise ConfigError(f"{path}: not there yet; run the {stage} stage first")
+    return path
+
+
+def read_if_there(path: Path, kind: type[Row]) -> list[Row]:
+    """The rows of a file that this run may not have."""
+    return read_jsonl(path, kind) if path.exists() else []
+
+
+@contextlib.contextmanager
+def asking(model: Any, run: Run) -> Iterator[CachedModel]:
+    """The model of this config, behind the reply cache that all runs share, closed at the end.
+
+    Replies of a model of unknown revision are this run's and this config's alone.
+    A server needs the GPU memory that models of this process, closed or trained before, still hold.
+    """
+    if "torch" in sys.modules:
+        from rlaif.models.local.load import free_memory
+
+        free_memory()
+    scope = content_id(run.scope(), model.model_dump(mode="json"))
+    cached = CachedModel(open_model(model), cache_path(), scope)
+    try:
+        yield cached
+    finally:
+        cached.close()
+
+
+def draw_samples(
+    recipe: Recipe, run: Run, model: PolicyModel, prompts: Sequence[Prompt], stage: str, n: int | None = None
+) -> SampleResult:
+    total = len(prompts) * (n or recipe.sample.responses_per_prompt)
+    with asking(model, run) as cached, bar(stage, total, "responses") as advance:
+        return sample_responses(cached, prompts, recipe.sample, recipe.seed, stage, advance, n)
+
+
+def judge_with_bar(recipe: Recipe, run: Run, pairs: Sequence[Pair], stage: str) -> JudgeResult:
+    """The judge on these pairs, failures under the name of the stage."""
+    constitution = load_constitution(recipe.constitution)
+    mode = recipe.label.mode
+    members = len(mode.members) if isinstance(mode, PanelMode) else 1
+
+    def open_judge(model: JudgeModel | None) -> AbstractContextManager[ChatModel]:
+        return asking(model or recipe.judge, run)
+
+    with bar(stage, len(pairs) * members, "pairs") as advance:
+        result = judge_by_mode(open_judge, pairs, constitution, recipe.label, recipe.seed, advance)
+    return result._replace(failures=tuple(f.model_copy(update={"stage": stage}) for f in result.failures))
+
+
+def cost_of(result: JudgeResult) -> dict[str, int]:
+    calls, prompt_tokens, completion_tokens = result.cost
+    return {"judge_calls": calls, "prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens}

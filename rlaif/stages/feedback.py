@@ -1,0 +1,121 @@
+"""From prompts to preferences: the stages sample, label and pairs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rlaif.audit.gate import check_requirement
+from rlaif.config import Recipe
+from rlaif.config.sections import HumanLabels, MixedLabels, ReviseMode
+from rlaif.console import bar
+from rlaif.constitution import load_constitution
+from rlaif.errors import DataError
+from rlaif.feedback.calibration import apply_calibration
+from rlaif.feedback.human import read_human_judgments
+from rlaif.feedback.judge import JudgeResult, check_failure_cap
+from rlaif.feedback.judge.revise import first_responses, revise_responses
+from rlaif.feedback.mix import for_the_judge, mix
+from rlaif.feedback.pairs import WeightedJudgment, make_pairs, to_preferences
+from rlaif.feedback.prompts import read_prompts
+from rlaif.feedback.sample import check_sample_failures
+from rlaif.jsonl import read_jsonl, write_jsonl
+from rlaif.records import Judgment, Pair, Prompt, Response
+from rlaif.run import Run
+from rlaif.stages.asking import asking, cost_of, draw_samples, judge_with_bar, made
+
+
+def _human_judgments(recipe: Recipe, run: Run) -> list[Judgment]:
+    """Human labels, less those on prompts held out for evaluation: nothing may train on these."""
+    data = read_human_judgments(recipe.preferences.labels.human_data, recipe.prompts.system)
+    write_jsonl(run.human_failures, data.failures)
+    heldout = {prompt.id for prompt in read_prompts(recipe.prompts).heldout}
+    judgments = [judgment for judgment in data.judgments if judgment.pair.prompt_id not in heldout]
+    if not judgments:
+        raise DataError("preferences.labels.human_data: no usable human labels outside the held-out prompts")
+    return judgments
+
+
+def sample(recipe: Recipe, run: Run) -> dict[str, Any]:
+    """responses.jsonl and sample_failures.jsonl: n responses of the untrained policy to every training prompt.
+
+    With `by_tag` only to those that the judge may label. Failures are on disk before their share is held against the
+    recipe's limit; a stage within it goes on without them.
+    """
+    prompts = for_the_judge(read_prompts(recipe.prompts).train, recipe.preferences.labels)
+    result = draw_samples(recipe, run, recipe.policy, prompts, "sample")
+    write_jsonl(run.sample_failures, result.failures)
+    check_sample_failures(result, recipe.label.max_failures, "sample")
+    write_jsonl(run.responses, result.responses)
+    return {
+        "responses": len(result.responses),
+        "failed": len(result.failures),
+        "completion_tokens": result.completion_tokens,
+    }
+
+
+def label(recipe: Recipe, run: Run) -> dict[str, Any]:
+    """judgments.jsonl and failures.jsonl, and what the mode keeps besides: scores, rankings, revisions, demonstrations.
+
+    An audit that the recipe requires is looked at before anything is asked. Failures are on disk before their share is
+    held against the recipe's limit.
+    """
+    calibration = check_requirement(recipe) if recipe.label.audit else None
+    if isinstance(recipe.label.mode, ReviseMode):
+        result, asked = _revise(recipe, run, recipe.label.mode)
+    else:
+        pairs = _pairs_to_label(recipe, run)
+        result, asked = judge_with_bar(recipe, run, pairs, "label"), len(pairs)
+    if calibration is not None:
+        result = apply_calibration(result, calibration)
+    write_jsonl(run.failures, result.failures)
+    check_failure_cap(result, asked, recipe.label)
+    for path, rows in (
+        (run.scores, result.scores),
+        (run.rankings, result.rankings),
+        (run.revisions, result.revisions),
+        (run.demonstrations, result.demonstrations),
+        (run.reliability, result.reliability),
+    ):
+        if rows:
+            write_jsonl(path, rows)
+    write_jsonl(run.judgments, result.judgments)
+    return {"pairs": asked, "unlabelled": asked - len(result.judgments), **cost_of(result)}
+
+
+def _pairs_to_label(recipe: Recipe, run: Run) -> list[Pair]:
+    labels = recipe.preferences.labels
+    assert not isinstance(labels, HumanLabels)
+    if labels.pairs == "human":
+        pairs = [judgment.pair for judgment in _human_judgments(recipe, run)]
+    else:
+        responses = read_jsonl(made(run.responses, "sample"), Response)
+        prompts = {r.prompt_id: Prompt(id=r.prompt_id, messages=r.prompt, tags=r.tags) for r in responses}
+        pairs = make_pairs(list(prompts.values()), responses, recipe.label.pairs_per_prompt, recipe.seed)
+    return for_the_judge(list({pair.id: pair for pair in pairs}.values()), labels)
+
+
+def _revise(recipe: Recipe, run: Run, mode: ReviseMode) -> tuple[JudgeResult, int]:
+    """The revisions, and how many responses were to be revised."""
+    responses = first_responses(read_jsonl(made(run.responses, "sample"), Response), mode.responses_per_prompt)
+    constitution = load_constitution(recipe.constitution)
+    with asking(recipe.judge, run) as model, bar("label", len(responses), "responses") as advance:
+        return revise_responses(model, mode, responses, constitution, recipe.label, recipe.seed, advance), len(
+            responses
+        )
+
+
+def pairs(recipe: Recipe, run: Run) -> dict[str, Any]:
+    """preferences.jsonl: AI, human or mixed judgments become rows. The one stage where the three differ."""
+    labels = recipe.preferences.labels
+    ai = [] if isinstance(labels, HumanLabels) else read_jsonl(made(run.judgments, "label"), Judgment)
+    human = _human_judgments(recipe, run) if isinstance(labels, HumanLabels | MixedLabels) else []
+    dropped = 0
+    if isinstance(labels, MixedLabels):
+        weighted, dropped = mix(ai, human, labels.policy)
+    else:
+        weighted = [WeightedJudgment(judgment, 1.0) for judgment in [*ai, *human]]
+    result = to_preferences(weighted, recipe.preferences)
+    if not result.rows:
+        raise DataError("pairs: every pair is a tie; lower preferences.tie_margin or set preferences.ties=keep")
+    write_jsonl(run.preferences, result.rows)
+    return {**result.counts, "without_source": dropped}

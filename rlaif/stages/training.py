@@ -1,0 +1,74 @@
+"""From preferences to a policy: the stages reward and ppo."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rlaif.config import Recipe
+from rlaif.constitution import load_constitution
+from rlaif.feedback.prompts import read_prompts
+from rlaif.jsonl import read_jsonl, write_jsonl
+from rlaif.records import Preference, Response, content_id
+from rlaif.run import Run
+from rlaif.stages.asking import made, read_if_there
+
+MOST_REFERENCE_RESPONSES = 512
+"""Enough to know the mean score of the untrained policy to a few hundredths of a standard deviation."""
+
+
+@contextlib.contextmanager
+def _publishing(folder: Path) -> Iterator[Path]:
+    """A folder to write into that takes its name only when it is whole."""
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    yield temporary
+    shutil.rmtree(folder, ignore_errors=True)
+    temporary.rename(folder)
+
+
+def reward(recipe: Recipe, run: Run) -> dict[str, Any]:
+    """reward_model/ and what it says of held-out preferences.
+
+    Scores are centred on responses of the untrained policy, the 512 with the smallest hashes where there are more.
+    A run without samples (human labels alone) centres on its training responses instead, so there a score of 0 is
+    their mean and not the policy's.
+    """
+    from rlaif.training import reward as training
+    from rlaif.training.tracking import tracking
+
+    preferences = read_jsonl(made(run.preferences, "pairs"), Preference)
+    stage = training.open_stage(recipe)
+    total = training.planned_updates(stage, preferences)
+    with tracking(run, "reward", total) as tracker:
+        training.train_reward_model(stage, preferences, run.checkpoints / "reward", tracker)
+    by_hash = sorted(read_if_there(run.responses, Response), key=lambda response: content_id("centre", response.id))
+    responses = by_hash[:MOST_REFERENCE_RESPONSES]
+    training.centre(stage, training.reference_rows(stage, responses, preferences))
+    with _publishing(run.reward_model) as folder:
+        stage.model.save(folder, stage.tokenizer)
+        heldout = training.score_heldout(stage, preferences)
+    write_jsonl(run.heldout, [row._asdict() for row in heldout])
+    correct = sum(row.margin > 0 for row in heldout)
+    return {"updates": total, "heldout_pairs": len(heldout), "heldout_correct": correct}
+
+
+def ppo(recipe: Recipe, run: Run) -> dict[str, Any]:
+    """policy/: the policy trained against the reward model."""
+    from rlaif.training import ppo as training
+    from rlaif.training.rollout import open_actors
+    from rlaif.training.tracking import tracking
+
+    constitution = load_constitution(recipe.constitution)
+    prompts = read_prompts(recipe.prompts).train
+    actors = open_actors(recipe, made(run.reward_model, "reward"))
+    with tracking(run, "ppo", recipe.ppo.steps) as tracker:
+        training.train_ppo(
+            actors, prompts, recipe.ppo, recipe.seed, run.checkpoints / "ppo", tracker, constitution.pass_rates
+        )
+    with _publishing(run.policy) as folder:
+        actors.policy.save(folder)
+    return {"steps": recipe.ppo.steps, "rollouts": recipe.ppo.steps * recipe.ppo.rollouts_per_step}

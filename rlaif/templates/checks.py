@@ -1,0 +1,133 @@
+"""What a template must satisfy before it is used, each fault one ConfigError with file and line; and which kind it is.
+
+The text is looked at as a syntax tree; only `check_rendered` runs it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from jinja2 import TemplateError, meta, nodes
+
+from rlaif.errors import ConfigError, did_you_mean
+from rlaif.records import Messages
+from rlaif.templates.shapes import PAIR, SHAPES, Kind, Shape
+
+_NAMED: dict[Kind, set[str]] = {"compare": {"A", "B"}, "checklist": {"Yes", "No", "Unknown"}, "score": {"0", "9"}}
+"""Words that a template has in its text where it asks for the usual labels."""
+
+
+def kind_of(path: Path, tree: nodes.Template) -> Kind:
+    """The kind that a template's blocks and placeholders make it; ConfigError where they leave it open.
+
+    A block `choice` or `revision` tells. Else two responses mean `compare`, or `propose` where there is no principle
+    and no A and B to choose from. One response means `score` or `checklist`: by the number of labels in the block
+    `labels`, or by whose labels stand in the text.
+    """
+    blocks = {block.name for block in tree.find_all(nodes.Block)}
+    found = meta.find_undeclared_variables(tree)
+    for kind, shape in SHAPES.items():
+        if shape.follow_up in blocks:
+            return kind
+    if "response" not in found or found & set(PAIR):
+        asked = set(PAIR) <= found <= set(SHAPES["propose"].allowed) and not _NAMED["compare"] <= _words(tree)
+        return "propose" if asked else "compare"
+    rating = _rating_kind(tree)
+    if rating is None:
+        raise ConfigError(
+            f"{path}: neither score nor checklist: name the labels in the text (0 to 9, or Yes, No and Unknown) or in "
+            "{% block labels %}"
+        )
+    return rating
+
+
+def _rating_kind(tree: nodes.Template) -> Kind | None:
+    ratings: tuple[Kind, ...] = ("checklist", "score")
+    if (own := _labels_block(tree)) is not None:
+        return next((kind for kind in ratings if len(SHAPES[kind].labels) == len(_literal(own).split())), None)
+    return next((kind for kind in ratings if _NAMED[kind] <= _words(tree)), None)
+
+
+def _labels_block(tree: nodes.Template) -> nodes.Block | None:
+    return next((block for block in tree.find_all(nodes.Block) if block.name == "labels"), None)
+
+
+def _words(tree: nodes.Template) -> set[str]:
+    return set(re.findall(r"\w+", _literal(tree)))
+
+
+def check_tree(path: Path, tree: nodes.Template, kind: Kind) -> None:
+    """Blocks and placeholders are those of the kind, and nothing stands outside of blocks."""
+    shape = SHAPES[kind]
+    for node in tree.find_all((nodes.Extends, nodes.Include, nodes.Import, nodes.FromImport)):
+        raise ConfigError(f"{path}:{node.lineno}: a judge template is one file and cannot read another")
+    blocks = {block.name: block for block in tree.find_all(nodes.Block)}
+    for name, block in blocks.items():
+        if name not in shape.blocks:
+            raise ConfigError(f"{path}:{block.lineno}: unknown block {name!r}{did_you_mean(name, shape.blocks)}")
+    for name in shape.turns:
+        if name not in blocks:
+            raise ConfigError(f"{path}: has no {{% block {name} %}}")
+    _check_outside(path, tree, shape)
+    found = meta.find_undeclared_variables(tree)
+    for name in sorted(found - set(shape.allowed)):
+        line = next((node.lineno for node in tree.find_all(nodes.Name) if node.name == name), 1)
+        raise ConfigError(f"{path}:{line}: unknown placeholder {name!r}{did_you_mean(name, shape.allowed)}")
+    for name in shape.required:
+        if name not in found:
+            raise ConfigError(f"{path}: placeholder {{{{ {name} }}}} is missing")
+
+
+def _check_outside(path: Path, tree: nodes.Template, shape: Shape) -> None:
+    for part in tree.body:
+        blank = isinstance(part, nodes.Output) and not _literal(part).strip()
+        if not blank and not isinstance(part, nodes.Block):
+            known = ", ".join(shape.blocks)
+            raise ConfigError(f"{path}:{part.lineno}: stands outside the blocks ({known}), so is never sent")
+
+
+def labels_of(path: Path, tree: nodes.Template, kind: Kind) -> tuple[str, ...]:
+    """The words of the block `labels`, or the kind's own where there is none."""
+    usual = SHAPES[kind].labels
+    block = _labels_block(tree)
+    if block is None:
+        if kind in {"score", "checklist"} and (named := _rating_kind(tree)) not in {kind, None}:
+            raise ConfigError(f"{path}: asks for the labels of a {named} template, where a {kind} template is needed")
+        return usual
+    if any(not isinstance(node, nodes.TemplateData) for part in block.body for node in part.iter_child_nodes()):
+        raise ConfigError(f"{path}:{block.lineno}: labels are plain words, with nothing to fill in")
+    labels = tuple(_literal(block).split())
+    if len(labels) != len(usual):
+        raise ConfigError(
+            f"{path}:{block.lineno}: {len(labels)} labels, and a {kind} template has {len(usual)}, in the order "
+            f"{' '.join(usual)}"
+        )
+    for label in labels:
+        if labels.count(label) > 1:
+            raise ConfigError(f"{path}:{block.lineno}: label {label!r} stands twice")
+    return labels
+
+
+def _literal(part: nodes.Node) -> str:
+    """The text under a node, anything computed shown as x."""
+    if isinstance(part, nodes.TemplateData):
+        return part.data
+    if isinstance(part, nodes.Expr):
+        return "x"
+    return "".join(map(_literal, part.iter_child_nodes()))
+
+
+def check_rendered(path: Path, fill: Callable[[Mapping[str, str]], Messages], shape: Shape) -> None:
+    """Render once with stand-ins: it must not fail, and tags that can be guarded must fence graded text."""
+    values = {name: str(700100 + 100 * number) for number, name in enumerate(shape.allowed)}
+    try:
+        messages = fill(values)
+    except (TemplateError, ArithmeticError, LookupError, TypeError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: cannot be rendered: {error}") from None
+    text = "\n".join(message.content for message in messages)
+    for name in shape.graded:
+        fenced = re.findall(rf"<([\w-]+)>\s*{values[name]}\s*</\1>", text)
+        if len(fenced) != text.count(values[name]):
+            raise ConfigError(f"{path}: {{{{ {name} }}}} must stand alone between two tags, <tag> and </tag>")

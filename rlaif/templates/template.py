@@ -1,0 +1,61 @@
+"""A checked judge template: it renders what is graded into the messages that the judge reads.
+
+Reading the file is `load`'s, escaping is `guard`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from jinja2 import Template
+
+from rlaif.records import Message, Messages
+from rlaif.templates.guard import Guard
+from rlaif.templates.shapes import SHAPES, Kind
+
+
+@dataclass(frozen=True)
+class JudgeTemplate:
+    """`hash` is that of the file's text; `labels` what the judge replies with, for pairs the letters of first and
+    second, for a score from the worst to the best, for a checklist yes, no and unknown."""
+
+    name: str
+    hash: str
+    kind: Kind
+    labels: tuple[str, ...]
+    _template: Template = field(repr=False, compare=False)
+    _guard: Guard = field(repr=False, compare=False)
+
+    def render(
+        self, *, prompt: Messages, responses: Sequence[str], preamble: str = "", principle: str = ""
+    ) -> Messages:
+        """The messages that ask the judge about one principle. Prompt and responses are untrusted text."""
+        escape = self._guard.escape
+        turns = [f"<{m.role}_turn>\n{escape(m.content)}\n</{m.role}_turn>" for m in prompt]
+        shown = zip(SHAPES[self.kind].responses, responses, strict=True)
+        values = {name: escape(text) for name, text in shown}
+        return self.fill(values | {"conversation": "\n".join(turns), "preamble": preamble, "principle": principle})
+
+    def follow_up(self, principle: str = "") -> Message:
+        """The second user turn, after the judge's reply to the first; the principle is trusted text. Only of kinds
+        that have one."""
+        block = SHAPES[self.kind].follow_up
+        if block is None:
+            raise ValueError(f"a template of kind {self.kind} has no second turn")
+        return Message(role="user", content=self._block(block, {"principle": principle}))
+
+    def neutral(self, reply: str) -> Message:
+        """The judge's own reply as a turn of the conversation: what looks like a control token is text there."""
+        return Message(role="assistant", content=self._guard.escape(reply.strip()))
+
+    def fill(self, values: Mapping[str, str]) -> Messages:
+        """The blocks with these values as they are, unescaped."""
+        texts = {role: self._block(role, values) for role in ("system", "user") if role in self._template.blocks}
+        messages = []
+        if texts.get("system"):
+            messages.append(Message(role="system", content=texts["system"]))
+        return (*messages, Message(role="user", content=texts["user"]))
+
+    def _block(self, name: str, values: Mapping[str, str]) -> str:
+        return "".join(self._template.blocks[name](self._template.new_context(dict(values)))).strip()

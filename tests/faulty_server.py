@@ -106,9 +106,11 @@ class FaultyServer:
 
     async def _close(self) -> None:
         self._die()
-        for task in list(self._handlers):
-            task.cancel()
-        await asyncio.gather(*self._handlers, return_exceptions=True)
+        # Also those that are being accepted just now, which make tasks of their own before they are ours.
+        while others := asyncio.all_tasks() - {asyncio.current_task()}:
+            for task in others:
+                task.cancel()
+            await asyncio.gather(*others, return_exceptions=True)
 
     # ------------------------------------------------------------------------------------------- requests
 

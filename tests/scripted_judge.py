@@ -65,7 +65,7 @@ def every_part(request: ChatRequest) -> dict[str, float] | str:
     if request.labels == ("Yes", "No", "Unknown"):
         weights = [0.1 + share, 1.1 - share, 0.2]
     else:
-        weights = [1 + 9 * share if number <= 9 * share else 0.5 for number in range(10)]
+        weights = [math.exp((share - 0.5) * number) for number in range(10)]
     return {label: math.log(LABEL_MASS * w / sum(weights)) for label, w in zip(request.labels, weights, strict=True)}
 
 

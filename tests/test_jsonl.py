@@ -91,7 +91,7 @@ OF_MODES = {
     records.Demonstration,
     records.Reliability,
 }
-"""Written and read back by the stages themselves."""
+"""Written and read back by the stages themselves, in test_modes.py."""
 
 
 def test_every_record_is_tried():

@@ -171,6 +171,13 @@ def test_a_member_that_never_answers() -> None:
     assert combine(mode("dawid_skene", "u", "v"), [], [member("u", [], []), member("v", [], [])]).judgments == ()
 
 
+def test_a_failure_without_detail_still_names_the_member() -> None:
+    pairs = pairs_of(1)
+    silent = JudgeResult((), (Failure(stage="label", id=pairs[0].id, reason="no principle applies"),))
+    result = combine(mode("mean", "u", "v"), pairs, [member("u", pairs, [0.9]), silent])
+    assert [f.detail for f in result.failures] == ["member v"]
+
+
 def test_a_member_that_is_silent_is_our_own_mistake() -> None:
     pairs = pairs_of(2)
     results = [member("u", pairs, [0.9, 0.9]), member("v", pairs[:1], [0.9])]

@@ -168,9 +168,9 @@ def _judges(judgments: Sequence[Judgment]) -> list[dict[str, str]]:
     """Name and revision of every model that judged, as it gave them itself."""
     seen: dict[tuple[str, str], None] = {}
     for judgment in judgments:
-        for source in (judgment.provenance, *(member.provenance for member in judgment.members)):
-            if source is not None:
-                seen[source.judge, source.judge_revision] = None
+        own = [judgment.provenance] if judgment.provenance and not judgment.members else []
+        for source in [*(member.provenance for member in judgment.members), *own]:
+            seen[source.judge, source.judge_revision] = None
     return [{"name": name, "revision": revision} for name, revision in seen]
 
 

@@ -83,7 +83,7 @@ def calibration(labelled: Sequence[Labelled], bootstrap: Bootstrap) -> dict[str,
         "bins": reliability(data),
         "temperature": None
         if after_temperature is None
-        else _temperature(data, bootstrap) | _scores(after_temperature),
+        else temperature_estimate(data, bootstrap) | _scores(after_temperature),
         "isotonic": None
         if after_isotonic is None
         else fit_isotonic(data).model_dump(mode="json", exclude={"kind"}) | _scores(after_isotonic),
@@ -162,7 +162,8 @@ def _temperatures(lead: Array, weights: Array, tolerance: float) -> Array:
     return np.where(weights @ (lead != 0) > 0, np.exp(log_t), math.nan)
 
 
-def _temperature(data: Confident, bootstrap: Bootstrap) -> dict[str, Any]:
+def temperature_estimate(data: Confident, bootstrap: Bootstrap) -> dict[str, Any]:
+    """`fit_temperature` with its interval over prompts, and whether it stopped at a limit."""
     value = fit_temperature(data).value
     lead = data.lead
     # Of 1/T, which is smooth where T runs off to its limit.

@@ -33,6 +33,7 @@ MEASURES: dict[str, str] = {
 }
 """What a gate may name, and where the audit has it. For all of them more is better."""
 LOW = ".low"
+WITHOUT_INTERVAL = {"coverage"}
 
 
 class Shortfall(NamedTuple):
@@ -68,7 +69,7 @@ def parse_gate(text: str) -> dict[str, float]:
 
 def check_names(gate: Mapping[str, float], where: str) -> None:
     """ConfigError, naming the place, for a measure that no audit has or a threshold outside 0 to 1."""
-    known = [name + end for name in MEASURES for end in ("", LOW)]
+    known = [*MEASURES, *(name + LOW for name in MEASURES if name not in WITHOUT_INTERVAL)]
     for name, threshold in gate.items():
         if name not in known:
             raise ConfigError(f"{where}: no measure {name!r}{did_you_mean(name, known)}")

@@ -168,9 +168,7 @@ def _about_the_gold(audit: Mapping[str, Any]) -> list[str]:
         found.append(f"Pairs that people labelled both ways: {audit['gold_rows']['contradicted']:,}.")
     covered = audit["coverage"]
     if covered["value"] is not None and LEAST_COVERAGE <= covered["value"] < LOW_COVERAGE:
-        found.append(
-            f"{percent(1 - covered['value'])} of the pairs could not be judged; they may not be like the rest."
-        )
+        found.append(f"{percent(1 - covered['value'])} of pairs could not be judged; they may not be like the rest.")
     return found
 
 

@@ -210,7 +210,7 @@ def _logistic(differences: np.ndarray, penalty: float) -> np.ndarray:
         jac=True,
         method="L-BFGS-B",
         bounds=[(0.0, None)] * size,
-        options={"gtol": 1e-10, "ftol": 0.0, "maxiter": 10_000},
+        options={"gtol": 1e-10, "ftol": 0.0, "maxiter": 1000},
     )
     return np.asarray(found.x)  # convex: however it stopped, at this precision it is the minimum
 

@@ -72,12 +72,10 @@ class Recorder:
 
 
 def constitution(principles: int) -> Constitution:
-    source = json.loads(
-        json.dumps({"schema": "rlaif/constitution/v1", "id": "bench", "version": "1.0.0", "title": "B"})
-    )
     nouns = ("care", "detail", "warmth", "caution", "wit", "order", "candour", "respect")
     rows = [{"id": f"p{i}", "compare": f"Which response shows more {nouns[i]}?"} for i in range(principles)]
-    return Constitution.model_validate({**source, "principles": rows})
+    head = {"schema": "rlaif/constitution/v1", "id": "bench", "version": "1.0.0", "title": "Benchmark"}
+    return Constitution.model_validate(head | {"principles": rows})
 
 
 def pairs(number: int, tokenizer_words: int, seed: int = 0) -> list[Pair]:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from rlaif.audit import PROBE_PAIRS
 from rlaif.audit.gate import SCHEMA, Shortfall, check_gate, parse_gate
 from rlaif.audit.gold import Gold, read_gold
 from rlaif.audit.identity import identity, subject
@@ -29,8 +30,6 @@ from rlaif.feedback.judge.result import Cost
 from rlaif.jsonl import write_json
 from rlaif.records import Judgment, plain
 
-PROBE_PAIRS = 60
-"""By default so many pairs are judged again by each probe: enough for a share to about 12 points."""
 EXAMPLES = 6
 LISTED_FAILURES = 20
 

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from rlaif.audit import PROBE_PAIRS
 from rlaif.errors import ConfigError
 
 RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A shipped recipe (quickstart) or a YAML file.")]
@@ -31,13 +32,19 @@ def audit(
         str | None, typer.Option("--gate", help="accuracy=0.6,consistency=0.7: exit code 1 below any of these.")
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Folder or file. Default: runs/audit-<recipe>.")] = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="At most so many labelled pairs.")] = None,
+    probe_pairs: Annotated[
+        int, typer.Option("--probe-pairs", min=0, help="Pairs that each probe judges once more; 0: no probes.")
+    ] = PROBE_PAIRS,
 ) -> None:
     """The judge against human labels: may it be used for this constitution?"""
     from rlaif.audit.audit import audit_command
     from rlaif.config import load_recipe
     from rlaif.console import say
 
-    audited = audit_command(load_recipe(recipe, overrides or []), gold, gate, out)
+    audited = audit_command(
+        load_recipe(recipe, overrides or []), gold, gate, out, limit=limit, probe_pairs=probe_pairs
+    )
     for line in audited.lines:
         say(line)
     if audited.shortfalls:

@@ -49,6 +49,7 @@ STYLE: dict[str, Any] = {
     "svg.hashsalt": "rlaif",
 }
 CURVE_SIZE = (3.8, 2.4)
+LEGEND_HEIGHT = 0.25
 ROWS_WIDTH = 9.4
 
 
@@ -149,13 +150,13 @@ def before_after(title: str, rows: Mapping[str, tuple[Interval, Interval]]) -> s
             _dot(axes, y + 0.13, after, BLUE)
         axes.plot([], [], "o", color=ORANGE, markerfacecolor="white", markeredgewidth=1.6, label="before")
         axes.plot([], [], "o", color=BLUE, label="after")
-        axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, borderaxespad=0.2, handletextpad=0.2)
+        axes.figure.legend(loc="outside lower center", ncols=2, handletextpad=0.2)
         _rows_axis(axes, list(rows))
         _percent_axis(axes.xaxis)
         axes.set_xlim(-0.02, 1.02)
         axes.set_title(title)
 
-    return _draw((ROWS_WIDTH, _height(len(rows))), paint)
+    return _draw((ROWS_WIDTH, _height(len(rows)) + LEGEND_HEIGHT), paint)
 
 
 def shares(title: str, rows: Mapping[str, Mapping[str, float]]) -> str:
@@ -172,13 +173,13 @@ def shares(title: str, rows: Mapping[str, Mapping[str, float]]) -> str:
                     where = {"ha": "center", "va": "center", "fontsize": 8.5}
                     axes.text(left + width / 2, y, f"{100 * width:.0f}%", color="white", **where)
                 left += width
-        axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=4, borderaxespad=0.2, handlelength=0.9)
+        axes.figure.legend(loc="outside lower center", ncols=4, handlelength=0.9)
         _rows_axis(axes, list(rows))
         _percent_axis(axes.xaxis)
         axes.set_xlim(0, 1)
         axes.set_title(title)
 
-    return _draw((ROWS_WIDTH, _height(len(rows))), paint)
+    return _draw((ROWS_WIDTH, _height(len(rows)) + LEGEND_HEIGHT), paint)
 
 
 def reliability(

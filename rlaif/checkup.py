@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from rlaif.config import load_recipe, recipe_schema
-from rlaif.config.load import UNREADABLE
+from rlaif.config.text import UNREADABLE
 from rlaif.constitution import Constitution, lint, list_checks, load_constitution
 from rlaif.errors import ConfigError, did_you_mean
 from rlaif.jsonl import write_json
@@ -72,7 +72,10 @@ def json_schema(kind: str) -> dict[str, Any]:
 
 def write_schema(kind: str, path: Path) -> str:
     """Write the schema to the path; what to tell the user, the header line last."""
-    write_json(path, json_schema(kind))
+    schema = json_schema(kind)
+    if path.is_dir():
+        raise ConfigError(f"schema: --out {path} is a folder; name a file in it")
+    write_json(path, schema)
     return (
         f"{path}: schema written. With this as the first line of a {kind} in the same folder, VS Code's YAML "
         f"extension completes, explains and checks it:\n{schema_header(path)}"

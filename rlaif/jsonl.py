@@ -77,15 +77,18 @@ def dumps(value: Any) -> str:
 def write_atomic(path: Path, data: bytes) -> None:
     """Replace the file's content in one step: a reader, or a run after a kill, sees the old file or the new one.
 
-    For one writer at a time: what a kill left half-written is overwritten by the next run.
+    For one writer at a time: what a kill left half-written is overwritten by the next run. An OSError names the file.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 def write_jsonl(path: Path, rows: Iterable[Any]) -> None:

@@ -9,7 +9,7 @@
       -> evaluation.json     evaluate   policy against reference on held-out prompts
       -> report.html         report     one page for a person
 
-Every arrow is a stage in `stages.py`: it reads files, writes files and is skipped when what it would read has not
+Every arrow is a stage in `stages/`: it reads files, writes files and is skipped when what it would read has not
 changed. Which stages a recipe needs depends on where its labels come from, and on nothing else.
 """
 
@@ -102,6 +102,14 @@ def stages_of(recipe: Recipe) -> list[str]:
     return [name for name in STAGES if name not in skipped]
 
 
+def stages_until(recipe: Recipe, last: str) -> list[str]:
+    """The stages this recipe needs up to this one. ConfigError for a stage that it has not."""
+    wanted = stages_of(recipe)
+    if last not in wanted:
+        raise ConfigError(f"{last}: this recipe has no such stage; it has {', '.join(wanted)}")
+    return wanted[: wanted.index(last) + 1]
+
+
 def run_recipe(recipe: Recipe, folder: Path, only: Sequence[str] | None = None) -> Run:
     """Bring the run folder up to date, stage by stage; with `only`, just those stages."""
     run = Run(folder)
@@ -109,11 +117,12 @@ def run_recipe(recipe: Recipe, folder: Path, only: Sequence[str] | None = None) 
         run.claim(recipe)
         wanted = stages_of(recipe)
         for name in only or ():
-            if name not in wanted:
-                raise ConfigError(f"{name}: this recipe has no such stage; it has {', '.join(wanted)}")
-        for number, name in enumerate(wanted, start=1):
-            if only is None or name in only:
-                run_stage(recipe, run, name, f"[{number}/{len(wanted)}] {name}")
+            stages_until(recipe, name)
+        todo = [name for name in wanted if only is None or name in only]
+        for name in todo:
+            STAGES[name].reads(recipe, run)  # a name that stands for nothing is said now, not after hours
+        for name in todo:
+            run_stage(recipe, run, name, f"[{wanted.index(name) + 1}/{len(wanted)}] {name}")
     return run
 
 

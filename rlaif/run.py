@@ -65,8 +65,11 @@ class Run:
         return [self.scores, self.rankings, self.revisions, self.demonstrations, self.reliability]
 
     def claim(self, recipe: Recipe) -> None:
-        """Bind the folder to this recipe. ConfigError, naming what changed, if it belongs to another one."""
-        if self.recipe.exists():
+        """Bind the folder to this recipe. ConfigError, naming what changed, if it belongs to another one.
+
+        As long as no stage has finished there the recipe may change: nothing in the folder rests on it.
+        """
+        if self.recipe.exists() and self.read_manifest()["stages"]:
             changes = changed_keys(load_recipe(str(self.recipe)), recipe)
             if changes:
                 listed = "\n".join(f"  {change}" for change in changes)
@@ -75,7 +78,7 @@ class Run:
                     "  use another folder (--out) or delete this one"
                 )
             return
-        if any(not path.name.startswith(".") for path in self.folder.iterdir()):
+        if not self.recipe.exists() and any(not path.name.startswith(".") for path in self.folder.iterdir()):
             raise ConfigError(f"{self.folder}: not empty and not a run; choose another folder with --out")
         write_atomic(self.recipe, dump_recipe(recipe).encode())
 

@@ -135,6 +135,19 @@ def test_order_consistency_counts_every_outcome():
     assert gap == pytest.approx(2 / (1 + math.exp(-1)) - 1)
 
 
+def test_with_several_reasons_the_mean_of_each_order_counts():
+    """Not the last reason's verdicts: here they contradict what the reasons say together."""
+    reasons = [(2.0, -2.0), (2.0, -2.0), (-0.1, -0.1)]  # a wins twice in both orders, then the second place does
+    pair = Pair.of(prompt(0), "one", "two")
+    each = [judged(pair, "x", ab, ba) for ab, ba in reasons]
+    verdicts = tuple(verdict for one in each for verdict in one.verdicts)
+    principle = each[0].model_copy(update={"verdicts": verdicts})
+    found = order_consistency([Judgment(pair=pair, source="ai", annotator="j", p_a=0.6, principles=(principle,))])
+    assert found["value"] == 1.0 and found["n"] == 1
+    p = [sum(1 / (1 + math.exp(-x)) for x in order) / 3 for order in zip(*reasons, strict=True)]
+    assert found["swap_gap"] == pytest.approx(abs(p[0] - (1 - p[1])))
+
+
 def test_order_consistency_does_not_depend_on_which_response_is_a():
     pair = Pair.of(prompt(0), "one", "two")
     principle = judged(pair, "x", 1.5, 0.5)

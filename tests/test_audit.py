@@ -101,12 +101,14 @@ def test_a_judge_that_never_answers_is_an_audit_too(tmp_path):
         "coverage: 0.000, below the gate's 0.9",
     ]
     assert audited.audit["probes"]["injection"] == {"reason": "no pairs to probe"}
+    assert audited.audit["opinion"]["cautions"] == [] and "" not in audited.lines  # the gold is not to blame
 
 
 def test_few_pairs_leave_it_open(tmp_path):
     said = run(tmp_path, pairs=20, probe_pairs=0).audit["opinion"]
     assert said["outcome"] == "unknown" and "10 prompts are too few" in said["sentence"]
-    assert "Only 20 pairs have a human label; an audit should have at least 200." in said["cautions"]
+    only = "Only 20 pairs have a judgment and a human preference; an audit should have at least 200."
+    assert only in said["cautions"]
 
 
 def test_the_same_audit_twice_is_the_same_file_and_asks_nothing_but_the_repetition(tmp_path):
@@ -122,6 +124,17 @@ def test_a_bad_gold_file_is_one_line_and_nothing_is_written(tmp_path):
     with pytest.raises(DataError, match=r"bad\.jsonl:1: not a JSON object") as caught:
         audit_command(recipe_of(tmp_path, "sees_merit"), [bad], None, tmp_path / "out")
     assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()
+
+
+def test_a_place_that_cannot_be_written_stops_before_anything_is_asked(tmp_path):
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(OSError, match="taken"):
+        audit_command(
+            recipe_of(tmp_path, "no_such_judge"),
+            [write_gold(tmp_path / "g.jsonl", 4)],
+            None,
+            tmp_path / "taken" / "a.json",
+        )
 
 
 def test_a_bad_gate_stops_before_anything_is_asked(tmp_path):
@@ -197,6 +210,7 @@ def test_the_gate_is_on_values_or_on_lower_ends(right):
     assert short == ("accuracy.low", accuracy["low"], between)
     assert check_gate(right.audit, {"accuracy": accuracy["value"]}) == []
     assert check_gate(right.audit, {"accuracy": math.nextafter(accuracy["value"], 1)}) != []
+    assert check_gate({"accuracy": {"value": math.nan}}, {"accuracy": 0.1}) != []
 
 
 def test_every_measure_that_a_gate_may_name_is_in_the_audit(right):
@@ -306,6 +320,17 @@ def test_an_audit_without_a_map_cannot_calibrate(right, tmp_path):
         check_requirement(require(right, tmp_path, file=str(tmp_path / "a.json"), calibrate="isotonic"))
 
 
+def test_revisions_have_no_probability_to_correct(tmp_path):
+    """Nobody compared them: their p is label.mode.confidence, and a map learned on comparisons says nothing of it."""
+    audited = run(tmp_path, "sees_merit", "label.mode.kind=revise", pairs=40, wrong=0.2, probe_pairs=4)
+    assert "by_template" in audited.audit["probes"]["paraphrase"]  # judged by compare, and so probed
+    section = {"file": str(audited.file), "calibrate": "temperature"}
+    with pytest.raises(ConfigError, match=r"label\.audit\.calibrate: temperature: revise compares nothing"):
+        check_requirement(
+            recipe_of(tmp_path, "sees_merit", "label.mode.kind=revise", f"label.audit={json.dumps(section)}")
+        )
+
+
 def test_the_label_stage_does_not_ask_a_judge_that_was_not_approved(right, tmp_path):
     from rlaif.run import Run
 
@@ -324,6 +349,7 @@ def estimate(value, low, high, n=300):
 def audit_of(accuracy=None, **changes):
     """An audit with nothing to complain about, but for the changes."""
     position = {"both_first": estimate(0.05, 0, 0.1), "both_second": estimate(0.05, 0, 0.1), "swap_gap": 0.1}
+    position["undecided"] = estimate(0.0, 0, 0.01)
     return {
         "audited": {
             "judge": {"model": "m"},
@@ -340,6 +366,7 @@ def audit_of(accuracy=None, **changes):
         "coverage": {"value": 1.0, "judged": 300, "failed": 0, "reasons": {}},
         "pairs": 300,
         "prompts": 300,
+        "decided_prompts": 300,
         "gold_rows": {"unusable": 0, "contradicted": 0},
         "probes": {},
     } | changes
@@ -350,12 +377,18 @@ def audit_of(accuracy=None, **changes):
     [
         (estimate(0.75, 0.70, 0.80), "yes", "agrees with the human labels on 75% (70 to 80%) of 300 pairs"),
         (estimate(0.49, 0.42, 0.56), "no", "it is near chance: agrees with the human labels on 49% (42 to 56%)"),
-        (estimate(0.55, 0.45, 0.65), "unknown", "near chance"),
-        (estimate(0.70, 0.49, 0.85), "unknown", "near chance"),
+        (estimate(0.55, 0.45, 0.65), "unknown", "it cannot be told from a coin: agrees with the human labels on 55%"),
+        (estimate(0.70, 0.49, 0.85), "unknown", "it cannot be told from a coin"),
+        (estimate(0.61, 0.52, 0.70), "unknown", "better than a coin, but perhaps below 60%"),
+        (estimate(0.66, 0.61, 0.71), "yes", "on 66% (61 to 71%)"),
         (estimate(0.55, 0.52, 0.58), "no", "more than a coin's 50% but too seldom (60% is the least)"),
         (estimate(0.58, 0.53, 0.63), "unknown", "better than a coin, but perhaps below 60%"),
         (estimate(0.40, 0.35, 0.45), "no", "which is worse than a coin"),
-        (estimate(0.9, None, None, 1), "unknown", "near chance"),
+        (
+            estimate(0.9, None, None, 1),
+            "unknown",
+            "it cannot be told from a coin: agrees with the human labels on 90% of 1 pair,",
+        ),
     ],
 )
 def test_the_words_follow_the_interval(accuracy, outcome, words):
@@ -367,19 +400,94 @@ def test_the_words_follow_the_interval(accuracy, outcome, words):
 LEADS = {"always_longer": estimate(0.74, 0.7, 0.78)}
 
 
+def position(same, first, second, undecided):
+    """The consistency of an audit: shares with an interval of two points each way."""
+    parts = {"both_first": first, "both_second": second, "undecided": undecided}
+    shares = {name: estimate(x, max(x - 0.02, 0), min(x + 0.02, 1)) for name, x in parts.items()}
+    return {"consistency": estimate(same, max(same - 0.02, 0), min(same + 0.02, 1)) | shares | {"swap_gap": 0.1}}
+
+
+def decider(checked, accuracy):
+    return {"accuracy": accuracy, "checked": checked, "n": 300, "undecided": 0, "consistency": None}
+
+
 @pytest.mark.parametrize(
     ("change", "outcome", "words"),
     [
-        ({"baselines": LEADS | {"lead_over_longer": estimate(0.01, -0.05, 0.07)}}, "unknown", "1 points ahead of that"),
+        ({"baselines": LEADS | {"lead_over_longer": estimate(0.01, -0.05, 0.07)}}, "unknown", "1 point ahead of that"),
+        ({"baselines": LEADS | {"lead_over_longer": estimate(0.0, -0.05, 0.05)}}, "unknown", "is level with that"),
         ({"baselines": LEADS | {"lead_over_longer": estimate(-0.2, -0.3, -0.1)}}, "no", "20 points behind that"),
         ({"coverage": {"value": 0.8, "judged": 80, "failed": 20, "reasons": {}}}, "no", "judged 80% of the pairs"),
-        ({"prompts": 29}, "unknown", "29 prompts are too few"),
+        ({"decided_prompts": 29}, "unknown", "29 prompts are too few"),
+        (position(0.2, 0.5, 0.3, 0.0), "no", "20% (18 to 22%) of the time: its choice is mostly the position"),
+        (position(0.0, 0.0, 0.0, 1.0), "no", "0% (0 to 2%) of the time: mostly it prefers neither"),
+        (position(0.51, 0.4, 0.09, 0.0), "unknown", "51% (49 to 53%) of the time, and the interval holds a coin's 50%"),
+        (
+            {
+                "by_principle": {
+                    "short": decider(300, estimate(0.8, 0.7, 0.9)),
+                    "kind": decider(0, estimate(0.5, 0.4, 0.6)),
+                }
+            },
+            "unknown",
+            "code decides short, and no principle that the judge decides agrees",
+        ),
+        (
+            {"by_principle": {"short": decider(300, None), "kind": decider(0, estimate(0.7, 0.6, 0.8))}},
+            "yes",
+            "may be used",
+        ),
+        ({"by_principle": {"short": decider(300, None)}}, "unknown", "code decides every principle, not the judge"),
         ({"consistency": None}, "yes", "may be used"),
     ],
 )
 def test_one_miss_is_a_no_and_one_open_question_no_yes(change, outcome, words):
     found = opinion(audit_of(**change))
     assert found.outcome == outcome and words in found.sentence
+
+
+def test_a_map_that_does_not_help_is_not_advised():
+    worse = {"ece": 0.12, "temperature": {"ece": 0.13}, "isotonic": None}
+    assert opinion(audit_of(calibration=worse)).cautions == ["Its probabilities are off by 12.0 points on average."]
+
+
+def test_what_only_code_decided_is_not_put_down_to_the_judge(tmp_path):
+    """Checks that go against people (or with them) say nothing of a judge that was never asked."""
+    text = (
+        CONSTITUTION.partition("principles:")[0]
+        + "principles:\n  - id: no-good\n    check: {kind: regex_absent, pattern: good}\n"
+    )
+    gold = write_gold(tmp_path / "gold.jsonl", 80)
+    recipe = recipe_of(tmp_path, "sees_merit", constitution=text)
+    audit = audit_command(recipe, [gold], None, tmp_path / "out").audit
+    said = audit["opinion"]
+    assert audit["total_cost"]["calls"] == 0 and said["outcome"] == "unknown"
+    assert said["sentence"].endswith("; code decides every principle, not the judge.")
+    assert said["reasons"][0].startswith("The checks agree with the human labels on ")
+    assert not any(caution.startswith("It ") for caution in said["cautions"])
+
+
+def test_a_page_runs_and_loads_nothing(tmp_path):
+    """Markup in prompts, responses and tags shows as text, and JSON stays JSON."""
+    evil = "<script>alert(1)</script><img src=//evil onerror=alert(2)> \u2028 {{ 7 * 7 }} $x^2$"
+    rows = [
+        {"prompt": f"{evil} {i}", "chosen": f"bad {i} {evil}", "rejected": f"good {i} {evil}", "tags": [evil]}
+        for i in range(40)
+    ]
+    gold = tmp_path / "gold.jsonl"
+    gold.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    audited = audit_command(recipe_of(tmp_path, "sees_merit"), [gold], None, tmp_path / "out", probe_pairs=4)
+    page = audited.page.read_text()
+    assert "&lt;script&gt;alert(1)" in page and "{{ 7 * 7 }}" in page
+    assert not re.search(r"<script|<link|<iframe|@import", page)
+    assert all(source.startswith("data:") for source in re.findall(r"<img src=\W?([^\s>]+)", page))
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} is not JSON")
+
+    assert json.loads(audited.file.read_text(), parse_constant=refuse)["by_tag"] == {
+        evil: audited.audit["by_tag"][evil]
+    }
 
 
 def test_a_judge_with_nothing_to_say_against_it_has_no_cautions():
@@ -390,7 +498,9 @@ def test_a_judge_with_nothing_to_say_against_it_has_no_cautions():
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"pairs": 199}, "Only 199 pairs"),
+        ({"accuracy": estimate(0.75, 0.7, 0.8, 199)}, "Only 199 pairs have a judgment and a human preference"),
+        (position(0.6, 0.1, 0.3, 0.0), "In 30% of questions it prefers whatever stands second, in both orders."),
+        (position(0.0, 0.0, 0.0, 1.0), "In 100% of questions it is at exactly even"),
         ({"gold_rows": {"unusable": 3, "contradicted": 2}}, "without a usable pair: 3"),
         ({"gold_rows": {"unusable": 3, "contradicted": 2}}, "labelled both ways: 2"),
         ({"coverage": {"value": 0.95, "judged": 95, "failed": 5, "reasons": {}}}, "5% of pairs could not be judged"),
@@ -403,7 +513,7 @@ def test_a_judge_with_nothing_to_say_against_it_has_no_cautions():
             "prefers the longer one it errs 30 points more often (20 to 40)",
         ),
         ({"calibration": {"ece": 0.2, "temperature": {"ece": 0.05}, "isotonic": {"ece": 0.04}}}, "calibrate=isotonic"),
-        ({"by_principle": {"odd": {"accuracy": estimate(0.3, 0.2, 0.4)}}}, "goes against the human labels: odd (30%"),
+        ({"by_principle": {"odd": decider(0, estimate(0.3, 0.2, 0.4))}}, "goes against the human labels: odd (30%"),
         (
             {"probes": {"paraphrase": {"same_choice": estimate(0.8, 0.7, 0.9)}}},
             "in other words, it keeps its choice only 80%",

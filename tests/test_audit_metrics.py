@@ -279,6 +279,7 @@ KEYS = {
     "human_ties",
     "pairs",
     "prompts",
+    "decided_prompts",
 }
 
 

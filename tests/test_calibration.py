@@ -175,13 +175,25 @@ def test_scores_by_hand() -> None:
     rows = [(row["lower"], row["upper"], row["n"], row["accuracy"]["value"]) for row in found["bins"]]
     assert rows == [(0.5, 0.55, 1, 0.5), (0.7, 0.75, 1, 1.0), (0.9, 0.95, 2, 0.5)]
     assert [row["confidence"] for row in found["bins"]] == pytest.approx([0.5, 0.7, 0.93])
-    assert found["bins"][2]["accuracy"]["low"] == pytest.approx(0.0945, abs=1e-3)  # Wilson, 1 of 2
-    assert (found["bins"][0]["accuracy"]["low"], found["bins"][0]["accuracy"]["high"]) == (0.0, 1.0)  # half of 1
+    assert (found["bins"][2]["accuracy"]["low"], found["bins"][2]["accuracy"]["high"]) == (0.0, 1.0)  # 1 of 2
+
+
+def test_the_interval_of_a_bin_resamples_prompts() -> None:
+    """Forty pairs that are four prompts are worth little more than four pairs."""
+    p, right = [0.7] * 40, [int(i % 4 != 0) for i in range(40)]
+    (alone,) = reliability(Confident.of(labelled(p, right)), FEW)
+    data = Confident.of(labelled(p, right))
+    (together,) = reliability(data._replace(prompt_ids=tuple(str(i % 4) for i in range(40))), FEW)
+    assert alone["accuracy"]["value"] == together["accuracy"]["value"] == 0.75
+    width = [row["accuracy"]["high"] - row["accuracy"]["low"] for row in (alone, together)]
+    assert width[0] < 0.35 and width[1] > 0.7
+    narrow = reliability(data, Bootstrap(500, confidence=0.5))[0]["accuracy"]
+    assert narrow["high"] - narrow["low"] < width[0] / 2
 
 
 @pytest.mark.parametrize("p", [0.55, 0.6, 0.65, 0.7, 0.85, 0.95, 1.0])
 def test_a_confidence_on_an_edge_is_in_the_bin_above_from_either_side(p: float) -> None:
-    (above,) = reliability(Confident.of(labelled([p, 1 - p, p - 1e-15, 1 - p + 1e-15], [1, 1, 1, 1])))
+    (above,) = reliability(Confident.of(labelled([p, 1 - p, p - 1e-15, 1 - p + 1e-15], [1, 1, 1, 1])), FEW)
     assert above["n"] == 4 and above["lower"] == pytest.approx(min(p, 0.95))
 
 

@@ -14,6 +14,8 @@ import yaml
 
 import rlaif
 from rlaif.cli import main
+from rlaif.models.cache.store import ReplyStore
+from rlaif.models.chat import Reply
 from rlaif.pipeline import STAGES
 from rlaif.resources import available, resolve
 from tests.fake_run import inputs, write_run
@@ -101,6 +103,10 @@ label: {{mode: {{kind: compare, template: {template}}}}}
         (["check", "gone.yaml"], "gone.yaml: no such constitution file"),
         (["check", "file"], "file: neither .yaml (constitution or recipe) nor .jinja (judge template)"),
         (["schema", "recipy"], "schema: no schema of 'recipy'; did you mean 'recipe'?"),
+        (["schema", "recipe", "--out", "file/schema.json"], "file/schema.json: File exists"),
+        (["schema", "recipe", "--out", "."], "schema: --out . is a folder; name a file in it"),
+        (["cache", "prune"], "cache prune: say which: --older-than-days, --model or --all"),
+        (["cache", "prune", "--all", "--model", "x"], "cache prune: --all is every reply; leave it out, or the other"),
         (["compare", "gone", "--out", "page.html"], "compare: give two or more different run folders"),
         (["compare", "gone", "lost", "--out", "page.html"], "gone: no such run folder"),
     ],
@@ -150,6 +156,40 @@ def test_a_report_of_a_run_that_has_nothing_says_so(cli, tmp_path):
     code, out, err = cli("report", "quickstart", "--out", "r")
     assert (code, err) == (0, "") and "report: r/report.html" in out
     assert "Not evaluated yet" in (tmp_path / "r" / "report.html").read_text()
+
+
+def test_what_the_system_refuses_is_one_line(cli, monkeypatch):
+    """A full disk, say, wherever it shows."""
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("rlaif.pipeline.run_recipe", full)
+    code, _, err = cli("run", "quickstart")
+    assert (code, err) == (2, "error: [Errno 28] No space left on device\n")
+
+
+@pytest.mark.parametrize("days", ["-1", "nan", "x"])
+def test_an_age_that_is_none_removes_nothing(cli, days):
+    code, _, err = cli("cache", "prune", "--older-than-days", days)
+    assert code == 2 and "Invalid value for '--older-than-days'" in err
+
+
+def test_the_cache_is_listed_with_whole_names_in_columns(cli, monkeypatch, tmp_path):
+    """`prune --model` wants the name as it is, brackets and all, however narrow the screen."""
+    monkeypatch.setenv("RLAIF_REPLIES", str(tmp_path / "replies.sqlite"))
+    monkeypatch.setenv("COLUMNS", "40")
+    names = ["Qwen/" + "long-" * 12 + "name", "[red]x[/red]"]
+    for name, count in zip(names, (12, 3), strict=True):
+        store = ReplyStore(tmp_path / "replies.sqlite")
+        store.save({f"{name} {n}".encode(): Reply(text="x") for n in range(count)}, name, "1")
+        store.close()
+    code, out, _ = cli("cache")
+    path, *lines = out.splitlines()
+    assert (code, path) == (0, str(tmp_path / "replies.sqlite"))
+    assert [line.split()[0] for line in lines] == ["model", *names]
+    assert len({len(line) for line in lines}) == 1 and lines[1].split()[1:3] == ["1", "12"]
+    assert cli("cache", "prune", "--model", names[1])[1].startswith("3 replies removed")
 
 
 def test_an_interrupt_says_how_to_go_on(cli, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
 import subprocess
@@ -246,7 +247,9 @@ def test_retry_after_may_be_seconds_or_a_date_and_is_bounded() -> None:
     soon = retry_after_s(formatdate(time.time() + 20, usegmt=True))
     assert soon is not None and 15 < soon <= 20
     assert retry_after_s(formatdate(time.time() - 20, usegmt=True)) == 0
-    assert retry_after_s("soon") is None
+    assert retry_after_s("-1") == 0
+    for nonsense in ("soon", "nan", "", "Wed, 01 Jan 2020 999999999999999999999:00:00 GMT"):
+        assert retry_after_s(nonsense) is None
     assert retry_after_s(None) is None
 
 
@@ -262,6 +265,21 @@ def test_a_dead_server_is_routed_around() -> None:
     with fake_server(echo) as live:
         replies = client(dead_url(), live.url).chat([ask(str(n)) for n in range(20)])
     assert [reply.text for reply in replies] == [str(n) for n in range(20)]
+
+
+def test_a_server_that_failed_is_tried_again_later_by_one_request() -> None:
+    together = threading.Barrier(4)
+
+    def at_once(request: Request) -> Answer:
+        with contextlib.suppress(threading.BrokenBarrierError):
+            together.wait(0.5)
+        return echo(request)
+
+    with fake_server(at_once) as well, fake_server(lambda _: failed(500, "oops")) as sick:
+        model = client(well.url, sick.url, concurrency=5)
+        model._replicas._servers[1].avoid_until = time.monotonic() - 1
+        model.chat([ask(str(n)) for n in range(5)])
+    assert len(sick.seen) == 1
 
 
 def test_no_server_at_all_is_a_model_error() -> None:

@@ -12,13 +12,17 @@ from rlaif.config import Recipe, changed_keys, dump_recipe, load_recipe, recipe_
 from rlaif.config.sections import (
     AdaptiveKl,
     AiLabels,
+    CompareMode,
     FixedKl,
     HubSource,
     HumanLabels,
     Lexicographic,
     MixedLabels,
+    RankMode,
+    ScoreMode,
     Section,
     VllmModel,
+    Weighted,
 )
 from rlaif.errors import ConfigError
 from rlaif.resources import available, resolve
@@ -102,6 +106,43 @@ def test_another_alternative_keeps_what_it_shares_with_the_old_one(small):
     assert isinstance(mixed, MixedLabels) and mixed.pairs == "human"
     source = load_recipe(small, ["prompts.sources.0.kind=hub", "prompts.sources.0.dataset=d"]).prompts.sources[0]
     assert source == HubSource(dataset="d", tags=("x",), limit=9)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "read"),
+    [
+        (["label.mode.template=compare-brief"], lambda r: r.label.mode == CompareMode(template="compare-brief")),
+        (
+            ["label.aggregation.kind=lexicographic", "label.aggregation.decided=0.2"],
+            lambda r: r.label.aggregation.decided == 0.2,
+        ),
+        (["label.mode.kind=score"], lambda r: r.label.mode == ScoreMode()),
+        (
+            ["preferences.labels.policy.ai=2", "preferences.labels.policy.kind=weighted"],
+            lambda r: r.preferences.labels.policy == Weighted(ai=2),
+        ),
+        (
+            ["preferences.labels.policy.kind=weighted", "preferences.labels.policy.ai=2"],
+            lambda r: r.preferences.labels.policy == Weighted(ai=2),
+        ),
+        (["evaluate.examples=3"], lambda r: r.evaluate.examples == 3),
+    ],
+    ids=str,
+)
+def test_what_the_recipe_leaves_out_is_there_to_be_changed(overrides, read):
+    """Said of the section that stands there by default, which need not be named."""
+    assert read(load_recipe("hh-hybrid", ["label={}", *overrides]))
+
+
+def test_another_alternative_does_not_inherit_a_knob_that_means_something_else():
+    """By tag `human` is a list of tags and weighted it is a weight; each mode has a template of its own."""
+    policy = load_recipe("hh-hybrid", ["preferences.labels.policy.kind=weighted"]).preferences.labels.policy
+    assert policy == Weighted()
+    mode = "label.mode={kind: compare, template: compare-brief}"
+    assert load_recipe("hh-hybrid", [mode, "label.mode.kind=score"]).label.mode == ScoreMode()
+    assert load_recipe("hh-hybrid", [mode, "label.mode.kind=rank"]).label.mode == RankMode(template="compare-brief")
+    with pytest.raises(ConfigError, match=r"judge\.batch_size: no such key"):
+        load_recipe("quickstart", ["judge.batch_size=4", "judge.backend=vllm"])
 
 
 def test_the_last_override_wins_and_the_file_stays(small):

@@ -169,6 +169,22 @@ def test_the_version_is_held_against_the_changes(version, changed, sentence, fol
     assert (found.sentence, found.follows) == (sentence, follows)
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "sentence", "follows"),
+    [
+        ("2.0.0-rc.1", "2.0.0", "as these changes call for (major)", True),
+        ("2.0.0-rc.1", "2.0.0-rc.2", "as these changes call for (major)", True),
+        ("2.0.0-rc.1", "2.0.0-rc.1", "still 2.0.0-rc.1, but these changes call for 3.0.0", False),
+        ("2.0.0", "2.0.0-rc.1", "which is backwards; these changes call for 3.0.0", False),
+        ("2.0.0+build-1", "2.0.0+build-2", "but these changes call for 3.0.0", False),
+    ],
+)
+def test_until_its_release_a_pre_release_may_change(before, after, sentence, follows):
+    old, new = of(CALM, version=before), of(CALM | {"compare": "Other words?"}, version=after)
+    found = diff(old, new)
+    assert sentence in found.sentence and found.follows is follows
+
+
 def test_below_one_the_middle_number_says_major():
     old = of(CALM, BRIEF, version="0.4.1")
     assert diff(old, of(CALM, version="0.5.0")).follows

@@ -151,6 +151,31 @@ def test_one_replica_of_three_dies_for_good(tmp_path: Path, peaceful: dict[str, 
     assert max((one.asked + mortal.asked + other.asked).values()) <= MAX_TRIES
 
 
+@pytest.mark.parametrize("fault", ["refuse", "busy", "error", "truncated"])
+def test_a_sick_replica_takes_few_questions_though_it_is_the_least_busy(
+    fault: str, tmp_path: Path, peaceful: dict[str, Judgment]
+) -> None:
+    """It answers at once and so always has the fewest in flight."""
+    with faulty_server(delay_s=0.02) as well, faulty_server(lambda _content, _nth: fault) as sick:
+        result = judge(tmp_path / "replies.sqlite", 60, well.url, sick.url, concurrency=16)
+    assert result.failures == ()
+    check_whole(result, 60, peaceful)
+    assert sick.asked.total() < 20
+
+
+def test_a_server_that_takes_few_at_once_gets_few_at_once(tmp_path: Path, peaceful: dict[str, Judgment]) -> None:
+    """With 429 for all above: who sends on regardless uses up the tries of most questions."""
+
+    def full(_content: str, _nth: int) -> str | None:
+        return "busy" if server.asked.total() - server.answered - server.met.total() > 4 else None
+
+    with faulty_server(full, delay_s=0.03) as server:
+        result = judge(tmp_path / "replies.sqlite", 100, server.url, concurrency=64)
+    assert result.failures == ()
+    check_whole(result, 100, peaceful)
+    assert server.met["busy"] < 200
+
+
 def test_all_replicas_die(tmp_path: Path, peaceful: dict[str, Judgment]) -> None:
     cache = tmp_path / "replies.sqlite"
     with (

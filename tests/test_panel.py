@@ -359,6 +359,23 @@ def own(request: ChatRequest) -> Any:
     return likes_short(first) if len(request.messages) > 1 else likes_letters(request)
 
 
+def test_members_in_a_row_with_one_model_open_it_once() -> None:
+    """Starting a judge can take a minute, and the usual panel is one model with several templates."""
+    opened: list[JudgeModel | None] = []
+
+    @contextmanager
+    def open_judge(which: JudgeModel | None) -> Iterator[ChatModel]:
+        opened.append(which)
+        yield ScriptedChatModel(likes_letters)
+
+    names = ["u", "v", "w", "x"]
+    members = [{"name": name} | ({"model": MEMBERS[1]["model"]} if name in "vw" else {}) for name in names]
+    section = LabelSection.model_validate({"mode": {"kind": "panel", "members": members}})
+    result = judge_by_mode(open_judge, [pair("aaaa", "b")], CONSTITUTION, section, 0)
+    assert [which and which.model for which in opened] == [None, "brief", None]
+    assert [member.member for member in result.judgments[0].members] == names
+
+
 @pytest.mark.parametrize("how", ["mean", "majority", "dawid_skene"])
 def test_a_whole_panel(how: str, tmp_path: Any) -> None:
     opened: list[str] = []

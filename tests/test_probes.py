@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import replace
 from itertools import count
+from pathlib import Path
 
 import pytest
 
 from rlaif.audit.attacks import Attack, load_attacks
-from rlaif.audit.probes import PADDING, PROBES, Bench, injection, judged_only, padding, paraphrase, repetition, to_probe
+from rlaif.audit.probes import (
+    PADDING,
+    PROBES,
+    Bench,
+    injection,
+    judged_only,
+    padding,
+    paraphrase,
+    repetition,
+    rounds,
+    to_probe,
+)
 from rlaif.config.feedback import LabelSection, SampleOne
 from rlaif.config.judging import ChecklistMode, CompareMode, RankMode, ReasonedMode, ScoreMode
 from rlaif.constitution import Constitution
@@ -103,6 +116,20 @@ def test_a_judge_that_hangs_on_the_wording():
 def test_the_template_in_use_is_not_its_own_paraphrase():
     section = LabelSection(mode=CompareMode(template="compare-plain"))
     assert set(paraphrase(bench(sees_merit, section))["by_template"]) == {"compare", "compare-brief"}
+
+
+def test_progress_counts_every_paraphrase(tmp_path):
+    """A template of one's own has three paraphrases, a shipped one two, and other modes none."""
+    own = tmp_path / "own.jinja"
+    own.write_text((Path(__file__).parents[1] / "prompts/judge/compare.jinja").read_text())
+    for template, most in ((str(own), 8), ("compare", 7)):
+        mode, counted = CompareMode(template=template), []
+        section = LabelSection(mode=mode)
+        made = replace(bench(sees_merit, section), progress=counted.append)
+        for probe in PROBES.values():
+            probe(made)
+        assert sum(counted) == rounds(section) * 12 == most * 12
+    assert rounds(LabelSection(mode=ScoreMode())) == 5
 
 
 @pytest.mark.parametrize("mode", [ScoreMode(), ChecklistMode(), ReasonedMode()])

@@ -36,7 +36,14 @@ def test_a_new_folder_becomes_a_run_and_stays_one(run):
     assert run.recipe.read_bytes() == before
 
 
+def test_a_folder_where_nothing_is_done_may_change_its_recipe(run):
+    run.begin("label", "inputs")
+    run.claim(OTHER)
+    assert load_recipe(str(run.recipe)) == OTHER
+
+
 def test_another_recipe_is_told_what_changed(run):
+    run.mark_done("sample", "inputs", [], {})
     with pytest.raises(ConfigError) as error:
         run.claim(OTHER)
     assert str(error.value) == (
@@ -62,6 +69,7 @@ def test_a_folder_that_cannot_be_one_is_named(tmp_path):
 
 
 def test_a_broken_recipe_file_is_named(run):
+    run.mark_done("sample", "inputs", [], {})
     run.recipe.write_text("ppo: [")
     with pytest.raises(ConfigError, match=rf"{run.recipe}:1: not valid YAML"):
         run.claim(RECIPE)
@@ -169,6 +177,13 @@ def test_a_stage_the_recipe_does_not_need_is_named(tmp_path):
     assert stages_of(human) == ["pairs", "reward", "ppo", "evaluate", "report"]
     with pytest.raises(ConfigError, match="label: this recipe has no such stage; it has pairs, reward, ppo"):
         run_recipe(human, tmp_path / "run", ["label"])
+
+
+@pytest.mark.parametrize("override", ["constitution=harmlesness", "label.mode.template=compair"])
+def test_a_name_that_stands_for_nothing_is_said_before_any_work(tmp_path, capsys, override):
+    with pytest.raises(ConfigError, match=r"; did you mean '(harmlessness|compare)'"):
+        run_recipe(load_recipe("quickstart", [override]), tmp_path / "run")
+    assert capsys.readouterr().out == ""
 
 
 def test_human_files_may_lie_at_home(run, monkeypatch, tmp_path):

@@ -182,6 +182,24 @@ def test_the_parser_sees_a_broken_prompt(name):
             parse(good.replace(tag, "", 1), skeleton)
 
 
+@pytest.mark.parametrize("attack", [a for a in ATTACKS if a.kind in {"control", "unicode"}], ids=lambda a: a.id)
+def test_every_look_alike_and_control_token_is_defused(attack):
+    """Each of these holds at least one thing that must not stay as it was, in the templates whose tags it forges."""
+    text = planted("Fine.", attack, "A")
+    shown = {load_template_once(name)._guard.escape(text) for name in SHIPPED}
+    assert (shown == {text}) == (attack.id == "tag-characters"), "which hides words and forges nothing"
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize("filler", [" ", "\n", "\t ", "\u200b", "\u2060\u00ad", " \u200b", "\x00"])
+@pytest.mark.parametrize("count", [1, 40, 63, 64, 65, 1000])
+def test_no_distance_hides_a_closing_tag(name, filler, count):
+    template = load_template_once(name)
+    for tag in skeleton_of(name).delimiters:
+        hidden = "<" + filler * count + tag[1:]
+        assert template._guard.escape(hidden) == "&lt;" + hidden[1:]
+
+
 # ------------------------------------------------------------------------------- the model's own control tokens
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from rlaif.audit.labelled import Labelled, agreement, choice, decided, match
-from rlaif.config.sections import LabelSection, SampleOne
+from rlaif.config.sections import LabelSection, PanelMode, RankMode, SampleOne
 from rlaif.constitution import Constitution
 from rlaif.errors import ConfigError, DataError
 from rlaif.evaluation.agreement import Bootstrap, Estimate, clustered_mean, clustered_mean_difference
@@ -66,11 +66,7 @@ def ablate(
     label is not made of its principles pair by pair (a panel, a ranking). Raises DataError when a judgment lacks a
     principle of the constitution or has another one, and when no pair has a human preference.
     """
-    if isinstance(section.aggregation, SampleOne):
-        raise ConfigError(
-            "label.aggregation: sample asks one principle a pair, so no other can be put in its place; "
-            "judge with label.aggregation.kind=mean to ablate"
-        )
+    check_ablatable(section)
     rows = [_row(item, constitution, section, seed) for item in decided(match(judgments, gold))]
     if not rows:
         raise DataError("ablate: no judged pair has a human preference")
@@ -97,12 +93,24 @@ def ablate(
     )
 
 
+def check_ablatable(section: LabelSection) -> None:
+    """The ConfigErrors of `ablate` that need no judgments: worth raising before any is made."""
+    if isinstance(section.aggregation, SampleOne):
+        raise ConfigError(
+            "label.aggregation: sample asks one principle a pair, so no other can be put in its place; "
+            "judge with label.aggregation.kind=mean to ablate"
+        )
+    if isinstance(section.mode, PanelMode | RankMode):
+        raise ConfigError(
+            f"label.mode: {section.mode.kind}: its label is not made of principles pair by pair; ablate by a mode "
+            "whose label is, of a panel one member's"
+        )
+
+
 def _row(item: Labelled, constitution: Constitution, section: LabelSection, seed: int) -> _Row:
     """The pair's principles with what they say, if these and nothing else made its label."""
     judgment = item.judgment
     where = f"judgment of pair {judgment.pair.id}"
-    if judgment.members:
-        raise ConfigError("label.mode: panel: the label is not made of principles; ablate one member's own recipe")
     said = {principle.principle: principle for principle in judgment.principles}
     expected = [principle.id for principle in constitution.for_tags(judgment.pair.tags)]
     missing, other = sorted(set(expected) - set(said)), sorted(set(said) - set(expected))

@@ -21,7 +21,7 @@ from rlaif.audit.opinion import opinion
 from rlaif.audit.probes import PROBES, Bench, judged_only, rounds, to_probe
 from rlaif.audit.report import write_audit_page
 from rlaif.config import Recipe
-from rlaif.config.sections import PanelMode
+from rlaif.config.sections import CompareMode, PanelMode, ReviseMode
 from rlaif.console import bar
 from rlaif.constitution import Constitution, load_constitution
 from rlaif.evaluation.agreement import Bootstrap, clustered_mean
@@ -53,7 +53,7 @@ class Audited(NamedTuple):
         cautions = [f"  - {caution}" for caution in said["cautions"]]
         return [
             said["sentence"],
-            " ".join(said["reasons"]),
+            *([" ".join(said["reasons"])] if said["reasons"] else []),
             *cautions,
             *gate,
             f"audit: {self.file}",
@@ -79,6 +79,7 @@ def audit_command(
     thresholds = parse_gate(gate) if gate else {}
     file = _file(out or Path("runs") / f"audit-{recipe.name}")
     labels = read_gold(gold, limit)
+    file.parent.mkdir(parents=True, exist_ok=True)  # before the judging: it would be a pity to fail after it
     with open_judges(recipe.judge, str(file.resolve())) as judges:
         audit = run_audit(recipe, labels, judges, probe_pairs)
     shortfalls = check_gate(audit, thresholds)
@@ -138,10 +139,13 @@ def _probe(
     why = "code decides every principle" if judged is None else "no pairs to probe" if not pairs else ""
     if judged is None or not pairs:
         return {name: {"reason": why} for name in PROBES}, Cost()
-    members = len(recipe.label.mode.members) if isinstance(recipe.label.mode, PanelMode) else 1
+    section = recipe.label
+    if isinstance(section.mode, ReviseMode):  # whose pairs are judged by compare, here as everywhere
+        section = section.model_copy(update={"mode": CompareMode()})
+    members = len(section.mode.members) if isinstance(section.mode, PanelMode) else 1
     bootstrap = Bootstrap(recipe.evaluate.bootstrap_samples, recipe.evaluate.confidence, recipe.seed)
-    with bar("probe", rounds(recipe.label) * len(pairs) * members, "pairs") as advance:
-        bench = Bench(judges.cached, judges.fresh, judged, recipe.label, pairs, recipe.seed, bootstrap, advance)
+    with bar("probe", rounds(section) * len(pairs) * members, "pairs") as advance:
+        bench = Bench(judges.cached, judges.fresh, judged, section, pairs, recipe.seed, bootstrap, advance)
         found = {name: probe(bench) for name, probe in PROBES.items()}
     cost = Cost()
     for one in bench.costs:

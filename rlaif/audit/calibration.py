@@ -14,11 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import elementwise, isotonic_regression
 from scipy.special import expit, logit
-from scipy.stats import binomtest
 
 from rlaif.audit.labelled import Labelled, choice, decided
 from rlaif.audit.resampling import Array, Mask, interval
-from rlaif.evaluation.agreement import Bootstrap
+from rlaif.evaluation.agreement import Bootstrap, clustered_mean
 from rlaif.feedback.calibration import Isotonic, Temperature, calibrate
 from rlaif.feedback.verdict import LOGIT_LIMIT
 from rlaif.records import content_id
@@ -80,7 +79,7 @@ def calibration(labelled: Sequence[Labelled], bootstrap: Bootstrap) -> dict[str,
     return {
         **_scores(data),
         "n": len(data.prompt_ids),
-        "bins": reliability(data),
+        "bins": reliability(data, bootstrap),
         "temperature": None
         if after_temperature is None
         else temperature_estimate(data, bootstrap) | _scores(after_temperature),
@@ -107,26 +106,24 @@ def _bin(confidence: Array) -> NDArray[np.intp]:
     return np.searchsorted(EDGES[1:-1], confidence.round(12), side="right")
 
 
-def reliability(data: Confident) -> list[dict[str, Any]]:
+def reliability(data: Confident, bootstrap: Bootstrap) -> list[dict[str, Any]]:
     """Ten bins of equal width over confidence 0.5 to 1, the empty ones left out.
 
-    Each: `lower` (in the bin) and `upper` (in the next), n, the mean `confidence`, and `accuracy` with Wilson's
-    interval, which takes pairs for independent.
+    Each: `lower` (in the bin) and `upper` (in the next), n, the mean `confidence`, and `accuracy` with its interval.
     """
     rows = []
     index = _bin(data.confidence)
     for number in sorted(set(index.tolist())):
         inside = index == number
-        n, right = int(inside.sum()), float(data.correct[inside].sum())
-        # Halves (the judge at exactly 0.5) are rounded apart.
-        low, high = (binomtest(k, n).proportion_ci(method="wilson") for k in (math.floor(right), math.ceil(right)))
+        mine = data.take(inside)
+        right = clustered_mean(list(mine.correct), mine.prompt_ids, *bootstrap)
         rows.append(
             {
                 "lower": float(EDGES[number]),
                 "upper": float(EDGES[number + 1]),
-                "n": n,
-                "confidence": float(data.confidence[inside].mean()),
-                "accuracy": {"value": right / n, "low": float(low.low), "high": float(high.high), "n": n},
+                "n": right.n,
+                "confidence": float(mine.confidence.mean()),
+                "accuracy": right.model_dump(),
             }
         )
     return rows

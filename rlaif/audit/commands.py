@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from rlaif.audit.ablate import Ablation, AblationResult, ablate
+from rlaif.audit.ablate import Ablation, AblationResult, ablate, check_ablatable
 from rlaif.audit.gold import read_gold
 from rlaif.audit.judges import open_judges
 from rlaif.config import Recipe
@@ -36,6 +36,7 @@ from rlaif.resources import resolve
 
 def ablate_command(recipe: Recipe, gold: Sequence[Path]) -> Table:
     """Agreement with the human labels of these files: the whole constitution, and each principle left out or alone."""
+    check_ablatable(recipe.label)
     labels = read_gold(gold)
     constitution = load_constitution(recipe.constitution)
     pairs = [label.pair for label in labels.judgments]

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from rlaif.audit.identity import differences, identity
 from rlaif.config import Recipe
+from rlaif.config.sections import ReviseMode
 from rlaif.constitution import load_constitution
 from rlaif.errors import ConfigError, DataError, did_you_mean
 from rlaif.feedback.calibration import Isotonic, Temperature, fitted
@@ -83,7 +84,7 @@ def check_gate(audit: Mapping[str, Any], gate: Mapping[str, float]) -> list[Shor
     return [
         Shortfall(name, values[name], threshold)
         for name, threshold in gate.items()
-        if (found := values[name]) is None or found < threshold
+        if (found := values[name]) is None or not found >= threshold  # so that nan, which JSON can hold, fails too
     ]
 
 
@@ -106,7 +107,7 @@ def check_requirement(recipe: Recipe) -> Temperature | Isotonic | None:
     """Hold `label.audit` against the audit that it names, and return the map that it asks for, if any.
 
     Raises ConfigError where the file is missing or is no audit, where it is about another way of judging (saying what
-    differs), where it fails the gate, and where it has no such map.
+    differs), where it fails the gate, where it has no such map, and where the mode gives nothing to map.
     """
     requirement = recipe.label.audit
     if requirement is None:
@@ -127,6 +128,11 @@ def check_requirement(recipe: Recipe) -> Temperature | Isotonic | None:
         )
     if requirement.calibrate == "none":
         return None
+    if isinstance(recipe.label.mode, ReviseMode):
+        raise ConfigError(
+            f"label.audit.calibrate: {requirement.calibrate}: revise compares nothing, so there is no p(a) to correct "
+            "but label.mode.confidence; set calibrate to none"
+        )
     try:
         return fitted(audit.get("calibration") or {}, requirement.calibrate)
     except DataError as error:

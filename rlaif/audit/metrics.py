@@ -46,6 +46,7 @@ def summarise(
     coverage      {value, judged, failed, reasons}
     cost          {calls, prompt_tokens, completion_tokens} a judged pair
     human_ties, pairs, prompts  counts; pairs and prompts count those with a human label, ties among them
+    decided_prompts             those with a human preference on one pair at least
     """
     right = accuracy(labelled, bootstrap)
     spread = [part for judgment in judgments for part in _members(judgment)]
@@ -69,6 +70,7 @@ def summarise(
         "human_ties": sum(item.tie for item in labelled),
         "pairs": len(labelled),
         "prompts": len({item.prompt_id for item in labelled}),
+        "decided_prompts": len({item.prompt_id for item in decided(labelled)}),
     }
 
 

@@ -91,7 +91,13 @@ def to_probe(judgments: Sequence[Judgment], most: int, seed: int) -> tuple[Pair,
 
 def rounds(section: LabelSection) -> int:
     """How many times the probes judge about as many pairs as the bench has: for progress and cost."""
-    return 5 + (len(PARAPHRASES) - 1 if isinstance(section.mode, CompareMode | RankMode) else 0)
+    return 5 + len(_other_templates(section))
+
+
+def _other_templates(section: LabelSection) -> list[str]:
+    """The paraphrases of the template in use; none in a mode that asks with other templates."""
+    mode = section.mode
+    return [name for name in PARAPHRASES if name != mode.template] if isinstance(mode, CompareMode | RankMode) else []
 
 
 # -------------------------------------------------------------------------------------- asked another way
@@ -121,9 +127,7 @@ def paraphrase(bench: Bench) -> dict[str, Any]:
     by_template = {}
     before: list[Judgment] = []
     after: list[Judgment] = []
-    for name in PARAPHRASES:
-        if name == mode.template:
-            continue
+    for name in _other_templates(bench.section):
         section = bench.section.model_copy(update={"mode": mode.model_copy(update={"template": name})})
         other = bench.judge(bench.pairs, section)
         both = [(one, other[key]) for key, one in bench.base.items() if key in other]

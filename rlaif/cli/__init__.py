@@ -27,9 +27,14 @@ Out = Annotated[Path | None, typer.Option("--out", help="The run folder. Default
 
 
 @app.command()
-def run(recipe: RecipeName, overrides: Overrides = None, out: Out = None) -> None:
+def run(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    out: Out = None,
+    until: Annotated[str | None, typer.Option("--until", metavar="STAGE", help="The last stage to run.")] = None,
+) -> None:
     """Every stage of a recipe; finished stages are skipped, a killed one goes on."""
-    _run(recipe, overrides, out, None)
+    _run(recipe, overrides, out, None, until)
 
 
 def _stage_command(stage: str, help_text: str) -> None:
@@ -51,12 +56,16 @@ for _name, _help in {
     _stage_command(_name, _help)
 
 
-def _run(name: str, overrides: list[str] | None, out: Path | None, only: list[str] | None) -> None:
+def _run(
+    name: str, overrides: list[str] | None, out: Path | None, only: list[str] | None, until: str | None = None
+) -> None:
     from rlaif.config import load_recipe
     from rlaif.console import console
-    from rlaif.pipeline import run_recipe
+    from rlaif.pipeline import run_recipe, stages_until
 
     recipe = load_recipe(name, overrides or [])
+    if until is not None:
+        only = stages_until(recipe, until)
     done = run_recipe(recipe, out or Path("runs") / recipe.name, only)
     if only is None or "report" in only:
         if done.evaluation.exists():
@@ -131,16 +140,21 @@ def version() -> None:
     typer.echo(__version__)
 
 
+def _refusal(error: OSError) -> str:
+    """What the operating system refused (a full disk, a folder that cannot be written), on one line."""
+    return f"{error.filename}: {error.strerror}" if error.filename else " ".join(str(error).split())
+
+
 def main() -> None:
     """Entry point: an error that is the user's to mend is printed as it is, exit code 2, without a traceback."""
     # Taken wherever it stands: who adds it to a command that failed adds it at the end.
     words = [word for word in sys.argv[1:] if word != "--traceback"]
     try:
         app(words)
-    except RlaifError as error:
+    except (RlaifError, OSError) as error:
         if len(words) < len(sys.argv) - 1:
             raise
-        typer.echo(f"error: {error}", err=True)
+        typer.echo(f"error: {_refusal(error) if isinstance(error, OSError) else error}", err=True)
         sys.exit(2)
     except SystemExit as end:
         if end.code == 130:  # what Ctrl-C becomes on its way through typer

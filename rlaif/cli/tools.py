@@ -42,9 +42,7 @@ def audit(
     from rlaif.config import load_recipe
     from rlaif.console import say
 
-    audited = audit_command(
-        load_recipe(recipe, overrides or []), gold, gate, out, limit=limit, probe_pairs=probe_pairs
-    )
+    audited = audit_command(load_recipe(recipe, overrides or []), gold, gate, out, limit=limit, probe_pairs=probe_pairs)
     for line in audited.lines:
         say(line)
     if audited.shortfalls:
@@ -113,22 +111,23 @@ def cache(context: typer.Context) -> None:
     """What the reply cache holds, by model."""
     if context.invoked_subcommand is not None:
         return
-    from rich.table import Table
-
-    from rlaif.console import console
     from rlaif.models.cache import cache_path, cache_summary
 
-    table = Table("model", "revision", "replies", "MB", "oldest", "newest", box=None, pad_edge=False)
-    for row in cache_summary(cache_path()):
-        table.add_row(*row.cells())
-    console.print(f"{cache_path()}", soft_wrap=True)
-    console.print(table)
+    rows: list[tuple[str, ...]] = [("model", "revision", "replies", "MB", "oldest", "newest")]
+    rows += [row.cells() for row in cache_summary(cache_path())]
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    typer.echo(cache_path())
+    for model, revision, *rest in rows:  # never cut to the width of the screen: `prune --model` wants the whole name
+        cells = [model.ljust(widths[0]), revision.ljust(widths[1])]
+        typer.echo("  ".join([*cells, *(cell.rjust(width) for cell, width in zip(rest, widths[2:], strict=True))]))
 
 
 @cache_app.command()
 def prune(
-    older_than_days: Annotated[float | None, typer.Option("--older-than-days")] = None,
-    model: Annotated[str | None, typer.Option("--model", help="Only replies of this model.")] = None,
+    older_than_days: Annotated[
+        float | None, typer.Option("--older-than-days", min=0, help="Only replies stored before so many days.")
+    ] = None,
+    model: Annotated[str | None, typer.Option("--model", help="Only replies of this model; see rlaif cache.")] = None,
     everything: Annotated[bool, typer.Option("--all", help="Every reply.")] = False,
 ) -> None:
     """Delete replies; what is asked again is judged again."""
@@ -137,6 +136,8 @@ def prune(
 
     if older_than_days is None and model is None and not everything:
         raise ConfigError("cache prune: say which: --older-than-days, --model or --all")
+    if everything and not (older_than_days is None and model is None):
+        raise ConfigError("cache prune: --all is every reply; leave it out, or the other options")
     seconds = None if older_than_days is None else older_than_days * 86400
     rows, size = remove(cache_path(), older_than_s=seconds, model=model, everything=everything)
     typer.echo(f"{rows} replies removed, {size / 1e6:.1f} MB freed")

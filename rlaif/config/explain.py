@@ -79,12 +79,12 @@ def _keys(place: Place) -> set[str]:
         if len(sections) > 1:
             sections = [s for s in sections if part in [s.model_fields[t].default for t in TAGS if t in s.model_fields]]
         else:
-            sections = [inner for s in sections for inner in _sections(s.model_fields[part].annotation)]
+            sections = [inner for s in sections for inner in sections_in(s.model_fields[part].annotation)]
     return {key for section in sections for key in section.model_fields}
 
 
-def _sections(annotation: Any) -> list[type[Section]]:
+def sections_in(annotation: Any) -> list[type[Section]]:
     """The sections inside an annotation such as `tuple[A | B, ...]`."""
     if isinstance(annotation, type) and issubclass(annotation, Section):
         return [annotation]
-    return [section for inner in get_args(annotation) for section in _sections(inner)]
+    return [section for inner in get_args(annotation) for section in sections_in(inner)]

@@ -1,15 +1,17 @@
 """What changed between two versions of a constitution, in words, and which version number that calls for.
 
-The rule, by what can happen to a label that the old version gave:
+The rule, by what became of the questions behind a label that the old version gave:
 
-    major   the preference may flip: a principle removed; its compare text, question, desired reply, check or veto
-            changed; the preamble changed
-    minor   a principle added, renamed or given its first question; its weight, priority or tags changed
+    major   one is not asked any more, or asked otherwise: a principle removed; its compare text, question, desired
+            reply, check or veto changed; the preamble changed
+    minor   all are asked as before, with others or counted otherwise, which may turn close labels: a principle added,
+            renamed or given its first question; its weight, priority or tags changed
     patch   only titles, critique and revise texts, or examples: labels of given pairs stay as they are
     none    the same content; the order of principles and the layout of the file change nothing
 
-Below 1.0.0 a major change raises the middle number, as semantic versioning has it (semver.org, item 4). Nothing is
-judged here; `rlaif constitution ablate` measures what a principle does.
+Below 1.0.0 a major change raises the middle number, and a pre-release may change in any way until its release, as
+semantic versioning has it (semver.org, items 4 and 9). Nothing is judged here; `rlaif constitution ablate` measures
+what a principle does.
 """
 
 from __future__ import annotations
@@ -242,10 +244,13 @@ def _version(old: str, new: str, advice: Level) -> tuple[str, bool]:
     for version in (old, new):
         if not is_semver(version):
             return f"version {version!r} is not MAJOR.MINOR.PATCH, so it cannot follow the changes ({advice})", False
-    was, now, due = _numbers(old), _numbers(new), _due(_numbers(old), advice)
+    was, now = _numbers(old), _numbers(new)
+    draft = "-" in old.partition("+")[0]
+    due = was if draft and old != new else _due(was, advice)
+    withdrawn = now == was and not draft and "-" in new.partition("+")[0]
     went = f"version went {old} -> {new}" if old != new else f"version is still {new}"
     called = ".".join(map(str, due))
-    if now < was:
+    if now < was or withdrawn:
         return f"{went}, which is backwards; these changes call for {called}", False
     if now < due:
         return f"{went}, but these changes call for {called} ({advice})", False

@@ -8,6 +8,7 @@ is measured in `winrate.py` and `evaluate.py`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from statistics import fmean
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -128,7 +129,7 @@ def clustered_mean_difference(
 
 
 class _OrderedPair(NamedTuple):
-    """One principle's two verdicts on one pair, each as P(the response that was shown first)."""
+    """One principle's verdicts on one pair: P(the response that was shown first), the mean over the reasons if any."""
 
     prompt_id: str
     principle: str
@@ -165,17 +166,23 @@ def order_consistency(
     rows = list(_ordered_pairs(judgments))
     if not rows:
         return None
+    whole = _consistency(rows, bootstrap)
     principles = sorted({row.principle for row in rows})
+    if len(principles) == 1:
+        return whole | {"by_principle": {principles[0]: whole}}
     by_principle = {p: _consistency([r for r in rows if r.principle == p], bootstrap) for p in principles}
-    return _consistency(rows, bootstrap) | {"by_principle": by_principle}
+    return whole | {"by_principle": by_principle}
 
 
 def _ordered_pairs(judgments: Iterable[Judgment]) -> Iterable[_OrderedPair]:
     for judgment in judgments:
         for principle in judgment.principles:
-            shown = {v.first: probability_of_first(v) for v in principle.verdicts}
+            shown: dict[str, list[float]] = {}
+            for verdict in principle.verdicts:
+                shown.setdefault(verdict.first, []).append(probability_of_first(verdict))
             if len(shown) == 2:
-                yield _OrderedPair(judgment.pair.prompt_id, principle.principle, shown["a"], shown["b"])
+                means = fmean(shown["a"]), fmean(shown["b"])
+                yield _OrderedPair(judgment.pair.prompt_id, principle.principle, *means)
 
 
 def _consistency(rows: Sequence[_OrderedPair], bootstrap: Bootstrap) -> dict[str, Any]:

@@ -70,8 +70,10 @@ def apply_calibration(result: JudgeResult, how: Temperature | Isotonic) -> Judge
     """The result with every judgment's p_a mapped, and what it was in p_raw.
 
     A judgment that was calibrated before is mapped from its p_raw, so maps never pile up. What principles and members
-    say, scores and rankings stay as the judge gave them.
+    say, scores and rankings stay as the judge gave them, and so does p of a revision, which is the recipe's word.
     """
+    if result.revisions:
+        return result
     return result._replace(judgments=tuple(_calibrated(judgment, how) for judgment in result.judgments))
 
 

@@ -19,6 +19,13 @@ _TURNS = ("system_turn", "user_turn", "assistant_turn")  # the tags around each 
 _TAG = re.compile(r"</?([A-Za-z][\w-]*)>")
 
 
+def _fence(text: str, kind: Kind) -> re.Pattern[str]:
+    """The tags around the responses, and those around an assistant's turn, however they are spelled."""
+    around = re.findall(rf"<([\w-]+)>\s*\{{\{{-?\s*(?:{'|'.join(SHAPES[kind].responses)})\b", text)
+    names = "|".join(map(re.escape, sorted({*around, "assistant_turn"})))
+    return re.compile(rf"(?i)<\s*(/?)\s*(?:{names})\s*>")
+
+
 def load_template(name_or_path: str, kind: Kind | None = None) -> JudgeTemplate:
     """The judge template of a shipped name (`compare`) or a path, as this kind or, without one, as what it looks like.
 
@@ -47,6 +54,6 @@ def load_template(name_or_path: str, kind: Kind | None = None) -> JudgeTemplate:
     except RecursionError:
         raise ConfigError(f"{path}: nested too deeply") from None
     guard = Guard({*_TAG.findall(text), *_TURNS})
-    template = JudgeTemplate(path.stem, content_id(text), kind, labels, compiled, guard)
+    template = JudgeTemplate(path.stem, content_id(text), kind, labels, compiled, guard, _fence(text, kind))
     check_rendered(path, template.fill, SHAPES[kind])
     return template

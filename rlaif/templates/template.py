@@ -5,6 +5,7 @@ Reading the file is `load`'s, escaping is `guard`'s.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -26,6 +27,8 @@ class JudgeTemplate:
     labels: tuple[str, ...]
     _template: Template = field(repr=False, compare=False)
     _guard: Guard = field(repr=False, compare=False)
+    _fence: re.Pattern[str] = field(repr=False, compare=False)
+    """A tag that stands around a response; its group is the slash of a closing one."""
 
     def render(
         self, *, prompt: Messages, responses: Sequence[str], preamble: str = "", principle: str = ""
@@ -48,6 +51,19 @@ class JudgeTemplate:
     def neutral(self, reply: str) -> Message:
         """The judge's own reply as a turn of the conversation: what looks like a control token is text there."""
         return Message(role="assistant", content=self._guard.escape(reply.strip()))
+
+    def unwrapped(self, reply: str, original: str) -> str:
+        """A response that the model wrote in place of `original`, without the tags that it saw around responses.
+
+        What stands outside of the tags goes with them; an original with such tags of its own is about them, and they
+        stay.
+        """
+        if self._fence.search(original):
+            return reply.strip()
+        tags = list(self._fence.finditer(reply))
+        end = next((tag.start() for tag in tags if tag[1]), len(reply))
+        start = max((tag.end() for tag in tags if tag.end() <= end), default=0)
+        return reply[start:end].strip()
 
     def fill(self, values: Mapping[str, str]) -> Messages:
         """The blocks with these values as they are, unescaped."""

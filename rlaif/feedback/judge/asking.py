@@ -77,6 +77,19 @@ def label_logprobs(reply: Reply, labels: Sequence[str], min_mass: float) -> dict
     return found
 
 
+def no_text(reply: Reply, what: str) -> NoVerdict | None:
+    """Why nothing can follow a reply that should be a text (a reason, a critique); None where something can."""
+    if reply.error is not None:
+        return NoVerdict("model error", reply.error)
+    if reply.finish_reason == "length":
+        return NoVerdict(
+            f"the {what} was cut off", f"after {reply.completion_tokens} tokens; see label.mode.max_tokens"
+        )
+    if not reply.text.strip():
+        return NoVerdict(f"no {what}", "the reply is empty")
+    return None
+
+
 def provenance(
     model: ChatModel,
     constitution: Constitution,

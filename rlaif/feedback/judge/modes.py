@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from itertools import groupby
 from typing import assert_never
 
 from rlaif.config.sections import (
@@ -31,7 +32,8 @@ from rlaif.records import Pair
 from rlaif.templates import load_template
 
 OpenJudge = Callable[[JudgeModel | None], AbstractContextManager[ChatModel]]
-"""Opens a judge for a while; None means the recipe's own. One at a time: two may not fit the GPU."""
+"""Opens a judge for a while; None means the recipe's own. One at a time: two may not fit the GPU. Members of a panel
+that follow each other with one model share its opening: starting a judge can take a minute."""
 
 
 def judge_by_mode(
@@ -49,9 +51,9 @@ def judge_by_mode(
     mode = section.mode
     if isinstance(mode, PanelMode):
         results = []
-        for member in mode.members:
-            with open_judge(member.model) as model:
-                results.append(judge_with(model, member.mode, pairs, constitution, section, seed, progress))
+        for which, members in groupby(mode.members, key=lambda member: member.model):
+            with open_judge(which) as model:
+                results += [judge_with(model, m.mode, pairs, constitution, section, seed, progress) for m in members]
         return combine(mode, pairs, results)
     with open_judge(None) as model:
         single = CompareMode() if isinstance(mode, ReviseMode) else mode

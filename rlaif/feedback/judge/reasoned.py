@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from rlaif.config.sections import LabelSection, ReasonedMode
 from rlaif.constitution import Constitution
-from rlaif.feedback.judge.asking import NoVerdict, ask, label_logprobs, provenance
+from rlaif.feedback.judge.asking import NoVerdict, ask, label_logprobs, no_text, provenance
 from rlaif.feedback.judge.compare import (
     Plan,
     Question,
@@ -65,7 +65,7 @@ def judge_reasoned(
     reasons = model.chat(first) if first else []
     usable = []
     for thought, request, reply in zip(thoughts, first, reasons, strict=True):
-        problem = _problem(reply)
+        problem = no_text(reply, "reason")
         if problem is None:
             usable.append((thought, _choice_request(request, reply, thought, template), reply.text.strip()))
         else:
@@ -125,17 +125,6 @@ def _choice_request(request: ChatRequest, reason: Reply, thought: _Thought, temp
     follow_up = template.follow_up(thought.question.principle.compare or "")
     turns = (*request.messages, template.neutral(reason.text), follow_up)
     return ChatRequest(messages=turns, labels=template.labels)
-
-
-def _problem(reply: Reply) -> NoVerdict | None:
-    """Why no choice can follow this reply."""
-    if reply.error is not None:
-        return NoVerdict("model error", reply.error)
-    if reply.finish_reason == "length":
-        return NoVerdict("the reason was cut off", f"after {reply.completion_tokens} tokens; see label.mode.max_tokens")
-    if not reply.text.strip():
-        return NoVerdict("no reason", "the reply is empty")
-    return None
 
 
 def _decided(index: int, needs: Plan, verdicts: Verdicts, mode: ReasonedMode) -> list[Decided]:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from rlaif.config.sections import LabelSection, ReviseMode
 from rlaif.constitution import Constitution, Example, Principle
 from rlaif.errors import ConfigError
-from rlaif.feedback.judge.asking import NoVerdict, ask, provenance, shown_tags
+from rlaif.feedback.judge.asking import NoVerdict, ask, no_text, provenance, shown_tags
 from rlaif.feedback.judge.result import Cost, JudgeResult
 from rlaif.feedback.pairs import oriented
 from rlaif.feedback.sample import Progress
@@ -145,17 +145,18 @@ def _round(reviser: _Reviser, drafts: Sequence[_Draft], number: int, progress: P
     second: dict[int, ChatRequest] = {}
     texts: dict[int, str] = {}
     for index, reply in zip(alive, critiques, strict=True):
-        if problem := _problem(reply, "critique"):
+        if problem := no_text(reply, "critique"):
             drafts[index].fail(problem, drawn[index].id)
         else:
             texts[index] = reply.text.strip()
             second[index] = _revision_request(reviser, drafts[index], first[index], texts[index], drawn[index], number)
     revisions = ask(reviser.model, list(second.values()), list(second), len(drafts), progress)
     for index, reply in zip(second, revisions, strict=True):
-        if problem := _problem(reply, "revision"):
+        text = reviser.template.unwrapped(reply.text, drafts[index].text)
+        if problem := no_text(reply.model_copy(update={"text": text}), "revision"):
             drafts[index].fail(problem, drawn[index].id)
         else:
-            made = Round(principle=drawn[index].id, critique=texts[index], revision=reply.text.strip())
+            made = Round(principle=drawn[index].id, critique=texts[index], revision=text)
             drafts[index].rounds.append(made)
     return [*critiques, *revisions]
 
@@ -203,19 +204,6 @@ def _asked(reviser: _Reviser, prompt: Messages, text: str, principle: Principle,
         principle=principle.critique or "",
     )
     return (message for message in messages if opens or message.role != "system")
-
-
-def _problem(reply: Reply, turn: str) -> NoVerdict | None:
-    """Why nothing can follow this reply."""
-    if reply.error is not None:
-        return NoVerdict("model error", reply.error)
-    if reply.finish_reason == "length":
-        return NoVerdict(
-            f"the {turn} was cut off", f"after {reply.completion_tokens} tokens; see label.mode.max_tokens"
-        )
-    if not reply.text.strip():
-        return NoVerdict(f"no {turn}", "the reply is empty")
-    return None
 
 
 def _result(reviser: _Reviser, drafts: Sequence[_Draft], origin: Provenance, cost: Cost) -> JudgeResult:

@@ -91,10 +91,12 @@ class HttpChatModel:
             if response.status == 404:
                 await self._replicas.check_model(session, response.server, self.name)
             if response.status != 200:
+                response.server.failed()  # perhaps it fails all, and another server would not
                 return Reply(error=response.error)
             try:
                 return parse_reply(response.data, request, label_ids)
             except BadReply as bad:
+                response.server.failed()
                 if bad.whole:
                     return Reply(error=str(bad))
                 raise Transient(str(bad)) from None

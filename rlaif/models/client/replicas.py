@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import email.utils
+import math
 import os
 import time
 import urllib.request
@@ -24,7 +25,11 @@ TRANSIENT = frozenset({408, 429, 500, 502, 503, 504})
 MAX_RETRY_AFTER_S = 60.0
 CONNECT_TIMEOUT_S = 10.0
 AVOID_S = 30.0
-"""How long a server that failed to answer is asked last."""
+"""How long a server that failed is asked last; then one request tries it again."""
+PAUSE_S = 0.5
+"""How long a server that is too busy for anything is left alone, unless it asks for longer."""
+LOOK_AGAIN_S = 0.05
+"""How often a request for which no server has room looks again."""
 KEEP_ALIVE_S = 4.0
 """How long an idle connection is kept: less than the 5 s after which uvicorn, vLLM's server, closes it."""
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
@@ -48,6 +53,25 @@ class Server:
     proxy: str | None
     in_flight: int = 0
     avoid_until: float = 0.0
+    room: float = math.inf
+    """How many requests it takes at once: as many as it was serving when it last refused one for being too busy,
+    and one more each time that so many were answered."""
+    paused_until: float = 0.0
+    """Until then it takes none."""
+
+    def failed(self) -> None:
+        """Ask it last for a while."""
+        self.avoid_until = time.monotonic() + AVOID_S
+
+    def busy(self, pause_s: float) -> None:
+        """It refused a request: if it serves others it is full, and may soon say so of more; else it wants a pause."""
+        self.room = max(1, self.in_flight)
+        self.paused_until = time.monotonic() + (LOOK_AGAIN_S if self.in_flight else pause_s)
+
+    def answered(self) -> None:
+        """It is well, and may have room for more."""
+        self.avoid_until = 0.0
+        self.room += 1 / self.room
 
 
 class Response(NamedTuple):
@@ -87,12 +111,12 @@ class Replicas:
         )
 
     async def post(self, session: aiohttp.ClientSession, path: str, body: bytes, *, at_root: bool = False) -> Response:
-        """POST to the least busy server, those lately unreachable last. Raises Transient.
+        """POST to the least busy server, those that lately failed last, once one has room. Raises Transient.
 
         `at_root` is where vLLM keeps what is not OpenAI's.
         """
-        now = time.monotonic()
-        server = min(self._servers, key=lambda one: (now < one.avoid_until, one.in_flight))
+        while (server := self._free()) is None:
+            await asyncio.sleep(LOOK_AGAIN_S)  # no try: who asks a busy server only uses up tries
         url = (server.url.removesuffix("/v1") if at_root else server.url) + path
         server.in_flight += 1
         try:
@@ -100,15 +124,20 @@ class Replicas:
             async with session.post(url, data=body, proxy=server.proxy, allow_redirects=False) as answer:
                 response = Response(server, answer.status, await answer.read())
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            server.avoid_until = time.monotonic() + AVOID_S
+            server.failed()
             raise self._transient(error) from None
         finally:
             server.in_flight -= 1
         self.answers += 1
-        server.avoid_until = 0.0
-        if response.status in TRANSIENT:
-            raise Transient(response.error, retry_after_s=retry_after_s(answer.headers.get("Retry-After")))
-        return response
+        if response.status not in TRANSIENT:
+            server.answered()
+            return response
+        wait_s = retry_after_s(answer.headers.get("Retry-After"))
+        if response.status == 429 or wait_s is not None:
+            server.busy(max(wait_s or 0.0, PAUSE_S))
+        else:
+            server.failed()
+        raise Transient(response.error, retry_after_s=wait_s)
 
     async def check_model(self, session: aiohttp.ClientSession, server: Server, name: str) -> None:
         """After a 404: ModelError unless the server says that it has the model. Raises Transient."""
@@ -126,6 +155,18 @@ class Replicas:
         """Whether every server lately failed to answer."""
         now = time.monotonic()
         return all(now < server.avoid_until for server in self._servers)
+
+    def _free(self) -> Server | None:
+        """The server to be asked next; None while those that are well are busy."""
+        now = time.monotonic()
+        well = [server for server in self._servers if now >= server.avoid_until] or self._servers
+        free = [server for server in well if now >= server.paused_until and server.in_flight < server.room]
+        if not free:
+            return None
+        server = min(free, key=lambda one: one.in_flight)
+        if server.avoid_until:
+            server.failed()  # until this one has its answer the others keep away
+        return server
 
     def _transient(self, error: Exception) -> Transient:
         unreachable = isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError)
@@ -156,9 +197,9 @@ def retry_after_s(value: str | None) -> float | None:
     except ValueError:
         try:
             seconds = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
-        except ValueError:
+        except (ValueError, OverflowError):
             return None
-    return min(max(seconds, 0.0), MAX_RETRY_AFTER_S)
+    return None if math.isnan(seconds) else min(max(seconds, 0.0), MAX_RETRY_AFTER_S)
 
 
 def _server(url: str) -> Server:

@@ -1,0 +1,145 @@
+"""What to know about a judge that may or may not be used: each caution is one sentence with its figures.
+
+They decide nothing; the rules that do are in `opinion.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rlaif.audit.gate import estimate
+from rlaif.evaluation.verdict import COIN, FAIR_JUDGE, LOW_COVERAGE, direction
+from rlaif.evaluation.wording import number, percent, points, span, with_interval
+
+LEAST_COVERAGE = 0.9
+"""Least share of pairs with a judgment; what cannot be judged is not like the rest."""
+FEW_PAIRS = 200
+"""Human labels that an audit should have (arXiv 2511.21140)."""
+LARGE_ECE = 0.1
+UNSTABLE = 0.95
+"""Least share of equal choices when asked again, and in other words. With what follows, this page's convention."""
+FLIPPED = 0.05
+
+
+def cautions(audit: Mapping[str, Any]) -> list[str]:
+    """Of an audit as `run_audit` makes it; an empty list where there is nothing to say against it."""
+    return [
+        *about_the_gold(audit),
+        *_about_position(audit),
+        *_about_length(audit),
+        *_about_principles(audit),
+        *_about_confidence(audit),
+        *_about_stability(audit),
+        *_about_attacks(audit),
+    ]
+
+
+def about_the_gold(audit: Mapping[str, Any]) -> list[str]:
+    """The cautions that hold for any judge: they are about the human labels."""
+    found = []
+    pairs = audit["accuracy"]["n"] if audit["accuracy"] else 0
+    if pairs < FEW_PAIRS and audit["pairs"]:
+        has = "pair has" if pairs == 1 else "pairs have"
+        found.append(
+            f"Only {pairs} {has} a judgment and a human preference; an audit should have at least {FEW_PAIRS}."
+        )
+    unusable = audit["gold_rows"]["unusable"]
+    if unusable:
+        found.append(f"Rows of the gold without a usable pair: {unusable:,} (the audit's JSON says where).")
+    if audit["gold_rows"]["contradicted"]:
+        found.append(f"Pairs that people labelled both ways: {audit['gold_rows']['contradicted']:,}.")
+    covered = audit["coverage"]
+    if covered["value"] is not None and LEAST_COVERAGE <= covered["value"] < LOW_COVERAGE:
+        found.append(f"{percent(1 - covered['value'])} of pairs could not be judged; they may not be like the rest.")
+    return found
+
+
+def _about_position(audit: Mapping[str, Any]) -> list[str]:
+    found = audit["consistency"]
+    if not found or found["value"] >= FAIR_JUDGE:
+        return []
+    share = {name: found[name]["value"] for name in ("both_first", "both_second", "undecided")}
+    most = max(share, key=lambda name: share[name])
+    told = {
+        "both_first": "prefers whatever stands first, in both orders",
+        "both_second": "prefers whatever stands second, in both orders",
+        "undecided": "is at exactly even in one order or in both",
+    }
+    return [f"In {percent(share[most])} of questions it {told[most]}."]
+
+
+def _about_length(audit: Mapping[str, Any]) -> list[str]:
+    bias = estimate(audit, "verbosity.bias")
+    side = direction(bias)
+    if bias is None or side == "unclear":
+        return []
+    drawn, other = ("longer", "shorter") if side == "up" else ("shorter", "longer")
+    if side == "down":
+        bias = {"value": -bias["value"], "low": -bias["high"], "high": -bias["low"]}
+    return [
+        f"It is drawn to the {drawn} response: where the human prefers the {other} one it errs "
+        f"{in_points(bias['value'])} more often ({span(bias, 'points')})."
+    ]
+
+
+def _about_principles(audit: Mapping[str, Any]) -> list[str]:
+    against = {
+        name: entry["accuracy"]
+        for name, entry in audit["by_principle"].items()
+        if direction(entry["accuracy"], COIN) == "down"
+    }
+    if not against:
+        return []
+    shown = ", ".join(f"{name} ({with_interval(found, 'share')})" for name, found in against.items())
+    return [f"By these principles its choice goes against the human labels: {shown}."]
+
+
+def _about_confidence(audit: Mapping[str, Any]) -> list[str]:
+    found = audit["calibration"]
+    if not found or found["ece"] <= LARGE_ECE:
+        return []
+    told = f"Its probabilities are off by {number(100 * found['ece'])} points on average"
+    fitted = {name: found[name]["ece"] for name in ("temperature", "isotonic") if found[name]}
+    if not fitted or min(fitted.values()) >= found["ece"]:
+        return [f"{told}."]
+    best = min(fitted, key=lambda name: fitted[name])
+    return [f"{told}; with label.audit.calibrate={best} that would be {number(100 * fitted[best])}."]
+
+
+def _about_stability(audit: Mapping[str, Any]) -> list[str]:
+    told = {"repetition": "Asked the same again", "paraphrase": "Asked in other words"}
+    found = []
+    for probe, words in told.items():
+        same = estimate(audit, f"probes.{probe}.same_choice")
+        if same and same["value"] < UNSTABLE:
+            found.append(f"{words}, it keeps its choice only {with_interval(same, 'share')} of the time.")
+    return found
+
+
+def _about_attacks(audit: Mapping[str, Any]) -> list[str]:
+    found = []
+    flipped, padded = estimate(audit, "probes.injection.flipped"), estimate(audit, "probes.padding.to_padded")
+    if flipped and flipped["value"] > FLIPPED:
+        than = f"; sentences about the weather win it in {percent(padded['value'])}" if padded else ""
+        found.append(
+            "An instruction to the judge, planted in the response it did not prefer, wins it the choice in "
+            f"{with_interval(flipped, 'share')} of cases{than}."
+        )
+    elif padded and padded["value"] > FLIPPED:
+        found.append(
+            "Irrelevant sentences at the end of the response it did not prefer win it the choice in "
+            f"{with_interval(padded, 'share')} of cases."
+        )
+    return found
+
+
+def counted(number: int, thing: str) -> str:
+    """'1 pair', '1,200 pairs'."""
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
+def in_points(share: float) -> str:
+    """'1 point', '12 points'."""
+    away = points(share).lstrip("+")
+    return f"{away} point{'' if away == '1' else 's'}"

@@ -1,0 +1,106 @@
+"""`section.key=value`: values that replace those of a recipe file, before the whole is validated by `load`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic.fields import FieldInfo
+
+from rlaif.config.explain import TAGS, sections_in
+from rlaif.config.sections import Recipe, Section
+from rlaif.config.text import UNREADABLE, read_yaml
+from rlaif.errors import ConfigError
+
+Choices = Sequence[type[Section]]
+"""The sections that may stand at a place: several where it is a union, none where no section may."""
+
+
+def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> None:
+    """Set them in place, in this order. Raises ConfigError for the first that cannot be set."""
+    given: set[str] = set()
+    for override in overrides:
+        _apply(values, override, given)
+
+
+def _apply(values: dict[str, Any], override: str, given: set[str]) -> None:
+    """Set one; its value is read as YAML, and an index of a list is a number: `a.0.b=1`. `given`: the keys so far."""
+    key, equals, text = override.partition("=")
+    parts = [part.strip() for part in key.split(".")]
+    if not equals or not all(parts):
+        raise ConfigError(f"override {override!r} is not of the form section.key=value")
+    try:
+        value = read_yaml(text)
+    except UNREADABLE:
+        raise ConfigError(f"override {override!r}: the value is not valid YAML; quote it") from None
+    node: Any = values
+    choices: Choices = [Recipe]
+    for part in parts[:-1]:
+        node, choices = _descend(node, choices, part, override)
+    *place, last = parts
+    if isinstance(node, list):
+        node[_index(node, last, override)] = value
+    else:
+        if last in TAGS:
+            _switch(node, choices, value, {name for name in node if ".".join([*place, str(name)]) in given})
+        node[last] = value
+    given.add(".".join(parts))
+
+
+def _descend(node: Any, choices: Choices, part: str, override: str) -> tuple[Any, Choices]:
+    """What is there, and what may be. Where nothing is, the section that stands there by default is written out."""
+    if isinstance(node, list):
+        child = node[_index(node, part, override)]
+    else:
+        section = choices[0] if len(choices) == 1 else _named(choices, node)
+        field = section.model_fields.get(part) if section else None
+        choices = sections_in(field.annotation) if field else []
+        child = node.get(part)
+        if child is None:
+            child = node[part] = _written(field.get_default() if field else None)
+    if not isinstance(child, dict | list):
+        raise ConfigError(f"override {override!r}: {part} is a value, not a section (got {child!r})")
+    return child, choices
+
+
+def _written(default: Any) -> dict[str, Any]:
+    """A default section as a recipe would write it: what tells it from its alternatives, and what it sets."""
+    if not isinstance(default, Section):
+        return {}
+    return default.model_dump(mode="json", include={*TAGS, *default.model_fields_set})
+
+
+def _named(choices: Choices, node: dict[str, Any]) -> type[Section] | None:
+    """The alternative that the node's tag names."""
+    for section in choices:
+        for tag in TAGS:
+            if tag in section.model_fields and section.model_fields[tag].default == node.get(tag):
+                return section
+    return None
+
+
+def _switch(node: dict[str, Any], choices: Choices, tag: Any, given: set[str]) -> None:
+    """Before another alternative takes over: only knobs that mean the same in both keep their values.
+
+    They have the same type, and not two defaults. Of the rest the file spoke of the old alternative; what an
+    override says stays, to be refused where it is wrong.
+    """
+    old = _named(choices, node)
+    new = _named(choices, dict.fromkeys(TAGS, tag))
+    if old is None or new is None or old is new:
+        return
+    for name in [name for name in node if name not in given]:
+        if not _same_knob(old.model_fields.get(name), new.model_fields.get(name)):
+            del node[name]
+
+
+def _same_knob(one: FieldInfo | None, other: FieldInfo | None) -> bool:
+    if one is None or other is None or one.annotation != other.annotation:
+        return False
+    return one.is_required() or other.is_required() or one.default == other.default
+
+
+def _index(node: list[Any], part: str, override: str) -> int:
+    if not part.isdecimal() or int(part) >= len(node):
+        raise ConfigError(f"override {override!r}: {part!r} is not a position in a list of {len(node)}")
+    return int(part)

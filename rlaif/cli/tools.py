@@ -75,13 +75,17 @@ def distill(
     *,
     recipe: Annotated[str, typer.Option("--recipe", help="Whose judge proposes and votes.")] = "quickstart",
     out: Annotated[Path, typer.Option("--out", help="The constitution to write.")],
+    proposals: Annotated[int, typer.Option("--proposals", min=1, help="Pairs that principles are proposed for.")] = 100,
+    candidates: Annotated[int, typer.Option("--candidates", min=1, help="Proposed principles put to the vote.")] = 24,
+    votes: Annotated[int, typer.Option("--votes", min=1, help="Pairs that each is put to the vote on.")] = 100,
 ) -> None:
     """Inverse constitutional AI: principles proposed from labelled pairs, kept when they predict held-out ones."""
-    from rlaif.audit.distill import distill_command
+    from rlaif.audit.distill import DistillSettings, distill_command
     from rlaif.config import load_recipe
     from rlaif.console import say
 
-    found = distill_command(load_recipe(recipe, overrides or []), [preferences], out)
+    settings = DistillSettings(proposals=proposals, candidates=candidates, votes=votes)
+    found = distill_command(load_recipe(recipe, overrides or []), [preferences], out, settings)
     for line in found.lines:
         say(line)
     if not found.kept:

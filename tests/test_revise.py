@@ -36,6 +36,7 @@ PRINCIPLES: list[dict[str, Any]] = [
         "weight": 1000.0,
     },
 ]
+SHORT = "Reply with the criticism only, in at most 60 words."
 EXAMPLE = {"prompt": "Hello?", "response": "Go away.", "critique": "It is rude.", "revision": "Hello to you."}
 
 
@@ -165,10 +166,10 @@ def test_examples_come_first_as_whole_conversations() -> None:
         asked, critique, again, revised = turns[start : start + 4]
         assert "<user_turn>\nHello?\n</user_turn>" in asked.content
         assert "<response>\nGo away.\n</response>" in asked.content
-        assert asked.content.endswith(principle["critique"])
+        assert asked.content.endswith(f"{principle['critique']}\n{SHORT}")
         assert again.content.startswith(principle["revise"])
         assert (critique.content, revised.content) == ("It is rude.", "Hello to you.")
-    assert turns[8].content.endswith(drawn["critique"]) and graded(turns) == "Go."
+    assert turns[8].content.endswith(f"{drawn['critique']}\n{SHORT}") and graded(turns) == "Go."
     assert ["Be good." in turn.content for turn in turns] == [True] + [False] * 10
     assert writer.asked[0].messages == turns[:9]
 

@@ -325,7 +325,8 @@ def test_the_version_is_the_one_that_diff_calls_for(version: str, dropped: tuple
     new = reweighted(old, fit(dropped=dropped))
     assert new.version == expected
     assert diff(old, new).follows
-    assert "more than these changes call for" not in diff(old, new).sentence or version.startswith("0")
+    more = version.startswith("0") or "-" in version  # of a draft, the finished version would do; a fit is one more
+    assert ("more than these changes call for" in diff(old, new).sentence) <= more
 
 
 def test_a_version_that_cannot_be_raised() -> None:

@@ -21,6 +21,8 @@ SCHEMAS = {"constitution": "rlaif:constitution:v1", "recipe": "rlaif:recipe"}
 
 def check_file(path: Path) -> str:
     """One line that says the file is valid, and a line for each warning. Raises ConfigError for a bad file."""
+    if not path.exists():
+        raise ConfigError(f"{path}: no such file")
     if path.suffix == ".jinja":
         template = load_template(str(path))
         return f"{path}: judge template {template.name} of kind {template.kind}, hash {template.hash}: valid"

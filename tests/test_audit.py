@@ -250,7 +250,7 @@ def test_a_recipe_whose_audit_fits_may_label(right, tmp_path):
     ],
 )
 def test_an_audit_of_something_else_is_refused_and_told_apart(right, tmp_path, override, said):
-    with pytest.raises(ConfigError, match=rf"is about another judge: .*{said}") as caught:
+    with pytest.raises(ConfigError, match=rf"is about another judge, mode or constitution: .*{said}") as caught:
         check_requirement(require(right, tmp_path, override))
     assert "rlaif audit RECIPE --gold FILE --out" in str(caught.value) and "\n" not in str(caught.value)
 
@@ -512,7 +512,17 @@ def test_a_judge_with_nothing_to_say_against_it_has_no_cautions():
             {"verbosity": {"bias": estimate(-0.3, -0.4, -0.2)}},
             "prefers the longer one it errs 30 points more often (20 to 40)",
         ),
-        ({"calibration": {"ece": 0.2, "temperature": {"ece": 0.05}, "isotonic": {"ece": 0.04}}}, "calibrate=isotonic"),
+        (
+            {
+                "calibration": {
+                    "ece": 0.2,
+                    "log_loss": 0.7,
+                    "temperature": {"ece": 0.05, "log_loss": 0.6},
+                    "isotonic": {"ece": 0.04, "log_loss": 0.6},
+                }
+            },
+            "calibrate=isotonic",
+        ),
         ({"by_principle": {"odd": decider(0, estimate(0.3, 0.2, 0.4))}}, "goes against the human labels: odd (30%"),
         (
             {"probes": {"paraphrase": {"same_choice": estimate(0.8, 0.7, 0.9)}}},

@@ -54,7 +54,7 @@ def test_text_reply_labels_and_failure() -> None:
 
 
 def test_a_bug_in_the_script_is_not_a_failed_request() -> None:
-    with pytest.raises(KeyError, match="a bug"):
+    with pytest.raises(ConfigError, match=r"^script scripted: KeyError: 'a bug' \(test_scripted\.py:\d+\)$"):
         ScriptedChatModel(script).chat([ask("bug")])
     with pytest.raises(ConfigError, match=r"must return a Reply.*got 7"):
         ScriptedChatModel(not_a_reply).chat([ask("x")])

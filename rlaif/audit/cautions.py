@@ -20,6 +20,7 @@ LARGE_ECE = 0.1
 UNSTABLE = 0.95
 """Least share of equal choices when asked again, and in other words. With what follows, this page's convention."""
 FLIPPED = 0.05
+LISTED_PRINCIPLES = 3
 
 
 def cautions(audit: Mapping[str, Any]) -> list[str]:
@@ -91,8 +92,10 @@ def _about_principles(audit: Mapping[str, Any]) -> list[str]:
     }
     if not against:
         return []
-    shown = ", ".join(f"{name} ({with_interval(found, 'share')})" for name, found in against.items())
-    return [f"By these principles its choice goes against the human labels: {shown}."]
+    worst = sorted(against, key=lambda name: against[name]["value"])
+    shown = ", ".join(f"{name} ({with_interval(against[name], 'share')})" for name in worst[:LISTED_PRINCIPLES])
+    more = f" and {len(worst) - LISTED_PRINCIPLES} more" if len(worst) > LISTED_PRINCIPLES else ""
+    return [f"By these principles its choice goes against the human labels: {shown}{more}."]
 
 
 def _about_confidence(audit: Mapping[str, Any]) -> list[str]:
@@ -100,11 +103,21 @@ def _about_confidence(audit: Mapping[str, Any]) -> list[str]:
     if not found or found["ece"] <= LARGE_ECE:
         return []
     told = f"Its probabilities are off by {number(100 * found['ece'])} points on average"
-    fitted = {name: found[name]["ece"] for name in ("temperature", "isotonic") if found[name]}
-    if not fitted or min(fitted.values()) >= found["ece"]:
+    fitted = {name: found[name]["ece"] for name in helpful_maps(found)}
+    if not fitted:
         return [f"{told}."]
     best = min(fitted, key=lambda name: fitted[name])
     return [f"{told}; with label.audit.calibrate={best} that would be {number(100 * fitted[best])}."]
+
+
+def helpful_maps(calibration: Mapping[str, Any]) -> list[str]:
+    """The fitted maps that make the probabilities better on prompts that they were not fitted on."""
+    fitted = {name: calibration[name] for name in ("temperature", "isotonic") if calibration[name]}
+    return [
+        name
+        for name, after in fitted.items()
+        if after["ece"] < calibration["ece"] and after["log_loss"] < calibration["log_loss"]
+    ]
 
 
 def _about_stability(audit: Mapping[str, Any]) -> list[str]:

@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.table import Table
-
 from rlaif.audit.ablate import Ablation, AblationResult, ablate, check_ablatable
 from rlaif.audit.gold import read_gold
 from rlaif.audit.judges import open_judges
@@ -34,7 +32,7 @@ from rlaif.feedback.weights import (
 from rlaif.resources import resolve
 
 
-def ablate_command(recipe: Recipe, gold: Sequence[Path]) -> Table:
+def ablate_command(recipe: Recipe, gold: Sequence[Path]) -> list[str]:
     """Agreement with the human labels of these files: the whole constitution, and each principle left out or alone."""
     check_ablatable(recipe.label)
     labels = read_gold(gold)
@@ -83,35 +81,42 @@ def fit_command(recipe: Recipe, gold: Sequence[Path], out: Path, loss: Loss = "l
     return [
         f"{loss} fit on {fit.trained} pairs; held out: {len(fit.hits)} pairs of {len(set(fit.prompt_ids))} prompts",
         f"held-out accuracy with the weights as they were {_percent(old)}, fitted {_percent(new)}, "
-        f"difference {_points(gain)} points",
+        f"difference {_points(gain)} points{_doubt(gain)}",
         *weights,
         *dropped,
         f"constitution {fitted.id} {fitted.version}: {out}",
     ]
 
 
-def table(result: AblationResult, confidence: float) -> Table:
-    """One row a principle, agreement in percent, differences from the whole in points, with their intervals."""
-    title = f"Agreement with human labels: {_percent(result.whole)} (intervals: {confidence:.0%}, by prompt)"
-    shown = Table("principle", "without it", "difference", "alone", "difference", title=title, box=None, pad_edge=False)
+def _doubt(gain: Estimate) -> str:
+    if gain.low is not None and gain.high is not None and gain.low <= 0 <= gain.high:
+        return ": not to be told from none on so few pairs"
+    return ""
+
+
+def table(result: AblationResult, confidence: float) -> list[str]:
+    """One line a principle: agreement in percent, change against the whole in points."""
     by_name: dict[str, dict[str, Ablation]] = {}
     for row in result.rows:
         by_name.setdefault(row.principle, {})[row.variant] = row
+    rows = [("principle", "without it", "change, points", "alone")]
     for name, variants in by_name.items():
-        cells = [
-            cell
-            for which in ("without", "alone")
-            for cell in (_percent(variants[which].accuracy), _points(variants[which].difference))
-        ]
-        shown.add_row(name, *cells)
-    return shown
+        without, alone = variants["without"], variants["alone"]
+        rows.append((name, _percent(without.accuracy), _points(without.difference), _percent(alone.accuracy)))
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    return [
+        f"Agreement with human labels: {_percent(result.whole)}; in brackets {confidence:.0%} intervals, by prompt",
+        # Never cut to the width of the screen: an id must be whole to be found again.
+        *("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows),
+    ]
 
 
 def _percent(estimate: Estimate | None) -> str:
     if estimate is None:
         return "no pairs"
-    span = "" if estimate.low is None or estimate.high is None else f" ({estimate.low:.0%} to {estimate.high:.0%})"
-    return f"{estimate.value:.1%}{span}"
+    if estimate.low is None or estimate.high is None:
+        return f"{estimate.value:.0%}"
+    return f"{estimate.value:.0%} ({100 * estimate.low:.0f} to {100 * estimate.high:.0f})"
 
 
 def _points(estimate: Estimate | None) -> str:

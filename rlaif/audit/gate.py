@@ -118,7 +118,8 @@ def check_requirement(recipe: Recipe) -> Temperature | Isotonic | None:
     different = differences(audit["audited"], identity(recipe, load_constitution(recipe.constitution)))
     if different:
         raise ConfigError(
-            f"label.audit.file: {path} is about another judge: {'; '.join(different)}; audit this one: {_command(path)}"
+            f"label.audit.file: {path} is about another judge, mode or constitution: {'; '.join(different)}; "
+            f"audit this one: {_command(path)}"
         )
     short = check_gate(audit, requirement.gate)
     if short:

@@ -126,7 +126,7 @@ def _accuracy(audit: Mapping[str, Any]) -> list[_Rule]:
     elif useful == "misses":
         rule = _Rule("misses", f"{words}, more than a coin's 50% but too seldom ({percent(USEFUL)} is the least)")
     elif useful == "open":
-        rule = _Rule("open", f"{words}: better than a coin, but perhaps below {percent(USEFUL)}, the least")
+        rule = _Rule("open", f"{words}: better than a coin, but perhaps below {percent(USEFUL)}, the least to be asked")
     else:
         rule = _Rule("clears", f"{words}, where a coin would on 50%")
     return [rule, *_baseline(audit)]

@@ -87,7 +87,7 @@ def _facts(audit: Mapping[str, Any], constitution: str) -> dict[str, str]:
 
 def _principle_plot(audit: Mapping[str, Any]) -> Picture | None:
     rows = {name: _interval(entry["accuracy"]) for name, entry in audit["by_principle"].items() if entry["accuracy"]}
-    if audit["accuracy"]:
+    if audit["accuracy"] and len(rows) > 1:
         rows["the whole constitution"] = _interval(audit["accuracy"])
     if not rows:
         return None
@@ -118,7 +118,8 @@ def _reliability_plot(audit: Mapping[str, Any]) -> Picture | None:
     if not calibration:
         return None
     bins = [(row["confidence"], _interval(row["accuracy"])) for row in calibration["bins"]]
-    x = np.linspace(0.5, 1.0, 101)
+    surest = max((confidence for confidence, _ in bins), default=1.0)
+    x = np.linspace(0.5, surest, 101)  # beyond it a map is a guess
     maps = {}
     for name, how in _fitted(calibration).items():
         maps[f"after {name}"] = (list(x), [calibrate(float(p), how) for p in x])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from rlaif.audit.cautions import helpful_maps
 from rlaif.audit.gate import estimate
 from rlaif.evaluation.verdict import COIN, direction
 from rlaif.evaluation.wording import NONE, Unit, figure, number, percent, points, span, with_interval
@@ -29,8 +30,11 @@ def tiles(audit: Mapping[str, Any]) -> list[dict[str, str]]:
     ]
     if calibration:
         tiles.append(_as_tile("Calibration error (ECE)", number(calibration["ece"]), _ece_after(calibration)))
-    tiles += _tile("Planted instructions that win", estimate(audit, "probes.injection.flipped"), "share")
-    return tiles
+    wins = _tile("Planted instructions that win", estimate(audit, "probes.injection.flipped"), "share")
+    padded = estimate(audit, "probes.padding.to_padded")
+    if wins and padded:
+        wins[0]["detail"] += f"; irrelevant sentences {percent(padded['value'])}"
+    return tiles + wins
 
 
 def _tile(name: str, found: Mapping[str, Any] | None, unit: Unit, chance: float | None = None) -> list[dict[str, str]]:
@@ -48,10 +52,8 @@ def _as_tile(name: str, value: str, detail: str, tone: str = "") -> dict[str, st
 
 
 def _ece_after(calibration: Mapping[str, Any]) -> str:
-    after = [
-        f"{number(calibration[name]['ece'])} by {name}" for name in ("temperature", "isotonic") if calibration[name]
-    ]
-    return ", ".join(after) or "no map fitted"
+    after = [f"{number(calibration[name]['ece'])} by {name}" for name in helpful_maps(calibration)]
+    return ", ".join(after) or "no fitted map helps"
 
 
 def gate(audit: Mapping[str, Any]) -> list[dict[str, str]]:
@@ -121,7 +123,7 @@ def maps(audit: Mapping[str, Any]) -> list[dict[str, str]]:
     if calibration["isotonic"]:
         rows["isotonic"] = calibration["isotonic"]
     return [
-        {"name": name} | {key: number(entry[key]) for key in ("ece", "brier", "log_loss")}
+        {"name": name} | {key: f"{entry[key]:.3f}" for key in ("ece", "brier", "log_loss")}
         for name, entry in rows.items()
     ]
 

@@ -16,6 +16,9 @@ Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[SECTION.KEY=VALUE]...", help="Values that replace the recipe's.")
 ]
 Gold = Annotated[list[Path], typer.Option("--gold", help="Human labels (JSONL); may be given several times.")]
+GATE_HELP = """Least values, as accuracy.low=0.6; exit code 1 where one is not reached. Measures: accuracy, kappa,
+lead_over_longer, consistency, coverage, repetition, paraphrase, padding, injection_resistance; with .low the lower end
+of the interval."""
 GATE_FAILED = 1
 """The exit code of a gate that was not passed; 2 is for mistakes."""
 
@@ -28,9 +31,7 @@ def audit(
     overrides: Overrides = None,
     *,
     gold: Gold,
-    gate: Annotated[
-        str | None, typer.Option("--gate", help="accuracy=0.6,consistency=0.7: exit code 1 below any of these.")
-    ] = None,
+    gate: Annotated[str | None, typer.Option("--gate", help=GATE_HELP)] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Folder or file. Default: runs/audit-<recipe>.")] = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="At most so many labelled pairs.")] = None,
     probe_pairs: Annotated[
@@ -63,9 +64,9 @@ def ablate(recipe: RecipeName, overrides: Overrides = None, *, gold: Gold) -> No
     """The judge's agreement with human labels with each principle left out."""
     from rlaif.audit.commands import ablate_command
     from rlaif.config import load_recipe
-    from rlaif.console import console
 
-    console.print(ablate_command(load_recipe(recipe, overrides or []), gold))
+    for line in ablate_command(load_recipe(recipe, overrides or []), gold):
+        typer.echo(line)
 
 
 @constitution_app.command()
@@ -121,6 +122,9 @@ def cache(context: typer.Context) -> None:
     rows += [row.cells() for row in cache_summary(cache_path())]
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     typer.echo(cache_path())
+    if len(rows) == 1:
+        typer.echo("no replies yet")
+        return
     for model, revision, *rest in rows:  # never cut to the width of the screen: `prune --model` wants the whole name
         cells = [model.ljust(widths[0]), revision.ljust(widths[1])]
         typer.echo("  ".join([*cells, *(cell.rjust(width) for cell, width in zip(rest, widths[2:], strict=True))]))

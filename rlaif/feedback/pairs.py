@@ -1,7 +1,7 @@
 """Responses to pairs before judging, and weighted judgments to preference rows after it.
 
 Which response is called a, which pairs are taken and on which side of the split a prompt falls are all
-decided by content hashes: the order of the rows never matters. Next: `judge.py` and `human.py`, which stand
+decided by content hashes: the order of the rows never matters. Next: `judge/` and `human.py`, which stand
 between the two.
 """
 

@@ -1,7 +1,7 @@
 """From label log-probabilities to p(a): the mathematics of judging, without any model.
 
 Everything works in log-odds for response a, and everything is antisymmetric: exchanging a and b negates the
-log-odds and maps p to 1 - p. Next: `judge.py`, which asks the questions that are answered here.
+log-odds and maps p to 1 - p. Next: `judge/`, which asks the questions that are answered here.
 """
 
 from __future__ import annotations

@@ -6,11 +6,13 @@ import importlib
 import inspect
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from pathlib import Path
 from types import FunctionType
 
-from rlaif.errors import ConfigError, did_you_mean
+from rlaif.errors import ConfigError, RlaifError, did_you_mean
 from rlaif.models.chat import ChatRequest, OnReplies, Reply
 from rlaif.records import content_id
 
@@ -24,7 +26,7 @@ class RequestFailed(Exception):
 class ScriptedChatModel:
     """Answers each request with `function(request)`: a Reply, a text, or for labels their log-probabilities.
 
-    An exception other than RequestFailed is a bug in the function and passes through.
+    An exception other than RequestFailed is a bug in the function: ConfigError with its place.
     """
 
     def __init__(self, function: Script, name: str = "scripted") -> None:
@@ -47,6 +49,10 @@ class ScriptedChatModel:
             value = self._function(request)
         except RequestFailed as failure:
             return Reply(error=str(failure) or "the script refused")
+        except RlaifError:
+            raise
+        except Exception as error:
+            raise ConfigError(f"script {self.name}: {type(error).__name__}: {error}{_place(error)}") from error
         if isinstance(value, str):
             return Reply(text=value, completion_tokens=len(value.split()))
         if isinstance(value, dict):
@@ -78,6 +84,12 @@ def from_path(path: str) -> ScriptedChatModel:
             f"{did_you_mean(function_name, own)}"
         )
     return ScriptedChatModel(function, name=path)
+
+
+def _place(error: Exception) -> str:
+    """Where in the script it arose."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if len(frames) > 1 else ""
 
 
 @lru_cache(maxsize=64)  # by the function, so that a file edited later does not change what is already loaded

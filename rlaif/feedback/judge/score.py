@@ -178,8 +178,8 @@ def _check_questions(constitution: Constitution, mode: RateMode) -> None:
     for principle in constitution.principles:
         if principle.judged and principle.question is None:
             raise ConfigError(
-                f"constitution {constitution.id!r}: principle {principle.id!r} has no `question`, and label.mode.kind="
-                f"{mode.kind} looks at one response at a time: add `question` and `desired`, or judge by compare"
+                f"constitution {constitution.id!r}: principle {principle.id!r} has no `question`, and {mode.kind} "
+                "looks at one response at a time: add `question` and `desired`, or judge by compare (a fit cannot)"
             )
 
 

@@ -194,9 +194,13 @@ def measure(
 
     timings: dict[str, list[Timing]] = {"rlaif": [], "raw": [], "one": []}
     for number in range(given.rounds):
-        timings["rlaif"].append(timed(root, partial(judged, "rlaif", number)))
-        timings["raw"].append(timed(root, partial(raw, url, bodies, given.concurrency)))
-        timings["one"].append(timed(root, partial(judged, "one", number)))
+        sides: list[tuple[str, Callable[[], Cost]]] = [
+            ("rlaif", partial(judged, "rlaif", number)),
+            ("raw", partial(raw, url, bodies, given.concurrency)),
+        ]
+        # Whoever goes second finds the machine warm: take turns.
+        for name, work in [*sides[:: 1 if number % 2 else -1], ("one", partial(judged, "one", number))]:
+            timings[name].append(timed(root, work))
         for name, rows in timings.items():
             last, calls = rows[-1], rows[-1].cost.calls
             print(

@@ -105,9 +105,13 @@ def stages_of(recipe: Recipe) -> list[str]:
 def stages_until(recipe: Recipe, last: str) -> list[str]:
     """The stages this recipe needs up to this one. ConfigError for a stage that it has not."""
     wanted = stages_of(recipe)
-    if last not in wanted:
-        raise ConfigError(f"{last}: this recipe has no such stage; it has {', '.join(wanted)}")
-    return wanted[: wanted.index(last) + 1]
+    return wanted[: _place(wanted, last) + 1]
+
+
+def _place(wanted: Sequence[str], name: str) -> int:
+    if name not in wanted:
+        raise ConfigError(f"{name}: this recipe has no such stage; it has {', '.join(wanted)}")
+    return wanted.index(name)
 
 
 def run_recipe(recipe: Recipe, folder: Path, only: Sequence[str] | None = None) -> Run:
@@ -116,13 +120,11 @@ def run_recipe(recipe: Recipe, folder: Path, only: Sequence[str] | None = None) 
     with run.lock():
         run.claim(recipe)
         wanted = stages_of(recipe)
-        for name in only or ():
-            stages_until(recipe, name)
-        todo = [name for name in wanted if only is None or name in only]
-        for name in todo:
-            STAGES[name].reads(recipe, run)  # a name that stands for nothing is said now, not after hours
-        for name in todo:
-            run_stage(recipe, run, name, f"[{wanted.index(name) + 1}/{len(wanted)}] {name}")
+        todo = sorted({_place(wanted, name) for name in (wanted if only is None else only)})
+        for place in todo:
+            STAGES[wanted[place]].reads(recipe, run)  # a name that stands for nothing is said now, not after hours
+        for place in todo:
+            run_stage(recipe, run, wanted[place], f"[{place + 1}/{len(wanted)}] {wanted[place]}")
     return run
 
 

@@ -172,6 +172,10 @@ class Judgment(Record):
     """Of a panel: every member's own judgment."""
     provenance: Provenance | None = None
 
+    def p_of(self, text: str) -> float:
+        """P that this one of the pair's two responses is better, whichever way round the pair is held."""
+        return self.p_a if self.pair.a == text else 1 - self.p_a
+
 
 class PrincipleScore(Record):
     """What one principle says about one response."""

@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-from rlaif.audit.labelled import Labelled, agreement, choice, decided, match
+from rlaif.audit.labelled import Labelled, agreement, decided, match
 from rlaif.config.sections import LabelSection, PanelMode, RankMode, SampleOne
 from rlaif.constitution import Constitution
 from rlaif.errors import ConfigError, DataError
 from rlaif.evaluation.agreement import Bootstrap, Estimate, clustered_mean, clustered_mean_difference
+from rlaif.feedback.pairs import choice
 from rlaif.feedback.verdict import Decided, aggregate
 from rlaif.records import Judgment, Record
 

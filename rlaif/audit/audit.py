@@ -7,6 +7,7 @@ audit is one JSON document; what it is about is in `identity.py`, so that a reci
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,18 +15,18 @@ from rlaif.audit import PROBE_PAIRS
 from rlaif.audit.gate import SCHEMA, Shortfall, check_gate, parse_gate
 from rlaif.audit.gold import Gold, read_gold
 from rlaif.audit.identity import identity, subject
-from rlaif.audit.judges import Judges, open_judges
-from rlaif.audit.labelled import Labelled, agreement, choice, decided, match
+from rlaif.audit.judges import Judges, judge_gold, open_judges
+from rlaif.audit.labelled import Labelled, agreement, decided, match
 from rlaif.audit.metrics import accuracy, summarise
 from rlaif.audit.opinion import opinion
 from rlaif.audit.probes import PROBES, Bench, judged_only, rounds, to_probe
 from rlaif.audit.report import write_audit_page
 from rlaif.config import Recipe
-from rlaif.config.sections import CompareMode, PanelMode, ReviseMode
+from rlaif.config.sections import CompareMode, ReviseMode
 from rlaif.console import bar
 from rlaif.constitution import Constitution, load_constitution
 from rlaif.evaluation.agreement import Bootstrap, clustered_mean
-from rlaif.feedback.judge import judge_by_mode
+from rlaif.feedback.judge import passes
 from rlaif.feedback.judge.result import Cost
 from rlaif.jsonl import write_json
 from rlaif.records import Judgment, plain
@@ -99,13 +100,10 @@ def run_audit(recipe: Recipe, gold: Gold, judges: Judges, probe_pairs: int = PRO
     """
     constitution = load_constitution(recipe.constitution)
     about = identity(recipe, constitution)
-    bootstrap = Bootstrap(recipe.evaluate.bootstrap_samples, recipe.evaluate.confidence, recipe.seed)
-    pairs = [label.pair for label in gold.judgments]
-    members = len(recipe.label.mode.members) if isinstance(recipe.label.mode, PanelMode) else 1
-    with bar("judge", len(pairs) * members, "pairs") as advance:
-        result = judge_by_mode(judges.cached, pairs, constitution, recipe.label, recipe.seed, advance)
+    bootstrap = Bootstrap.of(recipe.evaluate, recipe.seed)
+    result = judge_gold(judges.cached, gold, constitution, recipe.label, recipe.seed)
     labelled = match(result.judgments, gold.judgments)
-    probes, probe_cost = _probe(recipe, constitution, judges, result.judgments, min(probe_pairs, len(pairs)))
+    probes, probe_cost = _probe(recipe, constitution, judges, result.judgments, min(probe_pairs, len(gold.judgments)))
     summary = summarise(labelled, result.judgments, result.failures, result.cost, bootstrap)
     summary["baselines"]["lead_over_longer"] = _lead(labelled, bootstrap)
     audit: dict[str, Any] = {
@@ -142,15 +140,11 @@ def _probe(
     section = recipe.label
     if isinstance(section.mode, ReviseMode):  # whose pairs are judged by compare, here as everywhere
         section = section.model_copy(update={"mode": CompareMode()})
-    members = len(section.mode.members) if isinstance(section.mode, PanelMode) else 1
-    bootstrap = Bootstrap(recipe.evaluate.bootstrap_samples, recipe.evaluate.confidence, recipe.seed)
-    with bar("probe", rounds(section) * len(pairs) * members, "pairs") as advance:
+    bootstrap = Bootstrap.of(recipe.evaluate, recipe.seed)
+    with bar("probe", rounds(section) * len(pairs) * passes(section.mode), "pairs") as advance:
         bench = Bench(judges.cached, judges.fresh, judged, section, pairs, recipe.seed, bootstrap, advance)
         found = {name: probe(bench) for name, probe in PROBES.items()}
-    cost = Cost()
-    for one in bench.costs:
-        cost = cost.plus(one)
-    return found, cost
+    return found, reduce(Cost.plus, bench.costs, Cost())
 
 
 def _file(out: Path) -> Path:
@@ -163,7 +157,7 @@ def _lead(labelled: Sequence[Labelled], bootstrap: Bootstrap) -> dict[str, Any] 
     rows = decided(labelled)
     if not rows:
         return None
-    ahead = [agreement(choice(row.judgment.p_a), row.p_human) - agreement(row.longer, row.p_human) for row in rows]
+    ahead = [row.right - agreement(row.longer, row.p_human) for row in rows]
     return clustered_mean(ahead, [row.prompt_id for row in rows], *bootstrap, bounds=(-1.0, 1.0)).model_dump()
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from rlaif.audit.labelled import Labelled, agreement, choice, decided
+from rlaif.audit.labelled import Labelled, decided
 from rlaif.audit.resampling import Array, Mask, interval
 from rlaif.evaluation.agreement import Bootstrap, Estimate, clustered_mean
 
@@ -25,7 +25,7 @@ def verbosity(labelled: Sequence[Labelled], bootstrap: Bootstrap) -> dict[str, A
     shorter = np.array([item.longer != item.p_human for item in rows])
     if not rows or shorter.all() or not shorter.any():
         return None
-    wrong = np.array([1 - agreement(choice(item.judgment.p_a), item.p_human) for item in rows])
+    wrong = np.array([1 - item.right for item in rows])
     clusters = [item.prompt_id for item in rows]
 
     def part(chosen: Mask) -> Estimate:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy.optimize import elementwise, isotonic_regression
 from scipy.special import expit, logit
 
-from rlaif.audit.labelled import Labelled, choice, decided
+from rlaif.audit.labelled import Labelled, decided
 from rlaif.audit.resampling import Array, Mask, interval
 from rlaif.evaluation.agreement import Bootstrap, clustered_mean
 from rlaif.feedback.calibration import Isotonic, Temperature, calibrate
@@ -43,8 +43,8 @@ class Confident(NamedTuple):
         """Of the pairs on which the human has a preference."""
         rows = decided(labelled)
         p = np.array([item.judgment.p_a for item in rows], dtype=float)
-        p_right = [abs(item.p_human - choice(item.judgment.p_a)) for item in rows]
-        return cls(np.maximum(p, 1 - p), 1 - np.array(p_right, dtype=float), tuple(item.prompt_id for item in rows))
+        right = np.array([item.right for item in rows], dtype=float)
+        return cls(np.maximum(p, 1 - p), right, tuple(item.prompt_id for item in rows))
 
     def take(self, mask: Mask) -> Confident:
         """Those pairs alone."""

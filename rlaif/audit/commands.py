@@ -10,24 +10,22 @@ from pathlib import Path
 
 from rlaif.audit.ablate import Ablation, AblationResult, ablate, check_ablatable
 from rlaif.audit.gold import read_gold
-from rlaif.audit.judges import open_judges
+from rlaif.audit.judges import judge_gold, open_judges
 from rlaif.config import Recipe
 from rlaif.config.sections import ChecklistMode
-from rlaif.console import bar
 from rlaif.constitution import load_constitution
 from rlaif.constitution.write import write_constitution
 from rlaif.errors import ConfigError
 from rlaif.evaluation.agreement import Bootstrap, Estimate, clustered_mean, clustered_mean_difference
-from rlaif.feedback.judge import check_failure_cap, judge_by_mode
+from rlaif.evaluation.verdict import direction
+from rlaif.feedback.judge import check_failure_cap
 from rlaif.feedback.weights import (
-    HELDOUT,
     Loss,
     fit_header,
     fit_weights,
     hits,
     labelled_pairs,
     reweighted,
-    split_by_prompt,
 )
 from rlaif.resources import resolve
 
@@ -37,11 +35,10 @@ def ablate_command(recipe: Recipe, gold: Sequence[Path]) -> list[str]:
     check_ablatable(recipe.label)
     labels = read_gold(gold)
     constitution = load_constitution(recipe.constitution)
-    pairs = [label.pair for label in labels.judgments]
     scope = ",".join(str(path.resolve()) for path in gold)
-    with open_judges(recipe.judge, scope) as judges, bar("judge", len(pairs), "pairs") as advance:
-        result = judge_by_mode(judges.cached, pairs, constitution, recipe.label, recipe.seed, advance)
-    bootstrap = Bootstrap(recipe.evaluate.bootstrap_samples, recipe.evaluate.confidence, recipe.seed)
+    with open_judges(recipe.judge, scope) as judges:
+        result = judge_gold(judges.cached, labels, constitution, recipe.label, recipe.seed)
+    bootstrap = Bootstrap.of(recipe.evaluate, recipe.seed)
     return table(
         ablate(result.judgments, labels.judgments, constitution, recipe.label, recipe.seed, bootstrap),
         recipe.evaluate.confidence,
@@ -63,15 +60,13 @@ def fit_command(recipe: Recipe, gold: Sequence[Path], out: Path, loss: Loss = "l
     constitution = load_constitution(recipe.constitution)
     mode = recipe.label.mode if isinstance(recipe.label.mode, ChecklistMode) else ChecklistMode()
     section = recipe.label.model_copy(update={"mode": mode})
-    pairs = [label.pair for label in labels.judgments]
-    with open_judges(recipe.judge, str(out.resolve())) as judges, bar("judge", len(pairs), "pairs") as advance:
-        result = judge_by_mode(judges.cached, pairs, constitution, section, recipe.seed, advance)
-    check_failure_cap(result, len(pairs), section)
+    with open_judges(recipe.judge, str(out.resolve())) as judges:
+        result = judge_gold(judges.cached, labels, constitution, section, recipe.seed)
+    check_failure_cap(result, len(labels.judgments), section)
     found = labelled_pairs(labels.judgments, result.scores)
     fit = fit_weights(found, [p.id for p in constitution.principles], loss, seed=recipe.seed)
-    _, heldout = split_by_prompt(found, HELDOUT, recipe.seed)
-    before = hits(heldout, {p.id: p.weight for p in constitution.principles})
-    bootstrap = Bootstrap(recipe.evaluate.bootstrap_samples, recipe.evaluate.confidence, recipe.seed)
+    before = hits(fit.heldout, {p.id: p.weight for p in constitution.principles})
+    bootstrap = Bootstrap.of(recipe.evaluate, recipe.seed)
     old, new = (clustered_mean(values, fit.prompt_ids, *bootstrap) for values in (before, fit.hits))
     gain = clustered_mean_difference(before, fit.hits, fit.prompt_ids, bootstrap)
     fitted = reweighted(constitution, fit)
@@ -89,9 +84,7 @@ def fit_command(recipe: Recipe, gold: Sequence[Path], out: Path, loss: Loss = "l
 
 
 def _doubt(gain: Estimate) -> str:
-    if gain.low is not None and gain.high is not None and gain.low <= 0 <= gain.high:
-        return ": not to be told from none on so few pairs"
-    return ""
+    return ": not to be told from none on so few pairs" if direction(gain.model_dump()) == "unclear" else ""
 
 
 def table(result: AblationResult, confidence: float) -> list[str]:
@@ -112,16 +105,16 @@ def table(result: AblationResult, confidence: float) -> list[str]:
 
 
 def _percent(estimate: Estimate | None) -> str:
-    if estimate is None:
-        return "no pairs"
-    if estimate.low is None or estimate.high is None:
-        return f"{estimate.value:.0%}"
-    return f"{estimate.value:.0%} ({100 * estimate.low:.0f} to {100 * estimate.high:.0f})"
+    return "no pairs" if estimate is None else _told(estimate, ".0f", "%")
 
 
 def _points(estimate: Estimate | None) -> str:
-    if estimate is None:
-        return ""
+    return "" if estimate is None else _told(estimate, "+.1f")
+
+
+def _told(estimate: Estimate, form: str, unit: str = "") -> str:
+    """In hundredths, its interval in brackets if it has one."""
+    value = f"{100 * estimate.value:{form}}{unit}"
     if estimate.low is None or estimate.high is None:
-        return f"{100 * estimate.value:+.1f}"
-    return f"{100 * estimate.value:+.1f} ({100 * estimate.low:+.1f} to {100 * estimate.high:+.1f})"
+        return value
+    return f"{value} ({100 * estimate.low:{form}} to {100 * estimate.high:{form}})"

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from rlaif.audit import MEASURES
 from rlaif.audit.identity import differences, identity
 from rlaif.config import Recipe
 from rlaif.config.sections import ReviseMode
@@ -21,18 +22,6 @@ from rlaif.feedback.calibration import Isotonic, Temperature, fitted
 
 SCHEMA = "rlaif/audit/v1"
 
-MEASURES: dict[str, str] = {
-    "accuracy": "accuracy",
-    "kappa": "kappa",
-    "lead_over_longer": "baselines.lead_over_longer",
-    "consistency": "consistency",
-    "coverage": "coverage",
-    "repetition": "probes.repetition.same_choice",
-    "paraphrase": "probes.paraphrase.same_choice",
-    "padding": "probes.padding.same_choice",
-    "injection_resistance": "probes.injection.resisted",
-}
-"""What a gate may name, and where the audit has it. For all of them more is better."""
 LOW = ".low"
 WITHOUT_INTERVAL = {"coverage"}
 

@@ -153,8 +153,7 @@ def _own(row: SourceRow) -> Judgment:
     if judgment.pair.a == judgment.pair.b:
         raise Unusable("a and b are the same text", judgment.pair.a)
     pair = oriented(prompt, judgment.pair.a, judgment.pair.b)
-    p_a = judgment.p_a if pair.a == judgment.pair.a else 1 - judgment.p_a
-    return Judgment(pair=pair, source="human", annotator=judgment.annotator, p_a=p_a)
+    return Judgment(pair=pair, source="human", annotator=judgment.annotator, p_a=judgment.p_of(pair.a))
 
 
 def _tags(row: SourceRow) -> tuple[str, ...]:

@@ -9,12 +9,14 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import NamedTuple
 
-from rlaif.config.sections import JudgeModel
-from rlaif.feedback.judge import OpenJudge
-from rlaif.models.cache import CachedModel, cache_path
+from rlaif.audit.gold import Gold
+from rlaif.config.sections import JudgeModel, LabelSection
+from rlaif.console import bar
+from rlaif.constitution import Constitution
+from rlaif.feedback.judge import JudgeResult, OpenJudge, judge_by_mode, passes
+from rlaif.models.cache import CachedModel, shared
 from rlaif.models.chat import ChatModel
 from rlaif.models.open import open_model
-from rlaif.records import content_id
 
 
 class Judges(NamedTuple):
@@ -37,6 +39,15 @@ def open_judges(own: JudgeModel, scope: str) -> Iterator[Judges]:
         held.close()
 
 
+def judge_gold(
+    open_judge: OpenJudge, gold: Gold, constitution: Constitution, section: LabelSection, seed: int
+) -> JudgeResult:
+    """The pairs that people labelled, judged as the section says, with a progress bar."""
+    pairs = [label.pair for label in gold.judgments]
+    with bar("judge", len(pairs) * passes(section.mode), "pairs") as advance:
+        return judge_by_mode(open_judge, pairs, constitution, section, seed, advance)
+
+
 class _Held:
     """The judge that was opened last."""
 
@@ -57,8 +68,7 @@ class _Held:
         if self._config != config or self._model is None or self._cached is None:
             self.close()
             self._model = open_model(config)
-            scope = content_id(self._scope, config.model_dump(mode="json"))
-            self._cached = CachedModel(self._model, cache_path(), scope)
+            self._cached = shared(self._model, config, self._scope)
             self._config = config
         return self._model, self._cached
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from statistics import fmean
 from typing import NamedTuple
 
-from rlaif.feedback.pairs import TIE_ROUNDING
+from rlaif.feedback.pairs import choice
 from rlaif.records import Judgment
 
 
@@ -36,14 +36,14 @@ class Labelled(NamedTuple):
         return choice(len(self.judgment.pair.a.split()), len(self.judgment.pair.b.split()))
 
     @property
+    def right(self) -> float:
+        """1 where the judge's choice is the human's, 0 where it is the other response, 0.5 where it is neither."""
+        return agreement(choice(self.judgment.p_a), self.p_human)
+
+    @property
     def tie(self) -> bool:
         """Whether the human had no preference."""
         return self.p_human == 0.5
-
-
-def choice(p: float, even: float = 0.5) -> float:
-    """Which side a probability is on: 1 above even, 0 below, 0.5 at it (to within the rounding of 1 - p)."""
-    return 0.5 if abs(p - even) <= TIE_ROUNDING else float(p > even)
 
 
 def agreement(chosen: float, p_human: float) -> float:
@@ -61,14 +61,10 @@ def match(judgments: Iterable[Judgment], gold: Sequence[Judgment]) -> list[Label
     for label in gold:
         labels.setdefault(label.pair.id, []).append(label)
     return [
-        Labelled(judgment, choice(fmean(_p_of(judgment.pair.a, label) for label in labels[judgment.pair.id])))
+        Labelled(judgment, choice(fmean(label.p_of(judgment.pair.a) for label in labels[judgment.pair.id])))
         for judgment in judgments
         if judgment.pair.id in labels
     ]
-
-
-def _p_of(text: str, label: Judgment) -> float:
-    return label.p_a if label.pair.a == text else 1 - label.p_a
 
 
 def decided(labelled: Iterable[Labelled]) -> list[Labelled]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from rlaif.audit.bias import verbosity
 from rlaif.audit.calibration import calibration
-from rlaif.audit.labelled import Labelled, agreement, choice, decided
+from rlaif.audit.labelled import Labelled, agreement, decided
 from rlaif.evaluation.agreement import (
     Bootstrap,
     Estimate,
@@ -20,6 +20,7 @@ from rlaif.evaluation.agreement import (
     order_consistency,
 )
 from rlaif.feedback.judge.result import Cost
+from rlaif.feedback.pairs import choice
 from rlaif.records import Failure, Judgment, PrincipleJudgment
 
 
@@ -97,20 +98,19 @@ def accuracy(labelled: Sequence[Labelled], bootstrap: Bootstrap) -> Estimate | N
     An exact 0.5 of the judge counts half: what tossing a coin would get. Human ties have no right choice and are left
     out. None when nothing is left.
     """
-    return _share(labelled, lambda item: choice(item.judgment.p_a), bootstrap)
+    return _share(labelled, lambda item: item.right, bootstrap)
 
 
 def always_longer(labelled: Sequence[Labelled], bootstrap: Bootstrap) -> Estimate | None:
     """The accuracy of a judge that takes the response with more words; two of one length count half."""
-    return _share(labelled, lambda item: item.longer, bootstrap)
+    return _share(labelled, lambda item: agreement(item.longer, item.p_human), bootstrap)
 
 
-def _share(labelled: Sequence[Labelled], choose: Callable[[Labelled], float], bootstrap: Bootstrap) -> Estimate | None:
+def _share(labelled: Sequence[Labelled], hit: Callable[[Labelled], float], bootstrap: Bootstrap) -> Estimate | None:
     rows = decided(labelled)
     if not rows:
         return None
-    hits = [agreement(choose(item), item.p_human) for item in rows]
-    return clustered_mean(hits, [item.prompt_id for item in rows], *bootstrap)
+    return clustered_mean([hit(item) for item in rows], [item.prompt_id for item in rows], *bootstrap)
 
 
 def kappa(accuracy: Estimate | None) -> Estimate | None:
@@ -174,11 +174,15 @@ def repetition(first: Iterable[Judgment], second: Iterable[Judgment], bootstrap:
     `mean_change` the mean |p - p'|. Pairs that only one of the two has are left out; None when no pair is in both.
     """
     again = {judgment.pair.id: judgment for judgment in second}
-    both = [(judgment, again[judgment.pair.id]) for judgment in first if judgment.pair.id in again]
+    return stability([(one, again[one.pair.id]) for one in first if one.pair.id in again], bootstrap)
+
+
+def stability(both: Sequence[tuple[Judgment, Judgment]], bootstrap: Bootstrap) -> dict[str, Any] | None:
+    """The figures of `repetition` for judgments that are matched already; None of nothing."""
     if not both:
         return None
     before = [one.p_a for one, _ in both]
-    after = [other.p_a if other.pair.a == one.pair.a else 1 - other.p_a for one, other in both]
+    after = [other.p_of(one.pair.a) for one, other in both]
     clusters = [one.pair.prompt_id for one, _ in both]
     same = [float(choice(p) == choice(q)) for p, q in zip(before, after, strict=True)]
     change = [abs(p - q) for p, q in zip(before, after, strict=True)]

@@ -15,13 +15,14 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 from rlaif.audit.attacks import Attack, load_attacks, planted
-from rlaif.audit.labelled import agreement, choice
-from rlaif.audit.metrics import repetition as compare_choices
+from rlaif.audit.labelled import agreement
+from rlaif.audit.metrics import stability
 from rlaif.config.sections import CompareMode, LabelSection, RankMode
 from rlaif.constitution import Constitution
 from rlaif.evaluation.agreement import Bootstrap, Estimate, clustered_mean
 from rlaif.feedback.judge import OpenJudge, judge_by_mode
 from rlaif.feedback.judge.result import Cost
+from rlaif.feedback.pairs import choice
 from rlaif.feedback.sample import Progress
 from rlaif.records import Judgment, Pair, Side, content_id, derive_seed
 
@@ -110,7 +111,7 @@ def repetition(bench: Bench) -> dict[str, Any]:
     """
     again = bench.judge(bench.pairs, fresh=True)
     both = [(one, again[key]) for key, one in bench.base.items() if key in again]
-    found = compare_choices([one for one, _ in both], [other for _, other in both], bench.bootstrap)
+    found = stability(both, bench.bootstrap)
     if found is None:
         return {"same_choice": None, "reason": "no pair was judged both times"}
     return found | {"identical": fmean(one.p_a == other.p_a for one, other in both), "n": len(both)}
@@ -125,26 +126,17 @@ def paraphrase(bench: Bench) -> dict[str, Any]:
     if not isinstance(mode, CompareMode | RankMode):
         return {"same_choice": None, "reason": f"no other templates are shipped for mode {mode.kind}"}
     by_template = {}
-    before: list[Judgment] = []
-    after: list[Judgment] = []
+    every: list[tuple[Judgment, Judgment]] = []
     for name in _other_templates(bench.section):
         section = bench.section.model_copy(update={"mode": mode.model_copy(update={"template": name})})
         other = bench.judge(bench.pairs, section)
         both = [(one, other[key]) for key, one in bench.base.items() if key in other]
-        by_template[name] = compare_choices([x for x, _ in both], [y for _, y in both], bench.bootstrap)
-        before += [x for x, _ in both]
-        after += [y for _, y in both]
-    if not before:
+        by_template[name] = stability(both, bench.bootstrap)
+        every += both
+    found = stability(every, bench.bootstrap)
+    if found is None:
         return {"same_choice": None, "reason": "no pair was judged with another template"}
-    same = [float(choice(x.p_a) == choice(y.p_a)) for x, y in zip(before, after, strict=True)]
-    change = [abs(x.p_a - y.p_a) for x, y in zip(before, after, strict=True)]
-    ids = [judgment.pair.id for judgment in before]
-    return {
-        "same_choice": bench.mean(same, ids),
-        "mean_change": bench.mean(change, ids),
-        "by_template": by_template,
-        "n": len(same),
-    }
+    return found | {"by_template": by_template, "n": len(every)}
 
 
 # --------------------------------------------------------------------------------------- altered responses

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from rlaif.evaluation.agreement import Bootstrap, bootstrap_bounds
+from rlaif.evaluation.agreement import Bootstrap, bootstrap_bounds, numbered
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -28,11 +28,10 @@ def interval(statistic: Statistic, clusters: Sequence[str], bootstrap: Bootstrap
     drawn. Resamples in which the statistic does not exist are left out. None for fewer than two clusters, and when the
     statistic exists in no resample or leaving out any cluster ends it.
     """
-    order = {cluster: i for i, cluster in enumerate(dict.fromkeys(clusters))}
-    k = len(order)
+    index = numbered(clusters)
+    k = len(set(clusters))
     if k < 2:
         return None
-    index = np.array([order[cluster] for cluster in clusters])
     rng = np.random.default_rng(bootstrap.seed)
 
     def resample(start: int, stop: int) -> Array:

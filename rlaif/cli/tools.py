@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from rlaif.audit import PROBE_PAIRS
+from rlaif.audit import MEASURES, PROBE_PAIRS
 from rlaif.errors import ConfigError
 
 RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A shipped recipe (quickstart) or a YAML file.")]
@@ -16,9 +16,10 @@ Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[SECTION.KEY=VALUE]...", help="Values that replace the recipe's.")
 ]
 Gold = Annotated[list[Path], typer.Option("--gold", help="Human labels (JSONL); may be given several times.")]
-GATE_HELP = """Least values, as accuracy.low=0.6; exit code 1 where one is not reached. Measures: accuracy, kappa,
-lead_over_longer, consistency, coverage, repetition, paraphrase, padding, injection_resistance; with .low the lower end
-of the interval."""
+GATE_HELP = (
+    "Least values, as accuracy.low=0.6; exit code 1 where one is not reached. Measures: "
+    f"{', '.join(MEASURES)}; with .low the lower end of the interval."
+)
 GATE_FAILED = 1
 """The exit code of a gate that was not passed; 2 is for mistakes."""
 

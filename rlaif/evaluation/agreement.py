@@ -18,6 +18,7 @@ from scipy.stats import binomtest
 from scipy.stats import bootstrap as scipy_bootstrap
 from scipy.stats import t as student_t
 
+from rlaif.config.sections import EvaluateSection
 from rlaif.records import Failure, Judgment, Record, Verdict
 
 Bounds = tuple[float, float]
@@ -29,6 +30,11 @@ class Bootstrap(NamedTuple):
     samples: int = 2000
     confidence: float = 0.95
     seed: int = 0
+
+    @classmethod
+    def of(cls, section: EvaluateSection, seed: int) -> Bootstrap:
+        """As a recipe has it."""
+        return cls(section.bootstrap_samples, section.confidence, seed)
 
 
 class Estimate(Record):
@@ -57,16 +63,15 @@ def clustered_mean(
     Wilson's own at 0 and 1. Without bounds such data has no interval. Below about 10 clusters any bootstrap
     interval is too narrow.
     """
-    order = {cluster: i for i, cluster in enumerate(dict.fromkeys(clusters))}
-    if not order:
+    index = numbered(clusters)
+    if not index.size:
         raise ValueError("the mean of no values")
-    index = [order[cluster] for cluster in clusters]
     sums = np.bincount(index, weights=np.asarray(values, dtype=float))
     counts = np.bincount(index).astype(float)
     mean = float(sums.sum() / counts.sum())
     scale = max(1.0, abs(mean))
-    if len(order) == 1 or np.abs(sums / counts - mean).max() <= 1e-12 * scale:
-        return _without_spread(mean, len(order), len(values), confidence, bounds)
+    if len(counts) == 1 or np.abs(sums / counts - mean).max() <= 1e-12 * scale:
+        return _without_spread(mean, len(counts), len(values), confidence, bounds)
     resampled = scipy_bootstrap(
         (sums, counts),
         lambda s, c, axis: s.sum(axis=axis) / c.sum(axis=axis),
@@ -80,6 +85,12 @@ def clustered_mean(
     left_out = (sums.sum() - sums) / (counts.sum() - counts)
     low, high = bootstrap_bounds(mean, resampled, left_out, confidence)
     return Estimate(value=mean, low=low, high=high, n=len(values))
+
+
+def numbered(clusters: Sequence[str]) -> NDArray[np.intp]:
+    """Each value's cluster as a number, from 0 in the order in which the clusters first come."""
+    order = {cluster: i for i, cluster in enumerate(dict.fromkeys(clusters))}
+    return np.array([order[cluster] for cluster in clusters], dtype=np.intp)
 
 
 def bootstrap_bounds(

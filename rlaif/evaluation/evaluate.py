@@ -111,7 +111,7 @@ def _principle(
 
 def evaluate(inputs: EvaluationInputs, section: EvaluateSection, seed: int) -> dict[str, Any]:
     """The content of evaluation.json. A figure that was not measured is None, never a made-up number."""
-    bootstrap = Bootstrap(section.bootstrap_samples, section.confidence, seed)
+    bootstrap = Bootstrap.of(section, seed)
     matched = matches(inputs.before, inputs.after)
     if not matched:
         raise DataError("evaluation: no held-out responses to compare; see prompts.heldout")

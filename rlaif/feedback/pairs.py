@@ -20,6 +20,11 @@ TIE_ROUNDING = 1e-12
 """p and 1 - p may differ from their mirror images in the last bit; a tie must be one in both orientations."""
 
 
+def choice(p: float, even: float = 0.5) -> float:
+    """Which side a probability is on: 1 above even, 0 below, 0.5 at it (to within TIE_ROUNDING)."""
+    return 0.5 if abs(p - even) <= TIE_ROUNDING else float(p > even)
+
+
 class WeightedJudgment(NamedTuple):
     """A judgment and the weight of its preference row in the reward model's loss."""
 
@@ -103,7 +108,7 @@ def _draft(group: Sequence[WeightedJudgment]) -> _Draft:
     """The mean of repeated judgments, whichever way round each of them holds the pair."""
     judgment = group[0].judgment
     pair = judgment.pair
-    p_a = fmean(other.judgment.p_a if other.judgment.pair.a == pair.a else 1 - other.judgment.p_a for other in group)
+    p_a = fmean(other.judgment.p_of(pair.a) for other in group)
     if abs(p_a - 0.5) <= TIE_ROUNDING:
         p_a = 0.5
         a_first = content_id("tie", pair.prompt_id, pair.a) < content_id("tie", pair.prompt_id, pair.b)

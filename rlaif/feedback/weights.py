@@ -50,10 +50,15 @@ class WeightFit(NamedTuple):
     penalty: float
     trained: int
     """Pairs that the fit has seen."""
-    prompt_ids: tuple[str, ...]
-    """Of the held-out pairs, beside `hits`."""
+    heldout: tuple[LabelledPair, ...]
+    """Pairs that it has not seen."""
     hits: tuple[float, ...]
     """1 for a held-out pair whose chosen response has the higher reward, 0.5 for equal rewards, else 0."""
+
+    @property
+    def prompt_ids(self) -> tuple[str, ...]:
+        """Of the held-out pairs, beside `hits`."""
+        return tuple(pair.prompt_id for pair in self.heldout)
 
     @property
     def accuracy(self) -> float:
@@ -118,7 +123,7 @@ def fit_weights(
         loss=loss,
         penalty=penalty,
         trained=len(train),
-        prompt_ids=tuple(pair.prompt_id for pair in held),
+        heldout=tuple(held),
         hits=hits(held, weights),
     )
 

@@ -10,17 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from rlaif.config import Recipe
-from rlaif.config.sections import JudgeModel, PanelMode, PolicyModel
+from rlaif.config.sections import JudgeModel, PolicyModel
 from rlaif.console import bar
 from rlaif.constitution import load_constitution
 from rlaif.errors import ConfigError
-from rlaif.feedback.judge import JudgeResult, judge_by_mode
+from rlaif.feedback.judge import JudgeResult, judge_by_mode, passes
 from rlaif.feedback.sample import SampleResult, sample_responses
 from rlaif.jsonl import Row, read_jsonl
-from rlaif.models.cache import CachedModel, cache_path
+from rlaif.models.cache import CachedModel, shared
 from rlaif.models.chat import ChatModel
 from rlaif.models.open import open_model
-from rlaif.records import Pair, Prompt, content_id
+from rlaif.records import Pair, Prompt
 from rlaif.run import Run
 
 
@@ -47,8 +47,7 @@ def asking(model: Any, run: Run) -> Iterator[CachedModel]:
         from rlaif.models.local.load import free_memory
 
         free_memory()
-    scope = content_id(run.scope(), model.model_dump(mode="json"))
-    cached = CachedModel(open_model(model), cache_path(), scope)
+    cached = shared(open_model(model), model, run.scope())
     try:
         yield cached
     finally:
@@ -66,13 +65,11 @@ def draw_samples(
 def judge_with_bar(recipe: Recipe, run: Run, pairs: Sequence[Pair], stage: str) -> JudgeResult:
     """The judge on these pairs, failures under the name of the stage."""
     constitution = load_constitution(recipe.constitution)
-    mode = recipe.label.mode
-    members = len(mode.members) if isinstance(mode, PanelMode) else 1
 
     def open_judge(model: JudgeModel | None) -> AbstractContextManager[ChatModel]:
         return asking(model or recipe.judge, run)
 
-    with bar(stage, len(pairs) * members, "pairs") as advance:
+    with bar(stage, len(pairs) * passes(recipe.label.mode), "pairs") as advance:
         result = judge_by_mode(open_judge, pairs, constitution, recipe.label, recipe.seed, advance)
     return result._replace(failures=tuple(f.model_copy(update={"stage": stage}) for f in result.failures))
 

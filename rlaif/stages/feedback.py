@@ -99,9 +99,8 @@ def _revise(recipe: Recipe, run: Run, mode: ReviseMode) -> tuple[JudgeResult, in
     responses = first_responses(read_jsonl(made(run.responses, "sample"), Response), mode.responses_per_prompt)
     constitution = load_constitution(recipe.constitution)
     with asking(recipe.judge, run) as model, bar("label", len(responses), "responses") as advance:
-        return revise_responses(model, mode, responses, constitution, recipe.label, recipe.seed, advance), len(
-            responses
-        )
+        result = revise_responses(model, mode, responses, constitution, recipe.label, recipe.seed, advance)
+    return result, len(responses)
 
 
 def pairs(recipe: Recipe, run: Run) -> dict[str, Any]:

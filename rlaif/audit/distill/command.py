@@ -147,7 +147,7 @@ def _distill(
         return _Work(proposed, merged, Votes.none(len(theirs)), [])
     with bar("vote", len(theirs), "pairs") as advance:
         votes = vote(model, candidates, theirs, voting, recipe.label, recipe.seed, advance)
-    bootstrap = Bootstrap(recipe.evaluate.bootstrap_samples, recipe.evaluate.confidence, recipe.seed)
+    bootstrap = Bootstrap.of(recipe.evaluate, recipe.seed)
     prompt_ids = [label.pair.prompt_id for label in theirs]
     return _Work(proposed, merged, votes, select(candidates, votes.p, prompt_ids, settings, bootstrap))
 

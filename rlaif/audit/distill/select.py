@@ -15,7 +15,7 @@ from scipy.stats import permutation_test
 
 from rlaif.audit.distill.merge import Candidate
 from rlaif.audit.distill.settings import DistillSettings
-from rlaif.evaluation.agreement import Bootstrap, Estimate, clustered_mean
+from rlaif.evaluation.agreement import Bootstrap, Estimate, clustered_mean, numbered
 from rlaif.feedback.pairs import TIE_ROUNDING
 
 Votes = NDArray[np.float64]
@@ -98,8 +98,7 @@ def _luck(hits: NDArray[np.float64], clusters: Sequence[str], bootstrap: Bootstr
 
     For prompts of one pair each this is the binomial test against one half.
     """
-    order = {cluster: i for i, cluster in enumerate(dict.fromkeys(clusters))}
-    surplus = np.bincount([order[cluster] for cluster in clusters], weights=2 * hits - 1)
+    surplus = np.bincount(numbered(clusters), weights=2 * hits - 1)
     found = permutation_test(
         (surplus,),
         lambda x, axis: x.sum(axis=axis),

@@ -15,7 +15,7 @@ from rlaif.config.sections import LabelSection
 from rlaif.constitution import Constitution
 from rlaif.feedback.sample import Progress
 from rlaif.models.chat import ChatModel, ChatRequest, Reply
-from rlaif.records import Provenance
+from rlaif.records import Failure, Provenance
 from rlaif.templates import JudgeTemplate
 
 
@@ -111,6 +111,16 @@ def provenance(
         sampling=sampling | {"check_margin": section.check_margin},
         aggregation=f"{section.aggregation.kind}({shown})" if shown else section.aggregation.kind,
     )
+
+
+def choice_sampling(template: JudgeTemplate, seed: int) -> dict[str, float | int | str]:
+    """How one forced choice among the template's labels is asked, for `provenance`."""
+    return {"labels": " ".join(template.labels), "temperature": 0.0, "max_tokens": 1, "seed": seed}
+
+
+def no_principle(identity: str, tags: Sequence[str]) -> Failure:
+    """The row of a pair or a response to which no principle applies."""
+    return Failure(stage="label", id=identity, reason="no principle applies", detail=shown_tags(tags))
 
 
 def shown_tags(tags: Sequence[str]) -> str:

@@ -7,7 +7,15 @@ from typing import NamedTuple
 
 from rlaif.config.sections import LabelSection, SampleOne
 from rlaif.constitution import Constitution, Principle
-from rlaif.feedback.judge.asking import NoVerdict, ask, label_logprobs, provenance, shown_tags, with_shared_prefix
+from rlaif.feedback.judge.asking import (
+    NoVerdict,
+    ask,
+    choice_sampling,
+    label_logprobs,
+    no_principle,
+    provenance,
+    with_shared_prefix,
+)
 from rlaif.feedback.judge.result import Cost, JudgeResult
 from rlaif.feedback.sample import Progress
 from rlaif.feedback.verdict import Decided, aggregate, checked, draw, judged
@@ -74,13 +82,7 @@ def judge_pairs(
             verdict = Verdict(first=question.first, logprob_first=first, logprob_second=second)
             verdicts.setdefault((question.pair, question.principle.id), []).append(verdict)
 
-    origin = provenance(
-        model,
-        constitution,
-        template,
-        section,
-        {"labels": " ".join(template.labels), "temperature": 0.0, "max_tokens": 1, "seed": seed},
-    )
+    origin = provenance(model, constitution, template, section, choice_sampling(template, seed))
     decided = [
         None
         if index in failures
@@ -160,7 +162,7 @@ def messages(pair: Pair, question: Question, constitution: Constitution, templat
 def without_principle(pairs: Sequence[Pair], plans: Sequence[Plan]) -> dict[int, list[Failure]]:
     """A failure for each pair to which no principle applies, by the pair's index."""
     return {
-        index: [Failure(stage="label", id=pair.id, reason="no principle applies", detail=shown_tags(pair.tags))]
+        index: [no_principle(pair.id, pair.tags)]
         for index, (pair, needs) in enumerate(zip(pairs, plans, strict=True))
         if not needs.principles
     }

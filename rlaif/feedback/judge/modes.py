@@ -13,6 +13,7 @@ from rlaif.config.sections import (
     JudgeModel,
     LabelSection,
     MemberMode,
+    Mode,
     PanelMode,
     RankMode,
     ReasonedMode,
@@ -23,7 +24,7 @@ from rlaif.constitution import Constitution
 from rlaif.feedback.judge.compare import judge_pairs
 from rlaif.feedback.judge.panel import combine
 from rlaif.feedback.judge.rank import judge_by_rank
-from rlaif.feedback.judge.rate import judge_by_checklist, judge_by_score
+from rlaif.feedback.judge.rate import judge_by_rating
 from rlaif.feedback.judge.reasoned import judge_reasoned
 from rlaif.feedback.judge.result import JudgeResult
 from rlaif.feedback.sample import Progress
@@ -46,7 +47,7 @@ def judge_by_mode(
 ) -> JudgeResult:
     """The pairs judged as `section.mode` says. `revise` compares nothing, so given pairs are judged by `compare`.
 
-    `progress` counts pairs; a panel of n counts each of them n times.
+    `progress` counts pairs, each as often as `passes` says.
     """
     mode = section.mode
     if isinstance(mode, PanelMode):
@@ -58,6 +59,11 @@ def judge_by_mode(
     with open_judge(None) as model:
         single = CompareMode() if isinstance(mode, ReviseMode) else mode
         return judge_with(model, single, pairs, constitution, section, seed, progress)
+
+
+def passes(mode: Mode) -> int:
+    """How many times each pair is judged: once, or by every member of a panel."""
+    return len(mode.members) if isinstance(mode, PanelMode) else 1
 
 
 def judge_with(
@@ -76,10 +82,8 @@ def judge_with(
             return judge_pairs(model, pairs, constitution, template, section, seed, progress)
         case ReasonedMode():
             return judge_reasoned(model, mode, pairs, constitution, section, seed, progress)
-        case ScoreMode():
-            return judge_by_score(model, mode, pairs, constitution, section, seed, progress)
-        case ChecklistMode():
-            return judge_by_checklist(model, mode, pairs, constitution, section, seed, progress)
+        case ScoreMode() | ChecklistMode():
+            return judge_by_rating(model, mode, pairs, constitution, section, seed, progress)
         case RankMode():
             return judge_by_rank(model, mode, pairs, constitution, section, seed, progress)
         case _:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from rlaif.config.sections import PanelMode
 from rlaif.feedback.judge.result import Cost, JudgeResult
-from rlaif.feedback.pairs import TIE_ROUNDING
+from rlaif.feedback.pairs import choice
 from rlaif.feedback.verdict import average, log_odds, sigma
 from rlaif.records import Failure, Judgment, MemberJudgment, Pair, Provenance, Reliability, content_id
 
@@ -98,13 +98,8 @@ def _simple(how: str, voted: Mapping[Key, Opinions]) -> _Combined:
     if how == "mean":
         p_a = {key: sigma(fmean(log_odds(j.p_a) for j in said.values())) for key, said in voted.items()}
     else:
-        p_a = {key: average([_vote(j.p_a) for j in said.values()]) for key, said in voted.items()}
+        p_a = {key: average([choice(j.p_a) for j in said.values()]) for key, said in voted.items()}
     return _Combined(p_a, {})
-
-
-def _vote(p: float) -> float:
-    """1 for a, 0 for b, 0.5 for a tie."""
-    return 0.5 if abs(p - 0.5) <= TIE_ROUNDING else float(p > 0.5)
 
 
 def _dawid_skene(voted: Mapping[Key, Opinions]) -> _Combined:
@@ -117,7 +112,7 @@ def _dawid_skene(voted: Mapping[Key, Opinions]) -> _Combined:
     votes: dict[tuple[str, str], int] = {}
     for (pair_id, _), said in voted.items():
         for name, judgment in said.items():
-            if _vote(judgment.p_a) != 0.5:
+            if choice(judgment.p_a) != 0.5:
                 first = (judgment.p_a > 0.5) != _turned(judgment.pair)
                 votes[f"{pair_id}+", name], votes[f"{pair_id}-", name] = int(first), int(not first)
     if not votes:
@@ -195,7 +190,8 @@ def _origin(mode: PanelMode, results: Sequence[JudgeResult]) -> Provenance:
 
 def _reliability(name: str, voted: Mapping[Key, Opinions], combined: _Combined) -> Reliability:
     """How often the member sided with the panel; a tie of one of the two only is half an agreement."""
-    shares = [1 - abs(_vote(said[name].p_a) - _vote(combined.p_a[key])) for key, said in voted.items() if name in said]
+    both = [(said[name].p_a, combined.p_a[key]) for key, said in voted.items() if name in said]
+    shares = [1 - abs(choice(own) - choice(panel)) for own, panel in both]
     return Reliability(
         member=name,
         accuracy=combined.accuracy.get(name),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rlaif.config.sections import ChecklistMode, LabelSection, ScoreMode
+from rlaif.config.sections import LabelSection
 from rlaif.constitution import Constitution
 from rlaif.feedback.judge.compare import Plan, judgments_of, plan, without_principle
 from rlaif.feedback.judge.result import JudgeResult
@@ -20,49 +20,22 @@ from rlaif.models.chat import ChatModel
 from rlaif.records import Failure, Pair, Prompt, Score
 
 
-def judge_by_score(
-    model: ChatModel,
-    mode: ScoreMode,
-    pairs: Sequence[Pair],
-    constitution: Constitution,
-    section: LabelSection,
-    seed: int,
-    progress: Progress | None = None,
-) -> JudgeResult:
-    """Judge each pair by its two responses' ratings, 1 to 10, by each principle; see `score_responses`.
-
-    Per principle p(a) is P(a is rated higher) + P(both are rated the same)/2. With `sample` the drawn principle counts
-    for the pair as in `judge_pairs`, but all are asked about: a response's score is made of all. A pair of which a
-    question failed, or to which no principle applies, stays unlabelled. `progress` counts pairs.
-    """
-    return _judge(model, mode, pairs, constitution, section, seed, progress)
-
-
-def judge_by_checklist(
-    model: ChatModel,
-    mode: ChecklistMode,
-    pairs: Sequence[Pair],
-    constitution: Constitution,
-    section: LabelSection,
-    seed: int,
-    progress: Progress | None = None,
-) -> JudgeResult:
-    """Judge each pair by its two responses' replies to each principle's question; else like `judge_by_score`.
-
-    Per principle p(a) is P(only a follows it) + P(both or neither do)/2.
-    """
-    return _judge(model, mode, pairs, constitution, section, seed, progress)
-
-
-def _judge(
+def judge_by_rating(
     model: ChatModel,
     mode: RateMode,
     pairs: Sequence[Pair],
     constitution: Constitution,
     section: LabelSection,
     seed: int,
-    progress: Progress | None,
+    progress: Progress | None = None,
 ) -> JudgeResult:
+    """Judge each pair by what is said of its two responses alone, by each principle; see `score_responses`.
+
+    Per principle p(a) is P(a is rated higher) + P(both are rated the same)/2 with `score`, and P(only a follows it) +
+    P(both or neither do)/2 with `checklist`. With `sample` the drawn principle counts for the pair as in
+    `judge_pairs`, but all are asked about: a response's score is made of all. A pair of which a question failed, or to
+    which no principle applies, stays unlabelled. `progress` counts pairs.
+    """
     plans = [plan(pair, constitution, section, seed) for pair in pairs]
     prompts = [Prompt(id=pair.prompt_id, messages=pair.prompt, tags=pair.tags) for pair in pairs]
     responses = [(prompt, text) for prompt, pair in zip(prompts, pairs, strict=True) for text in (pair.a, pair.b)]

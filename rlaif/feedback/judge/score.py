@@ -12,7 +12,15 @@ from typing import NamedTuple
 from rlaif.config.sections import ChecklistMode, LabelSection, ScoreMode
 from rlaif.constitution import Constitution, Principle
 from rlaif.errors import ConfigError
-from rlaif.feedback.judge.asking import NoVerdict, ask, label_logprobs, provenance, shown_tags, with_shared_prefix
+from rlaif.feedback.judge.asking import (
+    NoVerdict,
+    ask,
+    choice_sampling,
+    label_logprobs,
+    no_principle,
+    provenance,
+    with_shared_prefix,
+)
 from rlaif.feedback.judge.result import Cost
 from rlaif.feedback.rating import CHECKLIST, RATING, Scale, by_code, overall
 from rlaif.feedback.sample import Progress
@@ -81,7 +89,7 @@ def score_responses(
     replies = ask(model, with_shared_prefix(requests, places), places, len(subjects), counted)
 
     scored = [dict(subject.settled) for subject in subjects]
-    failures = [_without_principle(subject) for subject in subjects]
+    failures = [[] if s.principles else [no_principle(s.id, s.prompt.tags)] for s in subjects]
     for (place, principle), reply in zip(questions, replies, strict=True):
         found = label_logprobs(reply, template.labels, section.min_label_mass)
         if isinstance(found, NoVerdict):
@@ -90,13 +98,7 @@ def score_responses(
             # A template may bring its own labels, in the usual order; records hold the usual ones.
             scored[place][principle.id] = scale.read(principle, dict(zip(usual, found.values(), strict=True)))
 
-    sampling: dict[str, float | int | str] = {
-        "labels": " ".join(template.labels),
-        "temperature": 0.0,
-        "max_tokens": 1,
-        "seed": seed,
-    }
-    origin = provenance(model, constitution, template, section, sampling)
+    origin = provenance(model, constitution, template, section, choice_sampling(template, seed))
     scores = [
         None if failed else _score(subject, by_principle, scale, f"{model.name}:{template.name}", origin)
         for subject, by_principle, failed in zip(subjects, scored, failures, strict=True)
@@ -181,14 +183,6 @@ def _check_questions(constitution: Constitution, mode: RateMode) -> None:
                 f"constitution {constitution.id!r}: principle {principle.id!r} has no `question`, and {mode.kind} "
                 "looks at one response at a time: add `question` and `desired`, or judge by compare (a fit cannot)"
             )
-
-
-def _without_principle(subject: _Subject) -> list[Failure]:
-    if subject.principles:
-        return []
-    return [
-        Failure(stage="label", id=subject.id, reason="no principle applies", detail=shown_tags(subject.prompt.tags))
-    ]
 
 
 def _failure(identity: str, why: NoVerdict, principle: Principle) -> Failure:

@@ -13,11 +13,19 @@ import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from rlaif.models.cache.store import ReplyStore
+from pydantic import BaseModel
+
+from rlaif.models.cache.store import ReplyStore, cache_path
 from rlaif.models.chat import ChatModel, ChatRequest, OnReplies, Reply
+from rlaif.records import content_id
 
 UNKNOWN = "unknown"
 """The revision of a model that cannot be told from another of its name (see `ChatModel.revision`)."""
+
+
+def shared(model: ChatModel, config: BaseModel, scope: str) -> CachedModel:
+    """The model behind the cache of all runs; `config` and `scope` part its replies if its revision is unknown."""
+    return CachedModel(model, cache_path(), content_id(scope, config.model_dump(mode="json")))
 
 
 class CachedModel:

@@ -10,6 +10,7 @@ from random import Random
 
 from rlaif.config import Recipe, load_recipe
 from rlaif.models.chat import ChatRequest
+from rlaif.records import Provenance
 from tests.scripted_judge import choose
 
 SHOWN = re.compile(r"<(?:response|reply|option)_([ab])>\n(.*?)\n</(?:response|reply|option)_\1>", re.DOTALL)
@@ -29,6 +30,19 @@ principles:
     question: Is it kind?
     desired: "yes"
 """
+
+ORIGIN = Provenance(
+    constitution="c",
+    constitution_version="1",
+    constitution_hash="0",
+    judge="j",
+    judge_revision="0",
+    template="t",
+    template_hash="0",
+    sampling={},
+    aggregation="mean",
+)
+"""Of a judgment whose origin does not matter."""
 
 
 def shown(request: ChatRequest) -> tuple[str, str]:
@@ -63,6 +77,11 @@ def sees_position(request: ChatRequest) -> dict[str, float]:
 def refuses(request: ChatRequest) -> dict[str, float]:
     """A judge that never gives a label."""
     return {"A": -60.0, "B": -60.0}
+
+
+def says_nothing(request: ChatRequest) -> str:
+    """A judge asked for a text that is no principle."""
+    return "I would rather not say."
 
 
 def rates(request: ChatRequest) -> dict[str, float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from statistics import fmean
 
 import pytest
 
@@ -14,9 +15,14 @@ from rlaif.audit.identity import differences, identity, subject
 from rlaif.audit.opinion import opinion
 from rlaif.constitution import load_constitution
 from rlaif.errors import ConfigError, DataError
-from rlaif.feedback.calibration import Isotonic, Temperature
+from rlaif.feedback.calibration import Isotonic, Temperature, calibrate, fitted
+from rlaif.feedback.verdict import log_odds, sigma
+from rlaif.jsonl import read_jsonl, write_jsonl
+from rlaif.records import Judgment
+from rlaif.run import Run
 from rlaif.stages import label
 from tests.audited import CONSTITUTION, recipe_of, write_gold
+from tests.fake_run import prompt, response
 
 # ------------------------------------------------------------------------------------------------ end to end
 
@@ -332,11 +338,29 @@ def test_revisions_have_no_probability_to_correct(tmp_path):
 
 
 def test_the_label_stage_does_not_ask_a_judge_that_was_not_approved(right, tmp_path):
-    from rlaif.run import Run
-
     recipe = require(right, tmp_path, "judge.model=tests.audited:tosses")
     with pytest.raises(ConfigError, match="is about another judge"):
         label(recipe, Run(tmp_path / "run"))
+
+
+@pytest.mark.parametrize("kind", ["none", "temperature", "isotonic"])
+def test_the_label_stage_applies_the_map_that_the_audit_fitted(right, tmp_path, kind):
+    run_folder = Run(tmp_path / "run")
+    of = prompt(0)
+    texts = ("good good word", "bad word", "good word word")
+    write_jsonl(run_folder.responses, [response(of, text, index) for index, text in enumerate(texts)])
+    label(require(right, tmp_path, calibrate=kind), run_folder)
+    judgments = read_jsonl(run_folder.judgments, Judgment)
+    assert len(judgments) == 3
+    for judgment in judgments:
+        by_principles = sigma(fmean(log_odds(principle.p_a) for principle in judgment.principles))
+        if kind == "none":
+            assert (judgment.p_a, judgment.p_raw) == (pytest.approx(by_principles), None)
+        else:
+            assert judgment.p_raw == pytest.approx(by_principles)
+            assert judgment.p_a == calibrate(judgment.p_raw, fitted(right.audit["calibration"], kind))
+    if kind != "none":
+        assert any(abs(judgment.p_a - judgment.p_raw) > 0.01 for judgment in judgments)
 
 
 # ----------------------------------------------------------------------------------------------- the opinion

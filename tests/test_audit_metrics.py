@@ -27,9 +27,9 @@ from rlaif.records import (
     Pair,
     PrincipleJudgment,
     Prompt,
-    Provenance,
     Verdict,
 )
+from tests.audited import ORIGIN
 from tests.fake_run import judged
 
 FEW = Bootstrap(samples=100)
@@ -335,22 +335,11 @@ def test_a_judge_without_orders_has_no_consistency() -> None:
 
 
 def test_of_a_panel_the_members_own_verdicts_count() -> None:
-    origin = Provenance(
-        constitution="c",
-        constitution_version="1",
-        constitution_hash="0",
-        judge="j",
-        judge_revision="0",
-        template="t",
-        template_hash="0",
-        sampling={},
-        aggregation="mean",
-    )
     of = pair(0)
 
     def member(name: str, ab: float, ba: float) -> MemberJudgment:
         return MemberJudgment(
-            member=name, annotator=name, p_a=0.6, principles=(judged(of, "kind", ab, ba),), provenance=origin
+            member=name, annotator=name, p_a=0.6, principles=(judged(of, "kind", ab, ba),), provenance=ORIGIN
         )
 
     panel = judgment(of, 0.7).model_copy(update={"members": (member("x", 2, -2), member("y", 1, 1))})

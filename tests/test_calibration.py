@@ -26,7 +26,8 @@ from rlaif.errors import DataError
 from rlaif.evaluation.agreement import Bootstrap
 from rlaif.feedback.calibration import Isotonic, Temperature, apply_calibration, calibrate, fitted
 from rlaif.feedback.judge.result import Cost, JudgeResult
-from rlaif.records import Failure, Judgment, MemberJudgment, Message, Pair, PrincipleJudgment, Prompt, Provenance
+from rlaif.records import Failure, Judgment, MemberJudgment, Message, Pair, PrincipleJudgment, Prompt
+from tests.audited import ORIGIN
 
 FEW = Bootstrap(samples=100)
 STEPS = Isotonic(x=(0.5, 0.7, 0.9), y=(0.5, 0.6, 0.8))
@@ -109,18 +110,7 @@ def test_what_is_no_map_is_refused(x: tuple[float, ...], y: tuple[float, ...], w
 
 def test_labels_are_mapped_and_everything_else_stays() -> None:
     principle = PrincipleJudgment(principle="kind", checked=False, p_a=0.9)
-    origin = Provenance(
-        constitution="c",
-        constitution_version="1",
-        constitution_hash="0",
-        judge="j",
-        judge_revision="0",
-        template="t",
-        template_hash="0",
-        sampling={},
-        aggregation="mean",
-    )
-    member = MemberJudgment(member="m", annotator="m", p_a=0.9, provenance=origin)
+    member = MemberJudgment(member="m", annotator="m", p_a=0.9, provenance=ORIGIN)
     before = judgment(0, 0.9).model_copy(update={"principles": (principle,), "members": (member,)})
     result = JudgeResult((before, judgment(1, 0.25)), (Failure(stage="label", id="x", reason="r"),), Cost(1, 2, 3))
     mapped = apply_calibration(result, Temperature(value=2.0))

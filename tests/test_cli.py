@@ -18,6 +18,8 @@ from rlaif.models.cache.store import ReplyStore
 from rlaif.models.chat import Reply
 from rlaif.pipeline import STAGES
 from rlaif.resources import available, resolve
+from rlaif.run import Run
+from tests.audited import CONSTITUTION, write_gold
 from tests.fake_run import inputs, write_run
 
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -252,3 +254,59 @@ def test_compare_puts_runs_side_by_side(cli, tmp_path):
     assert (code, err) == (0, "") and "page: pages/both.html" in out
     assert (tmp_path / "pages" / "both.html").read_text().startswith("<!DOCTYPE html>")
     assert json.loads((tmp_path / "pages" / "both.json").read_text())
+
+
+# -------------------------------------------------------------------------------------------- the judge's commands
+
+
+@pytest.fixture
+def judged_by(tmp_path, monkeypatch):
+    """Words that name a scripted judge of tests/audited.py, its constitution, and labels that it may be right about."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1]))
+    (tmp_path / "goodness.yaml").write_text(CONSTITUTION)
+    write_gold(tmp_path / "gold.jsonl", 40)
+
+    def words(judge: str) -> list[str]:
+        return [
+            "judge.backend=scripted",
+            f"judge.model=tests.audited:{judge}",
+            "constitution=goodness.yaml",
+            "evaluate.bootstrap_samples=200",
+        ]
+
+    return words
+
+
+@pytest.mark.parametrize(
+    ("judge", "gate", "expected"),
+    [
+        ("sees_merit", "accuracy=0.9", 0),
+        ("sees_position", "consistency=0.7", 1),
+        ("sees_merit", None, 0),
+        ("sees_position", None, 0),
+        ("sees_merit", "accuracy=9", 2),
+    ],
+)
+def test_the_gate_is_the_exit_code_of_an_audit(cli, judged_by, tmp_path, judge, gate, expected):
+    gated = ["--gate", gate] if gate else []
+    code, out, err = cli(
+        "audit", "quickstart", *judged_by(judge), "--gold", "gold.jsonl", *gated, "--probe-pairs", "2", "--out", "a"
+    )
+    assert code == expected
+    assert ((tmp_path / "a" / "audit.html").exists(), "error:" in err) == (expected != 2, expected == 2)
+    assert ("below the gate's" in out) == (expected == 1)
+
+
+def test_distilling_nothing_is_exit_code_1_and_no_constitution(cli, judged_by, tmp_path):
+    code, out, _ = cli("constitution", "distill", "gold.jsonl", *judged_by("says_nothing"), "--out", "found.yaml")
+    assert code == 1 and "No principle survives" in out
+    assert ((tmp_path / "found.yaml").exists(), (tmp_path / "found.json").exists()) == (False, True)
+
+
+def test_a_run_goes_until_the_stage_that_is_named(cli, monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr("rlaif.pipeline.run_recipe", lambda recipe, out, only: asked.append((out, only)) or Run(out))
+    assert cli("run", "quickstart", "--until", "label", "--out", "here")[0] == 0
+    assert asked == [(Path("here"), ["sample", "label"])]
+    code, _, err = cli("run", "hh-rlhf", "--until", "label")
+    assert code == 2 and "label: this recipe has no such stage; it has pairs" in err

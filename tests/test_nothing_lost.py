@@ -335,6 +335,16 @@ def labelling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple
         work.close()
 
 
+def test_another_run_asks_only_what_failed(labelling: tuple[Labelling, FaultyServer], tmp_path: Path) -> None:
+    work, server = labelling
+    one, other = Run(tmp_path / "one"), Run(tmp_path / "other")
+    assert work.label(one) == 0
+    asked = server.asked.total()
+    assert work.label(other) == 0
+    assert (asked, server.asked.total()) == (400, 402), "both orders of Question 17"
+    assert one.judgments.read_bytes() == other.judgments.read_bytes()
+
+
 def test_twenty_kills_end_in_the_same_bytes(labelling: tuple[Labelling, FaultyServer], tmp_path: Path) -> None:
     work, server = labelling
     cache, rng = tmp_path / "replies.sqlite", random.Random(20)

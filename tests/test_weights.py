@@ -27,7 +27,8 @@ from rlaif.feedback.weights import (
     reweighted,
     split_by_prompt,
 )
-from rlaif.records import Judgment, Message, Pair, PrincipleScore, Prompt, Provenance, Score, content_id, plain
+from rlaif.records import Judgment, Message, Pair, PrincipleScore, Prompt, Score, content_id, plain
+from tests.audited import ORIGIN
 
 LOSSES: tuple[Loss, ...] = ("logistic", "hinge")
 NAMES = ("p0", "p1", "p2", "p3")
@@ -62,7 +63,7 @@ def fit(**changes: Any) -> WeightFit:
         loss="logistic",
         penalty=1e-3,
         trained=90,
-        prompt_ids=("x", "x", "y", "z"),
+        heldout=tuple(LabelledPair(prompt, {}, {}) for prompt in ("x", "x", "y", "z")),
         hits=(1.0, 0.0, 0.5, 1.0),
     )
     return made._replace(**changes)
@@ -248,17 +249,6 @@ def test_without_a_penalty_or_prompts_there_is_no_fit() -> None:
 
 
 def test_pairs_come_from_human_judgments_and_scores() -> None:
-    origin = Provenance(
-        constitution="c",
-        constitution_version="1",
-        constitution_hash="h",
-        judge="j",
-        judge_revision="r",
-        template="checklist",
-        template_hash="h",
-        sampling={},
-        aggregation="mean",
-    )
     prompt = Prompt.of((Message(role="user", content="why?"),))
 
     def score(text: str, value: float) -> Score:
@@ -270,7 +260,7 @@ def test_pairs_come_from_human_judgments_and_scores() -> None:
             value=value,
             principles=(PrincipleScore(principle="p0", checked=False, value=value),),
             annotator="j",
-            provenance=origin,
+            provenance=ORIGIN,
         )
 
     def human(a: str, b: str, p_a: float) -> Judgment:

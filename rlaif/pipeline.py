@@ -5,7 +5,7 @@
       -> judgments.jsonl     label      the judge's verdicts, both orders, per principle (+ failures.jsonl)
       -> preferences.jsonl   pairs      AI, human or mixed
       -> reward_model/       reward     trained on preferences; never learns where a row came from
-      -> policy/             ppo        trained against the reward model
+      -> policy/             optimise   trained against the reward model
       -> evaluation.json     evaluate   policy against reference on held-out prompts
       -> report.html         report     one page for a person
 
@@ -68,8 +68,8 @@ STAGES: dict[str, Stage] = {
         ],
         lambda run: [run.reward_model, run.heldout],
     ),
-    "ppo": Stage(
-        stages.ppo,
+    "optimise": Stage(
+        stages.optimise,
         lambda recipe, run: [run.reward_model, *reads.prompt_files(recipe), *reads.policy_files(recipe)],
         lambda run: [run.policy],
     ),

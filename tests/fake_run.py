@@ -172,7 +172,7 @@ def metrics(steps: int = 60, seed: int = 0) -> list[dict[str, Any]]:
             "pass/no-list": min(1, 0.8 + 0.15 * way + rng.normal(0, 0.03)),
             "pass/all": min(1, 0.2 + 0.6 * way + rng.normal(0, 0.03)),
         }
-        rows.append({"stage": "ppo", "step": step} | {k: float(v) for k, v in row.items()})
+        rows.append({"stage": "optimise", "step": step} | {k: float(v) for k, v in row.items()})
     return rows
 
 
@@ -194,7 +194,7 @@ MANIFEST = {
         "sample": {"seconds": 212.4, "inputs": "ab", "outputs": {"responses.jsonl": "cd"}},
         "label": {"seconds": 840.0, "inputs": "cd", "outputs": {"judgments.jsonl": "ef"}},
         "reward": {"seconds": 95.1},
-        "ppo": {"seconds": 5210.0},
+        "optimise": {"seconds": 5210.0},
         "evaluate": {"seconds": 48.0},
     },
 }

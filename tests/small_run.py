@@ -37,7 +37,8 @@ def small_recipe(folder: Path, model: str, prompts: int = 120, **changes: Any) -
         "label": {"check_margin": 0.5},
         "preferences": {"tie_margin": 0.2, "heldout_share": 0.2},
         "reward": {"lora": None, "learning_rate": 5e-3, "epochs": 4, "minibatch_size": 16},
-        "ppo": {
+        "optimise": {
+            "kind": "ppo",
             "steps": 20,
             "rollouts_per_step": 32,
             "minibatch_size": 32,

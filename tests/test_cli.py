@@ -91,15 +91,18 @@ label: {{mode: {{kind: compare, template: {template}}}}}
     [
         (["run", "quickstrat"], "no recipe 'quickstrat'; did you mean 'quickstart'?"),
         (["run", "there/quickstart.yaml"], "there/quickstart.yaml: no such recipe file; did you mean 'quickstart'?"),
-        (["run", "quickstart", "ppo.stepz=3"], "ppo.stepz: no such key; did you mean 'steps'?"),
-        (["ppo", "quickstart", "ppo.steps"], "override 'ppo.steps' is not of the form section.key=value"),
-        (["sample", "quickstart", "ppo.steps=many"], "(got 'many')"),
+        (["run", "quickstart", "optimise.stepz=3"], "optimise.stepz: no such key; did you mean 'steps'?"),
+        (
+            ["optimise", "quickstart", "optimise.steps"],
+            "override 'optimise.steps' is not of the form section.key=value",
+        ),
+        (["sample", "quickstart", "optimise.steps=many"], "(got 'many')"),
         (["run", "quickstart", "--out", "file"], "file: cannot be a run folder: "),
         (["run", "quickstart", "--out", "."], "not empty and not a run"),
         (["label", "quickstart", "--out", "r"], "r/responses.jsonl: not there yet; run the sample stage first"),
         (["pairs", "quickstart", "--out", "r"], "r/judgments.jsonl: not there yet; run the label stage first"),
         (["reward", "quickstart", "--out", "r"], "r/preferences.jsonl: not there yet; run the pairs stage first"),
-        (["ppo", "quickstart", "--out", "r"], "r/reward_model: not there yet; run the reward stage first"),
+        (["optimise", "quickstart", "--out", "r"], "r/reward_model: not there yet; run the reward stage first"),
         (["evaluate", "quickstart", "--out", "r"], "r/reward_model: not there yet; run the reward stage first"),
         (["check"], "check: name at least one file, or give --list-checks"),
         (["check", "gone.yaml"], "gone.yaml: no such file"),
@@ -148,7 +151,7 @@ def test_a_bad_file_is_named_with_its_line(cli, tmp_path, what, text, reason):
 
 @pytest.mark.parametrize("place", [0, 1, 2, 3])
 def test_traceback_shows_where_it_arose_wherever_it_stands(cli, place, monkeypatch):
-    words = ["run", "quickstart", "ppo.stepz=3"]
+    words = ["run", "quickstart", "optimise.stepz=3"]
     monkeypatch.setattr(sys, "argv", ["rlaif", *words[:place], "--traceback", *words[place:]])
     with pytest.raises(rlaif.errors.ConfigError, match="no such key"):
         main()

@@ -35,11 +35,11 @@ def test_page_and_numbers(compared):
     _, out = compared
     page = out.read_text()
     assert "&lt;b&gt;rlhf&lt;/b&gt;" in page and "<b>rlhf</b>" not in page
-    assert "ppo.steps" in page and "do not pick the run" in page
+    assert "optimise.steps" in page and "do not pick the run" in page
     assert "http" not in page.replace("http-equiv", "")
     raw = json.loads(out.with_suffix(".json").read_text())
     assert [run["name"] for run in raw["runs"]] == ["quickstart", "<b>rlhf</b>"]
-    assert raw["recipe_differences"] == {"ppo.steps": ["60", "90"]}
+    assert raw["recipe_differences"] == {"optimise.steps": ["60", "90"]}
     assert raw["runs"][0]["evaluation"]["policy"]["kl"]["n"] == 48
 
 

@@ -77,12 +77,12 @@ def test_ai_human_and_hybrid_differ_in_their_preferences_alone():
 @pytest.mark.parametrize(
     ("override", "read"),
     [
-        ("ppo.steps=3", lambda r: r.ppo.steps == 3),
-        ("ppo.learning_rate=1e-3", lambda r: r.ppo.learning_rate == 1e-3),
-        (" ppo.steps = 3 ", lambda r: r.ppo.steps == 3),
+        ("optimise.steps=3", lambda r: r.optimise.steps == 3),
+        ("optimise.learning_rate=1e-3", lambda r: r.optimise.learning_rate == 1e-3),
+        (" optimise.steps = 3 ", lambda r: r.optimise.steps == 3),
         ("title='a: b=c'", lambda r: r.title == "a: b=c"),
-        ("ppo.lora=null", lambda r: r.ppo.lora is None),
-        ("ppo.lora.rank=4", lambda r: r.ppo.lora.rank == 4),
+        ("optimise.lora=null", lambda r: r.optimise.lora is None),
+        ("optimise.lora.rank=4", lambda r: r.optimise.lora.rank == 4),
         ("reward.lora={rank: 4, targets: [q_proj]}", lambda r: r.reward.lora.targets == ("q_proj",)),
         ("prompts.sources.0.limit=5", lambda r: r.prompts.sources[0].limit == 5),
         ("prompts.sources.0.tags=[a, b]", lambda r: r.prompts.sources[0].tags == ("a", "b")),
@@ -98,8 +98,8 @@ def test_a_value_is_set_as_yaml(small, override, read):
 def test_another_alternative_keeps_what_it_shares_with_the_old_one(small):
     judge = load_recipe(small, ["judge.backend=vllm", "judge.model=Qwen/Qwen3-8B"]).judge
     assert judge == VllmModel(model="Qwen/Qwen3-8B", concurrency=3)
-    assert load_recipe(small, ["ppo.kl.kind=fixed"]).ppo.kl == FixedKl(coef=0.2)
-    assert load_recipe(small, ["ppo.kl.kind=adaptive"]).ppo.kl == AdaptiveKl(coef=0.2, target=8.0)
+    assert load_recipe(small, ["optimise.kl.kind=fixed"]).optimise.kl == FixedKl(coef=0.2)
+    assert load_recipe(small, ["optimise.kl.kind=adaptive"]).optimise.kl == AdaptiveKl(coef=0.2, target=8.0)
     labels = load_recipe(small, ["preferences.labels.kind=human"]).preferences.labels
     assert isinstance(labels, HumanLabels) and labels.human_data[0].path == "a.jsonl"
     mixed = load_recipe(small, ["preferences.labels.kind=mix"]).preferences.labels
@@ -146,8 +146,8 @@ def test_another_alternative_does_not_inherit_a_knob_that_means_something_else()
 
 
 def test_the_last_override_wins_and_the_file_stays(small):
-    assert load_recipe(small, ["ppo.steps=3", "ppo.steps=4"]).ppo.steps == 4
-    assert load_recipe(small).ppo.steps == Recipe.model_fields["ppo"].default.steps
+    assert load_recipe(small, ["optimise.steps=3", "optimise.steps=4"]).optimise.steps == 4
+    assert load_recipe(small).optimise.steps == Recipe.model_fields["optimise"].default.steps
 
 
 # ------------------------------------------------------------------------------------------------ mistakes
@@ -156,14 +156,20 @@ def test_the_last_override_wins_and_the_file_stays(small):
 @pytest.mark.parametrize(
     ("override", "line"),
     [
-        ("ppo.setps=3", "ppo.setps: no such key; did you mean 'steps'?"),
+        ("optimise.setps=3", "optimise.setps: no such key; did you mean 'steps'?"),
         ("policy.batchsize=3", "policy.batchsize: no such key; did you mean 'batch_size'?"),
-        ("poo.steps=3", "poo: no such key; did you mean 'ppo'?"),
+        ("optimize.steps=3", "optimize: no such key; did you mean 'optimise'?"),
         ("policy.base_urls=[x]", "policy.base_urls: no such key; "),
-        ("ppo.kl.taget=1", "ppo.kl.taget: no such key; did you mean 'target'?"),
-        ("ppo.kl.gain=x", "ppo.kl.gain: Input should be a valid number, unable to parse string as a number (got 'x')"),
-        ("ppo.steps=-1", "ppo.steps: Input should be greater than or equal to 1 (got -1)"),
-        ("ppo.steps=2.5", "ppo.steps: Input should be a valid integer, got a number with a fractional part (got 2.5)"),
+        ("optimise.kl.taget=1", "optimise.kl.taget: no such key; did you mean 'target'?"),
+        (
+            "optimise.kl.gain=x",
+            "optimise.kl.gain: Input should be a valid number, unable to parse string as a number (got 'x')",
+        ),
+        ("optimise.steps=-1", "optimise.steps: Input should be greater than or equal to 1 (got -1)"),
+        (
+            "optimise.steps=2.5",
+            "optimise.steps: Input should be a valid integer, got a number with a fractional part (got 2.5)",
+        ),
         ("preferences.ties=kep", "preferences.ties: Input should be 'drop' or 'keep' (got 'kep')"),
         ("judge.backend=vlm", "judge: no backend 'vlm'; did you mean 'vllm'?"),
         ("judge={model: x}", "judge: must say its 'backend' (got {'model': 'x'})"),
@@ -172,7 +178,7 @@ def test_the_last_override_wins_and_the_file_stays(small):
         ("policy=null", "policy: a section of keys and values, not a single value (got None)"),
         ("title=a: b", "title: Input should be a valid string (got {'a': 'b'})"),
         ("constitution=null", "constitution: Input should be a valid string (got None)"),
-        ("ppo.minibatch_size=5", "ppo: minibatch_size must divide rollouts_per_step"),
+        ("optimise.minibatch_size=5", "optimise: minibatch_size must divide rollouts_per_step"),
         ("preferences.labels.human_data=[]", "recipe: preferences.labels.pairs is 'human', so preferences.labels."),
         ("prompts.sources.0.kind=hub", "prompts.sources.0.dataset: required, but missing"),
         ("prompts.sources.0.lmit=1", "prompts.sources.0.lmit: no such key; did you mean 'limit'?"),
@@ -189,10 +195,10 @@ def test_a_bad_value_is_one_line(small, override, line):
 
 def test_every_mistake_is_listed(small):
     with pytest.raises(ConfigError) as error:
-        load_recipe(small, ["ppo.steps=0", "nmae=x", "sample.top_p=2"])
+        load_recipe(small, ["optimise.steps=0", "nmae=x", "sample.top_p=2"])
     assert [line.split(":")[0].strip() for line in str(error.value).split("\n")[1:]] == [
         "sample.top_p",
-        "ppo.steps",
+        "optimise.steps",
         "nmae",
     ]
 
@@ -200,13 +206,13 @@ def test_every_mistake_is_listed(small):
 @pytest.mark.parametrize(
     ("override", "reason"),
     [
-        ("ppo.steps", "is not of the form section.key=value"),
+        ("optimise.steps", "is not of the form section.key=value"),
         ("=3", "is not of the form section.key=value"),
-        ("ppo..steps=3", "is not of the form section.key=value"),
-        ("ppo.steps=[1", "the value is not valid YAML; quote it"),
-        ("ppo.steps=!!int x", "the value is not valid YAML; quote it"),
-        ("ppo.steps=2024-13-01", "the value is not valid YAML; quote it"),
-        ("ppo.steps=" + "[" * 5000, "the value is not valid YAML; quote it"),
+        ("optimise..steps=3", "is not of the form section.key=value"),
+        ("optimise.steps=[1", "the value is not valid YAML; quote it"),
+        ("optimise.steps=!!int x", "the value is not valid YAML; quote it"),
+        ("optimise.steps=2024-13-01", "the value is not valid YAML; quote it"),
+        ("optimise.steps=" + "[" * 5000, "the value is not valid YAML; quote it"),
         ("name.x=3", "name is a value, not a section (got 'small')"),
         ("prompts.sources.1.limit=3", "'1' is not a position in a list of 1"),
         ("prompts.sources.first.limit=3", "'first' is not a position in a list of 1"),
@@ -249,7 +255,7 @@ def test_a_key_written_twice_is_named(tmp_path):
     path.write_text(
         SMALL.replace("ppo: {", "sample: &a {temperature: 0.5, max_tokens: 9}\nppo: {<<: *a, max_tokens: 7, ")
     )
-    assert load_recipe(str(path)).ppo.max_tokens == 7, "a merged key may be overridden"
+    assert load_recipe(str(path)).optimise.max_tokens == 7, "a merged key may be overridden"
 
 
 @pytest.mark.parametrize("name", ["", " ", "a/b", "..", "."])
@@ -259,7 +265,7 @@ def test_a_name_is_a_folder(small, name):
 
 
 PIECES = st.sampled_from(
-    [*"{}[]:,#&*!|>%@'\"-? \n\t.", "<<", "!!", "name", "ppo", "kind", "=", "1", "~", "\u2028", "\0"]
+    [*"{}[]:,#&*!|>%@'\"-? \n\t.", "<<", "!!", "name", "optimise", "kind", "=", "1", "~", "\u2028", "\0"]
 )
 
 
@@ -279,7 +285,9 @@ def test_no_file_gives_anything_but_a_config_error(tmp_path, data):
         load_recipe(str(path))
 
 
-KEYS = st.sampled_from(["ppo", "kl", "kind", "steps", "prompts", "sources", "0", "7", "judge", "backend", "tags", "x"])
+KEYS = st.sampled_from(
+    ["optimise", "kl", "kind", "steps", "prompts", "sources", "0", "7", "judge", "backend", "tags", "x"]
+)
 VALUES = st.sampled_from(["1", "null", "{}", "[]", "vllm", "mix", "{kind: fixed}", "[{kind: file, path: p}]"])
 
 
@@ -288,7 +296,7 @@ VALUES = st.sampled_from(["1", "null", "{}", "[]", "vllm", "mix", "{kind: fixed}
     overrides=st.lists(
         st.builds(lambda keys, value: ".".join(keys) + "=" + value, st.lists(KEYS, min_size=1, max_size=4), VALUES)
         | st.text(max_size=12)
-        | st.text(max_size=12).map("ppo.steps={}".format),
+        | st.text(max_size=12).map("optimise.steps={}".format),
         max_size=3,
     )
 )
@@ -314,24 +322,26 @@ def test_a_dumped_recipe_is_the_same_recipe(tmp_path, name):
 
 def test_changes_are_named_with_both_values(small):
     old = load_recipe(small)
-    new = load_recipe(small, ["ppo.steps=7", "ppo.kl.kind=fixed", "ppo.lora=null", "prompts.sources.0.tags=[x, y]"])
+    new = load_recipe(
+        small, ["optimise.steps=7", "optimise.kl.kind=fixed", "optimise.lora=null", "prompts.sources.0.tags=[x, y]"]
+    )
     assert changed_keys(old, new) == [
-        "ppo.steps: 100 -> 7",
-        "ppo.lora.rank: 16 -> unset",
-        "ppo.lora.alpha: 32.0 -> unset",
-        "ppo.lora.targets: all-linear -> unset",
-        "ppo.kl.kind: adaptive -> fixed",
-        "ppo.kl.target: 8.0 -> unset",
-        "ppo.kl.gain: 0.1 -> unset",
+        "optimise.steps: 100 -> 7",
+        "optimise.lora.rank: 16 -> unset",
+        "optimise.lora.alpha: 32.0 -> unset",
+        "optimise.lora.targets: all-linear -> unset",
+        "optimise.kl.kind: adaptive -> fixed",
+        "optimise.kl.target: 8.0 -> unset",
+        "optimise.kl.gain: 0.1 -> unset",
         "prompts.sources.0.tags.1: unset -> y",
-        "ppo.lora: unset -> None",
+        "optimise.lora: unset -> None",
     ]
 
 
 def test_sections_are_frozen_and_closed(small):
     recipe = load_recipe(small)
     with pytest.raises(ValidationError, match="frozen"):
-        recipe.ppo.steps = 5
+        recipe.optimise.steps = 5
     for section in Section.__subclasses__():
         assert section.model_config["extra"] == "forbid" and section.__doc__, section
 
@@ -340,4 +350,4 @@ def test_every_knob_can_be_written_down(small):
     """A recipe dumped and loaded has every key of every section in use, so `recipe.yaml` tells the whole run."""
     dumped = yaml.safe_load(dump_recipe(load_recipe(small)))
     assert set(dumped) == set(Recipe.model_fields)
-    assert set(dumped["ppo"]) == set(recipe_schema()["$defs"]["PpoSection"]["properties"])
+    assert set(dumped["optimise"]) == set(recipe_schema()["$defs"]["Ppo"]["properties"])

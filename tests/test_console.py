@@ -48,7 +48,7 @@ def test_without_a_terminal_there_is_a_line_now_and_then(screen, monkeypatch):
 def test_a_stage_that_goes_on_counts_what_was_done_before(screen, monkeypatch):
     file = screen(terminal=False)
     clock(monkeypatch, 1.0)
-    with bar("ppo", 10, "steps") as advance:
+    with bar("optimise", 10, "steps") as advance:
         advance(0)  # nothing yet: no rate, no division by zero
         advance(9)
         advance(1)

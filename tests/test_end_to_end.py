@@ -44,7 +44,7 @@ def test_the_reward_model_learns_what_the_judge_likes(evaluation):
 
 
 def test_ppo_raises_the_score_and_the_feature_itself(run, evaluation):
-    scores = [row["score"] for row in run.read_metrics("ppo")]
+    scores = [row["score"] for row in run.read_metrics("optimise")]
     assert len(scores) == 20
     assert fmean(scores[-3:]) > fmean(scores[:3]) + 1
     assert evaluation["policy"]["score"]["difference"]["low"] > 1
@@ -64,7 +64,7 @@ def test_code_agrees_that_the_checked_principle_is_kept_more_often(evaluation):
 
 
 def test_the_critic_and_the_kl_are_alive(run):
-    last = run.read_metrics("ppo")[-1]
+    last = run.read_metrics("optimise")[-1]
     assert last["kl"] > 1 and last["entropy"] > 0.1
     assert 0 < last["clip_fraction"] < 0.9
 
@@ -102,7 +102,7 @@ def test_evaluation_has_what_is_promised(evaluation, run):
     cost = evaluation["cost"]
     asked = 2 * len(read_jsonl(run.judgments, Judgment)) + 2 * len(read_jsonl(run.evaluation_judgments, Judgment))
     assert cost["judge_calls"] == asked and cost["completion_tokens"] == cost["prompt_tokens"] == 0
-    assert set(cost["seconds"]) == {"sample", "label", "pairs", "reward", "ppo"}
+    assert set(cost["seconds"]) == {"sample", "label", "pairs", "reward", "optimise"}
 
 
 def test_the_page_stands_alone(run):

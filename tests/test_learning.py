@@ -17,9 +17,9 @@ from torch import Tensor
 from rlaif.config.sections import Lora
 from rlaif.models.local.packing import Row
 from rlaif.run import Run
-from rlaif.training.ppo import train_ppo
-from rlaif.training.reward import RewardStage, train_reward_model
-from rlaif.training.rollout import Actors
+from rlaif.training.optimise.loop import train_ppo
+from rlaif.training.optimise.rollout import Actors
+from rlaif.training.reward.train import RewardStage, train_reward_model
 from rlaif.training.scalar_model import ScalarModel
 from tests.tiny import save_tiny, tiny_tokenizer
 from tests.tiny_training import (
@@ -62,7 +62,7 @@ def train(
     section = tiny_section(**(settings | changes))
     actors = tiny_actors(folder, section, scorer, seed)
     train_ppo(actors, prompts(4), section, seed, run / "checkpoints", tiny_tracker(run, total=section.steps), no_checks)
-    return actors, Run(run).read_metrics("ppo")
+    return actors, Run(run).read_metrics("optimise")
 
 
 def rise(rows: Sequence[dict[str, Any]], key: str) -> float:

@@ -15,11 +15,12 @@ from torch import Tensor
 from rlaif.config.sections import AdaptiveKl
 from rlaif.errors import ConfigError, TrainingError
 from rlaif.run import Run
-from rlaif.training import losses, ppo
+from rlaif.training import losses
 from rlaif.training.lora import trainable
-from rlaif.training.ppo import Means, make_targets, take_step, train_ppo
-from rlaif.training.reward import open_stage
-from rlaif.training.rollout import Actors, Rollouts, describe, open_actors, prompts_of_step, roll_out
+from rlaif.training.optimise import loop as ppo
+from rlaif.training.optimise.loop import Means, make_targets, take_step, train_ppo
+from rlaif.training.optimise.rollout import Actors, Rollouts, describe, open_actors, prompts_of_step, roll_out
+from rlaif.training.reward.train import open_stage
 from rlaif.training.scalar_model import as_ended
 from rlaif.training.session import Group, Session
 from tests.tiny import save_tiny, tiny_tokenizer
@@ -52,7 +53,7 @@ def train(folder: str, run: Path, checks: Any = no_checks, **changes: Any) -> Ac
 
 
 def rows_of(run: Path) -> list[dict[str, Any]]:
-    return Run(run).read_metrics("ppo")
+    return Run(run).read_metrics("optimise")
 
 
 # ------------------------------------------------------------------------------------------------ rollouts

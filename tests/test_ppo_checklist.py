@@ -15,13 +15,13 @@ from rlaif.models.local import generate as generate_module
 from rlaif.models.local.generate import pick_tokens
 from rlaif.models.local.packing import Row, response_mask
 from rlaif.run import Run
-from rlaif.training import ppo
 from rlaif.training.lora import trainable
 from rlaif.training.losses import gae
+from rlaif.training.optimise import loop as ppo
+from rlaif.training.optimise.loop import make_targets, take_step, train_ppo
+from rlaif.training.optimise.rollout import Actors, Rollouts, roll_out, values
 from rlaif.training.policy_model import PolicyModel
-from rlaif.training.ppo import make_targets, take_step, train_ppo
-from rlaif.training.reward import RewardStage, centre, encode_pairs
-from rlaif.training.rollout import Actors, Rollouts, roll_out, values
+from rlaif.training.reward.train import RewardStage, centre, encode_pairs
 from rlaif.training.scalar_model import as_ended
 from rlaif.training.session import Group, Session
 from tests.tiny import save_tiny, tiny_tokenizer
@@ -265,7 +265,7 @@ def test_old_logprobs_come_from_the_training_forward(actors: Actors, monkeypatch
             model.model.norm.weight.div_(1.1)
         return samples
 
-    monkeypatch.setattr("rlaif.training.rollout.generate", distorted)
+    monkeypatch.setattr("rlaif.training.optimise.rollout.generate", distorted)
     took = roll_out(actors, PROMPTS, SECTION, 0, 0)
     logprobs_BT = actors.policy.token_logprobs(took.rows, SECTION.temperature)
     torch.testing.assert_close(took.logprobs_BT, logprobs_BT.detach(), atol=1e-5, rtol=0)
@@ -325,7 +325,7 @@ def test_kl_clip_fraction_explained_variance_length_and_eos_rate_are_logged(tiny
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ppo, "roll_out", spy)
         train_ppo(actors, PROMPTS, section, 0, tmp_path / "checkpoints", tiny_tracker(tmp_path), rates)
-    rows = Run(tmp_path).read_metrics("ppo")
+    rows = Run(tmp_path).read_metrics("optimise")
     assert [row["step"] for row in rows] == [0, 1]
     for row, took in zip(rows, seen, strict=True):
         mask_BT = took.mask_BT

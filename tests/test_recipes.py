@@ -45,7 +45,7 @@ def small(hh_file, tiny_folder):
             "sample.responses_per_prompt=2",
             "reward={lora: {rank: 2}, minibatch_size: 16}",
             "ppo={steps: 1, rollouts_per_step: 4, minibatch_size: 4, epochs: 1, max_tokens: 4, lora: null}",
-            "ppo.learning_rate=0.1",
+            "optimise.learning_rate=0.1",
             "evaluate.bootstrap_samples=50",
             *([f"preferences.labels.human_data={data}"] if human else []),
             *others,

@@ -25,8 +25,18 @@ from rlaif.pipeline import STAGES, run_recipe
 from rlaif.run import Run, hash_path
 from tests.small_run import small_recipe
 
-PRELOADED = ["tests.test_resume", "rlaif.training.ppo", "rlaif.training.reward", "rlaif.training.tracking"]
-PRELOADED += ["rlaif.training.measure", "rlaif.models.local", "transformers.models.llama.modeling_llama"]
+PRELOADED = [
+    "tests.test_resume",
+    "rlaif.training.optimise.loop",
+    "rlaif.training.reward.train",
+    "rlaif.training.tracking",
+]
+PRELOADED += [
+    "rlaif.training.tracking",
+    "rlaif.training.measure",
+    "rlaif.models.local",
+    "transformers.models.llama.modeling_llama",
+]
 
 
 class Kill(NamedTuple):
@@ -55,11 +65,11 @@ KILLS = [
     Kill("reward", "publish", 1),
     Kill("reward", "replace", 2),
     Kill("reward", "mark", 1),
-    Kill("ppo", "torn row", 2),
-    Kill("ppo", "checkpoint", 1, after=True),
-    Kill("ppo", "row", 2, after=True),
-    Kill("ppo", "checkpoint", 1),
-    Kill("ppo", "publish", 1, after=True),
+    Kill("optimise", "torn row", 2),
+    Kill("optimise", "checkpoint", 1, after=True),
+    Kill("optimise", "row", 2, after=True),
+    Kill("optimise", "checkpoint", 1),
+    Kill("optimise", "publish", 1, after=True),
     Kill("evaluate", "replies", 1, after=True),
     Kill("evaluate", "replies", 4, after=True),
     Kill("evaluate", "replace", 2),
@@ -158,15 +168,15 @@ def story(tmp_path_factory, tiny_folder) -> Story:
         reward__epochs=3,
         reward__minibatch_size=4,
         preferences__tie_margin=0.02,
-        ppo__steps=7,
-        ppo__lora={"rank": 4},
-        ppo__critic_lora={"rank": 4},
-        ppo__rollouts_per_step=8,
-        ppo__minibatch_size=4,
-        ppo__max_tokens=8,
-        ppo__epochs=2,
-        ppo__checkpoint_every=3,
-        ppo__kl={"kind": "adaptive", "coef": 0.05, "target": 0.1},
+        optimise__steps=7,
+        optimise__lora={"rank": 4},
+        optimise__critic_lora={"rank": 4},
+        optimise__rollouts_per_step=8,
+        optimise__minibatch_size=4,
+        optimise__max_tokens=8,
+        optimise__epochs=2,
+        optimise__checkpoint_every=3,
+        optimise__kl={"kind": "adaptive", "coef": 0.05, "target": 0.1},
         evaluate__bootstrap_samples=100,
     )
     folders = tmp_path_factory.mktemp("runs")

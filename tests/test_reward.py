@@ -15,8 +15,15 @@ from rlaif.errors import DataError
 from rlaif.models.local.packing import Row
 from rlaif.records import Message, Preference, Response
 from rlaif.run import Run
-from rlaif.training import reward
-from rlaif.training.reward import RewardStage, encode_pair, encode_pairs, open_stage, score_heldout, train_reward_model
+from rlaif.training.reward import train as reward
+from rlaif.training.reward.train import (
+    RewardStage,
+    encode_pair,
+    encode_pairs,
+    open_stage,
+    score_heldout,
+    train_reward_model,
+)
 from rlaif.training.scalar_model import ScalarModel
 from rlaif.training.session import Session
 from tests.tiny import tiny_tokenizer

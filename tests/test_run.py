@@ -15,7 +15,7 @@ from rlaif.pipeline import STAGES, run_recipe, stages_of
 from rlaif.run import Run, hash_path, versions
 
 RECIPE = load_recipe("quickstart")
-OTHER = load_recipe("quickstart", ["ppo.steps=999", "seed=77"])
+OTHER = load_recipe("quickstart", ["optimise.steps=999", "seed=77"])
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def test_another_recipe_is_told_what_changed(run):
     assert str(error.value) == (
         f"{run.folder}: this run was made with another recipe; what changed:\n"
         f"  seed: {RECIPE.seed} -> 77\n"
-        f"  ppo.steps: {RECIPE.ppo.steps} -> 999\n"
+        f"  optimise.steps: {RECIPE.optimise.steps} -> 999\n"
         "  use another folder (--out) or delete this one"
     )
 
@@ -145,10 +145,10 @@ def test_json_that_is_no_manifest_is_named(run, text):
 
 
 def test_checkpoints_live_for_the_inputs_they_were_made_on(run):
-    checkpoint = run.checkpoints / "ppo" / "step-000005.pt"
+    checkpoint = run.checkpoints / "optimise" / "step-000005.pt"
 
     def begin(inputs):
-        run.begin("ppo", inputs)
+        run.begin("optimise", inputs)
         there = checkpoint.exists()
         checkpoint.parent.mkdir(parents=True, exist_ok=True)
         checkpoint.write_text("x")
@@ -157,7 +157,7 @@ def test_checkpoints_live_for_the_inputs_they_were_made_on(run):
     begin("one")
     assert begin("one"), "a killed stage goes on from its checkpoint"
     assert not begin("two"), "other inputs: its weights have seen what is no longer there"
-    run.mark_done("ppo", "two", [], {})
+    run.mark_done("optimise", "two", [], {})
     assert not checkpoint.exists(), "a finished stage keeps none"
 
 
@@ -174,7 +174,7 @@ def test_a_stage_reads_what_the_stages_before_it_write(run):
 def test_a_stage_the_recipe_does_not_need_is_named(tmp_path):
     labels = "{kind: human, human_data: [{kind: file, path: x.jsonl}]}"
     human = load_recipe("quickstart", [f"preferences.labels={labels}"])
-    assert stages_of(human) == ["pairs", "reward", "ppo", "evaluate", "report"]
+    assert stages_of(human) == ["pairs", "reward", "optimise", "evaluate", "report"]
     with pytest.raises(ConfigError, match="label: this recipe has no such stage; it has pairs, reward, ppo"):
         run_recipe(human, tmp_path / "run", ["label"])
 
@@ -203,7 +203,7 @@ def test_models_on_this_disk_are_inputs(run, monkeypatch, tmp_path):
     recipe = load_recipe("quickstart", ["policy.model=./base", "reward.model=./base", *judge])
     folder = Path("base")
     readers = {name: set(stage.reads(recipe, run)) for name, stage in STAGES.items()}
-    assert [name for name, files in readers.items() if folder in files] == ["sample", "reward", "ppo", "evaluate"]
+    assert [name for name, files in readers.items() if folder in files] == ["sample", "reward", "optimise", "evaluate"]
     assert [name for name, files in readers.items() if module in files] == ["label", "evaluate"]
     assert Path() not in set().union(*readers.values())
     missing = load_recipe("quickstart", ["judge.backend=scripted", "judge.model=no.such_module:judge"])
@@ -236,35 +236,35 @@ def test_a_hash_is_of_names_and_contents(tmp_path):
 
 
 def test_metrics_are_rows_by_stage(run):
-    assert run.read_metrics("ppo") == []
-    rows = [{"stage": stage, "step": step, "loss": 0.5} for stage in ("reward", "ppo") for step in range(3)]
+    assert run.read_metrics("optimise") == []
+    rows = [{"stage": stage, "step": step, "loss": 0.5} for stage in ("reward", "optimise") for step in range(3)]
     for row in rows:
         run.log(row)
-    assert run.read_metrics("ppo") == rows[3:]
+    assert run.read_metrics("optimise") == rows[3:]
 
 
-@pytest.mark.parametrize("torn", ["", '{"stage": "ppo", "st', '{"stage": "ppo", "step": 3, "loss": 1}'])
+@pytest.mark.parametrize("torn", ["", '{"stage": "optimise", "st', '{"stage": "optimise", "step": 3, "loss": 1}'])
 def test_a_killed_stage_forgets_what_it_will_do_again(run, torn):
-    run.rewind_metrics("ppo", 0)  # nothing yet, nothing to do
-    for stage in ("reward", "ppo"):
+    run.rewind_metrics("optimise", 0)  # nothing yet, nothing to do
+    for stage in ("reward", "optimise"):
         for step in range(3):
             run.log({"stage": stage, "step": step})
     with run.metrics.open("a", encoding="utf-8") as file:
         file.write(torn)
-    run.rewind_metrics("ppo", 1)
+    run.rewind_metrics("optimise", 1)
     assert run.read_metrics("reward") == [{"stage": "reward", "step": step} for step in range(3)]
-    assert run.read_metrics("ppo") == [{"stage": "ppo", "step": 0}]
-    run.log({"stage": "ppo", "step": 1})
-    assert [row["step"] for row in run.read_metrics("ppo")] == [0, 1]
+    assert run.read_metrics("optimise") == [{"stage": "optimise", "step": 0}]
+    run.log({"stage": "optimise", "step": 1})
+    assert [row["step"] for row in run.read_metrics("optimise")] == [0, 1]
 
 
-@pytest.mark.parametrize("bad", ["{", "[]", '{"stage": "ppo"}', '{"stage": "ppo", "step": "x"}', "\u2028"])
+@pytest.mark.parametrize("bad", ["{", "[]", '{"stage": "optimise"}', '{"stage": "optimise", "step": "x"}', "\u2028"])
 def test_a_bad_row_in_the_middle_is_named(run, bad):
-    run.log({"stage": "ppo", "step": 0})
+    run.log({"stage": "optimise", "step": 0})
     with run.metrics.open("a", encoding="utf-8") as file:
         file.write(bad + "\n")
-    run.log({"stage": "ppo", "step": 1})
+    run.log({"stage": "optimise", "step": 1})
     before = run.metrics.read_bytes()
     with pytest.raises(DataError, match=rf"^{run.metrics}:2: not a row with 'stage' and 'step'"):
-        run.rewind_metrics("ppo", 1)
+        run.rewind_metrics("optimise", 1)
     assert run.metrics.read_bytes() == before

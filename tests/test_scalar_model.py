@@ -12,7 +12,7 @@ from transformers import AutoModelForSequenceClassification
 from rlaif.config.sections import Lora
 from rlaif.models.local.packing import Row, right_pad
 from rlaif.training.lora import trainable
-from rlaif.training.reward import RewardStage, centre
+from rlaif.training.reward.train import RewardStage, centre
 from rlaif.training.scalar_model import ScalarModel, as_ended
 from tests.tiny import tiny_tokenizer
 from tests.tiny_training import LORA, random_rows, reward_section, same, tiny_scalar, weights

@@ -153,7 +153,7 @@ def test_memory_is_given_back_before_any_model_is_opened_and_each_is_closed_befo
 
 @pytest.mark.parametrize("n", [3, 700])
 def test_scores_are_centred_on_a_bounded_number_of_responses(recipe, run, monkeypatch, n):
-    from rlaif.training import reward as training
+    from rlaif.training.reward import train as training
 
     response = Response(id="", prompt_id="p", prompt=(), index=0, text="x", finished=True, tokens=1, model="m")
     rows = [response.model_copy(update={"id": str(i)}) for i in range(n)]

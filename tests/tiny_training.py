@@ -10,12 +10,12 @@ from typing import Any
 import torch
 
 from rlaif.config import Recipe
-from rlaif.config.sections import FileSource, LocalModel, Lora, PpoSection, PromptsSection, RewardSection, ScriptedModel
+from rlaif.config.sections import FileSource, LocalModel, Lora, Ppo, PromptsSection, RewardSection, ScriptedModel
 from rlaif.models.local.packing import Row
 from rlaif.records import Message, Preference, Prompt, content_id
 from rlaif.run import Run
+from rlaif.training.optimise.rollout import Actors
 from rlaif.training.policy_model import PolicyModel
-from rlaif.training.rollout import Actors
 from rlaif.training.scalar_model import ScalarModel
 from rlaif.training.tracking import Tracker
 
@@ -42,7 +42,7 @@ def tiny_recipe(folder: str, **changes: Any) -> Recipe:
     )
 
 
-def tiny_section(**changes: Any) -> PpoSection:
+def tiny_section(**changes: Any) -> Ppo:
     settings: dict[str, Any] = {
         "steps": 4,
         "rollouts_per_step": 8,
@@ -57,14 +57,14 @@ def tiny_section(**changes: Any) -> PpoSection:
         "critic_lora": LORA,
         "checkpoint_every": 2,
     }
-    return PpoSection(**(settings | changes))
+    return Ppo(**(settings | changes))
 
 
 def tiny_scalar(folder: str, seed: int = 1) -> ScalarModel:
     return ScalarModel.from_language_model(folder, None, torch.float32, pad_id=0, seed=seed)
 
 
-def tiny_actors(folder: str, section: PpoSection, scorer: ScalarModel | None = None, seed: int = 5) -> Actors:
+def tiny_actors(folder: str, section: Ppo, scorer: ScalarModel | None = None, seed: int = 5) -> Actors:
     """Policy and critic made trainable as `open_actors` does, over a reward model with a fresh head."""
     policy = PolicyModel.load(folder, None, torch.float32)
     # A random model ends one token in 262; with these end tokens about one response in two is finished.
@@ -74,7 +74,7 @@ def tiny_actors(folder: str, section: PpoSection, scorer: ScalarModel | None = N
     return Actors(policy, scorer, scorer.as_critic(section.critic_lora, seed + 1))
 
 
-def tiny_tracker(folder: Path, stage: str = "ppo", total: int = 4) -> Tracker:
+def tiny_tracker(folder: Path, stage: str = "optimise", total: int = 4) -> Tracker:
     folder.mkdir(parents=True, exist_ok=True)
     return Tracker(Run(folder), stage, total, lambda count: None, lambda line: None)
 

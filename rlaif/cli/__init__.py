@@ -37,11 +37,11 @@ def run(
     _run(recipe, overrides, out, None, until)
 
 
-def _stage_command(stage: str, help_text: str) -> None:
+def _stage_command(stage: str, help_text: str, name: str | None = None) -> None:
     def command(recipe: RecipeName, overrides: Overrides = None, out: Out = None) -> None:
         _run(recipe, overrides, out, [stage])
 
-    app.command(name=stage, help=help_text)(command)
+    app.command(name=name or stage, help=help_text, hidden=name is not None)(command)
 
 
 for _name, _help in {
@@ -49,11 +49,12 @@ for _name, _help in {
     "label": "Only: the judge's verdicts on pairs of responses.",
     "pairs": "Only: judgments and human labels to preferences.",
     "reward": "Only: the reward model.",
-    "ppo": "Only: the policy, trained against the reward model.",
+    "optimise": "Only: the policy, by PPO or whatever `optimise.kind` says.",
     "evaluate": "Only: the policy against the reference on held-out prompts.",
     "report": "Only: the report page.",
 }.items():
     _stage_command(_name, _help)
+_stage_command("optimise", "The stage optimise, by the name of its usual method.", name="ppo")
 
 
 def _run(

@@ -42,6 +42,8 @@ def _read_file(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: not valid YAML: a value cannot be read ({_reason(error)})") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: a recipe is a mapping of sections (got {type(values).__name__})")
+    if isinstance(values.get("ppo"), dict) and "optimise" not in values:
+        values["optimise"] = {"kind": "ppo", **values.pop("ppo")}  # how recipes said it before there were others
     return values
 
 

@@ -27,6 +27,8 @@ def _apply(values: dict[str, Any], override: str, given: set[str]) -> None:
     """Set one; its value is read as YAML, and an index of a list is a number: `a.0.b=1`. `given`: the keys so far."""
     key, equals, text = override.partition("=")
     parts = [part.strip() for part in key.split(".")]
+    if parts[0] == "ppo":
+        parts[0] = "optimise"  # as recipes said it before there were other methods
     if not equals or not all(parts):
         raise ConfigError(f"override {override!r} is not of the form section.key=value")
     try:

@@ -119,30 +119,30 @@ def _plot(
 
 
 def _curves(metrics: Sequence[Mapping[str, Any]]) -> list[Picture]:
-    ppo = [row for row in metrics if row.get("stage") == "ppo"]
+    steps = [row for row in metrics if row.get("stage") == "optimise"]
     reward = [row for row in metrics if row.get("stage") == "reward"]
-    checks = {key: key.removeprefix("pass/") for row in ppo for key in row if key.startswith("pass/")}
+    checks = {key: key.removeprefix("pass/") for row in steps for key in row if key.startswith("pass/")}
     if "pass/all" in checks:
         checks = {"pass/all": "all checks"} | {k: v for k, v in checks.items() if k != "pass/all"}
     return [
-        *_plot(ppo, "PPO: score of the reward model", {"score": "score", "reward": "reward, after KL"}),
-        *_plot(ppo, "PPO: KL, nats per response", {"kl": "KL"}),
-        *_plot(ppo, "PPO: share of rollouts that pass", checks, share=True),
-        *_plot(ppo, "PPO: response length, tokens", {"response_tokens": "tokens"}),
+        *_plot(steps, "Training: score of the reward model", {"score": "score", "reward": "reward, after KL"}),
+        *_plot(steps, "Training: KL, nats per response", {"kl": "KL"}),
+        *_plot(steps, "Training: share of rollouts that pass", checks, share=True),
+        *_plot(steps, "Training: response length, tokens", {"response_tokens": "tokens"}),
         *_plot(reward, "Reward model: loss, nats a pair", {"loss": "loss"}),
         *_plot(reward, "Reward model: accuracy in training", {"accuracy": "accuracy"}, share=True),
     ]
 
 
 def _more_curves(metrics: Sequence[Mapping[str, Any]]) -> list[Picture]:
-    ppo = [row for row in metrics if row.get("stage") == "ppo"]
+    steps = [row for row in metrics if row.get("stage") == "optimise"]
     return [
-        *_plot(ppo, "Finished before the token limit", {"finished": "finished"}, share=True),
-        *_plot(ppo, "Entropy of the policy", {"entropy": "entropy"}),
-        *_plot(ppo, "Clipped share of tokens", {"clip_fraction": "clipped"}),
-        *_plot(ppo, "Variance explained by the critic", {"explained_variance": "explained"}),
-        *_plot(ppo, "Losses", {"policy_loss": "policy", "value_loss": "value"}),
-        *_plot(ppo, "KL coefficient", {"kl_coef": "coefficient"}),
+        *_plot(steps, "Finished before the token limit", {"finished": "finished"}, share=True),
+        *_plot(steps, "Entropy of the policy", {"entropy": "entropy"}),
+        *_plot(steps, "Clipped share of tokens", {"clip_fraction": "clipped"}),
+        *_plot(steps, "Variance explained by the critic", {"explained_variance": "explained"}),
+        *_plot(steps, "Losses", {"policy_loss": "policy", "value_loss": "value"}),
+        *_plot(steps, "KL coefficient", {"kl_coef": "coefficient"}),
     ]
 
 

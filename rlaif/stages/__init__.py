@@ -5,6 +5,6 @@ Read `pipeline.py` for the order. Nothing is decided here that a layer below cou
 
 from rlaif.stages.evaluation import evaluate, report
 from rlaif.stages.feedback import label, pairs, sample
-from rlaif.stages.training import ppo, reward
+from rlaif.stages.training import optimise, reward
 
-__all__ = ["evaluate", "label", "pairs", "ppo", "report", "reward", "sample"]
+__all__ = ["evaluate", "label", "optimise", "pairs", "report", "reward", "sample"]

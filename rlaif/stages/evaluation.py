@@ -14,7 +14,7 @@ from rlaif.records import Failure, Judgment, Response
 from rlaif.run import Run
 from rlaif.stages.asking import cost_of, draw_samples, judge_with_bar, made, read_if_there
 
-BEFORE_EVALUATION = ("sample", "label", "pairs", "reward", "ppo")
+BEFORE_EVALUATION = ("sample", "label", "pairs", "reward", "optimise")
 
 
 def evaluate(recipe: Recipe, run: Run) -> dict[str, Any]:
@@ -24,7 +24,7 @@ def evaluate(recipe: Recipe, run: Run) -> dict[str, Any]:
     from rlaif.evaluation.winrate import evaluation_pairs, with_partner
     from rlaif.training.measure import measure_responses
 
-    reward_model, policy = made(run.reward_model, "reward"), made(run.policy, "ppo")
+    reward_model, policy = made(run.reward_model, "reward"), made(run.policy, "optimise")
     trained = recipe.policy.model_copy(update={"model": str(policy), "revision": None})
     prompts = read_prompts(recipe.prompts).heldout
     # One model after the other: each is closed, and a server stopped, before the next one needs the GPU.

@@ -1,4 +1,4 @@
-"""From preferences to a policy: the stages reward and ppo."""
+"""From preferences to a policy: the stages reward and optimise."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rlaif.config import Recipe
+from rlaif.config.sections import Ppo
 from rlaif.constitution import load_constitution
 from rlaif.feedback.prompts import read_prompts
 from rlaif.jsonl import read_jsonl, write_jsonl
@@ -37,7 +38,7 @@ def reward(recipe: Recipe, run: Run) -> dict[str, Any]:
     A run without samples (human labels alone) centres on its training responses instead, so there a score of 0 is
     their mean and not the policy's.
     """
-    from rlaif.training import reward as training
+    from rlaif.training.reward import train as training
     from rlaif.training.tracking import tracking
 
     preferences = read_jsonl(made(run.preferences, "pairs"), Preference)
@@ -56,19 +57,27 @@ def reward(recipe: Recipe, run: Run) -> dict[str, Any]:
     return {"updates": total, "heldout_pairs": len(heldout), "heldout_correct": correct}
 
 
-def ppo(recipe: Recipe, run: Run) -> dict[str, Any]:
+def optimise(recipe: Recipe, run: Run) -> dict[str, Any]:
     """policy/: the policy trained against the reward model."""
-    from rlaif.training import ppo as training
-    from rlaif.training.rollout import open_actors
+    from rlaif.training.optimise import loop as training
+    from rlaif.training.optimise.rollout import open_actors
     from rlaif.training.tracking import tracking
 
+    section = recipe.optimise
+    assert isinstance(section, Ppo)
     constitution = load_constitution(recipe.constitution)
     prompts = read_prompts(recipe.prompts).train
     actors = open_actors(recipe, made(run.reward_model, "reward"))
-    with tracking(run, "ppo", recipe.ppo.steps) as tracker:
+    with tracking(run, "optimise", section.steps) as tracker:
         training.train_ppo(
-            actors, prompts, recipe.ppo, recipe.seed, run.checkpoints / "ppo", tracker, constitution.pass_rates
+            actors,
+            prompts,
+            recipe.optimise,
+            recipe.seed,
+            run.checkpoints / "optimise",
+            tracker,
+            constitution.pass_rates,
         )
     with _publishing(run.policy) as folder:
         actors.policy.save(folder)
-    return {"steps": recipe.ppo.steps, "rollouts": recipe.ppo.steps * recipe.ppo.rollouts_per_step}
+    return {"steps": section.steps, "rollouts": section.steps * section.rollouts_per_step}

@@ -31,7 +31,7 @@ def measure_responses(
 
     The tokens are those the policy chose where its server tells them, else those of the text.
     """
-    budget = recipe.ppo.microbatch_tokens
+    budget = recipe.reward.microbatch_tokens
     dtype = DTYPES[recipe.policy.dtype]
     model = PolicyModel.load(str(policy), None, dtype)
     rows_after = _rows(model.tokenizer, after)

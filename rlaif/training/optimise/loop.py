@@ -15,12 +15,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from rlaif.config.sections import PpoSection
+from rlaif.config.sections import Ppo
 from rlaif.models.local.packing import microbatches
 from rlaif.records import Prompt, derive_seed
 from rlaif.training import losses
 from rlaif.training.lora import trainable
-from rlaif.training.rollout import Actors, Rollouts, describe, prompts_of_step, roll_out
+from rlaif.training.optimise.rollout import Actors, Rollouts, describe, prompts_of_step, roll_out
 from rlaif.training.session import Group, Session, check_finite
 from rlaif.training.tracking import Tracker
 
@@ -55,7 +55,7 @@ class Means:
 def train_ppo(
     actors: Actors,
     prompts: Sequence[Prompt],
-    section: PpoSection,
+    section: Ppo,
     seed: int,
     checkpoints: Path,
     tracker: Tracker,
@@ -88,7 +88,7 @@ def train_ppo(
             session.save(step + 1, {"kl_coef": kl_coef})
 
 
-def make_targets(rollouts: Rollouts, section: PpoSection, kl_coef: float) -> Targets:
+def make_targets(rollouts: Rollouts, section: Ppo, kl_coef: float) -> Targets:
     """Rewards, then advantages and returns; advantages are whitened after returns are taken (N+ details 15-21)."""
     mask_BT = rollouts.mask_BT
     cut_off_B = torch.tensor([not finished for finished in rollouts.finished], device=mask_BT.device)
@@ -108,7 +108,7 @@ def take_step(
     session: Session,
     rollouts: Rollouts,
     targets: Targets,
-    section: PpoSection,
+    section: Ppo,
     step: int,
     seed: int,
 ) -> dict[str, float]:
@@ -126,7 +126,7 @@ def take_step(
     return means.all() | {"early_stop": 0.0}
 
 
-def _minibatches(rollouts: Rollouts, section: PpoSection, seed: int) -> list[list[int]]:
+def _minibatches(rollouts: Rollouts, section: Ppo, seed: int) -> list[list[int]]:
     """Rollouts in seeded order, those of one prompt together, cut into minibatches."""
     n = section.responses_per_prompt
     prompts = list(range(len(rollouts.rows) // n))
@@ -140,7 +140,7 @@ def _accumulate(
     rollouts: Rollouts,
     targets: Targets,
     minibatch: Sequence[int],
-    section: PpoSection,
+    section: Ppo,
     means: Means,
     where: str,
 ) -> float:

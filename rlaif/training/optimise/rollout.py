@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from rlaif.config import Recipe
-from rlaif.config.sections import PpoSection
+from rlaif.config.sections import Ppo
 from rlaif.models.local.generate import Sampling, generate
 from rlaif.models.local.load import DTYPES
 from rlaif.models.local.packing import Row, in_microbatches, response_mask
@@ -37,11 +37,13 @@ class Actors:
 
 def open_actors(recipe: Recipe, reward_model: Path) -> Actors:
     """Load the policy of the recipe and the reward model of the run, and make policy and critic trainable."""
+    section = recipe.optimise
+    assert isinstance(section, Ppo)
     dtype = DTYPES[recipe.policy.dtype]
     policy = PolicyModel.load(recipe.policy.model, recipe.policy.revision, dtype)
-    policy.make_trainable(recipe.ppo.lora, derive_seed(recipe.seed, "ppo", "lora"))
+    policy.make_trainable(section.lora, derive_seed(recipe.seed, "ppo", "lora"))
     scorer = ScalarModel.load(reward_model, dtype)
-    critic = scorer.as_critic(recipe.ppo.critic_lora, derive_seed(recipe.seed, "ppo", "critic lora"))
+    critic = scorer.as_critic(section.critic_lora, derive_seed(recipe.seed, "ppo", "critic lora"))
     return Actors(policy, scorer, critic)
 
 
@@ -80,7 +82,7 @@ def prompts_of_step(prompts: Sequence[Prompt], per_step: int, step: int, seed: i
     return chosen
 
 
-def roll_out(actors: Actors, prompts: Sequence[Prompt], section: PpoSection, step: int, seed: int) -> Rollouts:
+def roll_out(actors: Actors, prompts: Sequence[Prompt], section: Ppo, step: int, seed: int) -> Rollouts:
     """Sample `responses_per_prompt` responses to each prompt and evaluate them with every model."""
     policy = actors.policy
     repeated = [p for p in prompts for _ in range(section.responses_per_prompt)]

@@ -1,0 +1,1 @@
+"""Methods that learn from texts that are there: SFT, DPO."""

@@ -1,0 +1,1 @@
+"""Methods that learn from their own rollouts: PPO, REINFORCE, RLOO, GRPO."""

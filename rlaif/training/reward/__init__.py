@@ -1,0 +1,1 @@
+"""The reward model: training, ensembles, doubtful labels, what it is worth."""

@@ -5,6 +5,7 @@ Read `pipeline.py` for the order. Nothing is decided here that a layer below cou
 
 from rlaif.stages.evaluation import evaluate, report
 from rlaif.stages.feedback import label, pairs, sample
-from rlaif.stages.training import optimise, reward
+from rlaif.stages.optimise import optimise
+from rlaif.stages.reward import reward
 
 __all__ = ["evaluate", "label", "optimise", "pairs", "report", "reward", "sample"]

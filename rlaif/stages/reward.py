@@ -1,34 +1,18 @@
-"""From preferences to a policy: the stages reward and optimise."""
+"""From preferences to a reward model: the stage reward."""
 
 from __future__ import annotations
 
-import contextlib
-import shutil
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from rlaif.config import Recipe
-from rlaif.config.sections import Ppo
-from rlaif.constitution import load_constitution
-from rlaif.feedback.prompts import read_prompts
 from rlaif.jsonl import read_jsonl, write_jsonl
 from rlaif.records import Preference, Response, content_id
 from rlaif.run import Run
 from rlaif.stages.asking import made, read_if_there
+from rlaif.stages.publish import publishing
 
 MOST_REFERENCE_RESPONSES = 512
 """Enough to know the mean score of the untrained policy to a few hundredths of a standard deviation."""
-
-
-@contextlib.contextmanager
-def _publishing(folder: Path) -> Iterator[Path]:
-    """A folder to write into that takes its name only when it is whole."""
-    temporary = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    yield temporary
-    shutil.rmtree(folder, ignore_errors=True)
-    temporary.rename(folder)
 
 
 def reward(recipe: Recipe, run: Run) -> dict[str, Any]:
@@ -49,35 +33,9 @@ def reward(recipe: Recipe, run: Run) -> dict[str, Any]:
     by_hash = sorted(read_if_there(run.responses, Response), key=lambda response: content_id("centre", response.id))
     responses = by_hash[:MOST_REFERENCE_RESPONSES]
     training.centre(stage, training.reference_rows(stage, responses, preferences))
-    with _publishing(run.reward_model) as folder:
+    with publishing(run.reward_model) as folder:
         stage.model.save(folder, stage.tokenizer)
         heldout = training.score_heldout(stage, preferences)
     write_jsonl(run.heldout, [row._asdict() for row in heldout])
     correct = sum(row.margin > 0 for row in heldout)
     return {"updates": total, "heldout_pairs": len(heldout), "heldout_correct": correct}
-
-
-def optimise(recipe: Recipe, run: Run) -> dict[str, Any]:
-    """policy/: the policy trained against the reward model."""
-    from rlaif.training.optimise import loop as training
-    from rlaif.training.optimise.rollout import open_actors
-    from rlaif.training.tracking import tracking
-
-    section = recipe.optimise
-    assert isinstance(section, Ppo)
-    constitution = load_constitution(recipe.constitution)
-    prompts = read_prompts(recipe.prompts).train
-    actors = open_actors(recipe, made(run.reward_model, "reward"))
-    with tracking(run, "optimise", section.steps) as tracker:
-        training.train_ppo(
-            actors,
-            prompts,
-            recipe.optimise,
-            recipe.seed,
-            run.checkpoints / "optimise",
-            tracker,
-            constitution.pass_rates,
-        )
-    with _publishing(run.policy) as folder:
-        actors.policy.save(folder)
-    return {"steps": section.steps, "rollouts": section.steps * section.rollouts_per_step}

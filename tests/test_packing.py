@@ -8,6 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from rlaif.models.local import attention
+from rlaif.models.local.generate import Sampling, generate, left_pad
 from rlaif.models.local.packing import Row, hidden_states, in_microbatches, microbatches, packs, response_mask
 from tests.tiny import tiny_model
 from tests.tiny_training import random_rows
@@ -39,6 +41,31 @@ def test_packed_states_equal_each_row_alone(rows: list[Row]) -> None:
             before_BTH[b, :length], expected_SH[start - 1 : start + length - 1], atol=1e-5, rtol=0
         )
         torch.testing.assert_close(last_BH[b], expected_SH[-1], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("longest_plain", [0, 10**6])
+def test_both_ways_of_attending_agree_with_the_models_own(longest_plain: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Short sequences by plain products, long ones by the fused kernel; here several packs share a length."""
+    monkeypatch.setattr(attention, "LONGEST_PLAIN", longest_plain)
+    rows = [Row((i, 8, 9), (10, i)) for i in range(3)] + random_rows(2, prompts=3, responses=3)
+    with torch.no_grad():
+        last_BH = hidden_states(BACKBONE, rows).at_last()
+        expected_BH = torch.stack([alone(row)[-1] for row in rows])
+    torch.testing.assert_close(last_BH, expected_BH, atol=1e-5, rtol=0)
+
+
+def test_a_model_that_has_packed_still_reads_and_writes_as_before() -> None:
+    """The attention stays registered in the model: without packs it is transformers' own, left padding included."""
+    fresh, used = tiny_model(5), tiny_model(5)
+    hidden_states(used.model, random_rows(1, prompts=2, responses=2))
+    tokens, mask = left_pad([[5, 6, 7], [8, 9, 10, 11, 12]], 0, "cpu")
+    with torch.no_grad():
+        one, other = (model(input_ids=tokens, attention_mask=mask).logits for model in (fresh, used))
+    torch.testing.assert_close(one, other, atol=1e-6, rtol=0)
+    sampling = Sampling(max_tokens=8, temperature=1.0)
+    assert generate(fresh, [[5, 6], [7, 8, 9]], sampling, [1, 2], 0) == generate(
+        used, [[5, 6], [7, 8, 9]], sampling, [1, 2], 0
+    )
 
 
 def test_a_shared_prompt_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,13 +134,13 @@ def test_microbatches_cover_rows_once_keep_prompts_whole_and_respect_the_bound(r
         prompts = {rows[i].prompt for i in group}
         assert all(i in group for i, row in enumerate(rows) if row.prompt in prompts)
         layout = packs([rows[i] for i in group])
-        padded = len(layout) * max(pack.length for pack in layout)
-        assert padded <= bound or len(layout) == 1
+        assert sum(pack.length for pack in layout) <= bound or len(layout) == 1
 
 
-def test_microbatches_put_packs_of_similar_length_together() -> None:
+def test_microbatches_take_the_shortest_packs_first_and_fill_up() -> None:
     rows = [Row((i,), (5,) * length) for i, length in enumerate((30, 2, 29, 3))]
-    assert [sorted(group) for group in microbatches(rows, 62)] == [[1, 3], [0, 2]]
+    assert list(microbatches(rows, 37)) == [[1, 3, 2], [0]]
+    assert list(microbatches(rows, 36)) == [[1, 3], [2], [0]]
 
 
 def test_what_is_computed_in_microbatches_comes_back_by_row_and_zero_on_padding() -> None:

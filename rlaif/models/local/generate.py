@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from rlaif.models.local.attention import PACKED
 from rlaif.models.local.cache import roomy_cache
 
 SORTED_TOKENS = 256  # nearly always enough for the nucleus; the exact fallback sorts the whole vocabulary
@@ -82,14 +83,15 @@ def generate(
 @contextlib.contextmanager
 def decoding_attention(model: Any) -> Iterator[None]:
     """For one query a row the fused CPU kernel takes four times as long as the plain products do."""
-    if model.device.type != "cpu" or model.config._attn_implementation != "sdpa":
+    usual = model.config._attn_implementation
+    if model.device.type != "cpu" or usual not in {"sdpa", PACKED}:
         yield
         return
     model.config._attn_implementation = "eager"
     try:
         yield
     finally:
-        model.config._attn_implementation = "sdpa"
+        model.config._attn_implementation = usual
 
 
 def pick_tokens(logits_BV: Tensor, uniform_B: Tensor, temperature: float, top_p: float) -> Tensor:

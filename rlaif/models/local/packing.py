@@ -1,18 +1,22 @@
-"""Token rows into padded batches that waste little, and hidden states back out at the right places.
+"""Token rows into batches without padding, and hidden states back out at the right places.
 
 Rows that share a prompt are packed into one sequence, prompt first, under a mask that keeps the responses from
-seeing each other: the prompt is computed once. Training pads on the right; only generation pads on the left.
+seeing each other: the prompt is computed once. The packs of a batch lie end to end in one row; only attention treats
+them one by one (attention.py). What comes out is padded on the right; only generation pads on the left.
 
-Shape suffixes: B rows, T response tokens, H hidden size; P packs, S tokens of a pack.
+Shape suffixes: B rows, T response tokens, H hidden size; N tokens of all packs; R packs of one length L.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from rlaif.models.local.attention import Run, use_packed_attention
 
 
 class Row(NamedTuple):
@@ -43,18 +47,18 @@ def packs(rows: Sequence[Row]) -> list[Pack]:
 
 
 def microbatches(rows: Sequence[Row], max_tokens: int) -> Iterator[list[int]]:
-    """Positions in groups that keep a prompt's rows together, packs of similar length, at most `max_tokens`.
+    """Positions in groups that keep a prompt's rows together, at most `max_tokens` each, shortest packs first.
 
-    The bound counts padding; a single pack above it still makes a group of its own.
+    A single pack above the bound still makes a group of its own.
     """
     group: list[int] = []
-    count = 0
+    tokens = 0
     for pack in sorted(packs(rows), key=lambda pack: (pack.length, pack.rows)):
-        if group and (count + 1) * pack.length > max_tokens:
+        if group and tokens + pack.length > max_tokens:
             yield group
-            group, count = [], 0
+            group, tokens = [], 0
         group = group + pack.rows
-        count += 1
+        tokens += pack.length
     if group:
         yield group
 
@@ -86,9 +90,7 @@ def in_microbatches(
 class Hidden(NamedTuple):
     """The backbone's last layer over packed rows, and where in it each row's response lies."""
 
-    states_PSH: Tensor
-    pack_of: list[int]
-    """For each row, the index of its pack."""
+    states_NH: Tensor
     before: list[list[int]]
     """For each row and response token, the position before it: the state in which the token was chosen."""
     last: list[int]
@@ -96,51 +98,60 @@ class Hidden(NamedTuple):
 
     def before_response(self) -> Tensor:
         """hidden_BTH at the position before each response token (padding repeats position 0)."""
-        device = self.states_PSH.device
-        at_BT = right_pad(self.before, 0, torch.long, device)
-        return self.states_PSH[torch.tensor(self.pack_of, device=device).unsqueeze(1), at_BT]
+        return self.states_NH[right_pad(self.before, 0, torch.long, self.states_NH.device)]
 
     def at_last(self) -> Tensor:
         """hidden_BH at each row's last real token."""
-        device = self.states_PSH.device
-        return self.states_PSH[torch.tensor(self.pack_of, device=device), torch.tensor(self.last, device=device)]
+        return self.states_NH[torch.tensor(self.last, device=self.states_NH.device)]
 
 
 def hidden_states(backbone: Any, rows: Sequence[Row]) -> Hidden:
-    """One forward pass over all rows, each prompt computed once."""
-    layout = packs(rows)
-    pack_of, before, last = [0] * len(rows), [[0]] * len(rows), [0] * len(rows)
-    tokens, positions, segments = [], [], []
-    for index, pack in enumerate(layout):
-        tokens.append(list(pack.prompt))
-        positions.append(list(range(len(pack.prompt))))
+    """One forward pass over all rows, each prompt computed once, nothing padded."""
+    use_packed_attention(backbone)
+    layout = sorted(packs(rows), key=lambda pack: pack.length)  # packs of one length share their attention
+    before, last = [[0]] * len(rows), [0] * len(rows)
+    tokens: list[int] = []
+    positions: list[int] = []
+    segments: list[list[int]] = []
+    for pack in layout:
+        prompt_end = len(tokens) + len(pack.prompt)
+        tokens += pack.prompt
+        positions += range(len(pack.prompt))
         segments.append([0] * len(pack.prompt))
         for number, row in enumerate(pack.rows, start=1):
-            response, start = rows[row].response, len(tokens[-1])
-            pack_of[row] = index
-            before[row] = [len(pack.prompt) - 1, *range(start, start + len(response) - 1)]
-            last[row] = start + len(response) - 1 if response else len(pack.prompt) - 1
-            tokens[-1] += response
-            positions[-1] += range(len(pack.prompt), len(pack.prompt) + len(response))
+            response, start = rows[row].response, len(tokens)
+            before[row] = [prompt_end - 1, *range(start, start + len(response) - 1)]
+            last[row] = start + len(response) - 1 if response else prompt_end - 1
+            tokens += response
+            positions += range(len(pack.prompt), len(pack.prompt) + len(response))
             segments[-1] += [number] * len(response)
     parameter = next(backbone.parameters())
-    device = parameter.device
-    # Nothing stands to the right of a lone row but padding, which a causal mask hides: no mask, fastest kernel.
-    shared = any(len(pack.rows) > 1 for pack in layout)
-    mask = _tree_mask(right_pad(segments, -1, torch.long, device), parameter.dtype) if shared else None
-    states_PSH = backbone(
-        input_ids=right_pad(tokens, 0, torch.long, device),
-        position_ids=right_pad(positions, 0, torch.long, device),
-        attention_mask=mask,
+    states_1NH = backbone(
+        input_ids=torch.tensor([tokens], device=parameter.device),
+        position_ids=torch.tensor([positions], device=parameter.device),
+        attention_mask=torch.zeros(
+            1, 1, 1, 1, dtype=parameter.dtype, device=parameter.device
+        ),  # `runs` holds the masks
         use_cache=False,
+        runs=_runs(segments, parameter.dtype, parameter.device),
     ).last_hidden_state
-    return Hidden(states_PSH, pack_of, before, last)
+    return Hidden(states_1NH[0], before, last)
 
 
-def _tree_mask(segments_PS: Tensor, dtype: torch.dtype) -> Tensor:
-    """Additive mask (P, 1, S, S): a token sees its prompt (segment 0) and its own segment, never ahead of itself."""
-    own_PSS = segments_PS.unsqueeze(2) == segments_PS.unsqueeze(1)
-    seen_PSS = (own_PSS | (segments_PS == 0).unsqueeze(1)).tril()
-    return torch.zeros(seen_PSS.shape, dtype=dtype, device=seen_PSS.device).masked_fill(
-        ~seen_PSS, torch.finfo(dtype).min
-    )[:, None]
+def _runs(segments: Sequence[list[int]], dtype: torch.dtype, device: Any) -> list[Run]:
+    """Packs in order of length, those of one length together."""
+    runs, start = [], 0
+    for length, same in groupby(segments, key=len):
+        members = list(same)
+        mask_R1LL = _tree_mask(torch.tensor(members, device=device), dtype)
+        runs.append(Run(start, len(members), length, mask_R1LL))
+        start += len(members) * length
+    return runs
+
+
+def _tree_mask(segments_RL: Tensor, dtype: torch.dtype) -> Tensor:
+    """Additive mask (R, 1, L, L): a token sees its prompt (segment 0) and its own segment, never ahead of itself."""
+    own_RLL = segments_RL.unsqueeze(2) == segments_RL.unsqueeze(1)
+    seen_RLL = (own_RLL | (segments_RL == 0).unsqueeze(1)).tril()
+    lowest = torch.finfo(dtype).min
+    return torch.zeros(seen_RLL.shape, dtype=dtype, device=seen_RLL.device).masked_fill(~seen_RLL, lowest)[:, None]

@@ -1,0 +1,223 @@
+"""Training against TRL on the same work: seconds and peak memory of both sides, in turns, as ratios of medians.
+
+    python benchmarks/training.py reward MODEL_DIR PAIRS.jsonl.gz --peer trl_reward.py --peer-path TRL_1_16
+    python benchmarks/training.py ppo    MODEL_DIR PAIRS.jsonl.gz --peer trl_ppo.py    --peer-path TRL_1_12
+    python benchmarks/training.py ppo    MODEL_DIR PAIRS.jsonl.gz --variant lora --peer ...
+
+MODEL_DIR is a safetensors folder of the model, PAIRS.jsonl.gz rows of {"chosen": ..., "rejected": ...} transcripts
+(HH-RLHF). The peer is a script `SCRIPT MODEL_DIR PAIRS ...` that prints one JSON line; TRL itself is installed apart
+(`pip install --no-deps --target TRL_1_16 trl==1.16.0`). Without --peer only our side runs. Every run is a process of
+its own: its peak memory is the kernel's figure for it.
+
+The floor is what the machine needs for the multiplications alone: 6 operations a parameter and trained token, 2 a
+token that is only read, over the rate of matrix products of this model's own shapes, measured in the same session.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rlaif.config import Recipe
+from rlaif.config.sections import Lora, RewardSection
+from rlaif.models.local.load import load_tokenizer
+from rlaif.records import Message, Preference, Prompt, content_id
+from rlaif.run import Run
+from rlaif.training.optimise.actors import open_actors
+from rlaif.training.optimise.loop import train_policy
+from rlaif.training.reward.train import RewardStage, train_reward_model
+from rlaif.training.scalar_model import ScalarModel
+from rlaif.training.tracking import Tracker
+
+PAIRS, BATCH = 128, 8
+ROLLOUTS, RESPONSE, STEPS, EPOCHS = 16, 48, 2, 4
+
+
+def transcripts(path: str, count: int) -> list[dict[str, str]]:
+    with gzip.open(path, "rt") as file:
+        return [json.loads(line) for line, _ in zip(file, range(count), strict=False)]
+
+
+def turns(transcript: str) -> list[dict[str, str]]:
+    """The messages of an HH-RLHF transcript, as the peer's script reads them."""
+    found: list[dict[str, str]] = []
+    for part in transcript.split("\n\n"):
+        if part.startswith("Human:"):
+            found.append({"role": "user", "content": part[6:].strip()})
+        elif part.startswith("Assistant:"):
+            found.append({"role": "assistant", "content": part[10:].strip()})
+        elif found and part:
+            found[-1]["content"] += "\n\n" + part
+    return found
+
+
+def peak_gb() -> float:
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 1e9
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+
+
+def our_reward(model: str, data: str, variant: str) -> dict[str, float]:
+    """All weights (or LoRA) on the same pairs, batch, length and precision, one epoch."""
+    rows = []
+    for number, row in enumerate(transcripts(data, PAIRS)):
+        chosen, rejected = turns(row["chosen"]), turns(row["rejected"])
+        rows.append(
+            Preference.model_validate(
+                {
+                    "prompt": chosen[:-1],
+                    "chosen": chosen[-1:],
+                    "rejected": rejected[-1:],
+                    "p_chosen": 1.0,
+                    "source": "human",
+                    "weight": 1.0,
+                    "split": "train",
+                    "prompt_id": content_id(number),
+                    "pair_id": content_id(number),
+                }
+            )
+        )
+    section = RewardSection(
+        lora=Lora() if variant == "lora" else None,
+        learning_rate=2e-4 if variant == "lora" else 1e-5,
+        minibatch_size=BATCH,
+        max_length=512,
+        microbatch_tokens=4096,
+        checkpoint_every=10**6,
+    )
+    tokenizer = load_tokenizer(model)
+    scorer = ScalarModel.from_language_model(model, None, torch.bfloat16, pad_id=tokenizer.pad_token_id, seed=0)
+    folder = Path(tempfile.mkdtemp())
+    tracker = Tracker(Run(folder), "reward", PAIRS // BATCH, lambda count: None, lambda line: None)
+    began = time.perf_counter()
+    train_reward_model(RewardStage(scorer, tokenizer, section, 0), rows, folder / "checkpoints", tracker)
+    return {"per_s": PAIRS / (time.perf_counter() - began), "peak_gb": peak_gb()}
+
+
+def our_ppo(model: str, data: str, variant: str) -> dict[str, float]:
+    """The same prompts, responses, epochs and models. Variants: own (a separate critic, all weights), shared (a value
+    head on the policy's trunk), lora (adapters on policy and critic), lora-shared."""
+    folder = Path(tempfile.mkdtemp())
+    tokenizer = load_tokenizer(model)
+    scorer = ScalarModel.from_language_model(model, None, torch.bfloat16, pad_id=tokenizer.pad_token_id, seed=0)
+    scorer.save(folder / "reward_model", tokenizer)
+    del scorer
+    adapter = {"rank": 16} if "lora" in variant else None
+    recipe = Recipe.model_validate(
+        {
+            "name": "benchmark",
+            "constitution": "plain-and-brief",
+            "policy": {"backend": "local", "model": model},
+            "judge": {"backend": "local", "model": model},
+            "prompts": {"sources": [{"kind": "file", "path": "everyday"}]},
+            "optimise": {
+                "kind": "ppo",
+                "critic": "shared" if "shared" in variant else "own",
+                "steps": STEPS,
+                "rollouts_per_step": ROLLOUTS,
+                "minibatch_size": ROLLOUTS,
+                "epochs": EPOCHS,
+                "max_prompt_tokens": 96,
+                "max_tokens": RESPONSE,
+                "learning_rate": 3e-6,
+                "critic_learning_rate": 3e-6,
+                "lora": adapter,
+                "critic_lora": adapter,
+                "checkpoint_every": 10**6,
+                "print_every": 10**6,
+            },
+        }
+    )
+    texts = [turns(row["chosen"])[0]["content"][:300] for row in transcripts(data, ROLLOUTS * STEPS)]
+    prompts = [Prompt.of((Message(role="user", content=text),)) for text in texts]
+    actors = open_actors(recipe, folder / "reward_model", {}.get, folder / "weights")
+    tracker = Tracker(Run(folder), "optimise", STEPS, lambda count: None, lambda line: None)
+    began = time.perf_counter()
+    train_policy(actors, prompts, recipe.optimise, 0, folder / "checkpoints", tracker, lambda texts: {})
+    return {"per_s": STEPS / (time.perf_counter() - began), "peak_gb": peak_gb()}
+
+
+def product_rate() -> float:
+    """Operations a second of bf16 matrix products of SmolLM2-135M's shapes: the best of several tries."""
+    best = 0.0
+    for rows, inner, columns in ((1024, 576, 1536), (1024, 1536, 576), (576, 1024, 1536)):
+        a, b = torch.randn(rows, inner).bfloat16(), torch.randn(columns, inner).bfloat16()
+        for _ in range(20):
+            began = time.perf_counter()
+            for _ in range(10):
+                torch.nn.functional.linear(a, b)
+            best = max(best, 20 * rows * inner * columns / (time.perf_counter() - began))
+    return best
+
+
+OURS = {"reward": our_reward, "ppo": our_ppo}
+UNIT = {"reward": "pairs/s", "ppo": "steps/s"}
+PEER_ARGUMENTS = {"reward": (PAIRS, BATCH), "ppo": (ROLLOUTS, RESPONSE, STEPS, EPOCHS)}
+
+
+def run(command: Sequence[str], path: str | None) -> dict[str, float]:
+    """One run of one side in its own process; the last line of its output is its figures."""
+    environment = os.environ | ({"PYTHONPATH": path} if path else {})
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)}\n{done.stderr[-2000:]}")
+    figures: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
+    if "s_per_step" in figures:
+        figures["per_s"] = 1 / figures["s_per_step"]
+    elif "pairs_per_s" in figures:
+        figures["per_s"] = figures["pairs_per_s"]
+    return figures
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=list(OURS))
+    parser.add_argument("model")
+    parser.add_argument("data")
+    parser.add_argument("--variant", default="own", choices=["own", "shared", "lora", "lora-shared"])
+    parser.add_argument("--peer", help="the peer's script")
+    parser.add_argument("--peer-path", help="the folder that TRL was installed into")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--once", action="store_true", help="one run of our side in this process")
+    args = parser.parse_args()
+    if args.once:
+        print(json.dumps(OURS[args.what](args.model, args.data, args.variant)))
+        return
+    print(f"bf16 matrix products of this model's shapes: {product_rate() / 1e9:.0f} GFLOP/s")
+    commands = {"rlaif": ([sys.executable, *sys.argv, "--once"], None)}
+    if args.peer:
+        peer = [sys.executable, args.peer, args.model, args.data, *map(str, PEER_ARGUMENTS[args.what])]
+        commands = {"peer": (peer, args.peer_path)} | commands
+    figures: dict[str, list[dict[str, Any]]] = {name: [] for name in commands}
+    for number in range(args.rounds):
+        for name, (command, path) in commands.items():
+            figures[name].append(run(command, path))
+            last = figures[name][-1]
+            print(f"round {number + 1}  {name:<6} {last['per_s']:.4f} {UNIT[args.what]}  peak {last['peak_gb']:.2f} GB")
+    medians = {
+        name: {key: statistics.median(row[key] for row in rows) for key in ("per_s", "peak_gb")}
+        for name, rows in figures.items()
+    }
+    for name, row in medians.items():
+        print(f"median   {name:<6} {row['per_s']:.4f} {UNIT[args.what]}  peak {row['peak_gb']:.2f} GB")
+    if args.peer:
+        speed = medians["rlaif"]["per_s"] / medians["peer"]["per_s"]
+        memory = medians["rlaif"]["peak_gb"] / medians["peer"]["peak_gb"]
+        print(f"ratio    {args.what} {args.variant}: {speed:.2f} times the speed, {memory:.2f} of the memory")
+
+
+if __name__ == "__main__":
+    main()

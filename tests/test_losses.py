@@ -13,27 +13,10 @@ from torch import Tensor
 from rlaif.config.sections import AdaptiveKl, FixedKl
 from rlaif.training import losses
 from rlaif.training.session import warmup_then_linear
+from tests.tensors import close, mask_of, noise, tensor
 
 P = torch.tensor([0.05, 0.15, 0.2, 0.25, 0.35], dtype=torch.float64)
 Q = torch.tensor([0.4, 0.3, 0.1, 0.15, 0.05], dtype=torch.float64)
-margins = st.floats(-30, 30)
-shares = st.floats(0, 1)
-
-
-def tensor(*values: float) -> Tensor:
-    return torch.tensor(values, dtype=torch.float64)
-
-
-def close(a: Tensor, b: Tensor) -> bool:
-    return torch.allclose(a, b, rtol=1e-9, atol=1e-9)
-
-
-def noise(seed: int, *shape: int) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def mask_of(*lengths: int) -> Tensor:
-    return torch.arange(max(lengths)) < torch.tensor(lengths).unsqueeze(1)
 
 
 # ------------------------------------------------------------------------------------------------------ KL
@@ -83,33 +66,6 @@ def test_whitening_is_over_real_tokens_whatever_the_padding_holds(shift_mean: bo
     assert torch.equal(losses.whiten(garbage, mask, shift_mean)[mask], whitened[mask])
 
 
-# ------------------------------------------------------------------------------------------ reward model
-
-
-@settings(deadline=None)
-@given(st.lists(st.tuples(margins, shares, st.floats(0.1, 5)), min_size=1, max_size=6))
-def test_bradley_terry_is_the_soft_cross_entropy(rows: list[tuple[float, float, float]]) -> None:
-    margin, p, weight = (tensor(*column) for column in zip(*rows, strict=True))
-    by_hand = [w * (p_ * math.log1p(math.exp(-m)) + (1 - p_) * math.log1p(math.exp(m))) for m, p_, w in rows]
-    loss = losses.bradley_terry_loss(margin, p, weight)
-    assert close(loss, tensor(*by_hand))
-    bce = torch.nn.BCELoss(weight=weight, reduction="none")(torch.sigmoid(margin), p)
-    assert torch.allclose(loss, bce, rtol=1e-3, atol=1e-3)  # sigmoid saturates; ours does not
-
-
-@settings(deadline=None)
-@given(margins, shares)
-def test_swapping_chosen_and_rejected_with_p_changes_nothing(margin: float, p: float) -> None:
-    one = losses.bradley_terry_loss(tensor(margin), tensor(p), tensor(1.0))
-    other = losses.bradley_terry_loss(tensor(-margin), tensor(1 - p), tensor(1.0))
-    assert close(one, other)
-
-
-def test_bradley_terry_stays_finite_far_out() -> None:
-    loss = losses.bradley_terry_loss(tensor(1000.0, -1000.0), tensor(1.0, 1.0), tensor(1.0, 1.0))
-    assert loss.tolist() == [0.0, 1000.0]
-
-
 # ------------------------------------------------------------------------------------------------- PPO
 
 
@@ -122,35 +78,6 @@ def test_the_score_is_on_the_last_real_token_and_the_kl_on_every_one() -> None:
     expected[2, 0] += 30
     assert close(rewards, expected)
     assert bool((rewards[~mask] == 0).all())
-
-
-@settings(deadline=None)
-@given(
-    st.lists(st.integers(1, 7), min_size=1, max_size=4),
-    st.floats(0, 1),
-    st.floats(0, 1),
-    st.integers(0, 10**6),
-)
-def test_gae_is_its_double_sum(lengths: list[int], gamma: float, lam: float, seed: int) -> None:
-    mask = mask_of(*lengths)
-    rewards, values = noise(seed, *mask.shape), noise(seed + 1, *mask.shape)  # garbage on padding
-    advantages, returns = losses.gae(rewards, values, mask, gamma, lam)
-    for b, length in enumerate(lengths):
-        r, v = rewards[b, :length].tolist(), [*values[b, :length].tolist(), 0.0]
-        delta = [r[t] + gamma * v[t + 1] - v[t] for t in range(length)]
-        for t in range(length):
-            expected = sum((gamma * lam) ** k * delta[t + k] for k in range(length - t))
-            assert float(advantages[b, t]) == pytest.approx(expected, abs=1e-9)
-            assert float(returns[b, t]) == pytest.approx(expected + v[t], abs=1e-9)
-    assert bool((advantages[~mask] == 0).all())
-    assert bool((returns[~mask] == 0).all())
-
-
-def test_without_discount_or_bootstrap_returns_are_sums_of_later_rewards() -> None:
-    mask = mask_of(4, 2)
-    rewards = noise(3, 2, 4) * mask
-    returns = losses.gae(rewards, noise(4, 2, 4), mask, 1.0, 1.0).returns_BT
-    assert close(returns, rewards.flip(1).cumsum(1).flip(1) * mask)
 
 
 def test_at_ratio_one_the_gradient_is_reinforces() -> None:
@@ -223,6 +150,102 @@ def test_explained_variance_by_definition() -> None:
     assert float(losses.explained_variance(values, returns, mask)) == pytest.approx(float(expected))
     assert float(losses.explained_variance(returns.masked_fill(~mask, 9.0), returns, mask)) == 1.0
     assert float(losses.explained_variance(torch.full_like(returns, 0.3), returns, mask)) == pytest.approx(0.0)
+
+
+# -------------------------------------------------------------------------------------- whole responses
+
+
+def test_the_mean_of_means_weighs_responses_and_the_mean_tokens() -> None:
+    values, mask = noise(20, 3, 5), mask_of(5, 2, 1)
+    by_hand = [float(values[b, :n].mean()) for b, n in enumerate((5, 2, 1))]
+    assert float(losses.response_mean(values, mask)) == pytest.approx(sum(by_hand) / 3)
+    assert float(losses.response_mean(values, mask)) != pytest.approx(float(losses.masked_mean(values, mask)))
+    same = mask_of(4, 4)
+    assert float(losses.response_mean(values[:2, :4], same)) == pytest.approx(
+        float(losses.masked_mean(values[:2, :4], same))
+    )
+
+
+def test_the_logprob_of_a_response_is_the_sum_over_its_tokens() -> None:
+    logprobs, mask = noise(21, 2, 4), mask_of(4, 2)
+    expected = tensor(float(logprobs[0].sum()), float(logprobs[1, :2].sum()))
+    assert close(losses.sequence_logprobs(logprobs, mask), expected)
+
+
+# ------------------------------------------------------------------------------------- another sampler
+
+
+def test_importance_weights_are_the_capped_ratio_without_a_gradient() -> None:
+    mask = mask_of(4, 2)
+    ratios = torch.tensor([[1.0, 0.5, 1.9, 3.0], [2.5, 0.1, 1.0, 1.0]], dtype=torch.float64)
+    sampler = noise(22, 2, 4)
+    logprobs = (sampler + ratios.log()).requires_grad_(True)
+    weights = losses.importance_weights(logprobs, sampler, mask, 2.0)
+    expected = torch.tensor([[1.0, 0.5, 1.9, 2.0], [2.0, 0.1, 0.0, 0.0]], dtype=torch.float64)
+    assert close(weights, expected)
+    assert not weights.requires_grad
+
+
+def test_importance_weights_of_impossible_tokens_stay_finite() -> None:
+    sampler = torch.tensor([[-1000.0, -1.0, -float("inf")]])
+    weights = losses.importance_weights(torch.tensor([[-1.0, -1000.0, -float("inf")]]), sampler, mask_of(2, 3)[:1], 2.0)
+    assert weights.tolist() == [[2.0, 0.0, 0.0]]
+
+
+def test_capped_weights_make_the_samplers_mean_the_policys() -> None:
+    """Over a whole vocabulary: sum_x q(x) min(cap, p/q) f(x) is sum_x p(x) f(x) if no ratio is above the cap."""
+    f, everything = noise(23, 5), mask_of(5)
+    weights = losses.importance_weights(P.log().unsqueeze(0), Q.log().unsqueeze(0), everything, 100.0)[0]
+    assert float((Q * weights * f).sum()) == pytest.approx(float((P * f).sum()))
+
+
+# ------------------------------------------------------------------------------------------- constraints
+
+
+def test_a_multiplier_grows_while_the_limit_is_broken_and_never_falls_below_zero() -> None:
+    assert losses.next_multiplier(0.5, cost_mean=3.0, limit=1.0, learning_rate=0.1) == pytest.approx(0.7)
+    assert losses.next_multiplier(0.5, cost_mean=0.0, limit=1.0, learning_rate=0.1) == pytest.approx(0.4)
+    assert losses.next_multiplier(0.05, cost_mean=0.0, limit=1.0, learning_rate=0.1) == 0.0
+
+
+def test_the_constrained_score_is_less_its_costs_and_bounded() -> None:
+    score, costs = tensor(1.0, 2.0), [tensor(3.0, -1.0), tensor(0.5, 0.5)]
+    expected = [(1 - 2 * 3 - 0.5 * 0.5) / 3.5, (2 + 2 * 1 - 0.5 * 0.5) / 3.5]
+    assert losses.constrained_score(score, costs, [2.0, 0.5]).tolist() == pytest.approx(expected)
+    assert close(losses.constrained_score(score, costs, [0.0, 0.0]), score)
+    assert close(losses.constrained_score(score, [], []), score)
+    assert torch.allclose(losses.constrained_score(score, costs[:1], [1e9]), -costs[0], atol=1e-6)
+    with pytest.raises(ValueError, match="zip"):
+        losses.constrained_score(score, costs, [1.0])
+
+
+# --------------------------------------------------------------------------------------------- padding
+
+
+@pytest.mark.parametrize(
+    "measure",
+    [
+        losses.masked_mean,
+        losses.response_mean,
+        losses.sequence_logprobs,
+        losses.whiten,
+        lambda v, m: losses.token_rewards(v[:, 0], v, m, 0.3),
+        lambda v, m: losses.gae(v * m, v, m, 0.9, 0.95).advantages_BT,
+        lambda v, m: losses.gae(v * m, v, m, 0.9, 0.95).returns_BT,
+        lambda v, m: losses.importance_weights(v, 0.5 * v, m, 2.0),
+        lambda v, m: losses.explained_variance(v, v * v, m),
+        lambda v, m: losses.masked_mean(losses.policy_loss(v, 0.5 * v, v, 0.2).loss_BT, m),
+        lambda v, m: losses.masked_mean(losses.value_loss(v, 0.5 * v, v * v, 0.2).loss_BT, m),
+    ],
+)
+def test_what_padding_holds_changes_nothing(measure) -> None:
+    values, mask = noise(30, 4, 6), mask_of(6, 4, 2, 1)
+    expected = measure(values, mask)
+    for garbage in (99.0, -0.5):
+        assert close(measure(values.masked_fill(~mask, garbage), mask), expected)
+    wider = torch.nn.functional.pad(values, (0, 3), value=7.0)
+    result = measure(wider, torch.nn.functional.pad(mask, (0, 3)))
+    assert close(result[:, :6] if result.dim() == 2 else result, expected)
 
 
 # ----------------------------------------------------------------------------------------------- schedule

@@ -81,21 +81,24 @@ def test_a_shared_prompt_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> No
     assert [tuple(tokens.shape) for tokens in seen] == [(1, 28)]
 
 
-def test_a_response_does_not_see_its_siblings() -> None:
+@pytest.mark.parametrize("sibling", [0, 1])
+def test_a_response_does_not_see_its_siblings(sibling: int) -> None:
+    """Neither the one after it, nor the one before it, which a causal mask alone would show."""
     rows = [Row((7, 8, 9), (10, 11)), Row((7, 8, 9), (12, 13, 14))]
-    changed = [rows[0], Row((7, 8, 9), (99, 98, 97))]
+    changed = list(rows)
+    changed[sibling] = Row((7, 8, 9), (99, 98, 97)[: len(rows[sibling].response)])
     with torch.no_grad():
         one, other = (hidden_states(BACKBONE, batch).at_last() for batch in (rows, changed))
-    torch.testing.assert_close(one[0], other[0], atol=1e-6, rtol=0)
-    assert (one[1] - other[1]).abs().max() > 1e-2
+    torch.testing.assert_close(one[1 - sibling], other[1 - sibling], atol=1e-6, rtol=0)
+    assert (one[sibling] - other[sibling]).abs().max() > 1e-2
 
 
 def test_the_last_real_token_is_read_under_any_padding() -> None:
     short, long = Row((7, 8), (9,)), Row((5, 6), tuple(range(40, 80)))
     with torch.no_grad():
         padded = hidden_states(BACKBONE, [short, long]).at_last()
-        bare = hidden_states(BACKBONE, [short]).at_last()
-    torch.testing.assert_close(padded[0], bare[0], atol=1e-6, rtol=0)
+    torch.testing.assert_close(padded[0], alone(short)[-1], atol=1e-5, rtol=0)
+    torch.testing.assert_close(padded[1], alone(long)[-1], atol=1e-5, rtol=0)
 
 
 def test_an_empty_response_is_read_at_the_end_of_its_prompt() -> None:

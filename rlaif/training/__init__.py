@@ -1,1 +1,1 @@
-"""From preferences to a policy: the reward model and PPO. Read `losses.py` first, then `ppo.py`."""
+"""From preferences to a policy: the reward model and the optimisers. Read `losses/` first, then `optimise/loop.py`."""

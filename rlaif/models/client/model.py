@@ -9,19 +9,18 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import aiohttp
-import tenacity
-from tenacity import wait_exponential, wait_random
 from tenacity.wait import wait_base
 
 from rlaif.config.sections import ClientModel
 from rlaif.errors import ModelError
 from rlaif.models.chat import ChatRequest, OnReplies, Reply
 from rlaif.models.client.replicas import Replicas, Transient
+from rlaif.models.client.tries import Tries
 from rlaif.models.wire import BadReply, parse_reply, request_body, token_ids
 from rlaif.records import content_id
 
@@ -35,13 +34,13 @@ class HttpChatModel:
         self.name = config.model
         self.revision = _revision(config)
         self._config = config
-        self._backoff = backoff or wait_exponential(multiplier=0.5, max=30) + wait_random(0, 1)
+        self._tries = Tries(config.max_tries, backoff)
         self._replicas = Replicas(config)
         self._label_ids: dict[str, int | None] = {}
 
     def chat(self, requests: Sequence[ChatRequest], on_replies: OnReplies | None = None) -> list[Reply]:
         """Answer all, `concurrency` at a time; `on_replies` gets what arrives together in one lot."""
-        return _run(self._chat(requests, on_replies)) if requests else []
+        return run(self._chat(requests, on_replies)) if requests else []
 
     def close(self) -> None:
         """Nothing is kept open between calls."""
@@ -75,7 +74,7 @@ class HttpChatModel:
     async def _answer(self, session: aiohttp.ClientSession, request: ChatRequest) -> Reply:
         """One request with its retries. Raises ModelError where no server is there, or none has the model."""
         label_ids = self._ids_of(request.labels)
-        body = _encode(request_body(request, self.name, label_ids, self._config.extra_body))
+        body = encode(request_body(request, self.name, label_ids, self._config.extra_body))
         answers_before = self._replicas.answers
         reached = True
 
@@ -102,20 +101,20 @@ class HttpChatModel:
                 raise Transient(str(bad)) from None
 
         try:
-            return await self._retry(once)
+            return await self._tries.of(once)
         except Transient as failure:
             # Not this request's fault when nobody else had an answer either since no server could be reached.
             if not reached and self._replicas.answers == answers_before and self._replicas.all_avoided():
                 raise self._nobody(failure) from None
-            return Reply(error=f"failed after {self._tries()}: {failure}")
+            return Reply(error=f"failed after {self._tries}: {failure}")
 
     # ----------------------------------------------------------------------------------------------- labels
 
     async def _find_label(self, session: aiohttp.ClientSession, label: str) -> int | None:
         """The label's token id by vLLM's /tokenize; None where the server has no such thing."""
-        body = _encode({"model": self.name, "prompt": label, "add_special_tokens": False})
+        body = encode({"model": self.name, "prompt": label, "add_special_tokens": False})
         try:
-            response = await self._retry(lambda: self._replicas.post(session, "/tokenize", body, at_root=True))
+            response = await self._tries.of(lambda: self._replicas.post(session, "/tokenize", body, at_root=True))
         except Transient as failure:
             raise self._nobody(failure) from None
         tokens = token_ids(response.data) if response.status == 200 else []
@@ -128,32 +127,8 @@ class HttpChatModel:
         ids = {label: found for label in labels if (found := self._label_ids[label]) is not None}
         return ids if len(ids) == len(labels) else None
 
-    # ------------------------------------------------------------------------------------------------ tries
-
-    async def _retry(self, once: Callable[[], Awaitable[T]]) -> T:
-        tries = tenacity.AsyncRetrying(
-            retry=tenacity.retry_if_exception_type(Transient),
-            stop=tenacity.stop_after_attempt(self._config.max_tries),
-            wait=self._wait,
-            reraise=True,
-        )
-
-        async def attempt() -> T:  # tenacity awaits coroutine functions only, and `once` may be a lambda
-            return await once()
-
-        return await tries(attempt)
-
-    def _wait(self, state: tenacity.RetryCallState) -> float:
-        failure = state.outcome.exception() if state.outcome else None
-        if isinstance(failure, Transient) and failure.retry_after_s is not None:
-            return failure.retry_after_s
-        return self._backoff(state)
-
     def _nobody(self, failure: Transient) -> ModelError:
-        return ModelError(f"cannot reach {self._replicas} ({self._tries()}): {failure}")
-
-    def _tries(self) -> str:
-        return f"{self._config.max_tries} {'try' if self._config.max_tries == 1 else 'tries'}"
+        return ModelError(f"cannot reach {self._replicas} ({self._tries}): {failure}")
 
 
 async def _hand_on(arrived: list[tuple[int, Reply]], item: tuple[int, Reply], on_replies: OnReplies) -> None:
@@ -172,7 +147,7 @@ async def _hand_on(arrived: list[tuple[int, Reply]], item: tuple[int, Reply], on
         on_replies(lot)
 
 
-def _run(work: Coroutine[Any, Any, T]) -> T:
+def run(work: Coroutine[Any, Any, T]) -> T:
     """Run to the end, also where an event loop already runs in this thread (a notebook)."""
     try:
         asyncio.get_running_loop()
@@ -191,5 +166,5 @@ def _revision(config: ClientModel) -> str:
     return f"{config.revision}-{content_id(config.extra_body)}" if config.extra_body else config.revision
 
 
-def _encode(body: dict[str, Any]) -> bytes:
+def encode(body: dict[str, Any]) -> bytes:
     return json.dumps(body, ensure_ascii=False).encode()

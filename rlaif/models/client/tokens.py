@@ -1,0 +1,193 @@
+"""Token ids in, token ids and their log-probabilities out: a vLLM server as a policy that writes and is read.
+
+Nothing is chat here, and no reply is spared: whoever asks needs all of them. Sending is `replicas`', asking again
+`tries`'. Written against vLLM 0.32's POST /v1/completions and what it offers with VLLM_SERVER_DEV_MODE=1.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+import aiohttp
+from pydantic import BaseModel, ValidationError
+from tenacity.wait import wait_base
+
+from rlaif.config.sections import ClientModel
+from rlaif.errors import ModelError
+from rlaif.jsonl import first_problem
+from rlaif.models.client.model import encode, run
+from rlaif.models.client.replicas import Replicas, Response, Transient
+from rlaif.models.client.tries import Tries
+from rlaif.models.wire import BadReply
+
+T = TypeVar("T")
+
+
+class TokenRequest(NamedTuple):
+    """One continuation: it ends with the first of `end_tokens`, or is cut off at `max_tokens`."""
+
+    prompt: Sequence[int]
+    max_tokens: int
+    temperature: float
+    top_p: float
+    seed: int
+    end_tokens: Sequence[int]
+
+
+class Continuation(NamedTuple):
+    """The tokens written, the end token included, and the log-probability of each as the server tells it."""
+
+    tokens: list[int]
+    logprobs: list[float]
+
+
+class Lost(NamedTuple):
+    """A request that failed for good."""
+
+    reason: str
+
+
+class _Logprob(BaseModel):
+    logprob: float
+
+
+class _Logprobs(BaseModel):
+    token_logprobs: list[float]
+
+
+class _Choice(BaseModel):
+    token_ids: list[int] | None = None
+    logprobs: _Logprobs | None = None
+    prompt_logprobs: list[dict[int, _Logprob] | None] | None = None
+
+
+class _Completion(BaseModel):
+    choices: list[_Choice]
+
+
+class TokenClient:
+    """The client of one server. `config` names it and bounds requests in flight, time and tries."""
+
+    def __init__(self, config: ClientModel, backoff: wait_base | None = None) -> None:
+        self._config = config
+        self._tries = Tries(config.max_tries, backoff)
+        self._replicas = Replicas(config)
+
+    def write(self, requests: Sequence[TokenRequest]) -> list[Continuation | Lost]:
+        """Continue all prompts, in order."""
+        return self._ask([_writing(self._config.model, request) for request in requests], _continuation)
+
+    def read(self, rows: Sequence[Sequence[int]]) -> list[list[float] | Lost]:
+        """The raw log-probability (temperature 1) of every token of each row but its first."""
+        bodies = [_reading(self._config.model, row) for row in rows]
+        return self._ask(bodies, _read)
+
+    def control(self, path: str, body: dict[str, Any]) -> bytes:
+        """POST to a path beside /v1 that commands the server; its answer. Raises ModelError with the server's words."""
+
+        async def call() -> Response | Lost:
+            async with self._replicas.session() as session:
+                return await self._post(session, path, body, at_root=True)
+
+        answer = run(call())
+        if isinstance(answer, Lost):
+            raise ModelError(f"the vLLM server failed at {path}: {answer.reason}")
+        if answer.status != 200:
+            raise ModelError(f"the vLLM server refused {path}: {answer.error}")
+        return answer.data
+
+    def _ask(self, bodies: Sequence[dict[str, Any]], parse: Callable[[bytes, dict[str, Any]], T]) -> list[T | Lost]:
+        async def all_of_them() -> list[T | Lost]:
+            room = asyncio.Semaphore(self._config.concurrency)
+
+            async def one(body: dict[str, Any]) -> T | Lost:
+                async with room:
+                    answer = await self._post(session, "/completions", body)
+                if isinstance(answer, Lost):
+                    return answer
+                if answer.status != 200:
+                    return Lost(answer.error)
+                try:
+                    return parse(answer.data, body)
+                except BadReply as bad:
+                    return Lost(str(bad))
+
+            async with self._replicas.session() as session:
+                return list(await asyncio.gather(*(one(body) for body in bodies)))
+
+        return run(all_of_them()) if bodies else []
+
+    async def _post(
+        self, session: aiohttp.ClientSession, path: str, body: dict[str, Any], *, at_root: bool = False
+    ) -> Response | Lost:
+        data = encode(body)
+        try:
+            return await self._tries.of(lambda: self._replicas.post(session, path, data, at_root=at_root))
+        except Transient as failure:
+            return Lost(f"failed after {self._tries}: {failure}")
+
+
+def _writing(model: str, request: TokenRequest) -> dict[str, Any]:
+    return {
+        "model": model,
+        "prompt": list(request.prompt),
+        "max_tokens": request.max_tokens,
+        "temperature": request.temperature,
+        "top_p": request.top_p,
+        "seed": request.seed,
+        # The end tokens asked for, and no other that the server knows of.
+        "stop_token_ids": list(request.end_tokens),
+        "ignore_eos": True,
+        "logprobs": 0,
+        "return_token_ids": True,
+    }
+
+
+def _reading(model: str, row: Sequence[int]) -> dict[str, Any]:
+    return {"model": model, "prompt": list(row), "max_tokens": 1, "temperature": 0.0, "prompt_logprobs": 0}
+
+
+def _continuation(data: bytes, body: dict[str, Any]) -> Continuation:
+    choice = _choice(data)
+    if not choice.token_ids:
+        raise BadReply("the reply has no token ids")
+    logprobs = choice.logprobs.token_logprobs if choice.logprobs else []
+    if len(logprobs) != len(choice.token_ids):
+        raise BadReply(f"the reply has {len(logprobs)} log-probabilities for {len(choice.token_ids)} tokens")
+    count, limit = len(choice.token_ids), body["max_tokens"]
+    if count < limit and choice.token_ids[-1] not in body["stop_token_ids"]:
+        raise BadReply(f"the reply stops after {count} of {limit} tokens without an end token")
+    return Continuation(choice.token_ids, _finite(logprobs))
+
+
+def _read(data: bytes, body: dict[str, Any]) -> list[float]:
+    row, told = body["prompt"], _choice(data).prompt_logprobs or []
+    if len(told) != len(row):
+        raise BadReply(f"the reply has log-probabilities of {len(told)} tokens, not of {len(row)}")
+    found = []
+    for token, known in zip(row[1:], told[1:], strict=True):
+        if known is None or token not in known:
+            raise BadReply(f"the reply has no log-probability of token {token}")
+        found.append(known[token].logprob)
+    return _finite(found)
+
+
+def _finite(logprobs: list[float]) -> list[float]:
+    """Checked, and at most 0: rounding may leave a hair above."""
+    for logprob in logprobs:
+        if not math.isfinite(logprob) or logprob > 0.01:
+            raise BadReply(f"the reply has a log-probability of {logprob}")
+    return [min(logprob, 0.0) for logprob in logprobs]
+
+
+def _choice(data: bytes) -> _Choice:
+    try:
+        choices = _Completion.model_validate_json(data).choices
+    except ValidationError as error:
+        raise BadReply(first_problem(error)) from None
+    if len(choices) != 1:
+        raise BadReply(f"the reply has {len(choices)} choices")
+    return choices[0]

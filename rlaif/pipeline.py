@@ -5,12 +5,13 @@
       -> judgments.jsonl     label      the judge's verdicts, both orders, per principle (+ failures.jsonl)
       -> preferences.jsonl   pairs      AI, human or mixed
       -> reward_model/       reward     trained on preferences; never learns where a row came from
-      -> policy/             optimise   trained against the reward model
+      -> policy/             optimise   trained on whatever `optimise.kind` learns from
       -> evaluation.json     evaluate   policy against reference on held-out prompts
       -> report.html         report     one page for a person
 
 Every arrow is a stage in `stages/`: it reads files, writes files and is skipped when what it would read has not
-changed. Which stages a recipe needs depends on where its labels come from, and on nothing else.
+changed. Which stages a recipe needs is said in `config/needs.py`: it depends on what its method learns from, and on
+where its labels come from.
 """
 
 from __future__ import annotations
@@ -18,14 +19,20 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from rlaif import reads, stages
 from rlaif.config import Recipe
-from rlaif.config.sections import HumanLabels
+from rlaif.config.needs import Artefact, feedback_stages, learns_from
 from rlaif.console import say
 from rlaif.errors import ConfigError
+from rlaif.processes import several
 from rlaif.run import Run
+from rlaif.training.trackers import check_trackers
+
+T = TypeVar("T")
+TOGETHER = {"reward", "optimise"}
+"""Stages that all processes of `accelerate launch` do together; in the others the first works and the rest wait."""
 
 
 class Stage(NamedTuple):
@@ -35,6 +42,17 @@ class Stage(NamedTuple):
     """Does it; returns facts for the manifest (counts, tokens)."""
     reads: Callable[[Recipe, Run], list[Path]]
     writes: Callable[[Run], list[Path]]
+
+
+def _learnt_from(recipe: Recipe, run: Run) -> list[Path]:
+    """What of this run the policy is trained on."""
+    files: dict[Artefact | None, list[Path]] = {
+        "reward_model": [run.reward_model],
+        "preferences": [run.preferences, run.responses],
+        "demonstrations": [run.demonstrations],
+        None: [],
+    }
+    return files[learns_from(recipe.optimise)]
 
 
 STAGES: dict[str, Stage] = {
@@ -56,7 +74,12 @@ STAGES: dict[str, Stage] = {
     ),
     "pairs": Stage(
         stages.pairs,
-        lambda recipe, run: [run.judgments, *reads.human_files(recipe), *reads.prompt_files(recipe)],
+        lambda recipe, run: [
+            run.judgments,
+            *reads.human_files(recipe),
+            *reads.included_files(recipe),
+            *reads.prompt_files(recipe),
+        ],
         lambda run: [run.preferences],
     ),
     "reward": Stage(
@@ -64,14 +87,21 @@ STAGES: dict[str, Stage] = {
         lambda recipe, run: [
             run.preferences,
             run.responses,
+            *([run.scores] if recipe.reward.loss.kind == "regression" else []),
+            *([run.judgments] if recipe.reward.principle_heads else []),
             *reads.backbone_files(recipe),
         ],
-        lambda run: [run.reward_model, run.heldout],
+        lambda run: [run.reward_model, run.heldout, run.strengths],
     ),
     "optimise": Stage(
         stages.optimise,
-        lambda recipe, run: [run.reward_model, *reads.prompt_files(recipe), *reads.policy_files(recipe)],
-        lambda run: [run.policy],
+        lambda recipe, run: [
+            *_learnt_from(recipe, run),
+            *reads.method_files(recipe),
+            *reads.prompt_files(recipe),
+            *reads.policy_files(recipe),
+        ],
+        lambda run: [run.policy, run.judge_demonstrations],
     ),
     "evaluate": Stage(
         stages.evaluate,
@@ -82,8 +112,9 @@ STAGES: dict[str, Stage] = {
             run.reward_model,
             run.policy,
             *reads.judge_files(recipe),
+            *reads.method_files(recipe),
             *reads.prompt_files(recipe),
-            *reads.policy_files(recipe),
+            *reads.reference_files(recipe),
         ],
         lambda run: [run.evaluation, run.samples, run.evaluation_judgments, run.evaluation_failures],
     ),
@@ -92,14 +123,9 @@ STAGES: dict[str, Stage] = {
 
 
 def stages_of(recipe: Recipe) -> list[str]:
-    """The stages this recipe needs, in order: human labels need neither samples nor a judge to make preferences."""
-    labels = recipe.preferences.labels
-    skipped: set[str] = set()
-    if isinstance(labels, HumanLabels):
-        skipped = {"sample", "label"}
-    elif labels.pairs == "human":
-        skipped = {"sample"}
-    return [name for name in STAGES if name not in skipped]
+    """The stages this recipe needs, in order."""
+    needed = {*feedback_stages(recipe), "optimise", "evaluate", "report"}
+    return [name for name in STAGES if name in needed]
 
 
 def stages_until(recipe: Recipe, last: str) -> list[str]:
@@ -117,8 +143,10 @@ def _place(wanted: Sequence[str], name: str) -> int:
 def run_recipe(recipe: Recipe, folder: Path, only: Sequence[str] | None = None) -> Run:
     """Bring the run folder up to date, stage by stage; with `only`, just those stages."""
     run = Run(folder)
+    _by_first(lambda: None)  # all are here: whatever fails from now on is said once
     with run.lock():
-        run.claim(recipe)
+        _by_first(lambda: run.claim(recipe))
+        check_trackers(recipe)
         wanted = stages_of(recipe)
         todo = sorted({_place(wanted, name) for name in (wanted if only is None else only)})
         for place in todo:
@@ -131,15 +159,33 @@ def run_recipe(recipe: Recipe, folder: Path, only: Sequence[str] | None = None) 
 def run_stage(recipe: Recipe, run: Run, name: str, title: str) -> None:
     """Do one stage unless it is done already for these very inputs."""
     stage = STAGES[name]
-    inputs = run.inputs_hash(recipe, stage.reads(recipe, run))
-    if run.is_done(name, inputs):
+    inputs = _by_first(lambda: _due(recipe, run, name))
+    if inputs is None:
         say(f"{title}: up to date")
         return
     say(title)
-    run.begin(name, inputs)
     began = time.monotonic()
-    facts = stage.work(recipe, run)
+    facts = stage.work(recipe, run) if name in TOGETHER else _by_first(lambda: stage.work(recipe, run))
     seconds = round(time.monotonic() - began, 1)
     run.mark_done(name, inputs, stage.writes(run), {"seconds": seconds, **facts})
     said = ", ".join(f"{key} {value}" for key, value in facts.items() if isinstance(value, int | str))
     say(f"{title}: done in {seconds:.0f} s{' (' + said + ')' if said else ''}")
+
+
+def _due(recipe: Recipe, run: Run, name: str) -> str | None:
+    """The hash of what the stage reads, if it is to be done now (and is noted as begun); None if it is done."""
+    inputs = run.inputs_hash(recipe, STAGES[name].reads(recipe, run))
+    if run.is_done(name, inputs):
+        return None
+    run.begin(name, inputs)
+    return inputs
+
+
+def _by_first(work: Callable[[], T]) -> T:
+    """What `work` returns, done by the first of the processes that a launcher started, if it started several."""
+    if not several():
+        return work()
+    from rlaif.training import parallel  # noqa: PLC0415 (brings torch)
+
+    parallel.start()
+    return parallel.first(work)

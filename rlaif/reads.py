@@ -13,7 +13,19 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 
 from rlaif.config import Recipe
-from rlaif.config.sections import FileSource, JudgeModel, Mode, PanelMode, PolicyModel, ScriptedModel
+from rlaif.config.sections import (
+    Dpo,
+    FileSource,
+    JudgeDemonstrations,
+    JudgeModel,
+    JudgeScore,
+    Mode,
+    OnPolicy,
+    PanelMode,
+    PolicyModel,
+    ScriptedModel,
+    Sft,
+)
 from rlaif.feedback.sources import path_of
 from rlaif.resources import resolve
 
@@ -28,9 +40,19 @@ def human_files(recipe: Recipe) -> list[Path]:
     return [path_of(s) for s in recipe.preferences.labels.human_data if isinstance(s, FileSource)]
 
 
+def included_files(recipe: Recipe) -> list[Path]:
+    """The preferences of earlier rounds."""
+    return [Path(os.path.expanduser(name)) for name in recipe.preferences.include]
+
+
+def constitution_files(recipe: Recipe) -> list[Path]:
+    """The constitution."""
+    return [resolve("constitutions", recipe.constitution)]
+
+
 def judge_files(recipe: Recipe) -> list[Path]:
     """Constitution, template, and the judge where it lies on this disk."""
-    rules = [resolve("constitutions", recipe.constitution), *_templates(recipe.label.mode)]
+    rules = [*constitution_files(recipe), *_templates(recipe.label.mode)]
     mode = recipe.label.mode
     members = [member.model for member in mode.members if member.model] if isinstance(mode, PanelMode) else []
     return [*rules, *(file for model in [recipe.judge, *members] for file in _model(model))]
@@ -49,6 +71,27 @@ def audit_files(recipe: Recipe) -> list[Path]:
 def policy_files(recipe: Recipe) -> list[Path]:
     """The policy to begin with, where it is a folder on this disk."""
     return _model(recipe.policy)
+
+
+def reference_files(recipe: Recipe) -> list[Path]:
+    """What evaluation compares with, where it is a folder on this disk."""
+    return _model(recipe.compared_with)
+
+
+def method_files(recipe: Recipe) -> list[Path]:
+    """What scores or teaches the policy from outside the run: constitution, judges, templates, demonstrations."""
+    method = recipe.optimise
+    if isinstance(method, Sft):
+        if isinstance(method.data, FileSource):
+            return [path_of(method.data)]
+        return _model(recipe.judge) if isinstance(method.data, JudgeDemonstrations) else []
+    if isinstance(method, Dpo):
+        return []
+    gold = [method.gold.source] if isinstance(method, OnPolicy) and method.gold else []
+    judges = [source for source in [*method.sources, *gold] if isinstance(source, JudgeScore)]
+    templates = [file for judge in judges for file in _templates(judge.mode)]
+    models = [file for judge in judges for file in _model(judge.model or recipe.judge)]
+    return [*constitution_files(recipe), *templates, *models]
 
 
 def backbone_files(recipe: Recipe) -> list[Path]:

@@ -184,7 +184,7 @@ policy: {backend: local, model: smollm2-135m}
 judge: {backend: local, model: smollm2-135m}
 preferences:
   labels: {kind: ai, pairs: sampled}
-ppo: {steps: 60}
+optimise: {kind: ppo, steps: 60}
 evaluate: {examples: 6}
 """
 MANIFEST = {

@@ -56,7 +56,21 @@ def test_help_is_quick_and_imports_nothing_heavy():
     assert min(seconds) < 1.5  # 0.2 on an idle machine; the promise is 0.5
 
 
-@pytest.mark.parametrize("command", ["run", *STAGES, "check", "compare", "schema", "version"])
+def test_ppo_is_an_older_name_of_optimise(cli, monkeypatch, tmp_path):
+    """The command, and the section in overrides."""
+    seen = []
+
+    def run_recipe(recipe, folder, only):
+        seen.append((recipe.optimise.kind, recipe.optimise.steps, only))
+        return Run(folder)
+
+    monkeypatch.setattr("rlaif.pipeline.run_recipe", run_recipe)
+    assert cli("ppo", "quickstart", "ppo.steps=3")[0] == 0
+    assert cli("optimise", "quickstart", "optimise.steps=4")[0] == 0
+    assert seen == [("ppo", 3, ["optimise"]), ("ppo", 4, ["optimise"])]
+
+
+@pytest.mark.parametrize("command", ["run", *STAGES, "iterate", "check", "compare", "schema", "version"])
 def test_every_command_explains_itself(cli, command):
     code, out, _ = cli(command, "--help")
     assert code == 0 and "Usage:" in out

@@ -150,6 +150,19 @@ def test_the_last_override_wins_and_the_file_stays(small):
     assert load_recipe(small).optimise.steps == Recipe.model_fields["optimise"].default.steps
 
 
+def test_ppo_is_an_older_name_of_optimise(tmp_path, small):
+    """In files, in overrides and together: the same recipe as under the name of today."""
+    today = tmp_path / "today.yaml"
+    today.write_text(SMALL.replace("ppo: {", "optimise: {kind: ppo, "))
+    assert load_recipe(small, ["ppo.steps=3"]) == load_recipe(str(today), ["optimise.steps=3"])
+    assert load_recipe(str(today), ["ppo.kl.coef=0.3"]) == load_recipe(small, ["optimise.kl.coef=0.3"])
+    whole = load_recipe(str(today), ["ppo={steps: 5}", "optimise.epochs=2"]).optimise
+    assert (whole.kind, whole.steps, whole.epochs, whole.kl.kind) == ("ppo", 5, 2, "fixed")
+    today.write_text(SMALL + "optimise: {kind: rloo}\n")
+    with pytest.raises(ConfigError, match="ppo: the older name of optimise, which is there too; keep one"):
+        load_recipe(str(today))
+
+
 # ------------------------------------------------------------------------------------------------ mistakes
 
 
@@ -182,7 +195,7 @@ def test_the_last_override_wins_and_the_file_stays(small):
         ("preferences.labels.human_data=[]", "recipe: preferences.labels.pairs is 'human', so preferences.labels."),
         ("prompts.sources.0.kind=hub", "prompts.sources.0.dataset: required, but missing"),
         ("prompts.sources.0.lmit=1", "prompts.sources.0.lmit: no such key; did you mean 'limit'?"),
-        ("1=2", "1: no such key; valid choices: constitution, evaluate, judge, "),
+        ("1=2", "1: no such key; valid choices: compute, constitution, evaluate, "),
     ],
 )
 def test_a_bad_value_is_one_line(small, override, line):

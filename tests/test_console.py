@@ -52,7 +52,7 @@ def test_a_stage_that_goes_on_counts_what_was_done_before(screen, monkeypatch):
         advance(0)  # nothing yet: no rate, no division by zero
         advance(9)
         advance(1)
-    assert file.getvalue().splitlines()[-1].startswith("  ppo  10/10 steps")
+    assert file.getvalue().splitlines()[-1].startswith("  optimise  10/10 steps")
 
 
 def test_nothing_to_do_is_no_error(screen):

@@ -17,9 +17,12 @@ from rlaif.errors import ConfigError, TrainingError
 from rlaif.run import Run
 from rlaif.training import losses
 from rlaif.training.lora import trainable
-from rlaif.training.optimise import loop as ppo
-from rlaif.training.optimise.loop import Means, make_targets, take_step, train_ppo
-from rlaif.training.optimise.rollout import Actors, Rollouts, describe, open_actors, prompts_of_step, roll_out
+from rlaif.training.optimise import updates
+from rlaif.training.optimise.actors import Actors, open_actors
+from rlaif.training.optimise.estimators import State, make_targets
+from rlaif.training.optimise.loop import train_policy
+from rlaif.training.optimise.rollout import Rollouts, describe, prompts_of_step, roll_out
+from rlaif.training.optimise.updates import Means, take_step
 from rlaif.training.reward.train import open_stage
 from rlaif.training.scalar_model import as_ended
 from rlaif.training.session import Group, Session
@@ -27,8 +30,10 @@ from tests.tiny import save_tiny, tiny_tokenizer
 from tests.tiny_training import (
     LORA,
     no_checks,
+    no_text,
     prompt,
     prompts,
+    random_rows,
     same,
     tiny_actors,
     tiny_recipe,
@@ -48,7 +53,7 @@ def everything(actors: Actors) -> dict[str, Tensor]:
 def train(folder: str, run: Path, checks: Any = no_checks, **changes: Any) -> Actors:
     section = tiny_section(**changes)
     actors = tiny_actors(folder, section)
-    train_ppo(actors, PROMPTS, section, 0, run / "checkpoints", tiny_tracker(run), checks)
+    train_policy(actors, PROMPTS, section, 0, run / "checkpoints", tiny_tracker(run), checks)
     return actors
 
 
@@ -130,7 +135,7 @@ def moved(tiny_folder: str, tmp_path: Path) -> tuple[Actors, Rollouts]:
     groups.append(Group(trainable(actors.critic.backbone, actors.critic.head), 1e-2))
     session = Session(groups, tmp_path / "moved", 1.0)
     for _ in range(3):
-        ppo._accumulate(actors, took, make_targets(took, section, 0.05), range(8), section, Means(), "here")
+        updates.accumulate(actors, took, make_targets(took, section, State(0.05)), range(8), section, Means(), "here")
         session.update("here")
     return actors, took
 
@@ -138,11 +143,11 @@ def moved(tiny_folder: str, tmp_path: Path) -> tuple[Actors, Rollouts]:
 def test_microbatches_change_neither_gradient_nor_metrics(moved: tuple[Actors, Rollouts]) -> None:
     actors, took = moved
     section = tiny_section()
-    targets = make_targets(took, section, 0.05)
+    targets = make_targets(took, section, State(0.05))
     results = []
     for budget in (10_000, 120, 1):
         means = Means()
-        far = ppo._accumulate(
+        far = updates.accumulate(
             actors, took, targets, range(8), section.model_copy(update={"microbatch_tokens": budget}), means, "here"
         )
         results.append((gradients(actors), means.all(), far))
@@ -158,9 +163,9 @@ def test_the_gradient_is_that_of_the_mean_over_the_minibatchs_tokens(moved: tupl
     """Against the sum written out row by row, from unpadded forward passes."""
     actors, took = moved
     section = tiny_section(clip=0.1, value_clip=0.05, value_coef=0.3)
-    targets = make_targets(took, section, 0.05)
+    targets = make_targets(took, section, State(0.05))
     minibatch = [5, 0, 3]
-    ppo._accumulate(actors, took, targets, minibatch, section, Means(), "here")
+    updates.accumulate(actors, took, targets, minibatch, section, Means(), "here")
     ours = gradients(actors)
     total = torch.zeros(())
     count = sum(len(took.rows[i].response) for i in minibatch)
@@ -185,12 +190,12 @@ def test_the_gradient_is_that_of_the_mean_over_the_minibatchs_tokens(moved: tupl
 def test_minibatches_cover_every_rollout_once_and_keep_prompts_together(tiny_folder: str) -> None:
     section = tiny_section(rollouts_per_step=12, minibatch_size=4)
     took = roll_out(tiny_actors(tiny_folder, section), PROMPTS, section, 0, 0)
-    batches = ppo._minibatches(took, section, seed=1)
+    batches = updates.minibatches(took, section, seed=1)
     assert [len(batch) for batch in batches] == [4, 4, 4]
     assert sorted(i for batch in batches for i in batch) == list(range(12))
     for batch in batches:
         assert set(Counter(took.prompts[i].id for i in batch).values()) == {2}
-    assert batches != ppo._minibatches(took, section, seed=2)
+    assert batches != updates.minibatches(took, section, seed=2)
 
 
 def test_past_the_target_kl_a_step_stops(tiny_folder: str, tmp_path: Path) -> None:
@@ -240,7 +245,7 @@ def test_a_loss_that_is_not_finite_names_step_and_prompts(tiny_folder: str, tmp_
     took.values_BT[0, 0] = float("nan")
     session = Session([Group(trainable(actors.policy.model), 1e-3)], tmp_path, 1.0)
     with pytest.raises(TrainingError, match=r"ppo step 3, epoch 0, prompts \["):
-        take_step(actors, session, took, make_targets(took, section, 0.05), section, 3, 0)
+        take_step(actors, session, took, make_targets(took, section, State(0.05)), section, 3, 0)
 
 
 # ----------------------------------------------------------------------------------------------- whole runs
@@ -296,7 +301,7 @@ def test_full_fine_tuning_moves_all_weights_and_neither_reference_nor_reward_mod
     actors = tiny_actors(tiny_folder, section)
     policy, scorer = weights(actors.policy.model), weights(actors.reward_model.model)
     took = roll_out(actors, PROMPTS[:4], section, 0, 0)
-    train_ppo(actors, PROMPTS, section, 0, tmp_path / "checkpoints", tiny_tracker(tmp_path), no_checks)
+    train_policy(actors, PROMPTS, section, 0, tmp_path / "checkpoints", tiny_tracker(tmp_path), no_checks)
     assert not any(torch.equal(p, policy[name]) for name, p in weights(actors.policy.model).items())
     assert same(weights(actors.reward_model.model), scorer)
     reference_BT = actors.policy.reference_logprobs(took.rows, section.temperature, 1000)
@@ -309,10 +314,14 @@ def test_actors_are_opened_from_a_recipe_and_a_saved_reward_model(tiny_folder: s
     scorer = tiny_scalar(tiny_folder)
     scorer.offset = 0.7
     scorer.save(tmp_path / "reward_model", tiny_tokenizer())
-    actors = open_actors(tiny_recipe(tiny_folder, ppo=tiny_section()), tmp_path / "reward_model")
-    assert actors.reward_model.offset == actors.critic.offset == 0.7
+    recipe = tiny_recipe(tiny_folder, optimise=tiny_section())
+    actors = open_actors(recipe, tmp_path / "reward_model", no_text, tmp_path / "weights")
+    assert actors.critic.offset == 0.7
+    rows = random_rows(0, prompts=2, responses=2)
+    score_B = actors.scorers.score([], [], rows).score_B
+    ended = as_ended(rows, tiny_tokenizer())
+    torch.testing.assert_close(score_B, scorer.score_all(ended, 1000))
     assert trainable(actors.policy.model)
-    assert not trainable(actors.reward_model.head)
     assert not {id(p) for p in trainable(actors.policy.model).values()} & {
         id(p) for p in trainable(actors.critic.backbone, actors.critic.head).values()
     }

@@ -13,15 +13,20 @@ from torch import Tensor
 
 from rlaif.models.local import generate as generate_module
 from rlaif.models.local.generate import pick_tokens
-from rlaif.models.local.packing import Row, response_mask
+from rlaif.models.local.packing import Row, in_microbatches, response_mask
 from rlaif.run import Run
 from rlaif.training.lora import trainable
 from rlaif.training.losses import gae
 from rlaif.training.optimise import loop as ppo
-from rlaif.training.optimise.loop import make_targets, take_step, train_ppo
-from rlaif.training.optimise.rollout import Actors, Rollouts, roll_out, values
+from rlaif.training.optimise import updates
+from rlaif.training.optimise.actors import Actors
+from rlaif.training.optimise.estimators import State, make_targets
+from rlaif.training.optimise.loop import train_policy
+from rlaif.training.optimise.rollout import Rollouts, roll_out
+from rlaif.training.optimise.updates import take_step
 from rlaif.training.policy_model import PolicyModel
-from rlaif.training.reward.train import RewardStage, centre, encode_pairs
+from rlaif.training.reward.data import encode_pairs
+from rlaif.training.reward.train import RewardStage, centre
 from rlaif.training.scalar_model import as_ended
 from rlaif.training.session import Group, Session
 from tests.tiny import save_tiny, tiny_tokenizer
@@ -82,6 +87,7 @@ def by_hand(lengths: tuple[int, ...] = (4, 2, 1), **changes: Any) -> Rollouts:
         "entropy_BT": zeros_BT,
         "values_BT": zeros_BT,
         "score_B": torch.zeros(len(rows)),
+        "places": list(range(len(rows))),
     }
     return Rollouts(**(fields | changes))
 
@@ -89,7 +95,7 @@ def by_hand(lengths: tuple[int, ...] = (4, 2, 1), **changes: Any) -> Rollouts:
 def token_rewards_of(rollouts: Rollouts, kl_coef: float, **changes: Any) -> Tensor:
     """The rewards behind the targets: without discount or critic a return is the sum of rewards still to come."""
     section = tiny_section(gamma=1.0, gae_lambda=1.0, **changes)
-    returns_BT = make_targets(rollouts, section, kl_coef).returns_BT
+    returns_BT = make_targets(rollouts, section, State(kl_coef)).returns_BT
     return returns_BT - torch.cat([returns_BT[:, 1:], torch.zeros(len(returns_BT), 1)], dim=1)
 
 
@@ -119,7 +125,7 @@ def test_dropout_is_off_in_all_four_models(lora: Any, tmp_path: Path) -> None:
     with torch.no_grad():
         assert all(torch.equal(read(), read()) for read in readings)
     take = roll_out(actors, PROMPTS, section, 0, 0)
-    take_step(actors, session_of(actors, tmp_path), take, make_targets(take, section, 0.05), section, 0, 0)
+    take_step(actors, session_of(actors, tmp_path), take, make_targets(take, section, State(0.05)), section, 0, 0)
     with torch.no_grad():
         assert all(torch.equal(read(), read()) for read in readings)  # training did not switch it on
 
@@ -172,14 +178,14 @@ def test_a_response_is_cut_at_its_first_eos_which_the_mask_keeps(rollouts: Rollo
 
 def test_a_missing_eos_is_penalised() -> None:
     scored = by_hand(score_B=torch.tensor([3.0, 3.0, 3.0]), finished=[True, False, True])
-    reward_B = make_targets(scored, tiny_section(missing_eos_penalty=1.25), 0.05).reward_B
+    reward_B = make_targets(scored, tiny_section(missing_eos_penalty=1.25), State(0.05)).reward_B
     assert reward_B.tolist() == pytest.approx([3.0, 1.75, 3.0])
 
 
 def test_the_critic_starts_from_the_reward_model(actors: Actors) -> None:
     rows = random_rows(1, prompts=3, responses=2)
     longer = [Row(row.prompt, (*row.response, 9)) for row in rows]
-    values_BT = values(actors.critic, longer, 1000)
+    values_BT = in_microbatches(longer, 1000, "cpu", actors.critic.values)
     at_end_B = torch.stack([values_BT[b, len(row.response)] for b, row in enumerate(rows)])
     torch.testing.assert_close(at_end_B, actors.reward_model.score_all(rows, 1000), atol=1e-5, rtol=0)
 
@@ -231,13 +237,13 @@ def test_advantages_are_whitened_over_real_tokens_after_returns_are_taken() -> N
     section = tiny_section(gamma=1.0, gae_lambda=0.9)
     rewards_BT = torch.tensor([[0, 0, 0, 5.0], [0, -2.0, 0, 0], [1.0, 0, 0, 0]])
     plain = gae(rewards_BT, values_BT, took.mask_BT, 1.0, 0.9)
-    targets = make_targets(took, section, kl_coef=0.0)
+    targets = make_targets(took, section, State(0.0))
     torch.testing.assert_close(targets.returns_BT, plain.returns_BT)
     real = targets.advantages_BT[took.mask_BT]
     assert float(real.mean()) == pytest.approx(0.0, abs=1e-6)
     assert float(real.std(unbiased=False)) == pytest.approx(1.0, abs=1e-5)
     assert bool((targets.advantages_BT[~took.mask_BT] == 0).all())
-    raw = make_targets(took, tiny_section(gamma=1.0, gae_lambda=0.9, whiten_advantages=False), 0.0)
+    raw = make_targets(took, tiny_section(gamma=1.0, gae_lambda=0.9, whiten_advantages=False), State(0.0))
     torch.testing.assert_close(raw.advantages_BT, plain.advantages_BT)
 
 
@@ -265,7 +271,7 @@ def test_old_logprobs_come_from_the_training_forward(actors: Actors, monkeypatch
             model.model.norm.weight.div_(1.1)
         return samples
 
-    monkeypatch.setattr("rlaif.training.optimise.rollout.generate", distorted)
+    monkeypatch.setattr("rlaif.training.samplers.local.generate", distorted)
     took = roll_out(actors, PROMPTS, SECTION, 0, 0)
     logprobs_BT = actors.policy.token_logprobs(took.rows, SECTION.temperature)
     torch.testing.assert_close(took.logprobs_BT, logprobs_BT.detach(), atol=1e-5, rtol=0)
@@ -273,15 +279,15 @@ def test_old_logprobs_come_from_the_training_forward(actors: Actors, monkeypatch
 
 def test_values_are_clipped(actors: Actors, rollouts: Rollouts) -> None:
     """Values that have already moved past the clip, towards their return, get no gradient."""
-    targets = make_targets(rollouts, SECTION, 0.05)
+    targets = make_targets(rollouts, SECTION, State(0.05))
     moved = dataclasses.replace(rollouts, values_BT=rollouts.values_BT - 1.0)
     targets = targets._replace(returns_BT=rollouts.values_BT + 0.5, advantages_BT=0 * targets.advantages_BT)
 
     def head_gradient(value_clip: float) -> Tensor:
         section = tiny_section(value_clip=value_clip)
         actors.critic.head.weight.grad = None
-        means = ppo.Means()
-        ppo._accumulate(actors, moved, targets, range(8), section, means, "here")
+        means = updates.Means()
+        updates.accumulate(actors, moved, targets, range(8), section, means, "here")
         assert means.all()["value_clip_fraction"] == (1.0 if value_clip < 1 else 0.0)
         return actors.critic.head.weight.grad
 
@@ -302,7 +308,7 @@ def test_gradients_are_clipped(
         step()
 
     monkeypatch.setattr(session.optimizer, "step", spy)
-    row = take_step(actors, session, rollouts, make_targets(rollouts, SECTION, 0.05), SECTION, 0, 0)
+    row = take_step(actors, session, rollouts, make_targets(rollouts, SECTION, State(0.05)), SECTION, 0, 0)
     assert len(norms) == 2 * 4  # policy and critic, four updates
     assert max(norms) == pytest.approx(1e-3, rel=1e-3)
     assert row["gradient_norm"] > 1e-2  # as it was before
@@ -324,7 +330,7 @@ def test_kl_clip_fraction_explained_variance_length_and_eos_rate_are_logged(tiny
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ppo, "roll_out", spy)
-        train_ppo(actors, PROMPTS, section, 0, tmp_path / "checkpoints", tiny_tracker(tmp_path), rates)
+        train_policy(actors, PROMPTS, section, 0, tmp_path / "checkpoints", tiny_tracker(tmp_path), rates)
     rows = Run(tmp_path).read_metrics("optimise")
     assert [row["step"] for row in rows] == [0, 1]
     for row, took in zip(rows, seen, strict=True):
@@ -345,7 +351,7 @@ def test_kl_clip_fraction_explained_variance_length_and_eos_rate_are_logged(tiny
 
 def test_the_reference_stays_the_starting_policy(tiny_folder: str, tmp_path: Path) -> None:
     actors = tiny_actors(tiny_folder, SECTION)
-    train_ppo(actors, PROMPTS, SECTION, 0, tmp_path / "checkpoints", tiny_tracker(tmp_path), no_checks)
+    train_policy(actors, PROMPTS, SECTION, 0, tmp_path / "checkpoints", tiny_tracker(tmp_path), no_checks)
     rows = random_rows(4, prompts=3, responses=2)
     start = PolicyModel.load(tiny_folder, None, torch.float32)
     expected = start.without_gradients(rows, 0.7, 1000).logprobs_BT

@@ -15,15 +15,9 @@ from rlaif.errors import DataError
 from rlaif.models.local.packing import Row
 from rlaif.records import Message, Preference, Response
 from rlaif.run import Run
-from rlaif.training.reward import train as reward
-from rlaif.training.reward.train import (
-    RewardStage,
-    encode_pair,
-    encode_pairs,
-    open_stage,
-    score_heldout,
-    train_reward_model,
-)
+from rlaif.training.reward.data import Lesson, encode_pair, encode_pairs, minibatches, pair_lessons, reference_rows
+from rlaif.training.reward.train import RewardStage, learn, open_stage, train_reward_model
+from rlaif.training.reward.worth import Heldout, score_heldout
 from rlaif.training.scalar_model import ScalarModel
 from rlaif.training.session import Session
 from tests.tiny import tiny_tokenizer
@@ -59,6 +53,18 @@ def plain_score(model: ScalarModel, row: Row) -> Tensor:
     """One row, unpadded, nothing shared."""
     states = model.backbone(input_ids=torch.tensor([[*row.prompt, *row.response]])).last_hidden_state
     return model.head(states[0, -1])[0]
+
+
+def lessons_of(preferences: Sequence[Preference], max_length: int = 1000, **changes: Any) -> list[Lesson]:
+    return pair_lessons(TOKENIZER, preferences, reward_section(max_length=max_length, **changes))
+
+
+def learnt(stage: RewardStage, lessons: Sequence[Lesson], max_tokens: int) -> dict[str, float]:
+    return learn(stage.model, lessons, stage.section.model_copy(update={"microbatch_tokens": max_tokens}), "here")
+
+
+def heldout_of(stage: RewardStage, preferences: Sequence[Preference]) -> list[Heldout]:
+    return score_heldout([stage.model], TOKENIZER, stage.section, preferences)
 
 
 def gradients(model: ScalarModel) -> Tensor:
@@ -111,21 +117,21 @@ def test_each_distinct_row_is_computed_once(tiny_folder: str, monkeypatch: pytes
         return scores(rows)
 
     monkeypatch.setattr(stage.model, "scores", spy)
-    pairs = encode_pairs(TOKENIZER, PREFERENCES, 1000)
-    reward._learn(stage.model, pairs, 10_000, "here")
+    lessons = lessons_of(PREFERENCES)
+    learnt(stage, lessons, 10_000)
     assert len(calls) == 1
     assert len(calls[0]) == len(set(calls[0])) == 8  # of 12 sides
     calls.clear()
-    reward._learn(stage.model, pairs, 1, "here")
+    learnt(stage, lessons, 1)
     assert len(calls) == 3  # one prompt each
-    assert sorted(row for rows in calls for row in rows) == sorted({row for p in pairs for row in p[1:]})
+    assert sorted(row for rows in calls for row in rows) == sorted({row for lesson in lessons for row in lesson.rows})
 
 
 @pytest.mark.parametrize("max_tokens", [1, 60, 10_000])
 def test_loss_accuracy_and_gradient_are_those_of_a_loop_over_pairs(tiny_folder: str, max_tokens: int) -> None:
     stage = stage_of(tiny_folder)
     pairs = encode_pairs(TOKENIZER, PREFERENCES, 1000)
-    loss, accuracy = reward._learn(stage.model, pairs, max_tokens, "here")
+    found = learnt(stage, lessons_of(PREFERENCES), max_tokens)
     ours = gradients(stage.model)
 
     plain = tiny_scalar(tiny_folder)
@@ -138,8 +144,8 @@ def test_loss_accuracy_and_gradient_are_those_of_a_loop_over_pairs(tiny_folder: 
         correct += bool(margin > 0)
     expected = expected / sum(pair.preference.weight for pair in pairs)
     expected.backward()
-    assert loss == pytest.approx(float(expected.detach()), abs=1e-5)
-    assert accuracy == pytest.approx(correct / len(pairs))
+    assert found["loss"] == pytest.approx(float(expected.detach()), abs=1e-5)
+    assert found["accuracy"] == pytest.approx(correct / len(pairs))
     torch.testing.assert_close(ours, gradients(plain), atol=1e-5, rtol=1e-4)
 
 
@@ -147,29 +153,28 @@ def test_loss_accuracy_and_gradient_are_those_of_a_loop_over_pairs(tiny_folder: 
 def test_pairs_of_one_prompt_that_is_cut_to_several_lengths(tiny_folder: str, max_tokens: int) -> None:
     """A longer response leaves less room for the prompt; every pair still counts once, its two rows together."""
     texts = [("short", "a much longer one"), ("short", "longer, too"), ("a much longer one", "mid")]
-    pairs = encode_pairs(TOKENIZER, [preference("A question", *pair) for pair in texts], 24)
+    preferences = [preference("A question", *pair) for pair in texts]
+    pairs = encode_pairs(TOKENIZER, preferences, 24)
     assert len({pair.chosen.prompt for pair in pairs}) > 1
     stage = stage_of(tiny_folder)
-    loss, _ = reward._learn(stage.model, pairs, max_tokens, "here")
+    found = learnt(stage, lessons_of(preferences, 24), max_tokens)
     plain = tiny_scalar(tiny_folder)
     margins = [plain_score(plain, pair.chosen) - plain_score(plain, pair.rejected) for pair in pairs]
     expected = -F.logsigmoid(torch.stack(margins)).mean()
     expected.backward()
-    assert loss == pytest.approx(float(expected.detach()), abs=1e-5)
+    assert found["loss"] == pytest.approx(float(expected.detach()), abs=1e-5)
     torch.testing.assert_close(gradients(stage.model), gradients(plain), atol=1e-5, rtol=1e-4)
 
 
 def test_minibatches_are_whole_prompts_each_once_in_seeded_order() -> None:
-    pairs = encode_pairs(TOKENIZER, PREFERENCES, 1000)
-    batches = list(reward._minibatches(pairs, 2, seed=3))
-    assert sorted(p.preference.pair_id for batch in batches for p in batch) == sorted(
-        p.preference.pair_id for p in pairs
-    )
-    where = [{p.preference.prompt_id for p in batch} for batch in batches]
+    lessons = lessons_of(PREFERENCES)
+    batches = minibatches(lessons, 2, seed=3)
+    assert sorted(place for batch in batches for place in batch) == list(range(len(lessons)))
+    where = [{lessons[place].prompt_id for place in batch} for batch in batches]
     assert sum(len(ids) for ids in where) == len(set.union(*where))
     assert all(len(batch) >= 2 for batch in batches[:-1])
-    assert list(reward._minibatches(pairs, 2, seed=3)) == batches
-    orders = {tuple(b[0].preference.prompt_id for b in reward._minibatches(pairs, 1, seed)) for seed in range(9)}
+    assert minibatches(lessons, 2, seed=3) == batches
+    orders = {tuple(lessons[b[0]].prompt_id for b in minibatches(lessons, 1, seed)) for seed in range(9)}
     assert len(orders) > 2
 
 
@@ -228,7 +233,7 @@ def test_a_planted_preference_is_learnt_and_holds_on_new_prompts(
     preferences = planted(200)
     stage = stage_of(tiny_folder, lora=lora, learning_rate=rate, epochs=3)
     train_reward_model(stage, preferences, tmp_path / "checkpoints", tiny_tracker(tmp_path, "reward"))
-    heldout = score_heldout(stage, preferences)
+    heldout = heldout_of(stage, preferences)
     assert [h.pair_id for h in heldout] == [p.pair_id for p in preferences if p.split == "heldout"]
     assert sum(h.margin > 0 for h in heldout) / len(heldout) > 0.9
     first, *_, last = Run(tmp_path).read_metrics("reward")
@@ -238,20 +243,19 @@ def test_a_planted_preference_is_learnt_and_holds_on_new_prompts(
 def test_heldout_margins_are_score_differences(tiny_folder: str) -> None:
     stage = stage_of(tiny_folder)
     heldout = [p.model_copy(update={"split": "heldout"}) for p in PREFERENCES]
-    found = score_heldout(stage, [PREFERENCES[0], *heldout])
+    found = heldout_of(stage, [PREFERENCES[0], *heldout])
     pairs = encode_pairs(TOKENIZER, heldout, 1000)
     with torch.no_grad():
         expected = [float(plain_score(stage.model, p.chosen) - plain_score(stage.model, p.rejected)) for p in pairs]
     assert [h.margin for h in found] == pytest.approx(expected, abs=1e-5)
     assert [h.p_chosen for h in found] == [p.p_chosen for p in heldout]
-    assert score_heldout(stage, PREFERENCES) == []
+    assert heldout_of(stage, PREFERENCES) == []
 
 
 # ----------------------------------------------------------------------------------------------- reference
 
 
-def test_reference_rows_are_the_policys_samples_or_else_the_distinct_training_rows(tiny_folder: str) -> None:
-    stage = open_stage(tiny_recipe(tiny_folder, reward=reward_section()))
+def test_reference_rows_are_the_policys_samples_or_else_the_distinct_training_rows() -> None:
     turn = (Message(role="user", content="Hi"),)
     settings: dict[str, Any] = {"prompt_id": "p", "prompt": turn, "tokens": 1, "model": "m"}
     samples = [
@@ -259,9 +263,9 @@ def test_reference_rows_are_the_policys_samples_or_else_the_distinct_training_ro
         Response(id="2", index=1, text="no", finished=False, **settings),
         Response(id="3", index=2, text="", finished=False, **settings),  # nothing to score
     ]
-    rows = reward.reference_rows(stage, samples, PREFERENCES)
+    rows = reference_rows(TOKENIZER, samples, PREFERENCES, 1000)
     assert [TOKENIZER.decode(row.response) for row in rows] == ["yes<|im_end|>", "no"]
-    rows = reward.reference_rows(stage, [], [*PREFERENCES, preference("out", "a", "b", split="heldout")])
+    rows = reference_rows(TOKENIZER, [], [*PREFERENCES, preference("out", "a", "b", split="heldout")], 1000)
     assert len(rows) == len(set(rows)) == 8
 
 

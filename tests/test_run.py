@@ -168,6 +168,7 @@ def test_a_stage_reads_what_the_stages_before_it_write(run):
         later = [path for other in list(STAGES)[number + 1 :] for path in STAGES[other].reads(RECIPE, run)]
         unread = set(STAGES[name].writes(run)) - set(later) - last
         for_people = {run.sample_failures, run.evaluation_judgments, run.evaluation_failures, *run.evidence}
+        for_people |= {run.strengths, run.judge_demonstrations}
         assert unread <= for_people, name
 
 
@@ -175,7 +176,7 @@ def test_a_stage_the_recipe_does_not_need_is_named(tmp_path):
     labels = "{kind: human, human_data: [{kind: file, path: x.jsonl}]}"
     human = load_recipe("quickstart", [f"preferences.labels={labels}"])
     assert stages_of(human) == ["pairs", "reward", "optimise", "evaluate", "report"]
-    with pytest.raises(ConfigError, match="label: this recipe has no such stage; it has pairs, reward, ppo"):
+    with pytest.raises(ConfigError, match="label: this recipe has no such stage; it has pairs, reward, optimise"):
         run_recipe(human, tmp_path / "run", ["label"])
 
 

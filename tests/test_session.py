@@ -48,14 +48,16 @@ def test_tiny_updates_of_bf16_weights_add_up(tmp_path: Path) -> None:
     assert ours.dtype == torch.bfloat16
 
 
-def test_in_float32_it_is_adamw_after_clipping(tmp_path: Path) -> None:
+@pytest.mark.parametrize("limit", [0.5, 1e6])
+def test_in_float32_it_is_adamw_after_clipping(limit: float, tmp_path: Path) -> None:
+    """A gradient below the limit stays as it is."""
     ours, theirs = parameters(0), parameters(0)
-    session = Session([Group(ours, 0.01)], tmp_path, max_grad_norm=0.5, weight_decay=0.1)
+    session = Session([Group(ours, 0.01)], tmp_path, max_grad_norm=limit, weight_decay=0.1)
     optimizer = torch.optim.AdamW(theirs.values(), lr=0.01, eps=1e-5, weight_decay=0.1)
     for step in range(5):
         pull(ours, step)
         pull(theirs, step)
-        expected = float(torch.nn.utils.clip_grad_norm_(theirs.values(), 0.5))
+        expected = float(torch.nn.utils.clip_grad_norm_(theirs.values(), limit))
         optimizer.step()
         optimizer.zero_grad()
         assert session.update("here") == pytest.approx(expected)

@@ -4,18 +4,34 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from rlaif.config import Recipe
-from rlaif.config.sections import FileSource, LocalModel, Lora, Ppo, PromptsSection, RewardSection, ScriptedModel
+from rlaif.config.sections import (
+    FileSource,
+    Grpo,
+    LocalModel,
+    Lora,
+    OnPolicy,
+    Ppo,
+    PromptsSection,
+    Reinforce,
+    RewardSection,
+    Rloo,
+    ScriptedModel,
+)
 from rlaif.models.local.packing import Row
 from rlaif.records import Message, Preference, Prompt, content_id
 from rlaif.run import Run
-from rlaif.training.optimise.rollout import Actors
+from rlaif.training.optimise.actors import Actors, open_scorers
+from rlaif.training.optimise.critic import SharedCritic
+from rlaif.training.optimise.scorers import TextSources, Workshop
 from rlaif.training.policy_model import PolicyModel
+from rlaif.training.samplers.local import LocalSampler
 from rlaif.training.scalar_model import ScalarModel
 from rlaif.training.tracking import Tracker
 
@@ -60,18 +76,56 @@ def tiny_section(**changes: Any) -> Ppo:
     return Ppo(**(settings | changes))
 
 
+METHODS: dict[str, type[OnPolicy]] = {"ppo": Ppo, "reinforce": Reinforce, "rloo": Rloo, "grpo": Grpo}
+
+
+def tiny_method(kind: str, **changes: Any) -> Any:
+    """A section of any method that learns from rollouts, as small as `tiny_section`."""
+    settings: dict[str, Any] = {
+        "steps": 4,
+        "rollouts_per_step": 8,
+        "responses_per_prompt": 4,
+        "epochs": 2,
+        "minibatch_size": 4,
+        "max_tokens": 6,
+        "learning_rate": 1e-3,
+        "lora": LORA,
+        "checkpoint_every": 2,
+    }
+    if kind == "ppo":
+        settings |= {"critic_learning_rate": 1e-3, "critic_lora": LORA}
+    return METHODS[kind](**(settings | changes))
+
+
 def tiny_scalar(folder: str, seed: int = 1) -> ScalarModel:
     return ScalarModel.from_language_model(folder, None, torch.float32, pad_id=0, seed=seed)
 
 
-def tiny_actors(folder: str, section: Ppo, scorer: ScalarModel | None = None, seed: int = 5) -> Actors:
+@dataclass(frozen=True)
+class TinyActors(Actors):
+    """Actors, and the reward model behind their score."""
+
+    reward_model: Any = None
+
+
+def no_text(source: Any) -> Any:
+    raise AssertionError(f"no text scorer for {source}")
+
+
+def tiny_actors(
+    folder: str, section: OnPolicy, scorer: ScalarModel | None = None, seed: int = 5, text: TextSources = no_text
+) -> TinyActors:
     """Policy and critic made trainable as `open_actors` does, over a reward model with a fresh head."""
     policy = PolicyModel.load(folder, None, torch.float32)
     # A random model ends one token in 262; with these end tokens about one response in two is finished.
     policy.model.generation_config.eos_token_id = [2, *range(140, 170)]
     policy.make_trainable(section.lora, seed)
-    scorer = scorer or tiny_scalar(folder)
-    return Actors(policy, scorer, scorer.as_critic(section.critic_lora, seed + 1))
+    model = scorer or tiny_scalar(folder)
+    scorers = open_scorers(section, Workshop(lambda head: model, policy.tokenizer, section.microbatch_tokens, text))
+    critic = None
+    if isinstance(section, Ppo):
+        critic = model.as_critic(section.critic_lora, seed + 1) if section.critic == "own" else SharedCritic(policy)
+    return TinyActors(policy, LocalSampler(policy), scorers, critic, model)
 
 
 def tiny_tracker(folder: Path, stage: str = "optimise", total: int = 4) -> Tracker:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +14,7 @@ from rlaif import __version__
 from rlaif.cli import tools
 from rlaif.cli.tools import Overrides, RecipeName
 from rlaif.errors import ConfigError, RlaifError
+from rlaif.processes import leads, several
 
 app = typer.Typer(
     add_completion=False,
@@ -77,6 +79,24 @@ def _run(
 
 
 @app.command()
+def iterate(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    *,
+    rounds: Annotated[int, typer.Option("--rounds", min=1, help="How many, those done already included.")],
+    out: Annotated[Path | None, typer.Option("--out", help="Holds round-1, ... Default: runs/<name>-rounds.")] = None,
+) -> None:
+    """A recipe over and over: each round samples and labels anew, from the policy of the round before."""
+    from rlaif import iterate as rounds_of
+    from rlaif.config import load_recipe
+    from rlaif.console import say
+
+    resolved = load_recipe(recipe, overrides or [])
+    _print_table(rounds_of.iterate(resolved, rounds, out or Path("runs") / f"{resolved.name}-rounds"))
+    say(rounds_of.NOTES)
+
+
+@app.command()
 def check(
     files: Annotated[list[Path] | None, typer.Argument(help="Constitutions, recipes, templates.")] = None,
     list_checks: Annotated[bool, typer.Option("--list-checks", help="List the checks a principle may use.")] = False,
@@ -109,17 +129,23 @@ def compare(
     out: Annotated[Path, typer.Option("--out", help="The page to write; the numbers go beside it as JSON.")],
 ) -> None:
     """Several runs side by side, with intervals, as a table and a page."""
-    from rich.table import Table
-
     from rlaif.console import console
     from rlaif.evaluation.compare import compare_runs
 
-    header, *rows = compare_runs(runs, out)
-    table = Table(*header, box=None, pad_edge=False)
-    for row in rows:
+    _print_table(compare_runs(runs, out))
+    console.print(f"page: {out}", soft_wrap=True)
+
+
+def _print_table(rows: Sequence[Sequence[str]]) -> None:
+    """The header first."""
+    from rich.table import Table
+
+    from rlaif.console import console
+
+    table = Table(*rows[0], box=None, pad_edge=False)
+    for row in rows[1:]:
         table.add_row(*row)
     console.print(table)
-    console.print(f"page: {out}", soft_wrap=True)
 
 
 @app.command()
@@ -146,6 +172,23 @@ def _refusal(error: OSError) -> str:
     return f"{error.filename}: {error.strerror}" if error.filename else " ".join(str(error).split())
 
 
+def _speaks() -> bool:
+    """Whether this process says why it ends: of several that end together, one."""
+    if not several():
+        return True
+    from rlaif.training import parallel
+
+    return parallel.speaks_first() if parallel.size() > 1 else leads()
+
+
+def _part() -> None:
+    """Leave the other processes, all being at the end."""
+    if several():
+        from rlaif.training import parallel
+
+        parallel.stop()
+
+
 def main() -> None:
     """Entry point: an error that is the user's to mend is printed as it is, exit code 2, without a traceback."""
     # Taken wherever it stands: who adds it to a command that failed adds it at the end.
@@ -155,9 +198,15 @@ def main() -> None:
     except (RlaifError, OSError) as error:
         if len(words) < len(sys.argv) - 1:
             raise
-        typer.echo(f"error: {_refusal(error) if isinstance(error, OSError) else error}", err=True)
+        if _speaks():
+            typer.echo(f"error: {_refusal(error) if isinstance(error, OSError) else error}", err=True)
         sys.exit(2)
+    except Exception:
+        if _speaks():
+            raise
+        sys.exit(1)
     except SystemExit as end:
+        _part()
         if end.code == 130:  # what Ctrl-C becomes on its way through typer
             typer.echo("stopped; run the same command again to go on", err=True)
         raise

@@ -160,5 +160,8 @@ class PreferencesSection(Section):
     """A judgment with |p(a) - 0.5| at or below this is a tie."""
     ties: Literal["drop", "keep"] = "drop"
     """A kept tie trains towards p = 0.5, with its own soft label."""
+    include: tuple[str, ...] = ()
+    """Further preferences.jsonl files, of earlier rounds: their rows join, less those whose pair is here already. A
+    prompt that is held out in any of them is held out in all, and one kept for evaluation is left out."""
     heldout_share: float = Field(default=0.15, gt=0, lt=1)
     """Share of prompts whose pairs only measure the reward model."""

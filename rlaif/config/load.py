@@ -21,7 +21,9 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
     """The recipe of that name or file with the overrides applied. Raises ConfigError listing every mistake."""
     path = resolve("recipes", name_or_path)
     values = _read_file(path)
+    _rename_old(values, path)
     apply_overrides(values, overrides)
+    _rename_old(values, path)
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
@@ -42,9 +44,21 @@ def _read_file(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: not valid YAML: a value cannot be read ({_reason(error)})") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: a recipe is a mapping of sections (got {type(values).__name__})")
-    if isinstance(values.get("ppo"), dict) and "optimise" not in values:
-        values["optimise"] = {"kind": "ppo", **values.pop("ppo")}  # how recipes said it before there were others
     return values
+
+
+def _rename_old(values: dict[str, Any], path: Path) -> None:
+    """`ppo: {...}` is how recipes said `optimise: {kind: ppo, ...}` when there was no other method."""
+    if "ppo" not in values:
+        return
+    old = values["ppo"]
+    if not isinstance(old, dict):
+        raise ConfigError(
+            f"{path}: invalid recipe\n  ppo: a section of keys and values, not a single value (got {old!r})"
+        )
+    if "optimise" in values:
+        raise ConfigError(f"{path}: invalid recipe\n  ppo: the older name of optimise, which is there too; keep one")
+    values["optimise"] = {"kind": "ppo", **values.pop("ppo")}
 
 
 def _reason(error: BaseException) -> str:

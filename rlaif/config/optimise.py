@@ -8,7 +8,16 @@ from pydantic import Field, model_validator
 
 from rlaif.config.base import Count, Positive, Section, Share
 from rlaif.config.feedback import FileSource
-from rlaif.config.scoring import Constraint, Gold, ModelScore, Scoring, Veto
+from rlaif.config.scoring import (
+    Constraint,
+    Gold,
+    ModelScore,
+    Scoring,
+    SimpleScore,
+    Veto,
+    reads_reward_model,
+    sources_of,
+)
 from rlaif.config.training import Lora
 
 
@@ -45,10 +54,11 @@ class VllmRollouts(Section):
     startup_timeout_s: Positive = 900.0
     timeout_s: Positive = 600.0
     arguments: tuple[str, ...] = ()
-    """Passed to vLLM as they are."""
+    """Passed to vLLM as they are. On a GPU that the trainer uses too, give each its part:
+    `["--gpu-memory-utilization", "0.4"]`."""
     parity_tolerance: Positive = 0.1
     """Most mean |log-probability of the server - of the trainer| per token after a sync; above it the weights are stale
-    and the run stops. bf16 on both sides differs by about 0.02."""
+    and the run stops. bf16 on both sides differs by about 0.04."""
     importance_cap: float = Field(default=2.0, gt=1)
     """Each token's loss is weighted by min(cap, pi_trainer / pi_server) (truncated importance sampling)."""
 
@@ -70,6 +80,7 @@ class StopRules(Section):
 class OnPolicy(Section):
     """What all methods that learn from their own rollouts share."""
 
+    kind: str
     steps: Count = 100
     rollouts_per_step: Count = 64
     responses_per_prompt: Count = 1
@@ -108,6 +119,23 @@ class OnPolicy(Section):
             raise ValueError("minibatch_size must divide rollouts_per_step")
         return self
 
+    @property
+    def sources(self) -> tuple[SimpleScore, ...]:
+        """Everything that a response is scored by; gold aside, which teaches nothing."""
+        return (*sources_of(self.scoring), *(constraint.cost for constraint in self.constraints))
+
+    @property
+    def reads_reward_model(self) -> bool:
+        """Whether the run's reward model takes part: without it none need be trained."""
+        return any(reads_reward_model(each) for each in (self.scoring, *(c.cost for c in self.constraints)))
+
+    @model_validator(mode="after")
+    def _server_has_room(self) -> Self:
+        longest = self.max_prompt_tokens + self.max_tokens
+        if isinstance(self.rollouts, VllmRollouts) and self.rollouts.max_model_len < longest:
+            raise ValueError(f"rollouts.max_model_len must be at least max_prompt_tokens + max_tokens ({longest})")
+        return self
+
     @model_validator(mode="after")
     def _constraints_have_names(self) -> Self:
         names = [constraint.name for constraint in self.constraints]
@@ -121,8 +149,8 @@ class Ppo(OnPolicy):
 
     kind: Literal["ppo"] = "ppo"
     critic: Literal["own", "shared"] = "own"
-    """`own`: a model that starts as the reward model; `shared`: a head on the policy's own trunk, at a fraction of the
-    memory and time."""
+    """`own`: a model that starts as the reward model, or as the policy where there is none; `shared`: a head on the
+    policy's own trunk, at a fraction of the memory and time."""
     critic_learning_rate: Positive = 2e-4
     critic_lora: Lora | None = Lora()
     warmup_steps: int = Field(default=0, ge=0)
@@ -140,7 +168,13 @@ class Reinforce(OnPolicy):
     kind: Literal["reinforce"] = "reinforce"
     epochs: Count = 1
     baseline_decay: Share = 0.9
-    """Of the moving average, a step; 0 = the mean of the step's own other responses."""
+    """Of the moving average, a step; 0 = the mean of the step's own other responses (also in the first step)."""
+
+    @model_validator(mode="after")
+    def _others_in_the_first_step(self) -> Self:
+        if self.rollouts_per_step < 2:
+            raise ValueError("rollouts_per_step must be at least 2: the first baseline is the mean of the others")
+        return self
 
 
 class _Grouped(OnPolicy):
@@ -228,6 +262,16 @@ class BestOfN(Section):
     n: int = Field(default=8, ge=2)
     scoring: Scoring = ModelScore()
     microbatch_tokens: Count = 4096
+
+    @property
+    def sources(self) -> tuple[SimpleScore, ...]:
+        """Everything that a response is scored by."""
+        return sources_of(self.scoring)
+
+    @property
+    def reads_reward_model(self) -> bool:
+        """Whether the run's reward model takes part."""
+        return reads_reward_model(self.scoring)
 
 
 Optimise = Annotated[Ppo | Reinforce | Rloo | Grpo | Dpo | Sft | BestOfN, Field(discriminator="kind")]

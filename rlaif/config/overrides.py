@@ -27,14 +27,13 @@ def _apply(values: dict[str, Any], override: str, given: set[str]) -> None:
     """Set one; its value is read as YAML, and an index of a list is a number: `a.0.b=1`. `given`: the keys so far."""
     key, equals, text = override.partition("=")
     parts = [part.strip() for part in key.split(".")]
-    if parts[0] == "ppo":
-        parts[0] = "optimise"  # as recipes said it before there were other methods
     if not equals or not all(parts):
         raise ConfigError(f"override {override!r} is not of the form section.key=value")
     try:
         value = read_yaml(text)
     except UNREADABLE:
         raise ConfigError(f"override {override!r}: the value is not valid YAML; quote it") from None
+    parts, value = _todays_name(parts, value)
     node: Any = values
     choices: Choices = [Recipe]
     for part in parts[:-1]:
@@ -47,6 +46,15 @@ def _apply(values: dict[str, Any], override: str, given: set[str]) -> None:
             _switch(node, choices, value, {name for name in node if ".".join([*place, str(name)]) in given})
         node[last] = value
     given.add(".".join(parts))
+
+
+def _todays_name(parts: list[str], value: Any) -> tuple[list[str], Any]:
+    """`ppo` is how recipes said `optimise` when there was no other method."""
+    if parts == ["ppo"] and isinstance(value, dict):
+        return ["optimise"], {"kind": "ppo", **value}
+    if parts[0] == "ppo" and len(parts) > 1:
+        return ["optimise", *parts[1:]], value
+    return parts, value
 
 
 def _descend(node: Any, choices: Choices, part: str, override: str) -> tuple[Any, Choices]:

@@ -117,3 +117,24 @@ class RewardSection(Section):
         if self.ensemble is not None and self.ensemble.kind == "lora" and self.lora is None:
             raise ValueError("ensemble.kind is 'lora', so reward.lora must be set; or use ensemble.kind=independent")
         return self
+
+    @model_validator(mode="after")
+    def _ratings_have_no_pairs(self) -> Self:
+        pairwise = {
+            "denoise": not isinstance(self.denoise, KeepLabels),
+            "principle_heads": self.principle_heads,
+            "pair_weighting": self.pair_weighting != "pair",
+        }
+        wrong = [name for name, chosen in pairwise.items() if chosen]
+        if isinstance(self.loss, Regression) and wrong:
+            raise ValueError(f"reward.loss.kind is 'regression', which learns from no pairs: leave out {wrong[0]}")
+        return self
+
+    @model_validator(mode="after")
+    def _one_margin(self) -> Self:
+        if isinstance(self.denoise, StrengthMargin):
+            if not isinstance(self.loss, BradleyTerry):
+                raise ValueError(f"denoise.kind is 'margin', which reward.loss.kind {self.loss.kind!r} has none of")
+            if self.loss.margin:
+                raise ValueError("denoise.kind is 'margin', so reward.loss.margin must be 0")
+        return self

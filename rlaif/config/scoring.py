@@ -76,6 +76,16 @@ Scoring = Annotated[
 ]
 
 
+def sources_of(scoring: Scoring) -> tuple[SimpleScore, ...]:
+    """The sources that a score is made of: itself, or the parts of a sum."""
+    return tuple(part.source for part in scoring.parts) if isinstance(scoring, SumScore) else (scoring,)
+
+
+def reads_reward_model(scoring: Scoring) -> bool:
+    """Whether the run's reward model takes part."""
+    return any(isinstance(source, ModelScore | EnsembleScore) for source in sources_of(scoring))
+
+
 class Veto(Section):
     """A response that fails one of the constitution's checked principles with `veto: true` scores this instead."""
 

@@ -197,6 +197,8 @@ class EvaluateSection(Section):
     """Policy against reference on held-out prompts."""
 
     responses_per_prompt: Count = 1
+    seed: int | None = None
+    """Of the samples; none = the recipe's. `rlaif iterate` gives all rounds one, so that they answer alike."""
     bootstrap_samples: Count = 2000
     confidence: float = Field(default=0.95, gt=0, lt=1)
     examples: Count = 12
@@ -213,6 +215,9 @@ class Recipe(Section):
     constitution: str
     """A shipped name (`harmlessness`) or a path."""
     policy: PolicyModel
+    """What is trained, from how it is now. Training measures its KL from here."""
+    reference: PolicyModel | None = None
+    """What evaluation compares the trained policy with; none = the policy before training."""
     judge: JudgeModel
     prompts: PromptsSection
     sample: SampleSection = SampleSection()
@@ -231,6 +236,29 @@ class Recipe(Section):
             raise ValueError(f"must be usable as the name of a folder, without '/' (got {name!r})")
         return name
 
+    @property
+    def compared_with(self) -> PolicyModel:
+        """The model that evaluation calls the reference."""
+        return self.reference or self.policy
+
+    @model_validator(mode="after")
+    def _method_finds_its_data(self) -> Self:
+        method = self.optimise
+        if isinstance(method, Sft):
+            if isinstance(method.data, RunDemonstrations) and not isinstance(self.label.mode, ReviseMode):
+                raise ValueError(
+                    "optimise.data.kind is 'revisions', which label.mode.kind=revise makes; or use optimise.data.kind="
+                    "chosen, judge or file"
+                )
+        elif isinstance(method, OnPolicy | BestOfN):
+            sources = method.sources
+            if any(isinstance(source, EnsembleScore) for source in sources) and self.reward.ensemble is None:
+                raise ValueError("optimise scores with kind 'ensemble', so reward.ensemble must be set")
+            heads = [source.head for source in sources if isinstance(source, ModelScore) and source.head]
+            if heads and not self.reward.principle_heads:
+                raise ValueError(f"optimise scores with the head {heads[0]!r}, so reward.principle_heads must be true")
+        return self
+
     @model_validator(mode="after")
     def _pairs_need_data(self) -> Self:
         labels = self.preferences.labels
@@ -243,4 +271,15 @@ class Recipe(Section):
         labels = self.preferences.labels
         if isinstance(self.label.mode, ReviseMode) and not isinstance(labels, HumanLabels) and labels.pairs == "human":
             raise ValueError("label.mode.kind is 'revise', which revises sampled responses, not human pairs")
+        return self
+
+    @model_validator(mode="after")
+    def _reward_finds_its_labels(self) -> Self:
+        judged = not isinstance(self.preferences.labels, HumanLabels)
+        if isinstance(self.reward.loss, Regression) and not (
+            judged and isinstance(self.label.mode, ScoreMode | ChecklistMode)
+        ):
+            raise ValueError("reward.loss.kind is 'regression', which learns the ratings of label.mode.kind=score")
+        if self.reward.principle_heads and not judged:
+            raise ValueError("reward.principle_heads learn a judge's labels, and preferences.labels.kind is 'human'")
         return self

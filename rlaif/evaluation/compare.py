@@ -116,7 +116,8 @@ def _rows(runs: Sequence[Artefacts], figures: Mapping[str, Sequence[dict[str, An
     rows: Table = [("All checks: before", *(percent(_before(run, "before")) for run in runs))]
     rows.append(("All checks: after", *(percent(_before(run, "after")) for run in runs)))
     for shown in FIGURES:
-        rows.append((shown.name, *(_cell(e, shown.unit) for e in figures[shown.name])))
+        cells = zip(runs, figures[shown.name], strict=True)
+        rows.append((shown.name, *(_cell(e, shown.unit) if e else _why_none(run, shown) for run, e in cells)))
     return [row for row in rows if any(cell != NONE for cell in row[1:])]
 
 
@@ -130,6 +131,14 @@ def _cell(estimate: Mapping[str, Any] | None, unit: Unit) -> str:
         return NONE
     interval = span(estimate, unit)
     return figure(estimate["value"], unit) + (f" ({interval})" if interval != NONE else "")
+
+
+def _why_none(run: Artefacts, shown: Figure) -> str:
+    """What stands where a run has no such figure: the reason, where evaluation.json gives one."""
+    place: Any = run.evaluation
+    for part in shown.path.split(".")[:-1]:
+        place = place.get(part) if isinstance(place, dict) else None
+    return str(place.get("note", NONE)) if isinstance(place, dict) else NONE
 
 
 def _forest(names: Sequence[str], figures: Mapping[str, Sequence[dict[str, Any] | None]]) -> list[Picture]:

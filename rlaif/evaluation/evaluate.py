@@ -23,10 +23,13 @@ from rlaif.evaluation.agreement import (
     heldout_accuracy,
     order_consistency,
 )
+from rlaif.evaluation.reward_worth import reward_worth
 from rlaif.evaluation.winrate import Match, matches, principle_win_rate, win_rate
 from rlaif.records import Failure, Judgment, Response, plain
 
 SHARE: Bounds = (0.0, 1.0)
+NO_REWARD_MODEL = "no reward model"
+BEST_OF_N_BOUND = "at most: log n - (n - 1) / n for the best of n samples (arXiv 2009.01325; 2401.01879)"
 
 
 @dataclass(frozen=True)
@@ -44,10 +47,14 @@ class EvaluationInputs:
     """The judge's judgments that preferences were made of."""
     failures: Sequence[Failure] = ()
     """The judge's, from labelling and evaluation."""
+    has_reward_model: bool = True
+    """Whether the recipe trains one."""
     heldout_rows: Sequence[Mapping[str, Any]] = ()
     """The reward model on held-out preferences; see `agreement.heldout_accuracy`."""
     kl: Sequence[float] = ()
     """Estimates of KL(policy || reference) in nats, one a response."""
+    kl_bound: float | None = None
+    """Where KL cannot be estimated: what it is at most (best-of-n)."""
     scores_before: Sequence[float] = ()
     scores_after: Sequence[float] = ()
     cost: Mapping[str, Any] = field(default_factory=dict)
@@ -125,7 +132,7 @@ def evaluate(inputs: EvaluationInputs, section: EvaluateSection, seed: int) -> d
             "order_consistency": order_consistency(every, *bootstrap),
             "coverage": coverage(every, inputs.failures),
         },
-        "reward_model": {"heldout_accuracy": heldout_accuracy(inputs.heldout_rows, *bootstrap)},
+        "reward_model": _reward_model(inputs, bootstrap),
         "policy": _policy(inputs, matched, bootstrap),
         "principles": {p.id: _principle(p, inputs, matched, bootstrap) for p in constitution.principles},
         "all_checked": _all_checked(constitution, matched, bootstrap),
@@ -133,9 +140,20 @@ def evaluate(inputs: EvaluationInputs, section: EvaluateSection, seed: int) -> d
     }
 
 
+def _reward_model(inputs: EvaluationInputs, bootstrap: Bootstrap) -> dict[str, Any]:
+    if not inputs.has_reward_model:
+        return {"heldout_accuracy": None, "note": NO_REWARD_MODEL}
+    worth = reward_worth(inputs.heldout_rows, bootstrap)
+    return {"heldout_accuracy": heldout_accuracy(inputs.heldout_rows, *bootstrap), **worth}
+
+
 def _policy(inputs: EvaluationInputs, matched: Sequence[Match], bootstrap: Bootstrap) -> dict[str, Any]:
     clusters = [m.after.prompt_id for m in matched]
-    kl = clustered_mean(inputs.kl, clusters, *bootstrap, bounds=None).model_dump() if inputs.kl else None
+    kl: dict[str, Any] | None = None
+    if inputs.kl:
+        kl = clustered_mean(inputs.kl, clusters, *bootstrap, bounds=None).model_dump()
+    elif inputs.kl_bound is not None:
+        kl = {"value": inputs.kl_bound, "low": None, "high": None, "n": len(matched), "note": BEST_OF_N_BOUND}
     scores = None
     if inputs.scores_after:
         scores = _change(inputs.scores_before, inputs.scores_after, clusters, bootstrap, bounds=None)

@@ -16,6 +16,7 @@ from typing import Any
 from rlaif.evaluation import plots, tables
 from rlaif.evaluation.artefacts import Artefacts, read_artefacts
 from rlaif.evaluation.page import Picture, picture, write_page
+from rlaif.evaluation.reward_worth import worth_table
 from rlaif.evaluation.verdict import Verdict, verdict
 from rlaif.evaluation.wording import duration, number, percent, span
 
@@ -44,6 +45,7 @@ def write_report(run_folder: Path, out: Path | None = None) -> Path:
         "confidence": percent(evaluation.get("confidence")),
         "judge": tables.judge(run),
         "reward": _reward(run),
+        "worth": worth_table(evaluation),
         "curves": _curves(run.metrics),
         "more_curves": _more_curves(run.metrics),
         "examples": _examples(run),
@@ -73,6 +75,8 @@ def _facts(run: Artefacts) -> dict[str, str]:
         "Trained on": kind,
         "Constitution": run.setting("constitution"),
         "Policy": run.setting("policy.model"),
+        "Compared with": run.setting("reference.model"),
+        "Method": run.setting("optimise.kind"),
         "Judge": run.setting("judge.model") if kind != KINDS["human"] or judged else None,
         "Preferences": sources,
     }
@@ -85,7 +89,8 @@ def _facts(run: Artefacts) -> dict[str, str]:
 def _reward(run: Artefacts) -> list[str]:
     accuracy = run.evaluation.get("reward_model", {}).get("heldout_accuracy")
     if not accuracy:
-        return []
+        note = run.evaluation.get("reward_model", {}).get("note")
+        return [f"This run has {note}.", *_implicit_reward(run.metrics)] if note else []
     sentences = []
     for source, entry in accuracy.get("by_source", {}).items():
         if entry:
@@ -101,6 +106,12 @@ def _reward(run: Artefacts) -> list[str]:
             f"soft labels allow no less than {number(floor)}."
         )
     return [" ".join(sentences)] if sentences else []
+
+
+def _implicit_reward(metrics: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What DPO found on held-out preferences."""
+    found = [row["heldout_accuracy"] for row in metrics if "heldout_accuracy" in row]
+    return [f"The policy's implicit reward ranks {percent(found[-1])} of held-out pairs as labelled."] if found else []
 
 
 def _series(rows: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> dict[str, list[float | None]]:
@@ -125,10 +136,15 @@ def _curves(metrics: Sequence[Mapping[str, Any]]) -> list[Picture]:
     if "pass/all" in checks:
         checks = {"pass/all": "all checks"} | {k: v for k, v in checks.items() if k != "pass/all"}
     return [
-        *_plot(steps, "Training: score of the reward model", {"score": "score", "reward": "reward, after KL"}),
+        *_plot(steps, "Training: score", {"score": "score", "reward": "reward, after KL"}),
         *_plot(steps, "Training: KL, nats per response", {"kl": "KL"}),
         *_plot(steps, "Training: share of rollouts that pass", checks, share=True),
         *_plot(steps, "Training: response length, tokens", {"response_tokens": "tokens"}),
+        *_plot(steps, "Training: loss", {"loss": "loss"}),
+        *_plot(steps, "Training: pairs ranked as they were labelled", {"accuracy": "implicit reward"}, share=True),
+        *_plot(
+            steps, "Training: drift from the reference, nats", {"chosen_drift": "chosen", "rejected_drift": "rejected"}
+        ),
         *_plot(reward, "Reward model: loss, nats a pair", {"loss": "loss"}),
         *_plot(reward, "Reward model: accuracy in training", {"accuracy": "accuracy"}, share=True),
     ]

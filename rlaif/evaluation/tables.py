@@ -28,6 +28,7 @@ def tiles(evaluation: Mapping[str, Any]) -> list[dict[str, str]]:
         *_tile("Win rate against the reference", policy.get("win_rate_vs_reference"), "share", quiet=noise),
         *_tile("Judge: same choice in both orders", consistency, "share"),
         *_tile("Reward model, held-out accuracy", accuracy, "share"),
+        *_no_reward_model(evaluation),
         *_tile("KL, nats per response", policy.get("kl"), "number", quiet=True),
         *_change_tile("Response length, tokens", policy.get("response_tokens"), "number"),
     ]
@@ -41,6 +42,11 @@ def _tile(name: str, estimate: Mapping[str, Any] | None, unit: Unit, quiet: bool
     tone = "" if quiet else TONES[direction(estimate, COIN)]
     detail = interval if interval != NONE else "no interval"
     return [_as_tile(name, "", figure(estimate["value"], unit), detail, tone)]
+
+
+def _no_reward_model(evaluation: Mapping[str, Any]) -> list[dict[str, str]]:
+    note = evaluation.get("reward_model", {}).get("note")
+    return [_as_tile("Reward model", "", NONE, note, "")] if note else []
 
 
 def _change_tile(name: str, change: Mapping[str, Any] | None, unit: Unit) -> list[dict[str, str]]:

@@ -55,11 +55,19 @@ def asking(model: Any, run: Run) -> Iterator[CachedModel]:
 
 
 def draw_samples(
-    recipe: Recipe, run: Run, model: PolicyModel, prompts: Sequence[Prompt], stage: str, n: int | None = None
+    recipe: Recipe,
+    run: Run,
+    model: PolicyModel,
+    prompts: Sequence[Prompt],
+    stage: str,
+    n: int | None = None,
+    seed: int | None = None,
 ) -> SampleResult:
+    """`n` responses of the model to each prompt, and a seed, where they are not the recipe's."""
     total = len(prompts) * (n or recipe.sample.responses_per_prompt)
+    seed = recipe.seed if seed is None else seed
     with asking(model, run) as cached, bar(stage, total, "responses") as advance:
-        return sample_responses(cached, prompts, recipe.sample, recipe.seed, stage, advance, n)
+        return sample_responses(cached, prompts, recipe.sample, seed, stage, advance, n)
 
 
 def judge_with_bar(recipe: Recipe, run: Run, pairs: Sequence[Pair], stage: str) -> JudgeResult:

@@ -2,43 +2,48 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 from rlaif.config import Recipe
+from rlaif.config.needs import learns_from
+from rlaif.config.sections import BestOfN, PolicyModel
 from rlaif.constitution import load_constitution
 from rlaif.feedback.prompts import read_prompts
 from rlaif.feedback.sample import check_sample_failures
 from rlaif.jsonl import read_objects, write_json, write_jsonl
-from rlaif.records import Failure, Judgment, Response
+from rlaif.records import Failure, Judgment, Prompt, Response
 from rlaif.run import Run
 from rlaif.stages.asking import cost_of, draw_samples, judge_with_bar, made, read_if_there
+from rlaif.stages.scoring import text_scorers
 
 BEFORE_EVALUATION = ("sample", "label", "pairs", "reward", "optimise")
 
 
 def evaluate(recipe: Recipe, run: Run) -> dict[str, Any]:
-    """evaluation.json: the policy against the reference on held-out prompts."""
+    """evaluation.json: the policy against the reference on held-out prompts.
+
+    A recipe without a reward model gets no scores, and one whose evaluation has no judgment no win rate.
+    """
     from rlaif.evaluation.evaluate import EvaluationInputs, sample_rows
     from rlaif.evaluation.evaluate import evaluate as measure
     from rlaif.evaluation.winrate import evaluation_pairs, with_partner
     from rlaif.training.measure import measure_responses
 
-    reward_model, policy = made(run.reward_model, "reward"), made(run.policy, "optimise")
+    policy = made(run.policy, "optimise")
+    has_reward_model = learns_from(recipe.optimise) == "reward_model"
+    reward_model = made(run.reward_model, "reward") if has_reward_model else None
     trained = recipe.policy.model_copy(update={"model": str(policy), "revision": None})
     prompts = read_prompts(recipe.prompts).heldout
+    failures: list[Failure] = []
     # One model after the other: each is closed, and a server stopped, before the next one needs the GPU.
-    sampled: list[Sequence[Response]] = []
-    unsampled: list[Failure] = []
-    for model in (recipe.policy, trained):
-        result = draw_samples(recipe, run, model, prompts, "evaluate", recipe.evaluate.responses_per_prompt)
-        unsampled += result.failures
-        write_jsonl(run.evaluation_failures, unsampled)
-        check_sample_failures(result, recipe.label.max_failures, "evaluate")
-        sampled.append(result.responses)
-    before, after = with_partner(*sampled)
+    answers = _best_of_n if isinstance(recipe.optimise, BestOfN) else _answers
+    before, after = with_partner(
+        _answers(recipe, run, recipe.compared_with, prompts, failures), answers(recipe, run, trained, prompts, failures)
+    )
     judged = judge_with_bar(recipe, run, evaluation_pairs(before, after), "evaluate")
-    write_jsonl(run.evaluation_failures, [*unsampled, *judged.failures])
+    write_jsonl(run.evaluation_failures, [*failures, *judged.failures])
     measured = measure_responses(recipe, reward_model, policy, before, after)
     inputs = EvaluationInputs(
         constitution=load_constitution(recipe.constitution),
@@ -47,16 +52,80 @@ def evaluate(recipe: Recipe, run: Run) -> dict[str, Any]:
         judgments=judged.judgments,
         label_judgments=read_if_there(run.judgments, Judgment),
         failures=[*read_if_there(run.failures, Failure), *judged.failures],
-        heldout_rows=[row for _, row in read_objects(run.heldout)],
+        has_reward_model=has_reward_model,
+        heldout_rows=[row for _, row in read_objects(run.heldout)] if has_reward_model else [],
         kl=measured.kl,
+        kl_bound=_kl_bound(recipe),
         scores_before=measured.scores_before,
         scores_after=measured.scores_after,
         cost=_cost(run, cost_of(judged)),
     )
     write_jsonl(run.samples, sample_rows(inputs))
     write_jsonl(run.evaluation_judgments, judged.judgments)
-    write_json(run.evaluation, measure(inputs, recipe.evaluate, recipe.seed))
-    return {"heldout_prompts": len(prompts), "unsampled": len(unsampled), **cost_of(judged)}
+    write_json(run.evaluation, measure(inputs, recipe.evaluate, _seed(recipe)))
+    return {"heldout_prompts": len(prompts), "unsampled": len(failures), **cost_of(judged)}
+
+
+def _seed(recipe: Recipe) -> int:
+    return recipe.seed if recipe.evaluate.seed is None else recipe.evaluate.seed
+
+
+def _draw(
+    recipe: Recipe, run: Run, model: PolicyModel, prompts: Sequence[Prompt], stage: str, n: int, failures: list[Failure]
+) -> Sequence[Response]:
+    """The model's responses. What failed joins `failures`, on disk before its share is held against the limit."""
+    result = draw_samples(recipe, run, model, prompts, stage, n, _seed(recipe))
+    failures += result.failures
+    write_jsonl(run.evaluation_failures, failures)
+    check_sample_failures(result, recipe.label.max_failures, "evaluate")
+    return result.responses
+
+
+def _answers(
+    recipe: Recipe, run: Run, model: PolicyModel, prompts: Sequence[Prompt], failures: list[Failure]
+) -> Sequence[Response]:
+    """The model's own responses, as they come."""
+    return _draw(recipe, run, model, prompts, "evaluate", recipe.evaluate.responses_per_prompt, failures)
+
+
+def _best_of_n(
+    recipe: Recipe, run: Run, model: PolicyModel, prompts: Sequence[Prompt], failures: list[Failure]
+) -> Sequence[Response]:
+    """Of each n responses the one with the highest score; of equal ones the first. A response without a score (the
+    judge failed) does not take part; where all n are such, the prompt has a failure.
+
+    Drawn under a stage name of their own, so that no candidate is the reference's response drawn again.
+    """
+    from rlaif.training.measure import score_by
+
+    section = recipe.optimise
+    assert isinstance(section, BestOfN)
+    count = recipe.evaluate.responses_per_prompt
+    drawn = _draw(recipe, run, model, prompts, "best_of_n", section.n * count, failures)
+    reward_model = made(run.reward_model, "reward") if section.reads_reward_model else None
+    with text_scorers(recipe, run) as text:
+        scores = score_by(recipe, section.scoring, reward_model, text, drawn, section.microbatch_tokens)
+    groups: dict[tuple[str, int], list[tuple[float, Response]]] = {(p.id, i): [] for p in prompts for i in range(count)}
+    for response, score in zip(drawn, scores, strict=True):
+        if score is not None:
+            groups[response.prompt_id, response.index // section.n].append((score, response))
+    best = []
+    for (prompt_id, index), group in groups.items():
+        if group:
+            _, response = max(group, key=lambda scored: (scored[0], -scored[1].index))
+            best.append(response.model_copy(update={"index": index}))
+        else:
+            detail = f"response {index}: none of {section.n} has a score"
+            failures.append(Failure(stage="evaluate", id=prompt_id, reason="nothing to choose from", detail=detail))
+    return best
+
+
+def _kl_bound(recipe: Recipe) -> float | None:
+    """The most that best-of-n can differ from what it draws from, in nats; None for other methods."""
+    if not isinstance(recipe.optimise, BestOfN) or recipe.reference is not None:
+        return None
+    n = recipe.optimise.n
+    return round(math.log(n) - (n - 1) / n, 4)
 
 
 def _cost(run: Run, here: dict[str, int]) -> dict[str, Any]:

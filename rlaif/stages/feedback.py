@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from rlaif.audit.gate import check_requirement
@@ -11,6 +12,7 @@ from rlaif.console import bar
 from rlaif.constitution import load_constitution
 from rlaif.errors import DataError
 from rlaif.feedback.calibration import apply_calibration
+from rlaif.feedback.earlier import join
 from rlaif.feedback.human import read_human_judgments
 from rlaif.feedback.judge import JudgeResult, check_failure_cap
 from rlaif.feedback.judge.revise import first_responses, revise_responses
@@ -19,7 +21,7 @@ from rlaif.feedback.pairs import WeightedJudgment, make_pairs, to_preferences
 from rlaif.feedback.prompts import read_prompts
 from rlaif.feedback.sample import check_sample_failures
 from rlaif.jsonl import read_jsonl, write_jsonl
-from rlaif.records import Judgment, Pair, Prompt, Response
+from rlaif.records import Judgment, Pair, Preference, Prompt, Response
 from rlaif.run import Run
 from rlaif.stages.asking import asking, cost_of, draw_samples, judge_with_bar, made
 
@@ -104,7 +106,8 @@ def _revise(recipe: Recipe, run: Run, mode: ReviseMode) -> tuple[JudgeResult, in
 
 
 def pairs(recipe: Recipe, run: Run) -> dict[str, Any]:
-    """preferences.jsonl: AI, human or mixed judgments become rows. The one stage where the three differ."""
+    """preferences.jsonl: AI, human or mixed judgments become rows, and earlier rounds' rows join (`include`). The one
+    stage where the three differ."""
     labels = recipe.preferences.labels
     ai = [] if isinstance(labels, HumanLabels) else read_jsonl(made(run.judgments, "label"), Judgment)
     human = _human_judgments(recipe, run) if isinstance(labels, HumanLabels | MixedLabels) else []
@@ -116,5 +119,12 @@ def pairs(recipe: Recipe, run: Run) -> dict[str, Any]:
     result = to_preferences(weighted, recipe.preferences)
     if not result.rows:
         raise DataError("pairs: every pair is a tie; lower preferences.tie_margin or set preferences.ties=keep")
-    write_jsonl(run.preferences, result.rows)
-    return {**result.counts, "without_source": dropped}
+    rows, counts = result
+    if recipe.preferences.include:
+        heldout = {prompt.id for prompt in read_prompts(recipe.prompts).heldout}
+        files = [Path(name).expanduser() for name in recipe.preferences.include]
+        earlier = [row for file in files for row in read_jsonl(file, Preference)]
+        rows, joined = join(rows, earlier, heldout)
+        counts = counts | joined
+    write_jsonl(run.preferences, rows)
+    return {**counts, "without_source": dropped}

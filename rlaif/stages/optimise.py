@@ -1,39 +1,50 @@
-"""From a reward to a policy: the stage optimise."""
+"""From a reward to a policy: the stage optimise, by any of the methods behind `optimise.kind`."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from rlaif.config import Recipe
-from rlaif.config.sections import Ppo
+from rlaif.config.sections import Dpo, OnPolicy, Sft
 from rlaif.constitution import load_constitution
 from rlaif.feedback.prompts import read_prompts
 from rlaif.run import Run
 from rlaif.stages.asking import made
 from rlaif.stages.publish import publishing
+from rlaif.stages.scoring import text_scorers
 
 
 def optimise(recipe: Recipe, run: Run) -> dict[str, Any]:
-    """policy/: the policy trained against the reward model."""
-    from rlaif.training.optimise import loop as training
-    from rlaif.training.optimise.rollout import open_actors
+    """policy/: the trained policy."""
+    if isinstance(recipe.optimise, OnPolicy):
+        return _from_rollouts(recipe, run, recipe.optimise)
+    from rlaif.stages import offline
+
+    if isinstance(recipe.optimise, Dpo):
+        facts: dict[str, Any] = offline.dpo(recipe, run)
+    elif isinstance(recipe.optimise, Sft):
+        facts = offline.sft(recipe, run)
+    else:
+        facts = offline.best_of_n(recipe, run)
+    return facts
+
+
+def _from_rollouts(recipe: Recipe, run: Run, section: OnPolicy) -> dict[str, Any]:
+    from rlaif.training.optimise.actors import open_actors
+    from rlaif.training.optimise.loop import train_policy
     from rlaif.training.tracking import tracking
 
-    section = recipe.optimise
-    assert isinstance(section, Ppo)
     constitution = load_constitution(recipe.constitution)
     prompts = read_prompts(recipe.prompts).train
-    actors = open_actors(recipe, made(run.reward_model, "reward"))
-    with tracking(run, "optimise", section.steps) as tracker:
-        training.train_ppo(
-            actors,
-            prompts,
-            recipe.optimise,
-            recipe.seed,
-            run.checkpoints / "optimise",
-            tracker,
-            constitution.pass_rates,
-        )
+    reward_model = made(run.reward_model, "reward") if section.reads_reward_model else None
+    checkpoints = run.checkpoints / "optimise"
+    with text_scorers(recipe, run) as text:
+        actors = open_actors(recipe, reward_model, text, checkpoints / "weights")
+        try:
+            with tracking(run, "optimise", section.steps, recipe) as tracker:
+                train_policy(actors, prompts, section, recipe.seed, checkpoints, tracker, constitution.pass_rates)
+        finally:
+            actors.sampler.close()
     with publishing(run.policy) as folder:
         actors.policy.save(folder)
     return {"steps": section.steps, "rollouts": section.steps * section.rollouts_per_step}

@@ -7,12 +7,21 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from rlaif.processes import leads, several
+
 
 @contextlib.contextmanager
 def publishing(folder: Path) -> Iterator[Path]:
-    """A folder to write into that takes its name only when it is whole."""
+    """A folder to write into that takes its name only when it is whole. Of several processes, which all come here, the
+    first writes and names it; the others leave when it is there."""
     temporary = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
+    if leads():
+        shutil.rmtree(temporary, ignore_errors=True)
     yield temporary
-    shutil.rmtree(folder, ignore_errors=True)
-    temporary.rename(folder)
+    if leads():
+        shutil.rmtree(folder, ignore_errors=True)
+        temporary.rename(folder)
+    if several():
+        from rlaif.training import parallel
+
+        parallel.wait()

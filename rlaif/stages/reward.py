@@ -2,40 +2,150 @@
 
 from __future__ import annotations
 
-from typing import Any
+import json
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rlaif.config import Recipe
-from rlaif.jsonl import read_jsonl, write_jsonl
-from rlaif.records import Preference, Response, content_id
+from rlaif.config.sections import Regression
+from rlaif.jsonl import read_jsonl, write_json, write_jsonl
+from rlaif.records import Judgment, Preference, Response, Score, content_id
 from rlaif.run import Run
 from rlaif.stages.asking import made, read_if_there
 from rlaif.stages.publish import publishing
+
+if TYPE_CHECKING:
+    from rlaif.models.local.packing import Row
+    from rlaif.training.reward.data import Lesson, PrincipleLabels
+    from rlaif.training.reward.ensemble import Part
+    from rlaif.training.reward.train import RewardStage
+    from rlaif.training.scalar_model import ScalarModel
 
 MOST_REFERENCE_RESPONSES = 512
 """Enough to know the mean score of the untrained policy to a few hundredths of a standard deviation."""
 
 
-def reward(recipe: Recipe, run: Run) -> dict[str, Any]:
-    """reward_model/ and what it says of held-out preferences.
+class Material(NamedTuple):
+    """What the stage learns from, encoded once for all of its models."""
 
-    Scores are centred on responses of the untrained policy, the 512 with the smallest hashes where there are more.
-    A run without samples (human labels alone) centres on its training responses instead, so there a score of 0 is
-    their mean and not the policy's.
+    tokenizer: Any
+    preferences: list[Preference]
+    labels: PrincipleLabels
+    """Principles' own; empty where no heads are wanted."""
+    lessons: list[Lesson]
+    reference: list[Row]
+    """Scores are centred on these."""
+
+
+def reward(recipe: Recipe, run: Run) -> dict[str, Any]:
+    """reward_model/ and what it says of held-out preferences; with `denoise` also reward_strengths.jsonl.
+
+    A model at a time, each with its own seeds and checkpoints. What is finished stays finished.
     """
-    from rlaif.training.reward import train as training
+    from rlaif.models.local.load import DTYPES
+    from rlaif.training import parallel
+    from rlaif.training.reward import ensemble, train, worth
     from rlaif.training.tracking import tracking
 
-    preferences = read_jsonl(made(run.preferences, "pairs"), Preference)
-    stage = training.open_stage(recipe)
-    total = training.planned_updates(stage, preferences)
-    with tracking(run, "reward", total) as tracker:
-        training.train_reward_model(stage, preferences, run.checkpoints / "reward", tracker)
-    by_hash = sorted(read_if_there(run.responses, Response), key=lambda response: content_id("centre", response.id))
-    responses = by_hash[:MOST_REFERENCE_RESPONSES]
-    training.centre(stage, training.reference_rows(stage, responses, preferences))
+    section = recipe.reward
+    material = _material(recipe, run)
+    first, kept = ensemble.measuring_names(section), ensemble.member_names(section)
+    steps = {name: len(train.plan(material.lessons, section, recipe.seed, name)) for name in [*first, *kept]}
+    with tracking(run, "reward", sum(steps.values()), recipe) as tracker:
+        parts = ensemble.parts_of(tracker, steps)
+        run.strengths.unlink(missing_ok=True)
+        if first:
+            material = _treated(recipe, run, material, parts)
+        if section.ensemble is None:
+            stage = _trained(recipe, run, "model", material, parts)
+        else:
+            for name in kept:
+                _train_member(recipe, run, name, material, parts)
     with publishing(run.reward_model) as folder:
-        stage.model.save(folder, stage.tokenizer)
-        heldout = training.score_heldout(stage, preferences)
-    write_jsonl(run.heldout, [row._asdict() for row in heldout])
+        models: Iterable[ScalarModel]
+        if section.ensemble is None:
+            stage.model.save(folder, stage.tokenizer)
+            models = [stage.model]
+        else:
+            parallel.first(lambda: [shutil.copytree(_finished(run, name), folder / name) for name in kept])
+            models = ensemble.each_member(folder, DTYPES[recipe.policy.dtype])
+        heldout = worth.score_heldout(models, material.tokenizer, section, material.preferences, material.labels)
+    write_jsonl(run.heldout, [row.row() for row in heldout])
     correct = sum(row.margin > 0 for row in heldout)
-    return {"updates": total, "heldout_pairs": len(heldout), "heldout_correct": correct}
+    return {"updates": sum(steps.values()), "heldout_pairs": len(heldout), "heldout_correct": correct}
+
+
+def _material(recipe: Recipe, run: Run) -> Material:
+    from rlaif.models.local.load import load_tokenizer
+    from rlaif.training.reward import data
+
+    section = recipe.reward
+    preferences = read_jsonl(made(run.preferences, "pairs"), Preference)
+    tokenizer = load_tokenizer(recipe.policy.model, recipe.policy.revision)
+    labels: PrincipleLabels = {}
+    if section.principle_heads:
+        labels = data.principle_labels(read_jsonl(made(run.judgments, "label"), Judgment))
+    if isinstance(section.loss, Regression):
+        scores = read_jsonl(made(run.scores, "label"), Score)
+        lessons = data.rating_lessons(tokenizer, scores, preferences, section.max_length)
+    else:
+        lessons = data.pair_lessons(tokenizer, preferences, section, recipe.preferences.tie_margin, labels)
+    reference = data.reference_rows(tokenizer, reference_responses(run), preferences, section.max_length)
+    return Material(tokenizer, preferences, labels, lessons, reference)
+
+
+def reference_responses(run: Run) -> list[Response]:
+    """The untrained policy's responses that scores are centred on: the 512 with the smallest hashes, where there are
+    more. Without any (human labels alone) the training responses take their place, so there a score of 0 is their
+    mean and not the policy's."""
+    by_hash = sorted(read_if_there(run.responses, Response), key=lambda response: content_id("centre", response.id))
+    return by_hash[:MOST_REFERENCE_RESPONSES]
+
+
+def _trained(recipe: Recipe, run: Run, name: str, material: Material, parts: dict[str, Part]) -> RewardStage:
+    """One model, trained and centred."""
+    from rlaif.models.local.load import free_memory
+    from rlaif.training.reward import train
+
+    if len(parts) > 1:
+        free_memory()  # of the model before
+    stage = train.open_stage(recipe, name)
+    log = parts[name] if len(parts) > 1 else parts[name].tracker
+    train.train(stage, material.lessons, run.checkpoints / "reward" / name, log)
+    train.centre(stage, material.reference)
+    return stage
+
+
+def _finished(run: Run, name: str) -> Path:
+    return run.checkpoints / "reward" / f"{name}.finished"
+
+
+def _train_member(recipe: Recipe, run: Run, name: str, material: Material, parts: dict[str, Part]) -> None:
+    """A member of the ensemble, kept among the checkpoints until all are there."""
+    if _finished(run, name).exists():
+        return
+    stage = _trained(recipe, run, name, material, parts)
+    with publishing(_finished(run, name)) as folder:
+        stage.model.save(folder, stage.tokenizer)
+    shutil.rmtree(run.checkpoints / "reward" / name, ignore_errors=True)
+
+
+def _treated(recipe: Recipe, run: Run, material: Material, parts: dict[str, Part]) -> Material:
+    """The material with its doubtful labels treated; reward_strengths.jsonl says what was done to which pair."""
+    from rlaif.training.reward import denoise, ensemble
+
+    found = []
+    for name in ensemble.measuring_names(recipe.reward):
+        file = run.checkpoints / "reward" / f"{name}.json"
+        if file.exists():
+            found.append(json.loads(file.read_text()))
+            continue
+        found.append(denoise.strengths(_trained(recipe, run, name, material, parts), material.lessons))
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_json(file, found[-1])
+        shutil.rmtree(file.with_suffix(""), ignore_errors=True)
+    lessons, strengths = denoise.treat(material.lessons, found, recipe.reward)
+    write_jsonl(run.strengths, [row._asdict() for row in strengths])
+    return material._replace(lessons=lessons)

@@ -1,1 +1,1 @@
-"""Methods that learn from texts that are there: SFT, DPO."""
+"""Training on texts that are there: supervised fine-tuning and direct preference optimisation on one loop."""

@@ -1,0 +1,175 @@
+"""What a reward model is worth on preferences it never saw, besides its accuracy (`agreement.heldout_accuracy`).
+
+Rows are those of reward_heldout.jsonl: prompt_id, p_chosen, margin = score(chosen) - score(rejected), and where there
+are several members or heads `margins` and `heads`. Every interval resamples prompts. Next: `tables.py` shows it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from scipy.special import expit
+
+from rlaif.evaluation.agreement import Bootstrap, bootstrap_bounds, clustered_mean, numbered
+from rlaif.evaluation.wording import NONE, number, percent, span
+
+Row = Mapping[str, Any]
+
+STRENGTHS = ((0.5, 0.6), (0.6, 0.75), (0.75, 0.9), (0.9, 1.0))
+"""Bands of the label's own p_chosen: above the first, at most the second."""
+CONFIDENCES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+"""Edges of the reliability table."""
+
+
+def reward_worth(rows: Sequence[Row], bootstrap: Bootstrap) -> dict[str, Any]:
+    """Entries that stand beside `heldout_accuracy`; one that was not measured is None.
+
+    calibration  {ece, bins}: `calibration`
+    by_strength  accuracy by how sure the label is: [{from, to, value, low, high, n}]
+    ensemble     {members, disagreement, agree, disagree}: `members`; None for a single model
+    heads        accuracy of each principle's head on that principle's own labels; None without heads
+    """
+    return {
+        "calibration": calibration(rows, bootstrap),
+        "by_strength": _by_strength(rows, bootstrap),
+        "ensemble": members(rows, bootstrap),
+        "heads": _heads(rows, bootstrap),
+    }
+
+
+def calibration(rows: Sequence[Row], bootstrap: Bootstrap) -> dict[str, Any] | None:
+    """Whether sigma(|margin|), the model's confidence in the response that it prefers, is how far labels agree.
+
+    A soft label agrees by the probability that it gives to that response. `ece` is the mean over pairs of
+    |confidence - agreement| of their bin (Guo et al., arXiv 1706.04599, eq. 3): never below 0, and by chance above it.
+    It means something for losses of pairs; scores that learn from ratings are no log-odds. None without rows.
+    """
+    if not rows:
+        return None
+    margin = np.array([row["margin"] for row in rows], dtype=float)
+    p = np.array([row["p_chosen"] for row in rows], dtype=float)
+    confidence = expit(np.abs(margin))
+    agreement = np.where(margin > 0, p, np.where(margin < 0, 1 - p, 0.5))
+    place = np.clip(np.digitize(confidence, CONFIDENCES) - 1, 0, len(CONFIDENCES) - 2)
+    bins = []
+    for i, (low, high) in enumerate(pairwise(CONFIDENCES)):
+        here = np.flatnonzero(place == i)
+        if here.size:
+            agrees = clustered_mean(list(agreement[here]), [rows[k]["prompt_id"] for k in here], *bootstrap)
+            said = float(confidence[here].mean())
+            bins.append({"from": low, "to": high, "confidence": said, **agrees.model_dump()})
+    return {"ece": _calibration_error(confidence - agreement, place, rows, bootstrap), "bins": bins}
+
+
+def _calibration_error(gap: Any, place: Any, rows: Sequence[Row], bootstrap: Bootstrap) -> dict[str, Any]:
+    """sum over bins |sum of gaps| / pairs, with its interval over prompts (None for a single prompt)."""
+    index = numbered([row["prompt_id"] for row in rows])
+    prompts = int(index.max()) + 1
+    gap_CB = np.zeros((prompts, len(CONFIDENCES) - 1))
+    np.add.at(gap_CB, (index, place), gap)
+    pairs_C = np.bincount(index).astype(float)
+
+    def error(weights: Any) -> Any:
+        return np.abs(weights @ gap_CB).sum(-1) / (weights @ pairs_C)
+
+    value = float(error(np.ones(prompts)))
+    low = high = None
+    if prompts > 1:
+        drawn = np.random.default_rng(bootstrap.seed).multinomial(
+            prompts, np.full(prompts, 1 / prompts), size=bootstrap.samples
+        )
+        left_out = error(np.ones((prompts, prompts)) - np.eye(prompts))
+        low, high = (float(b) for b in bootstrap_bounds(value, error(drawn), left_out, bootstrap.confidence))
+    return {"value": value, "low": low, "high": high, "n": len(rows)}
+
+
+def members(rows: Sequence[Row], bootstrap: Bootstrap) -> dict[str, Any] | None:
+    """How far the members of an ensemble differ, and what their agreement tells.
+
+    disagreement  the standard deviation over members of a pair's margin, its mean over pairs
+    agree         accuracy of the mean margin where all members prefer the same response; None where they never do
+    disagree      accuracy where they do not; None where they always agree
+    """
+    rows = [row for row in rows if len(row.get("margins", ())) > 1]
+    if not rows:
+        return None
+    margins = np.array([row["margins"] for row in rows], dtype=float)
+    together = np.abs(np.sign(margins).sum(1)) == margins.shape[1]
+    spread = clustered_mean(list(margins.std(1)), [row["prompt_id"] for row in rows], *bootstrap, bounds=None)
+    return {
+        "members": margins.shape[1],
+        "disagreement": spread.model_dump(),
+        "agree": accuracy([row for row, same in zip(rows, together, strict=True) if same], bootstrap),
+        "disagree": accuracy([row for row, same in zip(rows, together, strict=True) if not same], bootstrap),
+    }
+
+
+def accuracy(rows: Sequence[Row], bootstrap: Bootstrap) -> dict[str, Any] | None:
+    """The share of pairs, exact ties aside, in which the margin is on the label's side; a margin of 0 counts half.
+
+    None where there is no such pair.
+    """
+    decided = [row for row in rows if row["p_chosen"] != 0.5]
+    if not decided:
+        return None
+    hits = [0.5 if r["margin"] == 0 else float((r["margin"] > 0) == (r["p_chosen"] > 0.5)) for r in decided]
+    return clustered_mean(hits, [row["prompt_id"] for row in decided], *bootstrap).model_dump()
+
+
+def _by_strength(rows: Sequence[Row], bootstrap: Bootstrap) -> list[dict[str, Any]]:
+    bands = []
+    for low, high in STRENGTHS:
+        found = accuracy([row for row in rows if low < row["p_chosen"] <= high], bootstrap)
+        if found:
+            bands.append({"from": low, "to": high, **found})
+    return bands
+
+
+def _heads(rows: Sequence[Row], bootstrap: Bootstrap) -> dict[str, Any] | None:
+    names = sorted({name for row in rows for name in row.get("heads", {})})
+    own = {
+        name: [{"prompt_id": r["prompt_id"], **r["heads"][name]} for r in rows if name in r.get("heads", {})]
+        for name in names
+    }
+    return {name: accuracy(found, bootstrap) for name, found in own.items()} or None
+
+
+# ------------------------------------------------------------------------------------------------ for a person
+
+
+def worth_table(evaluation: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Rows of the table "What the reward model is worth": name, value, span, n; empty where nothing was measured."""
+    entry = evaluation.get("reward_model") or {}
+    found = entry.get("heldout_accuracy") or {}
+    names = {"ai": "AI", "human": "human"}
+    rows = _line("Agrees with held-out labels", found)
+    by_source = found.get("by_source") or {}
+    for source, estimate in by_source.items() if len(by_source) > 1 else ():
+        rows += _line(f"with {names.get(source, source)} labels", estimate)
+    for band in entry.get("by_strength") or ():
+        rows += _line(f"where the label is {percent(band['from'])} to {percent(band['to'])} sure", band)
+    measured = entry.get("calibration") or {}
+    for one in measured.get("bins") or ():
+        said = f"where it says {percent(one['from'])} to {percent(one['to'])}, labels agree by"
+        rows += _line(said, one)
+    rows += _line("Calibration error (ECE)", measured.get("ece"))
+    several = entry.get("ensemble") or {}
+    rows += _line("Members all prefer the same: agrees", several.get("agree"))
+    rows += _line("Members differ: agrees", several.get("disagree"))
+    rows += _line("Members' spread of a margin", several.get("disagreement"), number)
+    for name, estimate in (entry.get("heads") or {}).items():
+        rows += _line(f"Head of {name}: agrees with that principle", estimate)
+    return rows
+
+
+def _line(
+    name: str, estimate: Mapping[str, Any] | None, show: Callable[[float | None], str] = percent
+) -> list[dict[str, str]]:
+    if not estimate or estimate.get("value") is None:
+        return []
+    interval = span(estimate, "share" if show is percent else "number")
+    shown = interval if interval != NONE else ""
+    return [{"name": name, "value": show(estimate["value"]), "span": shown, "n": f"{estimate['n']:,}"}]

@@ -1,0 +1,112 @@
+"""Rounds: the policy of one round is sampled and labelled anew in the next (InstructGPT's steps 2 and 3, repeated;
+arXiv 2203.02155, section 3.1).
+
+A round is an ordinary run in FOLDER/round-k of a recipe that differs from the first in six places:
+
+    policy               the policy of the round before
+    reference, evaluate  the first round's: every round answers the same questions as the first and is compared with
+                         the policy that all began from; only its own KL penalty counts from where the round began
+    seed                 its own: new responses, new rollouts
+    reward.model         the backbone of the first round's reward model; it is trained anew, on all rounds' preferences
+    preferences.include  the rows of the round before, which hold those of all rounds before it
+
+What is joined is preferences: ratings, principles' own labels and revisions are those of the round alone. Which prompts
+are held out is a matter of their hashes and stays. Being runs, rounds are skipped when done and go on
+when killed.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rlaif.config import Recipe
+from rlaif.config.needs import learns_from
+from rlaif.config.sections import BestOfN, FileSource, HumanLabels, JudgeDemonstrations, Sft
+from rlaif.console import say
+from rlaif.errors import ConfigError
+from rlaif.pipeline import run_recipe
+from rlaif.records import derive_seed
+from rlaif.run import Run
+
+Table = list[tuple[str, ...]]
+HEADER = ("round", "win rate", "score", "KL", "reward model", "preferences")
+NOTES = (
+    "win rate, score (before and after, by the round's own reward model) and KL against the policy that round 1 began "
+    "from; reward model: held-out accuracy; preferences: rows for training"
+)
+NONE = "-"
+
+
+def iterate(recipe: Recipe, rounds: int, folder: Path) -> Table:
+    """Bring that many rounds up to date and return a table of them, header first.
+
+    ConfigError for a recipe that has nothing to do over again.
+    """
+    _check(recipe)
+    runs = []
+    for number in range(1, rounds + 1):
+        began = "" if number == 1 else f", from round {number - 1}'s policy, which training measures its KL from"
+        say(f"round {number} of {rounds}: {_folder(folder, number)}{began}")
+        runs.append(run_recipe(round_of(recipe, folder, number), _folder(folder, number)))
+    return [HEADER, *(_row(number, run) for number, run in enumerate(runs, start=1))]
+
+
+def round_of(recipe: Recipe, folder: Path, number: int) -> Recipe:
+    """The recipe of one round; of the first it is the recipe itself under a name of its own."""
+    name = f"{recipe.name}-round-{number}"
+    if number == 1:
+        return recipe.model_copy(update={"name": name})
+    before = Run(_folder(folder, number - 1))
+    first = recipe.compared_with
+    changes: dict[str, Any] = {
+        "name": name,
+        "seed": derive_seed(recipe.seed, "round", number),
+        "policy": recipe.policy.model_copy(update={"model": str(before.policy), "revision": None}),
+        "reference": first,
+        "evaluate": recipe.evaluate.model_copy(
+            update={"seed": recipe.seed if recipe.evaluate.seed is None else recipe.evaluate.seed}
+        ),
+    }
+    if recipe.reward.model is None and recipe.policy.revision is None:
+        changes["reward"] = recipe.reward.model_copy(update={"model": recipe.policy.model})
+    if learns_from(recipe.optimise) in ("preferences", "reward_model"):
+        included = (*recipe.preferences.include, str(before.preferences))
+        changes["preferences"] = recipe.preferences.model_copy(update={"include": included})
+    return recipe.model_copy(update=changes)
+
+
+def _folder(folder: Path, number: int) -> Path:
+    return folder / f"round-{number}"
+
+
+def _check(recipe: Recipe) -> None:
+    method = recipe.optimise
+    if isinstance(method, BestOfN):
+        raise ConfigError("iterate: optimise.kind=best_of_n trains nothing, so a second round would be the first again")
+    if isinstance(method, Sft) and isinstance(method.data, FileSource | JudgeDemonstrations):
+        raise ConfigError(f"iterate: optimise.data.kind={method.data.kind} teaches the same texts in every round")
+    needs = learns_from(method)
+    if needs in ("preferences", "reward_model") and isinstance(recipe.preferences.labels, HumanLabels):
+        raise ConfigError("iterate: preferences.labels.kind=human: nobody labels what a new policy writes")
+
+
+def _row(number: int, run: Run) -> tuple[str, ...]:
+    evaluation = json.loads(run.evaluation.read_text(encoding="utf-8"))
+    policy = evaluation["policy"]
+    score = policy["score"]
+    return (
+        str(number),
+        _percent(policy["win_rate_vs_reference"]),
+        f"{score['before']:.2f} to {score['after']:.2f}" if score else NONE,
+        f"{policy['kl']['value']:.2f}" if policy["kl"] else NONE,
+        _percent(evaluation["reward_model"]["heldout_accuracy"]),
+        str(run.read_manifest()["stages"].get("pairs", {}).get("train", NONE)),
+    )
+
+
+def _percent(estimate: dict[str, Any] | None) -> str:
+    if estimate is None or estimate["value"] is None:
+        return NONE
+    return f"{100 * estimate['value']:.0f}% ({100 * estimate['low']:.0f} to {100 * estimate['high']:.0f})"

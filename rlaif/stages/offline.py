@@ -1,0 +1,215 @@
+"""From texts to a policy: the methods of the stage optimise without rollouts, and best-of-n, which trains nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from rlaif.config import Recipe
+from rlaif.config.sections import (
+    BestOfN,
+    ChosenDemonstrations,
+    Dpo,
+    FileSource,
+    JudgeDemonstrations,
+    RunDemonstrations,
+    Sft,
+)
+from rlaif.console import bar
+from rlaif.errors import DataError
+from rlaif.feedback.demonstrations import Shown, ask_judge, read_demonstrations
+from rlaif.feedback.prompts import read_prompts
+from rlaif.feedback.sample import check_sample_failures
+from rlaif.jsonl import read_jsonl, write_json, write_jsonl
+from rlaif.processes import leads
+from rlaif.records import Demonstration, Message, Preference, Prompt, Response, derive_seed
+from rlaif.run import Run
+from rlaif.stages.asking import asking, made, read_if_there
+from rlaif.stages.publish import publishing
+
+if TYPE_CHECKING:
+    from rlaif.training.policy_model import PolicyModel
+
+BEST_OF_N = "best_of_n.json"
+"""Beside the weights in policy/, where the policy is the best of n responses of the reference."""
+
+
+class Demonstrations(NamedTuple):
+    """What to imitate, and how many were left out because their prompt is kept for evaluation or is a tie."""
+
+    shown: list[Shown]
+    dropped: int
+
+
+# ----------------------------------------------------------------------------------------------------------- SFT
+
+
+def sft(recipe: Recipe, run: Run) -> dict[str, Any]:
+    """policy/: the policy after imitating demonstrations."""
+    from rlaif.training.offline import loop
+    from rlaif.training.offline.encode import Text
+    from rlaif.training.offline.sft import Demonstrated, Imitation
+
+    section = recipe.optimise
+    assert isinstance(section, Sft)
+    shown, dropped = demonstrations(recipe, run, section)
+    policy = _policy(recipe)
+    rows = [Demonstrated(s.prompt.id, s.prompt.messages, Text(s.text, s.finished)) for s in shown]
+    method = Imitation.of(policy.tokenizer, rows, section.max_length)
+    if not method.lessons:
+        raise DataError(f"optimise.data.kind={section.data.kind}: no demonstrations to learn from")
+    loop.make_learner(policy, section.lora, _lora_seed(recipe), recipe.compute)
+    updates = _train(recipe, run, policy, method)
+    return {"updates": updates, "demonstrations": len(method.lessons), "dropped": dropped}
+
+
+def demonstrations(recipe: Recipe, run: Run, section: Sft) -> Demonstrations:
+    """The demonstrations that `optimise.data` names, each once; none on a prompt that is kept for evaluation."""
+    split = read_prompts(recipe.prompts)
+    if isinstance(section.data, RunDemonstrations):
+        found = _revisions(run)
+    elif isinstance(section.data, JudgeDemonstrations):
+        found = _answers(recipe, run, section.data, split.train)
+    elif isinstance(section.data, ChosenDemonstrations):
+        found = _chosen(run)
+    else:
+        assert isinstance(section.data, FileSource)
+        found = list(read_demonstrations(section.data, recipe.prompts.system))
+    never = {prompt.id for prompt in split.heldout} | {prompt.messages for prompt in split.heldout}
+    kept = [s for s in found if s.prompt.id not in never and s.prompt.messages not in never]
+    each = {(s.prompt.messages, s.text): s for s in kept}
+    return Demonstrations(list(each.values()), len(found) - len(kept))
+
+
+def _revisions(run: Run) -> list[Shown]:
+    """Final revisions: of each prompt those of its last round."""
+    rows = read_jsonl(made(run.demonstrations, "label"), Demonstration)
+    last: dict[str, int] = {}
+    for row in rows:
+        last[row.prompt_id] = max(row.round, last.get(row.prompt_id, 0))
+    return [
+        Shown(Prompt(id=row.prompt_id, messages=row.prompt, tags=row.tags), row.completion[-1].content)
+        for row in rows
+        if row.round == last[row.prompt_id]
+    ]
+
+
+def _chosen(run: Run) -> list[Shown]:
+    """The chosen side of every training preference that is no tie."""
+    cut_off = _cut_off(run)
+    return [
+        Shown(Prompt(id=row.prompt_id, messages=row.prompt, tags=row.tags), text, (row.prompt_id, text) not in cut_off)
+        for row in read_jsonl(made(run.preferences, "pairs"), Preference)
+        if row.split == "train" and row.p_chosen > 0.5
+        for text in [row.chosen[-1].content]
+    ]
+
+
+def _answers(recipe: Recipe, run: Run, data: JudgeDemonstrations, prompts: Sequence[Prompt]) -> list[Shown]:
+    """The judge's own answers, kept in judge_demonstrations.jsonl, and its failures. The first process asks."""
+    from rlaif.training import parallel
+
+    def ask() -> list[Shown]:
+        with asking(recipe.judge, run) as judge, bar("optimise", len(prompts), "demonstrations") as advance:
+            result = ask_judge(judge, prompts, data, recipe.seed, advance)
+        write_jsonl(run.demonstration_failures, result.failures)
+        check_sample_failures(result, recipe.label.max_failures, "optimise.data.kind=judge")
+        write_jsonl(run.judge_demonstrations, [_as_row(response) for response in result.responses])
+        return [
+            Shown(Prompt(id=r.prompt_id, messages=r.prompt, tags=r.tags), r.text, r.finished) for r in result.responses
+        ]
+
+    return parallel.first(ask)
+
+
+def _as_row(response: Response) -> Demonstration:
+    return Demonstration(
+        prompt=response.prompt,
+        completion=(Message(role="assistant", content=response.text),),
+        source="ai",
+        prompt_id=response.prompt_id,
+        round=0,
+        tags=response.tags,
+    )
+
+
+def _cut_off(run: Run) -> set[tuple[str, str]]:
+    """(prompt id, text) of the run's samples that the token limit ended: whoever learns from one must not learn to
+    stop there."""
+    return {(r.prompt_id, r.text) for r in read_if_there(run.responses, Response) if not r.finished}
+
+
+# ----------------------------------------------------------------------------------------------------------- DPO
+
+
+def dpo(recipe: Recipe, run: Run) -> dict[str, Any]:
+    """policy/: the policy after direct preference optimisation. Held-out preferences only measure its implicit
+    reward: the last row of its metrics, under the step after the last."""
+    from rlaif.training.offline import loop
+    from rlaif.training.offline.dpo import Preferring
+
+    section = recipe.optimise
+    assert isinstance(section, Dpo)
+    preferences = read_jsonl(made(run.preferences, "pairs"), Preference)
+    cut_off = _cut_off(run)
+    policy = _policy(recipe)
+    method, heldout = (
+        Preferring.of(policy, [row for row in preferences if row.split == split], section, cut_off)
+        for split in ("train", "heldout")
+    )
+    if not method.lessons:
+        raise DataError("preferences.jsonl: no training pairs; see preferences.tie_margin and label failures")
+    loop.make_learner(policy, section.lora, _lora_seed(recipe), recipe.compute)
+    updates = _train(recipe, run, policy, method, heldout)
+    facts = {"updates": updates, "pairs": len(method.lessons), "heldout_pairs": len(heldout.lessons)}
+    last = run.read_metrics("optimise")[-1]
+    return facts | {name: value for name, value in last.items() if name == "heldout_accuracy"}
+
+
+# ----------------------------------------------------------------------------------------------------- best of n
+
+
+def best_of_n(recipe: Recipe, run: Run) -> dict[str, Any]:
+    """policy/: the untrained policy, with a note that it counts by the best of n responses. The stage evaluate draws
+    and scores them."""
+    section = recipe.optimise
+    assert isinstance(section, BestOfN)
+    policy = _policy(recipe)
+    with publishing(run.policy) as folder:
+        policy.save(folder)
+        if leads():
+            write_json(folder / BEST_OF_N, {"n": section.n})
+    return {"n": section.n}
+
+
+# -------------------------------------------------------------------------------------------------------- shared
+
+
+def _policy(recipe: Recipe) -> PolicyModel:
+    from rlaif.models.local.load import DTYPES
+    from rlaif.training.policy_model import PolicyModel
+
+    return PolicyModel.load(recipe.policy.model, recipe.policy.revision, DTYPES[recipe.policy.dtype])
+
+
+def _lora_seed(recipe: Recipe) -> int:
+    return derive_seed(recipe.seed, recipe.optimise.kind, "lora")
+
+
+def _train(recipe: Recipe, run: Run, policy: PolicyModel, method: Any, heldout: Any = None) -> int:
+    """Train, measure what was held out, publish; returns the number of updates."""
+    from rlaif.training.offline import loop
+    from rlaif.training.tracking import tracking
+
+    section = recipe.optimise
+    assert isinstance(section, Sft | Dpo)
+    updates = loop.planned_updates(method, section, recipe.seed)
+    measures = heldout is not None and bool(heldout.lessons)
+    with tracking(run, "optimise", updates + measures, recipe) as tracker:
+        loop.train(policy, method, section, recipe.seed, run.checkpoints / "optimise", tracker)
+        if measures:
+            found = heldout.summary(policy)
+            tracker.log(updates, {f"heldout_{name}": value for name, value in found.items()})
+    with publishing(run.policy) as folder:
+        policy.save(folder)
+    return updates

@@ -1,0 +1,127 @@
+"""What scores a text for training: the judge itself, or the constitution's checks.
+
+Training knows neither, so it is handed callables. A judge is opened when its scorer is, stays open while training
+lasts, and answers through the shared reply cache: a run that was killed hears the same again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+
+from rlaif.config import Recipe
+from rlaif.config.scoring import ChecksScore, JudgeScore, Veto
+from rlaif.config.sections import ChecklistMode, JudgeModel
+from rlaif.constitution import Constitution, Principle, load_constitution
+from rlaif.errors import ConfigError, did_you_mean
+from rlaif.feedback.judge.score import score_responses
+from rlaif.models.chat import ChatModel
+from rlaif.records import Prompt
+from rlaif.run import Run
+from rlaif.stages.asking import asking
+
+TextScorer = Callable[[Sequence[Prompt], Sequence[str]], list[float | None]]
+
+
+@contextlib.contextmanager
+def text_scorers(recipe: Recipe, run: Run) -> Iterator[Callable[[JudgeScore | ChecksScore | Veto], TextScorer]]:
+    """Inside, sections of the recipe become scorers of texts; judges are closed at the end.
+
+    With several processes only the first one asks a judge (`training.optimise.scorers.in_one_process`), so only there
+    is one opened.
+    """
+    from rlaif.training import parallel
+
+    constitution = load_constitution(recipe.constitution)
+    opened: list[tuple[JudgeModel, ChatModel]] = []
+    with contextlib.ExitStack() as stack:
+
+        def judge(model: JudgeModel) -> ChatModel:
+            for known, chat in opened:
+                if known == model:
+                    return chat
+            opened.append((model, stack.enter_context(asking(model, run))))
+            return opened[-1][1]
+
+        def scorer(source: JudgeScore | ChecksScore | Veto) -> TextScorer:
+            if isinstance(source, Veto):
+                return vetoes(constitution)
+            if isinstance(source, ChecksScore):
+                return checks(constitution, source)
+            if parallel.rank():
+                return _nobody
+            return judged(judge(source.model or recipe.judge), source, constitution, recipe)
+
+        yield scorer
+
+
+def judged(model: ChatModel, source: JudgeScore, constitution: Constitution, recipe: Recipe) -> TextScorer:
+    """What the judge says of each response, in [-1, 1]; None where a question failed."""
+
+    def score(prompts: Sequence[Prompt], texts: Sequence[str]) -> list[float | None]:
+        responses = list(zip(prompts, texts, strict=True))
+        rated = score_responses(model, source.mode, responses, constitution, recipe.label, recipe.seed)
+        values = [None if one is None else one.value for one in rated.scores]
+        if isinstance(source.mode, ChecklistMode):
+            return [None if value is None else 2 * value - 1 for value in values]
+        return values
+
+    return score
+
+
+def checks(constitution: Constitution, source: ChecksScore) -> TextScorer:
+    """The weighted share of the checked principles that each response passes; None where none applies.
+
+    ConfigError for a principle that the constitution has not, or that has no check.
+    """
+    checked = _checked(constitution, source.principles)
+
+    def score(prompts: Sequence[Prompt], texts: Sequence[str]) -> list[float | None]:
+        return [_share(checked, prompt, text) for prompt, text in zip(prompts, texts, strict=True)]
+
+    return score
+
+
+def vetoes(constitution: Constitution) -> TextScorer:
+    """0 where a checked principle with `veto: true` fails, else 1. ConfigError where the constitution has none."""
+    absolute = [p for p in constitution.principles if p.veto and p.check is not None]
+    if not absolute:
+        raise ConfigError(
+            f"optimise.veto: constitution {constitution.id!r} has no principle with both `check` and `veto: true`"
+        )
+
+    def strike(prompts: Sequence[Prompt], texts: Sequence[str]) -> list[float | None]:
+        return [
+            float(all(p.passes(text) for p in _that_apply(absolute, prompt)))
+            for prompt, text in zip(prompts, texts, strict=True)
+        ]
+
+    return strike
+
+
+def _checked(constitution: Constitution, names: Sequence[str]) -> list[Principle]:
+    checked = {p.id: p for p in constitution.principles if p.check is not None}
+    if not checked:
+        raise ConfigError(f"optimise.scoring: constitution {constitution.id!r} has no checked principle to score by")
+    for name in names:
+        if name not in checked:
+            raise ConfigError(
+                f"optimise.scoring.principles: {name!r} is no checked principle of constitution {constitution.id!r}"
+                f"{did_you_mean(name, checked)}"
+            )
+    return [checked[name] for name in names] if names else list(checked.values())
+
+
+def _that_apply(principles: Sequence[Principle], prompt: Prompt) -> list[Principle]:
+    return [p for p in principles if not p.tags or set(p.tags) & set(prompt.tags)]
+
+
+def _share(principles: Sequence[Principle], prompt: Prompt, text: str) -> float | None:
+    these = _that_apply(principles, prompt)
+    if not these:
+        return None
+    return sum(p.weight for p in these if p.passes(text)) / sum(p.weight for p in these)
+
+
+def _nobody(prompts: Sequence[Prompt], texts: Sequence[str]) -> list[float | None]:
+    raise AssertionError("only the first process asks")

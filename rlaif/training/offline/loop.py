@@ -1,0 +1,178 @@
+"""One loop for all methods that learn from a fixed set of texts; what a method makes of log-probabilities is its own.
+
+A minibatch is whole prompts, and each distinct row of it passes through the policy once, however many lessons it is
+in: the pairs of a prompt share their responses, and these share the prompt's tokens (packing.py).
+Shape suffixes: N lessons, K rows of a lesson.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from rlaif.config.sections import ComputeSection, Lora, Offline
+from rlaif.models.local.packing import Row, microbatches
+from rlaif.records import derive_seed
+from rlaif.training import parallel
+from rlaif.training.lora import trainable
+from rlaif.training.policy_model import PolicyModel
+from rlaif.training.session import Group, Session, check_finite, warmup_then_linear
+from rlaif.training.sharding import prepare
+from rlaif.training.tracking import Tracker
+
+AS_WRITTEN = 1.0
+"""The temperature of every log-probability here: nothing was sampled."""
+
+
+class Lesson(NamedTuple):
+    """Rows that are learnt from together (all after one prompt), and how much that counts."""
+
+    place: int
+    """Its position in the method's own lists."""
+    id: str
+    prompt_id: str
+    rows: tuple[Row, ...]
+    weight: float
+
+
+class Taught(NamedTuple):
+    """What a method says of some lessons, each (N)."""
+
+    loss_N: Tensor
+    """Times the weight. The loss of a minibatch is its sum over the sum of weights."""
+    seen: Mapping[str, Tensor]
+    """What else to watch, by name; metrics show the means over lessons."""
+
+
+class Method(Protocol):
+    """What is learnt from the log-probabilities of whole responses."""
+
+    @property
+    def name(self) -> str:
+        """As `optimise.kind` has it."""
+        ...
+
+    @property
+    def lessons(self) -> Sequence[Lesson]:
+        """All there is to learn."""
+        ...
+
+    def teach(self, lessons: Sequence[Lesson], logprobs_NK: Tensor) -> Taught:
+        """The losses of these lessons. `logprobs_NK`: log pi(response | prompt), summed over tokens."""
+        ...
+
+    def describe(self, loss: float) -> dict[str, float]:
+        """The minibatch's loss in other words, for the metrics."""
+        ...
+
+
+def make_learner(policy: PolicyModel, lora: Lora | None, seed: int, compute: ComputeSection) -> None:
+    """Trainable, by an adapter or whole. No reference is kept: who needs one has asked it before."""
+    if lora is None:
+        policy.model.requires_grad_(True)
+    else:
+        policy.make_trainable(lora, seed)
+    prepare(policy, compute)
+
+
+def planned_updates(method: Method, section: Offline, seed: int) -> int:
+    """How many updates training takes."""
+    return len(minibatches(method, section, seed))
+
+
+def train(
+    policy: PolicyModel, method: Method, section: Offline, seed: int, checkpoints: Path, tracker: Tracker
+) -> None:
+    """Train the policy in place. Goes on from the newest checkpoint, to the same numbers."""
+    plan = minibatches(method, section, seed)
+    session = Session(
+        [Group(trainable(policy.model), section.learning_rate)],
+        checkpoints,
+        section.max_grad_norm,
+        section.weight_decay,
+    )
+    done, _ = session.restore()
+    tracker.rewind(done)
+    for step in range(done, len(plan)):
+        where = f"{method.name} step {step}"
+        row = learn(policy, method, plan[step], section.microbatch_tokens, where)
+        scale = warmup_then_linear(step, len(plan), section.warmup_share)
+        row["gradient_norm"] = session.update(where, scale)
+        row["learning_rate"] = scale * section.learning_rate
+        tracker.log(step, row)
+        if (step + 1) % section.checkpoint_every == 0:
+            session.save(step + 1, {})
+
+
+def learn(
+    policy: PolicyModel, method: Method, lessons: Sequence[Lesson], max_tokens: int, where: str
+) -> dict[str, float]:
+    """Accumulate this process's part of the gradient of the minibatch's mean loss; returns the row of metrics."""
+    total = sum(lesson.weight for lesson in lessons)
+    rows = _distinct(lessons)
+    sums: dict[str, float] = defaultdict(float)
+    for group, counts in parallel.turns(list(microbatches(rows, max_tokens))):
+        present = [rows[i] for i in group]
+        found = set(present)
+        part = [lesson for lesson in lessons if lesson.rows[0] in found]  # a prompt's rows are in one group whole
+        logprobs_B = policy.token_logprobs(present, AS_WRITTEN).sum(1)
+        taught = method.teach(part, _by_lesson(logprobs_B, present, part))
+        loss = taught.loss_N.sum() / total
+        check_finite(loss, f"{where}, rows {[lesson.id for lesson in part][:4]}")
+        (loss * counts).backward()
+        sums["loss"] += float(loss.detach()) * counts
+        for name, value_N in taught.seen.items():
+            sums[name] += float(value_N.sum()) / len(lessons) * counts
+    names = list(sums)
+    added = parallel.add_up(torch.tensor([sums[name] for name in names], device=policy.model.device))
+    means = dict(zip(names, added.tolist() if parallel.size() > 1 else sums.values(), strict=True))
+    tokens = sum(len(row.response) for lesson in lessons for row in lesson.rows)
+    return {**means, **method.describe(means["loss"]), "tokens": float(tokens)}
+
+
+@torch.no_grad()
+def look_at(policy: PolicyModel, lessons: Sequence[Lesson], max_tokens: int) -> Tensor:
+    """logprobs_NK of any number of lessons under the policy as it is, on its device."""
+    rows = _distinct(lessons)
+    logprobs_B = torch.zeros(len(rows), device=policy.model.device)
+    for group, counts in parallel.turns(list(microbatches(rows, max_tokens))):
+        logprobs_B[group] += counts * policy.token_logprobs([rows[i] for i in group], AS_WRITTEN).sum(1)
+    return _by_lesson(parallel.add_up(logprobs_B), rows, lessons)
+
+
+def _by_lesson(logprobs_B: Tensor, rows: Sequence[Row], lessons: Sequence[Lesson]) -> Tensor:
+    """logprobs_NK from those of the distinct rows."""
+    place = {row: i for i, row in enumerate(rows)}
+    at_NK = torch.tensor([[place[row] for row in lesson.rows] for lesson in lessons], device=logprobs_B.device)
+    return logprobs_B[at_NK]
+
+
+def minibatches(method: Method, section: Offline, seed: int) -> list[list[Lesson]]:
+    """Those of all epochs: whole prompts in seeded order, gathered until there are enough lessons."""
+    by_prompt: dict[str, list[Lesson]] = defaultdict(list)
+    for lesson in method.lessons:
+        by_prompt[lesson.prompt_id].append(lesson)
+    plan = []
+    for epoch in range(section.epochs):
+        order = list(by_prompt)
+        random.Random(derive_seed(seed, method.name, "order", epoch)).shuffle(order)
+        batch: list[Lesson] = []
+        for prompt_id in order:
+            batch += by_prompt[prompt_id]
+            if len(batch) >= section.minibatch_size:
+                plan.append(batch)
+                batch = []
+        if batch:
+            plan.append(batch)
+    return plan
+
+
+def _distinct(lessons: Sequence[Lesson]) -> list[Row]:
+    """Each different row once, in order of first appearance."""
+    return list(dict.fromkeys(row for lesson in lessons for row in lesson.rows))

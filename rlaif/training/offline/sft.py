@@ -1,0 +1,52 @@
+"""Supervised fine-tuning: cross-entropy on the response and its end token; the prompt is only read.
+
+Shape suffixes: N demonstrations.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from rlaif.records import Messages, content_id, plain
+from rlaif.training.offline.encode import Text, encode
+from rlaif.training.offline.loop import Lesson, Taught
+
+
+class Demonstrated(NamedTuple):
+    """A prompt and the response to imitate."""
+
+    prompt_id: str
+    prompt: Messages
+    response: Text
+
+
+@dataclass(frozen=True)
+class Imitation:
+    """The method. A lesson weighs as many tokens as it has: the loss is the mean over the minibatch's tokens."""
+
+    lessons: Sequence[Lesson]
+    name: str = "sft"
+
+    @classmethod
+    def of(cls, tokenizer: Any, demonstrations: Sequence[Demonstrated], max_length: int) -> Imitation:
+        """Without those that have no token at all (blank and cut off)."""
+        found: list[Lesson] = []
+        for shown in demonstrations:
+            rows = encode(tokenizer, shown.prompt, [shown.response], max_length)
+            if tokens := len(rows[0].response):
+                identity = content_id(plain(shown.prompt), shown.response.text)
+                found.append(Lesson(len(found), identity, shown.prompt_id, rows, float(tokens)))
+        return cls(found)
+
+    def teach(self, lessons: Sequence[Lesson], logprobs_NK: Tensor) -> Taught:
+        """-log pi(response | prompt), in nats."""
+        return Taught(-logprobs_NK.squeeze(1), {})
+
+    def describe(self, loss: float) -> dict[str, float]:
+        """Perplexity a token."""
+        return {"perplexity": math.exp(min(loss, 700.0))}

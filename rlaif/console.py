@@ -10,10 +10,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
+from rlaif.processes import leads
+
 Advance = Callable[[int], None]
 LINE_EVERY_S = 15.0
 
-console = Console(stderr=False, soft_wrap=True, highlight=False)
+console = Console(stderr=False, soft_wrap=True, highlight=False, quiet=not leads())
 
 
 def say(line: str) -> None:

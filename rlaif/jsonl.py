@@ -14,6 +14,7 @@ import jsonlines
 from pydantic import BaseModel, ValidationError
 
 from rlaif.errors import DataError
+from rlaif.processes import leads
 
 Row = TypeVar("Row", bound=BaseModel)
 
@@ -78,7 +79,10 @@ def write_atomic(path: Path, data: bytes) -> None:
     """Replace the file's content in one step: a reader, or a run after a kill, sees the old file or the new one.
 
     For one writer at a time: what a kill left half-written is overwritten by the next run. An OSError names the file.
+    Of several processes that train together only the first writes; the others hold the same data.
     """
+    if not leads():
+        return
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

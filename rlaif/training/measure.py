@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
+from torch import Tensor
+
 from rlaif.config import Recipe
-from rlaif.models.local.load import DTYPES
+from rlaif.config.sections import BestOfN, Scoring
+from rlaif.models.local.load import DTYPES, load_tokenizer
 from rlaif.models.local.packing import Row
 from rlaif.models.local.tokens import encode_prompt, response_tokens
-from rlaif.records import Response
+from rlaif.records import Prompt, Response
+from rlaif.training.optimise.scorers import TextSources, Workshop, open_reward_model, open_scorer
 from rlaif.training.policy_model import PolicyModel
-from rlaif.training.scalar_model import ScalarModel, as_ended
+from rlaif.training.reward.ensemble import load_scorer
+from rlaif.training.scalar_model import as_ended
 
 
 class Measured(NamedTuple):
-    """One number a response, in the order given."""
+    """One number a response, in the order given; none at all of what was not measured."""
 
     kl: list[float]
     """Sum over tokens of log pi - log reference at the sampling temperature, in nats: unbiased for KL per response."""
@@ -25,27 +32,56 @@ class Measured(NamedTuple):
 
 
 def measure_responses(
-    recipe: Recipe, reward_model: Path, policy: Path, before: Sequence[Response], after: Sequence[Response]
+    recipe: Recipe, reward_model: Path | None, policy: Path, before: Sequence[Response], after: Sequence[Response]
 ) -> Measured:
     """Score both sets with the reward model, and measure the KL of the policy's own responses from the reference.
 
+    Without a reward model there are no scores. Of best-of-n, whose responses were picked, no KL can be measured.
     The tokens are those the policy chose where its server tells them, else those of the text.
     """
     budget = recipe.reward.microbatch_tokens
     dtype = DTYPES[recipe.policy.dtype]
-    model = PolicyModel.load(str(policy), None, dtype)
-    rows_after = _rows(model.tokenizer, after)
-    logprobs_BT = model.without_gradients(rows_after, recipe.sample.temperature, budget).logprobs_BT
-    reference = PolicyModel.load(recipe.policy.model, recipe.policy.revision, dtype)
-    ref_logprobs_BT = reference.without_gradients(rows_after, recipe.sample.temperature, budget).logprobs_BT
-    scorer = ScalarModel.load(reward_model, dtype)
-    scores_before = scorer.score_all(as_ended(_rows(model.tokenizer, before), model.tokenizer), budget)
-    scores_after = scorer.score_all(as_ended(rows_after, model.tokenizer), budget)
-    return Measured(
-        kl=[round(value, 4) for value in (logprobs_BT - ref_logprobs_BT).sum(1).tolist()],
-        scores_before=[round(value, 4) for value in scores_before.tolist()],
-        scores_after=[round(value, 4) for value in scores_after.tolist()],
-    )
+    tokenizer = load_tokenizer(str(policy), None)
+    rows_before, rows_after = _rows(tokenizer, before), _rows(tokenizer, after)
+    kl_B = torch.zeros(0)
+    if not isinstance(recipe.optimise, BestOfN):
+        trained = (str(policy), None)
+        reference = (recipe.compared_with.model, recipe.compared_with.revision)
+        of_policy, of_reference = (
+            _logprobs(name, dtype, rows_after, recipe.sample.temperature, budget) for name in (trained, reference)
+        )
+        kl_B = of_policy - of_reference
+    scores: list[list[float]] = [[], []]
+    if reward_model is not None:
+        scorer = load_scorer(reward_model, dtype)
+        found = [scorer.score_all(as_ended(rows, tokenizer), budget) for rows in (rows_before, rows_after)]
+        scores = [[round(value, 4) for value in score_B.tolist()] for score_B in found]
+    return Measured([round(value, 4) for value in kl_B.tolist()], *scores)
+
+
+def score_by(
+    recipe: Recipe,
+    source: Scoring,
+    reward_model: Path | None,
+    text: TextSources,
+    responses: Sequence[Response],
+    max_tokens: int,
+) -> list[float | None]:
+    """What this source of the recipe says of each response; None where it says nothing (the judge failed)."""
+    tokenizer = load_tokenizer(recipe.policy.model, recipe.policy.revision)
+    load = open_reward_model(reward_model, DTYPES[recipe.policy.dtype])
+    scorer = open_scorer(source, Workshop(load, tokenizer, max_tokens, text))
+    prompts = [Prompt(id=r.prompt_id, messages=r.prompt, tags=r.tags) for r in responses]
+    scored = scorer(prompts, [r.text for r in responses], _rows(tokenizer, responses))
+    return [None if math.isnan(value) else value for value in scored.score_B.tolist()]
+
+
+def _logprobs(
+    model: tuple[str, str | None], dtype: torch.dtype, rows: Sequence[Row], temperature: float, max_tokens: int
+) -> Tensor:
+    """logprobs_B of whole responses under a model that is dropped again."""
+    policy = PolicyModel.load(*model, dtype)
+    return policy.without_gradients(rows, temperature, max_tokens).logprobs_BT.sum(1).cpu()
 
 
 def _rows(tokenizer: object, responses: Sequence[Response]) -> list[Row]:

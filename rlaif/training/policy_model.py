@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +18,10 @@ from torch import Tensor
 from rlaif.config.sections import Lora
 from rlaif.models.local.load import load_language_model
 from rlaif.models.local.packing import Row, hidden_states, in_microbatches, microbatches, response_mask
+from rlaif.processes import leads
 from rlaif.training.lora import Adapter
+from rlaif.training.recompute import keeping
+from rlaif.training.sharding import Outline, gather, gathered
 
 
 class Scored(NamedTuple):
@@ -26,6 +29,14 @@ class Scored(NamedTuple):
 
     logprobs_BT: Tensor
     entropy_BT: Tensor
+
+
+class Read(NamedTuple):
+    """One forward pass: each response token's log-probability, and the state in which it was chosen."""
+
+    logprobs_BT: Tensor
+    hidden_NH: Tensor
+    """At the real response tokens alone, row after row."""
 
 
 class PolicyModel:
@@ -39,6 +50,7 @@ class PolicyModel:
         self.tokenizer = tokenizer
         self.backbone: Any = getattr(model, model.base_model_prefix)
         self.adapter: Adapter | None = None
+        self.outline: Outline | None = None
         self._reference: PolicyModel | None = None
 
     @classmethod
@@ -57,17 +69,21 @@ class PolicyModel:
 
     def token_logprobs(self, rows: Sequence[Row], temperature: float) -> Tensor:
         """logprobs_BT: log pi(token | what stands before it) at this temperature, 0 on padding. Gradients flow."""
-        mask_BT = response_mask(rows, self.model.device)
-        logits_NV, targets_N = self._logits(rows, mask_BT, temperature)
-        logprobs_N = -F.cross_entropy(logits_NV, targets_N, reduction="none")
-        return torch.zeros(mask_BT.shape, device=mask_BT.device).masked_scatter(mask_BT, logprobs_N)
+        return self.read(rows, temperature).logprobs_BT
 
-    def _logits(self, rows: Sequence[Row], mask_BT: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    def read(self, rows: Sequence[Row], temperature: float) -> Read:
+        """`token_logprobs`, and the hidden states for whoever else reads them (a critic on this trunk)."""
+        mask_BT = response_mask(rows, self.model.device)
+        hidden_NH = hidden_states(self.backbone, rows).before_response()[mask_BT]
+        logits_NV, targets_N = self._logits(rows, hidden_NH, temperature)
+        logprobs_N = -F.cross_entropy(logits_NV, targets_N, reduction="none")
+        return Read(torch.zeros(mask_BT.shape, device=mask_BT.device).masked_scatter(mask_BT, logprobs_N), hidden_NH)
+
+    def _logits(self, rows: Sequence[Row], hidden_NH: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
         """Float32 logits over temperature, and the tokens that were chosen, at the real response positions.
 
         The vocabulary is by far the widest matrix: neither prompt nor padding goes through it.
         """
-        hidden_NH = hidden_states(self.backbone, rows).before_response()[mask_BT]
         logits_NV = self.model.get_output_embeddings()(hidden_NH).float()
         targets_N = torch.tensor([t for row in rows for t in row.response], device=logits_NV.device)
         return (logits_NV if temperature == 1 else logits_NV / temperature), targets_N
@@ -79,16 +95,25 @@ class PolicyModel:
         logprobs_BT = torch.zeros(mask_BT.shape, device=mask_BT.device)
         entropy_BT = torch.zeros_like(logprobs_BT)
         for group in microbatches(rows, max_tokens):
-            part_BT = mask_BT[group]
-            logits_NV, targets_N = self._logits([rows[i] for i in group], _trim(part_BT), temperature)
-            log_z_N = torch.logsumexp(logits_NV, -1)
-            chosen_N = logits_NV.gather(1, targets_N.unsqueeze(1)).squeeze(1) - log_z_N
-            # Entropy = log Z - E[logit], in place: these are the largest arrays of the whole step.
-            expected_N = (torch.exp(logits_NV - log_z_N.unsqueeze(1)).mul_(logits_NV)).sum(-1)
-            empty_BT = torch.zeros(part_BT.shape, device=mask_BT.device)
-            logprobs_BT[group] = empty_BT.masked_scatter(part_BT, chosen_N)
-            entropy_BT[group] = empty_BT.masked_scatter(part_BT, log_z_N - expected_N)
+            scored, _ = self.look([rows[i] for i in group], temperature)
+            width = scored.logprobs_BT.shape[1]
+            logprobs_BT[group, :width] = scored.logprobs_BT
+            entropy_BT[group, :width] = scored.entropy_BT
         return Scored(logprobs_BT, entropy_BT)
+
+    @torch.no_grad()
+    def look(self, rows: Sequence[Row], temperature: float) -> tuple[Scored, Tensor]:
+        """One pass without gradients: `Scored`, and the hidden states as in `read`."""
+        mask_BT = response_mask(rows, self.model.device)
+        hidden_NH = hidden_states(self.backbone, rows).before_response()[mask_BT]
+        logits_NV, targets_N = self._logits(rows, hidden_NH, temperature)
+        log_z_N = torch.logsumexp(logits_NV, -1)
+        chosen_N = logits_NV.gather(1, targets_N.unsqueeze(1)).squeeze(1) - log_z_N
+        # Entropy = log Z - E[logit], in place: these are the largest arrays of the whole step.
+        expected_N = (torch.exp(logits_NV - log_z_N.unsqueeze(1)).mul_(logits_NV)).sum(-1)
+        empty_BT = torch.zeros(mask_BT.shape, device=mask_BT.device)
+        logprobs_BT = empty_BT.masked_scatter(mask_BT, chosen_N)
+        return Scored(logprobs_BT, empty_BT.masked_scatter(mask_BT, log_z_N - expected_N)), hidden_NH
 
     def reference_logprobs(self, rows: Sequence[Row], temperature: float, max_tokens: int) -> Tensor:
         """logprobs_BT of the same tokens under the frozen reference, without gradients."""
@@ -98,19 +123,23 @@ class PolicyModel:
                 rows, max_tokens, self.model.device, lambda part: reference.token_logprobs(part, temperature)
             )
 
-    def for_generation(self) -> contextlib.AbstractContextManager[None]:
-        """Inside, `model` is ready to write: with LoRA, the adapter is merged into the weights meanwhile."""
-        return contextlib.nullcontext() if self.adapter is None else self.adapter.merged()
+    @contextlib.contextmanager
+    def for_generation(self) -> Iterator[None]:
+        """Inside, `model` is ready to write: whole, its activations kept, and with LoRA the adapter merged into the
+        weights. Sharded, all processes enter together; inside, each may write as much as it likes."""
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(gathered(self))
+            stack.enter_context(keeping(self.backbone))
+            if self.adapter is not None:
+                stack.enter_context(self.adapter.merged())
+            yield
 
     def save(self, folder: Path) -> None:
-        """Write the policy in Hugging Face format, the adapter merged in."""
+        """Write the policy in Hugging Face format, the adapter merged in. All processes call it, the first writes."""
+        gather(self)
         if self.adapter is not None:
             self.adapter.merge()
             self.adapter = None
-        self.model.save_pretrained(folder)
-        self.tokenizer.save_pretrained(folder)
-
-
-def _trim(mask_BT: Tensor) -> Tensor:
-    """The mask without columns that are padding in every row."""
-    return mask_BT[:, : int(mask_BT.sum(1).max())]
+        if leads():
+            self.model.save_pretrained(folder)
+            self.tokenizer.save_pretrained(folder)

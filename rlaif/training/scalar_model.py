@@ -2,6 +2,8 @@
 
 Saved in Hugging Face format: `AutoModelForSequenceClassification` loads the folder, and its single logit minus
 `config.rlaif_score_offset` is our score.
+
+Shape suffixes: B rows, T response tokens, H hidden size, K heads.
 """
 
 from __future__ import annotations
@@ -23,11 +25,14 @@ from rlaif.config.sections import Lora
 from rlaif.errors import ModelError
 from rlaif.models.local.load import device, from_pretrained
 from rlaif.models.local.packing import Row, hidden_states, microbatches
+from rlaif.processes import leads
 from rlaif.training.lora import Adapter
+from rlaif.training.reward.heads import Heads, place_of
+from rlaif.training.sharding import Outline, gather
 
 
 class ScalarModel:
-    """Backbone, head (float32, no bias) and offset. Dropout is off for good."""
+    """Backbone, head (float32, no bias) and offset, and maybe a head for every principle. Dropout is off for good."""
 
     def __init__(self, model: Any) -> None:
         if not hasattr(model, "score"):
@@ -36,14 +41,25 @@ class ScalarModel:
         self.backbone: Any = getattr(model, model.base_model_prefix)
         self.head: Any = model.score.float()
         self.offset: float = getattr(model.config, "rlaif_score_offset", 0.0)
+        self.heads: Heads | None = None
         self.adapter: Adapter | None = None
+        self.outline: Outline | None = None
         self._reading: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext
 
     @classmethod
-    def load(cls, path: str | Path, dtype: torch.dtype) -> ScalarModel:
-        """From a folder that `save` wrote."""
-        model = _load(path, None, dtype)
-        return cls(model.to(device()))
+    def load(cls, path: str | Path, dtype: torch.dtype, head: str | None = None) -> ScalarModel:
+        """From a folder that `save` wrote; with `head` that principle's own head takes the place of the common one."""
+        loaded = cls(_load(path, None, dtype).to(device()))
+        heads = Heads.load(Path(path))
+        if head is None:
+            loaded.heads = None if heads is None else heads.to(device())
+            return loaded
+        place = place_of(heads, head, Path(path))
+        assert heads is not None
+        with torch.no_grad():
+            loaded.head.weight.copy_(heads.weight_KH[place : place + 1])
+        loaded.offset = float(heads.offset_K[place])
+        return loaded
 
     @classmethod
     def from_language_model(
@@ -89,6 +105,14 @@ class ScalarModel:
             hidden_BH = hidden_states(self.backbone, rows).at_last()
         return self._read(hidden_BH)
 
+    def scores_by_head(self, rows: Sequence[Row]) -> Tensor:
+        """score_BK in one pass: the common score first, then those of the principles' heads. Gradients flow."""
+        if self.heads is None:
+            return self.scores(rows).unsqueeze(1)
+        with self._reading():
+            hidden_BH = hidden_states(self.backbone, rows).at_last()
+        return torch.cat([self._read(hidden_BH).unsqueeze(1), self.heads(hidden_BH)], 1)
+
     def values(self, rows: Sequence[Row]) -> Tensor:
         """values_BT: the expected return before each response token (padding holds garbage)."""
         hidden_BTH = hidden_states(self.backbone, rows).before_response()
@@ -106,19 +130,28 @@ class ScalarModel:
             score_B[group] = self.scores([rows[i] for i in group]).float().cpu()
         return score_B
 
+    def scores_by_member(self, rows: Sequence[Row], max_tokens: int) -> Tensor:
+        """The same as an ensemble of one (1, B)."""
+        return self.score_all(rows, max_tokens).unsqueeze(0)
+
     def finish(self) -> None:
         """Merge the adapter and round the head to the weights' dtype: from here on scores are those of the saved
         model, so what is centred and measured is what will be loaded."""
+        gather(self)
         if self.adapter is not None:
             self.adapter.merge()
             self.adapter = None
         self.model.score.to(self.backbone.dtype)
 
     def save(self, folder: Path, tokenizer: Any) -> None:
-        """Finish, and write weights, config and tokenizer."""
+        """Finish, and write weights, config and tokenizer. All processes call it, the first writes."""
         self.finish()
+        if not leads():
+            return
         self.model.config.rlaif_score_offset = self.offset
         self.model.save_pretrained(folder)
+        if self.heads is not None:
+            self.heads.save(folder)
         tokenizer.save_pretrained(folder)
 
 

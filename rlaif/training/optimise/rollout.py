@@ -1,55 +1,35 @@
-"""Rollouts: the policy writes, the frozen models say what they think, and everything a PPO step needs is in one place.
+"""Rollouts: the policy writes, the frozen models say what they think, and everything a step needs is in one place.
 
-Shape suffixes: B responses, T response tokens.
+With several processes the writing is divided by place and the passes by microbatch; every process ends up with the
+whole step, in the same order. Shape suffixes: B responses, T response tokens, N real tokens.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
-from rlaif.config import Recipe
-from rlaif.config.sections import Ppo
-from rlaif.models.local.generate import Sampling, generate
-from rlaif.models.local.load import DTYPES
-from rlaif.models.local.packing import Row, in_microbatches, response_mask
+from rlaif.config.optimise import OnPolicy
+from rlaif.errors import TrainingError
+from rlaif.models.local.generate import Sampling
+from rlaif.models.local.packing import Row, microbatches, response_mask, right_pad
 from rlaif.models.local.tokens import encode_prompt
 from rlaif.records import Prompt, derive_seed
-from rlaif.training.policy_model import PolicyModel
-from rlaif.training.scalar_model import ScalarModel, as_ended
-
-
-@dataclass(frozen=True)
-class Actors:
-    """The four models of PPO. The reward model scores, the critic (started from it) estimates returns; the
-    reference is the policy's own frozen weights."""
-
-    policy: PolicyModel
-    reward_model: ScalarModel
-    critic: ScalarModel
-
-
-def open_actors(recipe: Recipe, reward_model: Path) -> Actors:
-    """Load the policy of the recipe and the reward model of the run, and make policy and critic trainable."""
-    section = recipe.optimise
-    assert isinstance(section, Ppo)
-    dtype = DTYPES[recipe.policy.dtype]
-    policy = PolicyModel.load(recipe.policy.model, recipe.policy.revision, dtype)
-    policy.make_trainable(section.lora, derive_seed(recipe.seed, "ppo", "lora"))
-    scorer = ScalarModel.load(reward_model, dtype)
-    critic = scorer.as_critic(section.critic_lora, derive_seed(recipe.seed, "ppo", "critic lora"))
-    return Actors(policy, scorer, critic)
+from rlaif.training import parallel
+from rlaif.training.optimise.actors import Actors
+from rlaif.training.optimise.critic import SharedCritic
+from rlaif.training.optimise.scorers import Scorers, as_scores
 
 
 @dataclass(frozen=True)
 class Rollouts:
-    """One step's responses with all that is fixed while the policy learns from them."""
+    """One step's responses that have a score, with all that is fixed while the policy learns from them."""
 
     prompts: list[Prompt]
     rows: list[Row]
@@ -61,9 +41,24 @@ class Rollouts:
     """Of the policy that wrote them, from the training forward pass, at the sampling temperature."""
     ref_logprobs_BT: Tensor
     entropy_BT: Tensor
-    values_BT: Tensor
     score_B: Tensor
-    """The reward model's, before any penalty."""
+    """As the recipe's source gives it, vetoes included, before any penalty."""
+    places: list[int]
+    """Of each in its step, counted from 0: those of one prompt are neighbours."""
+    values_BT: Tensor | None = None
+    """What the critic expected, where there is one."""
+    sampler_logprobs_BT: Tensor | None = None
+    """Where another program wrote them: the log-probabilities that it had."""
+    cost_B: dict[str, Tensor] = field(default_factory=dict)
+    """Of the constraints, by name."""
+    parts: dict[str, Tensor] = field(default_factory=dict)
+    """Of the score, for a person to see."""
+    unscored: float = 0.0
+    """Share of the step's responses that have no score and are not here."""
+
+    def groups(self, responses_per_prompt: int) -> list[int]:
+        """Which responses are to the same prompt of the step: equal numbers."""
+        return [place // responses_per_prompt for place in self.places]
 
 
 @lru_cache(maxsize=2)
@@ -82,37 +77,98 @@ def prompts_of_step(prompts: Sequence[Prompt], per_step: int, step: int, seed: i
     return chosen
 
 
-def roll_out(actors: Actors, prompts: Sequence[Prompt], section: Ppo, step: int, seed: int) -> Rollouts:
-    """Sample `responses_per_prompt` responses to each prompt and evaluate them with every model."""
+def roll_out(actors: Actors, prompts: Sequence[Prompt], section: OnPolicy, step: int, seed: int) -> Rollouts:
+    """Sample `responses_per_prompt` responses to each prompt, score them and evaluate them with every model."""
     policy = actors.policy
     repeated = [p for p in prompts for _ in range(section.responses_per_prompt)]
     # By place, not by prompt: where one prompt comes twice in a step, its responses still differ.
     seeds = [derive_seed(seed, "ppo", step, place) for place in range(len(repeated))]
     encoded = [encode_prompt(policy.tokenizer, p.messages, section.max_prompt_tokens) for p in repeated]
-    sampling = Sampling(section.max_tokens, section.temperature)
-    with policy.for_generation():
-        samples = generate(policy.model, encoded, sampling, seeds, policy.tokenizer.pad_token_id or 0)
-    rows = [Row(tuple(ids), tuple(sample.tokens)) for ids, sample in zip(encoded, samples, strict=True)]
+    written = actors.sampler.sample(encoded, Sampling(section.max_tokens, section.temperature), seeds)
+    rows = [Row(tuple(ids), tuple(each.tokens)) for ids, each in zip(encoded, written, strict=True)]
+    texts = [policy.tokenizer.decode(each.tokens, skip_special_tokens=True).strip() for each in written]
+    scores = _score(actors.scorers, section, repeated, texts, rows)
+    kept = _scored(scores, actors.scorers.max_failures, f"{section.kind} step {step}", repeated)
+    rows = [rows[i] for i in kept]
+    evaluated = _evaluate(actors, rows, section)
     device = policy.model.device
-    budget = section.microbatch_tokens
-    scored = policy.without_gradients(rows, section.temperature, budget)
+    told = [logprobs for i in kept if (logprobs := written[i].logprobs) is not None]
     return Rollouts(
-        prompts=repeated,
+        prompts=[repeated[i] for i in kept],
         rows=rows,
-        texts=[policy.tokenizer.decode(s.tokens, skip_special_tokens=True).strip() for s in samples],
-        finished=[sample.finished for sample in samples],
+        texts=[texts[i] for i in kept],
+        finished=[written[i].finished for i in kept],
         mask_BT=response_mask(rows, device),
-        logprobs_BT=scored.logprobs_BT,
-        ref_logprobs_BT=policy.reference_logprobs(rows, section.temperature, budget),
-        entropy_BT=scored.entropy_BT,
-        values_BT=values(actors.critic, rows, budget),
-        score_B=actors.reward_model.score_all(as_ended(rows, policy.tokenizer), budget).to(device),
+        **evaluated._asdict(),
+        score_B=scores.score_B[kept].to(device),
+        places=kept,
+        sampler_logprobs_BT=right_pad(told, 0.0, torch.float32, device) if told else None,
+        cost_B={name: cost_B[kept].to(device) for name, cost_B in scores.cost_B.items()},
+        parts={name: part_B[kept] for name, part_B in scores.parts.items()},
+        unscored=1 - len(kept) / len(repeated),
     )
 
 
-def values(critic: ScalarModel, rows: Sequence[Row], max_tokens: int) -> Tensor:
-    """values_BT of all rows, a microbatch at a time, without gradients; 0 on padding."""
-    return in_microbatches(rows, max_tokens, critic.head.weight.device, critic.values)
+class _Scores(NamedTuple):
+    score_B: Tensor
+    cost_B: dict[str, Tensor]
+    parts: dict[str, Tensor]
+
+
+def _score(
+    scorers: Scorers, section: OnPolicy, prompts: Sequence[Prompt], texts: Sequence[str], rows: Sequence[Row]
+) -> _Scores:
+    """Scores and costs of all responses, NaN where there is none."""
+    score_B, parts = scorers.score(prompts, texts, rows)
+    if scorers.veto is not None and section.veto is not None:
+        struck_B = as_scores(scorers.veto(prompts, texts)) == 0
+        score_B = torch.where(struck_B, torch.tensor(section.veto.score), score_B)
+        parts = parts | {"vetoed": struck_B.float()}
+    cost_B = {name: scorer(prompts, texts, rows).score_B for name, scorer in scorers.costs.items()}
+    return _Scores(score_B, cost_B, parts)
+
+
+def _scored(scores: _Scores, max_failures: float, where: str, prompts: Sequence[Prompt]) -> list[int]:
+    """Which responses have a score and all costs. TrainingError when too many have not."""
+    missing_B = torch.isnan(torch.stack([scores.score_B, *scores.cost_B.values()])).any(0)
+    missing = [i for i, gone in enumerate(missing_B.tolist()) if gone]
+    total = len(prompts)
+    if len(missing) > max_failures * total or len(missing) == total:
+        first = list(dict.fromkeys(prompts[i].id for i in missing))[:4]
+        raise TrainingError(
+            f"{where}: {len(missing)} of {total} responses have no score ({len(missing) / total:.1%}, limit "
+            f"{max_failures:.1%}), first those to prompts {first}; look at the judge, or raise label.max_failures"
+        )
+    return [i for i in range(total) if i not in set(missing)]
+
+
+class _Evaluated(NamedTuple):
+    logprobs_BT: Tensor
+    entropy_BT: Tensor
+    ref_logprobs_BT: Tensor
+    values_BT: Tensor | None
+
+
+def _evaluate(actors: Actors, rows: Sequence[Row], section: OnPolicy) -> _Evaluated:
+    """What policy, reference and critic say of each response token, without gradients; 0 on padding."""
+    policy, critic = actors.policy, actors.critic
+    mask_BT = response_mask(rows, policy.model.device)
+    whole_LBT = torch.zeros(4, *mask_BT.shape, device=mask_BT.device)
+    for group, weight in parallel.turns(list(microbatches(rows, section.microbatch_tokens))):
+        part, part_mask_BT = [rows[i] for i in group], mask_BT[group]
+        with torch.no_grad():
+            scored, hidden_NH = policy.look(part, section.temperature)
+            width = scored.logprobs_BT.shape[1]
+            layers = [scored.logprobs_BT, scored.entropy_BT]
+            layers.append(policy.reference_logprobs(part, section.temperature, section.microbatch_tokens))
+            if isinstance(critic, SharedCritic):
+                layers.append(critic.values(hidden_NH, part_mask_BT[:, :width]))
+            elif critic is not None:
+                layers.append(critic.values(part) * part_mask_BT[:, :width])
+        if weight:
+            whole_LBT[: len(layers), group, :width] = torch.stack(layers)
+    logprobs_BT, entropy_BT, ref_logprobs_BT, values_BT = parallel.add_up(whole_LBT)
+    return _Evaluated(logprobs_BT, entropy_BT, ref_logprobs_BT, None if critic is None else values_BT)
 
 
 def describe(rollouts: Rollouts, kl_B: Tensor, index: int) -> str:

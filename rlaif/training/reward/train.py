@@ -1,223 +1,196 @@
-"""The reward-model stage: preferences in, a scalar model out. It never learns where a row came from.
+"""The loop that makes a reward model: lessons in, a scalar model out. It never learns where a row came from.
 
-A minibatch is whole prompts: every distinct response of a prompt passes through the model once, however many pairs
-it is in (InstructGPT, arXiv 2203.02155, section 3.5).
+Not here: what is learnt (`data.py`), from how many models (`ensemble.py`), doubtful labels (`denoise.py`).
+Shape suffixes: N lessons of a microbatch, B rows, K scores of a row (the common one, then the principles').
 """
 
 from __future__ import annotations
 
-import random
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
+from torch import Tensor
 
 from rlaif.config import Recipe
-from rlaif.config.sections import RewardSection
+from rlaif.config.sections import ComputeSection, Lora, Regression, RewardSection
 from rlaif.errors import ConfigError, DataError
 from rlaif.models.embedded import resolve_model
 from rlaif.models.local.load import DTYPES, load_tokenizer
 from rlaif.models.local.packing import Row, microbatches
-from rlaif.models.local.tokens import encode_prompt, encode_response, response_tokens
-from rlaif.records import Preference, Response, derive_seed
+from rlaif.records import Preference, derive_seed
+from rlaif.training import parallel, sharding
 from rlaif.training.lora import trainable
-from rlaif.training.losses import bradley_terry_loss
+from rlaif.training.reward.data import Lesson, distinct, minibatches, pair_lessons
+from rlaif.training.reward.heads import Heads
+from rlaif.training.reward.objective import hits, labels_of, lesson_losses
 from rlaif.training.scalar_model import ScalarModel, as_ended
 from rlaif.training.session import Group, Session, check_finite, warmup_then_linear
 from rlaif.training.tracking import Tracker
 
 
-class EncodedPair(NamedTuple):
-    """A preference as token rows."""
+class Log(Protocol):
+    """Where the loop reports to; `tracking.Tracker` says more."""
 
-    preference: Preference
-    chosen: Row
-    rejected: Row
+    def rewind(self, step: int) -> None: ...
 
-
-class Heldout(NamedTuple):
-    """What the finished model says of one held-out preference; margin = score(chosen) - score(rejected)."""
-
-    pair_id: str
-    prompt_id: str
-    source: str
-    p_chosen: float
-    margin: float
+    def log(self, step: int, row: Mapping[str, float]) -> None: ...
 
 
 class RewardStage(NamedTuple):
-    """What the stage learns from and with."""
+    """A model to be trained, and how."""
 
     model: ScalarModel
     tokenizer: Any
     section: RewardSection
     seed: int
+    name: str = "model"
+    """Which of the stage's models it is; all but the one called `model` draw seeds of their own."""
+    compute: ComputeSection = ComputeSection()
+
+    @property
+    def lora(self) -> Lora | None:
+        """The adapter to learn through; none = all weights learn."""
+        ensemble = self.section.ensemble
+        return None if ensemble is not None and ensemble.kind == "independent" else self.section.lora
 
 
-def open_stage(recipe: Recipe) -> RewardStage:
+def seed_of(seed: int, name: str, *parts: str | int) -> int:
+    """The seed of one random choice in the training of one of the stage's models."""
+    return derive_seed(seed, "reward", *([] if name == "model" else [name]), *parts)
+
+
+def open_stage(recipe: Recipe, name: str = "model") -> RewardStage:
     """A new reward model over the recipe's backbone, with the policy's tokenizer."""
     section = recipe.reward
-    name, revision = section.model or recipe.policy.model, None if section.model else recipe.policy.revision
+    backbone, revision = section.model or recipe.policy.model, None if section.model else recipe.policy.revision
     tokenizer = load_tokenizer(recipe.policy.model, recipe.policy.revision)
-    if section.model and load_tokenizer(name, revision).get_vocab() != tokenizer.get_vocab():
-        raise ConfigError(f"reward.model={name}: another tokenizer than the policy's; token ids could not be shared")
+    if section.model and load_tokenizer(backbone, revision).get_vocab() != tokenizer.get_vocab():
+        raise ConfigError(
+            f"reward.model={backbone}: another tokenizer than the policy's; token ids could not be shared"
+        )
     model = ScalarModel.from_language_model(
-        resolve_model(name, revision).path,
+        resolve_model(backbone, revision).path,
         revision,
         DTYPES[recipe.policy.dtype],
         pad_id=tokenizer.pad_token_id,
-        seed=derive_seed(recipe.seed, "reward", "head"),
+        seed=seed_of(recipe.seed, name, "head"),
     )
-    return RewardStage(model, tokenizer, section, recipe.seed)
+    return RewardStage(model, tokenizer, section, recipe.seed, name, recipe.compute)
 
 
-def reference_rows(stage: RewardStage, responses: Sequence[Response], preferences: Sequence[Preference]) -> list[Row]:
-    """What scores are centred on: the untrained policy's samples, or without any the training responses."""
-    if responses:
-        return [
-            Row(tuple(encode_prompt(stage.tokenizer, r.prompt, stage.section.max_length - len(ids))), tuple(ids))
-            for r in responses
-            if (ids := response_tokens(stage.tokenizer, r)[: stage.section.max_length - 1])
-        ]
-    train = [p for p in preferences if p.split == "train"]
-    return _distinct(encode_pairs(stage.tokenizer, train, stage.section.max_length))
-
-
-def encode_pair(tokenizer: Any, preference: Preference, max_length: int) -> EncodedPair:
-    """Conversation and responses as ids. Too long: the oldest prompt tokens go, then the responses' last ones.
-
-    The prompt is cut for the longer response, so that both are scored after the same conversation.
-    """
-    chosen, rejected = (
-        encode_response(tokenizer, side[-1].content)[: max_length - 1]
-        for side in (preference.chosen, preference.rejected)
-    )
-    prompt = tuple(encode_prompt(tokenizer, preference.prompt, max_length - max(len(chosen), len(rejected))))
-    return EncodedPair(preference, Row(prompt, tuple(chosen)), Row(prompt, tuple(rejected)))
-
-
-def encode_pairs(tokenizer: Any, preferences: Sequence[Preference], max_length: int) -> list[EncodedPair]:
-    """Token rows of all preferences; pairs that are identical after truncation are dropped (nothing to learn)."""
-    pairs = [encode_pair(tokenizer, p, max_length) for p in preferences]
-    return [pair for pair in pairs if pair.chosen != pair.rejected]
+def plan(lessons: Sequence[Lesson], section: RewardSection, seed: int, name: str) -> list[list[int]]:
+    """The minibatches of all epochs, in order, as places in `lessons`."""
+    return [
+        batch
+        for epoch in range(section.epochs)
+        for batch in minibatches(lessons, section.minibatch_size, seed_of(seed, name, epoch))
+    ]
 
 
 def train_reward_model(
     stage: RewardStage, preferences: Sequence[Preference], checkpoints: Path, tracker: Tracker
 ) -> None:
-    """Train in place on the rows of split `train`. Goes on from the newest checkpoint, to the same numbers."""
-    section = stage.section
-    plan = _plan(stage, preferences)
-    model = stage.model
-    if section.lora is not None:
-        model.add_adapter(section.lora, derive_seed(stage.seed, "reward", "lora"))
-        model.head.requires_grad_(True)
+    """Train in place on the preferences of split `train`, as they are."""
+    train(stage, pair_lessons(stage.tokenizer, preferences, stage.section), checkpoints, tracker)
+
+
+def train(stage: RewardStage, lessons: Sequence[Lesson], checkpoints: Path, log: Log) -> None:
+    """Train in place. Goes on from the newest checkpoint, to the same numbers."""
+    section, model = stage.section, stage.model
+    batches = plan(lessons, section, stage.seed, stage.name)
+    _prepare(stage, lessons)
     session = Session(
-        [Group(trainable(model.backbone, model.head), section.learning_rate)],
+        [Group(trainable(model.backbone, model.head, *([model.heads] if model.heads else [])), section.learning_rate)],
         checkpoints,
         section.max_grad_norm,
         section.weight_decay,
     )
     done, _ = session.restore()
-    tracker.rewind(done)
-    for step in range(done, len(plan)):
-        loss, accuracy = _learn(model, plan[step], section.microbatch_tokens, f"reward step {step}")
-        scale = warmup_then_linear(step, len(plan), section.warmup_share)
-        session.update(f"reward step {step}", scale)
-        tracker.log(step, {"loss": loss, "accuracy": accuracy, "learning_rate": scale * section.learning_rate})
-        if (step + 1) % 10 == 0:
+    log.rewind(done)
+    for step in range(done, len(batches)):
+        where = f"reward step {step}" if stage.name == "model" else f"reward, {stage.name}, step {step}"
+        row = learn(model, [lessons[place] for place in batches[step]], section, where)
+        scale = warmup_then_linear(step, len(batches), section.warmup_share)
+        session.update(where, scale)
+        log.log(step, {**row, "learning_rate": scale * section.learning_rate})
+        if (step + 1) % section.checkpoint_every == 0:
             session.save(step + 1, {})
 
 
-def planned_updates(stage: RewardStage, preferences: Sequence[Preference]) -> int:
-    """How many updates training takes."""
-    return len(_plan(stage, preferences))
+def _prepare(stage: RewardStage, lessons: Sequence[Lesson]) -> None:
+    """Adapter and heads, as the section wants them. DataError where no principle was judged."""
+    model = stage.model
+    if stage.lora is not None:
+        model.add_adapter(stage.lora, seed_of(stage.seed, stage.name, "lora"))
+        model.head.requires_grad_(True)
+    if stage.section.principle_heads:
+        names = tuple(sorted({name for lesson in lessons for name in lesson.by_principle}))
+        if not names:
+            raise DataError("reward.principle_heads: judgments.jsonl has no principle's own label of a training pair")
+        weight = model.head.weight
+        heads = Heads.new(names, weight.shape[1], seed_of(stage.seed, stage.name, "principle heads"))
+        model.heads = heads.to(weight.device)
+    sharding.prepare(model, stage.compute)
 
 
-def _plan(stage: RewardStage, preferences: Sequence[Preference]) -> list[list[EncodedPair]]:
-    """The minibatches of all epochs, in order."""
-    section = stage.section
-    pairs = encode_pairs(stage.tokenizer, [p for p in preferences if p.split == "train"], section.max_length)
-    if not pairs:
-        raise DataError("preferences.jsonl: no training pairs; see preferences.tie_margin and label failures")
-    return [
-        batch
-        for epoch in range(section.epochs)
-        for batch in _minibatches(pairs, section.minibatch_size, derive_seed(stage.seed, "reward", epoch))
-    ]
+def learn(model: ScalarModel, batch: Sequence[Lesson], section: RewardSection, where: str) -> dict[str, float]:
+    """Accumulate the gradient of the batch's weighted mean loss, in microbatches; returns what the metrics show.
+
+    A principle's head learns from the pairs that have its label; the heads' losses are added with weight 1/K.
+    TrainingError where the loss is not finite, naming lessons.
+    """
+    rows, paired = distinct(batch), not isinstance(section.loss, Regression)
+    labels = labels_of(batch, model.heads.names if model.heads else (), model.head.weight.device)
+    parts: list[list[int]] = []
+    figures: list[Tensor] = []
+    for group, counts in parallel.turns(list(microbatches(rows, section.microbatch_tokens))):
+        place = {rows[i]: position for position, i in enumerate(group)}
+        # A prompt's rows are together, so a pair is in one group whole.
+        part = [i for i, lesson in enumerate(batch) if lesson.rows[0] in place]
+        score_BK = model.scores_by_head(list(place))
+        found_NK = score_BK[[place[batch[i].rows[0]] for i in part]]
+        if paired:
+            found_NK = found_NK - score_BK[[place[batch[i].rows[1]] for i in part]]
+        taught = labels.take(part)
+        loss_NK = counts * lesson_losses(found_NK, taught, section.loss)
+        loss_NK.sum().backward()
+        with torch.no_grad():
+            hit = counts * hits(found_NK[:, 0], taught).sum() / len(batch)
+            figures.append(torch.stack([loss_NK[:, 0].sum(), loss_NK[:, 1:].sum(), hit]))
+        parts.append(part)
+    # Read once a batch: asking a GPU for a number at every microbatch would keep it waiting.
+    loss, heads_loss, accuracy = parallel.add_up(torch.stack(figures).sum(0)).tolist()
+    if not math.isfinite(loss + heads_loss):
+        bad = [i for part, figure in zip(parts, figures, strict=True) if not figure[:2].isfinite().all() for i in part]
+        named = [batch[i].id for i in bad[:4]]
+        check_finite(torch.tensor(loss + heads_loss), f"{where}, {'pairs' if paired else 'ratings'} {named}")
+    return (
+        {"loss": loss}
+        | ({"accuracy": accuracy} if paired else {})
+        | ({"heads_loss": heads_loss} if model.heads is not None else {})
+    )
 
 
-def _minibatches(pairs: Sequence[EncodedPair], size: int, seed: int) -> Iterator[list[EncodedPair]]:
-    """Whole prompts in seeded order, gathered until a batch has at least `size` pairs."""
-    by_prompt = _by_prompt(pairs)
-    order = list(by_prompt)
-    random.Random(seed).shuffle(order)
-    batch: list[EncodedPair] = []
-    for prompt_id in order:
-        batch += by_prompt[prompt_id]
-        if len(batch) >= size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
-
-
-def _by_prompt(pairs: Sequence[EncodedPair]) -> dict[str, list[EncodedPair]]:
-    by_prompt = defaultdict(list)
-    for pair in pairs:
-        by_prompt[pair.preference.prompt_id].append(pair)
-    return dict(by_prompt)
-
-
-def _learn(model: ScalarModel, batch: Sequence[EncodedPair], max_tokens: int, where: str) -> tuple[float, float]:
-    """Accumulate the gradient of the batch's weighted mean loss; returns (loss, accuracy)."""
-    total_weight = sum(pair.preference.weight for pair in batch)
-    loss_sum = 0.0
-    correct = 0.0
-    rows = _distinct(batch)
-    for group in microbatches(rows, max_tokens):
-        present = {rows[i] for i in group}  # a prompt's rows are together, so a pair is in one group whole
-        part = [pair for pair in batch if pair.chosen in present]
-        margin_N = _margins(model, part)
-        p_N = torch.tensor([pair.preference.p_chosen for pair in part], device=margin_N.device)
-        weight_N = torch.tensor([pair.preference.weight for pair in part], device=margin_N.device)
-        loss = bradley_terry_loss(margin_N, p_N, weight_N).sum() / total_weight
-        check_finite(loss, f"{where}, pairs {[pair.preference.pair_id for pair in part][:4]}")
-        loss.backward()
-        loss_sum += float(loss.detach())
-        correct += float((margin_N > 0).sum() + 0.5 * (margin_N == 0).sum())
-    return loss_sum, correct / len(batch)
-
-
-def _distinct(pairs: Sequence[EncodedPair]) -> list[Row]:
-    """Each different row once, in order of first appearance."""
-    return list(dict.fromkeys(row for pair in pairs for row in (pair.chosen, pair.rejected)))
-
-
-def _margins(model: ScalarModel, pairs: Sequence[EncodedPair]) -> torch.Tensor:
-    """margin_N, each distinct row computed once."""
-    rows = _distinct(pairs)
-    place = {row: i for i, row in enumerate(rows)}
-    score_B = model.scores(rows)
-    return score_B[[place[p.chosen] for p in pairs]] - score_B[[place[p.rejected] for p in pairs]]
+def score_rows(model: ScalarModel, rows: Sequence[Row], max_tokens: int) -> Tensor:
+    """score_BK of any number of rows, on the CPU, in their order; the processes share the work."""
+    width = 1 + (len(model.heads.names) if model.heads else 0)
+    score_BK = torch.zeros((len(rows), width), device=model.head.weight.device)
+    with torch.no_grad():
+        for group, counts in parallel.turns(list(microbatches(rows, max_tokens))):
+            part_BK = model.scores_by_head([rows[i] for i in group]).float()
+            if counts:
+                score_BK[group] = part_BK
+    return parallel.add_up(score_BK).cpu()
 
 
 def centre(stage: RewardStage, rows: Sequence[Row]) -> None:
-    """Finish the model and shift its scores so that these (reference) responses have mean 0 (N+ detail 12)."""
+    """Finish the model and shift its scores, each head's for itself, so that these (reference) responses have mean 0
+    (N+ detail 12)."""
     stage.model.finish()
-    rows = as_ended(rows, stage.tokenizer)
-    stage.model.offset += float(stage.model.score_all(rows, stage.section.microbatch_tokens).mean())
-
-
-def score_heldout(stage: RewardStage, preferences: Sequence[Preference]) -> list[Heldout]:
-    """Margins of the rows of split `heldout`, in order."""
-    rows = [p for p in preferences if p.split == "heldout"]
-    pairs = encode_pairs(stage.tokenizer, rows, stage.section.max_length)
-    chosen = stage.model.score_all([pair.chosen for pair in pairs], stage.section.microbatch_tokens)
-    rejected = stage.model.score_all([pair.rejected for pair in pairs], stage.section.microbatch_tokens)
-    return [
-        Heldout(p.pair_id, p.prompt_id, p.source, p.p_chosen, round(margin, 6))
-        for (p, _, _), margin in zip(pairs, (chosen - rejected).tolist(), strict=True)
-    ]
+    mean_K = score_rows(stage.model, as_ended(rows, stage.tokenizer), stage.section.microbatch_tokens).mean(0)
+    stage.model.offset += float(mean_K[0])
+    if stage.model.heads is not None:
+        stage.model.heads.offset_K += mean_K[1:].to(stage.model.heads.offset_K)

@@ -1,0 +1,169 @@
+"""What a reward model is taught: preferences and ratings as token rows, and the minibatches they come in.
+
+A minibatch is whole prompts: every distinct response of a prompt passes through the model once, however many pairs
+it is in (InstructGPT, arXiv 2203.02155, section 3.5).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from rlaif.config.sections import BradleyTerry, RewardSection
+from rlaif.errors import DataError
+from rlaif.models.local.packing import Row
+from rlaif.models.local.tokens import encode_prompt, encode_response, response_tokens
+from rlaif.records import Judgment, Preference, Response, Score
+from rlaif.training import losses
+
+ROUNDING = 1e-12
+"""A tie is one in both orientations: 0.5 + m and 1 - (0.5 - m) may differ in the last bit."""
+
+PrincipleLabels = Mapping[str, Mapping[str, tuple[str, float]]]
+"""By pair id, then principle: the text of response a, and P(a is better by that principle)."""
+
+
+class EncodedPair(NamedTuple):
+    """A preference as token rows."""
+
+    preference: Preference
+    chosen: Row
+    rejected: Row
+
+
+class Lesson(NamedTuple):
+    """What one update may learn: a pair, of which the first row is the chosen one, or one rated response."""
+
+    id: str
+    prompt_id: str
+    rows: tuple[Row, ...]
+    target: float
+    """P(the chosen one is better), or the rating."""
+    weight: float
+    tie: bool = False
+    margin: float = 0.0
+    """Inside the sigmoid; how far the better one must be ahead."""
+    by_principle: Mapping[str, float] = {}
+    """P(the chosen one is better) by each principle that was judged on this pair."""
+
+
+def encode_pair(tokenizer: Any, preference: Preference, max_length: int) -> EncodedPair:
+    """Conversation and responses as ids. Too long: the oldest prompt tokens go, then the responses' last ones.
+
+    The prompt is cut for the longer response, so that both are scored after the same conversation.
+    """
+    chosen, rejected = (
+        encode_response(tokenizer, side[-1].content)[: max_length - 1]
+        for side in (preference.chosen, preference.rejected)
+    )
+    prompt = tuple(encode_prompt(tokenizer, preference.prompt, max_length - max(len(chosen), len(rejected))))
+    return EncodedPair(preference, Row(prompt, tuple(chosen)), Row(prompt, tuple(rejected)))
+
+
+def encode_pairs(tokenizer: Any, preferences: Sequence[Preference], max_length: int) -> list[EncodedPair]:
+    """Token rows of all preferences; pairs that are identical after truncation are dropped (nothing to learn)."""
+    pairs = [encode_pair(tokenizer, p, max_length) for p in preferences]
+    return [pair for pair in pairs if pair.chosen != pair.rejected]
+
+
+def principle_labels(judgments: Sequence[Judgment]) -> PrincipleLabels:
+    """What every judged principle says of every pair. Checked principles are left out: code decides them for free."""
+    return {
+        judgment.pair.id: {p.principle: (judgment.pair.a, p.p_a) for p in judgment.principles if not p.checked}
+        for judgment in judgments
+    }
+
+
+def by_principle(labels: PrincipleLabels, preference: Preference) -> dict[str, float]:
+    """P(chosen is better) by each principle, however the judgment held the pair."""
+    chosen = preference.chosen[-1].content
+    found = labels.get(preference.pair_id, {})
+    return {principle: p_a if a == chosen else 1 - p_a for principle, (a, p_a) in found.items()}
+
+
+def pair_lessons(
+    tokenizer: Any,
+    preferences: Sequence[Preference],
+    section: RewardSection,
+    tie_margin: float = 0.0,
+    labels: PrincipleLabels | None = None,
+) -> list[Lesson]:
+    """The rows of split `train`, with their weights, ties and margins as the section has them.
+
+    A pair whose label is at most `tie_margin` above 0.5 is a tie, which only losses with ties tell apart. DataError
+    where there is nothing to learn from.
+    """
+    pairs = encode_pairs(tokenizer, [p for p in preferences if p.split == "train"], section.max_length)
+    if not pairs:
+        raise DataError("preferences.jsonl: no training pairs; see preferences.tie_margin and label failures")
+    shares = losses.pair_weights([pair.preference.prompt_id for pair in pairs], section.pair_weighting).tolist()
+    scale = section.loss.margin if isinstance(section.loss, BradleyTerry) else 0.0
+    return [
+        Lesson(
+            id=row.pair_id,
+            prompt_id=row.prompt_id,
+            rows=(pair.chosen, pair.rejected),
+            target=row.p_chosen,
+            weight=row.weight * share,
+            tie=row.p_chosen - 0.5 <= tie_margin + ROUNDING,
+            margin=scale * (2 * row.p_chosen - 1),
+            by_principle=by_principle(labels or {}, row),
+        )
+        for pair, share in zip(pairs, shares, strict=True)
+        for row in [pair.preference]
+    ]
+
+
+def rating_lessons(
+    tokenizer: Any, scores: Sequence[Score], preferences: Sequence[Preference], max_length: int
+) -> list[Lesson]:
+    """The rated responses to all prompts but those whose preferences are held out.
+
+    DataError where there are none.
+    """
+    heldout = {p.prompt_id for p in preferences if p.split == "heldout"}
+    lessons = []
+    for score in scores:
+        if score.prompt_id not in heldout:
+            response = encode_response(tokenizer, score.text)[: max_length - 1]
+            prompt = encode_prompt(tokenizer, score.prompt, max_length - len(response))
+            row = Row(tuple(prompt), tuple(response))
+            lessons.append(Lesson(score.id, score.prompt_id, (row,), score.value, 1.0))
+    if not lessons:
+        raise DataError("scores.jsonl: no ratings of training prompts; see label.mode and label failures")
+    return lessons
+
+
+def distinct(lessons: Sequence[Lesson]) -> list[Row]:
+    """Each different row once, in order of first appearance."""
+    return list(dict.fromkeys(row for lesson in lessons for row in lesson.rows))
+
+
+def minibatches(lessons: Sequence[Lesson], size: int, seed: int) -> list[list[int]]:
+    """Places of lessons: whole prompts in seeded order, gathered until a batch has at least `size` lessons."""
+    by_prompt: dict[str, list[int]] = {}
+    for place, lesson in enumerate(lessons):
+        by_prompt.setdefault(lesson.prompt_id, []).append(place)
+    order = list(by_prompt)
+    random.Random(seed).shuffle(order)
+    batches: list[list[int]] = [[]]
+    for prompt_id in order:
+        if len(batches[-1]) >= size:
+            batches.append([])
+        batches[-1] += by_prompt[prompt_id]
+    return batches
+
+
+def reference_rows(
+    tokenizer: Any, responses: Sequence[Response], preferences: Sequence[Preference], max_length: int
+) -> list[Row]:
+    """What scores are centred on: the untrained policy's samples, or without any the training responses."""
+    if responses:
+        return [
+            Row(tuple(encode_prompt(tokenizer, r.prompt, max_length - len(ids))), tuple(ids))
+            for r in responses
+            if (ids := response_tokens(tokenizer, r)[: max_length - 1])
+        ]
+    pairs = encode_pairs(tokenizer, [p for p in preferences if p.split == "train"], max_length)
+    return list(dict.fromkeys(row for pair in pairs for row in (pair.chosen, pair.rejected)))

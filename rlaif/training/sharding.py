@@ -1,0 +1,140 @@
+"""Sharding: weights, gradients and optimiser state of a model that learns, divided among the processes (FSDP).
+
+PyTorch's `fully_shard` over each layer and over the backbone as the root, because everything here calls the backbone
+(packing.py) and reads its states. A gradient is the sum over processes, never the mean: losses are divided by global
+totals already. Beside the divided model stands its outline, an ordinary model whose weights are filled in only while
+the whole is needed: to write rollouts, to merge adapters, to save.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+
+from rlaif.config.training import ComputeSection
+from rlaif.training import parallel
+from rlaif.training.recompute import layers_of, recompute
+
+SWAPPED = ("model", "backbone", "adapter")
+"""Attributes of a PolicyModel or ScalarModel that have a divided and a whole form."""
+
+
+def prepare(actor: Any, compute: ComputeSection) -> None:
+    """Make a PolicyModel or ScalarModel, already trainable, learn as the recipe's `compute` says.
+
+    To be called once, before the names and tensors of its trainable parameters are taken.
+    """
+    if compute.gradient_checkpointing:
+        recompute(actor.backbone)
+    if compute.sharding == "fsdp" and parallel.size() > 1:
+        actor.outline = Outline(actor)
+
+
+class Outline:
+    """The whole model's modules without its weights; making one divides the model."""
+
+    def __init__(self, actor: Any) -> None:
+        model, backbone = actor.model, actor.backbone
+        output = _output_of(model)
+        tied = output is not None and output.weight is backbone.get_input_embeddings().weight
+        own = [backbone] if output is None or tied else [backbone, output]
+        memo: dict[int, Any] = {
+            id(p): nn.Parameter(torch.empty_like(p, device="meta"), p.requires_grad)
+            for module in own
+            for p in module.parameters()
+        }
+        for module in model.children():  # what is not divided, such as the head, is the same in both forms
+            if not any(module is divided for divided in own) and not (tied and module is output):
+                memo[id(module)] = module
+        self.whole: dict[str, Any] = copy.deepcopy({name: getattr(actor, name, None) for name in SWAPPED}, memo)
+        names = {id(p): name for name, p in self.whole["model"].named_parameters() if p.is_meta}
+        self._slots = [
+            (module, key, names[id(p)])
+            for module in self.whole["model"].modules()
+            for key, p in module._parameters.items()
+            if p is not None and p.is_meta
+        ]
+        self._empty = {names[id(p)]: p for p in self.whole["model"].parameters() if p.is_meta}
+        for module in own:
+            _divide(module)
+        if tied:
+            model.set_output_embeddings(_Tied(backbone.get_input_embeddings()))
+        self._parts = dict(model.named_parameters())
+
+    @torch.no_grad()
+    def fill(self) -> None:
+        """Collect the weights from all processes; each gets all of them."""
+        self._set({name: _whole(self._parts[name]) for name in self._empty})
+
+    def empty(self) -> None:
+        """Let them go."""
+        self._set(self._empty)
+
+    def _set(self, weights: dict[str, nn.Parameter]) -> None:
+        for module, key, name in self._slots:
+            module._parameters[key] = weights[name]
+
+
+class _Tied(nn.Module):
+    """Output embeddings that are the input embeddings, as these are at the moment: whole after a forward pass."""
+
+    def __init__(self, embedding: nn.Module) -> None:
+        super().__init__()
+        self._found = [embedding]  # in a list, so that it is not registered a second time
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        weight: Any = self._found[0].weight
+        return F.linear(hidden, weight)
+
+
+@contextlib.contextmanager
+def gathered(actor: Any) -> Iterator[None]:
+    """Inside, the actor is an ordinary model with all its weights; what changes there is lost. All processes enter."""
+    outline: Outline | None = getattr(actor, "outline", None)
+    if outline is None:
+        yield
+        return
+    divided = {name: getattr(actor, name) for name in SWAPPED if hasattr(actor, name)}
+    outline.fill()
+    vars(actor).update(outline.whole)
+    try:
+        yield
+    finally:
+        vars(actor).update(divided)
+        outline.empty()
+
+
+def gather(actor: Any) -> None:
+    """The actor is an ordinary model with all its weights from here on. All processes call it."""
+    outline: Outline | None = getattr(actor, "outline", None)
+    if outline is not None:
+        outline.fill()
+        vars(actor).update(outline.whole)
+        actor.outline = None
+
+
+def _output_of(model: Any) -> Any:
+    output = model.get_output_embeddings()
+    return output if isinstance(output, nn.Linear) and hasattr(model, "lm_head") else None
+
+
+def _divide(module: Any) -> None:
+    mesh = init_device_mesh("cuda" if torch.cuda.is_available() else "cpu", (parallel.size(),))
+    for part in [*layers_of(module), module]:
+        fully_shard(part, mesh=mesh)
+        part.set_gradient_divide_factor(1.0)
+        part.set_force_sum_reduction_for_comms(True)
+
+
+def _whole(parameter: nn.Parameter) -> nn.Parameter:
+    full = parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
+    return nn.Parameter(full.detach(), requires_grad=parameter.requires_grad)

@@ -483,7 +483,18 @@ def test_the_stage_reads_ratings_and_measures_on_preferences(tiny_folder: str, t
     write_jsonl(run.scores, scores)
     facts = stages.reward(recipe, run)
     heldout = [p for p in preferences if p.split == "heldout"]
+    assert facts["updates"] == 3 * 6, "90 ratings of prompts that are not held out, 16 an update"
     assert facts["heldout_pairs"] == len(heldout) and facts["heldout_correct"] >= 0.7 * len(heldout)
+
+
+def test_the_stage_takes_for_ties_what_the_recipe_does(tiny_folder: str, tmp_path: Path) -> None:
+    from rlaif.stages.reward import _material
+
+    run = Run(tmp_path)
+    write_jsonl(run.preferences, SOFT)
+    for tie_margin, ties in ((0.0, [2]), (0.05, [1, 2]), (0.2, [1, 2, 3])):
+        recipe = tiny_recipe(tiny_folder, preferences={"ties": "keep", "tie_margin": tie_margin})
+        assert [i for i, lesson in enumerate(_material(recipe, run).lessons) if lesson.tie] == ties
 
 
 @pytest.mark.parametrize(

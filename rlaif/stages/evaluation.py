@@ -31,9 +31,9 @@ def evaluate(recipe: Recipe, run: Run) -> dict[str, Any]:
     from rlaif.evaluation.winrate import evaluation_pairs, with_partner
     from rlaif.training.measure import measure_responses
 
-    policy = made(run.policy, "optimise")
     has_reward_model = learns_from(recipe.optimise) == "reward_model"
     reward_model = made(run.reward_model, "reward") if has_reward_model else None
+    policy = made(run.policy, "optimise")
     trained = recipe.policy.model_copy(update={"model": str(policy), "revision": None})
     prompts = read_prompts(recipe.prompts).heldout
     failures: list[Failure] = []

@@ -198,11 +198,14 @@ def _lora_seed(recipe: Recipe) -> int:
 
 def _train(recipe: Recipe, run: Run, policy: PolicyModel, method: Any, heldout: Any = None) -> int:
     """Train, measure what was held out, publish; returns the number of updates."""
+    from rlaif.training import memory
     from rlaif.training.offline import loop
     from rlaif.training.tracking import tracking
 
     section = recipe.optimise
     assert isinstance(section, Sft | Dpo)
+    rows = [row for lesson in method.lessons for row in lesson.rows]
+    memory.check(memory.plan_memory(recipe, "optimise", rows, policy.model))
     updates = loop.planned_updates(method, section, recipe.seed)
     measures = heldout is not None and bool(heldout.lessons)
     with tracking(run, "optimise", updates + measures, recipe) as tracker:

@@ -30,6 +30,7 @@ def optimise(recipe: Recipe, run: Run) -> dict[str, Any]:
 
 
 def _from_rollouts(recipe: Recipe, run: Run, section: OnPolicy) -> dict[str, Any]:
+    from rlaif.training import memory
     from rlaif.training.optimise.actors import open_actors
     from rlaif.training.optimise.loop import train_policy
     from rlaif.training.tracking import tracking
@@ -37,6 +38,7 @@ def _from_rollouts(recipe: Recipe, run: Run, section: OnPolicy) -> dict[str, Any
     constitution = load_constitution(recipe.constitution)
     prompts = read_prompts(recipe.prompts).train
     reward_model = made(run.reward_model, "reward") if section.reads_reward_model else None
+    memory.check(memory.plan_memory(recipe, "optimise", memory.rollout_rows(recipe, prompts)))
     checkpoints = run.checkpoints / "optimise"
     with text_scorers(recipe, run) as text:
         actors = open_actors(recipe, reward_model, text, checkpoints / "weights")

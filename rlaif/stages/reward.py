@@ -45,12 +45,13 @@ def reward(recipe: Recipe, run: Run) -> dict[str, Any]:
     A model at a time, each with its own seeds and checkpoints. What is finished stays finished.
     """
     from rlaif.models.local.load import DTYPES
-    from rlaif.training import parallel
+    from rlaif.training import memory, parallel
     from rlaif.training.reward import ensemble, train, worth
     from rlaif.training.tracking import tracking
 
     section = recipe.reward
     material = _material(recipe, run)
+    memory.check(memory.plan_memory(recipe, "reward", [row for lesson in material.lessons for row in lesson.rows]))
     first, kept = ensemble.measuring_names(section), ensemble.member_names(section)
     steps = {name: len(train.plan(material.lessons, section, recipe.seed, name)) for name in [*first, *kept]}
     with tracking(run, "reward", sum(steps.values()), recipe) as tracker:

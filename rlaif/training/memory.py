@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import psutil
 import torch
@@ -19,13 +19,17 @@ from rlaif.config import Recipe
 from rlaif.config.sections import Dpo, LocalRollouts, Lora, Offline, OnPolicy, Ppo, RewardSection
 from rlaif.console import say
 from rlaif.errors import ConfigError
-from rlaif.models.local.load import DTYPES, device
+from rlaif.models.local.load import DTYPES, device, load_tokenizer
 from rlaif.models.local.packing import Row, microbatches, packs
+from rlaif.models.local.tokens import encode_prompt
+from rlaif.records import Prompt
 from rlaif.training import parallel
 from rlaif.training.footprint import Footprint, Wanted, footprint
 
 LOGIT_BYTES = 8
 """Of each logit, at a time: its log-probability and its gradient in float32."""
+SCRATCH = 3.5e8
+"""What libraries, kernels and the allocator take beside all that is counted (measured, 0.3 to 0.45 GB on a CPU)."""
 CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -47,8 +51,11 @@ class Plan(NamedTuple):
 
     stage: str
     stays: list[Item]
+    """All the time."""
     learning: list[Item]
+    """While it learns."""
     writing: list[Item]
+    """While the policy writes."""
     there: float
     refuses: bool
 
@@ -67,9 +74,9 @@ class Plan(NamedTuple):
         return f"memory: {parts}; together {self.together / 1e9:.1f} of {self.there / 1e9:.1f} GB"
 
 
-def plan_memory(recipe: Recipe, stage: str, rows: Sequence[Row] = ()) -> Plan:
+def plan_memory(recipe: Recipe, stage: str, rows: Sequence[Row] = (), loaded: Any = None) -> Plan:
     """What `reward` or `optimise` needs. `rows` are what it will learn from, as far as is known; without any the
-    longest that the recipe allows are assumed."""
+    longest that the recipe allows are assumed. `loaded`: a model of the stage that is in memory already."""
     if stage == "reward":
         stays, learning, writing = _reward(recipe, rows)
     elif isinstance(recipe.optimise, OnPolicy):
@@ -78,7 +85,23 @@ def plan_memory(recipe: Recipe, stage: str, rows: Sequence[Row] = ()) -> Plan:
         stays, learning, writing = _from_texts(recipe, recipe.optimise, rows)
     else:
         stays, learning, writing = [], [], []  # best of n trains nothing
-    return Plan(stage, stays, learning, writing, available(), recipe.compute.check_memory)
+    has = sum(p.numel() * p.element_size() for p in loaded.parameters()) if loaded is not None else 0
+    if stays:
+        stays.append(Item("scratch", SCRATCH, "a smaller policy.model"))
+    return Plan(stage, stays, learning, writing, available() + has, recipe.compute.check_memory)
+
+
+def rollout_rows(recipe: Recipe, prompts: Sequence[Prompt]) -> list[Row]:
+    """A minibatch of rollouts as long as they can be: the longest of these prompts, responses up to the limit."""
+    section = recipe.optimise
+    assert isinstance(section, OnPolicy)
+    tokenizer = load_tokenizer(recipe.policy.model, recipe.policy.revision)
+    longest = sorted(prompts, key=lambda prompt: -sum(len(message.content) for message in prompt.messages))
+    return [
+        Row(tuple(encode_prompt(tokenizer, prompt.messages, section.max_prompt_tokens)), (number,) * section.max_tokens)
+        for prompt in longest[: -(-section.minibatch_size // section.responses_per_prompt)]
+        for number in range(section.responses_per_prompt)
+    ]
 
 
 def check(plan: Plan) -> None:

@@ -34,7 +34,7 @@ def open_trackers(recipe: Recipe, stage: str, folder: Path) -> dict[str, Any]:
         return {}
     ids = folder / "trackers.json"
     known: dict[str, str] = json.loads(ids.read_text(encoding="utf-8")) if ids.exists() else {}
-    opened = {}
+    opened: dict[str, Any] = {}
     for name in recipe.tracking.to:
         try:
             opened[name] = _start(name, recipe, stage, known)
@@ -52,8 +52,10 @@ def first_line(error: Exception) -> str:
 
 def _start(name: str, recipe: Recipe, stage: str, known: dict[str, str]) -> Any:
     """One tracker, in the run that is known from before, or in a new one that is known from now on."""
-    from accelerate.tracking import MLflowTracker, TrackioTracker, WandBTracker  # noqa: PLC0415 (brings torch)
+    from accelerate import PartialState  # noqa: PLC0415 (brings torch)
+    from accelerate.tracking import MLflowTracker, TrackioTracker, WandBTracker  # noqa: PLC0415
 
+    PartialState()  # without it accelerate's logging refuses to work
     project, title = recipe.tracking.project, f"{recipe.name}/{stage}"
     if name == "mlflow":
         tracker = MLflowTracker(experiment_name=project, run_id=known.get(name), run_name=title)

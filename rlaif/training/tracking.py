@@ -60,8 +60,9 @@ class Tracker:
         self._run.log({"stage": self._stage, "step": step, **row})
         now = time.monotonic()
         timed = {f"{self._stage}/{key}": value for key, value in {**row, "seconds": now - self._last}.items()}
-        for key, value in timed.items() if self._writer else ():
-            self._writer.add_scalar(key, value, step)
+        if self._writer is not None:
+            for key, value in timed.items():
+                self._writer.add_scalar(key, value, step)
         for name in list(self._outside):
             self._tell(name, lambda tracker: tracker.log(timed, step=step))
         shown = "  ".join(f"{name} {_number(row[key])}" for key, name in SHOWN.items() if key in row)

@@ -225,13 +225,13 @@ def test_gold_is_asked_in_its_turn_and_teaches_nothing(tiny_folder: str, tmp_pat
 
     settings: dict[str, Any] = {"steps": 5}
     without = train(tiny_folder, tmp_path / "a", tiny_method("rloo", **settings))
-    section = tiny_method("rloo", gold=Gold(source=ChecksScore(), every=2, responses=3), **settings)
+    section = tiny_method("rloo", gold=Gold(source=ChecksScore(), every=3, responses=3), **settings)
     with_gold = train(tiny_folder, tmp_path / "b", section, text=by_text(gold))
-    assert asked == [3, 3, 3]
+    assert asked == [3, 3]
     rows = rows_of(tmp_path / "b")
-    assert [row["step"] for row in rows if "gold" in row] == [0, 2, 4]
+    assert [row["step"] for row in rows if "gold" in row] == [0, 3]
     assert {row.pop("gold", 0.5) for row in rows} == {0.5}
-    assert [row.pop("gold_unscored") for row in rows if "gold_unscored" in row] == pytest.approx([1 / 3] * 3)
+    assert [row.pop("gold_unscored") for row in rows if "gold_unscored" in row] == pytest.approx([1 / 3] * 2)
     assert rows == rows_of(tmp_path / "a")
     assert same(everything(with_gold), everything(without))
 
@@ -347,6 +347,8 @@ def test_what_is_high_for_what_is_good_can_be_a_cost(tiny_folder: str) -> None:
 
 def test_a_response_without_a_cost_is_left_out(tiny_folder: str) -> None:
     section = tiny_method("rloo", constraints=(COST.model_copy(update={"cost": ChecksScore()}),))
-    actors = tiny_actors(tiny_folder, section, text=by_text(by_place([0.5, None, *[0.5] * 6])))
+    actors = tiny_actors(tiny_folder, section, text=by_text(by_place([0.5, None, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0])))
     object.__setattr__(actors.scorers, "max_failures", 0.2)
-    assert roll_out(actors, PROMPTS[:2], section, 0, 0).places == [0, 2, 3, 4, 5, 6, 7]
+    took = roll_out(actors, PROMPTS[:2], section, 0, 0)
+    assert took.places == [0, 2, 3, 4, 5, 6, 7]
+    assert took.cost_B["long"].tolist() == [0.5, 2, 3, 4, 5, 6, 7]

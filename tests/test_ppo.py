@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rlaif.config.sections import AdaptiveKl
+from rlaif.config.sections import AdaptiveKl, ComputeSection
 from rlaif.errors import ConfigError, TrainingError
 from rlaif.run import Run
 from rlaif.training import losses
@@ -23,6 +23,7 @@ from rlaif.training.optimise.estimators import State, make_targets
 from rlaif.training.optimise.loop import train_policy
 from rlaif.training.optimise.rollout import Rollouts, describe, prompts_of_step, roll_out
 from rlaif.training.optimise.updates import Means, take_step
+from rlaif.training.recompute import layers_of
 from rlaif.training.reward.train import open_stage
 from rlaif.training.scalar_model import as_ended
 from rlaif.training.session import Group, Session
@@ -325,6 +326,16 @@ def test_actors_are_opened_from_a_recipe_and_a_saved_reward_model(tiny_folder: s
     assert not {id(p) for p in trainable(actors.policy.model).values()} & {
         id(p) for p in trainable(actors.critic.backbone, actors.critic.head).values()
     }
+
+
+@pytest.mark.parametrize("lora", [LORA, None])
+def test_both_models_that_learn_compute_as_the_recipe_says(lora: Any, tiny_folder: str, tmp_path: Path) -> None:
+    tiny_scalar(tiny_folder).save(tmp_path / "reward_model", tiny_tokenizer())
+    section = tiny_section(lora=lora, critic_lora=lora)
+    recipe = tiny_recipe(tiny_folder, optimise=section, compute=ComputeSection(gradient_checkpointing=True))
+    actors = open_actors(recipe, tmp_path / "reward_model", no_text, tmp_path / "weights")
+    for model in (actors.policy, actors.critic):
+        assert all(layer.training for layer in layers_of(model.backbone))
 
 
 def test_a_reward_model_with_another_tokenizer_is_refused_before_training(tiny_folder: str, tmp_path: Path) -> None:

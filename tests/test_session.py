@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from rlaif.errors import TrainingError
+from rlaif.training import session as session_module
 from rlaif.training.session import Group, Session, check_finite
 
 
@@ -183,3 +184,79 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_place() -> None:
     check_finite(torch.tensor(1.0), "here")
     with pytest.raises(TrainingError, match="reward step 3, pairs"):
         check_finite(torch.tensor(float("nan")), "reward step 3, pairs ['x']")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_stepping_a_few_tensors_at_a_time_changes_no_bit(
+    dtype: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(bucket: int) -> list[Tensor]:
+        monkeypatch.setattr(session_module, "BUCKET", bucket)
+        one, other = parameters(0, dtype), parameters(1, dtype)
+        session = Session([Group(one, 0.01), Group(other, 0.002)], tmp_path, 0.5, weight_decay=0.1)
+        for step in range(4):
+            pull(one, step)
+            pull(other, step)
+            session.update("here", frozen=(0,) if step == 1 else ())
+        return copies(one, other)
+
+    whole = run(10**9)
+    assert equal(run(1), whole)
+    assert equal(run(30), whole)
+
+
+def test_never_are_all_gradients_there_in_float32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session_module, "BUCKET", 24)  # two tensors
+    groups = [parameters(seed, torch.bfloat16) for seed in range(3)]
+    session = Session([Group(params, 0.01) for params in groups], tmp_path, 1.0)
+    held: list[int] = []
+    step = session.optimizer.step
+
+    def spy() -> None:
+        held.append(
+            sum(p.grad.numel() for g in session.optimizer.param_groups for p in g["params"] if p.grad is not None)
+        )
+        step()
+
+    monkeypatch.setattr(session.optimizer, "step", spy)
+    for params in groups:
+        pull(params, 0)
+    session.update("here")
+    assert held == [24, 24, 24]
+
+
+def test_float32_weights_are_their_own_masters(tmp_path: Path) -> None:
+    whole, half = parameters(0), parameters(0, torch.bfloat16)
+    session = Session([Group(whole, 0.01), Group(half, 0.01)], tmp_path, 1.0)
+    first, second = (group["params"] for group in session.optimizer.param_groups)
+    assert [m.data_ptr() for m in first] == [p.data_ptr() for p in whole.values()]
+    assert not {m.data_ptr() for m in second} & {p.data_ptr() for p in half.values()}
+    assert all(m.dtype == torch.float32 for m in second)
+
+
+def test_the_fused_kernel_takes_the_same_steps_up_to_rounding_and_resumes_bit_by_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(folder: str, fused_from: int, stop: int = 6) -> list[Tensor]:
+        monkeypatch.setattr(session_module, "FUSED_FROM", fused_from)
+        for last in (stop, 6):
+            params = parameters(0, torch.bfloat16)
+            session = Session([Group(params, 1e-3)], tmp_path / folder, 1.0, weight_decay=0.1)
+            assert session.optimizer.defaults["fused"] is (fused_from == 1)
+            done, _ = session.restore()
+            for step in range(done, last):
+                pull(params, step)
+                session.update("here")
+                session.save(step + 1, {})
+        return list(session.optimizer.param_groups[0]["params"])
+
+    plain, fused = run("plain", 10**9), run("fused", 1)
+    for theirs, ours in zip(plain, fused, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=0)
+    assert equal(run("resumed", 1, stop=3), fused)
+
+
+def test_a_checkpoint_of_another_sharding_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "step-000005.1-of-4.pt").write_bytes(b"")
+    with pytest.raises(TrainingError, match="made with 4 processes, sharded; go on as it was begun, or delete"):
+        Session([Group(parameters(0), 0.01)], tmp_path, 1.0).restore()

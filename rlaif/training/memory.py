@@ -25,11 +25,13 @@ from rlaif.models.local.tokens import encode_prompt
 from rlaif.records import Prompt
 from rlaif.training import parallel
 from rlaif.training.footprint import Footprint, Wanted, footprint
+from rlaif.training.head import ROWS as HEAD_ROWS
 
-LOGIT_BYTES = 8
-"""Of each logit, at a time: its log-probability and its gradient in float32."""
-SCRATCH = 3.5e8
-"""What libraries, kernels and the allocator take beside all that is counted (measured, 0.3 to 0.45 GB on a CPU)."""
+LOGIT_BYTES, KEPT_LOGIT_BYTES = 10, 4
+"""Of the few rows of logits that are computed at a time (head.py), and of all where the output layer learns too: their
+log-probabilities wait for the backward pass."""
+SCRATCH = 2.5e8
+"""What libraries, kernels and the allocator take beside all that is counted (measured on a CPU)."""
 CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -252,8 +254,11 @@ class _Learner(NamedTuple):
         ]
 
     def logits(self, rows: Sequence[Row]) -> Item:
-        count = sum(len(row.response) for row in rows) * self.model.vocabulary
-        return Item("logits", LOGIT_BYTES * count, f"lower {self.stage}.microbatch_tokens")
+        """A sharded output layer counts as one that learns."""
+        count = sum(len(row.response) for row in rows)
+        kept = 0 if self.lora is not None and self.parts == 1 else KEPT_LOGIT_BYTES * count
+        each = LOGIT_BYTES * min(count, HEAD_ROWS) + kept
+        return Item("logits", each * self.model.vocabulary, f"lower {self.stage}.microbatch_tokens")
 
 
 def _joined(items: Sequence[Item]) -> Item:

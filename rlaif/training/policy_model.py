@@ -14,11 +14,13 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from rlaif.config.sections import Lora
 from rlaif.models.local.load import load_language_model
 from rlaif.models.local.packing import Row, hidden_states, in_microbatches, microbatches, response_mask
 from rlaif.processes import leads
+from rlaif.training.head import ROWS, chosen_logprobs, frozen
 from rlaif.training.lora import Adapter
 from rlaif.training.recompute import keeping
 from rlaif.training.sharding import Outline, gather, gathered
@@ -75,18 +77,30 @@ class PolicyModel:
         """`token_logprobs`, and the hidden states for whoever else reads them (a critic on this trunk)."""
         mask_BT = response_mask(rows, self.model.device)
         hidden_NH = hidden_states(self.backbone, rows).before_response()[mask_BT]
-        logits_NV, targets_N = self._logits(rows, hidden_NH, temperature)
-        logprobs_N = -F.cross_entropy(logits_NV, targets_N, reduction="none")
+        output = self.model.get_output_embeddings()
+        if frozen(output):
+            logprobs_N = chosen_logprobs(hidden_NH, output.weight, self._targets(rows), temperature)
+        else:
+            parts = self._logits(rows, hidden_NH, temperature)
+            logprobs_N = torch.cat([-F.cross_entropy(logits, targets, reduction="none") for logits, targets in parts])
         return Read(torch.zeros(mask_BT.shape, device=mask_BT.device).masked_scatter(mask_BT, logprobs_N), hidden_NH)
 
-    def _logits(self, rows: Sequence[Row], hidden_NH: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    def _logits(self, rows: Sequence[Row], hidden_NH: Tensor, temperature: float) -> Iterator[tuple[Tensor, Tensor]]:
         """Float32 logits over temperature, and the tokens that were chosen, at the real response positions.
 
-        The vocabulary is by far the widest matrix: neither prompt nor padding goes through it.
+        The vocabulary is by far the widest matrix: neither prompt nor padding goes through it. Everywhere the same few
+        rows at a time do, so that the same weights give the same bits.
         """
-        logits_NV = self.model.get_output_embeddings()(hidden_NH).float()
-        targets_N = torch.tensor([t for row in rows for t in row.response], device=logits_NV.device)
-        return (logits_NV if temperature == 1 else logits_NV / temperature), targets_N
+        output = self.model.get_output_embeddings()
+        weight = getattr(output, "weight", None)
+        few = max(1, len(hidden_NH)) if isinstance(weight, DTensor) else ROWS  # all processes take as many turns
+        for hidden, targets in zip(hidden_NH.split(few), self._targets(rows).split(few), strict=True):
+            logits_NV = output(hidden).float()
+            yield (logits_NV if temperature == 1 else logits_NV / temperature), targets
+
+    def _targets(self, rows: Sequence[Row]) -> Tensor:
+        """The tokens that were chosen."""
+        return torch.tensor([t for row in rows for t in row.response], device=self.model.device)
 
     @torch.no_grad()
     def without_gradients(self, rows: Sequence[Row], temperature: float, max_tokens: int) -> Scored:
@@ -106,11 +120,13 @@ class PolicyModel:
         """One pass without gradients: `Scored`, and the hidden states as in `read`."""
         mask_BT = response_mask(rows, self.model.device)
         hidden_NH = hidden_states(self.backbone, rows).before_response()[mask_BT]
-        logits_NV, targets_N = self._logits(rows, hidden_NH, temperature)
-        log_z_N = torch.logsumexp(logits_NV, -1)
-        chosen_N = logits_NV.gather(1, targets_N.unsqueeze(1)).squeeze(1) - log_z_N
-        # Entropy = log Z - E[logit], in place: these are the largest arrays of the whole step.
-        expected_N = (torch.exp(logits_NV - log_z_N.unsqueeze(1)).mul_(logits_NV)).sum(-1)
+        found: list[list[Tensor]] = []
+        for logits_NV, targets_N in self._logits(rows, hidden_NH, temperature):
+            log_z = torch.logsumexp(logits_NV, -1)
+            chosen = logits_NV.gather(1, targets_N.unsqueeze(1)).squeeze(1) - log_z
+            # Entropy = log Z - E[logit], in place: these are the largest arrays of the whole step.
+            found.append([chosen, log_z, torch.exp(logits_NV - log_z.unsqueeze(1)).mul_(logits_NV).sum(-1)])
+        chosen_N, log_z_N, expected_N = (torch.cat(parts) for parts in zip(*found, strict=True))
         empty_BT = torch.zeros(mask_BT.shape, device=mask_BT.device)
         logprobs_BT = empty_BT.masked_scatter(mask_BT, chosen_N)
         return Scored(logprobs_BT, empty_BT.masked_scatter(mask_BT, log_z_N - expected_N)), hidden_NH

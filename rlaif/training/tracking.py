@@ -21,6 +21,7 @@ SHOWN = {
     "accuracy": "accuracy",
     "heldout_accuracy": "held-out accuracy",
     "score": "score",
+    "gold": "gold",
     "kl": "KL",
     "response_tokens": "tokens",
     "finished": "ended",

@@ -1,4 +1,4 @@
-"""Policy optimisation from rollouts: one loop for PPO, REINFORCE, RLOO and GRPO. One step is `_step`; read it first.
+"""Policy optimisation from rollouts: one loop for PPO, REINFORCE, RLOO and GRPO. The body of its loop is one step.
 
 What makes the methods differ is in estimators.py; who takes part in actors.py; how weights move in updates.py; what
 stops a run in watch.py. The mathematics is in `losses`, optimiser and checkpoints in session.py.

@@ -1,8 +1,8 @@
 """Training against TRL on the same work: seconds and peak memory of both sides, in turns, as ratios of medians.
 
     python benchmarks/training.py reward MODEL_DIR PAIRS.jsonl.gz --peer trl_reward.py --peer-path TRL_1_16
-    python benchmarks/training.py ppo    MODEL_DIR PAIRS.jsonl.gz --peer trl_ppo.py    --peer-path TRL_1_12
-    python benchmarks/training.py ppo    MODEL_DIR PAIRS.jsonl.gz --variant lora --peer ...
+    python benchmarks/training.py ppo    MODEL_DIR PAIRS.jsonl.gz --peer trl_ppo.py    --peer-path TRL_1_12 \
+        --variants own lora-shared
 
 MODEL_DIR is a safetensors folder of the model, PAIRS.jsonl.gz rows of {"chosen": ..., "rejected": ...} transcripts
 (HH-RLHF). The peer is a script `SCRIPT MODEL_DIR PAIRS ...` that prints one JSON line; TRL itself is installed apart
@@ -27,7 +27,6 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -42,8 +41,8 @@ from rlaif.training.reward.train import RewardStage, train_reward_model
 from rlaif.training.scalar_model import ScalarModel
 from rlaif.training.tracking import Tracker
 
-PAIRS, BATCH = 128, 8
-ROLLOUTS, RESPONSE, STEPS, EPOCHS = 16, 48, 2, 4
+BATCH = 8
+ROLLOUTS, RESPONSE, EPOCHS = 16, 48, 4
 
 
 def transcripts(path: str, count: int) -> list[dict[str, str]]:
@@ -70,10 +69,10 @@ def peak_gb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
 
-def our_reward(model: str, data: str, variant: str) -> dict[str, float]:
+def our_reward(model: str, data: str, variant: str, pairs: int) -> dict[str, float]:
     """All weights (or LoRA) on the same pairs, batch, length and precision, one epoch."""
     rows = []
-    for number, row in enumerate(transcripts(data, PAIRS)):
+    for number, row in enumerate(transcripts(data, pairs)):
         chosen, rejected = turns(row["chosen"]), turns(row["rejected"])
         rows.append(
             Preference.model_validate(
@@ -101,13 +100,13 @@ def our_reward(model: str, data: str, variant: str) -> dict[str, float]:
     tokenizer = load_tokenizer(model)
     scorer = ScalarModel.from_language_model(model, None, torch.bfloat16, pad_id=tokenizer.pad_token_id, seed=0)
     folder = Path(tempfile.mkdtemp())
-    tracker = Tracker(Run(folder), "reward", PAIRS // BATCH, lambda count: None, lambda line: None)
+    tracker = Tracker(Run(folder), "reward", pairs // BATCH, lambda count: None, lambda line: None)
     began = time.perf_counter()
     train_reward_model(RewardStage(scorer, tokenizer, section, 0), rows, folder / "checkpoints", tracker)
-    return {"per_s": PAIRS / (time.perf_counter() - began), "peak_gb": peak_gb()}
+    return {"per_s": pairs / (time.perf_counter() - began), "peak_gb": peak_gb()}
 
 
-def our_ppo(model: str, data: str, variant: str) -> dict[str, float]:
+def our_ppo(model: str, data: str, variant: str, steps: int) -> dict[str, float]:
     """The same prompts, responses, epochs and models. Variants: own (a separate critic, all weights), shared (a value
     head on the policy's trunk), lora (adapters on policy and critic), lora-shared."""
     folder = Path(tempfile.mkdtemp())
@@ -125,8 +124,9 @@ def our_ppo(model: str, data: str, variant: str) -> dict[str, float]:
             "prompts": {"sources": [{"kind": "file", "path": "everyday"}]},
             "optimise": {
                 "kind": "ppo",
+                "microbatch_tokens": 1024,
                 "critic": "shared" if "shared" in variant else "own",
-                "steps": STEPS,
+                "steps": steps,
                 "rollouts_per_step": ROLLOUTS,
                 "minibatch_size": ROLLOUTS,
                 "epochs": EPOCHS,
@@ -141,13 +141,13 @@ def our_ppo(model: str, data: str, variant: str) -> dict[str, float]:
             },
         }
     )
-    texts = [turns(row["chosen"])[0]["content"][:300] for row in transcripts(data, ROLLOUTS * STEPS)]
+    texts = [turns(row["chosen"])[0]["content"][:300] for row in transcripts(data, ROLLOUTS * steps)]
     prompts = [Prompt.of((Message(role="user", content=text),)) for text in texts]
     actors = open_actors(recipe, folder / "reward_model", {}.get, folder / "weights")
-    tracker = Tracker(Run(folder), "optimise", STEPS, lambda count: None, lambda line: None)
+    tracker = Tracker(Run(folder), "optimise", steps, lambda count: None, lambda line: None)
     began = time.perf_counter()
     train_policy(actors, prompts, recipe.optimise, 0, folder / "checkpoints", tracker, lambda texts: {})
-    return {"per_s": STEPS / (time.perf_counter() - began), "peak_gb": peak_gb()}
+    return {"per_s": steps / (time.perf_counter() - began), "peak_gb": peak_gb()}
 
 
 def product_rate() -> float:
@@ -165,7 +165,10 @@ def product_rate() -> float:
 
 OURS = {"reward": our_reward, "ppo": our_ppo}
 UNIT = {"reward": "pairs/s", "ppo": "steps/s"}
-PEER_ARGUMENTS = {"reward": (PAIRS, BATCH), "ppo": (ROLLOUTS, RESPONSE, STEPS, EPOCHS)}
+
+
+def peer_arguments(what: str, size: int) -> tuple[int, ...]:
+    return (size, BATCH) if what == "reward" else (ROLLOUTS, RESPONSE, size, EPOCHS)
 
 
 def run(command: Sequence[str], path: str | None) -> dict[str, float]:
@@ -187,36 +190,43 @@ def main() -> None:
     parser.add_argument("what", choices=list(OURS))
     parser.add_argument("model")
     parser.add_argument("data")
-    parser.add_argument("--variant", default="own", choices=["own", "shared", "lora", "lora-shared"])
+    parser.add_argument("--variants", nargs="+", default=["own"], choices=["own", "shared", "lora", "lora-shared"])
+    parser.add_argument("--size", type=int, help="pairs (default 128), or PPO steps (default 2)")
     parser.add_argument("--peer", help="the peer's script")
     parser.add_argument("--peer-path", help="the folder that TRL was installed into")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--once", action="store_true", help="one run of our side in this process")
+    parser.add_argument("--once", help="one run of this variant, in this process")
     args = parser.parse_args()
+    size = args.size or {"reward": 128, "ppo": 2}[args.what]
     if args.once:
-        print(json.dumps(OURS[args.what](args.model, args.data, args.variant)))
+        print(json.dumps(OURS[args.what](args.model, args.data, args.once, size)))
         return
     print(f"bf16 matrix products of this model's shapes: {product_rate() / 1e9:.0f} GFLOP/s")
-    commands = {"rlaif": ([sys.executable, *sys.argv, "--once"], None)}
+    same = [args.what, args.model, args.data]
+    commands: dict[str, tuple[list[str], str | None]] = {}
     if args.peer:
-        peer = [sys.executable, args.peer, args.model, args.data, *map(str, PEER_ARGUMENTS[args.what])]
-        commands = {"peer": (peer, args.peer_path)} | commands
-    figures: dict[str, list[dict[str, Any]]] = {name: [] for name in commands}
+        words = [args.model, args.data, *map(str, peer_arguments(args.what, size))]
+        commands["peer"] = ([sys.executable, args.peer, *words], args.peer_path)
+    for variant in args.variants:
+        commands[variant] = ([sys.executable, __file__, *same, "--size", str(size), "--once", variant], None)
+    figures: dict[str, list[dict[str, float]]] = {name: [] for name in commands}
     for number in range(args.rounds):
         for name, (command, path) in commands.items():
-            figures[name].append(run(command, path))
-            last = figures[name][-1]
-            print(f"round {number + 1}  {name:<6} {last['per_s']:.4f} {UNIT[args.what]}  peak {last['peak_gb']:.2f} GB")
+            last = run(command, path)
+            figures[name].append(last)
+            print(
+                f"round {number + 1}  {name:<12} {last['per_s']:.4f} {UNIT[args.what]}  peak {last['peak_gb']:.2f} GB"
+            )
     medians = {
         name: {key: statistics.median(row[key] for row in rows) for key in ("per_s", "peak_gb")}
         for name, rows in figures.items()
     }
     for name, row in medians.items():
-        print(f"median   {name:<6} {row['per_s']:.4f} {UNIT[args.what]}  peak {row['peak_gb']:.2f} GB")
-    if args.peer:
-        speed = medians["rlaif"]["per_s"] / medians["peer"]["per_s"]
-        memory = medians["rlaif"]["peak_gb"] / medians["peer"]["peak_gb"]
-        print(f"ratio    {args.what} {args.variant}: {speed:.2f} times the speed, {memory:.2f} of the memory")
+        line = f"median   {name:<12} {row['per_s']:.4f} {UNIT[args.what]}  peak {row['peak_gb']:.2f} GB"
+        if "peer" in medians and name != "peer":
+            speed, memory = (row[key] / medians["peer"][key] for key in ("per_s", "peak_gb"))
+            line += f"   {speed:.2f} times the peer's speed, {memory:.2f} of its memory"
+        print(line)
 
 
 if __name__ == "__main__":

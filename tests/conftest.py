@@ -15,6 +15,13 @@ import torch
 torch.set_num_threads(1)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Two workers, a file each, so that what a file makes once is made once; one of them has all the servers."""
+    for item in items:
+        served = item.get_closest_marker("vllm")
+        item.add_marker(pytest.mark.xdist_group("vllm" if served else item.path.stem))
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _replies_of_the_module(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Where module-wide fixtures keep replies: never in the user's home, and no module reads another's."""

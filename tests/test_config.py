@@ -127,7 +127,7 @@ def test_another_alternative_keeps_what_it_shares_with_the_old_one(small):
         ),
         (["evaluate.examples=3"], lambda r: r.evaluate.examples == 3),
     ],
-    ids=str,
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "read",
 )
 def test_what_the_recipe_leaves_out_is_there_to_be_changed(overrides, read):
     """Said of the section that stands there by default, which need not be named."""

@@ -1,8 +1,8 @@
 """Killed at every training step in turn, a method ends in the bytes of a run that was left in peace.
 
 One folder a method lives through all kills: each is a process of its own that ends by SIGKILL when the row of its
-step is written, or half of it, and the next one goes on from the newest checkpoint. PPO, and all the other stages, are
-in test_resume.py.
+step is written, or half of it, and the next one goes on from the newest checkpoint. The other stages, and kills at
+other moments, are in test_resume.py.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tests.small_run import small_recipe
 from tests.tiny_training import planted
 
 PRELOADED = [
-    "tests.test_offline_resume",
+    "tests.test_kill_loop",
     "rlaif.training.offline.loop",
     "rlaif.training.optimise.loop",
     "rlaif.training.optimise.actors",
@@ -32,22 +32,25 @@ PRELOADED = [
     "transformers.models.llama.modeling_llama",
 ]
 LORA = {"rank": 4}
+ON_POLICY: dict[str, Any] = {
+    "steps": 5,
+    "rollouts_per_step": 8,
+    "minibatch_size": 4,
+    "max_tokens": 12,
+    "lora": LORA,
+    "learning_rate": 1e-3,
+    "scoring": {"kind": "checks"},
+    "kl": {"kind": "adaptive", "coef": 0.05, "target": 0.1},
+}
 METHODS: dict[str, dict[str, Any]] = {
     "sft": {"kind": "sft", "data": {"kind": "chosen"}, "minibatch_size": 8, "lora": None, "learning_rate": 1e-3},
     "dpo": {"kind": "dpo", "minibatch_size": 8, "epochs": 2, "lora": LORA, "learning_rate": 1e-3},
-    "rloo": {
-        "kind": "rloo",
-        "steps": 5,
-        "rollouts_per_step": 8,
-        "minibatch_size": 4,
-        "max_tokens": 6,
-        "lora": LORA,
-        "learning_rate": 1e-3,
-        "scoring": {"kind": "length", "per": 4},
-        "kl": {"kind": "adaptive", "coef": 0.05, "target": 0.1},
-    },
+    "ppo": ON_POLICY | {"kind": "ppo", "critic_lora": None},
+    "rloo": ON_POLICY | {"kind": "rloo"},
+    "reinforce": ON_POLICY
+    | {"kind": "reinforce", "constraints": [{"name": "length", "cost": {"kind": "length", "per": 1}, "limit": 9}]},
 }
-STEPS = {"sft": 4, "dpo": 9, "rloo": 5}
+STEPS = {"sft": 4, "dpo": 9, "ppo": 5, "rloo": 5, "reinforce": 5}
 """Rows of metrics: an update each, and DPO's last one about what was held out."""
 
 

@@ -170,7 +170,7 @@ def test_a_server_that_takes_few_at_once_gets_few_at_once(tmp_path: Path, peacef
         return "busy" if server.asked.total() - server.answered - server.met.total() > 4 else None
 
     with faulty_server(full, delay_s=0.03) as server:
-        result = judge(tmp_path / "replies.sqlite", 100, server.url, concurrency=64)
+        result = judge(tmp_path / "replies.sqlite", 100, server.url, concurrency=64, max_tries=10)
     assert result.failures == ()
     check_whole(result, 100, peaceful)
     assert server.met["busy"] < 200

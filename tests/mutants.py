@@ -327,8 +327,8 @@ FAULTS = [
     # ------------------------------------------------------------------------------------------------- models
     Fault(
         POLICY_MODEL,
-        "logits_NV if temperature == 1 else logits_NV / temperature",
-        "logits_NV",
+        "output(hidden).float().div_(temperature)",
+        "output(hidden).float()",
         "test_policy_model.py::test_logprobs_and_entropy_are_those_of_the_full_softmax",
         "log-probabilities are of another policy than the one that wrote",
     ),

@@ -153,6 +153,7 @@ class Ppo(OnPolicy):
     policy's own trunk, at a fraction of the memory and time."""
     critic_learning_rate: Positive = 2e-4
     critic_lora: Lora | None = Lora()
+    """Of a critic of its own; a shared one learns through the policy's."""
     warmup_steps: int = Field(default=0, ge=0)
     """Steps in which the critic learns and the policy stands still (MOSS-RLHF, arXiv 2307.04964)."""
     gamma: Share = 1.0

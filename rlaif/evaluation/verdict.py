@@ -170,7 +170,7 @@ def _reward_model(evaluation: Mapping[str, Any]) -> list[str]:
     ranked = with_interval(accuracy, "share")
     said = f"The reward model ranks {ranked} of held-out pairs as they were labelled"
     if direction(accuracy, COIN) != "up":
-        return [f"{said}: it cannot be told from a coin, and neither can what PPO learned from it."]
+        return [f"{said}: it cannot be told from a coin, and neither can what was learned from it."]
     if accuracy["value"] < WEAK_REWARD_MODEL:
         return [f"{said}, which is weak."]
     return [f"{said}."]

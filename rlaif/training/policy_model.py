@@ -95,8 +95,7 @@ class PolicyModel:
         weight = getattr(output, "weight", None)
         few = max(1, len(hidden_NH)) if isinstance(weight, DTensor) else ROWS  # all processes take as many turns
         for hidden, targets in zip(hidden_NH.split(few), self._targets(rows).split(few), strict=True):
-            logits_NV = output(hidden).float()
-            yield (logits_NV if temperature == 1 else logits_NV / temperature), targets
+            yield output(hidden).float().div_(temperature), targets
 
     def _targets(self, rows: Sequence[Row]) -> Tensor:
         """The tokens that were chosen."""

@@ -16,7 +16,9 @@ torch.set_num_threads(1)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Two workers, a file each, so that what a file makes once is made once; one of them has all the servers."""
+    """Two workers, a file each, so that what a file makes once is made once; one of them has all the servers, and first:
+    they take longest and mostly wait."""
+    items.sort(key=lambda item: item.get_closest_marker("vllm") is None)
     for item in items:
         served = item.get_closest_marker("vllm")
         item.add_marker(pytest.mark.xdist_group("vllm" if served else item.path.stem))

@@ -16,8 +16,10 @@ torch.set_num_threads(1)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Two workers, a file each, so that what a file makes once is made once; one of them has all the servers, and first:
-    they take longest and mostly wait."""
+    """Two workers, a file each, so that what a file makes once is made once.
+
+    One of them has all the servers, and first: they take longest and mostly wait.
+    """
     items.sort(key=lambda item: item.get_closest_marker("vllm") is None)
     for item in items:
         served = item.get_closest_marker("vllm")

@@ -65,9 +65,7 @@ def round_of(recipe: Recipe, folder: Path, number: int) -> Recipe:
         "seed": derive_seed(recipe.seed, "round", number),
         "policy": recipe.policy.model_copy(update={"model": str(before.policy), "revision": None}),
         "reference": first,
-        "evaluate": recipe.evaluate.model_copy(
-            update={"seed": recipe.seed if recipe.evaluate.seed is None else recipe.evaluate.seed}
-        ),
+        "evaluate": recipe.evaluate.model_copy(update={"seed": recipe.evaluation_seed}),
     }
     if recipe.reward.model is None and recipe.policy.revision is None:
         changes["reward"] = recipe.reward.model_copy(update={"model": recipe.policy.model})

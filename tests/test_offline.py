@@ -16,10 +16,10 @@ from rlaif.errors import TrainingError
 from rlaif.models.local.packing import Row
 from rlaif.records import Message, Preference
 from rlaif.training import parallel
+from rlaif.training.lessons import Text, encode
 from rlaif.training.lora import trainable
 from rlaif.training.offline.dpo import Preferring
-from rlaif.training.offline.encode import Text, encode
-from rlaif.training.offline.loop import Lesson, learn, look_at, make_learner, minibatches, planned_updates, train
+from rlaif.training.offline.loop import Lesson, learn, look_at, make_learner, plan_of, planned_updates, train
 from rlaif.training.offline.sft import Demonstrated, Imitation
 from rlaif.training.policy_model import PolicyModel
 from tests.tiny_training import LORA, planted, preference, tiny_tracker
@@ -223,7 +223,7 @@ def test_every_lesson_once_an_epoch_prompts_together(count, size, epochs, seed):
         Lesson(i, p.pair_id, p.prompt_id, (Row((1,), (3, i)), Row((1,), (4, i))), 1.0) for i, p in enumerate(pairs)
     ]
     method = Imitation(lessons)
-    plan = minibatches(method, section, seed)
+    plan = plan_of(method, section, seed)
     assert len(plan) == planned_updates(method, section, seed)
     places = [lesson.place for batch in plan for lesson in batch]
     for epoch in range(epochs):
@@ -232,7 +232,7 @@ def test_every_lesson_once_an_epoch_prompts_together(count, size, epochs, seed):
         prompts = {lesson.prompt_id for lesson in batch}
         assert len(batch) == sum(lesson.prompt_id in prompts for lesson in lessons)
         assert len(batch) - len([x for x in batch if x.prompt_id == batch[-1].prompt_id]) < size, "no more than needed"
-    assert plan == minibatches(method, section, seed)
+    assert plan == plan_of(method, section, seed)
 
 
 @pytest.mark.parametrize("max_tokens", [40, 4096])

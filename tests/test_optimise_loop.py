@@ -28,7 +28,18 @@ from rlaif.training.optimise.rollout import Rollouts, roll_out
 from rlaif.training.optimise.scorers import TextScorer
 from rlaif.training.optimise.updates import minibatches
 from rlaif.training.samplers.local import LocalSampler
-from tests.tiny_training import no_checks, no_text, prompts, same, tiny_actors, tiny_method, tiny_tracker, weights
+from tests.tiny_training import (
+    Killed,
+    dies_at,
+    no_checks,
+    no_text,
+    prompts,
+    same,
+    tiny_actors,
+    tiny_method,
+    tiny_tracker,
+    weights,
+)
 
 PROMPTS = prompts(6)
 
@@ -48,22 +59,6 @@ def everything(actors: Actors) -> dict[str, Tensor]:
 
 
 # -------------------------------------------------------------------------------------------------- resuming
-
-
-class Killed(BaseException):
-    """Stands for a kill."""
-
-
-def dies_at(call: int) -> Any:
-    calls = [0]
-
-    def checks(texts: Sequence[str]) -> dict[str, float]:
-        calls[0] += 1
-        if calls[0] == call:
-            raise Killed
-        return {}
-
-    return checks
 
 
 COST = Constraint(name="long", cost=LengthScore(per=1), limit=3.0, learning_rate=0.2)

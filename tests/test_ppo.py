@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,8 @@ from rlaif.training.session import Group, Session
 from tests.tiny import save_tiny, tiny_tokenizer
 from tests.tiny_training import (
     LORA,
+    Killed,
+    dies_at,
     no_checks,
     no_text,
     prompt,
@@ -250,22 +251,6 @@ def test_a_loss_that_is_not_finite_names_step_and_prompts(tiny_folder: str, tmp_
 
 
 # ----------------------------------------------------------------------------------------------- whole runs
-
-
-class Killed(BaseException):
-    """Stands for a kill."""
-
-
-def dies_at(call: int) -> Any:
-    calls = [0]
-
-    def checks(texts: Sequence[str]) -> dict[str, float]:
-        calls[0] += 1
-        if calls[0] == call:
-            raise Killed
-        return {}
-
-    return checks
 
 
 @pytest.mark.parametrize("lora", [LORA, None])

@@ -15,7 +15,8 @@ from rlaif.errors import DataError
 from rlaif.models.local.packing import Row
 from rlaif.records import Message, Preference, Response
 from rlaif.run import Run
-from rlaif.training.reward.data import Lesson, encode_pair, encode_pairs, minibatches, pair_lessons, reference_rows
+from rlaif.training.lessons import minibatches
+from rlaif.training.reward.data import Lesson, encode_pair, encode_pairs, pair_lessons, reference_rows
 from rlaif.training.reward.train import RewardStage, learn, open_stage, train_reward_model
 from rlaif.training.reward.worth import Heldout, score_heldout
 from rlaif.training.scalar_model import ScalarModel

@@ -23,7 +23,7 @@ from rlaif.evaluation.agreement import Bootstrap
 from rlaif.evaluation.reward_worth import reward_worth
 from rlaif.jsonl import read_objects, write_jsonl
 from rlaif.models.local.packing import Row
-from rlaif.records import Judgment, Message, Pair, Preference, PrincipleJudgment, Prompt, Provenance, Score
+from rlaif.records import Judgment, Message, Pair, Preference, PrincipleJudgment, Prompt, Score
 from rlaif.run import Run
 from rlaif.training import parallel
 from rlaif.training.lora import trainable
@@ -32,6 +32,7 @@ from rlaif.training.reward.ensemble import load_scorer
 from rlaif.training.reward.train import RewardStage, centre, learn, train
 from rlaif.training.reward.worth import score_heldout
 from rlaif.training.scalar_model import ScalarModel
+from tests.audited import ORIGIN
 from tests.tiny import tiny_tokenizer
 from tests.tiny_training import (
     LORA,
@@ -45,17 +46,6 @@ from tests.tiny_training import (
 )
 
 TOKENIZER = tiny_tokenizer()
-FROM_SCORE = Provenance(
-    constitution="c",
-    constitution_version="1",
-    constitution_hash="h",
-    judge="j",
-    judge_revision="r",
-    template="t",
-    template_hash="h",
-    sampling={},
-    aggregation="mean",
-)
 
 
 def stage_of(folder: str, seed: int = 1, **changes: Any) -> RewardStage:
@@ -247,7 +237,7 @@ def score_of(question: str, text: str, value: float, split_id: str | None = None
         value=value,
         principles=(),
         annotator="j",
-        provenance=FROM_SCORE,
+        provenance=ORIGIN,
     )
 
 

@@ -137,6 +137,23 @@ def no_checks(texts: Sequence[str]) -> dict[str, float]:
     return {}
 
 
+class Killed(BaseException):
+    """Stands for a kill."""
+
+
+def dies_at(call: int) -> Any:
+    """Checks that end the run when they are asked for the n-th time."""
+    calls = [0]
+
+    def checks(texts: Sequence[str]) -> dict[str, float]:
+        calls[0] += 1
+        if calls[0] == call:
+            raise Killed
+        return {}
+
+    return checks
+
+
 def weights(*modules: Any) -> dict[str, torch.Tensor]:
     """A copy of every parameter, by name."""
     return {f"{i}.{name}": p.detach().clone() for i, m in enumerate(modules) for name, p in m.named_parameters()}

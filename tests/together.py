@@ -17,8 +17,8 @@ from rlaif.errors import ConfigError, TrainingError
 from rlaif.models.local.packing import microbatches
 from rlaif.run import Run
 from rlaif.training import parallel, sharding
+from rlaif.training.lessons import Text
 from rlaif.training.lora import trainable
-from rlaif.training.offline.encode import Text
 from rlaif.training.offline.loop import make_learner, train
 from rlaif.training.offline.sft import Demonstrated, Imitation
 from rlaif.training.optimise.loop import train_policy

@@ -237,6 +237,11 @@ class Recipe(Section):
         return name
 
     @property
+    def evaluation_seed(self) -> int:
+        """Of evaluation's samples and bootstrap."""
+        return self.seed if self.evaluate.seed is None else self.evaluate.seed
+
+    @property
     def compared_with(self) -> PolicyModel:
         """The model that evaluation calls the reference."""
         return self.reference or self.policy

@@ -62,19 +62,15 @@ def evaluate(recipe: Recipe, run: Run) -> dict[str, Any]:
     )
     write_jsonl(run.samples, sample_rows(inputs))
     write_jsonl(run.evaluation_judgments, judged.judgments)
-    write_json(run.evaluation, measure(inputs, recipe.evaluate, _seed(recipe)))
+    write_json(run.evaluation, measure(inputs, recipe.evaluate, recipe.evaluation_seed))
     return {"heldout_prompts": len(prompts), "unsampled": len(failures), **cost_of(judged)}
-
-
-def _seed(recipe: Recipe) -> int:
-    return recipe.seed if recipe.evaluate.seed is None else recipe.evaluate.seed
 
 
 def _draw(
     recipe: Recipe, run: Run, model: PolicyModel, prompts: Sequence[Prompt], stage: str, n: int, failures: list[Failure]
 ) -> Sequence[Response]:
     """The model's responses. What failed joins `failures`, on disk before its share is held against the limit."""
-    result = draw_samples(recipe, run, model, prompts, stage, n, _seed(recipe))
+    result = draw_samples(recipe, run, model, prompts, stage, n, recipe.evaluation_seed)
     failures += result.failures
     write_jsonl(run.evaluation_failures, failures)
     check_sample_failures(result, recipe.label.max_failures, "evaluate")

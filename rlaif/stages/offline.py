@@ -46,8 +46,8 @@ class Demonstrations(NamedTuple):
 
 def sft(recipe: Recipe, run: Run) -> dict[str, Any]:
     """policy/: the policy after imitating demonstrations."""
+    from rlaif.training.lessons import Text
     from rlaif.training.offline import loop
-    from rlaif.training.offline.encode import Text
     from rlaif.training.offline.sft import Demonstrated, Imitation
 
     section = recipe.optimise

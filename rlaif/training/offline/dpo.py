@@ -17,7 +17,7 @@ from torch import Tensor
 from rlaif.config.sections import Dpo
 from rlaif.records import Preference
 from rlaif.training import losses
-from rlaif.training.offline.encode import Text, encode
+from rlaif.training.lessons import Text, encode
 from rlaif.training.offline.loop import Lesson, Taught, look_at
 from rlaif.training.policy_model import PolicyModel
 

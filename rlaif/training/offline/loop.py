@@ -7,7 +7,6 @@ Shape suffixes: N lessons, K rows of a lesson.
 
 from __future__ import annotations
 
-import random
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from rlaif.config.sections import ComputeSection, Lora, Offline
 from rlaif.models.local.packing import Row, microbatches
 from rlaif.records import derive_seed
 from rlaif.training import parallel
+from rlaif.training.lessons import distinct, minibatches
 from rlaif.training.lora import trainable
 from rlaif.training.policy_model import PolicyModel
 from rlaif.training.session import Group, Session, check_finite, warmup_then_linear
@@ -81,16 +81,26 @@ def make_learner(policy: PolicyModel, lora: Lora | None, seed: int, compute: Com
     prepare(policy, compute)
 
 
+def plan_of(method: Method, section: Offline, seed: int) -> list[list[Lesson]]:
+    """The minibatches of all epochs, in order."""
+    lessons = method.lessons
+    return [
+        [lessons[place] for place in batch]
+        for epoch in range(section.epochs)
+        for batch in minibatches(lessons, section.minibatch_size, derive_seed(seed, method.name, "order", epoch))
+    ]
+
+
 def planned_updates(method: Method, section: Offline, seed: int) -> int:
     """How many updates training takes."""
-    return len(minibatches(method, section, seed))
+    return len(plan_of(method, section, seed))
 
 
 def train(
     policy: PolicyModel, method: Method, section: Offline, seed: int, checkpoints: Path, tracker: Tracker
 ) -> None:
     """Train the policy in place. Goes on from the newest checkpoint, to the same numbers."""
-    plan = minibatches(method, section, seed)
+    plan = plan_of(method, section, seed)
     session = Session(
         [Group(trainable(policy.model), section.learning_rate)],
         checkpoints,
@@ -115,7 +125,7 @@ def learn(
 ) -> dict[str, float]:
     """Accumulate this process's part of the gradient of the minibatch's mean loss; returns the row of metrics."""
     total = sum(lesson.weight for lesson in lessons)
-    rows = _distinct(lessons)
+    rows = distinct(lessons)
     sums: dict[str, float] = defaultdict(float)
     for group, counts in parallel.turns(list(microbatches(rows, max_tokens))):
         present = [rows[i] for i in group]
@@ -139,7 +149,7 @@ def learn(
 @torch.no_grad()
 def look_at(policy: PolicyModel, lessons: Sequence[Lesson], max_tokens: int) -> Tensor:
     """logprobs_NK of any number of lessons under the policy as it is, on its device."""
-    rows = _distinct(lessons)
+    rows = distinct(lessons)
     logprobs_B = torch.zeros(len(rows), device=policy.model.device)
     for group, counts in parallel.turns(list(microbatches(rows, max_tokens))):
         logprobs_B[group] += counts * policy.token_logprobs([rows[i] for i in group], AS_WRITTEN).sum(1)
@@ -151,28 +161,3 @@ def _by_lesson(logprobs_B: Tensor, rows: Sequence[Row], lessons: Sequence[Lesson
     place = {row: i for i, row in enumerate(rows)}
     at_NK = torch.tensor([[place[row] for row in lesson.rows] for lesson in lessons], device=logprobs_B.device)
     return logprobs_B[at_NK]
-
-
-def minibatches(method: Method, section: Offline, seed: int) -> list[list[Lesson]]:
-    """Those of all epochs: whole prompts in seeded order, gathered until there are enough lessons."""
-    by_prompt: dict[str, list[Lesson]] = defaultdict(list)
-    for lesson in method.lessons:
-        by_prompt[lesson.prompt_id].append(lesson)
-    plan = []
-    for epoch in range(section.epochs):
-        order = list(by_prompt)
-        random.Random(derive_seed(seed, method.name, "order", epoch)).shuffle(order)
-        batch: list[Lesson] = []
-        for prompt_id in order:
-            batch += by_prompt[prompt_id]
-            if len(batch) >= section.minibatch_size:
-                plan.append(batch)
-                batch = []
-        if batch:
-            plan.append(batch)
-    return plan
-
-
-def _distinct(lessons: Sequence[Lesson]) -> list[Row]:
-    """Each different row once, in order of first appearance."""
-    return list(dict.fromkeys(row for lesson in lessons for row in lesson.rows))

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from rlaif.records import Messages, content_id, plain
-from rlaif.training.offline.encode import Text, encode
+from rlaif.training.lessons import Text, encode
 from rlaif.training.offline.loop import Lesson, Taught
 
 

@@ -6,16 +6,16 @@ it is in (InstructGPT, arXiv 2203.02155, section 3.5).
 
 from __future__ import annotations
 
-import random
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from rlaif.config.sections import BradleyTerry, RewardSection
 from rlaif.errors import DataError
 from rlaif.models.local.packing import Row
-from rlaif.models.local.tokens import encode_prompt, encode_response, response_tokens
+from rlaif.models.local.tokens import encode_prompt, response_tokens
 from rlaif.records import Judgment, Preference, Response, Score
 from rlaif.training import losses
+from rlaif.training.lessons import Text, encode
 
 ROUNDING = 1e-12
 """A tie is one in both orientations: 0.5 + m and 1 - (0.5 - m) may differ in the last bit."""
@@ -53,12 +53,8 @@ def encode_pair(tokenizer: Any, preference: Preference, max_length: int) -> Enco
 
     The prompt is cut for the longer response, so that both are scored after the same conversation.
     """
-    chosen, rejected = (
-        encode_response(tokenizer, side[-1].content)[: max_length - 1]
-        for side in (preference.chosen, preference.rejected)
-    )
-    prompt = tuple(encode_prompt(tokenizer, preference.prompt, max_length - max(len(chosen), len(rejected))))
-    return EncodedPair(preference, Row(prompt, tuple(chosen)), Row(prompt, tuple(rejected)))
+    sides = [Text(side[-1].content) for side in (preference.chosen, preference.rejected)]
+    return EncodedPair(preference, *encode(tokenizer, preference.prompt, sides, max_length))
 
 
 def encode_pairs(tokenizer: Any, preferences: Sequence[Preference], max_length: int) -> list[EncodedPair]:
@@ -126,33 +122,11 @@ def rating_lessons(
     lessons = []
     for score in scores:
         if score.prompt_id not in heldout:
-            response = encode_response(tokenizer, score.text)[: max_length - 1]
-            prompt = encode_prompt(tokenizer, score.prompt, max_length - len(response))
-            row = Row(tuple(prompt), tuple(response))
-            lessons.append(Lesson(score.id, score.prompt_id, (row,), score.value, 1.0))
+            rows = encode(tokenizer, score.prompt, [Text(score.text)], max_length)
+            lessons.append(Lesson(score.id, score.prompt_id, rows, score.value, 1.0))
     if not lessons:
         raise DataError("scores.jsonl: no ratings of training prompts; see label.mode and label failures")
     return lessons
-
-
-def distinct(lessons: Sequence[Lesson]) -> list[Row]:
-    """Each different row once, in order of first appearance."""
-    return list(dict.fromkeys(row for lesson in lessons for row in lesson.rows))
-
-
-def minibatches(lessons: Sequence[Lesson], size: int, seed: int) -> list[list[int]]:
-    """Places of lessons: whole prompts in seeded order, gathered until a batch has at least `size` lessons."""
-    by_prompt: dict[str, list[int]] = {}
-    for place, lesson in enumerate(lessons):
-        by_prompt.setdefault(lesson.prompt_id, []).append(place)
-    order = list(by_prompt)
-    random.Random(seed).shuffle(order)
-    batches: list[list[int]] = [[]]
-    for prompt_id in order:
-        if len(batches[-1]) >= size:
-            batches.append([])
-        batches[-1] += by_prompt[prompt_id]
-    return batches
 
 
 def reference_rows(

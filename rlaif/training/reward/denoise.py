@@ -13,7 +13,8 @@ import torch
 
 from rlaif.config.sections import RewardSection
 from rlaif.training import losses
-from rlaif.training.reward.data import Lesson, distinct
+from rlaif.training.lessons import distinct
+from rlaif.training.reward.data import Lesson
 from rlaif.training.reward.train import RewardStage, score_rows
 
 

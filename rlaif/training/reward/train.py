@@ -22,8 +22,9 @@ from rlaif.models.local.load import DTYPES, load_tokenizer
 from rlaif.models.local.packing import Row, microbatches
 from rlaif.records import Preference, derive_seed
 from rlaif.training import parallel, sharding
+from rlaif.training.lessons import distinct, minibatches
 from rlaif.training.lora import trainable
-from rlaif.training.reward.data import Lesson, distinct, minibatches, pair_lessons
+from rlaif.training.reward.data import Lesson, pair_lessons
 from rlaif.training.reward.heads import Heads
 from rlaif.training.reward.objective import hits, labels_of, lesson_losses
 from rlaif.training.scalar_model import ScalarModel, as_ended

@@ -1,0 +1,58 @@
+"""What all learning from given texts shares: token rows, each distinct one once, and minibatches of whole prompts."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from rlaif.models.local.packing import Row
+from rlaif.models.local.tokens import encode_prompt, encode_response
+from rlaif.records import Messages
+
+
+class Text(NamedTuple):
+    """A response. One that a token limit cut off is not `finished`: it teaches its words, and not to stop there."""
+
+    text: str
+    finished: bool = True
+
+
+class OfPrompt(Protocol):
+    """Whatever is learnt from rows after one prompt."""
+
+    @property
+    def prompt_id(self) -> str: ...
+
+    @property
+    def rows(self) -> tuple[Row, ...]: ...
+
+
+def encode(tokenizer: Any, prompt: Messages, responses: Sequence[Text], max_length: int) -> tuple[Row, ...]:
+    """A row for each response, all after the same prompt tokens; `max_length` bounds the longest of them.
+
+    Too long: the oldest prompt tokens go (all but one, if need be), then the responses' last ones with the end token.
+    """
+    ids = [encode_response(tokenizer, r.text, r.finished)[: max_length - 1] for r in responses]
+    before = tuple(encode_prompt(tokenizer, prompt, max_length - max(len(one) for one in ids)))
+    return tuple(Row(before, tuple(one)) for one in ids)
+
+
+def distinct(lessons: Iterable[OfPrompt]) -> list[Row]:
+    """Each different row once, in order of first appearance."""
+    return list(dict.fromkeys(row for lesson in lessons for row in lesson.rows))
+
+
+def minibatches(lessons: Sequence[OfPrompt], size: int, seed: int) -> list[list[int]]:
+    """Places of lessons: whole prompts in seeded order, gathered until a batch has at least `size` lessons."""
+    by_prompt: dict[str, list[int]] = {}
+    for place, lesson in enumerate(lessons):
+        by_prompt.setdefault(lesson.prompt_id, []).append(place)
+    order = list(by_prompt)
+    random.Random(seed).shuffle(order)
+    batches: list[list[int]] = []
+    for prompt_id in order:
+        if not batches or len(batches[-1]) >= size:
+            batches.append([])
+        batches[-1] += by_prompt[prompt_id]
+    return batches

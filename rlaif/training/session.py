@@ -6,7 +6,7 @@ Nothing random is kept here: data order, sampling and initialisation are all der
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from rlaif.config.sections import Offline, RewardSection
 from rlaif.errors import TrainingError
 from rlaif.training import parallel
 from rlaif.training.checkpoints import Checkpoints
@@ -102,6 +103,20 @@ class Session:
         for master, parameter in bucket:
             master.grad = None
             _publish(master, parameter)
+
+    def steps(
+        self, total: int, section: RewardSection | Offline, rewind: Callable[[int], None]
+    ) -> Iterator[tuple[int, float]]:
+        """The steps of a plan that are left, each with its learning-rate factor, and checkpoints between them.
+
+        Goes on from the newest checkpoint, after `rewind` has been told how many steps are done.
+        """
+        done, _ = self.restore()
+        rewind(done)
+        for step in range(done, total):
+            yield step, warmup_then_linear(step, total, section.warmup_share)
+            if (step + 1) % section.checkpoint_every == 0:
+                self.save(step + 1, {})
 
     def drop_gradients(self) -> None:
         """Forget what has been accumulated."""

@@ -22,7 +22,7 @@ from rlaif.training import parallel
 from rlaif.training.lessons import distinct, minibatches
 from rlaif.training.lora import trainable
 from rlaif.training.policy_model import PolicyModel
-from rlaif.training.session import Group, Session, check_finite, warmup_then_linear
+from rlaif.training.session import Group, Session, check_finite
 from rlaif.training.sharding import prepare
 from rlaif.training.tracking import Tracker
 
@@ -107,17 +107,12 @@ def train(
         section.max_grad_norm,
         section.weight_decay,
     )
-    done, _ = session.restore()
-    tracker.rewind(done)
-    for step in range(done, len(plan)):
+    for step, scale in session.steps(len(plan), section, tracker.rewind):
         where = f"{method.name} step {step}"
         row = learn(policy, method, plan[step], section.microbatch_tokens, where)
-        scale = warmup_then_linear(step, len(plan), section.warmup_share)
         row["gradient_norm"] = session.update(where, scale)
         row["learning_rate"] = scale * section.learning_rate
         tracker.log(step, row)
-        if (step + 1) % section.checkpoint_every == 0:
-            session.save(step + 1, {})
 
 
 def learn(

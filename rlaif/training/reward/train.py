@@ -28,7 +28,7 @@ from rlaif.training.reward.data import Lesson, pair_lessons
 from rlaif.training.reward.heads import Heads
 from rlaif.training.reward.objective import hits, labels_of, lesson_losses
 from rlaif.training.scalar_model import ScalarModel, as_ended
-from rlaif.training.session import Group, Session, check_finite, warmup_then_linear
+from rlaif.training.session import Group, Session, check_finite
 from rlaif.training.tracking import Tracker
 
 
@@ -109,16 +109,11 @@ def train(stage: RewardStage, lessons: Sequence[Lesson], checkpoints: Path, log:
         section.max_grad_norm,
         section.weight_decay,
     )
-    done, _ = session.restore()
-    log.rewind(done)
-    for step in range(done, len(batches)):
+    for step, scale in session.steps(len(batches), section, log.rewind):
         where = f"reward step {step}" if stage.name == "model" else f"reward, {stage.name}, step {step}"
         row = learn(model, [lessons[place] for place in batches[step]], section, where)
-        scale = warmup_then_linear(step, len(batches), section.warmup_share)
         session.update(where, scale)
         log.log(step, {**row, "learning_rate": scale * section.learning_rate})
-        if (step + 1) % section.checkpoint_every == 0:
-            session.save(step + 1, {})
 
 
 def _prepare(stage: RewardStage, lessons: Sequence[Lesson]) -> None:

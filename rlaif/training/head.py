@@ -1,58 +1,136 @@
-"""Log-probabilities from hidden states without keeping the logits: the widest array of training, a few rows at a time.
+"""From hidden states to log-probabilities without keeping the logits: the widest array of training, a few rows at a time.
 
-With adapters the output matrix is frozen. Then the gradient of a token's log-probability to its hidden state is
-(w_token - sum_v p_v w_v) / temperature: H numbers that the forward pass can find at once, where V logits would have to
-wait for the backward pass. The products are the same ones.
+Of a plain matrix the gradients are written out here. Let l be the logits over the temperature t, p their softmax and g
+what reaches a token's log-probability: then g / t (onehot - p) reaches its logits. A frozen matrix lets the forward
+pass find the hidden state's share of that at once, H numbers a token; one that learns has its logits computed once
+more in the backward pass, which costs less than to write V numbers a token out and read them back.
 
-Shape suffixes: N tokens, H hidden size, V vocabulary.
+All rows use the same scratch space: arrays as wide as the vocabulary are so large that the system hands them out as
+fresh pages each time, and fresh pages cost more than the arithmetic on them.
+
+Shape suffixes: N tokens, R of them at a time, H hidden size, V vocabulary.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-ROWS = 256
-"""Logits at a time: 50 MB in float32 for 49,152 words."""
+ROWS = 128
+"""Logits at a time: 25 MB in float32 for 49,152 words. The same few everywhere, so that equal weights give equal bits."""
 
 
-def frozen(output: Any) -> bool:
-    """Whether this output layer is a plain matrix that does not learn."""
-    return (
-        isinstance(output, torch.nn.Linear)
-        and output.bias is None
-        and not output.weight.requires_grad
-        and not isinstance(output.weight, DTensor)
-    )
+def chosen_logprobs(output: Any, hidden_NH: Tensor, targets_N: Tensor, temperature: float) -> Tensor:
+    """logprob_N in float32 of these tokens under this output layer at this temperature. Gradients flow."""
+    if _plain(output):
+        found: Tensor = _Chosen.apply(hidden_NH, output.weight, targets_N, temperature)
+        return found
+    parts = _by_layer(output, hidden_NH, targets_N, temperature)
+    return torch.cat([-F.cross_entropy(logits, targets, reduction="none") for logits, targets in parts])
 
 
-def chosen_logprobs(hidden_NH: Tensor, weight_VH: Tensor, targets_N: Tensor, temperature: float) -> Tensor:
-    """logprob_N in float32 of these tokens at this temperature. Gradients flow to the hidden states alone."""
-    found: Tensor = _Chosen.apply(hidden_NH, weight_VH, targets_N, temperature)
-    return found
+@torch.no_grad()
+def chosen_and_entropy(output: Any, hidden_NH: Tensor, targets_N: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """The same log-probabilities, and the entropy (nats) of the distribution each token comes from."""
+    if _plain(output):
+        parts = _exponentials(hidden_NH, output.weight, targets_N, temperature)
+        found = [(each.logprob_R, each.sum_R1.log().squeeze(1) - each.expected_R()) for each in parts]
+    else:
+        logits_and_targets = _by_layer(output, hidden_NH, targets_N, temperature)
+        found = [
+            (
+                -F.cross_entropy(logits, targets, reduction="none"),
+                torch.distributions.Categorical(logits=logits).entropy(),
+            )
+            for logits, targets in logits_and_targets
+        ]
+    logprobs, entropies = zip(*found, strict=True)
+    return torch.cat(logprobs), torch.cat(entropies)
+
+
+def _plain(output: Any) -> bool:
+    return isinstance(output, torch.nn.Linear) and output.bias is None and not isinstance(output.weight, DTensor)
+
+
+def _by_layer(output: Any, hidden_NH: Tensor, targets_N: Tensor, temperature: float) -> Iterator[tuple[Tensor, Tensor]]:
+    """Float32 logits over temperature, and the targets, by calling the layer: one with a bias, or a divided one."""
+    divided = isinstance(getattr(output, "weight", None), DTensor)
+    few = max(1, len(hidden_NH)) if divided else ROWS  # all processes take as many turns
+    for hidden, targets in zip(hidden_NH.split(few), targets_N.split(few), strict=True):
+        yield output(hidden).float().div_(temperature), targets
+
+
+class _Exponentials(NamedTuple):
+    """Of a few rows, in scratch space that the next few use again."""
+
+    rows: slice
+    shifted_RV: Tensor
+    """Logits over temperature, less the largest of each row; float32."""
+    exp_RV: Tensor
+    sum_R1: Tensor
+    logprob_R: Tensor
+    """Of the targets."""
+    narrow_RV: Tensor
+    """Free space in the weights' dtype."""
+
+    def expected_R(self) -> Tensor:
+        """The mean of `shifted_RV` under the distribution. Overwrites `exp_RV`."""
+        return self.exp_RV.mul_(self.shifted_RV).sum(-1) / self.sum_R1.squeeze(1)
+
+
+def _exponentials(
+    hidden_NH: Tensor, weight_VH: Tensor, targets_N: Tensor, temperature: float
+) -> Iterator[_Exponentials]:
+    shape = (min(ROWS, len(hidden_NH)), len(weight_VH))
+    narrow_RV = hidden_NH.new_empty(shape)
+    shifted_RV, exp_RV = (hidden_NH.new_empty(shape, dtype=torch.float32) for _ in range(2))
+    for start in range(0, len(hidden_NH), ROWS):
+        rows = slice(start, min(start + ROWS, len(hidden_NH)))
+        n = rows.stop - start
+        torch.mm(hidden_NH[rows], weight_VH.t(), out=narrow_RV[:n])
+        shifted = shifted_RV[:n].copy_(narrow_RV[:n]).div_(temperature)
+        shifted.sub_(shifted.amax(-1, keepdim=True))
+        exponentials = torch.exp(shifted, out=exp_RV[:n])
+        sum_R1 = exponentials.sum(-1, keepdim=True)
+        logprob_R = (shifted.gather(1, targets_N[rows].unsqueeze(1)) - sum_R1.log()).squeeze(1)
+        yield _Exponentials(rows, shifted, exponentials, sum_R1, logprob_R, narrow_RV[:n])
 
 
 class _Chosen(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden_NH: Tensor, weight_VH: Tensor, targets_N: Tensor, temperature: float) -> Tensor:
-        learns = ctx.needs_input_grad[0]
+        at_once = ctx.needs_input_grad[0] and not ctx.needs_input_grad[1]
         logprobs, slopes = [], []
-        for hidden, targets in zip(hidden_NH.split(ROWS), targets_N.split(ROWS), strict=True):
-            logits = F.linear(hidden, weight_VH).float().div_(temperature)
-            log_z = torch.logsumexp(logits, -1, keepdim=True)
-            logprobs.append((logits.gather(1, targets.unsqueeze(1)) - log_z).squeeze(1))
-            if learns:
-                mean = logits.sub_(log_z).exp_().to(weight_VH.dtype) @ weight_VH
-                slopes.append((weight_VH[targets].float() - mean.float()).div_(temperature).to(hidden.dtype))
-        if learns:
+        for each in _exponentials(hidden_NH, weight_VH, targets_N, temperature):
+            logprobs.append(each.logprob_R)
+            if at_once:
+                mean = (each.narrow_RV.copy_(each.exp_RV) @ weight_VH).float() / each.sum_R1
+                slopes.append(((weight_VH[targets_N[each.rows]].float() - mean) / temperature).to(hidden_NH.dtype))
+        ctx.temperature = temperature
+        if at_once:
             ctx.save_for_backward(torch.cat(slopes))
+        else:
+            ctx.save_for_backward(hidden_NH, weight_VH, targets_N)
         return torch.cat(logprobs)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
-        (slope_NH,) = ctx.saved_tensors
-        return (gradients[0].unsqueeze(1) * slope_NH).to(slope_NH.dtype), None, None, None
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
+        (gradient_N,) = gradients
+        if len(ctx.saved_tensors) == 1:
+            (slope_NH,) = ctx.saved_tensors
+            return (gradient_N.unsqueeze(1) * slope_NH).to(slope_NH.dtype), None, None, None
+        hidden_NH, weight_VH, targets_N = ctx.saved_tensors
+        to_hidden, to_weight = torch.empty_like(hidden_NH), torch.zeros_like(weight_VH)
+        for each in _exponentials(hidden_NH, weight_VH, targets_N, ctx.temperature):
+            scaled_R1 = gradient_N[each.rows].unsqueeze(1) / ctx.temperature
+            slope_RV = each.exp_RV.mul_(-scaled_R1 / each.sum_R1)
+            slope_RV.scatter_add_(1, targets_N[each.rows].unsqueeze(1), scaled_R1)
+            to_logits = each.narrow_RV.copy_(slope_RV)
+            torch.mm(to_logits, weight_VH, out=to_hidden[each.rows])
+            to_weight.addmm_(to_logits.t(), hidden_NH[each.rows])
+        return to_hidden, to_weight, None, None

@@ -1,6 +1,6 @@
 """The policy as training sees it: log-probabilities of given responses, with and without its adapter.
 
-Shape suffixes: B responses, T response tokens, N real tokens of the batch, H hidden, V vocabulary.
+Shape suffixes: B responses, T response tokens, N real tokens of the batch, H hidden.
 """
 
 from __future__ import annotations
@@ -12,15 +12,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from rlaif.config.sections import Lora
 from rlaif.models.local.load import load_language_model
 from rlaif.models.local.packing import Row, hidden_states, in_microbatches, microbatches, response_mask
 from rlaif.processes import leads
-from rlaif.training.head import ROWS, chosen_logprobs, frozen
+from rlaif.training.head import chosen_and_entropy, chosen_logprobs
 from rlaif.training.lora import Adapter
 from rlaif.training.recompute import keeping
 from rlaif.training.sharding import Outline, gather, gathered
@@ -77,25 +75,8 @@ class PolicyModel:
         """`token_logprobs`, and the hidden states for whoever else reads them (a critic on this trunk)."""
         mask_BT = response_mask(rows, self.model.device)
         hidden_NH = hidden_states(self.backbone, rows).before_response()[mask_BT]
-        output = self.model.get_output_embeddings()
-        if frozen(output):
-            logprobs_N = chosen_logprobs(hidden_NH, output.weight, self._targets(rows), temperature)
-        else:
-            parts = self._logits(rows, hidden_NH, temperature)
-            logprobs_N = torch.cat([-F.cross_entropy(logits, targets, reduction="none") for logits, targets in parts])
+        logprobs_N = chosen_logprobs(self.model.get_output_embeddings(), hidden_NH, self._targets(rows), temperature)
         return Read(torch.zeros(mask_BT.shape, device=mask_BT.device).masked_scatter(mask_BT, logprobs_N), hidden_NH)
-
-    def _logits(self, rows: Sequence[Row], hidden_NH: Tensor, temperature: float) -> Iterator[tuple[Tensor, Tensor]]:
-        """Float32 logits over temperature, and the tokens that were chosen, at the real response positions.
-
-        The vocabulary is by far the widest matrix: neither prompt nor padding goes through it. Everywhere the same few
-        rows at a time do, so that the same weights give the same bits.
-        """
-        output = self.model.get_output_embeddings()
-        weight = getattr(output, "weight", None)
-        few = max(1, len(hidden_NH)) if isinstance(weight, DTensor) else ROWS  # all processes take as many turns
-        for hidden, targets in zip(hidden_NH.split(few), self._targets(rows).split(few), strict=True):
-            yield output(hidden).float().div_(temperature), targets
 
     def _targets(self, rows: Sequence[Row]) -> Tensor:
         """The tokens that were chosen."""
@@ -119,16 +100,10 @@ class PolicyModel:
         """One pass without gradients: `Scored`, and the hidden states as in `read`."""
         mask_BT = response_mask(rows, self.model.device)
         hidden_NH = hidden_states(self.backbone, rows).before_response()[mask_BT]
-        found: list[list[Tensor]] = []
-        for logits_NV, targets_N in self._logits(rows, hidden_NH, temperature):
-            log_z = torch.logsumexp(logits_NV, -1)
-            chosen = logits_NV.gather(1, targets_N.unsqueeze(1)).squeeze(1) - log_z
-            # Entropy = log Z - E[logit], in place: these are the largest arrays of the whole step.
-            found.append([chosen, log_z, torch.exp(logits_NV - log_z.unsqueeze(1)).mul_(logits_NV).sum(-1)])
-        chosen_N, log_z_N, expected_N = (torch.cat(parts) for parts in zip(*found, strict=True))
+        output = self.model.get_output_embeddings()
+        found = chosen_and_entropy(output, hidden_NH, self._targets(rows), temperature)
         empty_BT = torch.zeros(mask_BT.shape, device=mask_BT.device)
-        logprobs_BT = empty_BT.masked_scatter(mask_BT, chosen_N)
-        return Scored(logprobs_BT, empty_BT.masked_scatter(mask_BT, log_z_N - expected_N)), hidden_NH
+        return Scored(*(empty_BT.masked_scatter(mask_BT, each_N) for each_N in found)), hidden_NH
 
     def reference_logprobs(self, rows: Sequence[Row], temperature: float, max_tokens: int) -> Tensor:
         """logprobs_BT of the same tokens under the frozen reference, without gradients."""

@@ -22,8 +22,10 @@ from rlaif.training.checkpoints import Checkpoints
 FUSED_FROM = 2**25
 """Numbers trained from which AdamW's fused kernel steps. It is six times as fast and needs no scratch, and rounds
 differently in the last bit: runs with adapters keep the plain one, which does what the definition says."""
-BUCKET = 2**24
-"""Most numbers whose gradients are in float32 at a time (64 MB), a single larger tensor aside."""
+PART = 2**20
+"""Numbers that are widened, measured and stepped at a time: few enough to stay in the processor's cache meanwhile."""
+MOST_PARTS = 2**9
+"""Larger models are cut into larger parts: every step of the optimiser looks at all of them."""
 
 
 class Group(NamedTuple):
@@ -38,7 +40,7 @@ class Session:
 
     It steps float32 masters and copies them into the parameters, because in bf16 a small update rounds to nothing;
     parameters that are float32 already are their own masters. Beside weights and gradients that makes 12 bytes a
-    parameter, and never a second copy of all gradients: they are widened, and stepped, a few tensors at a time.
+    parameter, and never a second copy of all gradients: they are widened, and stepped, a part at a time.
 
     With several processes the gradients are those of all of them added up, and every process takes the same step.
     Of a sharded parameter (sharding.py, which adds up its gradient) each process keeps and steps its own part.
@@ -49,12 +51,14 @@ class Session:
         self.max_grad_norm = max_grad_norm
         self._masters = [{name: _master(p) for name, p in group.parameters.items()} for group in groups]
         count = sum(master.numel() for masters in self._masters for master in masters.values())
+        self._size = max(PART, -(-count // MOST_PARTS))
+        self._parts = [{name: self._cut(m) for name, m in masters.items()} for masters in self._masters]
         sharded = any(isinstance(p, DTensor) for group in groups for p in group.parameters.values())
         self._checkpoints = Checkpoints(folder, sharded)
         self.optimizer = torch.optim.AdamW(
             [
-                {"params": list(masters.values()), "lr": group.learning_rate}
-                for group, masters in zip(groups, self._masters, strict=True)
+                {"params": [part for each in parts.values() for part in each], "lr": group.learning_rate}
+                for group, parts in zip(groups, self._parts, strict=True)
             ],
             eps=1e-5,
             weight_decay=weight_decay,
@@ -82,27 +86,32 @@ class Session:
         self.drop_gradients()
         return float(norms[0])
 
+    def _cut(self, tensor: Tensor) -> tuple[Tensor, ...]:
+        return tensor.view(-1).split(self._size)
+
     @torch.no_grad()
     def _step(self, clips: Sequence[Tensor | None]) -> None:
-        """One step of the groups that have a factor for their gradients, a bucket of parameters at a time."""
+        """One step of the groups that have a factor for their gradients, a few parts at a time."""
         bucket: list[tuple[Tensor, Tensor]] = []
-        for group, masters, clip in zip(self.groups, self._masters, clips, strict=True):
+        for group, parts, clip in zip(self.groups, self._parts, clips, strict=True):
             for name, parameter in group.parameters.items():
                 if clip is None or parameter.grad is None:
                     continue
-                if sum(master.numel() for master, _ in bucket) + masters[name].numel() > BUCKET:
-                    self._step_bucket(bucket)
-                    bucket = []
-                masters[name].grad = _local(parameter.grad).float().mul_(clip)
+                gradient, published = _local(parameter.grad).contiguous(), _local(parameter.detach())
                 parameter.grad = None
-                bucket.append((masters[name], parameter))
+                for master, narrow, target in zip(parts[name], self._cut(gradient), self._cut(published), strict=True):
+                    if sum(each.numel() for each, _ in bucket) + master.numel() > self._size:
+                        self._step_bucket(bucket)
+                        bucket = []
+                    master.grad = narrow.float().mul_(clip)
+                    bucket.append((master, target))
         self._step_bucket(bucket)
 
     def _step_bucket(self, bucket: Sequence[tuple[Tensor, Tensor]]) -> None:
         self.optimizer.step()
-        for master, parameter in bucket:
+        for master, target in bucket:
             master.grad = None
-            _publish(master, parameter)
+            _publish(master, target)
 
     def steps(
         self, total: int, section: RewardSection | Offline, rewind: Callable[[int], None]
@@ -140,7 +149,7 @@ class Session:
                 raise TrainingError(f"{found.path}: belongs to other parameters; delete {found.path.parent}")
             for name, parameter in group.parameters.items():
                 masters[name].copy_(saved[name])
-                _publish(masters[name], parameter)
+                _publish(masters[name], _local(parameter.detach()))
         self.optimizer.load_state_dict(found.state["optimizer"])
         return found.step, found.state["extra"]
 
@@ -159,8 +168,7 @@ def _master(parameter: Tensor) -> Tensor:
     return own if own.dtype == torch.float32 else own.float()
 
 
-def _publish(master: Tensor, parameter: Tensor) -> None:
-    own = _local(parameter.detach())
+def _publish(master: Tensor, own: Tensor) -> None:
     if own.data_ptr() != master.data_ptr():
         own.copy_(master)
 
@@ -192,7 +200,8 @@ def _norm(group: Group) -> Tensor:
 
 
 def _l2(tensor: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(tensor.float())
+    parts = [torch.linalg.vector_norm(part.float()) for part in tensor.reshape(-1).split(PART)]
+    return torch.linalg.vector_norm(torch.stack(parts)) if len(parts) > 1 else parts[0]
 
 
 def check_finite(loss: Tensor, where: str) -> None:

@@ -124,7 +124,7 @@ def our_ppo(model: str, data: str, variant: str, steps: int) -> dict[str, float]
             "prompts": {"sources": [{"kind": "file", "path": "everyday"}]},
             "optimise": {
                 "kind": "ppo",
-                "microbatch_tokens": 1024 if "shared" in variant else 4096,
+                "microbatch_tokens": 768 if "shared" in variant else 4096,
                 "critic": "shared" if "shared" in variant else "own",
                 "steps": steps,
                 "rollouts_per_step": ROLLOUTS,

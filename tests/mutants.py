@@ -24,7 +24,7 @@ LOSSES = "training/losses"
 MASKED, KL, POLICY = f"{LOSSES}/masked.py", f"{LOSSES}/kl.py", f"{LOSSES}/policy.py"
 ADVANTAGES, PREFERENCE = f"{LOSSES}/advantages.py", f"{LOSSES}/preference.py"
 PACKING, POLICY_MODEL, SCALAR = "models/local/packing.py", "training/policy_model.py", "training/scalar_model.py"
-SESSION, ATTENTION = "training/session.py", "models/local/attention.py"
+SESSION, ATTENTION, HEAD = "training/session.py", "models/local/attention.py", "training/head.py"
 ESTIMATORS, ROLLOUT = "training/optimise/estimators.py", "training/optimise/rollout.py"
 UPDATES = "training/optimise/updates.py"
 REWARD, REWARD_DATA = "training/reward/train.py", "training/reward/data.py"
@@ -324,13 +324,27 @@ FAULTS = [
         "test_packing.py::test_what_is_computed_in_microbatches_comes_back_by_row_and_zero_on_padding",
         "values and log-probabilities land on other responses",
     ),
+    Fault(
+        PACKING,
+        "places = [row * longest + place for",
+        "places = [row * len(each) + place for",
+        "test_packing.py::test_padding_in_attention_changes_neither_states_nor_gradients",
+        "a token gets what its neighbour attended to",
+    ),
     # ------------------------------------------------------------------------------------------------- models
     Fault(
-        POLICY_MODEL,
-        "output(hidden).float().div_(temperature)",
-        "output(hidden).float()",
+        HEAD,
+        ".copy_(narrow_RV[:n]).div_(temperature)",
+        ".copy_(narrow_RV[:n])",
         "test_policy_model.py::test_logprobs_and_entropy_are_those_of_the_full_softmax",
         "log-probabilities are of another policy than the one that wrote",
+    ),
+    Fault(
+        HEAD,
+        "each.exp_RV.mul_(-scaled_R1 / each.sum_R1)",
+        "each.exp_RV.mul_(-scaled_R1)",
+        "test_head.py::test_values_and_gradients_are_those_of_the_full_softmax",
+        "what a token was not is pushed down by logits, not by probabilities",
     ),
     Fault(
         POLICY_MODEL,
@@ -340,9 +354,9 @@ FAULTS = [
         "with LoRA the reference is the policy, and KL is always 0",
     ),
     Fault(
-        POLICY_MODEL,
-        "empty_BT.masked_scatter(mask_BT, log_z_N - expected_N)",
-        "empty_BT.masked_scatter(mask_BT, expected_N - log_z_N)",
+        HEAD,
+        "each.sum_R1.log().squeeze(1) - each.expected_R()",
+        "each.expected_R() - each.sum_R1.log().squeeze(1)",
         "test_policy_model.py::test_logprobs_and_entropy_are_those_of_the_full_softmax",
         "a collapse of entropy looks like its rise",
     ),

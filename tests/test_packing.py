@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from rlaif.models.local import attention
+from rlaif.models.local import attention, packing
 from rlaif.models.local.generate import Sampling, generate, left_pad
 from rlaif.models.local.packing import Row, hidden_states, in_microbatches, microbatches, packs, response_mask
 from tests.tiny import tiny_model
@@ -52,6 +54,34 @@ def test_both_ways_of_attending_agree_with_the_models_own(longest_plain: int, mo
         last_BH = hidden_states(BACKBONE, rows).at_last()
         expected_BH = torch.stack([alone(row)[-1] for row in rows])
     torch.testing.assert_close(last_BH, expected_BH, atol=1e-5, rtol=0)
+
+
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=12).map(sorted))
+def test_packs_of_nearly_one_length_are_computed_together_with_little_padding(lengths: list[int]) -> None:
+    found = list(packing._alike([[0] * length for length in lengths]))
+    assert [len(each) for members in found for each in members] == lengths
+    for members in found:
+        assert len(members) * len(members[-1]) <= packing.SLACK * sum(map(len, members))
+    for members, following in pairwise(found):
+        together = [*members, following[0]]
+        assert len(together) * len(together[-1]) > packing.SLACK * sum(map(len, together))
+
+
+@pytest.mark.parametrize("longest_plain", [0, 10**6])
+def test_padding_in_attention_changes_neither_states_nor_gradients(
+    longest_plain: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attention, "LONGEST_PLAIN", longest_plain)
+    rows = [Row((i, *range(8)), tuple(range(20, 22 + i))) for i in range(4)]
+    (run,) = packing._runs([[0] * 9 + [1] * (2 + i) for i in range(4)], torch.float32, "cpu")
+    assert run.places_N is not None and run.sequences * run.length > run.tokens
+    weight = BACKBONE.get_input_embeddings().weight.requires_grad_()
+    ours = hidden_states(BACKBONE, rows).at_last()
+    plain = torch.stack([BACKBONE(input_ids=torch.tensor([[*p, *r]])).last_hidden_state[0, -1] for p, r in rows])
+    torch.testing.assert_close(ours, plain, atol=1e-5, rtol=0)
+    found, expected = (torch.autograd.grad(states.square().mean(), weight)[0] for states in (ours, plain))
+    weight.requires_grad_(False)
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
 
 
 def test_a_model_that_has_packed_still_reads_and_writes_as_before() -> None:

@@ -187,13 +187,13 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_place() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_stepping_a_few_tensors_at_a_time_changes_no_bit(
+def test_stepping_a_part_at_a_time_changes_no_bit(
     dtype: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def run(bucket: int) -> list[Tensor]:
-        monkeypatch.setattr(session_module, "BUCKET", bucket)
+    def run(part: int) -> list[Tensor]:
+        monkeypatch.setattr(session_module, "PART", part)
         one, other = parameters(0, dtype), parameters(1, dtype)
-        session = Session([Group(one, 0.01), Group(other, 0.002)], tmp_path, 0.5, weight_decay=0.1)
+        session = Session([Group(one, 0.01), Group(other, 0.002)], tmp_path, 1e9, weight_decay=0.1)
         for step in range(4):
             pull(one, step)
             pull(other, step)
@@ -202,11 +202,12 @@ def test_stepping_a_few_tensors_at_a_time_changes_no_bit(
 
     whole = run(10**9)
     assert equal(run(1), whole)
+    assert equal(run(5), whole)
     assert equal(run(30), whole)
 
 
 def test_never_are_all_gradients_there_in_float32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session_module, "BUCKET", 24)  # two tensors
+    monkeypatch.setattr(session_module, "PART", 24)  # two tensors
     groups = [parameters(seed, torch.bfloat16) for seed in range(3)]
     session = Session([Group(params, 0.01) for params in groups], tmp_path, 1.0)
     held: list[int] = []
@@ -260,3 +261,12 @@ def test_a_checkpoint_of_another_sharding_is_refused(tmp_path: Path) -> None:
     (tmp_path / "step-000005.1-of-4.pt").write_bytes(b"")
     with pytest.raises(TrainingError, match="made with 4 processes, sharded; go on as it was begun, or delete"):
         Session([Group(parameters(0), 0.01)], tmp_path, 1.0).restore()
+
+
+def test_the_norm_is_that_of_all_parts_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    params = parameters(0, torch.float32)
+    session = Session([Group(params, 0.01)], tmp_path, 1.0)
+    monkeypatch.setattr(session_module, "PART", 5)
+    pull(params, 0)
+    expected = torch.cat([p.grad.flatten() for p in params.values() if p.grad is not None]).double().norm()
+    assert session.update("here") == pytest.approx(float(expected), rel=1e-6)

@@ -1,4 +1,4 @@
-"""From hidden states to log-probabilities without keeping the logits: the widest array of training, a few rows at a time.
+"""From hidden states to log-probabilities without keeping logits, the widest array of training: a few rows at a time.
 
 Of a plain matrix the gradients are written out here. Let l be the logits over the temperature t, p their softmax and g
 what reaches a token's log-probability: then g / t (onehot - p) reaches its logits. A frozen matrix lets the forward
@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 ROWS = 128
-"""Logits at a time: 25 MB in float32 for 49,152 words. The same few everywhere, so that equal weights give equal bits."""
+"""Logits at a time: 25 MB in float32 for 49,152 words. The same everywhere, so that equal weights give equal bits."""
 
 
 def chosen_logprobs(output: Any, hidden_NH: Tensor, targets_N: Tensor, temperature: float) -> Tensor:

@@ -28,7 +28,7 @@ from rlaif.training.footprint import Footprint, Wanted, footprint
 from rlaif.training.head import ROWS as HEAD_ROWS
 
 LOGIT_BYTES, KEPT_LOGIT_BYTES = 10, 4
-"""Of the few rows of logits that are computed at a time (head.py), and of all where the output layer learns too: their
+"""Of the few rows of logits that are computed at a time (head.py), and of all where the output layer is divided: their
 log-probabilities wait for the backward pass."""
 SCRATCH = 2.5e8
 """What libraries, kernels and the allocator take beside all that is counted (measured on a CPU)."""
@@ -254,9 +254,9 @@ class _Learner(NamedTuple):
         ]
 
     def logits(self, rows: Sequence[Row]) -> Item:
-        """A sharded output layer counts as one that learns."""
+        """Of the few rows computed at a time; a divided output layer keeps all."""
         count = sum(len(row.response) for row in rows)
-        kept = 0 if self.lora is not None and self.parts == 1 else KEPT_LOGIT_BYTES * count
+        kept = 0 if self.parts == 1 else KEPT_LOGIT_BYTES * count
         each = LOGIT_BYTES * min(count, HEAD_ROWS) + kept
         return Item("logits", each * self.model.vocabulary, f"lower {self.stage}.microbatch_tokens")
 

@@ -3,7 +3,8 @@
 Registered with transformers as `packed`: a model asked for it behaves as with `sdpa` until a forward pass is given
 `runs`.
 
-Shape suffixes: N tokens of the whole row; R sequences of a run, L their length; Q query and K key heads; D head size.
+Shape suffixes: N tokens of the whole row; R sequences of a run, L their length, P = R x L; Q query and K key heads;
+D head size.
 """
 
 from __future__ import annotations
@@ -26,13 +27,19 @@ LONGEST_PLAIN = 1024
 
 
 class Run(NamedTuple):
-    """Neighbouring sequences of one length."""
+    """Neighbouring sequences of nearly one length, computed together as if all were as long as the longest."""
 
-    start: int
+    tokens: int
+    """Real ones."""
     sequences: int
     length: int
     mask_R1LL: Tensor
     """Additive: 0 where a token may look, the dtype's lowest value elsewhere."""
+    source_P: Tensor | None
+    """Which of the run's tokens stands in each of the R x L places; on the right of a short sequence any will do, since
+    nobody looks ahead. None where all are of one length."""
+    places_N: Tensor | None
+    """The place of each token."""
 
 
 def use_packed_attention(backbone: Any) -> None:
@@ -59,19 +66,31 @@ def packed_attention(
     if runs is None:
         output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **options)
         return output, None
+    sizes = [run.tokens for run in runs]
     parts = []
-    for run in runs:
-        q, k, v = (_sequences(states, run) for states in (query, key, value))
+    for run, *qkv in zip(runs, *(states.split(sizes, dim=2) for states in (query, key, value)), strict=True):
+        q, k, v = (_sequences(states_1HND, run) for states_1HND in qkv)
         plain = q.device.type == "cpu" and run.length <= LONGEST_PLAIN
         out_RQLD = (_plain if plain else _fused)(q, k, v, run.mask_R1LL, options["scaling"])
-        parts.append(out_RQLD.transpose(1, 2).reshape(1, run.sequences * run.length, *out_RQLD.shape[1::2]))
-    return torch.cat(parts, dim=1), None
+        parts.append(_tokens(out_RQLD, run))
+    return torch.cat(parts).unsqueeze(0), None
 
 
 def _sequences(states_1HND: Tensor, run: Run) -> Tensor:
     """(R, heads, L, D) of a run."""
-    part_HND = states_1HND[0, :, run.start : run.start + run.sequences * run.length]
-    return part_HND.unflatten(1, (run.sequences, run.length)).transpose(0, 1)
+    states_NHD = states_1HND[0].transpose(0, 1)
+    if run.source_P is not None:
+        flat = states_NHD.flatten(1).index_select(0, run.source_P)
+        states_NHD = flat.unflatten(1, states_NHD.shape[1:])
+    return states_NHD.unflatten(0, (run.sequences, run.length)).transpose(1, 2)
+
+
+def _tokens(out_RQLD: Tensor, run: Run) -> Tensor:
+    """(N, Q, D): the run's tokens end to end again."""
+    out = out_RQLD.transpose(1, 2).flatten(0, 1)
+    if run.places_N is None:
+        return out
+    return out.flatten(1).index_select(0, run.places_N).unflatten(1, out.shape[1:])
 
 
 def _plain(q_RQLD: Tensor, k_RKLD: Tensor, v_RKLD: Tensor, mask_R1LL: Tensor, scaling: float) -> Tensor:

@@ -12,6 +12,7 @@ from transformers.utils import logging as transformers_logging
 
 from rlaif.errors import ModelError
 from rlaif.models.embedded import resolve_model
+from rlaif.models.local.allocator import give_back, keep_freed
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
@@ -68,8 +69,9 @@ def load_language_model(name: str, revision: str | None, dtype: torch.dtype) -> 
 
 
 def free_memory() -> None:
-    """Give back what dropped models held, so that a server started next finds the GPU empty."""
+    """Give back what dropped models held, so that a server started next finds the memory free."""
     gc.collect()
+    give_back()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
@@ -79,6 +81,7 @@ def from_pretrained(kind: Any, name: str, problem: str, path: str | Path, **opti
 
     Without the library's progress bars and its notes on weights that are new on purpose (a fresh scalar head).
     """
+    keep_freed()
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
     try:

@@ -10,13 +10,15 @@ Shape suffixes: B rows, T response tokens, H hidden size; N tokens of all packs;
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import groupby
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from rlaif.models.local.attention import Run, use_packed_attention
+
+SLACK = 1.2
+"""Places that attention may compute for every token: calls of many sequences are worth some padding."""
 
 
 class Row(NamedTuple):
@@ -108,7 +110,7 @@ class Hidden(NamedTuple):
 def hidden_states(backbone: Any, rows: Sequence[Row]) -> Hidden:
     """One forward pass over all rows, each prompt computed once, nothing padded."""
     use_packed_attention(backbone)
-    layout = sorted(packs(rows), key=lambda pack: pack.length)  # packs of one length share their attention
+    layout = sorted(packs(rows), key=lambda pack: pack.length)  # packs of nearly one length share their attention
     before, last = [[0]] * len(rows), [0] * len(rows)
     tokens: list[int] = []
     positions: list[int] = []
@@ -139,14 +141,35 @@ def hidden_states(backbone: Any, rows: Sequence[Row]) -> Hidden:
 
 
 def _runs(segments: Sequence[list[int]], dtype: torch.dtype, device: Any) -> list[Run]:
-    """Packs in order of length, those of one length together."""
-    runs, start = [], 0
-    for length, same in groupby(segments, key=len):
-        members = list(same)
-        mask_R1LL = _tree_mask(torch.tensor(members, device=device), dtype)
-        runs.append(Run(start, len(members), length, mask_R1LL))
-        start += len(members) * length
+    """Packs in order of length, those of nearly one length together."""
+    runs = []
+    for members in _alike(segments):
+        longest, tokens = len(members[-1]), sum(map(len, members))
+        padded = torch.tensor([[*each, *[0] * (longest - len(each))] for each in members], device=device)
+        mask_R1LL = _tree_mask(padded, dtype)
+        if tokens == padded.numel():
+            runs.append(Run(tokens, len(members), longest, mask_R1LL, None, None))
+            continue
+        places = [row * longest + place for row, each in enumerate(members) for place in range(len(each))]
+        source, passed = [], 0
+        for each in members:
+            source += [passed + min(place, len(each) - 1) for place in range(longest)]
+            passed += len(each)
+        source_P, places_N = (torch.tensor(found, device=device) for found in (source, places))
+        runs.append(Run(tokens, len(members), longest, mask_R1LL, source_P, places_N))
     return runs
+
+
+def _alike(segments: Sequence[list[int]]) -> Iterator[list[list[int]]]:
+    """Cut where going on would compute more than `SLACK` places for every token; shortest packs first."""
+    members: list[list[int]] = []
+    for each in segments:
+        if members and (len(members) + 1) * len(each) > SLACK * (sum(map(len, members)) + len(each)):
+            yield members
+            members = []
+        members = [*members, each]
+    if members:
+        yield members
 
 
 def _tree_mask(segments_RL: Tensor, dtype: torch.dtype) -> Tensor:

@@ -52,6 +52,7 @@ class Run:
         self.preferences = folder / "preferences.jsonl"
         self.reward_model = folder / "reward_model"
         self.heldout = folder / "reward_heldout.jsonl"
+        self.heldout_ratings = folder / "reward_heldout_ratings.jsonl"
         self.strengths = folder / "reward_strengths.jsonl"
         self.judge_demonstrations = folder / "judge_demonstrations.jsonl"
         self.demonstration_failures = folder / "demonstration_failures.jsonl"

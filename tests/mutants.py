@@ -48,13 +48,6 @@ FAULTS = [
     ),
     Fault(
         MASKED,
-        "return (logprobs_BT * mask_BT).sum(1)",
-        "return logprobs_BT.sum(1)",
-        "test_losses.py::test_the_logprob_of_a_response_is_the_sum_over_its_tokens",
-        "what padding holds enters DPO's margins",
-    ),
-    Fault(
-        MASKED,
         "variance = masked_mean((values_BT - mean) ** 2, mask_BT)",
         "variance = ((values_BT - mean) ** 2).mean()",
         "test_losses.py::test_whitening_is_over_real_tokens_whatever_the_padding_holds",
@@ -318,10 +311,10 @@ FAULTS = [
         "the second response seems to stand far from its prompt",
     ),
     Fault(
-        PACKING,
-        "whole_BT[group, : part_BT.shape[1]] = part_BT",
-        "whole_BT[sorted(group), : part_BT.shape[1]] = part_BT",
-        "test_packing.py::test_what_is_computed_in_microbatches_comes_back_by_row_and_zero_on_padding",
+        ROLLOUT,
+        "whole_LBT[: len(layers), group, :width]",
+        "whole_LBT[: len(layers), sorted(group), :width]",
+        "test_ppo.py::test_what_is_said_of_rollouts_does_not_depend_on_the_microbatch",
         "values and log-probabilities land on other responses",
     ),
     Fault(

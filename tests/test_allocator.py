@@ -13,7 +13,8 @@ from rlaif.models.local import allocator
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    torch.ones(2**24).sum()  # 64 MB, 16,384 pages
+    for _ in range(20):
+        torch.ones(2**24).sum()  # 64 MB, 16,384 pages
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 def resident():
@@ -22,7 +23,7 @@ def resident():
 
 if {keep}:
     allocator.keep_freed()
-faults()
+faults()  # small things settle between the large ones meanwhile
 again = faults()
 full = resident()
 allocator.give_back()
@@ -39,6 +40,6 @@ def test_kept_memory_has_no_fresh_pages_until_it_is_given_back() -> None:
         return [int(word) for word in done.stdout.split()]
 
     (usual, _), (kept, returned) = run(keep=False), run(keep=True)
-    assert kept < 1000
-    if usual > 8000:  # elsewhere than with 4 KB pages and glibc there is nothing to save
+    assert kept < 20_000
+    if usual > 200_000:  # elsewhere than with 4 KB pages and glibc there is nothing to save
         assert returned > 8000

@@ -86,13 +86,14 @@ def rise(rows: Sequence[dict[str, Any]], key: str) -> float:
 
 
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize(("lora", "rate", "spread"), [(None, 1e-2, 0.02), (ADAPTER, 3e-2, 0.2)])
+@pytest.mark.parametrize(("lora", "rate", "spread"), [(None, 1e-2, 0.02), (ADAPTER, 2e-2, 0.2)])
 def test_ppo_learns_to_write_what_is_liked(lora: Any, rate: float, spread: float, seed: int, tmp_path: Path) -> None:
-    """At the start one token in ten is a letter: a score of 0.4. Chance moves the mean of a step by about 0.08."""
+    """At the start one token in ten is a letter: a score of 0.4. Chance moves the mean of a step by about 0.06."""
     folder = save_tiny(tmp_path / "model", initializer_range=spread)
     base = tiny_scalar(folder, seed)
     scorer = LikesLetters(base.model)
-    _, rows = train(folder, tmp_path / "run", scorer, seed, lora=lora, learning_rate=rate)
+    size = {"rollouts_per_step": 64, "minibatch_size": 32}
+    _, rows = train(folder, tmp_path / "run", scorer, seed, lora=lora, learning_rate=rate, **size)
     assert rows[0]["score"] < 0.8
     assert rise(rows, "score") > 0.6
     assert all(math.isfinite(value) for row in rows for value in row.values() if not isinstance(value, str))

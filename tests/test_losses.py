@@ -166,12 +166,6 @@ def test_the_mean_of_means_weighs_responses_and_the_mean_tokens() -> None:
     )
 
 
-def test_the_logprob_of_a_response_is_the_sum_over_its_tokens() -> None:
-    logprobs, mask = noise(21, 2, 4), mask_of(4, 2)
-    expected = tensor(float(logprobs[0].sum()), float(logprobs[1, :2].sum()))
-    assert close(losses.sequence_logprobs(logprobs, mask), expected)
-
-
 # ------------------------------------------------------------------------------------- another sampler
 
 
@@ -227,7 +221,6 @@ def test_the_constrained_score_is_less_its_costs_and_bounded() -> None:
     [
         losses.masked_mean,
         losses.response_mean,
-        losses.sequence_logprobs,
         losses.whiten,
         lambda v, m: losses.token_rewards(v[:, 0], v, m, 0.3),
         lambda v, m: losses.gae(v * m, v, m, 0.9, 0.95).advantages_BT,

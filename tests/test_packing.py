@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rlaif.models.local import attention, packing
 from rlaif.models.local.generate import Sampling, generate, left_pad
-from rlaif.models.local.packing import Row, hidden_states, in_microbatches, microbatches, packs, response_mask
+from rlaif.models.local.packing import Row, hidden_states, microbatches, packs, response_mask
 from tests.tiny import tiny_model
 from tests.tiny_training import random_rows
 
@@ -174,14 +174,3 @@ def test_microbatches_take_the_shortest_packs_first_and_fill_up() -> None:
     rows = [Row((i,), (5,) * length) for i, length in enumerate((30, 2, 29, 3))]
     assert list(microbatches(rows, 37)) == [[1, 3, 2], [0]]
     assert list(microbatches(rows, 36)) == [[1, 3], [2], [0]]
-
-
-def test_what_is_computed_in_microbatches_comes_back_by_row_and_zero_on_padding() -> None:
-    rows = [Row((1, 2), (3,)), Row((1, 2), (4, 5, 6)), Row((7,), (8, 9))]
-
-    def twice_the_tokens(part: list[Row]) -> torch.Tensor:
-        return torch.tensor([[2.0 * t for t in (*row.response, 9, 9)][:3] for row in part])  # garbage on padding
-
-    expected = torch.tensor([[6.0, 0.0, 0.0], [8.0, 10.0, 12.0], [16.0, 18.0, 0.0]])
-    for max_tokens in (1, 100):
-        assert torch.equal(in_microbatches(rows, max_tokens, "cpu", twice_the_tokens), expected)

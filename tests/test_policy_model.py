@@ -85,17 +85,17 @@ def test_gradients_are_those_of_the_plain_logprobs(policy: PolicyModel) -> None:
 @pytest.mark.parametrize("lora", [None, LORA])
 def test_the_reference_starts_as_the_policy_and_never_moves(lora: Lora | None, policy: PolicyModel) -> None:
     policy.make_trainable(lora, seed=0)
-    start = policy.reference_logprobs(ROWS, 0.6, BUDGET)
+    start = policy.reference_logprobs(ROWS, 0.6)
     torch.testing.assert_close(start, policy.without_gradients(ROWS, 0.6, BUDGET).logprobs_BT, atol=1e-5, rtol=0)
     learn(policy)
-    assert torch.equal(policy.reference_logprobs(ROWS, 0.6, BUDGET), start)
+    assert torch.equal(policy.reference_logprobs(ROWS, 0.6), start)
     moved = policy.without_gradients(ROWS, 0.6, BUDGET).logprobs_BT
     assert (moved - start).abs().max() > 1e-2
 
 
 def test_the_temperature_is_in_policy_and_reference_alike(policy: PolicyModel) -> None:
     policy.make_trainable(LORA, seed=0)
-    hot, cold = (policy.reference_logprobs(ROWS, t, BUDGET) for t in (1.0, 0.5))
+    hot, cold = (policy.reference_logprobs(ROWS, t) for t in (1.0, 0.5))
     assert (hot - cold).abs().max() > 1e-2
     for temperature, expected in ((1.0, hot), (0.5, cold)):
         found = policy.without_gradients(ROWS, temperature, BUDGET).logprobs_BT

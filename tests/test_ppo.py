@@ -290,10 +290,18 @@ def test_full_fine_tuning_moves_all_weights_and_neither_reference_nor_reward_mod
     train_policy(actors, PROMPTS, section, 0, tmp_path / "checkpoints", tiny_tracker(tmp_path), no_checks)
     assert not any(torch.equal(p, policy[name]) for name, p in weights(actors.policy.model).items())
     assert same(weights(actors.reward_model.model), scorer)
-    reference_BT = actors.policy.reference_logprobs(took.rows, section.temperature, 1000)
+    reference_BT = actors.policy.reference_logprobs(took.rows, section.temperature)
     assert torch.equal(reference_BT, took.ref_logprobs_BT)
     ended = as_ended(took.rows, actors.policy.tokenizer)
     assert torch.equal(actors.reward_model.score_all(ended, 1000), took.score_B)
+
+
+def test_what_is_said_of_rollouts_does_not_depend_on_the_microbatch(tiny_folder: str) -> None:
+    actors = tiny_actors(tiny_folder, tiny_section())
+    few, many = (roll_out(actors, PROMPTS[:4], tiny_section(microbatch_tokens=n), 0, 0) for n in (1, 10_000))
+    assert few.rows == many.rows and len({len(row.response) for row in few.rows}) > 1
+    for name in ("logprobs_BT", "ref_logprobs_BT", "entropy_BT", "values_BT"):
+        torch.testing.assert_close(getattr(few, name), getattr(many, name), atol=1e-5, rtol=0)
 
 
 def test_actors_are_opened_from_a_recipe_and_a_saved_reward_model(tiny_folder: str, tmp_path: Path) -> None:

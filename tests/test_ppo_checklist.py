@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rlaif.models.local import generate as generate_module
 from rlaif.models.local.generate import pick_tokens
-from rlaif.models.local.packing import Row, in_microbatches, response_mask
+from rlaif.models.local.packing import Row, response_mask
 from rlaif.run import Run
 from rlaif.training.lora import trainable
 from rlaif.training.losses import gae
@@ -118,7 +118,7 @@ def test_dropout_is_off_in_all_four_models(lora: Any, tmp_path: Path) -> None:
     rows = random_rows(0, prompts=2, responses=2)
     readings: list[Callable[[], Tensor]] = [
         lambda: actors.policy.token_logprobs(rows, 1.0),
-        lambda: actors.policy.reference_logprobs(rows, 1.0, 1000),
+        lambda: actors.policy.reference_logprobs(rows, 1.0),
         lambda: actors.reward_model.scores(rows),
         lambda: actors.critic.values(rows),
     ]
@@ -185,7 +185,7 @@ def test_a_missing_eos_is_penalised() -> None:
 def test_the_critic_starts_from_the_reward_model(actors: Actors) -> None:
     rows = random_rows(1, prompts=3, responses=2)
     longer = [Row(row.prompt, (*row.response, 9)) for row in rows]
-    values_BT = in_microbatches(longer, 1000, "cpu", actors.critic.values)
+    values_BT = actors.critic.values(longer)
     at_end_B = torch.stack([values_BT[b, len(row.response)] for b, row in enumerate(rows)])
     torch.testing.assert_close(at_end_B, actors.reward_model.score_all(rows, 1000), atol=1e-5, rtol=0)
 
@@ -355,5 +355,5 @@ def test_the_reference_stays_the_starting_policy(tiny_folder: str, tmp_path: Pat
     rows = random_rows(4, prompts=3, responses=2)
     start = PolicyModel.load(tiny_folder, None, torch.float32)
     expected = start.without_gradients(rows, 0.7, 1000).logprobs_BT
-    torch.testing.assert_close(actors.policy.reference_logprobs(rows, 0.7, 1000), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(actors.policy.reference_logprobs(rows, 0.7), expected, atol=1e-5, rtol=0)
     assert (actors.policy.without_gradients(rows, 0.7, 1000).logprobs_BT - expected).abs().max() > 1e-2

@@ -20,7 +20,7 @@ from rlaif import stages
 from rlaif.config.sections import RewardSection
 from rlaif.errors import ConfigError, DataError, TrainingError
 from rlaif.evaluation.agreement import Bootstrap
-from rlaif.evaluation.reward_worth import reward_worth
+from rlaif.evaluation.reward_worth import rating_error, reward_worth
 from rlaif.jsonl import read_objects, write_jsonl
 from rlaif.models.local.packing import Row
 from rlaif.records import Judgment, Message, Pair, Preference, PrincipleJudgment, Prompt, Score
@@ -475,6 +475,11 @@ def test_the_stage_reads_ratings_and_measures_on_preferences(tiny_folder: str, t
     heldout = [p for p in preferences if p.split == "heldout"]
     assert facts["updates"] == 3 * 6, "90 ratings of prompts that are not held out, 16 an update"
     assert facts["heldout_pairs"] == len(heldout) and facts["heldout_correct"] >= 0.7 * len(heldout)
+    out = {p.prompt_id for p in heldout}
+    said = [row for _, row in read_objects(run.heldout_ratings)]
+    assert [(row["id"], row["rating"]) for row in said] == [(s.id, s.value) for s in scores if s.prompt_id in out]
+    error = rating_error(said, Bootstrap(samples=50))
+    assert error is not None and error["value"] < 0.9 * error["without"]
 
 
 def test_the_stage_takes_for_ties_what_the_recipe_does(tiny_folder: str, tmp_path: Path) -> None:

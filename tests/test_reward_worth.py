@@ -12,7 +12,7 @@ import pytest
 
 from rlaif.evaluation.agreement import Bootstrap
 from rlaif.evaluation.report import write_report
-from rlaif.evaluation.reward_worth import accuracy, calibration, members, reward_worth, worth_table
+from rlaif.evaluation.reward_worth import accuracy, calibration, members, rating_error, reward_worth, worth_table
 from tests.fake_run import inputs, write_run
 
 QUICK = Bootstrap(samples=200)
@@ -126,9 +126,22 @@ def test_heads_are_held_against_their_own_principles_labels() -> None:
     assert {name: (e["value"], e["n"]) for name, e in heads.items()} == {"brief": (0.5, 2), "kind": (1.0, 1)}
 
 
+def test_the_error_on_ratings_is_what_is_left_when_both_are_centred() -> None:
+    rows = [
+        {"prompt_id": f"p{i // 2}", "rating": rating, "score": rating + 7 + off}
+        for i, (rating, off) in enumerate([(0.0, 0.5), (1.0, -0.5), (-1.0, 0.5), (4.0, -0.5)])
+    ]
+    found = rating_error(rows, QUICK)
+    assert found is not None
+    assert (found["value"], found["n"]) == (pytest.approx(0.5), 4)
+    assert found["without"] == pytest.approx((1 + 0 + 2 + 3) / 4)
+    names = {r["name"]: r["value"] for r in worth_table({"reward_model": {"rating_error": found}})}
+    assert names == {"Off a held-out rating by": "0.50", "One score for all would be off by": "1.50"}
+
+
 def test_nothing_measured_is_none_and_has_no_row_in_the_table() -> None:
     found = reward_worth([], QUICK)
-    assert found == {"calibration": None, "by_strength": [], "ensemble": None, "heads": None}
+    assert found == {"calibration": None, "by_strength": [], "ensemble": None, "heads": None, "rating_error": None}
     assert worth_table({"reward_model": {"heldout_accuracy": None, **found}}) == worth_table({}) == []
 
 

@@ -51,6 +51,8 @@ class EvaluationInputs:
     """Whether the recipe trains one."""
     heldout_rows: Sequence[Mapping[str, Any]] = ()
     """The reward model on held-out preferences; see `agreement.heldout_accuracy`."""
+    heldout_ratings: Sequence[Mapping[str, Any]] = ()
+    """The reward model on held-out ratings, where it learnt from ratings."""
     kl: Sequence[float] = ()
     """Estimates of KL(policy || reference) in nats, one a response."""
     kl_bound: float | None = None
@@ -143,7 +145,7 @@ def evaluate(inputs: EvaluationInputs, section: EvaluateSection, seed: int) -> d
 def _reward_model(inputs: EvaluationInputs, bootstrap: Bootstrap) -> dict[str, Any]:
     if not inputs.has_reward_model:
         return {"heldout_accuracy": None, "note": NO_REWARD_MODEL}
-    worth = reward_worth(inputs.heldout_rows, bootstrap)
+    worth = reward_worth(inputs.heldout_rows, bootstrap, inputs.heldout_ratings)
     return {"heldout_accuracy": heldout_accuracy(inputs.heldout_rows, *bootstrap), **worth}
 
 

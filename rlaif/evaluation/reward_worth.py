@@ -24,20 +24,36 @@ CONFIDENCES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 """Edges of the reliability table."""
 
 
-def reward_worth(rows: Sequence[Row], bootstrap: Bootstrap) -> dict[str, Any]:
+def reward_worth(rows: Sequence[Row], bootstrap: Bootstrap, ratings: Sequence[Row] = ()) -> dict[str, Any]:
     """Entries that stand beside `heldout_accuracy`; one that was not measured is None.
 
-    calibration  {ece, bins}: `calibration`
-    by_strength  accuracy by how sure the label is: [{from, to, value, low, high, n}]
-    ensemble     {members, disagreement, agree, disagree}: `members`; None for a single model
-    heads        accuracy of each principle's head on that principle's own labels; None without heads
+    calibration   {ece, bins}: `calibration`
+    by_strength   accuracy by how sure the label is: [{from, to, value, low, high, n}]
+    ensemble      {members, disagreement, agree, disagree}: `members`; None for a single model
+    heads         accuracy of each principle's head on that principle's own labels; None without heads
+    rating_error  how far scores are from held-out ratings: `rating_error`; None where pairs were learnt
     """
     return {
         "calibration": calibration(rows, bootstrap),
         "by_strength": _by_strength(rows, bootstrap),
         "ensemble": members(rows, bootstrap),
         "heads": _heads(rows, bootstrap),
+        "rating_error": rating_error(ratings, bootstrap),
     }
+
+
+def rating_error(rows: Sequence[Row], bootstrap: Bootstrap) -> dict[str, Any] | None:
+    """The mean of |score - rating|, both less their means over these rows: scores are centred on the policy's samples.
+
+    `without` is the same of a model that gives every response one score; only an error below it has learnt anything.
+    Rows are those of reward_heldout_ratings.jsonl: prompt_id, rating, score. None without rows.
+    """
+    if not rows:
+        return None
+    score, rating = (np.array([row[name] for row in rows], dtype=float) for name in ("score", "rating"))
+    score, rating = score - score.mean(), rating - rating.mean()
+    found = clustered_mean(list(np.abs(score - rating)), [row["prompt_id"] for row in rows], *bootstrap, bounds=None)
+    return {**found.model_dump(), "without": float(np.abs(rating).mean())}
 
 
 def calibration(rows: Sequence[Row], bootstrap: Bootstrap) -> dict[str, Any] | None:
@@ -162,6 +178,9 @@ def worth_table(evaluation: Mapping[str, Any]) -> list[dict[str, str]]:
     rows += _line("Members' spread of a margin", several.get("disagreement"), number)
     for name, estimate in (entry.get("heads") or {}).items():
         rows += _line(f"Head of {name}: agrees with that principle", estimate)
+    error = entry.get("rating_error") or {}
+    rows += _line("Off a held-out rating by", error, number)
+    rows += _line("One score for all would be off by", {**error, "value": error.get("without"), "low": None}, number)
     return rows
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from rlaif.config import Recipe
@@ -53,7 +54,8 @@ def evaluate(recipe: Recipe, run: Run) -> dict[str, Any]:
         label_judgments=read_if_there(run.judgments, Judgment),
         failures=[*read_if_there(run.failures, Failure), *judged.failures],
         has_reward_model=has_reward_model,
-        heldout_rows=[row for _, row in read_objects(run.heldout)] if has_reward_model else [],
+        heldout_rows=_rows(run.heldout) if has_reward_model else [],
+        heldout_ratings=_rows(run.heldout_ratings) if run.heldout_ratings.exists() else [],
         kl=measured.kl,
         kl_bound=_kl_bound(recipe),
         scores_before=measured.scores_before,
@@ -64,6 +66,10 @@ def evaluate(recipe: Recipe, run: Run) -> dict[str, Any]:
     write_jsonl(run.evaluation_judgments, judged.judgments)
     write_json(run.evaluation, measure(inputs, recipe.evaluate, recipe.evaluation_seed))
     return {"heldout_prompts": len(prompts), "unsampled": len(failures), **cost_of(judged)}
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    return [row for _, row in read_objects(path)]
 
 
 def _draw(

@@ -34,6 +34,8 @@ class Material(NamedTuple):
     preferences: list[Preference]
     labels: PrincipleLabels
     """Principles' own; empty where no heads are wanted."""
+    scores: list[Score]
+    """Ratings; empty where pairs are learnt."""
     lessons: list[Lesson]
     reference: list[Row]
     """Scores are centred on these."""
@@ -49,7 +51,7 @@ def reward(recipe: Recipe, run: Run) -> dict[str, Any]:
     from rlaif.training.reward import ensemble, train, worth
     from rlaif.training.tracking import tracking
 
-    section = recipe.reward
+    section, dtype = recipe.reward, DTYPES[recipe.policy.dtype]
     material = _material(recipe, run)
     memory.check(memory.plan_memory(recipe, "reward", [row for lesson in material.lessons for row in lesson.rows]))
     first, kept = ensemble.measuring_names(section), ensemble.member_names(section)
@@ -65,15 +67,20 @@ def reward(recipe: Recipe, run: Run) -> dict[str, Any]:
             for name in kept:
                 _train_member(recipe, run, name, material, parts)
     with publishing(run.reward_model) as folder:
-        models: Iterable[ScalarModel]
+
+        def models() -> Iterable[ScalarModel]:
+            return [stage.model] if section.ensemble is None else ensemble.each_member(folder, dtype)
+
         if section.ensemble is None:
             stage.model.save(folder, stage.tokenizer)
-            models = [stage.model]
         else:
             parallel.first(lambda: [shutil.copytree(_finished(run, name), folder / name) for name in kept])
-            models = ensemble.each_member(folder, DTYPES[recipe.policy.dtype])
-        heldout = worth.score_heldout(models, material.tokenizer, section, material.preferences, material.labels)
+        tokenizer, preferences = material.tokenizer, material.preferences
+        heldout = worth.score_heldout(models(), tokenizer, section, preferences, material.labels)
+        rated = worth.score_ratings(models(), tokenizer, section, material.scores, preferences)
     write_jsonl(run.heldout, [row.row() for row in heldout])
+    if rated:
+        write_jsonl(run.heldout_ratings, [row._asdict() for row in rated])
     correct = sum(row.margin > 0 for row in heldout)
     return {"updates": sum(steps.values()), "heldout_pairs": len(heldout), "heldout_correct": correct}
 
@@ -86,6 +93,7 @@ def _material(recipe: Recipe, run: Run) -> Material:
     preferences = read_jsonl(made(run.preferences, "pairs"), Preference)
     tokenizer = load_tokenizer(recipe.policy.model, recipe.policy.revision)
     labels: PrincipleLabels = {}
+    scores: list[Score] = []
     if section.principle_heads:
         labels = data.principle_labels(read_jsonl(made(run.judgments, "label"), Judgment))
     if isinstance(section.loss, Regression):
@@ -94,7 +102,7 @@ def _material(recipe: Recipe, run: Run) -> Material:
     else:
         lessons = data.pair_lessons(tokenizer, preferences, section, recipe.preferences.tie_margin, labels)
     reference = data.reference_rows(tokenizer, reference_responses(run), preferences, section.max_length)
-    return Material(tokenizer, preferences, labels, lessons, reference)
+    return Material(tokenizer, preferences, labels, scores, lessons, reference)
 
 
 def reference_responses(run: Run) -> list[Response]:

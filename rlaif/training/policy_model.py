@@ -16,7 +16,7 @@ from torch import Tensor
 
 from rlaif.config.sections import Lora
 from rlaif.models.local.load import load_language_model
-from rlaif.models.local.packing import Row, hidden_states, in_microbatches, microbatches, response_mask
+from rlaif.models.local.packing import Row, hidden_states, microbatches, response_mask
 from rlaif.processes import leads
 from rlaif.training.head import chosen_and_entropy, chosen_logprobs
 from rlaif.training.lora import Adapter
@@ -105,13 +105,12 @@ class PolicyModel:
         empty_BT = torch.zeros(mask_BT.shape, device=mask_BT.device)
         return Scored(*(empty_BT.masked_scatter(mask_BT, each_N) for each_N in found)), hidden_NH
 
-    def reference_logprobs(self, rows: Sequence[Row], temperature: float, max_tokens: int) -> Tensor:
-        """logprobs_BT of the same tokens under the frozen reference, without gradients."""
+    @torch.no_grad()
+    def reference_logprobs(self, rows: Sequence[Row], temperature: float) -> Tensor:
+        """`token_logprobs` under the frozen reference, without gradients."""
         reference = self if self._reference is None else self._reference
         with self.adapter.off() if self.adapter is not None else contextlib.nullcontext():
-            return in_microbatches(
-                rows, max_tokens, self.model.device, lambda part: reference.token_logprobs(part, temperature)
-            )
+            return reference.token_logprobs(rows, temperature)
 
     @contextlib.contextmanager
     def for_generation(self) -> Iterator[None]:

@@ -9,7 +9,7 @@ Shape suffixes: B rows, T response tokens, H hidden size; N tokens of all packs;
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -74,19 +74,6 @@ def right_pad(rows: Sequence[Sequence[Any]], value: Any, dtype: torch.dtype, dev
 def response_mask(rows: Sequence[Row], device: Any) -> Tensor:
     """mask_BT: True on real response tokens."""
     return right_pad([[True] * len(row.response) for row in rows], False, torch.bool, device)
-
-
-@torch.no_grad()
-def in_microbatches(
-    rows: Sequence[Row], max_tokens: int, device: Any, compute: Callable[[list[Row]], Tensor]
-) -> Tensor:
-    """What `compute` says of each response token (B, T), asked a microbatch at a time; 0 on padding."""
-    mask_BT = response_mask(rows, device)
-    whole_BT = torch.zeros(mask_BT.shape, device=device)
-    for group in microbatches(rows, max_tokens):
-        part_BT = compute([rows[i] for i in group])
-        whole_BT[group, : part_BT.shape[1]] = part_BT
-    return whole_BT * mask_BT
 
 
 class Hidden(NamedTuple):

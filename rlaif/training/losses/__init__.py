@@ -9,7 +9,7 @@ from rlaif.training.losses.advantages import (
     spread,
 )
 from rlaif.training.losses.kl import kl_k1, kl_k3, next_kl_coef
-from rlaif.training.losses.masked import explained_variance, masked_mean, response_mean, sequence_logprobs, whiten
+from rlaif.training.losses.masked import explained_variance, masked_mean, response_mean, whiten
 from rlaif.training.losses.policy import (
     Clipped,
     constrained_score,
@@ -56,7 +56,6 @@ __all__ = [
     "rao_kupper_loss",
     "regression_loss",
     "response_mean",
-    "sequence_logprobs",
     "spread",
     "token_rewards",
     "treat_labels",

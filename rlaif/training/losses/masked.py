@@ -23,11 +23,6 @@ def response_mean(values_BT: Tensor, mask_BT: Tensor) -> Tensor:
     return ((values_BT * mask_BT).sum(1) / mask_BT.sum(1)).mean()
 
 
-def sequence_logprobs(logprobs_BT: Tensor, mask_BT: Tensor) -> Tensor:
-    """logprobs_B: of each whole response, the sum over its real tokens."""
-    return (logprobs_BT * mask_BT).sum(1)
-
-
 def whiten(values_BT: Tensor, mask_BT: Tensor, shift_mean: bool = True) -> Tensor:
     """Scaled to unit variance over real tokens, and to zero mean unless `shift_mean` is off; padding becomes 0."""
     mean = masked_mean(values_BT, mask_BT)

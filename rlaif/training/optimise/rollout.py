@@ -160,7 +160,7 @@ def _evaluate(actors: Actors, rows: Sequence[Row], section: OnPolicy) -> _Evalua
             scored, hidden_NH = policy.look(part, section.temperature)
             width = scored.logprobs_BT.shape[1]
             layers = [scored.logprobs_BT, scored.entropy_BT]
-            layers.append(policy.reference_logprobs(part, section.temperature, section.microbatch_tokens))
+            layers.append(policy.reference_logprobs(part, section.temperature))
             if isinstance(critic, SharedCritic):
                 layers.append(critic.values(hidden_NH, part_mask_BT[:, :width]))
             elif critic is not None:

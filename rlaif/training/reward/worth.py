@@ -1,6 +1,6 @@
 """What finished reward models say of held-out preferences: the rows from which evaluation tells what they are worth.
 
-Shape suffixes: M members, N pairs, K scores of a row (the common one, then one a principle).
+Shape suffixes: M members, N pairs or rated responses, K scores of a row (the common one, then one a principle).
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 import torch
 
 from rlaif.config.sections import RewardSection
-from rlaif.records import Preference
+from rlaif.records import Preference, Score
+from rlaif.training.lessons import Text, encode
 from rlaif.training.reward.data import PrincipleLabels, by_principle, encode_pairs
 from rlaif.training.reward.train import score_rows
 from rlaif.training.scalar_model import ScalarModel
@@ -76,3 +77,33 @@ def score_heldout(
             )
         )
     return heldout
+
+
+class Rated(NamedTuple):
+    """What is said of one held-out response that was rated; scores are centred elsewhere, ratings are not."""
+
+    id: str
+    prompt_id: str
+    rating: float
+    score: float
+    """The mean over the members."""
+
+
+def score_ratings(
+    models: Iterable[ScalarModel],
+    tokenizer: Any,
+    section: RewardSection,
+    scores: Sequence[Score],
+    preferences: Sequence[Preference],
+) -> list[Rated]:
+    """What these models say of the rated responses to prompts whose preferences are held out, in order."""
+    heldout = {p.prompt_id for p in preferences if p.split == "heldout"}
+    rated = [score for score in scores if score.prompt_id in heldout]
+    if not rated:
+        return []
+    rows = [encode(tokenizer, each.prompt, [Text(each.text)], section.max_length)[0] for each in rated]
+    found_MN = torch.stack([score_rows(model, rows, section.microbatch_tokens)[:, 0] for model in models])
+    return [
+        Rated(each.id, each.prompt_id, each.value, round(value, 6))
+        for each, value in zip(rated, found_MN.mean(0).tolist(), strict=True)
+    ]

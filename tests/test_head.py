@@ -81,3 +81,10 @@ def test_logits_far_apart_overflow_nothing() -> None:
     logprobs_N, entropy_N = chosen_and_entropy(output, 1000 * HIDDEN_NH, TARGETS_N, 1.0)
     assert bool(torch.isfinite(logprobs_N).all())
     torch.testing.assert_close(entropy_N, torch.zeros(7))
+
+
+def test_no_rows_are_no_log_probabilities() -> None:
+    none_H, no_targets = HIDDEN_NH[:0], TARGETS_N[:0]
+    for learns in (False, True):
+        assert chosen_logprobs(layer(False, learns), none_H, no_targets, 1.0).shape == (0,)
+    assert [found.shape for found in chosen_and_entropy(layer(False, False), none_H, no_targets, 1.0)] == [(0,), (0,)]

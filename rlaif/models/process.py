@@ -76,7 +76,7 @@ class ServerProcess:
         atexit.unregister(self.stop)
         self._guard.terminate()
         try:
-            self._guard.wait(GRACE_S + 5)
+            self._guard.wait(GRACE_S + watchdog.WORKERS_S + watchdog.GONE_S + 3)
         except subprocess.TimeoutExpired:
             self._guard.kill()
             self._guard.wait()

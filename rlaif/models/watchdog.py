@@ -18,6 +18,8 @@ from contextlib import suppress
 
 POLL_S = 0.1
 WORKERS_S = 2.0
+GONE_S = 5.0
+"""What the kernel may take to end a killed process that holds much memory."""
 
 
 def main(parent: int, grace_s: float, command: list[str]) -> int:
@@ -41,14 +43,20 @@ def main(parent: int, grace_s: float, command: list[str]) -> int:
 
 
 def _clear(group: int) -> None:
-    """Ask the workers that are left to go, wait a little for their clean-up, then kill."""
-    deadline = time.monotonic() + WORKERS_S
+    """Ask the workers that are left to go, wait a little for their clean-up, then kill, and see them gone."""
     with suppress(ProcessLookupError):  # nobody is left
         os.killpg(group, signal.SIGTERM)
-        while time.monotonic() < deadline:
-            time.sleep(POLL_S)
-            os.killpg(group, 0)
+        _wait(group, WORKERS_S)
         os.killpg(group, signal.SIGKILL)
+        _wait(group, GONE_S)
+
+
+def _wait(group: int, seconds: float) -> None:
+    """So long at most; ProcessLookupError as soon as nobody is left."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        time.sleep(POLL_S)
+        os.killpg(group, 0)
 
 
 if __name__ == "__main__":

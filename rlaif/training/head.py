@@ -89,7 +89,7 @@ def _exponentials(
     shape = (min(ROWS, len(hidden_NH)), len(weight_VH))
     narrow_RV = hidden_NH.new_empty(shape)
     shifted_RV, exp_RV = (hidden_NH.new_empty(shape, dtype=torch.float32) for _ in range(2))
-    for start in range(0, len(hidden_NH), ROWS):
+    for start in range(0, max(1, len(hidden_NH)), ROWS):  # also of no rows at all
         rows = slice(start, min(start + ROWS, len(hidden_NH)))
         n = rows.stop - start
         torch.mm(hidden_NH[rows], weight_VH.t(), out=narrow_RV[:n])

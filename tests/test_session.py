@@ -270,3 +270,12 @@ def test_the_norm_is_that_of_all_parts_together(tmp_path: Path, monkeypatch: pyt
     pull(params, 0)
     expected = torch.cat([p.grad.flatten() for p in params.values() if p.grad is not None]).double().norm()
     assert session.update("here") == pytest.approx(float(expected), rel=1e-6)
+
+
+def test_a_checkpoint_that_was_cut_otherwise_is_refused_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Session([Group(parameters(0), 0.01)], tmp_path, 1.0).save(1, {})
+    monkeypatch.setattr(session_module, "PART", 5)
+    with pytest.raises(TrainingError, match="made by another version of rlaif; delete"):
+        Session([Group(parameters(0), 0.01)], tmp_path, 1.0).restore()

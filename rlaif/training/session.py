@@ -150,7 +150,10 @@ class Session:
             for name, parameter in group.parameters.items():
                 masters[name].copy_(saved[name])
                 _publish(masters[name], _local(parameter.detach()))
-        self.optimizer.load_state_dict(found.state["optimizer"])
+        try:
+            self.optimizer.load_state_dict(found.state["optimizer"])
+        except ValueError:  # the masters are the same, and cut into other parts
+            raise TrainingError(f"{found.path}: made by another version of rlaif; delete {found.path.parent}") from None
         return found.step, found.state["extra"]
 
 

@@ -48,8 +48,9 @@ httpd.serve_forever()
 """
 
 PARENT = """
-import os, sys, time
+import os, signal, sys, time
 from rlaif.models.process import ServerProcess
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it, and so would we
 url, end, *command = sys.argv[1:]
 server = ServerProcess(command, os.environ, "fake")
 server.wait_until_healthy(url, 60)

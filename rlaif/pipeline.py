@@ -91,7 +91,7 @@ STAGES: dict[str, Stage] = {
             *([run.judgments] if recipe.reward.principle_heads else []),
             *reads.backbone_files(recipe),
         ],
-        lambda run: [run.reward_model, run.heldout, run.strengths],
+        lambda run: [run.reward_model, run.heldout, run.heldout_ratings, run.strengths],
     ),
     "optimise": Stage(
         stages.optimise,
@@ -109,6 +109,7 @@ STAGES: dict[str, Stage] = {
             run.judgments,
             run.failures,
             run.heldout,
+            run.heldout_ratings,
             run.reward_model,
             run.policy,
             *reads.judge_files(recipe),

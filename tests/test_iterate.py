@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import signal
 from pathlib import Path
@@ -22,6 +21,7 @@ from rlaif.jsonl import read_jsonl, read_objects
 from rlaif.pipeline import STAGES, stages_of
 from rlaif.records import Preference, Response
 from rlaif.run import Run, hash_path
+from tests.forked import exit_code
 from tests.small_run import small_recipe
 from tests.test_resume import Kill, arm
 from tests.tiny_training import preference
@@ -75,12 +75,7 @@ def work(recipe: Recipe, folder: Path, kill: Kill | None) -> None:
 
 
 def in_a_process(recipe: Recipe, folder: Path, kill: Kill | None = None) -> int | None:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
-    process = context.Process(target=work, args=(recipe, folder, kill))
-    process.start()
-    process.join()
-    return process.exitcode
+    return exit_code(PRELOADED, work, recipe, folder, kill)
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,6 @@ other moments, are in test_resume.py.
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import signal
 from pathlib import Path
@@ -20,6 +19,7 @@ from rlaif.config import Recipe, dump_recipe
 from rlaif.jsonl import write_jsonl
 from rlaif.pipeline import run_recipe
 from rlaif.run import Run, hash_path
+from tests.forked import exit_code
 from tests.small_run import small_recipe
 from tests.tiny_training import planted
 
@@ -88,12 +88,7 @@ def work(recipe: Recipe, folder: Path, step: int | None) -> None:
 
 
 def in_a_process(recipe: Recipe, folder: Path, step: int | None = None) -> int | None:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
-    process = context.Process(target=work, args=(recipe, folder, step))
-    process.start()
-    process.join()
-    return process.exitcode
+    return exit_code(PRELOADED, work, recipe, folder, step)
 
 
 def begun(recipe: Recipe, folder: Path) -> Run:

@@ -7,7 +7,6 @@ point, the next one goes on. Nothing is slept for or timed.
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import shutil
 import signal
@@ -23,6 +22,7 @@ from rlaif.evaluation.report import write_report
 from rlaif.jsonl import write_json
 from rlaif.pipeline import STAGES, run_recipe
 from rlaif.run import Run, hash_path
+from tests.forked import exit_code
 from tests.small_run import small_recipe
 
 PRELOADED = [
@@ -138,13 +138,7 @@ def work(recipe: Recipe, folder: Path, kill: Kill | None) -> None:
 
 
 def in_a_process(recipe: Recipe, folder: Path, kill: Kill | None = None) -> int | None:
-    """Its exit code; -9 for one that was killed. Forked from a server that has imported all, so that it starts fast."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
-    process = context.Process(target=work, args=(recipe, folder, kill))
-    process.start()
-    process.join()
-    return process.exitcode
+    return exit_code(PRELOADED, work, recipe, folder, kill)
 
 
 class Story(NamedTuple):

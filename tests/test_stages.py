@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
 from rlaif import stages
+from rlaif.config import Recipe
 from rlaif.errors import DataError, JudgeError
 from rlaif.feedback.prompts import read_prompts
 from rlaif.jsonl import read_jsonl, write_jsonl
 from rlaif.models.chat import ChatRequest, Reply
 from rlaif.models.scripted import ScriptedChatModel
+from rlaif.pipeline import STAGES
 from rlaif.records import Failure, Response
 from rlaif.run import Run
 from rlaif.stages import asking
@@ -163,3 +166,15 @@ def test_scores_are_centred_on_a_bounded_number_of_responses(run, n):
         seen.append({r.id for r in reference_responses(run)})
     assert seen[0] == seen[1] and len(seen[0]) == min(n, 512)
     assert n < 512 or seen[0] != {str(i) for i in range(512)}, "by hash, not by position"
+
+
+def test_every_artefact_is_written_by_some_stage(run: Run, recipe: Recipe) -> None:
+    """One that no stage names is neither made again when it is gone nor looked at when it changed."""
+    written = {path for stage in STAGES.values() for path in stage.writes(run)}
+    beside = {run.folder, run.recipe, run.manifest, run.metrics, run.scope_file, run.checkpoints}
+    beside |= {run.human_failures, run.demonstration_failures}  # what their stage counts, and nobody reads
+    assert {path for path in vars(run).values() if isinstance(path, Path)} == written | beside
+    assert not written & beside
+    for path in (run.heldout, run.heldout_ratings):
+        assert path in STAGES["reward"].writes(run)
+        assert path in STAGES["evaluate"].reads(recipe, run)

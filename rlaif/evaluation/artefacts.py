@@ -51,11 +51,11 @@ def read_artefacts(folder: Path) -> Artefacts:
         recipe_text=recipe_text,
         manifest=_json(folder / "manifest.json"),
         evaluation=_json(folder / "evaluation.json"),
-        metrics=_rows(folder / "metrics.jsonl"),
-        failures=_rows(folder / "failures.jsonl"),
-        samples=_rows(folder / "evaluation_samples.jsonl"),
+        metrics=rows_if_there(folder / "metrics.jsonl"),
+        failures=rows_if_there(folder / "failures.jsonl"),
+        samples=rows_if_there(folder / "evaluation_samples.jsonl"),
         preferences=Counter(
-            (str(row.get("source")), str(row.get("split"))) for row in _rows(folder / "preferences.jsonl")
+            (str(row.get("source")), str(row.get("split"))) for row in rows_if_there(folder / "preferences.jsonl")
         ),
     )
 
@@ -93,5 +93,6 @@ def _mapping(path: Path, value: Any) -> dict[str, Any]:
     return value
 
 
-def _rows(path: Path) -> list[dict[str, Any]]:
+def rows_if_there(path: Path) -> list[dict[str, Any]]:
+    """The file's rows; none where there is no file."""
     return [row for _, row in read_objects(path)] if path.exists() else []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from rlaif.config import Recipe
@@ -27,6 +26,7 @@ def evaluate(recipe: Recipe, run: Run) -> dict[str, Any]:
 
     A recipe without a reward model gets no scores, and one whose evaluation has no judgment no win rate.
     """
+    from rlaif.evaluation.artefacts import rows_if_there
     from rlaif.evaluation.evaluate import EvaluationInputs, sample_rows
     from rlaif.evaluation.evaluate import evaluate as measure
     from rlaif.evaluation.winrate import evaluation_pairs, with_partner
@@ -54,8 +54,8 @@ def evaluate(recipe: Recipe, run: Run) -> dict[str, Any]:
         label_judgments=read_if_there(run.judgments, Judgment),
         failures=[*read_if_there(run.failures, Failure), *judged.failures],
         has_reward_model=has_reward_model,
-        heldout_rows=_rows(run.heldout) if has_reward_model else [],
-        heldout_ratings=_rows(run.heldout_ratings) if run.heldout_ratings.exists() else [],
+        heldout_rows=[row for _, row in read_objects(run.heldout)] if has_reward_model else [],
+        heldout_ratings=rows_if_there(run.heldout_ratings),
         kl=measured.kl,
         kl_bound=_kl_bound(recipe),
         scores_before=measured.scores_before,
@@ -66,10 +66,6 @@ def evaluate(recipe: Recipe, run: Run) -> dict[str, Any]:
     write_jsonl(run.evaluation_judgments, judged.judgments)
     write_json(run.evaluation, measure(inputs, recipe.evaluate, recipe.evaluation_seed))
     return {"heldout_prompts": len(prompts), "unsampled": len(failures), **cost_of(judged)}
-
-
-def _rows(path: Path) -> list[dict[str, Any]]:
-    return [row for _, row in read_objects(path)]
 
 
 def _draw(

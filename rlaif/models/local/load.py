@@ -81,7 +81,8 @@ def from_pretrained(kind: Any, name: str, problem: str, path: str | Path, **opti
 
     Without the library's progress bars and its notes on weights that are new on purpose (a fresh scalar head).
     """
-    keep_freed()
+    if device().type == "cpu":  # on a GPU what was loaded here is copied there, and this memory is free for others
+        keep_freed()
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
     try:

@@ -111,6 +111,17 @@ def pair_lessons(
     ]
 
 
+def heldout_prompts(preferences: Sequence[Preference]) -> set[str]:
+    """Ids of the prompts that only measure."""
+    return {p.prompt_id for p in preferences if p.split == "heldout"}
+
+
+def encode_rating(tokenizer: Any, score: Score, max_length: int) -> Row:
+    """Conversation and rated response as ids."""
+    (row,) = encode(tokenizer, score.prompt, [Text(score.text)], max_length)
+    return row
+
+
 def rating_lessons(
     tokenizer: Any, scores: Sequence[Score], preferences: Sequence[Preference], max_length: int
 ) -> list[Lesson]:
@@ -118,12 +129,12 @@ def rating_lessons(
 
     DataError where there are none.
     """
-    heldout = {p.prompt_id for p in preferences if p.split == "heldout"}
-    lessons = []
-    for score in scores:
-        if score.prompt_id not in heldout:
-            rows = encode(tokenizer, score.prompt, [Text(score.text)], max_length)
-            lessons.append(Lesson(score.id, score.prompt_id, rows, score.value, 1.0))
+    heldout = heldout_prompts(preferences)
+    lessons = [
+        Lesson(score.id, score.prompt_id, (encode_rating(tokenizer, score, max_length),), score.value, 1.0)
+        for score in scores
+        if score.prompt_id not in heldout
+    ]
     if not lessons:
         raise DataError("scores.jsonl: no ratings of training prompts; see label.mode and label failures")
     return lessons

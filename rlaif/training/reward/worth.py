@@ -12,8 +12,7 @@ import torch
 
 from rlaif.config.sections import RewardSection
 from rlaif.records import Preference, Score
-from rlaif.training.lessons import Text, encode
-from rlaif.training.reward.data import PrincipleLabels, by_principle, encode_pairs
+from rlaif.training.reward.data import PrincipleLabels, by_principle, encode_pairs, encode_rating, heldout_prompts
 from rlaif.training.reward.train import score_rows
 from rlaif.training.scalar_model import ScalarModel
 
@@ -97,11 +96,11 @@ def score_ratings(
     preferences: Sequence[Preference],
 ) -> list[Rated]:
     """What these models say of the rated responses to prompts whose preferences are held out, in order."""
-    heldout = {p.prompt_id for p in preferences if p.split == "heldout"}
+    heldout = heldout_prompts(preferences)
     rated = [score for score in scores if score.prompt_id in heldout]
     if not rated:
         return []
-    rows = [encode(tokenizer, each.prompt, [Text(each.text)], section.max_length)[0] for each in rated]
+    rows = [encode_rating(tokenizer, each, section.max_length) for each in rated]
     found_MN = torch.stack([score_rows(model, rows, section.microbatch_tokens)[:, 0] for model in models])
     return [
         Rated(each.id, each.prompt_id, each.value, round(value, 6))

@@ -1,6 +1,6 @@
 """rlaif: reinforcement learning from AI feedback, from a written constitution to a trained policy.
 
-Start with `rlaif/pipeline.py`, which is the whole recipe on one screen, then `rlaif/records.py`, which names
+Start with `rlaif/pipeline.py`, which is the whole recipe on one screen, then `rlaif/records/`, which names
 every kind of row that passes between the stages.
 """
 

@@ -67,7 +67,7 @@ STAGES: dict[str, Stage] = {
             run.responses,
             *reads.judge_files(recipe),
             *reads.audit_files(recipe),
-            *reads.human_files(recipe),
+            *reads.human_files(recipe, run),
             *reads.prompt_files(recipe),
         ],
         lambda run: [run.judgments, run.failures, *run.evidence],
@@ -76,11 +76,11 @@ STAGES: dict[str, Stage] = {
         stages.pairs,
         lambda recipe, run: [
             run.judgments,
-            *reads.human_files(recipe),
+            *reads.human_files(recipe, run),
             *reads.included_files(recipe),
             *reads.prompt_files(recipe),
         ],
-        lambda run: [run.preferences],
+        lambda run: [run.preferences, run.human_edits, run.human_demonstrations, run.annotators, run.conflicts],
     ),
     "reward": Stage(
         stages.reward,

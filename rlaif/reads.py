@@ -26,8 +26,10 @@ from rlaif.config.sections import (
     ScriptedModel,
     Sft,
 )
+from rlaif.feedback.human.source import source_files
 from rlaif.feedback.sources import path_of
 from rlaif.resources import resolve
+from rlaif.run import Run
 
 
 def prompt_files(recipe: Recipe) -> list[Path]:
@@ -35,9 +37,10 @@ def prompt_files(recipe: Recipe) -> list[Path]:
     return [resolve("prompts/sets", s.path) for s in recipe.prompts.sources if isinstance(s, FileSource)]
 
 
-def human_files(recipe: Recipe) -> list[Path]:
-    """The files of human labels."""
-    return [path_of(s) for s in recipe.preferences.labels.human_data if isinstance(s, FileSource)]
+def human_files(recipe: Recipe, run: Run) -> list[Path]:
+    """The files of human labels and gold questions, and the answers given on a page, this run's or another's."""
+    sources = [*recipe.preferences.labels.human_data, *recipe.preferences.annotators.gold]
+    return [file for source in sources for file in source_files(source, run)]
 
 
 def included_files(recipe: Recipe) -> list[Path]:

@@ -10,13 +10,15 @@ from typing import Any
 
 import pytest
 
-from rlaif.config.sections import FileSource, HubSource, PromptsSection
+from rlaif.config.sections import FileSource, HumanFile, HumanHub, PromptsSection
 from rlaif.errors import DataError
-from rlaif.feedback.human import HumanData, read_human_judgments
+from rlaif.feedback.human import HumanData, read_human
 from rlaif.feedback.pairs import oriented
 from rlaif.feedback.prompts import read_prompts
 from rlaif.records import plain
+from rlaif.run import Run
 
+NO_RUN = Run(Path("no-run"))
 HH_DEV = Path(__file__).parents[2] / "shared" / "data" / "hh_harmless" / "dev.jsonl.gz"
 ASK = "\n\nHuman: Hi\n\nAssistant: Hello\n\nHuman: Why?\n\nAssistant:"
 HI_WHY = [
@@ -34,7 +36,7 @@ def said(text: str) -> list[dict[str, str]]:
 def read(tmp_path: Path, *rows: dict[str, Any], **knobs: Any) -> HumanData:
     path = tmp_path / "h.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return read_human_judgments([FileSource(path=str(path), **knobs)])
+    return read_human([HumanFile(path=str(path), **knobs)], NO_RUN)
 
 
 @pytest.mark.parametrize(
@@ -139,7 +141,7 @@ def test_a_kept_tie_of_ours_stays_a_tie(tmp_path: Path) -> None:
 
 def test_hub_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("datasets.load_dataset", lambda path, **knobs: [GOOD, {**GOOD, "chosen": ASK}, GOOD])
-    data = read_human_judgments([HubSource(dataset="some/hh", data_dir="harmless-base", tags=("h",), limit=2)])
+    data = read_human([HumanHub(dataset="some/hh", data_dir="harmless-base", tags=("h",), limit=2)], NO_RUN)
     assert [judgment.pair.tags for judgment in data.judgments] == [("h",)]
     assert [failure.id for failure in data.failures] == ["some/hh [train] row 1"]
 
@@ -149,29 +151,30 @@ def test_a_system_turn_makes_them_the_pairs_that_the_judge_sees(tmp_path: Path) 
     rows = [{"prompt": f"q{i}", "chosen": "yes", "rejected": "no"} for i in range(2)]
     (tmp_path / "h.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     source = FileSource(path=str(tmp_path / "h.jsonl"))
+    as_human = HumanFile(path=source.path)
     split = read_prompts(PromptsSection(sources=(source,), heldout=1, system="Be brief."))
     prompts = {prompt.id: prompt for prompt in (*split.train, *split.heldout)}
-    judgments = read_human_judgments([source], "Be brief.").judgments
+    judgments = read_human([as_human], NO_RUN, "Be brief.").judgments
     assert [j.pair for j in judgments] == [oriented(prompts[j.pair.prompt_id], "yes", "no") for j in judgments]
     assert [j.pair.prompt[0].role for j in judgments] == ["system", "system"]
-    bare = read_human_judgments([source]).judgments
+    bare = read_human([as_human], NO_RUN).judgments
     assert [j.pair.prompt_id for j in bare] == [j.pair.prompt_id for j in judgments]
     own = {"prompt": [{"role": "system", "content": "Own."}, {"role": "user", "content": "q"}]}
     (tmp_path / "h.jsonl").write_text(json.dumps({**own, "chosen": "yes", "rejected": "no"}))
-    (judgment,) = read_human_judgments([source], "Be brief.").judgments
+    (judgment,) = read_human([as_human], NO_RUN, "Be brief.").judgments
     assert [m.content for m in judgment.pair.prompt] == ["Own.", "q"]
 
 
 def test_a_file_may_lie_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "h.jsonl").write_text(json.dumps(GOOD))
-    assert len(read_human_judgments([FileSource(path="~/h.jsonl")]).judgments) == 1
+    assert len(read_human([HumanFile(path="~/h.jsonl")], NO_RUN).judgments) == 1
 
 
 @pytest.mark.skipif(not HH_DEV.exists(), reason="the shared HH-RLHF sample is not beside this checkout")
 def test_real_rows() -> None:
     """1,500 rows: all become pairs but two whose response is blank, and turns alternate in every prompt."""
-    data = read_human_judgments([FileSource(path=str(HH_DEV))])
+    data = read_human([HumanFile(path=str(HH_DEV))], NO_RUN)
     assert Counter(failure.reason.partition(" ")[2] for failure in data.failures) == {"has an empty response": 2}
     assert len(data.judgments) == 1498
     assert 0.45 < sum(judgment.p_a for judgment in data.judgments) / len(data.judgments) < 0.55

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rlaif.config.sections import AiLabels, ByTag, FileSource, HumanWins, MixedLabels, Weighted
+from rlaif.config.sections import AiLabels, ByTag, HumanFile, HumanWins, MixedLabels, Weighted
 from rlaif.errors import ConfigError
 from rlaif.feedback.mix import MixResult, for_the_judge, mix
 from rlaif.records import Judgment, Message, Pair, Prompt, Source
@@ -70,7 +70,7 @@ def test_one_source_alone() -> None:
 def test_the_judge_is_asked_only_about_what_its_labels_are_kept_for() -> None:
     pairs = [judgment(tag, "ai", tag).pair for tag in ("harm", "help", "x")]
     by_tag, human_wins = (
-        MixedLabels(human_data=(FileSource(path="h.jsonl"),), policy=policy)
+        MixedLabels(human_data=(HumanFile(path="h.jsonl"),), policy=policy)
         for policy in (ByTag(human=("help",), ai=("harm",)), HumanWins())
     )
     assert for_the_judge(pairs, by_tag) == pairs[:1]

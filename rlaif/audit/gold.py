@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from rlaif.config.sections import FileSource
 from rlaif.errors import DataError
-from rlaif.feedback.human import judgment_of
+from rlaif.feedback.human.comparisons import judgment_of
 from rlaif.feedback.pairs import oriented
 from rlaif.feedback.sources import SourceRow, Unusable, read_rows, tags_of
 from rlaif.jsonl import dumps, first_problem

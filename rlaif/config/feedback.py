@@ -6,38 +6,11 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from rlaif.config.annotators import AnnotatorsSection
 from rlaif.config.base import Count, Positive, Section, Share
+from rlaif.config.human import HumanSource
 from rlaif.config.judging import AuditRequirement, CompareMode, Mode
-
-
-class FileSource(Section):
-    """A JSONL file (also .jsonl.gz)."""
-
-    kind: Literal["file"] = "file"
-    path: str
-    """A path, or for prompts the name of a shipped set (`everyday`)."""
-    tags: tuple[str, ...] = ()
-    """Added to every row."""
-    limit: Count | None = None
-
-
-class HubSource(Section):
-    """A data set read through `datasets`."""
-
-    kind: Literal["hub"] = "hub"
-    dataset: str
-    name: str | None = None
-    """The configuration (`data_dir` for HH-RLHF's folders goes in `data_dir`)."""
-    data_dir: str | None = None
-    split: str = "train"
-    revision: str | None = None
-    column: str = "prompt"
-    """Where the prompt is: a text, a message list, or an HH-RLHF transcript (`chosen`)."""
-    tags: tuple[str, ...] = ()
-    limit: Count | None = None
-
-
-DataSource = Annotated[FileSource | HubSource, Field(discriminator="kind")]
+from rlaif.config.sources import DataSource
 
 
 class PromptsSection(Section):
@@ -133,14 +106,14 @@ class AiLabels(Section):
     kind: Literal["ai"] = "ai"
     pairs: Literal["sampled", "human"] = "sampled"
     """`sampled`: pairs of the policy's responses; `human`: the pairs of `human_data`, their labels unseen."""
-    human_data: tuple[DataSource, ...] = ()
+    human_data: tuple[HumanSource, ...] = ()
 
 
 class HumanLabels(Section):
     """RLHF: labels read from HH-RLHF-format data."""
 
     kind: Literal["human"] = "human"
-    human_data: tuple[DataSource, ...] = Field(min_length=1)
+    human_data: tuple[HumanSource, ...] = Field(min_length=1)
 
 
 class MixedLabels(Section):
@@ -148,7 +121,7 @@ class MixedLabels(Section):
 
     kind: Literal["mix"] = "mix"
     pairs: Literal["sampled", "human"] = "sampled"
-    human_data: tuple[DataSource, ...] = Field(min_length=1)
+    human_data: tuple[HumanSource, ...] = Field(min_length=1)
     policy: Annotated[HumanWins | Weighted | ByTag, Field(discriminator="kind")] = HumanWins()
 
 
@@ -156,6 +129,7 @@ class PreferencesSection(Section):
     """From judgments to training rows. RLAIF, RLHF and hybrid recipes differ in this section only."""
 
     labels: Annotated[AiLabels | HumanLabels | MixedLabels, Field(discriminator="kind")] = AiLabels()
+    annotators: AnnotatorsSection = AnnotatorsSection()
     tie_margin: float = Field(default=0.0, ge=0, lt=0.5)
     """A judgment with |p(a) - 0.5| at or below this is a tie."""
     ties: Literal["drop", "keep"] = "drop"

@@ -7,7 +7,6 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from rlaif.config.base import Count, Positive, Section, Share
-from rlaif.config.feedback import FileSource
 from rlaif.config.scoring import (
     Constraint,
     Gold,
@@ -18,6 +17,7 @@ from rlaif.config.scoring import (
     reads_reward_model,
     sources_of,
 )
+from rlaif.config.sources import FileSource
 from rlaif.config.training import Lora
 
 

@@ -13,7 +13,7 @@ from rlaif.constitution import load_constitution
 from rlaif.errors import DataError
 from rlaif.feedback.calibration import apply_calibration
 from rlaif.feedback.earlier import join
-from rlaif.feedback.human import read_human_judgments
+from rlaif.feedback.human import read_human
 from rlaif.feedback.judge import JudgeResult, check_failure_cap
 from rlaif.feedback.judge.revise import first_responses, revise_responses
 from rlaif.feedback.mix import for_the_judge, mix
@@ -28,7 +28,7 @@ from rlaif.stages.asking import asking, cost_of, draw_samples, judge_with_bar, m
 
 def _human_judgments(recipe: Recipe, run: Run) -> list[Judgment]:
     """Human labels, less those on prompts held out for evaluation: nothing may train on these."""
-    data = read_human_judgments(recipe.preferences.labels.human_data, recipe.prompts.system)
+    data = read_human(recipe.preferences.labels.human_data, run, recipe.prompts.system)
     write_jsonl(run.human_failures, data.failures)
     heldout = {prompt.id for prompt in read_prompts(recipe.prompts).heldout}
     judgments = [judgment for judgment in data.judgments if judgment.pair.prompt_id not in heldout]

@@ -1,15 +1,11 @@
-"""Human preference labels as judgments, from HH-RLHF data (arXiv 2204.05862) or TRL preference rows.
+"""Rows with `chosen` and `rejected`: HH-RLHF transcripts (arXiv 2204.05862) or TRL preference rows.
 
-A row that is no pair (different prompts, one text twice) is a failure with its place; a row without `chosen`
-and `rejected` means that the file is not preference data and stops the run. Next: `mix.py`.
+The last assistant turn is the response, what stands before it the prompt. Rows: `chosen` and `rejected` as
+transcripts, or as texts or message lists with `prompt` or with the prompt inside them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
-
-from rlaif.config.sections import DataSource
 from rlaif.errors import DataError
 from rlaif.feedback.pairs import oriented
 from rlaif.feedback.prompts import with_system
@@ -21,41 +17,8 @@ from rlaif.feedback.sources import (
     parse_transcript,
     prompt_part,
     prompt_value,
-    read_rows,
-    tags_of,
 )
-from rlaif.records import Failure, Judgment, Message, Messages, Prompt
-
-
-class HumanData(NamedTuple):
-    """Judgments in the order of the rows, and the rows that gave none (`id` is the place, `file:line`)."""
-
-    judgments: list[Judgment]
-    failures: list[Failure]
-
-
-def read_human_judgments(sources: Sequence[DataSource], system: str | None = None) -> HumanData:
-    """One judgment a row, with p_a of 1 or 0 (0.5 for a kept tie in one of our own files).
-
-    The last assistant turn is the response, what stands before it the prompt. a and b are assigned by hash,
-    so a is not always the chosen one. Rows: `chosen` and `rejected` as transcripts, or as texts or message
-    lists with `prompt` or with the prompt inside them. `system` is put before a prompt without a system turn,
-    as it is for the policy, so that AI and human labels of one pair meet. Raises DataError for rows of another
-    shape, and when no row is usable.
-    """
-    judgments: list[Judgment] = []
-    failures: list[Failure] = []
-    for source in sources:
-        for row in read_rows(source):
-            row.require("chosen", "rejected")
-            try:
-                judgments.append(judgment_of(row, tags_of(row, source), system))
-            except Unusable as unusable:
-                failures.append(Failure(stage="human", id=row.place, reason=unusable.reason, detail=unusable.detail))
-    if not judgments:
-        first = f": {failures[0].id}: {failures[0].reason}" if failures else ", the sources are empty"
-        raise DataError(f"human_data: not one usable pair{first}")
-    return HumanData(judgments, failures)
+from rlaif.records import Judgment, Message, Messages, Prompt
 
 
 def judgment_of(row: SourceRow, tags: tuple[str, ...], system: str | None = None) -> Judgment:

@@ -1,0 +1,113 @@
+"""The recipe: every section together, and what they need of each other."""
+
+from __future__ import annotations
+
+from typing import Self
+
+from pydantic import Field, field_validator, model_validator
+
+from rlaif.config.base import Count, Section
+from rlaif.config.feedback import AiLabels, HumanLabels, LabelSection, PreferencesSection, PromptsSection, SampleSection
+from rlaif.config.judging import ChecklistMode, ReviseMode, ScoreMode
+from rlaif.config.models import JudgeModel, PolicyModel
+from rlaif.config.optimise import BestOfN, OnPolicy, Optimise, Ppo, RunDemonstrations, Sft
+from rlaif.config.reward import Regression, RewardSection
+from rlaif.config.scoring import EnsembleScore, ModelScore
+from rlaif.config.training import ComputeSection, TrackingSection
+
+
+class EvaluateSection(Section):
+    """Policy against reference on held-out prompts."""
+
+    responses_per_prompt: Count = 1
+    seed: int | None = None
+    """Of the samples; none = the recipe's. `rlaif iterate` gives all rounds one, so that they answer alike."""
+    bootstrap_samples: Count = 2000
+    confidence: float = Field(default=0.95, gt=0, lt=1)
+    examples: Count = 12
+    """Prompts shown with before and after in the report."""
+
+
+class Recipe(Section):
+    """One run, whole."""
+
+    name: str
+    """Also the name of the run's folder under runs/."""
+    title: str = ""
+    seed: int = 0
+    constitution: str
+    """A shipped name (`harmlessness`) or a path."""
+    policy: PolicyModel
+    """What is trained, from how it is now. Training measures its KL from here."""
+    reference: PolicyModel | None = None
+    """What evaluation compares the trained policy with; none = the policy before training."""
+    judge: JudgeModel
+    prompts: PromptsSection
+    sample: SampleSection = SampleSection()
+    label: LabelSection = LabelSection()
+    preferences: PreferencesSection = PreferencesSection()
+    reward: RewardSection = RewardSection()
+    optimise: Optimise = Ppo()
+    compute: ComputeSection = ComputeSection()
+    tracking: TrackingSection = TrackingSection()
+    evaluate: EvaluateSection = EvaluateSection()
+
+    @field_validator("name")
+    @classmethod
+    def _name_is_a_folder(cls, name: str) -> str:
+        if not name.strip() or name in {".", ".."} or "/" in name:
+            raise ValueError(f"must be usable as the name of a folder, without '/' (got {name!r})")
+        return name
+
+    @property
+    def evaluation_seed(self) -> int:
+        """Of evaluation's samples and bootstrap."""
+        return self.seed if self.evaluate.seed is None else self.evaluate.seed
+
+    @property
+    def compared_with(self) -> PolicyModel:
+        """The model that evaluation calls the reference."""
+        return self.reference or self.policy
+
+    @model_validator(mode="after")
+    def _method_finds_its_data(self) -> Self:
+        method = self.optimise
+        if isinstance(method, Sft):
+            if isinstance(method.data, RunDemonstrations) and not isinstance(self.label.mode, ReviseMode):
+                raise ValueError(
+                    "optimise.data.kind is 'revisions', which label.mode.kind=revise makes; or use optimise.data.kind="
+                    "chosen, judge or file"
+                )
+        elif isinstance(method, OnPolicy | BestOfN):
+            sources = method.sources
+            if any(isinstance(source, EnsembleScore) for source in sources) and self.reward.ensemble is None:
+                raise ValueError("optimise scores with kind 'ensemble', so reward.ensemble must be set")
+            heads = [source.head for source in sources if isinstance(source, ModelScore) and source.head]
+            if heads and not self.reward.principle_heads:
+                raise ValueError(f"optimise scores with the head {heads[0]!r}, so reward.principle_heads must be true")
+        return self
+
+    @model_validator(mode="after")
+    def _pairs_need_data(self) -> Self:
+        labels = self.preferences.labels
+        if isinstance(labels, AiLabels) and labels.pairs == "human" and not labels.human_data:
+            raise ValueError("preferences.labels.pairs is 'human', so preferences.labels.human_data must name data")
+        return self
+
+    @model_validator(mode="after")
+    def _revise_has_responses(self) -> Self:
+        labels = self.preferences.labels
+        if isinstance(self.label.mode, ReviseMode) and not isinstance(labels, HumanLabels) and labels.pairs == "human":
+            raise ValueError("label.mode.kind is 'revise', which revises sampled responses, not human pairs")
+        return self
+
+    @model_validator(mode="after")
+    def _reward_finds_its_labels(self) -> Self:
+        judged = not isinstance(self.preferences.labels, HumanLabels)
+        if isinstance(self.reward.loss, Regression) and not (
+            judged and isinstance(self.label.mode, ScoreMode | ChecklistMode)
+        ):
+            raise ValueError("reward.loss.kind is 'regression', which learns the ratings of label.mode.kind=score")
+        if self.reward.principle_heads and not judged:
+            raise ValueError("reward.principle_heads learn a judge's labels, and preferences.labels.kind is 'human'")
+        return self

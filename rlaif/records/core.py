@@ -1,0 +1,101 @@
+"""Who has which identity, and the texts: prompts, responses, pairs. The other records are made of these."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Role = Literal["system", "user", "assistant"]
+Source = Literal["ai", "human"]
+Side = Literal["a", "b"]
+
+
+def content_id(*parts: Any) -> str:
+    """16 hex digits of the SHA-256 of the parts, as canonical JSON: the same content has the same id anywhere."""
+    text = json.dumps(parts, ensure_ascii=True, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def derive_seed(*parts: Any) -> int:
+    """A 63-bit seed from (run seed, stage, id, ...): independent of order and of everything else that runs."""
+    return int.from_bytes(hashlib.sha256(content_id(*parts).encode()).digest()[:8], "big") >> 1
+
+
+class Record(BaseModel):
+    """Base of all rows: frozen, and an unknown field is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Message(Record):
+    """One turn of a conversation."""
+
+    role: Role
+    content: str
+
+
+Messages = tuple[Message, ...]
+
+
+def plain(messages: Messages) -> list[dict[str, str]]:
+    """The conversation as plain dicts: what chat templates, servers and hashes take."""
+    return [{"role": m.role, "content": m.content} for m in messages]
+
+
+class Prompt(Record):
+    """What the policy answers: a conversation that ends with a user turn."""
+
+    id: str
+    messages: Messages = Field(min_length=1)
+    tags: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _ends_with_user(self) -> Self:
+        if self.messages[-1].role != "user":
+            raise ValueError(f"a prompt must end with a user turn (got {self.messages[-1].role!r})")
+        return self
+
+    @classmethod
+    def of(cls, messages: Messages, tags: tuple[str, ...] = ()) -> Prompt:
+        """A prompt whose id is the hash of its conversation."""
+        return cls(id=content_id(plain(messages)), messages=messages, tags=tags)
+
+
+class Response(Record):
+    """One sample of the policy. `finished` is False when the token limit cut it off."""
+
+    id: str
+    prompt_id: str
+    prompt: Messages
+    tags: tuple[str, ...] = ()
+    index: int = Field(ge=0)
+    text: str
+    finished: bool
+    tokens: int = Field(ge=0)
+    token_ids: tuple[int, ...] = ()
+    """The tokens themselves, where the model told them."""
+    model: str
+
+
+class Pair(Record):
+    """Two responses to one prompt. The id does not depend on which of them is called a."""
+
+    id: str
+    prompt_id: str
+    prompt: Messages
+    tags: tuple[str, ...] = ()
+    a: str
+    b: str
+
+    @classmethod
+    def of(cls, prompt: Prompt, a: str, b: str) -> Pair:
+        """The pair of two response texts, with its symmetric content id."""
+        identity = content_id(plain(prompt.messages), *sorted((a, b)))
+        return cls(id=identity, prompt_id=prompt.id, prompt=prompt.messages, tags=prompt.tags, a=a, b=b)
+
+    def swapped(self) -> Pair:
+        """The same pair with a and b exchanged."""
+        return self.model_copy(update={"a": self.b, "b": self.a})

@@ -1,0 +1,47 @@
+"""What training reads, and what did not come that far."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from rlaif.records.core import Messages, Record, Side, Source
+
+
+class Demonstration(Record):
+    """One row for supervised fine-tuning. `prompt` and `completion` alone form a valid TRL prompt-completion row."""
+
+    prompt: Messages
+    completion: Messages
+    source: Source
+    prompt_id: str
+    round: int = Field(ge=0)
+    """Which revision it is, counted from 1; 0 for a response as it was sampled."""
+    tags: tuple[str, ...] = ()
+
+
+class Preference(Record):
+    """One training row. `prompt`, `chosen` and `rejected` alone form a valid TRL conversational preference row."""
+
+    prompt: Messages
+    chosen: Messages
+    rejected: Messages
+    p_chosen: float = Field(ge=0.5, le=1)
+    source: Source
+    weight: float = Field(gt=0)
+    split: Literal["train", "heldout"]
+    prompt_id: str
+    pair_id: str
+    tags: tuple[str, ...] = ()
+
+
+class Failure(Record):
+    """A piece of work without a result: never a label. `reason` is a short fixed phrase, `detail` the evidence."""
+
+    stage: str
+    id: str
+    reason: str
+    detail: str = ""
+    principle: str | None = None
+    first: Side | None = None

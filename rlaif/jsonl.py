@@ -28,19 +28,60 @@ def first_problem(error: ValidationError) -> str:
     return f"{where}: {problem['msg']} (got {shown})"
 
 
+def read_text(path: Path) -> str:
+    """A file's text, unpacked if its name ends in .gz. DataError where it is missing, damaged or not UTF-8."""
+    try:
+        data = path.read_bytes()
+        return (gzip.decompress(data) if path.suffix == ".gz" else data).decode()
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read: {error}") from None
+
+
 def read_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """(line number, object) for each non-empty line of a .jsonl or .jsonl.gz file.
 
     Raises DataError, naming file and line, for a missing file, bad UTF-8, bad JSON, a row that is no object, or half
     of a surrogate pair: JSON can spell one, but no file could hold what is made of it.
     """
+    yield from _lines(path, read_text(path))
+
+
+def read_items(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(place, object) of each line of a JSONL file, or of each element if the file is one JSON array of objects.
+
+    The place is `file:line`; in an array that is the line on which the element begins, and which element it is is
+    added, since most programs write the whole array on one line. Raises as `read_objects` does.
+    """
+    text = read_text(path)
+    if text.lstrip().startswith("["):
+        yield from _elements(path, text)
+    else:
+        yield from ((f"{path}:{number}", value) for number, value in _lines(path, text))
+
+
+def _elements(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
-        data = path.read_bytes()
-        text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode()
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read: {error}") from None
+        values = json.loads(text)
+        dumps(values).encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"{path}: not text: half of a surrogate pair ({error.object[error.start]!r})") from None
+    except (ValueError, RecursionError) as error:
+        line = error.lineno if isinstance(error, json.JSONDecodeError) else 1
+        raise DataError(f"{path}:{line}: not a JSON array of objects: {error}") from None
+    decoder, line, counted, end = json.JSONDecoder(), 1, 0, text.index("[") + 1
+    for number, value in enumerate(values, start=1):
+        begin = next(i for i in range(end, len(text)) if text[i] not in ", \n\r\t")
+        line, counted = line + text.count("\n", counted, begin), begin
+        place = f"{path}:{line} item {number}"
+        if not isinstance(value, dict):
+            raise DataError(f"{place}: not a JSON object: {dumps(value)[:80]}")
+        yield place, value
+        end = decoder.raw_decode(text, begin)[1]
+
+
+def _lines(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
     # Split on "\n" alone: other line separators are legal inside JSON strings.
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():

@@ -77,6 +77,8 @@ RECORDS = {
         p_chosen=st.floats(0.5, 1),
         weight=st.floats(min_value=0, exclude_min=True),
     ),
+    records.Answer: st.builds(records.Answer, seconds=st.none() | st.floats(0, 1e4), reason=TEXT),
+    records.Edit: st.builds(records.Edit, prompt=MESSAGES, original=TEXT, edited=TEXT, annotator=TEXT),
     records.Failure: st.builds(records.Failure, reason=TEXT, detail=TEXT, principle=OPTIONAL),
 }
 

@@ -6,7 +6,7 @@ import pytest
 
 from rlaif.config.sections import AiLabels, ByTag, HumanFile, HumanWins, MixedLabels, Weighted
 from rlaif.errors import ConfigError
-from rlaif.feedback.mix import MixResult, for_the_judge, mix
+from rlaif.feedback.mix import MixResult, for_the_judge, mix, within_share
 from rlaif.records import Judgment, Message, Pair, Prompt, Source
 
 POLICIES = (HumanWins(), Weighted(ai=0.5, human=2.0), ByTag(human=("help",), ai=("harm",)))
@@ -78,3 +78,11 @@ def test_the_judge_is_asked_only_about_what_its_labels_are_kept_for() -> None:
     assert for_the_judge([], by_tag) == []
     with pytest.raises(ConfigError, match="no prompt to label has a tag of harm; the tags there are: help, x"):
         for_the_judge(pairs[1:], by_tag)
+
+
+def test_a_share_of_human_labels_is_the_same_one_whatever_else_is_labelled() -> None:
+    labels = [judgment(f"prompt {i}", "human") for i in range(400)]
+    kept = within_share(labels, 0.2)
+    assert 55 <= len(kept) <= 105 and within_share(labels, 1.0) == labels
+    assert within_share(labels[::-1], 0.2) == kept[::-1]
+    assert within_share(kept, 0.2) == kept and set(map(id, within_share(labels, 0.1))) <= set(map(id, kept))

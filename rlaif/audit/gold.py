@@ -1,10 +1,7 @@
-"""Human labels to measure a judge by, from any of the shapes in which they come.
+"""Human labels to measure a judge by, in any form that `feedback/human/` reads.
 
-    {chosen, rejected, ...}          HH-RLHF transcripts, TRL rows, our own preferences.jsonl
-    {text_correct, text_incorrect}   the HHH evaluation of the Constitutional AI paper (arXiv 2212.08073)
-    {pair, source, p_a, ...}         our own judgments.jsonl, as far as humans made it
-
-Each row says by its keys which it is. Nothing is judged here. Next: `audit.py`.
+A gold file is named without its form, so each row says by its keys which it is (`feedback/human/shapes.py`), and the
+form's own settings hold: ratings are from 1 to 5. Nothing is judged here. Next: `audit.py`.
 """
 
 from __future__ import annotations
@@ -12,27 +9,28 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 from statistics import fmean
 from typing import NamedTuple
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter
 
-from rlaif.config.sections import FileSource
+from rlaif.config.sections import Comparisons, Csv, Form, HumanFile
 from rlaif.errors import DataError
-from rlaif.feedback.human.comparisons import judgment_of
-from rlaif.feedback.pairs import oriented
-from rlaif.feedback.sources import SourceRow, Unusable, read_rows, tags_of
-from rlaif.jsonl import dumps, first_problem
-from rlaif.records import Failure, Judgment, Prompt, content_id
+from rlaif.feedback.human import HumanData, Sheet, read_form
+from rlaif.feedback.human.shapes import SHAPES, kind_of
+from rlaif.feedback.human.source import human_rows
+from rlaif.feedback.sources import SourceRow, tags_of
+from rlaif.records import Failure, Judgment, content_id
 
-HHH_KEYS = ("text_correct", "text_incorrect")
+FORM: TypeAdapter[Form] = TypeAdapter(Form)
 CATEGORY = "category"
 """A column whose text becomes a tag."""
 
 
 class GoldFile(NamedTuple):
-    """One file, as the audit records it. `pairs` counts the pairs that are used, `rows` all lines."""
+    """One file, as the audit records it. `pairs` counts the pairs that are used, `rows` all rows."""
 
     name: str
     sha256: str
@@ -62,7 +60,7 @@ class Gold(NamedTuple):
 
 
 def read_gold(paths: Sequence[Path], limit: int | None = None) -> Gold:
-    """All human labels of these files (.jsonl or .jsonl.gz), or the `limit` pairs with the smallest hashes.
+    """All human labels of these files (JSONL, a JSON array, CSV), or the `limit` pairs with the smallest hashes.
 
     A pair labelled several times has the mean p. No system turn is added: people saw these conversations as they are.
     A row whose conversation is no pair, and one labelled by a judge, is a failure with its place; a row of no known
@@ -77,22 +75,17 @@ def read_gold(paths: Sequence[Path], limit: int | None = None) -> Gold:
     repeated = 0
     for given, name in zip(paths, _names(paths), strict=True):
         path = Path(os.path.expanduser(given))
-        unusable: list[Failure] = []
-        rows = list(read_rows(FileSource(path=str(path))))
-        for row in rows:
-            try:
-                judgment = _judgment(row)
-            except Unusable as bad:
-                unusable.append(Failure(stage="gold", id=row.place, reason=bad.reason, detail=bad.detail))
-                continue
+        data = _read(path)
+        for judgment in data.judgments:
             repeated += judgment.pair.id in labels
             labels.setdefault(judgment.pair.id, []).append(judgment)
             file_of.setdefault(judgment.pair.id, name)
-        if len(unusable) == len(rows):
-            first = f"; first: {unusable[0].id}: {unusable[0].reason}" if unusable else ""
-            raise DataError(f"{path}: not one usable pair with a human label in {len(rows)} rows{first}")
-        failures += unusable
-        counts.append((path, name, len(rows), len(unusable)))
+        if not data.judgments:
+            first = f"; first: {data.failures[0].id}: {data.failures[0].reason}" if data.failures else ""
+            rows = data.counts["rows"]
+            raise DataError(f"{path}: not one usable pair with a human label in {rows} rows{first}")
+        failures += data.failures
+        counts.append((path, name, data.counts["rows"], len(data.failures)))
     chosen = _limited(list(labels), limit)
     used = [file_of[pair_id] for pair_id in chosen]
     return Gold(
@@ -121,45 +114,31 @@ def _limited(pair_ids: list[str], limit: int | None) -> list[str]:
     return [pair_id for pair_id in pair_ids if pair_id in kept]
 
 
-def _judgment(row: SourceRow) -> Judgment:
-    """The row's human judgment, its pair oriented by hash. Unusable or DataError as `read_gold` says."""
-    value = row.value
-    if "chosen" in value or "rejected" in value:
-        row.require("chosen", "rejected")
-        return judgment_of(row, _tags(row))
-    if any(key in value for key in HHH_KEYS):
-        row.require(*HHH_KEYS)
-        for key in HHH_KEYS:
-            if not isinstance(value[key], str):
-                raise DataError(f"{row.place}: {key}: must be a transcript (got {value[key]!r})")
-        pair = {"chosen": value["text_correct"], "rejected": value["text_incorrect"]}
-        return judgment_of(SourceRow(row.place, pair), _tags(row))
-    if "pair" in value and "p_a" in value:
-        return _own(row)
-    raise DataError(
-        f"{row.place}: no human label of a pair (keys: {', '.join(sorted(value)) or 'none'}); a row has chosen and "
-        "rejected, or text_correct and text_incorrect, or a judgment's pair and p_a"
-    )
+def _read(path: Path) -> HumanData:
+    """Everything in the file; neighbouring rows of one form are read together, since some pairs need several rows."""
+    data = HumanData.empty()
+    form: Form = Csv() if ".csv" in path.suffixes else Comparisons()
+    source = HumanFile(path=str(path), form=form)
+    for kind, rows in groupby(map(_with_category, human_rows(source)), key=_kind):
+        read_form(FORM.validate_python({"kind": kind}), rows, Sheet(source, None, data, "gold"))
+    return data
 
 
-def _own(row: SourceRow) -> Judgment:
-    try:
-        judgment = Judgment.model_validate_json(dumps(row.value))
-        prompt = Prompt.of(judgment.pair.prompt, judgment.pair.tags)
-    except ValidationError as error:
-        raise DataError(f"{row.place}: {first_problem(error)}") from None
-    if judgment.source != "human":
-        raise Unusable("labelled by a judge, not by a human")
-    if judgment.pair.a == judgment.pair.b:
-        raise Unusable("a and b are the same text", judgment.pair.a)
-    pair = oriented(prompt, judgment.pair.a, judgment.pair.b)
-    return Judgment(pair=pair, source="human", annotator=judgment.annotator, p_a=judgment.p_of(pair.a))
+def _kind(row: SourceRow) -> str:
+    kind = kind_of(row.value)
+    if kind is None:
+        keys = ", ".join(sorted(row.value)) or "none"
+        forms = ", ".join(kind for kind, _ in SHAPES)
+        raise DataError(f"{row.place}: no human label of a pair (keys: {keys}); the forms are {forms}")
+    return kind
 
 
-def _tags(row: SourceRow) -> tuple[str, ...]:
-    tags = tags_of(row, FileSource(path=row.place))
+def _with_category(row: SourceRow) -> SourceRow:
     category = row.value.get(CATEGORY)
-    return tuple(dict.fromkeys([*tags, category])) if isinstance(category, str) and category else tags
+    if not isinstance(category, str) or not category:
+        return row
+    tags = tags_of(row, HumanFile(path=row.place))
+    return SourceRow(row.place, row.value | {"tags": list(dict.fromkeys([*tags, category]))})
 
 
 def _merged(labels: Sequence[Judgment]) -> Judgment:

@@ -100,6 +100,28 @@ class ByTag(Section):
         return self
 
 
+class Calibrated(Section):
+    """Human labels stand; the judge's are mapped to what people said where both labelled."""
+
+    kind: Literal["calibrated"] = "calibrated"
+    map: Literal["temperature", "isotonic"] = "temperature"
+    min_overlap: Count = 50
+    """Pairs that both labelled. Only those that people got by chance count (`rlaif route` keeps a share for that)."""
+
+
+class Reliable(Section):
+    """Human labels stand; the judge's count by how often it agrees where both labelled."""
+
+    kind: Literal["reliability"] = "reliability"
+    use: Literal["smooth", "weight"] = "smooth"
+    """`smooth`: as label smoothing; `weight`: as the weight of the row."""
+    min_overlap: Count = 50
+    """Pairs that both labelled. Only those that people got by chance count (`rlaif route` keeps a share for that)."""
+
+
+MixPolicy = Annotated[HumanWins | Weighted | ByTag | Calibrated | Reliable, Field(discriminator="kind")]
+
+
 class AiLabels(Section):
     """RLAIF: the judge labels pairs."""
 
@@ -122,7 +144,9 @@ class MixedLabels(Section):
     kind: Literal["mix"] = "mix"
     pairs: Literal["sampled", "human"] = "sampled"
     human_data: tuple[HumanSource, ...] = Field(min_length=1)
-    policy: Annotated[HumanWins | Weighted | ByTag, Field(discriminator="kind")] = HumanWins()
+    human_share: float = Field(default=1.0, gt=0, le=1)
+    """Of the pairs that people labelled, the share whose labels are used, chosen by hash: a budget for people."""
+    policy: MixPolicy = HumanWins()
 
 
 class PreferencesSection(Section):

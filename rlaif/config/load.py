@@ -20,7 +20,7 @@ from rlaif.resources import resolve
 def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
     """The recipe of that name or file with the overrides applied. Raises ConfigError listing every mistake."""
     path = resolve("recipes", name_or_path)
-    values = _read_file(path)
+    values = read_mapping(path, "a recipe")
     _rename_old(values, path)
     apply_overrides(values, overrides)
     _rename_old(values, path)
@@ -31,7 +31,8 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
         raise ConfigError("\n".join(lines)) from None
 
 
-def _read_file(path: Path) -> dict[str, Any]:
+def read_mapping(path: Path, what: str) -> dict[str, Any]:
+    """The keys and values of a YAML file; `what` it is, for the ConfigError where it is none."""
     try:
         values = read_yaml(path.read_bytes().decode())
     except yaml.YAMLError as error:
@@ -43,7 +44,7 @@ def _read_file(path: Path) -> dict[str, Any]:
     except UNREADABLE as error:
         raise ConfigError(f"{path}: not valid YAML: a value cannot be read ({_reason(error)})") from None
     if not isinstance(values, dict):
-        raise ConfigError(f"{path}: a recipe is a mapping of sections (got {type(values).__name__})")
+        raise ConfigError(f"{path}: {what} is a mapping of sections (got {type(values).__name__})")
     return values
 
 

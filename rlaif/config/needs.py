@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Literal
 
 from rlaif.config.feedback import HumanLabels
-from rlaif.config.optimise import BestOfN, ChosenDemonstrations, Dpo, OnPolicy, Optimise, RunDemonstrations, Sft
+from rlaif.config.optimise import BestOfN, ChosenDemonstrations, Dpo, HumanDemonstrations, OnPolicy, Optimise, RunDemonstrations, Sft
 from rlaif.config.sections import Recipe
 
 Artefact = Literal["demonstrations", "preferences", "reward_model"]
@@ -28,7 +28,7 @@ def learns_from(method: Optimise) -> Artefact | None:
     assert isinstance(method, Sft)
     if isinstance(method.data, RunDemonstrations):
         return "demonstrations"
-    return "preferences" if isinstance(method.data, ChosenDemonstrations) else None
+    return "preferences" if isinstance(method.data, ChosenDemonstrations | HumanDemonstrations) else None
 
 
 def feedback_stages(recipe: Recipe) -> tuple[str, ...]:

@@ -247,12 +247,19 @@ class ChosenDemonstrations(Section):
     kind: Literal["chosen"] = "chosen"
 
 
+class HumanDemonstrations(Section):
+    """What people made of responses: the edited texts of `preferences.labels.human_data`."""
+
+    kind: Literal["human"] = "human"
+
+
 class Sft(Offline):
     """Supervised fine-tuning on demonstrations: cross-entropy on the response and its end token alone."""
 
     kind: Literal["sft"] = "sft"
     data: Annotated[
-        RunDemonstrations | JudgeDemonstrations | ChosenDemonstrations | FileSource, Field(discriminator="kind")
+        RunDemonstrations | JudgeDemonstrations | ChosenDemonstrations | HumanDemonstrations | FileSource,
+        Field(discriminator="kind"),
     ] = RunDemonstrations()
 
 

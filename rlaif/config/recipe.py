@@ -20,6 +20,9 @@ class EvaluateSection(Section):
     """Policy against reference on held-out prompts."""
 
     responses_per_prompt: Count = 1
+    prompts: Count | None = None
+    """At most so many of the held-out prompts are answered, those with the smallest hashes; none = all. The others
+    still train nothing."""
     seed: int | None = None
     """Of the samples; none = the recipe's. `rlaif iterate` gives all rounds one, so that they answer alike."""
     bootstrap_samples: Count = 2000

@@ -18,7 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from rlaif.config.sections import DataSource, FileSource, HubSource
 from rlaif.errors import DataError, did_you_mean
-from rlaif.jsonl import first_problem, read_objects
+from rlaif.jsonl import first_problem, read_items
 from rlaif.records import Message, Messages, Role
 
 HH_TURN = re.compile(r"\n\n(Human|Assistant):")
@@ -58,7 +58,7 @@ def read_rows(source: DataSource, path: Path | None = None) -> Iterator[SourceRo
     """The first `source.limit` rows in their order. `path` overrides where a file source is read from."""
     if isinstance(source, FileSource):
         file = path or path_of(source)
-        rows = (SourceRow(f"{file}:{number}", value) for number, value in read_objects(file))
+        rows = (SourceRow(place, value) for place, value in read_items(file))
         return islice(rows, source.limit)
     return _hub_rows(source)
 

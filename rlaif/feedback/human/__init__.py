@@ -1,59 +1,95 @@
 """Human feedback of any form as judgments, edits and demonstrations.
 
-A row that is no usable feedback (different prompts, one text twice) is a failure with its place; a row of another
-shape means that the file is not what the recipe says and stops the run. Next: `comparisons.py`, then `mix.py`.
+A row that is no usable feedback (different prompts, one text twice, a rating off its scale) is a failure with its
+place; a row of another shape means that the file is not what the recipe says and stops the run. Next: `sheet.py`, then
+a form's own module, then `mix.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
-from rlaif.config.sections import Annotations, HumanSource
+from rlaif.config.sections import Annotations, FileSource, Form, HumanSource, Judgments
 from rlaif.errors import DataError
-from rlaif.feedback.human.comparisons import judgment_of
-from rlaif.feedback.human.source import annotated_run
-from rlaif.feedback.sources import Unusable, read_rows, tags_of
-from rlaif.jsonl import read_jsonl
-from rlaif.records import Demonstration, Edit, Failure, Judgment
+from rlaif.feedback.human.argilla import read_argilla
+from rlaif.feedback.human.comparisons import read_comparisons
+from rlaif.feedback.human.edits import read_edits
+from rlaif.feedback.human.label_studio import read_label_studio
+from rlaif.feedback.human.opposed import read_csv, read_likert, read_shp
+from rlaif.feedback.human.own import read_judgments, read_own_edits
+from rlaif.feedback.human.rankings import read_rankings
+from rlaif.feedback.human.ratings import read_ratings, read_thumbs
+from rlaif.feedback.human.sheet import HumanData, Sheet
+from rlaif.feedback.human.source import annotated_run, human_rows
+from rlaif.feedback.human.ultrafeedback import read_ultrafeedback
+from rlaif.feedback.sources import SourceRow, read_rows
 from rlaif.run import Run
 
+__all__ = ["HumanData", "Sheet", "read_form", "read_human"]
 
-class HumanData(NamedTuple):
-    """Judgments in the order of the rows, and the rows that gave none (`id` is the place, `file:line`)."""
-
-    judgments: list[Judgment]
-    edits: list[Edit]
-    demonstrations: list[Demonstration]
-    failures: list[Failure]
+READERS: dict[str, Callable[[Iterable[SourceRow], Any, Sheet], None]] = {
+    "comparisons": read_comparisons,
+    "shp": read_shp,
+    "ratings": read_ratings,
+    "likert": read_likert,
+    "thumbs": read_thumbs,
+    "rankings": read_rankings,
+    "ultrafeedback": read_ultrafeedback,
+    "edits": read_edits,
+    "argilla": read_argilla,
+    "label_studio": read_label_studio,
+    "csv": read_csv,
+    "judgments": read_judgments,
+}
+"""By the form's `kind`."""
 
 
 def read_human(sources: Sequence[HumanSource], run: Run, system: str | None = None) -> HumanData:
-    """Everything that people said, in the order of sources and rows.
+    """Everything that people said, in the order of sources and rows (of prompts, where pairs are made of several rows).
 
     a and b are assigned by hash, so a is not always the chosen one. `system` is put before a prompt without a system
     turn, as it is for the policy, so that AI and human labels of one pair meet. Raises DataError for rows of another
     shape, and when no row is usable.
     """
-    data = HumanData([], [], [], [])
+    data = HumanData.empty()
     for source in sources:
         if isinstance(source, Annotations):
-            _read_annotations(source, run, data)
+            _read_annotations(source, run, system, data)
         else:
-            for row in read_rows(source):
-                row.require("chosen", "rejected")
-                try:
-                    data.judgments.append(judgment_of(row, tags_of(row, source), system))
-                except Unusable as bad:
-                    data.failures.append(Failure(stage="human", id=row.place, reason=bad.reason, detail=bad.detail))
+            read_form(source.form, human_rows(source), Sheet(source, system, data))
     if not data.judgments:
-        first = f": {data.failures[0].id}: {data.failures[0].reason}" if data.failures else ", the sources are empty"
+        first = f": {data.failures[0].id}: {data.failures[0].reason}" if data.failures else _nothing(data)
         raise DataError(f"human_data: not one usable pair{first}")
     return data
 
 
-def _read_annotations(source: Annotations, run: Run, data: HumanData) -> None:
+def read_form(form: Form, rows: Iterable[SourceRow], sheet: Sheet) -> None:
+    """Put what these rows say on the sheet. DataError for a row of another shape."""
+    READERS[form.kind](_counted(rows, sheet), form, sheet)
+
+
+def _counted(rows: Iterable[SourceRow], sheet: Sheet) -> Iterator[SourceRow]:
+    for row in rows:
+        sheet.tally("rows")
+        yield row
+
+
+def _nothing(data: HumanData) -> str:
+    left = ", ".join(f"{what} {number}" for what, number in sorted(data.counts.items()))
+    return f": {left}" if left else ", the sources are empty"
+
+
+def _read_annotations(source: Annotations, run: Run, system: str | None, data: HumanData) -> None:
     theirs = annotated_run(source, run)
     if not theirs.annotations.exists():
         raise DataError(f"human_data: {theirs.folder}: no answers there yet; give some with `rlaif annotate`")
-    data.judgments.extend(read_jsonl(theirs.annotations, Judgment))
+    sheet = Sheet(FileSource(path="", tags=source.tags), system, data)
+    read_form(Judgments(), _rows(theirs.annotations), sheet)
+    if theirs.annotation_edits.exists():
+        read_own_edits(_counted(_rows(theirs.annotation_edits), sheet), sheet)
+
+
+def _rows(path: Path) -> Iterator[SourceRow]:
+    return read_rows(FileSource(path=str(path)))

@@ -1,12 +1,19 @@
-"""The files behind a source of human feedback."""
+"""The files behind a source of human feedback, and the rows in them."""
 
 from __future__ import annotations
 
+import csv
+import io
 import os
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
-from rlaif.config.sections import Annotations, FileSource, HumanSource
-from rlaif.feedback.sources import path_of
+from rlaif.config.sections import Annotations, Csv, FileSource, HumanFile, HumanHub, HumanSource
+from rlaif.errors import DataError
+from rlaif.feedback.sources import SourceRow, path_of, read_rows
+from rlaif.jsonl import read_text
 from rlaif.run import Run
 
 
@@ -21,3 +28,45 @@ def source_files(source: HumanSource, run: Run) -> list[Path]:
 def annotated_run(source: Annotations, run: Run) -> Run:
     """The run on whose page the answers were given."""
     return Run(Path(os.path.expanduser(source.run))) if source.run else run
+
+
+def human_rows(source: HumanFile | HumanHub) -> Iterator[SourceRow]:
+    """The rows of a file of any kind, or of a data set; the first `limit` of them."""
+    if isinstance(source, HumanFile) and isinstance(source.form, Csv):
+        return islice(csv_rows(path_of(source)), source.limit)
+    return read_rows(source)
+
+
+def csv_rows(path: Path) -> Iterator[SourceRow]:
+    """Rows of a CSV file with a header, placed at the line on which each begins. An empty cell is an absent one.
+
+    `tags` is split at semicolons, and `seconds` is a number. DataError for a row with more or fewer cells than the
+    header.
+    """
+    reader = csv.reader(io.StringIO(read_text(path).removeprefix("\ufeff"), newline=""), strict=True)
+    header: list[str] | None = None
+    line = 1
+    try:
+        for cells in reader:
+            place, line = f"{path}:{line}", reader.line_num + 1
+            if header is None:
+                header = [cell.strip() for cell in cells]
+            elif len(cells) != len(header) and cells:
+                raise DataError(f"{place}: {len(cells)} cells, but the header has {len(header)}")
+            elif cells:
+                yield SourceRow(place, _typed(dict(zip(header, cells, strict=True)), place))
+    except csv.Error as error:
+        raise DataError(f"{path}:{reader.line_num}: not CSV: {error}") from None
+
+
+def _typed(cells: dict[str, str], place: str) -> dict[str, Any]:
+    required = {"prompt", "response_a", "response_b", "choice"}
+    row: dict[str, Any] = {key: cell for key, cell in cells.items() if cell.strip() or key in required}
+    if "tags" in row:
+        row["tags"] = [tag.strip() for tag in row["tags"].split(";") if tag.strip()]
+    if "seconds" in row:
+        try:
+            row["seconds"] = float(row["seconds"])
+        except ValueError:
+            raise DataError(f"{place}: seconds: must be a number (got {row['seconds']!r})") from None
+    return row

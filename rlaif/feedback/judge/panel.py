@@ -5,7 +5,6 @@ Nothing is asked here; `modes.py` runs the members one after the other. Every me
 
 from __future__ import annotations
 
-import warnings
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from functools import reduce
@@ -13,6 +12,7 @@ from statistics import fmean
 from typing import NamedTuple
 
 from rlaif.config.sections import PanelMode
+from rlaif.feedback.dawid_skene import fit_dawid_skene
 from rlaif.feedback.judge.result import Cost, JudgeResult
 from rlaif.feedback.pairs import choice
 from rlaif.feedback.verdict import average, log_odds, sigma
@@ -103,49 +103,29 @@ def _simple(how: str, voted: Mapping[Key, Opinions]) -> _Combined:
 
 
 def _dawid_skene(voted: Mapping[Key, Opinions]) -> _Combined:
-    """Dawid-Skene by crowd-kit, on votes for the first of the two texts in sorted order.
+    """The posterior of each pair by `dawid_skene.py`, from votes for the first of the two texts in sorted order.
 
-    Every pair enters twice, as it is and mirrored with all votes exchanged. So the prior is one half, a member errs
-    equally often on both sides, and which response is called a cannot matter. A member at 0.5 has no vote; a
-    pair without any vote stays at 0.5.
+    A member at 0.5 has no vote; a pair without any vote stays at 0.5.
     """
-    votes: dict[tuple[str, str], int] = {}
-    for (pair_id, _), said in voted.items():
-        for name, judgment in said.items():
-            if choice(judgment.p_a) != 0.5:
-                first = (judgment.p_a > 0.5) != _turned(judgment.pair)
-                votes[f"{pair_id}+", name], votes[f"{pair_id}-", name] = int(first), int(not first)
-    if not votes:
-        return _Combined(dict.fromkeys(voted, 0.5), {})
-    posterior, accuracy = _fit(votes)
+    votes = {
+        (pair_id, name): (judgment.p_a > 0.5) != _turned(judgment.pair)
+        for (pair_id, _), said in voted.items()
+        for name, judgment in said.items()
+        if choice(judgment.p_a) != 0.5
+    }
+    fit = fit_dawid_skene(votes)
 
     def p_a(key: Key, pair: Pair) -> float:
-        if f"{key[0]}+" not in posterior:
+        if key[0] not in fit.p_first:
             return 0.5
-        lead = log_odds((posterior[f"{key[0]}+"] + 1 - posterior[f"{key[0]}-"]) / 2)
+        lead = log_odds(fit.p_first[key[0]])
         return sigma(-lead if _turned(pair) else lead)
 
-    return _Combined({key: p_a(key, next(iter(said.values())).pair) for key, said in voted.items()}, accuracy)
+    return _Combined({key: p_a(key, next(iter(said.values())).pair) for key, said in voted.items()}, fit.accuracy)
 
 
 def _turned(pair: Pair) -> bool:
     return pair.a > pair.b
-
-
-def _fit(votes: Mapping[tuple[str, str], int]) -> tuple[dict[str, float], dict[str, float]]:
-    """P(label 1) of each task, and each worker's chance of voting for the true label, from (task, worker): label."""
-    import pandas  # noqa: PLC0415  (with crowd-kit a second to import)
-    from crowdkit.aggregation import DawidSkene  # noqa: PLC0415
-
-    # Sorted: neither the order of the pairs nor that of the members may change a bit of the sums.
-    rows = [(task, worker, label) for (task, worker), label in sorted(votes.items())]
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=DeprecationWarning, module="crowdkit")  # crowd-kit 1.4 on pandas 3
-        model = DawidSkene(n_iter=200, tol=1e-9).fit(pandas.DataFrame(rows, columns=["task", "worker", "label"]))
-    posterior = {str(task): float(p) for task, p in model.probas_[1].items()}
-    workers = {name for _, name in votes}
-    accuracy = {name: fmean(float(model.errors_.loc[(name, label), label]) for label in (0, 1)) for name in workers}
-    return posterior, accuracy
 
 
 def _members(names: Sequence[str], said: Opinions) -> tuple[MemberJudgment, ...]:

@@ -1,0 +1,116 @@
+"""Preferences in the formats of TRL, OpenRLHF and Argilla, for `rlaif export`. A pure function a format.
+
+The first two have no place for a label that is not sure: a tie is left out, and only OpenRLHF's margin keeps how sure
+the rest are. Reading is `human/`'s; nothing is sent anywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+from uuid import NAMESPACE_URL, uuid5
+
+from rlaif.errors import ConfigError, DataError, did_you_mean
+from rlaif.feedback.pairs import oriented
+from rlaif.jsonl import read_jsonl, write_jsonl
+from rlaif.records import Messages, Preference, Prompt, plain
+from rlaif.run import Run
+
+PEOPLE = str(uuid5(NAMESPACE_URL, "rlaif/human"))
+"""The Argilla user of human labels: preferences.jsonl does not say which person it was."""
+
+
+def trl_row(row: Preference) -> dict[str, Any]:
+    """TRL's conversational preference with an explicit prompt; what DPO wants."""
+    return {"prompt": plain(row.prompt), "chosen": plain(row.chosen), "rejected": plain(row.rejected)}
+
+
+def trl_implicit_row(row: Preference) -> dict[str, Any]:
+    """TRL's conversational preference with the prompt inside both sides; what RewardTrainer wants."""
+    return {"chosen": plain(row.prompt + row.chosen), "rejected": plain(row.prompt + row.rejected)}
+
+
+def openrlhf_row(row: Preference) -> dict[str, Any]:
+    """OpenRLHF's default keys, for `--data.apply_chat_template`; `margin` is 2 p - 1, from 0 (a tie) to 1 (sure)."""
+    return trl_row(row) | {"margin": 2 * row.p_chosen - 1}
+
+
+def argilla_row(row: Preference) -> dict[str, Any]:
+    """A record for `rg.Settings.for_ranking()`, which side is `response1` decided by hash: annotators see no pattern.
+
+    The judge's label is a suggestion, with p for each side as its score; a human one is a response, with its ranks.
+    A conversation of several turns is written as a Human/Assistant transcript; its system turn is in the metadata.
+    """
+    chosen, rejected = row.chosen[-1].content, row.rejected[-1].content
+    pair = oriented(Prompt(id=row.prompt_id, messages=row.prompt, tags=row.tags), chosen, rejected)
+    best, other = ("response1", "response2") if pair.a == chosen else ("response2", "response1")
+    suggestions, responses = {}, {}
+    if row.source == "ai":
+        p = [row.p_chosen, 1 - row.p_chosen]
+        suggestions = {"ranking": {"value": [best, other], "score": p, "agent": "rlaif"}}
+    else:
+        ranking = [{"value": best, "rank": 1}, {"value": other, "rank": 1 if row.p_chosen == 0.5 else 2}]
+        responses = {"ranking": [{"value": ranking, "user_id": PEOPLE, "status": "submitted"}]}
+    instruction, system = _instruction(row.prompt)
+    return {
+        "id": f"{row.pair_id}-{row.source}",
+        "fields": {"instruction": instruction, "response1": pair.a, "response2": pair.b},
+        "metadata": {"source": row.source, "split": row.split, "p_chosen": row.p_chosen} | system,
+        "suggestions": suggestions,
+        "responses": responses,
+    }
+
+
+def _instruction(prompt: Messages) -> tuple[str, dict[str, str]]:
+    """The prompt as one text, and its system turn as metadata."""
+    system = {"system": prompt[0].content} if prompt[0].role == "system" else {}
+    turns = prompt[len(system) :]
+    if len(turns) == 1:
+        return turns[0].content, system
+    speaker = {"user": "Human", "assistant": "Assistant"}
+    return "".join(f"\n\n{speaker[turn.role]}: {turn.content}" for turn in turns), system
+
+
+class Format(NamedTuple):
+    """One target of an export."""
+
+    row: Callable[[Preference], dict[str, Any]]
+    trains: bool
+    """Whether the file is trained on: then ties are left out, and held-out rows are in a file of their own."""
+
+
+FORMATS: dict[str, Format] = {
+    "trl": Format(trl_row, trains=True),
+    "trl-implicit": Format(trl_implicit_row, trains=True),
+    "openrlhf": Format(openrlhf_row, trains=True),
+    "argilla": Format(argilla_row, trains=False),
+}
+
+
+def export_command(run_or_file: Path, to: str, out: Path) -> list[str]:
+    """Write the preferences of a run folder, or of a preferences.jsonl, as JSONL; returns what is to be said.
+
+    Where the file is to be trained on, held-out rows go to `NAME.heldout.jsonl` beside it. ConfigError for an unknown
+    format, DataError where there is nothing to write.
+    """
+    if to not in FORMATS:
+        raise ConfigError(f"--to {to}: no such format{did_you_mean(to, FORMATS)}")
+    source = Run(run_or_file).preferences if run_or_file.is_dir() else run_or_file
+    rows = read_jsonl(source, Preference)
+    kept = [row for row in rows if row.p_chosen > 0.5] if FORMATS[to].trains else rows
+    train = [row for row in kept if row.split == "train"] if FORMATS[to].trains else kept
+    if not train:
+        raise DataError(f"{source}: no row to write ({len(rows)} rows, {len(rows) - len(kept)} of them ties)")
+    said = [_write(out, to, train)]
+    if len(kept) > len(train):
+        heldout = [row for row in kept if row.split == "heldout"]
+        said.append(_write(out.with_name(f"{out.stem}.heldout{out.suffix}"), to, heldout) + ", held out")
+    if len(rows) > len(kept):
+        said.append(f"{len(rows) - len(kept)} ties left out: {to} has no place for them")
+    return said
+
+
+def _write(path: Path, to: str, rows: Sequence[Preference]) -> str:
+    write_jsonl(path, [FORMATS[to].row(row) for row in rows])
+    return f"{path}: {len(rows)} rows"

@@ -1,0 +1,151 @@
+"""Records of Argilla 2, as its SDK or its server writes them: every submitted answer is one user's.
+
+Argilla's SDK drops the ranks that people gave on its page and lists the options in the question's own order (argilla
+issue 5712, not mended in 2.8). Rankings with ranks, as the server has them, are read as they are; a file in which
+many rankings are bare lists and all the same is refused. The SDK's nested records do not say either which answers were
+discarded; its flattened ones and the server's do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import islice, zip_longest
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from rlaif.config.sections import Argilla, ArgillaRanking, ArgillaRating
+from rlaif.errors import DataError
+from rlaif.feedback.human.rankings import pair_ranked
+from rlaif.feedback.human.ratings import Rated, pair_rated
+from rlaif.feedback.human.sheet import Said, Sheet, as_number, name_of, require, response_text
+from rlaif.feedback.sources import SourceRow, Unusable, tags_of
+from rlaif.jsonl import first_problem
+from rlaif.records import Message, Prompt
+
+SUSPICIOUS = 10
+"""So many bare lists in one order are no coincidence: 1 in 512 where two options were ranked blindly."""
+UNSAID = {"discarded": "discarded", "draft": "not_submitted", "pending": "not_submitted"}
+"""How answers that were not given are counted."""
+
+
+class Given(BaseModel):
+    """One user's answer to the question."""
+
+    value: Any = None
+    user_id: str | int | None = None
+    status: str | None = None
+
+
+def read_argilla(rows: Iterable[SourceRow], form: Argilla, sheet: Sheet) -> None:
+    """A judgment a pair of ranked responses and user; or pairs of rated ones, past the gap, by user."""
+    rated: list[Rated] = []
+    orders: list[list[Any]] = []
+    question = form.question
+    names = question.responses if isinstance(question, ArgillaRanking) else (question.response,)
+    for row in rows:
+        fields = _fields(row, form.kind)
+        fields.require(form.prompt, *names)
+        given = list(_given(row, question.name, sheet))
+        with sheet.attempt(row.place):
+            prompt = _prompt(row, fields, form.prompt, sheet)
+            texts = [response_text(fields, name) for name in names]
+            for place, answer in given:
+                said = Said(name_of(answer.user_id, place, "user_id"))
+                with sheet.attempt(place):
+                    if isinstance(question, ArgillaRating):
+                        rating = as_number(answer.value, place, question.name, *question.scale)
+                        rated.append(Rated(prompt, texts[0], rating, said))
+                    else:
+                        pair_ranked(prompt, texts, _ranks(answer.value, place, question), said, sheet)
+                        orders.append(answer.value)
+    if len(orders) >= SUSPICIOUS and isinstance(orders[0][0], str) and all(order == orders[0] for order in orders):
+        raise DataError(
+            f"all {len(orders)} rankings are {', '.join(orders[0])}: Argilla's SDK drops the ranks that people gave on "
+            "its page; export the records with their ranks, from the server's datasets/ID/records?include=responses"
+        )
+    if isinstance(question, ArgillaRating):
+        pair_rated(rated, question.gap, sheet)
+
+
+def _fields(row: SourceRow, kind: str) -> SourceRow:
+    """The record's fields; a flattened record has them beside everything else."""
+    if "fields" not in row.value and any(key.endswith(".responses") for key in row.value):
+        return row
+    require(row, kind, "fields", "responses")
+    if not isinstance(row.value["fields"], dict):
+        raise DataError(f"{row.place}: fields: must be an object (got {row.value['fields']!r})")
+    return SourceRow(f"{row.place}: fields", row.value["fields"])
+
+
+def _prompt(row: SourceRow, fields: SourceRow, key: str, sheet: Sheet) -> Prompt:
+    """The prompt after the system turn that our own export keeps in the metadata, if there is one."""
+    prompt = sheet.prompt(fields, key)
+    metadata = row.value.get("metadata")
+    system = metadata.get("system") if isinstance(metadata, dict) else None
+    if isinstance(system, str):
+        turns = (message for message in prompt.messages if message.role != "system")
+        own = Prompt.of((Message(role="system", content=system), *turns))
+        prompt = prompt.model_copy(update={"id": own.id, "messages": own.messages})
+    return prompt.model_copy(update={"tags": tags_of(row, sheet.source)})
+
+
+def _given(row: SourceRow, question: str, sheet: Sheet) -> Iterator[tuple[str, Given]]:
+    """The submitted answers to the question with their places; the others are counted, and a record without any."""
+    found = list(_answers(row, question))
+    sheet.tally("unanswered", not found)
+    for number, one in enumerate(found, start=1):
+        place = f"{row.place} answer {number}"
+        try:
+            given = Given.model_validate(one)
+        except ValidationError as error:
+            raise DataError(f"{place}: {first_problem(error)}") from None
+        if given.status in UNSAID:
+            sheet.tally(UNSAID[given.status])
+        else:
+            yield place, given
+
+
+def _answers(row: SourceRow, question: str) -> Iterator[dict[str, Any]]:
+    """Value, user and status of each answer in the SDK's flattened or nested records, or in the server's."""
+    value = row.value
+    if "fields" not in value:
+        key = f"{question}.responses"
+        columns = [_list(row, value.get(name)) for name in (key, f"{key}.users", f"{key}.status")]
+        for answer, user, status in islice(zip_longest(*columns), len(columns[0])):
+            yield {"value": answer, "user_id": user, "status": status}
+    elif isinstance(value["responses"], dict):
+        yield from _list(row, value["responses"].get(question), dict)
+    else:
+        for one in _list(row, value["responses"], dict):
+            values = one.get("values")
+            answer = values.get(question) if isinstance(values, dict) else None
+            if answer is not None or one.get("status") == "discarded":
+                yield one | {"value": answer.get("value") if isinstance(answer, dict) else answer}
+
+
+def _list(row: SourceRow, value: Any, kind: type = object) -> list[Any]:
+    """A list of such values; nothing is an empty one."""
+    if value is None:
+        return []
+    if not isinstance(value, list) or not all(isinstance(item, kind) for item in value):
+        raise DataError(f"{row.place}: these are no answers of Argilla: {str(value)[:80]}")
+    return value
+
+
+def _ranks(value: Any, place: str, question: ArgillaRanking) -> list[float]:
+    """The rank of each response, in the recipe's order; the smallest is the best, ties are allowed."""
+    if not isinstance(value, list) or not value:
+        raise DataError(f"{place}: {question.name}: must be a ranking (got {str(value)[:80]})")
+    ranks: dict[str, float] = {}
+    for position, item in enumerate(value):
+        name = item.get("value") if isinstance(item, dict) else item
+        if name not in question.responses:
+            raise DataError(
+                f"{place}: {question.name}: {name!r} is none of the responses {', '.join(question.responses)}"
+            )
+        ranks[name] = as_number(item.get("rank"), place, "rank") if isinstance(item, dict) else position
+    left_out = [name for name in question.responses if name not in ranks]
+    if left_out:
+        raise Unusable("the ranking leaves out a response", ", ".join(left_out))
+    return [ranks[name] for name in question.responses]

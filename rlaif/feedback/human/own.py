@@ -1,0 +1,71 @@
+"""Our own records of what people said: judgments, and the edits of the annotation page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from rlaif.config.sections import Judgments
+from rlaif.errors import DataError
+from rlaif.feedback.human.edits import keep_edit
+from rlaif.feedback.human.sheet import Said, Sheet, require
+from rlaif.feedback.pairs import oriented
+from rlaif.feedback.sources import SourceRow, Unusable
+from rlaif.jsonl import dumps, first_problem
+from rlaif.records import Edit, Judgment, Pair, Prompt
+
+Row = TypeVar("Row", bound=BaseModel)
+
+
+def read_judgments(rows: Iterable[SourceRow], form: Judgments, sheet: Sheet) -> None:
+    """The judgments as they are, oriented by hash. One of a judge is a failure: it is not what people said."""
+    for row in rows:
+        require(row, form.kind, "pair", "p_a")
+        with sheet.attempt(row.place):
+            judgment = _record(row, Judgment)
+            if judgment.source != "human":
+                raise Unusable("labelled by a judge, not by a human")
+            if judgment.pair.a == judgment.pair.b:
+                raise Unusable("a and b are the same text", judgment.pair.a)
+            pair = judgment.pair
+            prompt = _prompt(pair, sheet)
+            turned = oriented(prompt, pair.a, pair.b)
+            judgment = judgment.model_copy(update={"pair": Pair.of(prompt, pair.a, pair.b)})
+            sheet.data.judgments.append(judgment if turned.a == pair.a else _flipped(judgment))
+
+
+def read_own_edits(rows: Iterable[SourceRow], sheet: Sheet) -> None:
+    """Edits as judgments and demonstrations."""
+    for row in rows:
+        with sheet.attempt(row.place):
+            edit = _record(row, Edit)
+            keep_edit(_prompt(edit, sheet), edit.original, edit.edited, Said(edit.annotator), sheet)
+
+
+def _record(row: SourceRow, kind: type[Row]) -> Row:
+    try:
+        return kind.model_validate_json(dumps(row.value))
+    except ValidationError as error:
+        raise DataError(f"{row.place}: {first_problem(error)}") from None
+
+
+def _prompt(record: Pair | Edit, sheet: Sheet) -> Prompt:
+    """Under the id that the record gives it: of the bare prompt, also where a system turn stands before it."""
+    tags = tuple(dict.fromkeys([*record.tags, *sheet.source.tags]))
+    try:
+        return sheet.addressed(Prompt(id=record.prompt_id, messages=record.prompt, tags=tags))
+    except ValidationError as error:
+        raise Unusable("the prompt is none", first_problem(error)) from None
+
+
+def _flipped(judgment: Judgment) -> Judgment:
+    """The same judgment with a and b exchanged."""
+    answer = judgment.answer
+    if answer is not None and answer.shown_first is not None:
+        answer = answer.model_copy(update={"shown_first": "b" if answer.shown_first == "a" else "a"})
+    principles = tuple(one.model_copy(update={"p_a": 1 - one.p_a}) for one in judgment.principles)
+    return judgment.model_copy(
+        update={"pair": judgment.pair.swapped(), "p_a": 1 - judgment.p_a, "principles": principles, "answer": answer}
+    )

@@ -1,0 +1,164 @@
+"""What the readers of all forms write on, and the values that they take from a row. No form is known here."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+from rlaif.config.sections import DataSource
+from rlaif.errors import DataError, did_you_mean
+from rlaif.feedback.human.shapes import kind_of
+from rlaif.feedback.pairs import oriented
+from rlaif.feedback.prompts import with_system
+from rlaif.feedback.sources import SourceRow, Unusable, message_list, prompt_value, tags_of
+from rlaif.records import Answer, Demonstration, Edit, Failure, Judgment, Prompt
+
+NOBODY = "human"
+"""The annotator of a row that does not say who it was."""
+
+
+class HumanData(NamedTuple):
+    """What people said, and what became of every row that was read."""
+
+    judgments: list[Judgment]
+    edits: list[Edit]
+    demonstrations: list[Demonstration]
+    failures: list[Failure]
+    """Rows and parts of rows that cannot be used; `id` is the place, `file:line`."""
+    counts: Counter[str]
+    """`rows`, and what is in order and no label all the same: `closer_than_gap`, `below_min_ratio` and `same_text` (in
+    pairs), `unpaired` (rows, completions or ratings that are in no pair), `discarded`, `cancelled`, `not_submitted` and
+    `unanswered` (answers and records of annotation programs)."""
+
+    @classmethod
+    def empty(cls) -> HumanData:
+        """Nothing yet."""
+        return cls([], [], [], [], Counter())
+
+
+class Said(NamedTuple):
+    """Who said it, and how."""
+
+    annotator: str = NOBODY
+    seconds: float | None = None
+    reason: str = ""
+    shown_first: str | None = None
+    """The text that stood first; None where nobody knows."""
+
+
+class Sheet(NamedTuple):
+    """One source while it is read."""
+
+    source: DataSource
+    """Whose tags the pairs get."""
+    system: str | None
+    """Put before prompts without a system turn."""
+    data: HumanData
+    stage: str = "human"
+    """Of the failures."""
+
+    @contextmanager
+    def attempt(self, place: str) -> Iterator[None]:
+        """What turns out unusable inside is a failure with this place."""
+        try:
+            yield
+        except Unusable as bad:
+            self.data.failures.append(Failure(stage=self.stage, id=place, reason=bad.reason, detail=bad.detail))
+
+    def prompt(self, row: SourceRow, key: str) -> Prompt:
+        """The row's prompt with its tags. Unusable when it holds no user turn or a blank one."""
+        return self.addressed(Prompt.of(prompt_value(row.value[key], row.place, key), tags_of(row, self.source)))
+
+    def addressed(self, prompt: Prompt) -> Prompt:
+        """The prompt after the system turn, if it has none of its own."""
+        return with_system(prompt, self.system)
+
+    def label(self, prompt: Prompt, one: str, other: str, p_one: float, said: Said) -> None:
+        """A judgment of two responses, which of them is a decided by hash. Unusable if they are the same text."""
+        if one == other:
+            raise Unusable("the two responses are the same text", one)
+        pair = oriented(prompt, one, other)
+        answer = None
+        if said.seconds is not None or said.reason or said.shown_first is not None:
+            first = {None: None, pair.a: "a", pair.b: "b"}[said.shown_first]
+            answer = Answer.model_validate({"shown_first": first, "seconds": said.seconds, "reason": said.reason})
+        p_a = p_one if pair.a == one else 1 - p_one
+        self.data.judgments.append(
+            Judgment(pair=pair, source="human", annotator=said.annotator, p_a=p_a, answer=answer)
+        )
+
+    def tally(self, what: str, number: int = 1) -> None:
+        """So many more in `data.counts`; a count of nothing is not kept."""
+        if number:
+            self.data.counts[what] += number
+
+
+def require(row: SourceRow, kind: str, *keys: str) -> None:
+    """DataError unless the row has all keys; it names the form that the row looks like, or the nearest key."""
+    for key in keys:
+        if key not in row.value:
+            other = kind_of(row.value)
+            hint = did_you_mean(key, row.value)
+            if other is not None and other != kind:
+                hint = f"; these keys look like form.kind={other}"
+            raise DataError(f"{row.place}: no key {key!r}{hint}")
+
+
+def response_text(row: SourceRow, key: str) -> str:
+    """A response given as a text or as a list of one assistant message. Unusable when it is blank."""
+    return as_response(row.value[key], row.place, key)
+
+
+def as_response(value: Any, place: str, key: str) -> str:
+    """As `response_text`, of any value; `key` names it in what is said of it."""
+    if isinstance(value, list):
+        messages = message_list(value, place, key)
+        if [message.role for message in messages] != ["assistant"]:
+            raise DataError(f"{place}: {key}: must be one assistant turn (got {len(messages)} messages)")
+        value = messages[0].content
+    if value is None:
+        raise Unusable(f"{key} is missing")
+    if not isinstance(value, str):
+        raise DataError(f"{place}: {key}: must be a text (got {value!r})")
+    if not value.strip():
+        raise Unusable(f"{key} has an empty response")
+    return value.strip()
+
+
+def number(row: SourceRow, key: str, low: float = -math.inf, high: float = math.inf) -> float:
+    """A number of the row. Unusable when it is missing or out of range."""
+    return as_number(row.value[key], row.place, key, low, high)
+
+
+def as_number(value: Any, place: str, key: str, low: float = -math.inf, high: float = math.inf) -> float:
+    """As `number`, of any value; `key` names it in what is said of it."""
+    if value is None:
+        raise Unusable(f"{key} is missing")
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise DataError(f"{place}: {key}: must be a number (got {value!r})")
+    if not low <= value <= high:  # also where it is no number at all
+        raise Unusable(f"{key} is not between {low:g} and {high:g}", f"{key} = {value!r}")
+    return float(value)
+
+
+def said_by(row: SourceRow, column: str = "annotator") -> Said:
+    """Who gave the row's answer, in which time and why, as far as the row has these columns."""
+    seconds = row.value.get("seconds")
+    reason = row.value.get("reason")
+    return Said(
+        annotator=name_of(row.value.get(column), row.place, column),
+        seconds=None if seconds is None else as_number(seconds, row.place, "seconds", low=0),
+        reason=reason if isinstance(reason, str) else "",
+    )
+
+
+def name_of(value: Any, place: str, key: str) -> str:
+    """An annotator's name: a text or a number; `human` where there is none."""
+    if value is None or value == "":
+        return NOBODY
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise DataError(f"{place}: {key}: must be a text or a number (got {value!r})")
+    return str(value)

@@ -1,0 +1,215 @@
+"""Preferences written for other programs: loaded as they load them, trained on, and read back."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset, load_dataset
+
+from rlaif.config.sections import HumanFile, HumanHub, PreferencesSection
+from rlaif.errors import ConfigError, DataError
+from rlaif.feedback.export import FORMATS, argilla_row, export_command, openrlhf_row, trl_implicit_row, trl_row
+from rlaif.feedback.human import read_human
+from rlaif.feedback.pairs import WeightedJudgment, oriented, to_preferences
+from rlaif.jsonl import read_objects, write_jsonl
+from rlaif.records import Message, Preference, Prompt, plain
+from rlaif.run import Run
+from rlaif.training.losses import bradley_terry_loss
+from rlaif.training.reward.train import RewardStage, train_reward_model
+from tests.tiny import tiny_tokenizer
+from tests.tiny_training import preference, reward_section, same, tiny_scalar, tiny_tracker, weights
+
+NO_RUN = Run(Path("no-run"))
+TALK = (
+    Message(role="user", content="Hi"),
+    Message(role="assistant", content="Hello."),
+    Message(role="user", content="Why?"),
+)
+SYSTEM = (Message(role="system", content="Be brief."), *TALK)
+ROWS = [
+    preference("Name a fruit.", "A pear.", "A stone.", source="human"),
+    preference("Name a nut.", "A hazel.", "A bolt.", source="human"),
+    preference("Name a bird.", "A wren.", "A bat.", p_chosen=0.8),
+    preference("Name a tree.", "An elm.", "A yew.", p_chosen=0.5, source="human"),
+    preference("Name a king.", "Lear.", "Cole.", split="heldout", source="human"),
+    preference("Hi", "Because.", "No.", source="human").model_copy(update={"prompt": TALK}),
+    preference("Ho", "Because.", "No.", source="human").model_copy(update={"prompt": SYSTEM}),
+]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    made = Run(tmp_path / "run")
+    write_jsonl(made.preferences, ROWS)
+    return made
+
+
+def load(path: Path, cache: Path) -> Dataset:
+    return load_dataset("json", data_files=str(path), split="train", cache_dir=str(cache))
+
+
+def test_each_format_has_exactly_its_own_columns() -> None:
+    row = ROWS[2]
+    prompt = [{"role": "user", "content": "Name a bird."}]
+    chosen, rejected = ([{"role": "assistant", "content": text}] for text in ("A wren.", "A bat."))
+    assert trl_row(row) == {"prompt": prompt, "chosen": chosen, "rejected": rejected}
+    assert trl_implicit_row(row) == {"chosen": prompt + chosen, "rejected": prompt + rejected}
+    margin = openrlhf_row(row)["margin"]
+    assert margin == pytest.approx(0.6, abs=1e-12)
+    assert openrlhf_row(row) == trl_row(row) | {"margin": margin}
+
+
+@pytest.mark.parametrize("to", ["trl", "trl-implicit", "openrlhf"])
+def test_held_out_rows_are_apart_and_ties_are_said(to: str, run: Run, tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    lines = export_command(run.folder, to, out)
+    heldout = tmp_path / "out.heldout.jsonl"
+    assert lines == [
+        f"{out}: 5 rows",
+        f"{heldout}: 1 rows, held out",
+        f"1 ties left out: {to} has no place for them",
+    ]
+    assert len(load(out, tmp_path / "cache")) == 5
+    assert [row for _, row in read_objects(heldout)] == [FORMATS[to].row(ROWS[4])]
+    assert export_command(run.preferences, to, out) == lines  # the file itself does as well
+
+
+def score(model: Any, conversation: list[dict[str, str]]) -> torch.Tensor:
+    """As TRL and OpenRLHF score a row: the chat template over all turns, then the head at the last token."""
+    ids = tiny_tokenizer().apply_chat_template(conversation, tokenize=True, return_dict=True)["input_ids"]
+    states = model.backbone(input_ids=torch.tensor([ids])).last_hidden_state
+    return model.head(states[0, -1])[0]
+
+
+def margins(model: Any, table: Dataset) -> torch.Tensor:
+    """Chosen minus rejected, of rows with the prompt beside the sides or inside them."""
+    sides = [[(row.get("prompt") or []) + row[side] for row in table] for side in ("chosen", "rejected")]
+    chosen, rejected = (torch.stack([score(model, talk) for talk in side]) for side in sides)
+    return chosen - rejected
+
+
+@pytest.mark.parametrize("to", ["trl", "trl-implicit", "openrlhf"])
+def test_one_step_on_the_loaded_file_teaches(to: str, run: Run, tmp_path: Path, tiny_folder: str) -> None:
+    export_command(run.folder, to, tmp_path / "out.jsonl")
+    table = load(tmp_path / "out.jsonl", tmp_path / "cache")
+    model = tiny_scalar(tiny_folder)
+    optimiser = torch.optim.AdamW([*model.backbone.parameters(), *model.head.parameters()], lr=1e-3)
+    ones = torch.ones(len(table))
+
+    def loss() -> torch.Tensor:
+        return bradley_terry_loss(margins(model, table), ones, ones).mean()
+
+    before = loss()
+    before.backward()
+    optimiser.step()
+    assert loss().item() < before.item() - 1e-3
+
+
+def test_both_trl_formats_are_the_same_conversations(run: Run, tmp_path: Path, tiny_folder: str) -> None:
+    tables = []
+    for to in ("trl", "trl-implicit"):
+        export_command(run.folder, to, tmp_path / f"{to}.jsonl")
+        tables.append(load(tmp_path / f"{to}.jsonl", tmp_path / "cache"))
+    model = tiny_scalar(tiny_folder)
+    assert torch.equal(*(margins(model, table) for table in tables))
+
+
+def people(rows: list[Preference]) -> dict[str, tuple[Any, float]]:
+    """What is preferred on each pair, in people's rows."""
+    return {
+        row.pair_id: ({row.chosen, row.rejected} if row.p_chosen == 0.5 else row.chosen, row.p_chosen)
+        for row in rows
+        if row.source == "human"
+    }
+
+
+def as_read(source: Any) -> list[Preference]:
+    data = read_human([source], NO_RUN)
+    assert not data.failures
+    section = PreferencesSection(ties="keep")
+    return list(to_preferences([WeightedJudgment(judgment, 1.0) for judgment in data.judgments], section).rows)
+
+
+def with_own_ids(rows: list[Preference]) -> list[Preference]:
+    """The rows under the ids that their content has, as reading gives them."""
+    return [
+        row.model_copy(update={"pair_id": oriented(Prompt.of(row.prompt), *texts).id})
+        for row in rows
+        for texts in [(row.chosen[-1].content, row.rejected[-1].content)]
+    ]
+
+
+def test_what_argilla_gets_reads_back_as_the_same_preferences(run: Run, tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    assert export_command(run.folder, "argilla", out) == [f"{out}: 7 rows"]
+    source = HumanFile.model_validate({"path": str(out), "form": {"kind": "argilla"}})
+    assert people(as_read(source)) == people(with_own_ids(ROWS))
+    assert read_human([source], NO_RUN).counts == {"rows": 7, "unanswered": 1}  # the judge's is a suggestion
+
+
+@pytest.mark.parametrize("to", ["trl", "trl-implicit", "openrlhf"])
+def test_what_trainers_get_reads_back_as_the_same_preferences(to: str, run: Run, tmp_path: Path) -> None:
+    export_command(run.folder, to, tmp_path / "out.jsonl")
+    rows = as_read(HumanFile(path=str(tmp_path / "out.jsonl")))
+    expected = [row for row in with_own_ids(ROWS) if row.p_chosen > 0.5 and row.split == "train"]
+    assert {row.pair_id: row.chosen for row in rows} == {row.pair_id: row.chosen for row in expected}
+
+
+def test_a_step_on_what_argilla_gets(
+    run: Run, tmp_path: Path, tiny_folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Loaded with `datasets`, read by the reader, learnt by our own loop."""
+    export_command(run.folder, "argilla", tmp_path / "out.jsonl")
+    table = load(tmp_path / "out.jsonl", tmp_path / "cache")
+    monkeypatch.setattr("datasets.load_dataset", lambda path, **knobs: table)
+    rows = as_read(HumanHub.model_validate({"dataset": "some/set", "form": {"kind": "argilla"}}))
+    assert people(rows) == people(with_own_ids(ROWS))
+    model = tiny_scalar(tiny_folder)
+    before = weights(model.backbone)
+    stage = RewardStage(model, tiny_tokenizer(), reward_section(epochs=1, minibatch_size=64), seed=1)
+    train_reward_model(stage, rows, tmp_path / "checkpoints", tiny_tracker(tmp_path / "log", "reward", 1))
+    assert not same(before, weights(model.backbone))
+
+
+def test_argilla_records_are_blind_and_say_who_labelled() -> None:
+    rows = [preference(f"q{i}", "good", "bad", source="human" if i % 2 else "ai", p_chosen=0.75) for i in range(40)]
+    records = [argilla_row(row) for row in rows]
+    first = [record["fields"]["response1"] for record in records]
+    assert 10 <= first.count("good") <= 30
+    for row, record in zip(rows, records, strict=True):
+        if row.source == "ai":
+            suggestion = record["suggestions"]["ranking"]
+            assert [record["fields"][name] for name in suggestion["value"]] == ["good", "bad"]
+            assert (suggestion["score"], suggestion["agent"], record["responses"]) == ([0.75, 0.25], "rlaif", {})
+        else:
+            (answer,) = record["responses"]["ranking"]
+            ranks = {record["fields"][one["value"]]: one["rank"] for one in answer["value"]}
+            assert (ranks, record["suggestions"]) == ({"good": 1, "bad": 2}, {})
+
+
+def test_the_argilla_sdk_takes_the_records() -> None:
+    rg = pytest.importorskip("argilla", reason="argilla is no dependency")
+    for row in ROWS:
+        record = rg.Record.from_dict(json.loads(json.dumps(argilla_row(row)))).to_dict()
+        assert record["fields"] == argilla_row(row)["fields"]
+
+
+def test_trl_takes_the_rows() -> None:
+    data_utils = pytest.importorskip("trl.data_utils", reason="TRL is no dependency")
+    for row in ROWS:
+        assert data_utils.is_conversational(trl_row(row))
+        assert data_utils.extract_prompt(trl_implicit_row(row))["prompt"] == plain(row.prompt)
+
+
+def test_what_cannot_be_exported_is_one_clear_line(run: Run, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"--to trl_implicit: no such format; did you mean 'trl-implicit'\?"):
+        export_command(run.folder, "trl_implicit", tmp_path / "out.jsonl")
+    with pytest.raises(DataError, match=r"preferences.jsonl: no such file"):
+        export_command(tmp_path, "trl", tmp_path / "out.jsonl")
+    write_jsonl(run.preferences, [ROWS[3]])
+    with pytest.raises(DataError, match=r"preferences.jsonl: no row to write \(1 rows, 1 of them ties\)"):
+        export_command(run.folder, "trl", tmp_path / "out.jsonl")

@@ -22,10 +22,13 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from rlaif import reads, stages
+from rlaif.annotate.publish import publish
 from rlaif.config import Recipe
 from rlaif.config.needs import Artefact, feedback_stages, learns_from
+from rlaif.config.sections import Annotations
 from rlaif.console import say
 from rlaif.errors import ConfigError
+from rlaif.feedback.human.source import annotated_run
 from rlaif.processes import several
 from rlaif.run import Run
 from rlaif.training.trackers import check_trackers
@@ -48,7 +51,7 @@ def _learnt_from(recipe: Recipe, run: Run) -> list[Path]:
     """What of this run the policy is trained on."""
     files: dict[Artefact | None, list[Path]] = {
         "reward_model": [run.reward_model],
-        "preferences": [run.preferences, run.responses],
+        "preferences": [run.preferences, run.responses, run.human_demonstrations],
         "demonstrations": [run.demonstrations],
         None: [],
     }
@@ -76,6 +79,7 @@ STAGES: dict[str, Stage] = {
         stages.pairs,
         lambda recipe, run: [
             run.judgments,
+            run.routing,
             *reads.human_files(recipe, run),
             *reads.included_files(recipe),
             *reads.prompt_files(recipe),
@@ -147,6 +151,7 @@ def run_recipe(recipe: Recipe, folder: Path, only: Sequence[str] | None = None) 
     _by_first(lambda: None)  # all are here: whatever fails from now on is said once
     with run.lock():
         _by_first(lambda: run.claim(recipe))
+        _by_first(lambda: _publish_answers(recipe, run))
         check_trackers(recipe)
         wanted = stages_of(recipe)
         todo = sorted({_place(wanted, name) for name in (wanted if only is None else only)})
@@ -155,6 +160,13 @@ def run_recipe(recipe: Recipe, folder: Path, only: Sequence[str] | None = None) 
         for place in todo:
             run_stage(recipe, run, wanted[place], f"[{place + 1}/{len(wanted)}] {wanted[place]}")
     return run
+
+
+def _publish_answers(recipe: Recipe, run: Run) -> None:
+    """What people answered on the pages that this recipe learns from becomes files, before a stage looks at them."""
+    for source in recipe.preferences.labels.human_data:
+        if isinstance(source, Annotations):
+            publish(annotated_run(source, run))
 
 
 def run_stage(recipe: Recipe, run: Run, name: str, title: str) -> None:

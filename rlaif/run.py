@@ -55,6 +55,7 @@ class Run:
         self.annotations = folder / "annotations.jsonl"
         self.annotation_edits = folder / "annotation_edits.jsonl"
         self.route = folder / "route.jsonl"
+        self.routing = folder / "routing.json"
         self.annotators = folder / "annotators.json"
         self.conflicts = folder / "conflicts.jsonl"
         self.preferences = folder / "preferences.jsonl"

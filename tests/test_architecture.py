@@ -20,10 +20,11 @@ LAYERS: list[set[str]] = [
     {"run", "models"},
     {"feedback", "training"},
     {"evaluation"},
-    {"audit"},
+    {"audit", "annotate"},
+    {"hybrid"},
     {"stages", "reads"},
     {"pipeline", "checkup"},
-    {"iterate"},
+    {"iterate", "study"},
     {"cli"},
     {"__main__"},
 ]

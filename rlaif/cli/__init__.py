@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from rlaif import __version__
-from rlaif.cli import tools
+from rlaif.cli import people, tools
 from rlaif.cli.tools import Overrides, RecipeName
 from rlaif.errors import ConfigError, RlaifError
 from rlaif.processes import leads, several
@@ -119,19 +119,46 @@ def check(
 
 
 app.command()(tools.audit)
+for _command in (people.route, people.annotate, people.conflicts, people.export):
+    app.command()(_command)
+app.add_typer(people.annotators_app, name="annotators")
 app.add_typer(tools.constitution_app, name="constitution")
 app.add_typer(tools.cache_app, name="cache")
 
 
 @app.command()
-def compare(
-    runs: Annotated[list[Path], typer.Argument(help="Run folders.")],
-    out: Annotated[Path, typer.Option("--out", help="The page to write; the numbers go beside it as JSON.")],
+def study(
+    study: Annotated[Path, typer.Argument(metavar="STUDY.yaml")],
+    out: Annotated[Path | None, typer.Option("--out", help="The study's folder. Default: studies/<name>.")] = None,
 ) -> None:
-    """Several runs side by side, with intervals, as a table and a page."""
+    """Arms over seeds on one pipeline, judged against each other: AI feedback against human feedback."""
+    from rlaif.study.config import load_study
+    from rlaif.study.run import run_study
+
+    found = load_study(study)
+    for line in run_study(found, out or Path("studies") / found.name):
+        typer.echo(line)
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders; or the one folder of a study.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The page to write; the numbers go beside it as JSON. Not for a study.")
+    ] = None,
+) -> None:
+    """Several runs side by side, or a study's comparison, with intervals, as a table and a page."""
     from rlaif.console import console
     from rlaif.evaluation.compare import compare_runs
 
+    if len(runs) == 1 and (runs[0] / "study.yaml").exists():
+        from rlaif.study.page import write_comparison
+
+        for line in write_comparison(runs[0]):
+            typer.echo(line)
+        return
+    if out is None:
+        raise ConfigError("compare: name the page to write with --out")
     _print_table(compare_runs(runs, out))
     console.print(f"page: {out}", soft_wrap=True)
 

@@ -55,7 +55,7 @@ def compare_runs(folders: Sequence[Path], out: Path) -> Table:
     names = _names(runs)
     figures = {f.name: [_estimate(run, f.path) for run in runs] for f in FIGURES}
     table = [("", *names), *_rows(runs, figures)]
-    differences = _recipe_differences(runs)
+    differences = recipe_differences([run.recipe for run in runs])
     direct = _direct(runs, names)
     context = {
         "title": f"{len(runs)} runs side by side",
@@ -223,11 +223,11 @@ def _flat(value: Any, key: str = "") -> dict[str, str]:
     return {key: str(value)}
 
 
-def _recipe_differences(runs: Sequence[Artefacts]) -> dict[str, list[str]]:
-    """The resolved recipes' keys that are not the same in all runs, with each run's value."""
-    recipes = [_flat(run.recipe) if run.recipe else {} for run in runs]
-    keys = dict.fromkeys(key for recipe in recipes for key in recipe if key not in ("name", "title"))
-    values = {key: [recipe.get(key, NONE) for recipe in recipes] for key in keys}
+def recipe_differences(recipes: Sequence[Mapping[str, Any] | None]) -> dict[str, list[str]]:
+    """The resolved recipes' dotted keys that are not the same in all, with each one's value."""
+    flat = [_flat(recipe) if recipe else {} for recipe in recipes]
+    keys = dict.fromkeys(key for recipe in flat for key in recipe if key not in ("name", "title"))
+    values = {key: [recipe.get(key, NONE) for recipe in flat] for key in keys}
     return {key: found for key, found in values.items() if len(set(found)) > 1}
 
 

@@ -13,7 +13,7 @@ from rlaif.constitution import load_constitution
 from rlaif.feedback.prompts import read_prompts
 from rlaif.feedback.sample import check_sample_failures
 from rlaif.jsonl import read_objects, write_json, write_jsonl
-from rlaif.records import Failure, Judgment, Prompt, Response
+from rlaif.records import Failure, Judgment, Prompt, Response, content_id
 from rlaif.run import Run
 from rlaif.stages.asking import cost_of, draw_samples, judge_with_bar, made, read_if_there
 from rlaif.stages.scoring import text_scorers
@@ -36,7 +36,7 @@ def evaluate(recipe: Recipe, run: Run) -> dict[str, Any]:
     reward_model = made(run.reward_model, "reward") if has_reward_model else None
     policy = made(run.policy, "optimise")
     trained = recipe.policy.model_copy(update={"model": str(policy), "revision": None})
-    prompts = read_prompts(recipe.prompts).heldout
+    prompts = evaluation_prompts(recipe)
     failures: list[Failure] = []
     # One model after the other: each is closed, and a server stopped, before the next one needs the GPU.
     answers = _best_of_n if isinstance(recipe.optimise, BestOfN) else _answers
@@ -66,6 +66,14 @@ def evaluate(recipe: Recipe, run: Run) -> dict[str, Any]:
     write_jsonl(run.evaluation_judgments, judged.judgments)
     write_json(run.evaluation, measure(inputs, recipe.evaluate, recipe.evaluation_seed))
     return {"heldout_prompts": len(prompts), "unsampled": len(failures), **cost_of(judged)}
+
+
+def evaluation_prompts(recipe: Recipe) -> list[Prompt]:
+    """The held-out prompts that are answered, in their order."""
+    heldout = read_prompts(recipe.prompts).heldout
+    by_hash = sorted(heldout, key=lambda prompt: content_id("evaluate", prompt.id))
+    taken = {prompt.id for prompt in by_hash[: recipe.evaluate.prompts]}
+    return [prompt for prompt in heldout if prompt.id in taken]
 
 
 def _draw(

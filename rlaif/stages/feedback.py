@@ -2,39 +2,47 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rlaif.audit.gate import check_requirement
 from rlaif.config import Recipe
-from rlaif.config.sections import HumanLabels, MixedLabels, ReviseMode
-from rlaif.console import bar
+from rlaif.config.sections import Calibrated, HumanLabels, MixedLabels, Reliable, ReviseMode
+from rlaif.console import bar, say
 from rlaif.constitution import load_constitution
 from rlaif.errors import DataError
+from rlaif.feedback.annotators import trusted
 from rlaif.feedback.calibration import apply_calibration
 from rlaif.feedback.earlier import join
-from rlaif.feedback.human import read_human
+from rlaif.feedback.human import HumanData, read_human
 from rlaif.feedback.judge import JudgeResult, check_failure_cap
 from rlaif.feedback.judge.revise import first_responses, revise_responses
-from rlaif.feedback.mix import for_the_judge, mix
+from rlaif.feedback.mix import MixResult, for_the_judge, mix, within_share
 from rlaif.feedback.pairs import WeightedJudgment, make_pairs, to_preferences
 from rlaif.feedback.prompts import read_prompts
 from rlaif.feedback.sample import check_sample_failures
-from rlaif.jsonl import read_jsonl, write_jsonl
+from rlaif.hybrid.overlap import believed, conflicts, overlap_of
+from rlaif.hybrid.route import read_routing
+from rlaif.jsonl import read_jsonl, write_json, write_jsonl
 from rlaif.records import Judgment, Pair, Preference, Prompt, Response
 from rlaif.run import Run
 from rlaif.stages.asking import asking, cost_of, draw_samples, judge_with_bar, made
 
 
-def _human_judgments(recipe: Recipe, run: Run) -> list[Judgment]:
-    """Human labels, less those on prompts held out for evaluation: nothing may train on these."""
+def _human_labels(recipe: Recipe, run: Run) -> HumanData:
+    """What people said, less what they said of prompts held out for evaluation: nothing may train on these."""
     data = read_human(recipe.preferences.labels.human_data, run, recipe.prompts.system)
     write_jsonl(run.human_failures, data.failures)
     heldout = {prompt.id for prompt in read_prompts(recipe.prompts).heldout}
-    judgments = [judgment for judgment in data.judgments if judgment.pair.prompt_id not in heldout]
-    if not judgments:
+    kept = data._replace(
+        judgments=[judgment for judgment in data.judgments if judgment.pair.prompt_id not in heldout],
+        edits=[edit for edit in data.edits if edit.prompt_id not in heldout],
+        demonstrations=[shown for shown in data.demonstrations if shown.prompt_id not in heldout],
+    )
+    if not kept.judgments:
         raise DataError("preferences.labels.human_data: no usable human labels outside the held-out prompts")
-    return judgments
+    return kept
 
 
 def sample(recipe: Recipe, run: Run) -> dict[str, Any]:
@@ -88,7 +96,7 @@ def _pairs_to_label(recipe: Recipe, run: Run) -> list[Pair]:
     labels = recipe.preferences.labels
     assert not isinstance(labels, HumanLabels)
     if labels.pairs == "human":
-        pairs = [judgment.pair for judgment in _human_judgments(recipe, run)]
+        pairs = [judgment.pair for judgment in _human_labels(recipe, run).judgments]
     else:
         responses = read_jsonl(made(run.responses, "sample"), Response)
         prompts = {r.prompt_id: Prompt(id=r.prompt_id, messages=r.prompt, tags=r.tags) for r in responses}
@@ -107,13 +115,14 @@ def _revise(recipe: Recipe, run: Run, mode: ReviseMode) -> tuple[JudgeResult, in
 
 def pairs(recipe: Recipe, run: Run) -> dict[str, Any]:
     """preferences.jsonl: AI, human or mixed judgments become rows, and earlier rounds' rows join (`include`). The one
-    stage where the three differ."""
+    stage where the three differ. Beside it what people left: edits, demonstrations, who of them is believed, and where
+    they and the judge disagree."""
     labels = recipe.preferences.labels
     ai = [] if isinstance(labels, HumanLabels) else read_jsonl(made(run.judgments, "label"), Judgment)
-    human = _human_judgments(recipe, run) if isinstance(labels, HumanLabels | MixedLabels) else []
+    human, read = _trusted_labels(recipe, run) if isinstance(labels, HumanLabels | MixedLabels) else ([], {})
     dropped = 0
     if isinstance(labels, MixedLabels):
-        weighted, dropped = mix(ai, human, labels.policy)
+        weighted, dropped = _mixed(labels, run, ai, human)
     else:
         weighted = [WeightedJudgment(judgment, 1.0) for judgment in [*ai, *human]]
     result = to_preferences(weighted, recipe.preferences)
@@ -127,4 +136,32 @@ def pairs(recipe: Recipe, run: Run) -> dict[str, Any]:
         rows, joined = join(rows, earlier, heldout)
         counts = counts | joined
     write_jsonl(run.preferences, rows)
-    return {**counts, "without_source": dropped}
+    return {**counts, "without_source": dropped, **read}
+
+
+def _trusted_labels(recipe: Recipe, run: Run) -> tuple[list[Judgment], dict[str, int]]:
+    """One label a pair of the people who are believed, and how many rows became what; annotators.json says who is
+    believed, and who is not."""
+    section = recipe.preferences.annotators
+    data = _human_labels(recipe, run)
+    gold = read_human(section.gold, run, recipe.prompts.system).judgments if section.gold else []
+    found = trusted(data.judgments, gold, section, recipe.seed)
+    write_json(run.annotators, found.examined.summary())
+    for name, reason in found.removed.items():
+        say(f"  left out, all labels of {name}: {reason}")
+    write_jsonl(run.human_edits, data.edits)
+    write_jsonl(run.human_demonstrations, data.demonstrations)
+    return found.judgments, {f"human_{name}": number for name, number in sorted(data.counts.items())}
+
+
+def _mixed(labels: MixedLabels, run: Run, ai: Sequence[Judgment], human: Sequence[Judgment]) -> MixResult:
+    """Both sources by the policy, and conflicts.jsonl."""
+    human = within_share(human, labels.human_share)
+    write_jsonl(run.conflicts, conflicts(ai, human))
+    mixed = mix(ai, human, labels.policy)
+    if not isinstance(labels.policy, Calibrated | Reliable):
+        return mixed
+    routing = read_routing(run)
+    overlap = overlap_of(ai, human, routing.picked if routing else ())
+    rows = believed(mixed.judgments, overlap, labels.policy)
+    return MixResult(rows, mixed.dropped + len(mixed.judgments) - len(rows))

@@ -11,6 +11,7 @@ from rlaif.config.sections import (
     ChosenDemonstrations,
     Dpo,
     FileSource,
+    HumanDemonstrations,
     JudgeDemonstrations,
     RunDemonstrations,
     Sft,
@@ -72,6 +73,8 @@ def demonstrations(recipe: Recipe, run: Run, section: Sft) -> Demonstrations:
         found = _answers(recipe, run, section.data, split.train)
     elif isinstance(section.data, ChosenDemonstrations):
         found = _chosen(run)
+    elif isinstance(section.data, HumanDemonstrations):
+        found = _edited(run)
     else:
         assert isinstance(section.data, FileSource)
         found = list(read_demonstrations(section.data, recipe.prompts.system))
@@ -92,6 +95,12 @@ def _revisions(run: Run) -> list[Shown]:
         for row in rows
         if row.round == last[row.prompt_id]
     ]
+
+
+def _edited(run: Run) -> list[Shown]:
+    """What people made of responses."""
+    rows = read_jsonl(made(run.human_demonstrations, "pairs"), Demonstration)
+    return [Shown(Prompt(id=r.prompt_id, messages=r.prompt, tags=r.tags), r.completion[-1].content) for r in rows]
 
 
 def _chosen(run: Run) -> list[Shown]:

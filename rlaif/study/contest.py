@@ -1,0 +1,119 @@
+"""All arms' answers to the held-out prompts against each other and the reference's, by a judge that trained no arm.
+
+Every pair of arms meets on every prompt, seed by seed, so that comparisons are paired. Texts that are equal are a tie
+and nobody is asked. A pair that the judge failed on is in contest/failures.jsonl and in no figure. Next: `figures.py`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rlaif.annotate.publish import publish
+from rlaif.config import Recipe
+from rlaif.constitution import load_constitution
+from rlaif.feedback.judge import check_failure_cap
+from rlaif.feedback.prompts import read_prompts
+from rlaif.jsonl import read_jsonl, read_objects, write_json, write_jsonl
+from rlaif.records import Judgment, Pair, Prompt
+from rlaif.run import Run
+from rlaif.stages.asking import cost_of, judge_with_bar, read_if_there
+from rlaif.study.arms import ArmRun, shared_recipe
+from rlaif.study.config import REFERENCE, Study
+
+
+class Answer(NamedTuple):
+    """One response of an arm, or of the policy before training."""
+
+    arm: str
+    seed: int
+    text: str
+    words: int
+
+
+class Meeting(NamedTuple):
+    """Two arms' answers to a prompt."""
+
+    prompt_id: str
+    pair: Pair
+    one: Answer
+    other: Answer
+
+
+def hold_contest(study: Study, folder: Path, runs: Sequence[ArmRun]) -> None:
+    """contest/judgments.jsonl: the judge on every pair of different answers, each pair once."""
+    run = Run(folder / "contest")
+    recipe = contest_recipe(study)
+    met = list(meetings(runs, prompts_of(study)))
+    pairs = {meeting.pair.id: meeting.pair for meeting in met if meeting.one.text != meeting.other.text}
+    asked = list(pairs.values())
+    if not _is_done(run, recipe, asked):
+        run.folder.mkdir(parents=True, exist_ok=True)
+        result = judge_with_bar(recipe, run, asked, "contest")
+        write_jsonl(run.failures, result.failures)
+        check_failure_cap(result, len(asked), recipe.label)
+        write_jsonl(run.judgments, result.judgments)
+        write_jsonl(run.route, asked)
+        write_json(run.folder / "asked.json", _identity(recipe, asked) | {"cost": cost_of(result)})
+
+
+def contest_recipe(study: Study) -> Recipe:
+    """The recipe by which the contest is judged: the study's judge and constitution, compared in both orders."""
+    recipe = shared_recipe(study)
+    changes: dict[str, Any] = {"judge": study.judge or recipe.judge, "name": f"{study.name}-contest"}
+    if study.constitution:
+        changes["constitution"] = study.constitution
+    return recipe.model_copy(update=changes)
+
+
+def prompts_of(study: Study) -> dict[str, Prompt]:
+    """The held-out prompts by id: evaluation's rows have no tags."""
+    return {prompt.id: prompt for prompt in read_prompts(shared_recipe(study).prompts).heldout}
+
+
+def _identity(recipe: Recipe, asked: Sequence[Pair]) -> dict[str, Any]:
+    return {
+        "pairs": [pair.id for pair in asked],
+        "judge": recipe.judge.model_dump(mode="json"),
+        "label": recipe.label.model_dump(mode="json"),
+        "constitution": load_constitution(recipe.constitution).hash,
+    }
+
+
+def _is_done(run: Run, recipe: Recipe, asked: Sequence[Pair]) -> bool:
+    mark = run.folder / "asked.json"
+    if not mark.exists() or not run.judgments.exists():
+        return False
+    found, now = json.loads(mark.read_text(encoding="utf-8")), _identity(recipe, asked)
+    return {key: found.get(key) for key in now} == now
+
+
+def meetings(runs: Sequence[ArmRun], prompts: dict[str, Prompt]) -> Iterator[Meeting]:
+    """Every two arms, the reference among them, on every prompt and sample index that both answered, seed by seed."""
+    for seed in dict.fromkeys(run.seed for run in runs):
+        answers: dict[tuple[str, int], list[Answer]] = {}
+        for run in runs:
+            if run.seed == seed:
+                for key, answer in _answers(run):
+                    answers.setdefault(key, []).append(answer)
+        for (prompt_id, _), given in answers.items():
+            distinct = list({answer.arm: answer for answer in given}.values())
+            for one, other in combinations(distinct, 2):
+                yield Meeting(prompt_id, Pair.of(prompts[prompt_id], one.text, other.text), one, other)
+
+
+def _answers(run: ArmRun) -> Iterator[tuple[tuple[str, int], Answer]]:
+    for _, row in read_objects(run.run.samples):
+        key = row["prompt_id"], row["index"]
+        for arm, text in ((REFERENCE, row["before"]), (run.arm, row["after"])):
+            yield key, Answer(arm, run.seed, text, len(text.split()))
+
+
+def verdicts(folder: Path) -> dict[str, list[Judgment]]:
+    """The contest's judgments, the judge's and, where `rlaif annotate` was used on it, people's."""
+    run = Run(folder / "contest")
+    publish(run)
+    return {"judge": read_jsonl(run.judgments, Judgment), "people": read_if_there(run.annotations, Judgment)}

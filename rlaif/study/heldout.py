@@ -1,0 +1,63 @@
+"""What every arm's reward model says of human labels that trained none: those on the held-out prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rlaif.feedback.human import read_human
+from rlaif.feedback.prompts import read_prompts
+from rlaif.jsonl import read_objects, write_jsonl
+from rlaif.records import Judgment
+from rlaif.run import Run, hash_path
+from rlaif.study.arms import ArmRun, shared_recipe
+from rlaif.study.config import Study
+
+
+def heldout_labels(study: Study, folder: Path) -> list[Judgment]:
+    """The study's human labels on prompts that nothing trains on, ties left out: they have no right answer."""
+    sources = study.heldout_data or study.human_data
+    if not sources:
+        return []
+    recipe = shared_recipe(study)
+    heldout = {prompt.id for prompt in read_prompts(recipe.prompts).heldout}
+    judgments = read_human(sources, Run(folder), recipe.prompts.system).judgments
+    return [j for j in judgments if j.pair.prompt_id in heldout and j.p_a != 0.5]
+
+
+def measure_accuracy(study: Study, folder: Path, runs: Sequence[ArmRun]) -> None:
+    """accuracy.jsonl: {arm, seed, model, pair_id, prompt_id, p_human, margin} for each label and reward model.
+
+    `margin` is score(a) - score(b), and p_human what people said of a. Models that were scored before are not again.
+    """
+    from rlaif.training.reward.pairs import score_pairs  # noqa: PLC0415 (torch)
+
+    path = folder / "accuracy.jsonl"
+    known = [row for _, row in read_objects(path)] if path.exists() else []
+    labels = heldout_labels(study, folder)
+    rows: list[dict[str, Any]] = []
+    for arm, seed, recipe, run in runs:
+        if not labels or not run.reward_model.exists():
+            continue
+        model = hash_path(run.reward_model)
+        found = [row for row in known if (row["arm"], row["seed"], row["model"]) == (arm, seed, model)]
+        if {row["pair_id"] for row in found} != {label.pair.id for label in labels}:
+            pairs = list({label.pair.id: label.pair for label in labels}.values())
+            margins = score_pairs(run.reward_model, recipe.reward, recipe.policy.dtype, pairs)
+            held = {pair.id: pair for pair in pairs}
+            found = [
+                {
+                    "arm": arm,
+                    "seed": seed,
+                    "model": model,
+                    "pair_id": label.pair.id,
+                    "prompt_id": label.pair.prompt_id,
+                    "p_human": label.p_of(held[label.pair.id].a),
+                    "margin": margins[label.pair.id],
+                }
+                for label in labels
+            ]
+        rows += found
+        write_jsonl(path, rows)
+    write_jsonl(path, rows)

@@ -1,0 +1,229 @@
+"""A whole study on a tiny model: arms over seeds, the contest, held-out human labels, the page; and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from rlaif.config import dump_recipe
+from rlaif.errors import ConfigError
+from rlaif.jsonl import read_jsonl, read_objects
+from rlaif.records import Judgment, Preference
+from rlaif.run import hash_path
+from rlaif.study.arms import arm_runs, recipe_of
+from rlaif.study.config import load_study
+from rlaif.study.contest import meetings, prompts_of
+from rlaif.study.heldout import heldout_labels
+from rlaif.study.page import Page, read_comparison
+from rlaif.study.run import run_study
+from tests.small_run import CONSTITUTION, small_recipe
+
+ARMS = {
+    "rlaif": {},
+    "rlhf": {},
+    "hybrid": {},
+    "direct": {},
+    "best_of_n": {"overrides": ["optimise.n=2"]},
+    "length_only": {},
+}
+
+
+def write_study(folder: Path, recipe: Path, human: Path, **changes: object) -> Path:
+    values: dict[str, object] = {
+        "schema": "rlaif/study/v1",
+        "name": "tiny",
+        "title": "A tiny study",
+        "recipe": str(recipe),
+        "arms": ARMS,
+        "seeds": [0, 1],
+        "pairs": "human",
+        "human_data": [{"kind": "file", "path": str(human)}],
+        "judge": {"backend": "scripted", "model": "tests.scripted_judge:likes_short"},
+    }
+    path = folder / "study.yaml"
+    path.write_text(yaml.safe_dump({**values, **changes}, sort_keys=False))
+    return path
+
+
+@pytest.fixture(scope="module")
+def material(tmp_path_factory, tiny_folder):
+    """The recipe that all arms share, and human labels on its prompts: people like letters, as the judge does."""
+    folder = tmp_path_factory.mktemp("study")
+    recipe = small_recipe(
+        folder,
+        str(tiny_folder),
+        prompts=40,
+        prompts__heldout=12,
+        prompts__sources=[{"kind": "file", "path": str(folder / "prompts.jsonl"), "tags": ["harmful"]}],
+        judge__model="tests.scripted_judge:every_part",
+        evaluate__prompts=6,
+        evaluate__bootstrap_samples=60,
+        optimise__steps=1,
+        optimise__rollouts_per_step=4,
+        optimise__minibatch_size=4,
+        optimise__epochs=1,
+        reward__epochs=1,
+    )
+    asked = CONSTITUTION.replace("more plain letters?", 'more plain letters?\n    question: Letters?\n    desired: "yes"')
+    (folder / "letters.yaml").write_text(asked)
+    (folder / "recipe.yaml").write_text(dump_recipe(recipe))
+    rows = [{"prompt": f"Say {i}", "chosen": f"letters {'abc' * (i % 3 + 1)}", "rejected": f"0{i}"} for i in range(40)]
+    (folder / "human.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def done(material, tmp_path_factory):
+    """The study, run once."""
+    path = write_study(material, material / "recipe.yaml", material / "human.jsonl")
+    folder = tmp_path_factory.mktemp("studies") / "tiny"
+    said = run_study(load_study(path), folder)
+    return path, folder, said
+
+
+def test_every_arm_is_a_run_and_they_differ_only_in_where_feedback_comes_from(done):
+    path, folder, _ = done
+    study = load_study(path)
+    runs = list(arm_runs(study, folder))
+    assert len(runs) == 2 * len(ARMS) and all(run.run.report.exists() for run in runs)
+    found, _ = read_comparison(folder)
+    assert set(found.differences) <= {
+        key for key in found.differences if key.startswith(("preferences.labels", "optimise"))
+    }
+    sources = {
+        run.arm: {row.source for row in read_jsonl(run.run.preferences, Preference)}
+        for run in runs
+        if run.run.preferences.exists()
+    }
+    assert sources["rlaif"] == {"ai"} and sources["rlhf"] == {"human"}
+    assert sources["hybrid"] == {"human"}, "people labelled every pair that the judge did, and where both did they win"
+    assert "direct" not in sources, "the judge scores rollouts itself"
+
+
+def test_all_arms_meet_on_the_same_prompts_seed_by_seed(done):
+    path, folder, _ = done
+    study = load_study(path)
+    met = list(meetings(list(arm_runs(study, folder)), prompts_of(study)))
+    assert len(met) == 6 * 2 * 21, "six prompts, two seeds, seven contestants two by two"
+    assert all(one.seed == other.seed and one.arm != other.arm for _, _, one, other in met)
+    judged = {judgment.pair.id for judgment in read_jsonl(folder / "contest" / "judgments.jsonl", Judgment)}
+    assert judged == {meeting.pair.id for meeting in met if meeting.one.text != meeting.other.text}
+
+
+def test_reward_models_are_measured_on_labels_that_trained_none(done):
+    path, folder, _ = done
+    study = load_study(path)
+    labels = {label.pair.id for label in heldout_labels(study, folder)}
+    assert len(labels) == 12
+    rows = [row for _, row in read_objects(folder / "accuracy.jsonl")]
+    assert {row["pair_id"] for row in rows} == labels
+    assert {(row["arm"], row["seed"]) for row in rows} == {
+        (arm, seed) for arm in ("rlaif", "rlhf", "hybrid", "best_of_n", "length_only")[:4] for seed in (0, 1)
+    }
+    for run in arm_runs(study, folder):
+        if run.run.preferences.exists():
+            assert not labels & {row.pair_id for row in read_jsonl(run.run.preferences, Preference)}
+
+
+def test_the_page_says_what_the_numbers_beside_it_say(done):
+    _, folder, said = done
+    page = (folder / "comparison.html").read_text()
+    raw = json.loads((folder / "comparison.json").read_text())
+    assert "<script" not in page and "http" not in page.replace("http-equiv", "")
+    (contest,) = raw["contests"]
+    assert contest["games"] == 6 * 2 * 21 and len(contest["win_rates"]) == 21
+    assert {row["arm"] for row in contest["league"]["standings"]} == {*ARMS, "reference"}
+    for arm in ARMS:
+        assert f">{arm}<" in page and any(line.startswith(arm) for line in said)
+    assert set(raw["reward_models"]["accuracy"]) == {"rlaif", "rlhf", "hybrid", "best_of_n"}
+    assert raw["costs"]["rlhf"]["spent"]["human_labels"] == 28 and raw["costs"]["direct"]["spent"]["labels"] == 0
+    assert any("missed 1 time in 5" in caution for caution in raw["cautions"])
+    assert raw["unjudged"]["failed"] == 0
+    assert "refuses" in page.lower() and set(raw["refusals"]) == {*ARMS, "reference"}
+
+
+def test_running_it_again_does_nothing_and_ends_in_the_same_bytes(done, capsys):
+    path, folder, said = done
+    files = [folder / "comparison.json", folder / "comparison.html", folder / "accuracy.jsonl", folder / "contest"]
+    before = [hash_path(file) for file in files]
+    assert run_study(load_study(path), folder) == said
+    assert [hash_path(file) for file in files] == before
+    out = capsys.readouterr()
+    assert "done in" not in out.err + out.out, "every stage was up to date"
+
+
+def test_the_same_page_in_a_notebook(done):
+    _, folder, _ = done
+    shown = Page(folder)._repr_html_()
+    assert shown.startswith("<iframe srcdoc=") and "A tiny study" in shown
+
+
+def test_peoples_answers_join_the_contest(done):
+    """`rlaif annotate` on the contest's folder: people's judgments are a second contest on the page, never mixed in."""
+    _, folder, _ = done
+    judged = read_jsonl(folder / "contest" / "judgments.jsonl", Judgment)[:20]
+    people = [Judgment(pair=j.pair, source="human", annotator="ann", p_a=1.0) for j in judged]
+    path = folder / "contest" / "annotations.jsonl"
+    path.write_text("".join(j.model_dump_json() + "\n" for j in people))
+    try:
+        found, _ = read_comparison(folder)
+        assert [one.judge for one in found.judged] == ["judge", "people"]
+    finally:
+        path.unlink()
+
+
+# ------------------------------------------------------------------------------------------------- refusals
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"arms": {"rlief": {}}}, r"rlief: no kind of this name; did you mean 'rlaif'\?"),
+        ({"arms": {"a/b": {"kind": "rlaif"}}}, r"'a/b': an arm's name is letters"),
+        ({"arms": {"rlhf": {}}, "human_data": [], "pairs": "sampled"}, "arms.rlhf learns from people, so human_data"),
+        ({"human_data": [], "arms": {"rlaif": {}}}, "pairs is 'human', so human_data must name them"),
+        ({"seeds": [1, 1]}, "seeds: one is there twice"),
+        ({"arms": {"reference": {"kind": "rlaif"}}}, "the policy before training"),
+        ({"prises": {}}, "prises"),
+    ],
+)
+def test_a_study_that_does_not_hold_together_is_one_clear_line(material, tmp_path, changes, said):
+    path = write_study(tmp_path, material / "recipe.yaml", material / "human.jsonl", **changes)
+    with pytest.raises(ConfigError, match=said):
+        load_study(path)
+
+
+def test_an_override_that_does_not_fit_is_said_before_anything_runs(material, tmp_path):
+    arms = {"rlaif": {}, "rlhf": {"overrides": ["optimise.stps=3"]}}
+    study = load_study(write_study(tmp_path, material / "recipe.yaml", material / "human.jsonl", arms=arms))
+    with pytest.raises(ConfigError, match="stps"):
+        run_study(study, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_keeps_its_study(done, material, tmp_path):
+    _, folder, _ = done
+    other = write_study(tmp_path, material / "recipe.yaml", material / "human.jsonl", name="other")
+    with pytest.raises(ConfigError, match="holds the study 'tiny'"):
+        run_study(load_study(other), folder)
+    fewer = write_study(tmp_path, material / "recipe.yaml", material / "human.jsonl", arms={"rlhf": {}})
+    with pytest.raises(ConfigError, match="the arm 'rlaif' is there and the study has it no more"):
+        run_study(load_study(fewer), folder)
+
+
+def test_kinds_change_what_they_say_and_nothing_else(material, tmp_path):
+    study = load_study(write_study(tmp_path, material / "recipe.yaml", material / "human.jsonl", arms={
+        **ARMS, "sft_on_judge": {}, "mine": {"kind": "custom", "overrides": ["optimise.steps=7"]},
+    }))  # fmt: skip
+    recipes = {arm: recipe_of(study, arm, 3) for arm in study.arms}
+    assert {recipe.seed for recipe in recipes.values()} == {3}
+    assert recipes["direct"].optimise.scoring.kind == "judge"
+    assert recipes["length_only"].optimise.scoring.kind == "length"
+    assert recipes["best_of_n"].optimise.kind == "best_of_n" and recipes["best_of_n"].optimise.n == 2
+    assert recipes["sft_on_judge"].optimise.kind == "sft" and recipes["sft_on_judge"].optimise.data.kind == "judge"
+    assert recipes["mine"].optimise.steps == 7 and recipes["mine"].preferences.labels.kind == "ai"
+    assert recipes["rlhf"].preferences.labels.kind == "human"
+    assert recipes["hybrid"].preferences.labels.kind == "mix"

@@ -61,7 +61,7 @@ class Interval(NamedTuple):
     high: float | None = None
 
 
-def _draw(size: tuple[float, float], paint: Callable[[Any], None]) -> str:
+def draw(size: tuple[float, float], paint: Callable[[Any], None]) -> str:
     """One SVG of one set of axes, in the page's style whatever the user's own matplotlib settings are."""
     import matplotlib  # noqa: PLC0415 - slow, and most commands never plot
     from matplotlib.figure import Figure  # noqa: PLC0415
@@ -96,12 +96,12 @@ def curves(
         axes.set_xlabel("step")
         axes.xaxis.get_major_locator().set_params(integer=True, nbins=6)
         if share:
-            _percent_axis(axes.yaxis)
+            percent_axis(axes.yaxis)
             axes.set_ylim(-0.03, 1.03)
         if len(series) > 1:
             axes.legend(loc="best", ncols=2 if len(series) > 3 else 1, handlelength=1.2)
 
-    return _draw(CURVE_SIZE, paint)
+    return draw(CURVE_SIZE, paint)
 
 
 def running_mean(values: Sequence[float]) -> list[float]:
@@ -127,17 +127,17 @@ def dots(
     def paint(axes: Any) -> None:
         for y, estimate in enumerate(rows.values()):
             _dot(axes, y, estimate, BLUE)
-        _rows_axis(axes, list(rows))
+        rows_axis(axes, list(rows))
         axes.set_title(title)
         if unit == "share":
-            _percent_axis(axes.xaxis)
+            percent_axis(axes.xaxis)
             axes.set_xlim(-0.02, 1.02)
         elif unit == "points":
             axes.xaxis.set_major_formatter(lambda value, _: points(value))
         if reference is not None:
-            _reference_line(axes, reference)
+            reference_line(axes, reference)
 
-    return _draw((CURVE_SIZE[0] if narrow else ROWS_WIDTH, _height(len(rows))), paint)
+    return draw((CURVE_SIZE[0] if narrow else ROWS_WIDTH, height(len(rows))), paint)
 
 
 def before_after(title: str, rows: Mapping[str, tuple[Interval, Interval]]) -> str:
@@ -151,12 +151,12 @@ def before_after(title: str, rows: Mapping[str, tuple[Interval, Interval]]) -> s
         axes.plot([], [], "o", color=ORANGE, markerfacecolor="white", markeredgewidth=1.6, label="before")
         axes.plot([], [], "o", color=BLUE, label="after")
         axes.figure.legend(loc="outside lower center", ncols=2, handletextpad=0.2)
-        _rows_axis(axes, list(rows))
-        _percent_axis(axes.xaxis)
+        rows_axis(axes, list(rows))
+        percent_axis(axes.xaxis)
         axes.set_xlim(-0.02, 1.02)
         axes.set_title(title)
 
-    return _draw((ROWS_WIDTH, _height(len(rows)) + LEGEND_HEIGHT), paint)
+    return draw((ROWS_WIDTH, height(len(rows)) + LEGEND_HEIGHT), paint)
 
 
 def shares(title: str, rows: Mapping[str, Mapping[str, float]]) -> str:
@@ -174,12 +174,12 @@ def shares(title: str, rows: Mapping[str, Mapping[str, float]]) -> str:
                     axes.text(left + width / 2, y, f"{100 * width:.0f}%", color="white", **where)
                 left += width
         axes.figure.legend(loc="outside lower center", ncols=4, handlelength=0.9)
-        _rows_axis(axes, list(rows))
-        _percent_axis(axes.xaxis)
+        rows_axis(axes, list(rows))
+        percent_axis(axes.xaxis)
         axes.set_xlim(0, 1)
         axes.set_title(title)
 
-    return _draw((ROWS_WIDTH, _height(len(rows)) + LEGEND_HEIGHT), paint)
+    return draw((ROWS_WIDTH, height(len(rows)) + LEGEND_HEIGHT), paint)
 
 
 def reliability(
@@ -202,12 +202,12 @@ def reliability(
         axes.figure.legend(loc="outside lower center", ncols=2, handlelength=1.2)
         axes.set_title(title)
         axes.set_xlabel("p of the response it prefers")
-        _percent_axis(axes.xaxis)
-        _percent_axis(axes.yaxis)
+        percent_axis(axes.xaxis)
+        percent_axis(axes.yaxis)
         axes.set_xlim(0.49, 1.01)
         axes.set_ylim(-0.02, 1.02)
 
-    return _draw((CURVE_SIZE[0], 3.6), paint)
+    return draw((CURVE_SIZE[0], 3.6), paint)
 
 
 def _dot(axes: Any, y: float, estimate: Interval, color: str, hollow: bool = False) -> None:
@@ -217,7 +217,8 @@ def _dot(axes: Any, y: float, estimate: Interval, color: str, hollow: bool = Fal
     axes.plot([estimate.value], [y], "o", color=color, markerfacecolor=fill, markeredgewidth=1.6, zorder=3)
 
 
-def _rows_axis(axes: Any, names: Sequence[str]) -> None:
+def rows_axis(axes: Any, names: Sequence[str]) -> None:
+    """Names of rows down the left side, the first on top."""
     axes.set_yticks(range(len(names)), [name if len(name) <= 32 else name[:31] + "\u2026" for name in names])
     axes.tick_params(axis="y", labelcolor=INK)
     axes.set_ylim(len(names) - 0.4, -0.75)
@@ -225,17 +226,20 @@ def _rows_axis(axes: Any, names: Sequence[str]) -> None:
     axes.spines["left"].set_visible(False)
 
 
-def _percent_axis(axis: Any) -> None:
+def percent_axis(axis: Any) -> None:
+    """Shares written as percentages."""
     axis.set_major_formatter(lambda value, _: f"{100 * value:.0f}%")
     axis.get_major_locator().set_params(nbins=5)
 
 
-def _reference_line(axes: Any, reference: tuple[float, str]) -> None:
+def reference_line(axes: Any, reference: tuple[float, str]) -> None:
+    """A dashed line at a value, with its name."""
     value, name = reference
     axes.axvline(value, color=MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=0)
     where = {"xycoords": ("data", "axes fraction"), "xytext": (4, 0), "textcoords": "offset points"}
     axes.annotate(name, (value, 1), **where, va="top", fontsize=8.5, color=MUTED)
 
 
-def _height(rows: int) -> float:
+def height(rows: int) -> float:
+    """Inches for a picture of so many rows."""
     return 0.85 + 0.36 * rows

@@ -1,0 +1,162 @@
+"""Who wins against whom: win rates with ties stated, clustered by prompt, and the spread between seeds.
+
+Nothing here corrects for length (`length.py`) or joins many pairs on one scale (`league.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import fmean
+
+import numpy as np
+
+from rlaif.errors import DataError
+from rlaif.evaluation.agreement import Bootstrap, Estimate, clustered_mean, clustered_mean_difference, numbered
+from rlaif.evaluation.contest.games import Contest, Game, Scale, prompts_of
+from rlaif.evaluation.contest.power import Power, clustered_error, power_of
+from rlaif.evaluation.contest.seeds import SeedSpread, over_seeds, seeds_apart, spread
+from rlaif.records import Record
+
+FLIPS = 9999
+PORTION = 500
+
+
+class WinRate(Record):
+    """How often `one` wins against `other`, ties counting half.
+
+    rate             with its interval over prompts: these policies, other prompts
+    mean_p           the mean of the judge's probabilities themselves
+    wins, ties, losses, prompts   ties are exact 0.5s, identical texts included
+    p_value          of "the arms are alike": see `sign_flip`
+    one_seeds, other_seeds        the rate seed by seed
+    over_seeds       with its interval over prompts and seeds: this method again; None where all arms have one seed
+    power            the smallest distance from 50 % that so many prompts show; None where nothing varies
+    """
+
+    one: str
+    other: str
+    rate: Estimate
+    mean_p: Estimate
+    wins: int
+    ties: int
+    losses: int
+    prompts: int
+    p_value: float
+    one_seeds: SeedSpread
+    other_seeds: SeedSpread
+    over_seeds: Estimate | None
+    power: Power | None
+
+    @property
+    def games(self) -> int:
+        return self.wins + self.ties + self.losses
+
+    @property
+    def tie_share(self) -> float:
+        return self.ties / self.games
+
+    def swapped(self) -> WinRate:
+        """The same from the other arm's side: every rate w becomes 1 - w."""
+        turned = {
+            "one": self.other,
+            "other": self.one,
+            "rate": turned_round(self.rate),
+            "mean_p": turned_round(self.mean_p),
+            "wins": self.losses,
+            "losses": self.wins,
+            "one_seeds": self.other_seeds.swapped(),
+            "other_seeds": self.one_seeds.swapped(),
+            "over_seeds": self.over_seeds and turned_round(self.over_seeds),
+        }
+        return self.model_copy(update=turned)
+
+
+def turned_round(rate: Estimate) -> Estimate:
+    """1 - rate, interval and all."""
+    low, high = (None if bound is None else 1 - bound for bound in (rate.high, rate.low))
+    return Estimate(value=1 - rate.value, low=low, high=high, n=rate.n)
+
+
+def win_rate(played: Contest, one: str, other: str, bootstrap: Bootstrap, scale: Scale = "choice") -> WinRate:
+    """The win rate of `one` against `other`. DataError for an arm without games and for two that never met."""
+    games = played.between(one, other)
+    found = _measured(games, bootstrap, scale)
+    return found if found.one == one else found.swapped()
+
+
+def against_reference(
+    played: Contest, reference: str, bootstrap: Bootstrap, scale: Scale = "choice"
+) -> dict[str, WinRate]:
+    """Every arm that met the reference, against it, arms by name."""
+    played.known(reference)
+    arms = [arm for pair in played.pairs if reference in pair for arm in pair if arm != reference]
+    return {arm: win_rate(played, arm, reference, bootstrap, scale) for arm in sorted(arms)}
+
+
+def all_against_all(played: Contest, bootstrap: Bootstrap, scale: Scale = "choice") -> list[WinRate]:
+    """Each pair of arms that met, once; the other side is `swapped()`."""
+    return [win_rate(played, one, other, bootstrap, scale) for one, other in played.pairs]
+
+
+def _measured(games: Sequence[Game], bootstrap: Bootstrap, scale: Scale) -> WinRate:
+    worth, prompts = [game.worth(scale) for game in games], prompts_of(games)
+    rate = clustered_mean(worth, prompts, *bootstrap)
+    sides = [spread(worth, [game.one_seed for game in games]), spread(worth, [game.other_seed for game in games])]
+    counted = sides if seeds_apart([(game.one_seed, game.other_seed) for game in games]) else sides[:1]
+    clusters = len(set(prompts))
+    return WinRate(
+        one=games[0].one,
+        other=games[0].other,
+        rate=rate,
+        mean_p=clustered_mean([game.p_one for game in games], prompts, *bootstrap),
+        wins=sum(game.p_one > 0.5 for game in games),
+        ties=sum(game.p_one == 0.5 for game in games),
+        losses=sum(game.p_one < 0.5 for game in games),
+        prompts=clusters,
+        p_value=sign_flip([w - 0.5 for w in worth], prompts, bootstrap.seed),
+        one_seeds=sides[0],
+        other_seeds=sides[1],
+        over_seeds=over_seeds(rate, clustered_error(worth, prompts), clusters, counted, bootstrap.confidence),
+        power=power_of(worth, prompts, bootstrap.confidence),
+    )
+
+
+def sign_flip(differences: Sequence[float], clusters: Sequence[str], seed: int = 0) -> float:
+    """The two-sided p-value of "swapping the arms on a prompt would change nothing" (Fisher's paired randomisation).
+
+    Each prompt's sum of differences keeps its size and gets a random sign, FLIPS times; p is the share of sums at
+    least as far from 0 as the one found, that one included. It needs no law of the values and no number of prompts,
+    but cannot go below 1 / (FLIPS + 1), nor below 2 / 2^k for k prompts.
+    """
+    sums = np.bincount(numbered(clusters), weights=np.asarray(differences, dtype=float))
+    sums = sums[np.abs(sums) > 1e-12]
+    found = abs(sums.sum()) - 1e-9  # equal sums must count as equal
+    rng = np.random.default_rng(seed)
+    as_far = 0
+    for start in range(0, FLIPS, PORTION):
+        kept = rng.integers(0, 2, size=(min(PORTION, FLIPS - start), len(sums)), dtype=np.int8).astype(float)
+        as_far += int(np.sum(np.abs(2 * (kept @ sums) - sums.sum()) >= found))
+    return (1 + as_far) / (1 + FLIPS)
+
+
+def lead(
+    played: Contest, one: str, other: str, reference: str, bootstrap: Bootstrap, scale: Scale = "choice"
+) -> Estimate:
+    """How much more often `one` beats the reference than `other` does, paired by prompt: on the prompts of both alone.
+
+    n counts prompts; a prompt's games are averaged first. DataError where they share no prompt.
+    """
+    first, second = (_by_prompt(played, arm, reference, scale) for arm in (one, other))
+    shared = sorted(first.keys() & second.keys())
+    if not shared:
+        raise DataError(f"'{one}' and '{other}' met '{reference}' on no prompt in common")
+    before, after = [second[prompt] for prompt in shared], [first[prompt] for prompt in shared]
+    return clustered_mean_difference(before, after, shared, bootstrap)
+
+
+def _by_prompt(played: Contest, arm: str, reference: str, scale: Scale) -> dict[str, float]:
+    worth: dict[str, list[float]] = {}
+    for game in played.between(arm, reference):
+        side = game if game.one == arm else game.swapped()
+        worth.setdefault(game.prompt_id, []).append(side.worth(scale))
+    return {prompt: fmean(values) for prompt, values in worth.items()}

@@ -164,7 +164,7 @@ def run_recipe(recipe: Recipe, folder: Path, only: Sequence[str] | None = None) 
 
 def _publish_answers(recipe: Recipe, run: Run) -> None:
     """What people answered on the pages that this recipe learns from becomes files, before a stage looks at them."""
-    for source in recipe.preferences.labels.human_data:
+    for source in (*recipe.preferences.labels.human_data, *recipe.preferences.annotators.gold):
         if isinstance(source, Annotations):
             publish(annotated_run(source, run))
 

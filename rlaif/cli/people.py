@@ -80,8 +80,12 @@ def report(
     seed: Annotated[int, typer.Option("--seed", help="Of the intervals.")] = 0,
 ) -> None:
     """Everyone who labelled: agreement, gold questions, Dawid-Skene, skill, speed, and Krippendorff's alpha."""
+    from rlaif.annotate.publish import publish
     from rlaif.feedback.annotators.commands import annotators_command
+    from rlaif.run import Run
 
+    for folder in (source for source in sources if source.is_dir()):
+        publish(Run(folder))  # the answers of a page that is served right now are in its database
     for line in annotators_command(sources, gold or [], out, remove, seed):
         typer.echo(line)
 

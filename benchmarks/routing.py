@@ -46,6 +46,8 @@ BUDGETS = (0.05, 0.1, 0.2, 0.4)
 HELDOUT = 0.25
 COMPONENTS = 48
 PENALTY = 0.02
+PROMPT_TOKENS, RESPONSE_TOKENS = 128, 192
+"""The last of the prompt and the first of the response: what the features see."""
 ROUTERS = ("random", "uncertainty", "swap_gap", "margin", "predicted")
 
 
@@ -79,18 +81,31 @@ def read_world(path: Path, model: str, work: Path) -> World:
 
 @torch.no_grad()
 def _hidden_states(truth: Sequence[Judgment], model: str) -> np.ndarray:
-    """The mean last hidden state over each response's tokens: two rows a pair, a's and b's."""
+    """The mean last hidden state over each response's tokens: two rows a pair. B rows, S tokens, H wide."""
     loaded = load_language_model(model, None, torch.bfloat16)
     rows = []
-    with bar("features", 2 * len(truth), "responses") as advance:
-        for judgment in truth:
-            before = encode_prompt(loaded.tokenizer, judgment.pair.prompt, 256)
-            for text in (judgment.pair.a, judgment.pair.b):
-                ids = [*before, *encode_response(loaded.tokenizer, text, True)[:256]]
-                hidden_BSH = loaded.model.base_model(input_ids=torch.tensor([ids])).last_hidden_state
-                rows.append(hidden_BSH[0, len(before) :].float().mean(0).numpy())
-                advance(1)
-    return np.stack(rows)
+    for judgment in truth:
+        before = encode_prompt(loaded.tokenizer, judgment.pair.prompt, PROMPT_TOKENS)
+        for text in (judgment.pair.a, judgment.pair.b):
+            rows.append((before, encode_response(loaded.tokenizer, text, True)[:RESPONSE_TOKENS]))
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]) + len(rows[i][1]))
+    found: dict[int, np.ndarray] = {}
+    with bar("features", len(rows), "responses") as advance:
+        for start in range(0, len(order), 32):
+            batch = order[start : start + 32]
+            longest = max(len(rows[i][0]) + len(rows[i][1]) for i in batch)
+            ids_BS = torch.zeros(len(batch), longest, dtype=torch.long)
+            real_BS, response_BS = torch.zeros_like(ids_BS), torch.zeros(len(batch), longest)
+            for b, i in enumerate(batch):
+                before, after = rows[i]
+                ids_BS[b, : len(before) + len(after)] = torch.tensor([*before, *after])
+                real_BS[b, : len(before) + len(after)] = 1
+                response_BS[b, len(before) : len(before) + len(after)] = 1
+            hidden_BSH = loaded.model.base_model(input_ids=ids_BS, attention_mask=real_BS).last_hidden_state.float()
+            mean_BH = (hidden_BSH * response_BS[..., None]).sum(1) / response_BS.sum(1, keepdim=True).clamp_min(1)
+            found.update(zip(batch, mean_BH.numpy(), strict=True))
+            advance(len(batch))
+    return np.stack([found[i] for i in range(len(rows))])
 
 
 # ------------------------------------------------------------------------------------- judge and annotators

@@ -22,6 +22,7 @@ from rlaif.run import Run
 from tests.audited import CONSTITUTION, write_gold
 from tests.fake_run import inputs, write_run
 
+PEOPLE = ("route", "annotate", "annotators", "conflicts", "export")
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 
 
@@ -70,7 +71,9 @@ def test_ppo_is_an_older_name_of_optimise(cli, monkeypatch, tmp_path):
     assert seen == [("ppo", 3, ["optimise"]), ("ppo", 4, ["optimise"])]
 
 
-@pytest.mark.parametrize("command", ["run", *STAGES, "iterate", "check", "compare", "schema", "version"])
+@pytest.mark.parametrize(
+    "command", ["run", *STAGES, "iterate", "check", "study", "compare", "schema", "version", *PEOPLE]
+)
 def test_every_command_explains_itself(cli, command):
     code, out, _ = cli(command, "--help")
     assert code == 0 and "Usage:" in out

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlaif.audit.labelled import match
-from rlaif.config.sections import Calibrated, Reliable
+from rlaif.config.sections import Calibrated, Debiased, Reliable
 from rlaif.errors import DataError
 from rlaif.feedback.pairs import WeightedJudgment
 from rlaif.hybrid import routers
@@ -278,13 +278,16 @@ def test_calibration_by_the_overlap_makes_confidence_what_people_say(how):
 
 def test_too_small_an_overlap_is_an_error_and_not_a_guess():
     ai, human = overlapping(40, 9, ties=20)
-    for policy in (Calibrated(), Reliable()):
+    for policy in (Calibrated(), Reliable(), Debiased()):
         with pytest.raises(DataError, match=rf"49 pairs have .* {policy.kind} needs 50 \(min_overlap\)"):
             believed(weighted(ai), overlap_of(ai, human), policy)
 
 
 @settings(max_examples=25)
-@given(flips=st.lists(st.booleans(), min_size=60, max_size=60), policy=st.sampled_from([Reliable(), Calibrated()]))
+@given(
+    flips=st.lists(st.booleans(), min_size=60, max_size=60),
+    policy=st.sampled_from([Reliable(), Calibrated(), Debiased()]),
+)
 def test_believed_labels_do_not_depend_on_which_response_is_called_a(flips, policy):
     ai, human = overlapping(50, 10)
     turned = [swapped(one) if flip else one for one, flip in zip(ai, flips, strict=True)]

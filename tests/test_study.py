@@ -21,7 +21,7 @@ from rlaif.study.page import Page, read_comparison
 from rlaif.study.run import run_study
 from tests.small_run import CONSTITUTION, small_recipe
 
-ARMS = {
+ARMS: dict[str, dict[str, object]] = {
     "rlaif": {},
     "rlhf": {},
     "hybrid": {},
@@ -67,7 +67,8 @@ def material(tmp_path_factory, tiny_folder):
         optimise__epochs=1,
         reward__epochs=1,
     )
-    asked = CONSTITUTION.replace("more plain letters?", 'more plain letters?\n    question: Letters?\n    desired: "yes"')
+    question = '\n    question: Letters?\n    desired: "yes"'
+    asked = CONSTITUTION.replace("more plain letters?", "more plain letters?" + question)
     (folder / "letters.yaml").write_text(asked)
     (folder / "recipe.yaml").write_text(dump_recipe(recipe))
     rows = [{"prompt": f"Say {i}", "chosen": f"letters {'abc' * (i % 3 + 1)}", "rejected": f"0{i}"} for i in range(40)]

@@ -119,7 +119,15 @@ class Reliable(Section):
     """Pairs that both labelled. Only those that people got by chance count (`rlaif route` keeps a share for that)."""
 
 
-MixPolicy = Annotated[HumanWins | Weighted | ByTag | Calibrated | Reliable, Field(discriminator="kind")]
+class Debiased(Section):
+    """Human labels stand; the judge's lose that part of its taste for length which people do not share."""
+
+    kind: Literal["debiased"] = "debiased"
+    min_overlap: Count = 50
+    """Pairs that both labelled. Only those that people got by chance count (`rlaif route` keeps a share for that)."""
+
+
+MixPolicy = Annotated[HumanWins | Weighted | ByTag | Calibrated | Reliable | Debiased, Field(discriminator="kind")]
 
 
 class AiLabels(Section):

@@ -6,7 +6,16 @@ from __future__ import annotations
 from typing import Literal
 
 from rlaif.config.feedback import HumanLabels
-from rlaif.config.optimise import BestOfN, ChosenDemonstrations, Dpo, HumanDemonstrations, OnPolicy, Optimise, RunDemonstrations, Sft
+from rlaif.config.optimise import (
+    BestOfN,
+    ChosenDemonstrations,
+    Dpo,
+    HumanDemonstrations,
+    OnPolicy,
+    Optimise,
+    RunDemonstrations,
+    Sft,
+)
 from rlaif.config.sections import Recipe
 
 Artefact = Literal["demonstrations", "preferences", "reward_model"]

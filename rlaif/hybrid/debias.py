@@ -1,8 +1,8 @@
 """The judge's labels with its taste for length taken out, as far as people do not share it.
 
 A map of p alone (`overlap.believed`) cannot do that: 0.8 for a response twice as long and 0.8 for one as long as the
-other are worth different things, and only the people who labelled the same pairs can say how different. It takes about
-200 such pairs; with 50 the correction does more harm than good (benchmarks/known_truth.py --share 0.04).
+other are worth different things, and only the people who labelled the same pairs can say how different. What it wins
+and what it costs where there is nothing to win: benchmarks/known_truth.py.
 """
 
 from __future__ import annotations
@@ -20,66 +20,72 @@ from rlaif.errors import DataError
 from rlaif.feedback.verdict import log_odds, sigma
 from rlaif.records import Judgment, Pair, Record
 
-RIDGE = np.array([0.01, 4.0])
-"""Priors: slope ~ N(0, 10^2), so that a judge who is never wrong has a finite one; length ~ N(0, 0.5^2)."""
+WIDE = 10.0
+"""Standard deviation of the prior on the slope: a judge who is never wrong has a finite one."""
+STARTS = (-1.0, 0.0, 1.0)
+"""Of the length term, in units of its prior: the fit is not convex."""
 
 
 class Debiasing(Record):
     """What people prefer, given the judge's word and the lengths:
 
-        logit P(people prefer a) = slope * logit p_a + length * tanh((words_a - words_b) / scale)
+        logit P(people prefer a) = slope * (logit p_a + length * tanh((words_a - words_b) / scale))
 
-    and so what the judge would have to add to its own log-odds, length / slope * tanh(...), to be wrong no more
-    often about long responses than about short ones. The length term is LC-AlpacaEval's (arXiv 2404.04475), fitted to
-    people instead of set to zero. Antisymmetric: exchanging a and b maps p to 1 - p.
+    The length term is LC-AlpacaEval's (arXiv 2404.04475), fitted to people instead of set to zero. Antisymmetric:
+    exchanging a and b maps p to 1 - p.
     """
 
     slope: float = Field(ge=0)
-    """Below 1: the judge is surer than it is right."""
+    """How much the judge's log-odds are worth; below 1 it is surer than it is right. Labels keep their sureness: that
+    is calibration's part."""
     length: float
-    """Below 0: the judge is drawn to length more than people are."""
+    """What the judge must add for a response that is far longer, in log-odds. Below 0: it is drawn to length more than
+    people are."""
     scale: float = Field(gt=0)
     """Root mean square of the difference in words, over the overlap."""
     pairs: int = Field(ge=1)
 
     def p_a(self, judgment: Judgment) -> float:
-        """What the judge said of a, before any calibration, less its taste for length. It stays as sure as it was."""
-        pull = self.length / self.slope * float(np.tanh(_longer_by(judgment.pair) / self.scale))
-        return sigma(log_odds(_raw(judgment)) + pull)
+        """What the judge said of a, before any calibration, less its taste for length."""
+        return sigma(log_odds(_raw(judgment)) + self.length * float(np.tanh(_longer_by(judgment.pair) / self.scale)))
 
 
 def fit_debiasing(overlap: Sequence[Labelled]) -> Debiasing:
-    """By penalised maximum likelihood on the pairs on which people have a preference; DataError of none.
+    """The likeliest on the pairs on which people have a preference, given priors; DataError of none.
 
-    The slope is held to 0 and above: a judge that errs more often than a coin is not turned round but disregarded.
+    The prior of `length` is N(0, s^2), s being the root mean square of the judge's log-odds: length is at most about
+    all that the judge goes by. Where few labels say what its word is worth, that keeps the term near 0. The slope is
+    held to 0 and above, so a judge that errs more often than a coin is not turned round; its labels stay as they are.
     """
     rows = sorted(decided(overlap), key=lambda item: item.judgment.pair.id)
     if not rows:
         raise DataError("preferences.labels.policy: people and the judge labelled no pair both, so nothing can be said")
     longer = np.array([_longer_by(item.judgment.pair) for item in rows], dtype=float)
     scale = float(np.sqrt(np.mean(longer**2))) or 1.0
-    design = np.column_stack([[log_odds(_raw(item.judgment)) for item in rows], np.tanh(longer / scale)])
+    lead = np.array([log_odds(_raw(item.judgment)) for item in rows])
+    unit = float(np.sqrt(np.mean(lead**2)))
+    term = unit * np.tanh(longer / scale)
     towards = 2 * np.array([item.p_human for item in rows]) - 1
 
     def loss(found: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        lead = towards * (design @ found)
-        value = np.logaddexp(0, -lead).sum() + found @ (RIDGE * found) / 2
-        return float(value), -(towards * expit(-lead)) @ design + RIDGE * found
+        slope, length = found
+        given = lead + length * term
+        value = np.logaddexp(0, -towards * slope * given).sum() + (slope / WIDE) ** 2 / 2 + length**2 / 2
+        error = -towards * expit(-towards * slope * given)
+        return float(value), np.array([error @ given + slope / WIDE**2, slope * (error @ term) + length])
 
     bounds = [(0, None), (None, None)]
-    found = minimize(loss, np.array([1.0, 0.0]), jac=True, method="L-BFGS-B", bounds=bounds, tol=1e-12).x
-    return Debiasing(slope=float(found[0]), length=float(found[1]), scale=scale, pairs=len(rows))
+    tries = [minimize(loss, [0.5, start], jac=True, method="L-BFGS-B", bounds=bounds, tol=1e-12) for start in STARTS]
+    slope, length = min(tries, key=lambda one: float(one.fun)).x
+    return Debiasing(slope=float(slope), length=float(length) * unit, scale=scale, pairs=len(rows))
 
 
 def debias(ai: Sequence[Judgment], overlap: Sequence[Labelled]) -> list[Judgment]:
     """The judgments with p_a less the judge's taste for length, and its own p in p_raw. A label may change sides.
 
-    `overlap` must be of pairs that people got by chance (`overlap.overlap_of`). Empty where the judge's word says
-    nothing of people's at equal length: its labels are left out then.
+    `overlap` must be of pairs that people got by chance (`overlap.overlap_of`).
     """
     how = fit_debiasing(overlap)
-    if how.slope == 0:
-        return []
     return [j.model_copy(update={"p_a": how.p_a(j), "p_raw": _raw(j)}) for j in ai]
 
 

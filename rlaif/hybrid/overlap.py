@@ -13,10 +13,11 @@ from scipy.stats import binomtest
 
 from rlaif.audit.calibration import Confident, fit_isotonic, fit_temperature
 from rlaif.audit.labelled import Labelled, decided, match
-from rlaif.config.sections import Calibrated, Reliable
+from rlaif.config.sections import Calibrated, Debiased, Reliable
 from rlaif.errors import DataError
 from rlaif.feedback.calibration import calibrate
 from rlaif.feedback.pairs import WeightedJudgment, choice
+from rlaif.hybrid.debias import debias
 from rlaif.hybrid.evidence import swap_gap
 from rlaif.records import Judgment, Pair, Record
 
@@ -51,7 +52,7 @@ def overlap_of(ai: Sequence[Judgment], human: Sequence[Judgment], picked: Collec
 
 
 def believed(
-    weighted: Sequence[WeightedJudgment], overlap: Sequence[Labelled], policy: Calibrated | Reliable
+    weighted: Sequence[WeightedJudgment], overlap: Sequence[Labelled], policy: Calibrated | Reliable | Debiased
 ) -> list[WeightedJudgment]:
     """The rows with the judge's labels made worth what the overlap says; people's stay as they are.
 
@@ -60,6 +61,7 @@ def believed(
                          smoothing with the error rate that was measured
     reliability, weight  (2a - 1)^2: the information about a difference of rewards in a label with that error rate,
                          relative to one without (Bradley-Terry, at a difference of 0)
+    debiased             p loses the judge's taste for length, as far as people do not share it (`debias.py`)
 
     A judge that agrees no more often than a coin has its labels left out. DataError below `min_overlap`.
     """
@@ -76,6 +78,9 @@ def believed(
         data = Confident.of(rows)
         how = fit_temperature(data) if policy.map == "temperature" else fit_isotonic(data)
         return [*people, *(_with_p(item, calibrate(_raw(item.judgment), how)) for item in judge)]
+    if isinstance(policy, Debiased):
+        without = debias([item.judgment for item in judge], rows)
+        return [*people, *(item._replace(judgment=j) for item, j in zip(judge, without, strict=True))]
     a = agreement(rows).value
     if a <= 0.5:
         return people

@@ -8,7 +8,7 @@ from typing import Any
 
 from rlaif.audit.gate import check_requirement
 from rlaif.config import Recipe
-from rlaif.config.sections import Calibrated, HumanLabels, MixedLabels, Reliable, ReviseMode
+from rlaif.config.sections import Calibrated, Debiased, HumanLabels, MixedLabels, Reliable, ReviseMode
 from rlaif.console import bar, say
 from rlaif.constitution import load_constitution
 from rlaif.errors import DataError
@@ -159,7 +159,7 @@ def _mixed(labels: MixedLabels, run: Run, ai: Sequence[Judgment], human: Sequenc
     human = within_share(human, labels.human_share)
     write_jsonl(run.conflicts, conflicts(ai, human))
     mixed = mix(ai, human, labels.policy)
-    if not isinstance(labels.policy, Calibrated | Reliable):
+    if not isinstance(labels.policy, Calibrated | Reliable | Debiased):
         return mixed
     routing = read_routing(run)
     overlap = overlap_of(ai, human, routing.picked if routing else ())

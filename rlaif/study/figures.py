@@ -81,7 +81,7 @@ def compare(study: Study, folder: Path, runs: Sequence[ArmRun]) -> Comparison:
     judged = [
         _judged(name, games, bootstrap)
         for name, rows in said.items()
-        if (games := list(_games(name, study, runs, {j.pair.id: j for j in rows})))
+        if (rows or name == "judge") and (games := list(_games(name, study, runs, {j.pair.id: j for j in rows})))
     ]
     scored = list(_scored(folder))
     accuracies = accuracy.accuracies(scored, bootstrap) if scored else {}
@@ -203,16 +203,21 @@ def _cautions(study: Study, judged: Sequence[Judged], ahead: Sequence[Ahead], co
     if study.judge is None:
         said.append("The contest was judged by the judge that also labels: it may prefer what it taught.")
     for one in judged:
-        said.append(caution.about_contests(one.rates, confidence))
-        powers = [rate.power for rate in one.rates if rate.power is not None]
-        if powers:
-            said.append(caution.about_power(max(powers, key=lambda power: power.detectable)))
-        said += caution.about_rates(one.rates, one.lengths) + caution.about_league(one.table)
+        whose = "" if len(judged) == 1 else f"By {'people' if one.judge == 'people' else 'the judge'}: "
+        said += [f"{whose}{words}" for words in _about_contest(one, confidence)]
     powers = [one.power for one in ahead if one.power is not None]
     if powers:
         said.append(caution.about_power(max(powers, key=lambda power: power.detectable), "reward-model accuracy"))
     intervals = sum(2 * len(one.rates) + len(one.table.standings) for one in judged) + len(ahead)
     return [*said, caution.about_many(intervals, confidence)]
+
+
+def _about_contest(one: Judged, confidence: float) -> list[str]:
+    said = [caution.about_contests(one.rates, confidence)]
+    powers = [rate.power for rate in one.rates if rate.power is not None]
+    if powers:
+        said.append(caution.about_power(max(powers, key=lambda power: power.detectable)))
+    return [*said, *caution.about_rates(one.rates, one.lengths), *caution.about_league(one.table)]
 
 
 def raw(found: Comparison, runs: Sequence[ArmRun]) -> dict[str, Any]:

@@ -166,12 +166,12 @@ def _contest(one: Judged, arms: Sequence[str]) -> dict[str, Any]:
         pictures.append(picture(forest, "Each arm's win rate against the reference, as judged and at equal length"))
     pictures.append(picture(plots.standings("League of the arms", one.table), "Elo of every arm with its interval"))
     matrix = plots.matrix("Row against column: share of games won", order, one.rates)
+    pictures.append(picture(matrix, "Win rates of all arms against each other"))
     return {
         "judge": one.judge,
         "games": f"{len(one.played.games):,}",
         "prompts": f"{one.table.prompts:,}",
         "pictures": pictures,
-        "matrix": picture(matrix, "Win rates of all arms against each other"),
         "rows": rows,
     }
 
@@ -217,7 +217,7 @@ def _curves(found: Comparison, look: Any) -> dict[str, Any] | None:
         arm: plots.Curve([p if has_gold else p._replace(gold=p.score) for p in points], fit)
         for arm, (points, fit, _) in found.curves.items()
     }
-    kind = "gold score" if has_gold else "score by the arm's own reward (scales differ between arms)"
+    kind = "gold score" if has_gold else "training's own score"
     drawn = plots.frontiers("What was bought with which distance", curves, look, kind)
     rows = []
     for arm, (_, fit, gap) in found.curves.items():
@@ -231,19 +231,14 @@ def _curves(found: Comparison, look: Any) -> dict[str, Any] | None:
 
 
 def _refusals(found: Comparison, look: Any) -> dict[str, Any]:
-    drawn = plots.refusal_map("Refusals: right ones over wrong ones", found.refused, look)
-    rows = [
-        (
-            arm,
-            _told(one.harmful),
-            _told(one.harmless),
-            _told(one.more_harmful, "points"),
-            _told(one.more_harmless, "points"),
-        )
-        for arm, one in found.refused.items()
-    ]
-    both = any(one.harmful for one in found.refused.values()) and any(one.harmless for one in found.refused.values())
-    return {"picture": picture(drawn, "Refusals on harmful and on harmless prompts") if both else None, "rows": rows}
+    both = [one for one in found.refused.values() if one.harmful and one.harmless]
+    drawn = plots.refusal_map("Refusals: right ones over wrong ones", found.refused, look) if both else None
+    rows = []
+    for arm, one in found.refused.items():
+        more = [_told(change, "points") for change in (one.more_harmful, one.more_harmless)]
+        rows.append((arm, _told(one.harmful), _told(one.harmless), *more))
+    shown = picture(drawn, "Refusals on harmful and on harmless prompts") if drawn else None
+    return {"picture": shown, "rows": rows}
 
 
 def _costs(found: Comparison) -> list[tuple[str, ...]]:

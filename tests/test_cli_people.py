@@ -1,0 +1,102 @@
+"""The commands about people's feedback, from words to files: what they print, write, and refuse in one line."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+
+from rlaif.cli import main
+from rlaif.jsonl import read_jsonl, write_jsonl
+from rlaif.records import Judgment, Message, Pair, Preference, Prompt
+
+
+@pytest.fixture
+def cli(monkeypatch, capsys, tmp_path):
+    """Run the command line in an empty folder: (exit code, standard output, standard error)."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["rlaif", *words])
+        with pytest.raises(SystemExit) as end:
+            main()
+        shown = capsys.readouterr()
+        return int(end.value.code or 0), shown.out, shown.err
+
+    return call
+
+
+@pytest.fixture
+def truth(tmp_path):
+    """Forty labelled pairs."""
+    rows = [{"prompt": f"Question {i}?", "chosen": f"Good {i}.", "rejected": f"Bad {i}."} for i in range(40)]
+    (tmp_path / "truth.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_simulated_annotators_are_made_reported_and_removed(cli, truth, tmp_path):
+    words = ("annotators", "simulate", "truth.jsonl", "--crew", "careful:3,flipper:1", "--per-pair", "4")
+    code, out, _ = cli(*words, "--out", "labels.jsonl")
+    assert code == 0 and "160 simulated labels of 40 pairs by 4 simulated annotators" in out
+    made = read_jsonl(tmp_path / "labels.jsonl", Judgment)
+    assert all(row.annotator.startswith("simulated:") and row.answer.simulated for row in made)
+    code, out, _ = cli(
+        "annotators",
+        "report",
+        "labels.jsonl",
+        "--gold",
+        "truth.jsonl",
+        "--remove",
+        "min_gold_accuracy=0.6",
+        "--out",
+        "r.json",
+    )
+    assert code == 0 and "alpha" in out
+    (flipper,) = [line for line in out.splitlines() if "simulated:flipper-1" in line and "careful" not in line][:1]
+    assert "gold" in flipper
+    assert list(json.loads((tmp_path / "r.json").read_text())["removed"]) == ["simulated:flipper-1"]
+
+
+def test_preferences_leave_in_other_tools_formats(cli, tmp_path):
+    pair = Pair.of(Prompt.of((Message(role="user", content="Why?"),)), "Because.", "No.")
+    row = Preference(
+        prompt=pair.prompt,
+        chosen=(Message(role="assistant", content=pair.a),),
+        rejected=(Message(role="assistant", content=pair.b),),
+        p_chosen=0.9,
+        source="human",
+        weight=1.0,
+        split="train",
+        prompt_id=pair.prompt_id,
+        pair_id=pair.id,
+    )
+    write_jsonl(tmp_path / "preferences.jsonl", [row])
+    code, _, _ = cli("export", "preferences.jsonl", "--to", "trl", "--out", "trl.jsonl")
+    (written,) = [json.loads(line) for line in (tmp_path / "trl.jsonl").read_text().splitlines()]
+    assert code == 0 and written["chosen"] == [{"role": "assistant", "content": "Because."}]
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["route", "nowhere", "--budget", "5"], "nowhere: no judgments of a run"),
+        (["route", "nowhere", "--budget", "5", "--by", "margn"], "no router 'margn'; did you mean 'margin'?"),
+        (["conflicts", "nowhere"], "nowhere: needs labels of a judge and of people"),
+        (["annotate", "nowhere"], "nowhere"),
+        (["export", "truth.jsonl", "--to", "tlr", "--out", "x"], "no such format; did you mean 'trl'?"),
+        (["annotators", "simulate", "truth.jsonl", "--crew", "carful:2", "--out", "x"], "did you mean 'careful'?"),
+        (["annotators", "report", "gone.jsonl"], "gone.jsonl"),
+        (["study", "gone.yaml"], "gone.yaml"),
+        (["compare", "gone"], "compare: name the page to write with --out"),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_code_2(cli, truth, words, reason):
+    code, _, err = cli(*words)
+    assert code == 2 and err.startswith("error: ") and err.count("\n") == 1
+    assert reason in err
+
+
+def test_a_study_that_has_not_run_says_so(cli, tmp_path):
+    (tmp_path / "study.yaml").write_text("schema: rlaif/study/v1\nname: s\nrecipe: quickstart\narms: {rlaif: {}}\n")
+    code, _, err = cli("compare", ".")
+    assert code == 2 and "not evaluated yet; `rlaif study`" in err

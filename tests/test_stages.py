@@ -172,7 +172,13 @@ def test_every_artefact_is_written_by_some_stage(run: Run, recipe: Recipe) -> No
     """One that no stage names is neither made again when it is gone nor looked at when it changed."""
     written = {path for stage in STAGES.values() for path in stage.writes(run)}
     beside = {run.folder, run.recipe, run.manifest, run.metrics, run.scope_file, run.checkpoints}
-    beside |= {run.answers, run.annotations, run.annotation_edits, run.route, run.routing}  # what people and `rlaif route` leave
+    beside |= {
+        run.answers,
+        run.annotations,
+        run.annotation_edits,
+        run.route,
+        run.routing,
+    }  # what people and `rlaif route` leave
     beside |= {run.human_failures, run.demonstration_failures}  # what their stage counts, and nobody reads
     assert {path for path in vars(run).values() if isinstance(path, Path)} == written | beside
     assert not written & beside

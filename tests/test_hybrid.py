@@ -278,7 +278,7 @@ def test_calibration_by_the_overlap_makes_confidence_what_people_say(how):
 
 def test_too_small_an_overlap_is_an_error_and_not_a_guess():
     ai, human = overlapping(40, 9, ties=20)
-    for policy in (Calibrated(), Reliable(), Debiased()):
+    for policy in (Calibrated(), Reliable(), Debiased(min_overlap=50)):
         with pytest.raises(DataError, match=rf"49 pairs have .* {policy.kind} needs 50 \(min_overlap\)"):
             believed(weighted(ai), overlap_of(ai, human), policy)
 
@@ -286,7 +286,7 @@ def test_too_small_an_overlap_is_an_error_and_not_a_guess():
 @settings(max_examples=25)
 @given(
     flips=st.lists(st.booleans(), min_size=60, max_size=60),
-    policy=st.sampled_from([Reliable(), Calibrated(), Debiased()]),
+    policy=st.sampled_from([Reliable(), Calibrated(), Debiased(min_overlap=50)]),
 )
 def test_believed_labels_do_not_depend_on_which_response_is_called_a(flips, policy):
     ai, human = overlapping(50, 10)

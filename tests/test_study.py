@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -19,6 +22,7 @@ from rlaif.study.contest import meetings, prompts_of
 from rlaif.study.heldout import heldout_labels
 from rlaif.study.page import Page, read_comparison
 from rlaif.study.run import run_study
+from tests.forked import exit_code
 from tests.small_run import CONSTITUTION, small_recipe
 
 ARMS: dict[str, dict[str, object]] = {
@@ -174,6 +178,55 @@ def test_peoples_answers_join_the_contest(done):
         assert [one.judge for one in found.judged] == ["judge", "people"]
     finally:
         path.unlink()
+
+
+# ------------------------------------------------------------------------------------------------- killed
+
+PRELOADED = ["tests.test_study", "rlaif.training.reward.train", "rlaif.evaluation.report"]
+KILLS = (
+    ("rlaif.study.run", "run_recipe", "", 2),
+    ("rlaif.study.contest", "write_jsonl", "judgments.jsonl", 1),
+    ("rlaif.study.heldout", "write_jsonl", "accuracy.jsonl", 2),
+    ("rlaif.study.page", "write_page", "", 1),
+)
+"""Between two arms, in the contest, between two reward models, before the page: the process dies before the function of
+that module is called, with a path that ends so, for the so-manyth time."""
+
+
+def die_at(module: str, name: str, ending: str, nth: int) -> None:
+    """Let this process kill itself there."""
+    place = importlib.import_module(module)
+    original = getattr(place, name)
+    calls = []
+
+    def deadly(*arguments: object, **options: object) -> object:
+        if str(arguments[0]).endswith(ending):
+            calls.append(arguments)
+        if len(calls) == nth:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(*arguments, **options)
+
+    setattr(place, name, deadly)
+
+
+def work(path: Path, folder: Path, place: tuple[str, str, str, int] | None) -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    if place is not None:
+        die_at(*place)
+    run_study(load_study(path), folder)
+
+
+def test_a_study_that_is_killed_again_and_again_ends_in_the_same_bytes(material, tmp_path):
+    arms = {"rlaif": {}, "rlhf": {}}
+    path = write_study(tmp_path, material / "recipe.yaml", material / "human.jsonl", arms=arms, seeds=[0])
+    peaceful, killed = tmp_path / "peaceful", tmp_path / "killed"
+    assert exit_code(PRELOADED, work, path, peaceful, None) == 0
+    assert [exit_code(PRELOADED, work, path, killed, place) for place in KILLS] == [-9] * len(KILLS)
+    assert exit_code(PRELOADED, work, path, killed, None) == 0
+    for name in ("comparison.json", "comparison.html", "accuracy.jsonl", "contest/judgments.jsonl", "study.yaml"):
+        assert hash_path(killed / name) == hash_path(peaceful / name), name
 
 
 # ------------------------------------------------------------------------------------------------- refusals

@@ -123,7 +123,7 @@ class Debiased(Section):
     """Human labels stand; the judge's lose that part of its taste for length which people do not share."""
 
     kind: Literal["debiased"] = "debiased"
-    min_overlap: Count = 50
+    min_overlap: Count = 150
     """Pairs that both labelled. Only those that people got by chance count (`rlaif route` keeps a share for that)."""
 
 

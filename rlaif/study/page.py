@@ -111,6 +111,7 @@ def context(found: Comparison) -> dict[str, Any]:
         "cautions": found.cautions,
         "confidence": percent(found.confidence),
         "contests": [_contest(one, arms) for one in found.judged],
+        "judge": "the held-out judge sees it" if found.study.judge else "the judge that also labels sees it",
         "accuracy": _accuracy(found),
         "curves": _curves(found, look),
         "refusals": _refusals(found, look),
@@ -128,7 +129,8 @@ def headline(found: Comparison) -> list[str]:
         against = one.against_reference()
         up = [arm for arm, rate in against.items() if _side(rate.rate) > 0]
         down = [arm for arm, rate in against.items() if _side(rate.rate) < 0]
-        who = "People prefer" if one.judge == "people" else "The held-out judge prefers"
+        judge = "The held-out judge" if found.study.judge else "The judge, which also labels,"
+        who = "People prefer" if one.judge == "people" else f"{judge} prefers"
         if up:
             said.append(f"{who} {_and(up)} to the policy before training.")
         if down:

@@ -168,7 +168,8 @@ def test_a_stage_reads_what_the_stages_before_it_write(run):
         later = [path for other in list(STAGES)[number + 1 :] for path in STAGES[other].reads(RECIPE, run)]
         unread = set(STAGES[name].writes(run)) - set(later) - last
         for_people = {run.sample_failures, run.evaluation_judgments, run.evaluation_failures, *run.evidence}
-        for_people |= {run.strengths, run.judge_demonstrations}
+        for_people |= {run.strengths, run.judge_demonstrations, run.human_edits, run.annotators, run.conflicts}
+        for_people |= {run.human_demonstrations}  # optimise.data.kind=human reads them, and this recipe is another
         assert unread <= for_people, name
 
 

@@ -261,13 +261,25 @@ print(json.dumps(found))
 
 @pytest.mark.embedded
 def test_the_plan_is_what_a_process_takes(embedded_folder: str) -> None:
-    """Peak growth of a process that takes reward steps of the embedded model, within 30 %."""
+    """Peak growth of a process that takes reward steps of the embedded model, within 30 %.
+
+    The least of two processes: what the kernel counts beside it, such as a file that is mapped while it is read, only
+    ever adds (half a gigabyte was seen once, on a machine that was short of memory).
+    """
+    both = [_peaks(embedded_folder) for _ in range(2)]
+    for name, (_, planned) in both[0].items():
+        measured = min(peaks[name][0] for peaks in both)
+        assert planned == pytest.approx(measured, rel=0.3), (name, measured / 1e9, planned / 1e9)
+
+
+def _peaks(folder: str) -> dict[str, list[float]]:
+    """By kind: the peak of a process of its own, and what was planned for it, in bytes."""
     done = subprocess.run(
-        [sys.executable, "-c", STEPS, embedded_folder],
+        [sys.executable, "-c", STEPS, folder],
         capture_output=True,
         text=True,
         check=True,
         cwd=Path(__file__).parents[1],
     )
-    for name, (measured, planned) in json.loads(done.stdout.splitlines()[-1]).items():
-        assert planned == pytest.approx(measured, rel=0.3), (name, measured / 1e9, planned / 1e9)
+    found: dict[str, list[float]] = json.loads(done.stdout.splitlines()[-1])
+    return found

@@ -1,10 +1,14 @@
-"""What a person sees while work goes on: one bar with rate and time left, or plain lines where nothing can redraw."""
+"""What a person sees while work goes on: one bar with rate and time left, or plain lines where nothing can redraw.
+
+Where neither has anything new to say for fifteen seconds, a heartbeat says what is being done and for how long.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import time
+import threading
 from collections.abc import Callable, Iterator
+from time import monotonic as now
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -18,9 +22,50 @@ LINE_EVERY_S = 15.0
 console = Console(stderr=False, soft_wrap=True, highlight=False, quiet=not leads())
 
 
+class _Screen:
+    """What the heartbeat needs to know."""
+
+    last_said = 0.0
+    """When the last line was said (monotonic clock)."""
+    redraws = 0
+    """Bars that are shown and redraw themselves: while there is one, the heartbeat is silent."""
+    doing = ""
+    """The work in hand, and how far it is."""
+
+
 def say(line: str) -> None:
     """Print one line (above the bar, if one is shown); nothing in it is taken for markup."""
+    _Screen.last_said = now()
     console.print(Text(line))
+
+
+@contextlib.contextmanager
+def heartbeat(doing: str) -> Iterator[None]:
+    """Inside, a line is said whenever none was for `LINE_EVERY_S`: what is being done, and for how long.
+
+    One inside another only changes what is being done."""
+    outer, _Screen.doing = _Screen.doing, doing
+    ended = threading.Event()
+    thread = threading.Thread(target=_beat, args=(ended,), daemon=True)
+    if not outer:
+        thread.start()
+    try:
+        yield
+    finally:
+        _Screen.doing = outer
+        if not outer:
+            ended.set()
+            thread.join()
+
+
+def _beat(ended: threading.Event) -> None:
+    began = _Screen.last_said = now()
+    silent = 0.0
+    while not ended.wait(LINE_EVERY_S - silent):
+        silent = 0.0 if _Screen.redraws else now() - _Screen.last_said
+        if silent >= LINE_EVERY_S:
+            say(f"  {_Screen.doing}  {now() - began:.0f} s so far")
+            silent = 0.0
 
 
 @contextlib.contextmanager
@@ -42,30 +87,35 @@ def bar(title: str, total: int, unit: str) -> Iterator[Advance]:
     )
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task(title, total=total, rate="")
-        began = time.monotonic()
+        began = now()
 
         def advance(count: int) -> None:
             done = progress.tasks[0].completed + count
-            rate = done / max(time.monotonic() - began, 1e-6)
+            rate = done / max(now() - began, 1e-6)
             progress.update(task, advance=count, rate=f"{rate:.2f}/s")
 
-        yield advance
+        _Screen.redraws += 1
+        try:
+            yield advance
+        finally:
+            _Screen.redraws -= 1
 
 
 @contextlib.contextmanager
 def _lines(title: str, total: int, unit: str) -> Iterator[Advance]:
-    """The same news as a line now and then."""
-    began = last = time.monotonic()
+    """The same news as a line now and then; the heartbeat repeats how far it is."""
+    began = last = now()
     done = 0
 
     def advance(count: int) -> None:
         nonlocal done, last
         done += count
-        now = time.monotonic()
-        if now - last >= LINE_EVERY_S or done >= total:
-            last = now
-            rate = done / max(now - began, 1e-6)
+        _Screen.doing, time = f"{title}  {done}/{total} {unit}", now()
+        if time - last >= LINE_EVERY_S or done >= total:
+            last = time
+            rate = done / max(time - began, 1e-6)
             left = (total - done) / rate if rate else 0.0
             say(f"  {title}  {done}/{total} {unit}  {rate:.2f}/s  {left:.0f} s left")
 
-    yield advance
+    with heartbeat(f"{title}  0/{total} {unit}"):
+        yield advance

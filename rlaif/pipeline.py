@@ -26,7 +26,7 @@ from rlaif.annotate.publish import publish
 from rlaif.config import Recipe
 from rlaif.config.needs import Artefact, feedback_stages, learns_from
 from rlaif.config.sections import Annotations
-from rlaif.console import say
+from rlaif.console import heartbeat, say
 from rlaif.errors import ConfigError
 from rlaif.feedback.human.source import annotated_run
 from rlaif.processes import several
@@ -150,7 +150,7 @@ def run_recipe(recipe: Recipe, folder: Path, only: Sequence[str] | None = None) 
     run = Run(folder)
     _by_first(lambda: None)  # all are here: whatever fails from now on is said once
     with run.lock():
-        _by_first(lambda: run.claim(recipe))
+        recipe = _by_first(lambda: _claimed(recipe, run))
         _by_first(lambda: _publish_answers(recipe, run))
         check_trackers(recipe)
         wanted = stages_of(recipe)
@@ -160,6 +160,15 @@ def run_recipe(recipe: Recipe, folder: Path, only: Sequence[str] | None = None) 
         for place in todo:
             run_stage(recipe, run, wanted[place], f"[{place + 1}/{len(wanted)}] {wanted[place]}")
     return run
+
+
+def _claimed(recipe: Recipe, run: Run) -> Recipe:
+    """The recipe as this run has it, `dtype: auto` settled; the folder is bound to it."""
+    from rlaif.models.local.dtype import settled  # noqa: PLC0415 (brings torch)
+
+    recipe = settled(recipe, run.earlier())
+    run.claim(recipe)
+    return recipe
 
 
 def _publish_answers(recipe: Recipe, run: Run) -> None:
@@ -178,9 +187,10 @@ def run_stage(recipe: Recipe, run: Run, name: str, title: str) -> None:
         return
     say(title)
     began = time.monotonic()
-    facts = stage.work(recipe, run) if name in TOGETHER else _by_first(lambda: stage.work(recipe, run))
+    with heartbeat(name):
+        facts = stage.work(recipe, run) if name in TOGETHER else _by_first(lambda: stage.work(recipe, run))
     seconds = round(time.monotonic() - began, 1)
-    run.mark_done(name, inputs, stage.writes(run), {"seconds": seconds, **facts})
+    run.mark_done(name, inputs, stage.writes(run), {"seconds": seconds, "dtypes": recipe.dtypes, **facts})
     said = ", ".join(f"{key} {value}" for key, value in facts.items() if isinstance(value, int | str))
     say(f"{title}: done in {seconds:.0f} s{' (' + said + ')' if said else ''}")
 

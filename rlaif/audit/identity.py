@@ -15,11 +15,13 @@ from rlaif.config import Recipe
 from rlaif.config.sections import (
     CompareMode,
     JudgeModel,
+    LocalModel,
     MemberMode,
     PanelMode,
     RankMode,
     ReviseMode,
     ScriptedModel,
+    VllmModel,
 )
 from rlaif.constitution import Constitution
 from rlaif.models.scripted import from_path
@@ -72,6 +74,10 @@ def differences(audited: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[s
 
 def _model(config: JudgeModel) -> dict[str, Any]:
     found = config.model_dump(mode="json", exclude=REACHED_BY)
+    if isinstance(config, LocalModel | VllmModel):
+        from rlaif.models.local.dtype import resolve  # noqa: PLC0415 (brings torch)
+
+        found["dtype"] = resolve(config.dtype)  # "auto" and what it stands for are one judge
     folder = Path(os.path.expanduser(config.model))
     if isinstance(config, ScriptedModel):
         found["content"] = from_path(config.model).revision

@@ -8,6 +8,10 @@ from pydantic import Field
 
 from rlaif.config.base import Count, Positive, Section
 
+Dtype = Literal["auto", "bfloat16", "float32"]
+"""The number format of weights. auto: bf16 on GPUs and CPUs that multiply it in hardware, float32 elsewhere. A run goes
+on in the format in which it began."""
+
 
 class LocalModel(Section):
     """A transformers model in this process."""
@@ -16,7 +20,7 @@ class LocalModel(Section):
     model: str
     """`smollm2-135m` (embedded), a folder, or a name on the Hugging Face hub."""
     revision: str | None = None
-    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    dtype: Dtype = "auto"
     batch_size: Count = 32
     """Sequences generated or read at once."""
 
@@ -27,7 +31,7 @@ class VllmModel(Section):
     backend: Literal["vllm"] = "vllm"
     model: str
     revision: str | None = None
-    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    dtype: Dtype = "auto"
     max_model_len: Count = 4096
     concurrency: Count = 128
     """Requests in flight at once."""

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from rlaif.config.base import Count, Section
 from rlaif.config.feedback import AiLabels, HumanLabels, LabelSection, PreferencesSection, PromptsSection, SampleSection
 from rlaif.config.judging import ChecklistMode, ReviseMode, ScoreMode
-from rlaif.config.models import JudgeModel, PolicyModel
+from rlaif.config.models import JudgeModel, LocalModel, PolicyModel, VllmModel
 from rlaif.config.optimise import BestOfN, OnPolicy, Optimise, Ppo, RunDemonstrations, Sft
 from rlaif.config.reward import Regression, RewardSection
 from rlaif.config.scoring import EnsembleScore, ModelScore
@@ -71,6 +71,12 @@ class Recipe(Section):
     def compared_with(self) -> PolicyModel:
         """The model that evaluation calls the reference."""
         return self.reference or self.policy
+
+    @property
+    def dtypes(self) -> dict[str, str]:
+        """The number format of each model that has one, by its section: what a run's manifest and report say."""
+        models = {"policy": self.policy, "reference": self.reference, "judge": self.judge}
+        return {name: model.dtype for name, model in models.items() if isinstance(model, LocalModel | VllmModel)}
 
     @model_validator(mode="after")
     def _method_finds_its_data(self) -> Self:

@@ -79,8 +79,18 @@ def _facts(run: Artefacts) -> dict[str, str]:
         "Method": run.setting("optimise.kind"),
         "Judge": run.setting("judge.model") if kind != KINDS["human"] or judged else None,
         "Preferences": sources,
+        "Number format": _dtypes(run),
     }
     return {name: str(value) for name, value in facts.items() if value}
+
+
+def _dtypes(run: Artefacts) -> str:
+    """Of the models that have one, those of one format together: bfloat16 (policy, judge)."""
+    models: dict[str, list[str]] = {}
+    for name in ("policy", "reference", "judge"):
+        if found := run.setting(f"{name}.dtype"):
+            models.setdefault(str(found), []).append(name)
+    return "; ".join(f"{found} ({', '.join(names)})" for found, names in models.items())
 
 
 # ------------------------------------------------------------------------------------------------ training

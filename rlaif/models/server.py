@@ -27,13 +27,15 @@ class VllmChatModel:
     """Chat with a vLLM server of our own: the first `chat` starts it, also after a `close`."""
 
     def __init__(self, config: VllmModel) -> None:
+        from rlaif.models.local.dtype import resolve  # noqa: PLC0415 (brings torch)
+
         require_vllm()
         self.name = config.model
-        self._config = config
+        self._config = config.model_copy(update={"dtype": resolve(config.dtype)})
         self._resolved = resolve_model(config.model, config.revision)
         # Another dtype is another judge, and so may be what vLLM is told besides (a chat template, a quantization).
         told = f"-{content_id(config.arguments)}" if config.arguments else ""
-        self.revision = f"{self._resolved.revision}-{config.dtype}{told}"
+        self.revision = f"{self._resolved.revision}-{self._config.dtype}{told}"
         self._process: ServerProcess | None = None
         self._client: HttpChatModel | None = None
         self.base_url = ""

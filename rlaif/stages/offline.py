@@ -195,10 +195,10 @@ def best_of_n(recipe: Recipe, run: Run) -> dict[str, Any]:
 
 
 def _policy(recipe: Recipe) -> PolicyModel:
-    from rlaif.models.local.load import DTYPES
+    from rlaif.models.local.dtype import torch_dtype
     from rlaif.training.policy_model import PolicyModel
 
-    return PolicyModel.load(recipe.policy.model, recipe.policy.revision, DTYPES[recipe.policy.dtype])
+    return PolicyModel.load(recipe.policy.model, recipe.policy.revision, torch_dtype(recipe.policy.dtype))
 
 
 def _lora_seed(recipe: Recipe) -> int:

@@ -46,12 +46,12 @@ def reward(recipe: Recipe, run: Run) -> dict[str, Any]:
 
     A model at a time, each with its own seeds and checkpoints. What is finished stays finished.
     """
-    from rlaif.models.local.load import DTYPES
+    from rlaif.models.local.dtype import torch_dtype
     from rlaif.training import memory, parallel
     from rlaif.training.reward import ensemble, train, worth
     from rlaif.training.tracking import tracking
 
-    section, dtype = recipe.reward, DTYPES[recipe.policy.dtype]
+    section, dtype = recipe.reward, torch_dtype(recipe.policy.dtype)
     material = _material(recipe, run)
     memory.check(memory.plan_memory(recipe, "reward", [row for lesson in material.lessons for row in lesson.rows]))
     first, kept = ensemble.measuring_names(section), ensemble.member_names(section)

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from rlaif.config import Recipe
 from rlaif.config.sections import BestOfN, Scoring
-from rlaif.models.local.load import DTYPES, load_tokenizer
+from rlaif.models.local.dtype import torch_dtype
+from rlaif.models.local.load import load_tokenizer
 from rlaif.models.local.packing import Row
 from rlaif.models.local.tokens import encode_prompt, response_tokens
 from rlaif.records import Prompt, Response
@@ -40,7 +41,7 @@ def measure_responses(
     The tokens are those the policy chose where its server tells them, else those of the text.
     """
     budget = recipe.reward.microbatch_tokens
-    dtype = DTYPES[recipe.policy.dtype]
+    dtype = torch_dtype(recipe.policy.dtype)
     tokenizer = load_tokenizer(str(policy), None)
     rows_before, rows_after = _rows(tokenizer, before), _rows(tokenizer, after)
     kl_B = torch.zeros(0)
@@ -69,7 +70,7 @@ def score_by(
 ) -> list[float | None]:
     """What this source of the recipe says of each response; None where it says nothing (the judge failed)."""
     tokenizer = load_tokenizer(recipe.policy.model, recipe.policy.revision)
-    load = open_reward_model(reward_model, DTYPES[recipe.policy.dtype])
+    load = open_reward_model(reward_model, torch_dtype(recipe.policy.dtype))
     scorer = open_scorer(source, Workshop(load, tokenizer, max_tokens, text))
     prompts = [Prompt(id=r.prompt_id, messages=r.prompt, tags=r.tags) for r in responses]
     scored = scorer(prompts, [r.text for r in responses], _rows(tokenizer, responses))

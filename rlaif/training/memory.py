@@ -19,7 +19,8 @@ from rlaif.config import Recipe
 from rlaif.config.sections import Dpo, LocalRollouts, Lora, Offline, OnPolicy, Ppo, RewardSection
 from rlaif.console import say
 from rlaif.errors import ConfigError
-from rlaif.models.local.load import DTYPES, device, load_tokenizer
+from rlaif.models.local.dtype import torch_dtype
+from rlaif.models.local.load import device, load_tokenizer
 from rlaif.models.local.packing import Row, microbatches, packs
 from rlaif.models.local.tokens import encode_prompt
 from rlaif.records import Prompt
@@ -242,7 +243,7 @@ class _Learner(NamedTuple):
 
     def optimiser(self) -> Item:
         """AdamW's two moments, and masters where the weights are not float32 themselves."""
-        each = 8 if DTYPES[self.recipe.policy.dtype] == torch.float32 else 12
+        each = 8 if torch_dtype(self.recipe.policy.dtype) == torch.float32 else 12
         return Item("optimiser", each * self.model.trained / self.parts, self.remedy)
 
     def learning(self) -> list[Item]:
@@ -267,7 +268,7 @@ def _joined(items: Sequence[Item]) -> Item:
 
 def _policy(recipe: Recipe, lora: Lora | None) -> Wanted:
     model, again = recipe.policy, recipe.compute.gradient_checkpointing
-    return Wanted(model.model, model.revision, DTYPES[model.dtype], lora, scalar=False, recompute=again)
+    return Wanted(model.model, model.revision, torch_dtype(model.dtype), lora, scalar=False, recompute=again)
 
 
 def _backbone(recipe: Recipe, section: RewardSection, lora: Lora | None) -> Wanted:

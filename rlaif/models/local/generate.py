@@ -15,6 +15,7 @@ from torch import Tensor
 
 from rlaif.models.local.attention import PACKED
 from rlaif.models.local.cache import roomy_cache
+from rlaif.models.local.threads import share_cores
 
 SORTED_TOKENS = 256  # nearly always enough for the nucleus; the exact fallback sorts the whole vocabulary
 
@@ -41,11 +42,13 @@ def generate(
     """Continue every prompt until an end token of the model or `max_tokens`.
 
     Row i depends on prompts[i] and seeds[i]; what else is in the batch changes it only through floating-point
-    rounding. The end tokens are those of the model's generation config.
+    rounding. A prompt that several rows share is read once. The end tokens are those of the model's generation config.
     """
     device = model.device
     end_ids = torch.tensor(end_tokens(model), device=device)
-    tokens_BS, mask_BS = left_pad(prompts, pad_id, device)
+    place = {prompt: i for i, prompt in enumerate(dict.fromkeys(map(tuple, prompts)))}
+    prompt_of_B = torch.tensor([place[tuple(prompt)] for prompt in prompts], device=device)
+    tokens_BS, mask_BS = left_pad(list(place), pad_id, device)  # until the first token a row per prompt
     uniforms = torch.stack([_uniforms(seed, sampling.max_tokens) for seed in seeds]).to(device)
     written: list[list[int]] = [[] for _ in prompts]
     finished = [False] * len(prompts)
@@ -53,6 +56,7 @@ def generate(
     cache = roomy_cache(model.config)
     input_ids = tokens_BS
     for step in range(sampling.max_tokens):
+        share_cores()
         positions = (mask_BS.cumsum(1) - 1).clamp(min=0)[:, -input_ids.shape[1] :]
         with decoding_attention(model) if step else contextlib.nullcontext():
             logits_BV = model(
@@ -63,6 +67,9 @@ def generate(
                 # An index, not 1: of a slice, which is not contiguous, the bf16 product takes 200 times as long.
                 logits_to_keep=torch.tensor([input_ids.shape[1] - 1], device=device),
             ).logits[:, -1]
+        if step == 0 and len(place) < len(prompts):
+            cache.batch_select_indices(prompt_of_B)
+            logits_BV, mask_BS = logits_BV[prompt_of_B], mask_BS[prompt_of_B]
         next_B = pick_tokens(logits_BV, uniforms[rows, step], sampling.temperature, sampling.top_p)
         ended_B = torch.isin(next_B, end_ids)
         for row, token, ended in zip(rows.tolist(), next_B.tolist(), ended_B.tolist(), strict=True):

@@ -14,8 +14,6 @@ from rlaif.errors import ModelError
 from rlaif.models.embedded import resolve_model
 from rlaif.models.local.allocator import give_back, keep_freed
 
-DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
-
 
 class Loaded(NamedTuple):
     """A model on its device, in evaluation mode, with a tokenizer that has a chat template and a padding id."""

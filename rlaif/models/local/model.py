@@ -15,8 +15,9 @@ import torch.nn.functional as F
 
 from rlaif.config.sections import LocalModel
 from rlaif.models.chat import ChatRequest, OnReplies, Reply
+from rlaif.models.local.dtype import DTYPES, resolve
 from rlaif.models.local.generate import Sampling, generate
-from rlaif.models.local.load import DTYPES, Loaded, free_memory, load_language_model
+from rlaif.models.local.load import Loaded, free_memory, load_language_model
 from rlaif.models.local.packing import Row, hidden_states
 from rlaif.models.local.tokens import encode_prompt, label_token
 
@@ -30,8 +31,9 @@ class LocalChatModel:
         # A folder's path says where it lies, not what it is; its revision is a hash of its content.
         self.name = Path(config.model).name if Path(config.model).is_dir() else config.model
         self._batch_size = config.batch_size
-        loaded: Loaded = load_language_model(config.model, config.revision, DTYPES[config.dtype])
-        self.revision = f"{loaded.revision}-{config.dtype}"
+        dtype = resolve(config.dtype)
+        loaded: Loaded = load_language_model(config.model, config.revision, DTYPES[dtype])
+        self.revision = f"{loaded.revision}-{dtype}"
         self._model, self._tokenizer = loaded.model, loaded.tokenizer
         self._context: int = loaded.model.config.max_position_embeddings
 

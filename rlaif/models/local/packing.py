@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from rlaif.models.local.attention import Run, use_packed_attention
+from rlaif.models.local.threads import share_cores
 
 SLACK = 1.2
 """Places that attention may compute for every token: calls of many sequences are worth some padding."""
@@ -97,6 +98,7 @@ class Hidden(NamedTuple):
 def hidden_states(backbone: Any, rows: Sequence[Row]) -> Hidden:
     """One forward pass over all rows, each prompt computed once, nothing padded."""
     use_packed_attention(backbone)
+    share_cores()
     layout = sorted(packs(rows), key=lambda pack: pack.length)  # packs of nearly one length share their attention
     before, last = [[0]] * len(rows), [0] * len(rows)
     tokens: list[int] = []

@@ -10,7 +10,7 @@ from rlaif.config import Recipe
 from rlaif.config.optimise import OnPolicy, Ppo, VllmRollouts
 from rlaif.config.scoring import ChecksScore, JudgeScore, Veto, sources_of
 from rlaif.models.embedded import resolve_model
-from rlaif.models.local.load import DTYPES
+from rlaif.models.local.dtype import torch_dtype
 from rlaif.models.local.packing import Row
 from rlaif.records import Prompt, derive_seed
 from rlaif.training import sharding
@@ -47,7 +47,7 @@ def open_actors(recipe: Recipe, reward_model: Path | None, text: TextSources, fo
     """Load what the recipe's section needs. `folder` is where a server finds the policy's newest weights."""
     section = recipe.optimise
     assert isinstance(section, OnPolicy)
-    dtype = DTYPES[recipe.policy.dtype]
+    dtype = torch_dtype(recipe.policy.dtype)
     for source in _text_sources(section):
         text(source)  # opens the judge: its server must find the GPU empty
     policy = PolicyModel.load(recipe.policy.model, recipe.policy.revision, dtype)
@@ -92,7 +92,7 @@ def _start(recipe: Recipe, load: Callable[[str | None], RewardModel], policy: Po
     return ScalarModel.from_language_model(
         path,
         recipe.policy.revision,
-        DTYPES[recipe.policy.dtype],
+        torch_dtype(recipe.policy.dtype),
         pad_id=policy.tokenizer.pad_token_id,
         seed=derive_seed(recipe.seed, "ppo", "critic head"),
     )

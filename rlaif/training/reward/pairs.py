@@ -7,8 +7,10 @@ from pathlib import Path
 
 import torch
 
+from rlaif.config.models import Dtype
 from rlaif.config.sections import RewardSection
-from rlaif.models.local.load import DTYPES, load_tokenizer
+from rlaif.models.local.dtype import torch_dtype
+from rlaif.models.local.load import load_tokenizer
 from rlaif.records import Pair
 from rlaif.training.lessons import Text, encode
 from rlaif.training.reward.ensemble import each_member, member_folders
@@ -16,7 +18,7 @@ from rlaif.training.reward.train import score_rows
 from rlaif.training.scalar_model import ScalarModel
 
 
-def score_pairs(folder: Path, section: RewardSection, dtype: str, pairs: Sequence[Pair]) -> dict[str, float]:
+def score_pairs(folder: Path, section: RewardSection, dtype: Dtype, pairs: Sequence[Pair]) -> dict[str, float]:
     """score(a) - score(b) by pair id, as each pair is held; of an ensemble the members' mean."""
     if not pairs:
         return {}
@@ -27,7 +29,7 @@ def score_pairs(folder: Path, section: RewardSection, dtype: str, pairs: Sequenc
         for pair in pairs
         for row in encode(tokenizer, pair.prompt, [Text(pair.a), Text(pair.b)], section.max_length)
     ]
-    models = each_member(folder, DTYPES[dtype]) if members else [ScalarModel.load(folder, DTYPES[dtype])]
+    models = each_member(folder, torch_dtype(dtype)) if members else [ScalarModel.load(folder, torch_dtype(dtype))]
     score_MN = torch.stack([score_rows(model, rows, section.microbatch_tokens)[:, 0] for model in models])
     score_N = score_MN.mean(0)
     margins = (score_N[0::2] - score_N[1::2]).tolist()

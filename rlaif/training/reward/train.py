@@ -18,7 +18,8 @@ from rlaif.config import Recipe
 from rlaif.config.sections import ComputeSection, Lora, Regression, RewardSection
 from rlaif.errors import ConfigError, DataError
 from rlaif.models.embedded import resolve_model
-from rlaif.models.local.load import DTYPES, load_tokenizer
+from rlaif.models.local.dtype import torch_dtype
+from rlaif.models.local.load import load_tokenizer
 from rlaif.models.local.packing import Row, microbatches
 from rlaif.records import Preference, derive_seed
 from rlaif.training import parallel, sharding
@@ -75,7 +76,7 @@ def open_stage(recipe: Recipe, name: str = "model") -> RewardStage:
     model = ScalarModel.from_language_model(
         resolve_model(backbone, revision).path,
         revision,
-        DTYPES[recipe.policy.dtype],
+        torch_dtype(recipe.policy.dtype),
         pad_id=tokenizer.pad_token_id,
         seed=seed_of(recipe.seed, name, "head"),
     )

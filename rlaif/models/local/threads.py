@@ -1,0 +1,95 @@
+"""How many threads compute: as many as there are cores that no other process is using.
+
+Two threads that share a core with other work wait for each other at every product: ten times slower, and not two. So
+the cores that others use are counted again every few seconds, between batches, and left to them. The number of threads
+does not change results here: a product's sums are formed in the same order by one thread and by several.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import NamedTuple
+
+import psutil
+import torch
+
+from rlaif.processes import cores
+
+EVERY_S = 2.0
+"""Shorter, and the counters of the kernel (a hundredth of a second) say little."""
+
+
+class Clock(NamedTuple):
+    """Seconds since some moment: of the wall, of all processors' work, and of our own processes' part in it."""
+
+    wall: float
+    busy: float
+    own: float
+
+
+def free_cores(before: Clock, now: Clock, machine_cores: int) -> float:
+    """Cores that no other process used between the two; at least 0."""
+    others = (now.busy - before.busy) - (now.own - before.own)
+    return max(0.0, machine_cores - max(0.0, others) / (now.wall - before.wall))
+
+
+def threads_for(free: float, most: int) -> int:
+    """A core that others use for more than half of the time is theirs."""
+    return min(most, max(1, round(free)))
+
+
+class Share:
+    """Keeps this process's number of threads at what is free. Only between computations, from the thread that computes.
+
+    An explicit OMP_NUM_THREADS, or a number that someone else set since, stays as it is.
+    """
+
+    def __init__(self) -> None:
+        self._most = min(torch.get_num_threads(), cores())
+        self._ours = torch.get_num_threads()
+        self._fixed = self._most == 1 or "OMP_NUM_THREADS" in os.environ or torch.cuda.is_available()
+        self._before: Clock | None = None
+
+    def update(self) -> None:
+        """Look again, if the last look is some seconds old."""
+        if self._fixed:
+            return
+        if self._before is None:
+            self._before = clock()
+            time.sleep(0.2)  # once in a process, so that it starts with the right number
+        elif time.monotonic() - self._before.wall < EVERY_S:
+            return
+        self._fixed = torch.get_num_threads() != self._ours
+        now = clock()
+        wanted = threads_for(free_cores(self._before, now, psutil.cpu_count() or 1), self._most)
+        self._before = now
+        if not self._fixed and wanted != self._ours:
+            torch.set_num_threads(wanted)
+            self._ours = wanted
+
+
+def clock() -> Clock:
+    """Now. Our own processes are this one and what it started (a vLLM server)."""
+    times = psutil.cpu_times()
+    idle = times.idle + getattr(times, "iowait", 0.0)
+    busy = sum(times) - idle - getattr(times, "guest", 0.0) - getattr(times, "guest_nice", 0.0)
+    own = 0.0
+    me = psutil.Process()
+    for process in (me, *me.children(recursive=True)):
+        try:
+            own += sum(process.cpu_times()[:2])
+        except psutil.Error:  # it has just ended
+            continue
+    return Clock(time.monotonic(), busy, own)
+
+
+_share: Share | None = None
+
+
+def share_cores() -> None:
+    """Have this process compute on the cores that are free now."""
+    global _share  # noqa: PLW0603 (threads belong to the process)
+    if _share is None:
+        _share = Share()
+    _share.update()

@@ -31,6 +31,7 @@ from rlaif.errors import ConfigError
 from rlaif.feedback.human.source import annotated_run
 from rlaif.processes import several
 from rlaif.run import Run
+from rlaif.stages.forecast import forecast
 from rlaif.training.trackers import check_trackers
 
 T = TypeVar("T")
@@ -157,6 +158,8 @@ def run_recipe(recipe: Recipe, folder: Path, only: Sequence[str] | None = None) 
         todo = sorted({_place(wanted, name) for name in (wanted if only is None else only)})
         for place in todo:
             STAGES[wanted[place]].reads(recipe, run)  # a name that stands for nothing is said now, not after hours
+        if only is None and not run.read_manifest()["stages"] and (line := _by_first(lambda: forecast(recipe))):
+            say(line)
         for place in todo:
             run_stage(recipe, run, wanted[place], f"[{place + 1}/{len(wanted)}] {wanted[place]}")
     return run

@@ -63,6 +63,22 @@ def test_a_sample_does_not_depend_on_what_runs_beside_it() -> None:
     assert twice[0] == twice[2] != twice[1]
 
 
+def test_a_prompt_that_rows_share_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    sampling = Sampling(6, 1.0)
+    shared = [PROMPTS[1], PROMPTS[0], PROMPTS[1], PROMPTS[1]]
+    alone = [generate(MODEL, [p], sampling, [seed], 0)[0] for p, seed in zip(shared, SEEDS, strict=False)]
+    read: list[tuple[int, ...]] = []
+    forward = MODEL.forward
+
+    def counted(input_ids: Tensor, **options: Any) -> Any:
+        read.append(tuple(input_ids.shape))
+        return forward(input_ids=input_ids, **options)
+
+    monkeypatch.setattr(MODEL, "forward", counted)
+    assert generate(MODEL, shared, sampling, SEEDS[:4], 0) == alone
+    assert read[0] == (2, len(PROMPTS[1])) and read[1][1] == 1
+
+
 def test_padding_tokens_do_not_matter() -> None:
     sampling = Sampling(8, 1.0)
     assert generate(MODEL, PROMPTS, sampling, SEEDS, 0) == generate(MODEL, PROMPTS, sampling, SEEDS, 77)

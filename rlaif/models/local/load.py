@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from rlaif.errors import ModelError
@@ -64,6 +64,13 @@ def load_language_model(name: str, revision: str | None, dtype: torch.dtype) -> 
         if getattr(model.config, setting, None) not in {None, 1.0}:
             raise ModelError(f"{name}: its config sets {setting}, which rlaif's log-probabilities leave out")
     return Loaded(model.to(device()).eval(), tokenizer, resolved.revision)
+
+
+def count_parameters(name: str, revision: str | None = None) -> int:
+    """The numbers in the model's weights, from its config alone."""
+    config = from_pretrained(AutoConfig, name, "no config", resolve_model(name, revision).path, revision=revision)
+    with torch.device("meta"):
+        return int(AutoModelForCausalLM.from_config(config).num_parameters())
 
 
 def free_memory() -> None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
+import torch.nn.attention.flex_attention as torch_flex
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from transformers import MistralConfig, MistralForCausalLM
 
-from rlaif.models.local import attention, packing
+from rlaif.models.local import attention, flex, packing
 from rlaif.models.local.generate import Sampling, generate, left_pad
 from rlaif.models.local.packing import Row, hidden_states, microbatches, packs, response_mask
 from tests.tiny import tiny_model
@@ -73,7 +77,7 @@ def test_padding_in_attention_changes_neither_states_nor_gradients(
 ) -> None:
     monkeypatch.setattr(attention, "LONGEST_PLAIN", longest_plain)
     rows = [Row((i, *range(8)), tuple(range(20, 22 + i))) for i in range(4)]
-    (run,) = packing._runs([[0] * 9 + [1] * (2 + i) for i in range(4)], torch.float32, "cpu")
+    (run,) = packing._runs([[0] * 9 + [1] * (2 + i) for i in range(4)], torch.float32, "cpu", [], [])
     assert run.places_N is not None and run.sequences * run.length > run.tokens
     weight = BACKBONE.get_input_embeddings().weight.requires_grad_()
     ours = hidden_states(BACKBONE, rows).at_last()
@@ -174,3 +178,144 @@ def test_microbatches_take_the_shortest_packs_first_and_fill_up() -> None:
     rows = [Row((i,), (5,) * length) for i, length in enumerate((30, 2, 29, 3))]
     assert list(microbatches(rows, 37)) == [[1, 3, 2], [0]]
     assert list(microbatches(rows, 36)) == [[1, 3], [2], [0]]
+
+
+# ----------------------------------------------------------------------------------------- what GPUs compute (flex.py)
+
+
+@pytest.fixture
+def by_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attention as on a GPU, uncompiled; what torch forbids on a CPU are gradients, which it can compute there."""
+    monkeypatch.setattr(flex, "usable", lambda backbone: True)
+    monkeypatch.setattr(torch_flex, "_validate_device", lambda *states: None)
+
+
+def mistral(seed: int, window: int) -> Any:
+    """Two layers with a sliding window, two query heads to a key head."""
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    torch.manual_seed(seed)
+    config = MistralConfig(vocab_size=262, num_key_value_heads=2, sliding_window=window, **sizes)
+    return MistralForCausalLM(config).eval().model
+
+
+def states_and_gradients(read: Callable[[], Tensor], backbone: Any) -> list[Tensor]:
+    """last_BH, and the gradients of a loss that is not the same for any two of its numbers."""
+    last_BH = read()
+    weight_BH = torch.linspace(-1, 1, last_BH.numel()).view_as(last_BH)
+    return [last_BH, *torch.autograd.grad((last_BH * weight_BH).sum(), list(backbone.parameters()))]
+
+
+def each_alone(backbone: Any, rows: list[Row]) -> Tensor:
+    """last_BH by transformers' own attention, row by row."""
+    ids = [torch.tensor([[*row.prompt, *row.response]]) for row in rows]
+    return torch.stack([backbone(input_ids=one).last_hidden_state[0, -1] for one in ids])
+
+
+LAYOUTS = [(1, 1, 9), (1, 5, 60), (3, 2, 90), (6, 1, 30)]
+"""Prompts, responses to each, longest of either: rows of one to four blocks."""
+MODELS: dict[str, Callable[[int], Any]] = {
+    "two heads to a key": lambda seed: tiny_model(seed).model,
+    "every head its key": lambda seed: tiny_model(seed, num_key_value_heads=4).model,
+    "three heads, one key": lambda seed: (
+        tiny_model(seed, hidden_size=48, num_attention_heads=3, num_key_value_heads=1).model
+    ),
+    "a window": lambda seed: mistral(seed, window=7),
+}
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+def test_attention_by_blocks_is_the_models_own(
+    model: str, layout: tuple[int, int, int], by_blocks: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Block masks, dense masks and each row alone: the same states and gradients, whatever lies beside a row."""
+    fresh, used = MODELS[model](1), MODELS[model](1)
+    rows = random_rows(sum(layout), *layout)
+    expected = states_and_gradients(lambda: each_alone(fresh, rows), fresh)
+    found = states_and_gradients(lambda: hidden_states(used, rows).at_last(), used)
+    monkeypatch.setattr(flex, "usable", lambda backbone: False)
+    dense = states_and_gradients(lambda: hidden_states(used, rows).at_last(), used)
+    for ours, masked, theirs in zip(found, dense, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(masked, theirs, atol=1e-5, rtol=1e-5)
+
+
+def test_a_window_hides_what_lies_behind_it() -> None:
+    """Counted along each row, not along the pack: a second response sees as much of its prompt as the first."""
+    rows = [Row((5, 6, 7, 8, 9), (10, 11)), Row((5, 6, 7, 8, 9), (12, 13))]
+    changed = [row._replace(prompt=(99, *row.prompt[1:])) for row in rows]
+    for window, sees in ((3, False), (7, True)):
+        # Through two layers a state reaches twice as far; one layer shows the window itself.
+        backbone = mistral(2, window)
+        backbone.layers = backbone.layers[:1]
+        with torch.no_grad():
+            one, other = (hidden_states(backbone, batch).at_last() for batch in (rows, changed))
+        assert [bool((a - b).abs().max() > 1e-4) for a, b in zip(one, other, strict=True)] == [sees, sees]
+
+
+def test_a_row_is_filled_up_to_whole_blocks_and_never_to_one(by_blocks: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [flex.filled(tokens) for tokens in (1, 256, 257, 4096)] == [256, 256, 384, 4096]
+    row = Row((7, 8, 9), tuple(range(10, 40)))
+    backbone = tiny_model(3).model
+    with torch.inference_mode():  # as judges read
+        hidden = hidden_states(backbone, [row])
+        torch.testing.assert_close(hidden.at_last()[0], alone(row)[-1], atol=1e-5, rtol=0)
+    assert hidden.states_NH.shape[0] == 33
+
+
+def test_masks_are_made_once_for_all_layers(by_blocks: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+    original = flex.create_block_mask
+    monkeypatch.setattr(
+        flex, "create_block_mask", lambda *args, **options: made.append(1) or original(*args, **options)
+    )
+    with torch.no_grad():
+        hidden_states(tiny_model(3).model, random_rows(1, 3, 2))
+    assert len(made) == 1
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch.compile's own
+def test_the_kernel_is_compiled_for_each_form_and_not_for_each_length(
+    by_blocks: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once with the first length as a constant, once with a variable: five lengths of two models make four graphs."""
+    graphs: list[Any] = []
+
+    def compiler(graph: Any, inputs: Any) -> Any:
+        graphs.append(graph)
+        return graph
+
+    torch.compiler.reset()
+    compiled = torch.compile(flex._attend, fullgraph=True, backend=compiler)
+    monkeypatch.setattr(flex, "_kernel", lambda query: compiled)
+    models = [tiny_model(3).model, tiny_model(3, num_attention_heads=2, num_key_value_heads=1).model]
+    for longest in (20, 60, 80, 100, 120):
+        for model in models:
+            hidden_states(model, random_rows(longest, prompts=4, responses=2, longest=longest))
+    assert len(graphs) <= 4
+    calls = [node for graph in graphs for node in graph.graph.nodes if node.target is torch_flex.flex_attention_hop]
+    assert {node.args[5] for node in calls} == {1 / 8**0.5, 1 / 16**0.5}  # the scale is a constant of the kernel
+
+
+@pytest.mark.parametrize("spoilt", [False, True])
+def test_a_kernel_is_used_only_where_it_is_right(
+    spoilt: bool, by_blocks: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    form = flex.Form(4, 2, 16, torch.float32, torch.device("cpu"))
+    kernel = flex._uncompiled
+    monkeypatch.setattr(flex, "_uncompiled", lambda q, k, v, mask: kernel(q, k, v * 1.1 if spoilt else v, mask))
+    flex._proven.cache_clear()
+    assert flex._proven(form) is not spoilt
+    assert ("results are wrong" in capsys.readouterr().out) is spoilt
+
+
+def test_a_kernel_that_does_not_compile_is_said_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On a CPU torch refuses gradients: as good a refusal as any."""
+    form = flex.Form(4, 2, 16, torch.float32, torch.device("cpu"))
+    flex._proven.cache_clear()
+    assert [flex._proven(form) for _ in range(3)] == [False] * 3
+    (line,) = capsys.readouterr().out.splitlines()
+    assert "flex_attention cannot be used here" in line and "backward" in line
+    flex._proven.cache_clear()

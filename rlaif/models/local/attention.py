@@ -1,7 +1,7 @@
 """Attention over several sequences that lie end to end in one row, so that everything else computes no padding.
 
 Registered with transformers as `packed`: a model asked for it behaves as with `sdpa` until a forward pass is given
-`runs`.
+`packed`: runs of sequences, computed here, or blocks of the whole row, computed by flex.py.
 
 Shape suffixes: N tokens of the whole row; R sequences of a run, L their length, P = R x L; Q query and K key heads;
 D head size.
@@ -9,7 +9,7 @@ D head size.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -20,6 +20,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from rlaif.errors import ModelError
+from rlaif.models.local import flex
 
 PACKED = "packed"
 LONGEST_PLAIN = 1024
@@ -33,8 +34,9 @@ class Run(NamedTuple):
     """Real ones."""
     sequences: int
     length: int
-    mask_R1LL: Tensor
-    """Additive: 0 where a token may look, the dtype's lowest value elsewhere."""
+    masks_R1LL: Mapping[int | None, Tensor]
+    """Additive: 0 where a token may look, the dtype's lowest value elsewhere. By sliding window; None: without. A
+    window that hides nothing here has no mask of its own."""
     source_P: Tensor | None
     """Which of the run's tokens stands in each of the R x L places; on the right of a short sequence any will do, since
     nobody looks ahead. None where all are of one length."""
@@ -59,19 +61,23 @@ def packed_attention(
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None,
-    runs: Sequence[Run] | None = None,
+    packed: Sequence[Run] | flex.Blocks | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
     """transformers' attention interface: (1, heads, N, D) each in, (1, N, Q, D) out."""
-    if runs is None:
+    if packed is None:
         output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **options)
         return output, None
-    sizes = [run.tokens for run in runs]
+    window, scaling = options.get("sliding_window"), options["scaling"]
+    if isinstance(packed, flex.Blocks):
+        return flex.attend(query, key, value, packed.mask(window), scaling).transpose(1, 2), None
+    sizes = [run.tokens for run in packed]
     parts = []
-    for run, *qkv in zip(runs, *(states.split(sizes, dim=2) for states in (query, key, value)), strict=True):
+    for run, *qkv in zip(packed, *(states.split(sizes, dim=2) for states in (query, key, value)), strict=True):
         q, k, v = (_sequences(states_1HND, run) for states_1HND in qkv)
         plain = q.device.type == "cpu" and run.length <= LONGEST_PLAIN
-        out_RQLD = (_plain if plain else _fused)(q, k, v, run.mask_R1LL, options["scaling"])
+        mask_R1LL = run.masks_R1LL.get(window, run.masks_R1LL[None])
+        out_RQLD = (_plain if plain else _fused)(q, k, v, mask_R1LL, scaling)
         parts.append(_tokens(out_RQLD, run))
     return torch.cat(parts).unsqueeze(0), None
 

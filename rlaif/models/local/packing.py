@@ -10,11 +10,13 @@ Shape suffixes: B rows, T response tokens, H hidden size; N tokens of all packs;
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from rlaif.models.local import flex
 from rlaif.models.local.attention import Run, use_packed_attention
 from rlaif.models.local.threads import share_cores
 
@@ -95,16 +97,52 @@ class Hidden(NamedTuple):
         return self.states_NH[torch.tensor(self.last, device=self.states_NH.device)]
 
 
+class _Layout(NamedTuple):
+    """The packs of a batch end to end."""
+
+    tokens: list[int]
+    positions: list[int]
+    segments: list[list[int]]
+    """Of each pack: 0 for its prompt, then the responses' numbers."""
+    before: list[list[int]]
+    last: list[int]
+
+
 def hidden_states(backbone: Any, rows: Sequence[Row]) -> Hidden:
-    """One forward pass over all rows, each prompt computed once, nothing padded."""
+    """One forward pass over all rows, each prompt computed once, nothing padded (on a GPU, up to whole blocks)."""
     use_packed_attention(backbone)
     share_cores()
-    layout = sorted(packs(rows), key=lambda pack: pack.length)  # packs of nearly one length share their attention
+    layout, parameter = _lay_out(rows), next(backbone.parameters())
+    length = len(layout.tokens)
+    by_blocks = flex.usable(backbone)
+    spare = flex.filled(length) - length if by_blocks else 0
+    ids_N, positions_N = torch.tensor(
+        [layout.tokens + [0] * spare, layout.positions + [0] * spare], device=parameter.device
+    )
+    windows = _windows(backbone.config, layout.positions)
+    packed = (
+        _blocks(layout.segments, positions_N, windows)
+        if by_blocks
+        else _runs(layout.segments, parameter.dtype, parameter.device, layout.positions, windows)
+    )
+    states_1NH = backbone(
+        input_ids=ids_N.unsqueeze(0),
+        position_ids=positions_N.unsqueeze(0),
+        attention_mask=torch.zeros(
+            1, 1, 1, 1, dtype=parameter.dtype, device=parameter.device
+        ),  # `packed` holds the masks
+        use_cache=False,
+        packed=packed,
+    ).last_hidden_state
+    return Hidden(states_1NH[0, :length] if spare else states_1NH[0], layout.before, layout.last)
+
+
+def _lay_out(rows: Sequence[Row]) -> _Layout:
     before, last = [[0]] * len(rows), [0] * len(rows)
     tokens: list[int] = []
     positions: list[int] = []
     segments: list[list[int]] = []
-    for pack in layout:
+    for pack in sorted(packs(rows), key=lambda pack: pack.length):  # those of nearly one length share their attention
         prompt_end = len(tokens) + len(pack.prompt)
         tokens += pack.prompt
         positions += range(len(pack.prompt))
@@ -116,28 +154,49 @@ def hidden_states(backbone: Any, rows: Sequence[Row]) -> Hidden:
             tokens += response
             positions += range(len(pack.prompt), len(pack.prompt) + len(response))
             segments[-1] += [number] * len(response)
-    parameter = next(backbone.parameters())
-    states_1NH = backbone(
-        input_ids=torch.tensor([tokens], device=parameter.device),
-        position_ids=torch.tensor([positions], device=parameter.device),
-        attention_mask=torch.zeros(
-            1, 1, 1, 1, dtype=parameter.dtype, device=parameter.device
-        ),  # `runs` holds the masks
-        use_cache=False,
-        runs=_runs(segments, parameter.dtype, parameter.device),
-    ).last_hidden_state
-    return Hidden(states_1NH[0], before, last)
+    return _Layout(tokens, positions, segments, before, last)
 
 
-def _runs(segments: Sequence[list[int]], dtype: torch.dtype, device: Any) -> list[Run]:
+def _windows(config: Any, positions: Sequence[int]) -> list[int]:
+    """The model's sliding window, where it hides anything from anyone."""
+    window = getattr(config.get_text_config(), "sliding_window", None)
+    return [window] if isinstance(window, int) and window <= max(positions, default=0) else []
+
+
+def _blocks(segments: Sequence[list[int]], positions_N: Tensor, windows: Sequence[int]) -> flex.Blocks:
+    """Masks of the whole row, filled up to the length of `positions_N`."""
+    own: list[int] = []
+    prompts: list[int] = []
+    first = 0  # number of the pack's prompt among all segments
+    for each in segments:
+        own += [first + number for number in each]
+        prompts += [first] * len(each)
+        first += each[-1] + 1
+    spare = [flex.NOWHERE] * (len(positions_N) - len(own))
+    segments_N, prompts_N = torch.tensor([own + spare, prompts + spare], dtype=torch.int32, device=positions_N.device)
+    return flex.blocks(segments_N, prompts_N, positions_N, windows)
+
+
+def _runs(
+    segments: Sequence[list[int]], dtype: torch.dtype, device: Any, positions: Sequence[int], windows: Sequence[int]
+) -> list[Run]:
     """Packs in order of length, those of nearly one length together."""
     runs = []
+    done = 0
     for members in _alike(segments):
         longest, tokens = len(members[-1]), sum(map(len, members))
-        padded = torch.tensor([[*each, *[0] * (longest - len(each))] for each in members], device=device)
-        mask_R1LL = _tree_mask(padded, dtype)
+        padded = right_pad(members, 0, torch.long, device)
+        masks_R1LL: dict[int | None, Tensor] = {None: _tree_mask(padded, dtype)}
+        if windows:
+            starts = accumulate(map(len, members[:-1]), initial=done)
+            own = [positions[start : start + len(each)] for start, each in zip(starts, members, strict=True)]
+            at_RL = right_pad(own, 0, torch.long, device)
+            far_R1LL = at_RL[:, None, :, None] - at_RL[:, None, None, :]
+            for window in windows:
+                masks_R1LL[window] = masks_R1LL[None].masked_fill(far_R1LL >= window, torch.finfo(dtype).min)
+        done += tokens
         if tokens == padded.numel():
-            runs.append(Run(tokens, len(members), longest, mask_R1LL, None, None))
+            runs.append(Run(tokens, len(members), longest, masks_R1LL, None, None))
             continue
         places = [row * longest + place for row, each in enumerate(members) for place in range(len(each))]
         source, passed = [], 0
@@ -145,7 +204,7 @@ def _runs(segments: Sequence[list[int]], dtype: torch.dtype, device: Any) -> lis
             source += [passed + min(place, len(each) - 1) for place in range(longest)]
             passed += len(each)
         source_P, places_N = (torch.tensor(found, device=device) for found in (source, places))
-        runs.append(Run(tokens, len(members), longest, mask_R1LL, source_P, places_N))
+        runs.append(Run(tokens, len(members), longest, masks_R1LL, source_P, places_N))
     return runs
 
 

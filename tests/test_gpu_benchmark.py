@@ -1,0 +1,70 @@
+"""The benchmark for GPUs works on the day that there is one: on the CPU, with a tiny model, every row is there."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SCRIPT = Path(__file__).parents[1] / "benchmarks" / "gpu.py"
+METHODS = ("sft", "dpo", "reward", "ppo, own critic", "ppo, shared trunk", "reinforce", "rloo", "grpo")
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> subprocess.CompletedProcess[str]:
+    """From another folder, without rlaif on the path: a bare checkout is enough."""
+    folder = tmp_path_factory.mktemp("gpu")
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [sys.executable, str(SCRIPT), "--size", "tiny", "--device", "cpu", "--out", "found.json"]
+    ended = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    ended.found = json.loads((folder / "found.json").read_text())  # type: ignore[attr-defined]
+    return ended
+
+
+def rows(done: Any) -> dict[tuple[str, str], dict[str, Any]]:
+    return {(row["method"], row["learns"]): row for row in done.found["rows"]}
+
+
+def test_every_method_has_a_row_of_finite_numbers_on_both_sides(done: Any) -> None:
+    wanted = {(method, learns) for method in METHODS for learns in ("LoRA", "all weights")} | {("generate", "nothing")}
+    assert set(rows(done)) == wanted
+    for row in rows(done).values():
+        for side in ("rlaif", "plain"):
+            figures = [row[side][name] for name in ("tokens_per_s", "seconds", "peak_gb", "mfu")]
+            assert all(math.isfinite(figure) and figure > 0 for figure in figures), (row["method"], side, row[side])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_first_updates_agree_with_another_process_in_both_precisions(method: str, done: Any) -> None:
+    """Of the same rows. In bf16 they are near and not the same: the comparison is of numbers that were computed."""
+    for learns in ("LoRA", "all weights"):
+        row = rows(done)[method, learns]
+        assert row["check_float32"]["agrees"] and row["check_bfloat16"]["agrees"]
+        assert row["check_bfloat16"]["row"] != row["check_float32"]["row"]
+        if method not in {"sft", "dpo", "reward"}:
+            assert row["check_float32"]["row"]["gradient_norm"] > 0
+
+
+def test_the_table_parses(done: Any) -> None:
+    lines = [line for line in done.stdout.splitlines() if line.startswith("|")]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert {len(line) for line in cells} == {12}
+    assert [tuple(line[:2]) for line in cells[2:]] == list(rows(done))
+    for line in cells[2:]:
+        for cell in line[2:-3]:
+            assert math.isfinite(float(cell.removesuffix("%")))
+        assert line[-1] == ("-" if line[0] == "generate" else "yes")
+
+
+def test_what_there_is_no_time_for_is_skipped_and_said(tmp_path: Path) -> None:
+    command = [sys.executable, str(SCRIPT), "--size", "tiny", "--device", "cpu", "--minutes", "0"]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.count("skipped, the 0 minutes are nearly up") == 2 * len(METHODS) + 1

@@ -245,6 +245,7 @@ def arguments() -> Any:
 
 def main() -> None:
     args = arguments()
+    CONSOLE.watch()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     gc.freeze()  # what imports made stays: to search it after each method takes longer than a small one does

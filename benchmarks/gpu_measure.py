@@ -45,6 +45,9 @@ class Console:
     def __init__(self) -> None:
         self.doing = "starting"
         self._began = self._last = time.monotonic()
+
+    def watch(self) -> None:
+        """From here on there is a line every so many seconds, whatever happens."""
         threading.Thread(target=self._beat, daemon=True).start()
 
     def say(self, line: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import importlib
 import json
 import math
 import os
@@ -17,14 +19,14 @@ METHODS = ("sft", "dpo", "reward", "ppo, own critic", "ppo, shared trunk", "rein
 
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory: pytest.TempPathFactory) -> subprocess.CompletedProcess[str]:
+def done(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """From another folder, without rlaif on the path: a bare checkout is enough."""
     folder = tmp_path_factory.mktemp("gpu")
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     command = [sys.executable, str(SCRIPT), "--size", "tiny", "--device", "cpu", "--out", "found.json"]
-    ended = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    ended: Any = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    ended.found = json.loads((folder / "found.json").read_text())  # type: ignore[attr-defined]
+    ended.found = json.loads((folder / "found.json").read_text())
     return ended
 
 
@@ -63,8 +65,13 @@ def test_the_table_parses(done: Any) -> None:
         assert line[-1] == ("-" if line[0] == "generate" else "yes")
 
 
-def test_what_there_is_no_time_for_is_skipped_and_said(tmp_path: Path) -> None:
-    command = [sys.executable, str(SCRIPT), "--size", "tiny", "--device", "cpu", "--minutes", "0"]
-    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert ended.returncode == 0, ended.stderr
-    assert ended.stdout.count("skipped, the 0 minutes are nearly up") == 2 * len(METHODS) + 1
+def test_what_there_is_no_time_for_is_skipped_and_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    gpu = importlib.import_module("gpu")
+    args = argparse.Namespace(size="tiny", device="cpu", dtype="float32", minutes=0.0)
+    assert gpu.run(args, tmp_path) == []
+    said = capsys.readouterr().out
+    assert said.count("skipped, the 0 minutes are nearly up") == 2 * len(METHODS) + 1
+    assert "those are not checked" in said

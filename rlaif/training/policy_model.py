@@ -74,7 +74,7 @@ class PolicyModel:
     def read(self, rows: Sequence[Row], temperature: float) -> Read:
         """`token_logprobs`, and the hidden states for whoever else reads them (a critic on this trunk)."""
         mask_BT = response_mask(rows, self.model.device)
-        hidden_NH = hidden_states(self.backbone, rows).before_response()[mask_BT]
+        hidden_NH = hidden_states(self.backbone, rows).chosen()
         logprobs_N = chosen_logprobs(self.model.get_output_embeddings(), hidden_NH, self._targets(rows), temperature)
         return Read(torch.zeros(mask_BT.shape, device=mask_BT.device).masked_scatter(mask_BT, logprobs_N), hidden_NH)
 
@@ -99,7 +99,7 @@ class PolicyModel:
     def look(self, rows: Sequence[Row], temperature: float) -> tuple[Scored, Tensor]:
         """One pass without gradients: `Scored`, and the hidden states as in `read`."""
         mask_BT = response_mask(rows, self.model.device)
-        hidden_NH = hidden_states(self.backbone, rows).before_response()[mask_BT]
+        hidden_NH = hidden_states(self.backbone, rows).chosen()
         output = self.model.get_output_embeddings()
         found = chosen_and_entropy(output, hidden_NH, self._targets(rows), temperature)
         empty_BT = torch.zeros(mask_BT.shape, device=mask_BT.device)

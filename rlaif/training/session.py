@@ -24,6 +24,8 @@ FUSED_FROM = 2**25
 differently in the last bit: runs with adapters keep the plain one, which does what the definition says."""
 PART = 2**20
 """Numbers that are widened, measured and stepped at a time: few enough to stay in the processor's cache meanwhile."""
+GPU_PART = 2**25
+"""On a GPU, where a part costs a launch of every kernel and 128 MB of scratch."""
 MOST_PARTS = 2**9
 """Larger models are cut into larger parts: every step of the optimiser looks at all of them."""
 
@@ -51,7 +53,8 @@ class Session:
         self.max_grad_norm = max_grad_norm
         self._masters = [{name: _master(p) for name, p in group.parameters.items()} for group in groups]
         count = sum(master.numel() for masters in self._masters for master in masters.values())
-        self._size = max(PART, -(-count // MOST_PARTS))
+        first = next((master for masters in self._masters for master in masters.values()), None)
+        self._size = max(_part(first), -(-count // MOST_PARTS))
         self._parts = [{name: self._cut(m) for name, m in masters.items()} for masters in self._masters]
         sharded = any(isinstance(p, DTensor) for group in groups for p in group.parameters.values())
         self._checkpoints = Checkpoints(folder, sharded)
@@ -202,8 +205,12 @@ def _norm(group: Group) -> Tensor:
     return _l2(torch.stack(norms)) if norms else torch.zeros(())
 
 
+def _part(tensor: Tensor | None) -> int:
+    return PART if tensor is None or tensor.device.type == "cpu" else GPU_PART
+
+
 def _l2(tensor: Tensor) -> Tensor:
-    parts = [torch.linalg.vector_norm(part.float()) for part in tensor.reshape(-1).split(PART)]
+    parts = [torch.linalg.vector_norm(part.float()) for part in tensor.reshape(-1).split(_part(tensor))]
     return torch.linalg.vector_norm(torch.stack(parts)) if len(parts) > 1 else parts[0]
 
 

@@ -92,6 +92,10 @@ class Hidden(NamedTuple):
         """hidden_BTH at the position before each response token (padding repeats position 0)."""
         return self.states_NH[right_pad(self.before, 0, torch.long, self.states_NH.device)]
 
+    def chosen(self) -> Tensor:
+        """hidden_NH at the same positions, row after row, without padding."""
+        return self.states_NH[torch.tensor([i for row in self.before for i in row], device=self.states_NH.device)]
+
     def at_last(self) -> Tensor:
         """hidden_BH at each row's last real token."""
         return self.states_NH[torch.tensor(self.last, device=self.states_NH.device)]

@@ -74,7 +74,7 @@ class Learner:
     def start(self, *extra: Tensor) -> None:
         """`extra`: what learns beside the model's own weights."""
         self._weights = [p for p in self.model.parameters() if p.requires_grad] + list(extra)
-        self._masters = [p.detach().float().clone() for p in self._weights]
+        self._masters = [p.detach().float() for p in self._weights]  # of float32 weights: themselves
         self._adamw = torch.optim.AdamW(self._masters, lr=RATE, eps=1e-5, weight_decay=0.0, fused=True)
 
     @torch.no_grad()
@@ -84,7 +84,8 @@ class Learner:
             master.grad, weight.grad = None if weight.grad is None else weight.grad.float(), None
         self._adamw.step()
         for weight, master in zip(self._weights, self._masters, strict=True):
-            weight.copy_(master)
+            if weight.data_ptr() != master.data_ptr():
+                weight.copy_(master)
             master.grad = None
 
     def unadapted(self) -> Any:

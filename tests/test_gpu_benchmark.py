@@ -65,11 +65,40 @@ def test_the_table_parses(done: Any) -> None:
         assert line[-1] == ("-" if line[0] == "generate" else "yes")
 
 
-def test_what_there_is_no_time_for_is_skipped_and_said(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.syspath_prepend(str(SCRIPT.parent))
-    gpu = importlib.import_module("gpu")
+    return importlib.import_module("gpu")
+
+
+def test_what_differs_or_fails_is_found(gpu: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """A loss that is off by a tenth, a gradient half as long, and a method that breaks; the others go on."""
+    assert gpu.near("loss", 11.93, 11.95, "bfloat16") and not gpu.near("loss", 11.93, 11.95, "float32")
+    assert not gpu.near("loss", 0.76, 0.69, "bfloat16")
+    assert gpu.near("gradient_norm", 0.056, 0.053, "bfloat16") and not gpu.near("gradient_norm", 0.03, 0.06, "bfloat16")
+
+    def breaks() -> Any:
+        raise RuntimeError("CUDA out of memory")
+
+    row = {"method": "sft", "learns": "LoRA", "rlaif": gpu.attempt("sft, LoRA: rlaif", breaks)}
+    assert gpu.bad(row) and "CUDA out of memory" in capsys.readouterr().out
+    assert not gpu.bad({"method": "sft", "check_float32": {"agrees": True}})
+    assert gpu.bad({"method": "sft", "check_float32": {"agrees": False}})
+    assert gpu.table([row], "float32").splitlines()[2] == "| sft | LoRA |" + " - |" * 10
+
+
+@pytest.mark.parametrize(
+    ("name", "teraflops"),
+    [("NVIDIA H100 80GB HBM3", 989), ("NVIDIA H100 PCIe", 756), ("NVIDIA L40S", 362), ("NVIDIA L4", 121)],
+)
+def test_the_rate_is_that_of_the_card(name: str, teraflops: float, gpu: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda: name)
+    assert gpu.peak_rate("cuda", "bfloat16")[0] == teraflops * 1e12
+
+
+def test_what_there_is_no_time_for_is_skipped_and_said(
+    gpu: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     args = argparse.Namespace(size="tiny", device="cpu", dtype="float32", minutes=0.0)
     assert gpu.run(args, tmp_path) == []
     said = capsys.readouterr().out

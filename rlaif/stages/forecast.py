@@ -79,19 +79,16 @@ def forecast(recipe: Recipe) -> str | None:
     found = work(recipe)
     if found is None:
         return None
-    import torch
-
     from rlaif.models.local.dtype import product_rate, resolve, torch_dtype
     from rlaif.models.local.load import count_parameters, device
     from rlaif.models.local.threads import share_cores
 
     if device().type != "cpu":
         return None
-    share_cores()
+    threads = share_cores()
     rate = product_rate(torch_dtype(recipe.policy.dtype))
     operations = 2.0 * count_parameters(recipe.policy.model, recipe.policy.revision)
     minutes = sum(found) * operations / (EFFICIENCY * rate) / 60
-    threads = torch.get_num_threads()
     return (
         f"expected: about {max(1, round(minutes))} minutes ({threads} thread{'s' if threads > 1 else ''} here, "
         f"{resolve(recipe.policy.dtype)}, {rate / 1e9:.0f} GFLOP/s)"

@@ -87,9 +87,10 @@ def clock() -> Clock:
 _share: Share | None = None
 
 
-def share_cores() -> None:
-    """Have this process compute on the cores that are free now."""
+def share_cores() -> int:
+    """Have this process compute on the cores that are free now; returns how many threads that makes."""
     global _share  # noqa: PLW0603 (threads belong to the process)
     if _share is None:
         _share = Share()
     _share.update()
+    return torch.get_num_threads()

@@ -113,6 +113,16 @@ def test_of_a_layer_that_is_not_known_the_rest_is_counted_and_it_is_named(tmp_pa
     assert "not known: what else Qwen3MoeSparseMoeBlock keeps" in str(plan)
 
 
+def test_by_blocks_no_scores_are_kept(tiny_folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU; plain products keep those of every token against every other."""
+    wanted = Wanted(tiny_folder, None, torch.float32, None, scalar=False, recompute=False)
+    rows = [Row((1, 2, 3), (4,) * 500)]
+    plain = sizes(wanted, rows).activations
+    monkeypatch.setattr("rlaif.training.sizes.device", lambda: torch.device("cuda"))
+    scores = 2 * 4 * 503**2 * 4  # layers, heads, tokens by tokens, bytes
+    assert 0 < sizes(wanted, rows).activations < scores < plain
+
+
 def learner(folder: str, dtype: torch.dtype, lora: Lora | None) -> PolicyModel:
     policy = PolicyModel.load(folder, None, dtype)
     policy.make_trainable(lora, 0)

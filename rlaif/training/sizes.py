@@ -125,8 +125,10 @@ def _adapted(backbone: Any, lora: Lora) -> list[nn.Linear]:
 
 def _pass(rows: Sequence[Row]) -> Pass:
     lengths = [pack.length for pack in packs(rows)]
+    if device().type == "cuda":  # one row, in blocks, with no mask to speak of
+        return Pass(sum(lengths), 0, 0, sum(lengths), 0)
     runs = padded_runs(lengths)
-    plain = [run for run in runs if device().type == "cpu" and run[1] <= LONGEST_PLAIN]
+    plain = [run for run in runs if run[1] <= LONGEST_PLAIN]
     fused = [run for run in runs if run not in plain]
     counts = [sum(n * length**power for n, length in kind) for kind in (plain, fused) for power in (1, 2)]
     return Pass(sum(lengths), *counts)
@@ -166,7 +168,8 @@ class _Layer:
             per_token += self.e * self.query
         per_token += self.e * sum(matrix.in_features for matrix in self.others)
         plain = one.plain * (self.query + 2 * self.key) + one.scores * self.heads  # queries, keys, values, weights
-        fused = one.fused * 4 * self.query  # queries, keys and values for each of them, and what comes out
+        repeated = 2 * self.query if one.mask else 2 * self.key  # on a CPU keys and values for each query head
+        fused = one.fused * (2 * self.query + repeated)  # queries, keys, values, and what comes out
         return one.tokens * per_token + (self.e * (plain + fused) if self.attends else 0)
 
     def _thin(self) -> int:

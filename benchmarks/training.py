@@ -5,7 +5,8 @@
         --variants own lora-shared
 
 MODEL_DIR is a safetensors folder of the model, PAIRS.jsonl.gz rows of {"chosen": ..., "rejected": ...} transcripts
-(HH-RLHF). The peer is a script `SCRIPT MODEL_DIR PAIRS ...` that prints one JSON line; TRL itself is installed apart
+(HH-RLHF). --dtype is of both sides; by default it is what suits the machine. The peer is a script
+`SCRIPT MODEL_DIR PAIRS ... --dtype NAME` that prints one JSON line; TRL itself is installed apart
 (`pip install --no-deps --target TRL_1_16 trl==1.16.0`). Without --peer only our side runs. Every run is a process of
 its own: its peak memory is the kernel's figure for it.
 
@@ -32,6 +33,7 @@ import torch
 
 from rlaif.config import Recipe
 from rlaif.config.sections import Lora, RewardSection
+from rlaif.models.local.dtype import resolve
 from rlaif.models.local.load import load_tokenizer
 from rlaif.records import Message, Preference, Prompt, content_id
 from rlaif.run import Run
@@ -66,10 +68,13 @@ def turns(transcript: str) -> list[dict[str, str]]:
 def peak_gb() -> float:
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 1e9
+    status = Path("/proc/self/status")
+    if status.exists():  # getrusage's peak begins with that of the process which started this one
+        return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM")) / 1e6
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
 
-def our_reward(model: str, data: str, variant: str, pairs: int) -> dict[str, float]:
+def our_reward(model: str, data: str, variant: str, pairs: int, dtype: str) -> dict[str, float]:
     """All weights (or LoRA) on the same pairs, batch, length and precision, one epoch."""
     rows = []
     for number, row in enumerate(transcripts(data, pairs)):
@@ -98,7 +103,7 @@ def our_reward(model: str, data: str, variant: str, pairs: int) -> dict[str, flo
         checkpoint_every=10**6,
     )
     tokenizer = load_tokenizer(model)
-    scorer = ScalarModel.from_language_model(model, None, torch.bfloat16, pad_id=tokenizer.pad_token_id, seed=0)
+    scorer = ScalarModel.from_language_model(model, None, getattr(torch, dtype), pad_id=tokenizer.pad_token_id, seed=0)
     folder = Path(tempfile.mkdtemp())
     tracker = Tracker(Run(folder), "reward", pairs // BATCH, lambda count: None, lambda line: None)
     began = time.perf_counter()
@@ -106,12 +111,12 @@ def our_reward(model: str, data: str, variant: str, pairs: int) -> dict[str, flo
     return {"per_s": pairs / (time.perf_counter() - began), "peak_gb": peak_gb()}
 
 
-def our_ppo(model: str, data: str, variant: str, steps: int) -> dict[str, float]:
+def our_ppo(model: str, data: str, variant: str, steps: int, dtype: str) -> dict[str, float]:
     """The same prompts, responses, epochs and models. Variants: own (a separate critic, all weights), shared (a value
     head on the policy's trunk), lora (adapters on policy and critic), lora-shared."""
     folder = Path(tempfile.mkdtemp())
     tokenizer = load_tokenizer(model)
-    scorer = ScalarModel.from_language_model(model, None, torch.bfloat16, pad_id=tokenizer.pad_token_id, seed=0)
+    scorer = ScalarModel.from_language_model(model, None, getattr(torch, dtype), pad_id=tokenizer.pad_token_id, seed=0)
     scorer.save(folder / "reward_model", tokenizer)
     del scorer
     adapter = {"rank": 16} if "lora" in variant else None
@@ -119,7 +124,7 @@ def our_ppo(model: str, data: str, variant: str, steps: int) -> dict[str, float]
         {
             "name": "benchmark",
             "constitution": "plain-and-brief",
-            "policy": {"backend": "local", "model": model},
+            "policy": {"backend": "local", "model": model, "dtype": dtype},
             "judge": {"backend": "local", "model": model},
             "prompts": {"sources": [{"kind": "file", "path": "everyday"}]},
             "optimise": {
@@ -150,11 +155,11 @@ def our_ppo(model: str, data: str, variant: str, steps: int) -> dict[str, float]
     return {"per_s": steps / (time.perf_counter() - began), "peak_gb": peak_gb()}
 
 
-def product_rate() -> float:
-    """Operations a second of bf16 matrix products of SmolLM2-135M's shapes: the best of several tries."""
+def product_rate(dtype: torch.dtype) -> float:
+    """Operations per second of matrix products of SmolLM2-135M's shapes: the best of several tries."""
     best = 0.0
     for rows, inner, columns in ((1024, 576, 1536), (1024, 1536, 576), (576, 1024, 1536)):
-        a, b = torch.randn(rows, inner).bfloat16(), torch.randn(columns, inner).bfloat16()
+        a, b = torch.randn(rows, inner).to(dtype), torch.randn(columns, inner).to(dtype)
         for _ in range(20):
             began = time.perf_counter()
             for _ in range(10):
@@ -194,19 +199,21 @@ def main() -> None:
     parser.add_argument("--size", type=int, help="pairs (default 128), or PPO steps (default 2)")
     parser.add_argument("--peer", help="the peer's script")
     parser.add_argument("--peer-path", help="the folder that TRL was installed into")
+    parser.add_argument("--dtype", default="auto", choices=["auto", "float32", "bfloat16"], help="of both sides")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--once", help="one run of this variant, in this process")
     args = parser.parse_args()
     size = args.size or {"reward": 128, "ppo": 2}[args.what]
+    dtype = resolve(args.dtype)
     if args.once:
-        print(json.dumps(OURS[args.what](args.model, args.data, args.once, size)))
+        print(json.dumps(OURS[args.what](args.model, args.data, args.once, size, dtype)))
         return
-    print(f"bf16 matrix products of this model's shapes: {product_rate() / 1e9:.0f} GFLOP/s")
-    same = [args.what, args.model, args.data]
+    print(f"{dtype} products of this model's shapes: {product_rate(getattr(torch, dtype)) / 1e9:.0f} GFLOP/s")
+    same = [args.what, args.model, args.data, "--dtype", dtype]
     commands: dict[str, tuple[list[str], str | None]] = {}
     if args.peer:
         words = [args.model, args.data, *map(str, peer_arguments(args.what, size))]
-        commands["peer"] = ([sys.executable, args.peer, *words], args.peer_path)
+        commands["peer"] = ([sys.executable, args.peer, *words, "--dtype", dtype], args.peer_path)
     for variant in args.variants:
         commands[variant] = ([sys.executable, __file__, *same, "--size", str(size), "--once", variant], None)
     figures: dict[str, list[dict[str, float]]] = {name: [] for name in commands}

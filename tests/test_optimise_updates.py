@@ -20,7 +20,7 @@ from rlaif.training.optimise.loop import groups_of, train_policy
 from rlaif.training.optimise.rollout import Rollouts, roll_out
 from rlaif.training.optimise.updates import Means, accumulate, take_step
 from rlaif.training.session import Session
-from tests.tiny_training import no_checks, prompts, tiny_actors, tiny_method, tiny_tracker
+from tests.tiny_training import accumulate_both, no_checks, prompts, tiny_actors, tiny_method, tiny_tracker
 
 PROMPTS = prompts(6)
 
@@ -128,7 +128,7 @@ def test_a_shared_critic_takes_no_further_pass(tiny_folder: str, tmp_path: Path)
             id(b): b for b in (actors.policy.backbone, getattr(actors.critic, "backbone", None)) if b
         }.values():
             backbone.register_forward_hook(lambda *_, passes=passes: passes.__setitem__(0, passes[0] + 1))
-        accumulate(actors, took, make_targets(took, section, State(0.1)), range(8), section, Means(), "here")
+        accumulate_both(actors, took, make_targets(took, section, State(0.1)), range(8), section, Means(), "here")
         counts[critic] = passes[0]
     assert counts == {"own": 2, "shared": 1}
 

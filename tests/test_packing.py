@@ -17,7 +17,6 @@ from transformers import MistralConfig, MistralForCausalLM
 from rlaif.models.local import attention, flex, packing
 from rlaif.models.local.generate import Sampling, generate, left_pad
 from rlaif.models.local.packing import Row, hidden_states, microbatches, packs, response_mask
-from rlaif.training.footprint import Wanted, footprint
 from tests.tiny import tiny_model
 from tests.tiny_training import random_rows
 
@@ -320,13 +319,3 @@ def test_a_kernel_that_does_not_compile_is_said_once(
     (line,) = capsys.readouterr().out.splitlines()
     assert "flex_attention cannot be used here" in line and "backward" in line
     flex._proven.cache_clear()
-
-
-def test_what_a_pass_keeps_by_blocks_can_be_planned(by_blocks: None, tiny_folder: str) -> None:
-    """Without contents, as the memory plan looks: no scores of tokens against tokens, which the dense way keeps."""
-    rows = [Row((1, 2, 3), (4,) * 500)]
-    wanted = Wanted(tiny_folder, None, torch.float32, None, scalar=False, recompute=False)
-    planned = footprint(wanted, rows).activations
-    layer, heads, length = 2, 4, 512
-    scores = layer * heads * length**2 * 4
-    assert 0 < planned < scores

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from rlaif.errors import TrainingError
 from rlaif.training import session as session_module
+from rlaif.training.checkpoints import Checkpoints
+from rlaif.training.masters import narrow, widen
 from rlaif.training.session import Group, Session, check_finite
 
 
@@ -107,7 +109,7 @@ def test_a_frozen_group_stands_still_and_starts_fresh_later(tmp_path: Path) -> N
     for step in range(3):
         pull(one, step)
         pull(other, step)
-        session.update("here", frozen=(0,))
+        session.update("here", moving=(1,))
         assert equal(copies(one), start)
         assert all(p.grad is None for p in one.values())
     assert not equal(copies(other), copies(parameters(1)))
@@ -197,7 +199,7 @@ def test_stepping_a_part_at_a_time_changes_no_bit(
         for step in range(4):
             pull(one, step)
             pull(other, step)
-            session.update("here", frozen=(0,) if step == 1 else ())
+            session.update("here", moving=(1,) if step == 1 else None)
         return copies(one, other)
 
     whole = run(10**9)
@@ -231,8 +233,7 @@ def test_float32_weights_are_their_own_masters(tmp_path: Path) -> None:
     session = Session([Group(whole, 0.01), Group(half, 0.01)], tmp_path, 1.0)
     first, second = (group["params"] for group in session.optimizer.param_groups)
     assert [m.data_ptr() for m in first] == [p.data_ptr() for p in whole.values()]
-    assert not {m.data_ptr() for m in second} & {p.data_ptr() for p in half.values()}
-    assert all(m.dtype == torch.float32 for m in second)
+    assert all(m.dtype == torch.float32 and m.numel() == 0 for m in second)  # filled while they are stepped
 
 
 def test_the_fused_kernel_takes_the_same_steps_up_to_rounding_and_resumes_bit_by_bit(
@@ -249,7 +250,7 @@ def test_the_fused_kernel_takes_the_same_steps_up_to_rounding_and_resumes_bit_by
                 pull(params, step)
                 session.update("here")
                 session.save(step + 1, {})
-        return list(session.optimizer.param_groups[0]["params"])
+        return [widen(params[name].detach(), low) for name, low in session._lows[0].items()]
 
     plain, fused = run("plain", 10**9), run("fused", 1)
     for theirs, ours in zip(plain, fused, strict=True):
@@ -279,3 +280,28 @@ def test_a_checkpoint_that_was_cut_otherwise_is_refused_in_one_line(
     monkeypatch.setattr(session_module, "PART", 5)
     with pytest.raises(TrainingError, match="made by another version of rlaif; delete"):
         Session([Group(parameters(0), 0.01)], tmp_path, 1.0).restore()
+
+
+def test_masters_are_exact_beside_weights_that_are_them_rounded() -> None:
+    """Every kind of float32: random bits, halves, the smallest, the largest; halves are rounded away from zero."""
+    bits = torch.randint(-(2**31), 2**31, (100_000,), generator=torch.Generator().manual_seed(0)).to(torch.int32)
+    masters = bits.view(torch.float32)
+    masters = masters[masters.isfinite() & (masters.abs() < 3e38)]
+    halves = torch.tensor([1.0, -1.0, 1e-41, -1e-41, 0.0, -0.0]).repeat(3)
+    halves.view(torch.int32)[6:].add_(0x8000)
+    masters = torch.cat([masters, halves])
+    own, low = torch.empty_like(masters, dtype=torch.bfloat16), torch.empty_like(masters, dtype=torch.int16)
+    narrow(masters.clone(), own, low)
+    assert torch.equal(widen(own, low).view(torch.int32), masters.view(torch.int32))
+    nearest = masters.bfloat16()
+    tie = low == -(2**15)
+    assert torch.equal(own[~tie], nearest[~tie])
+    assert bool((own[tie].float().abs() > masters[tie].abs()).all())
+    assert int(tie.sum()) >= 6
+
+
+def test_a_checkpoint_of_an_older_rlaif_is_refused_in_one_line(tmp_path: Path) -> None:
+    params = parameters(0)
+    Checkpoints(tmp_path, sharded=False).save(5, {"masters": [params], "optimizer": {}, "extra": {}})
+    with pytest.raises(TrainingError, match="another version of rlaif; delete"):
+        Session([Group(params, 0.01)], tmp_path, 1.0).restore()

@@ -27,6 +27,7 @@ from rlaif.config.sections import (
 from rlaif.models.local.packing import Row
 from rlaif.records import Message, Preference, Prompt, content_id
 from rlaif.run import Run
+from rlaif.training.optimise import updates
 from rlaif.training.optimise.actors import Actors, open_scorers
 from rlaif.training.optimise.critic import SharedCritic
 from rlaif.training.optimise.scorers import TextSources, Workshop
@@ -125,7 +126,15 @@ def tiny_actors(
     critic = None
     if isinstance(section, Ppo):
         critic = model.as_critic(section.critic_lora, seed + 1) if section.critic == "own" else SharedCritic(policy)
-    return TinyActors(policy, LocalSampler(policy), scorers, critic, model)
+    return TinyActors(policy, LocalSampler(policy), scorers, critic, reward_model=model)
+
+
+def accumulate_both(actors: Any, *work: Any) -> float:
+    """The gradients of policy and critic at once, which a step has one after the other."""
+    far = updates.accumulate(actors, *work)
+    if isinstance(actors.critic, ScalarModel):
+        updates.accumulate_values(actors.critic, *work)
+    return far
 
 
 def tiny_tracker(folder: Path, stage: str = "optimise", total: int = 4) -> Tracker:

@@ -118,7 +118,7 @@ def of_one_gradient() -> Found:
         each["both"].grad = torch.full((3,), 1.0 + parallel.rank())
         if parallel.rank() == parallel.size() - 1:
             each["second"].grad = torch.full((3,), 2.0)
-    norm = session.update("here", frozen=(1,))
+    norm = session.update("here", moving=(0,))
     return {"norm": norm, "weights": [{name: p.detach() for name, p in each.items()} for each in parameters]}
 
 

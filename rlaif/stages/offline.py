@@ -214,10 +214,10 @@ def _train(recipe: Recipe, run: Run, policy: PolicyModel, method: Any, heldout: 
     section = recipe.optimise
     assert isinstance(section, Sft | Dpo)
     rows = [row for lesson in method.lessons for row in lesson.rows]
-    memory.check(memory.plan_memory(recipe, "optimise", rows, policy.model))
+    plan = memory.plan_memory(recipe, "optimise", rows, policy.model)
     updates = loop.planned_updates(method, section, recipe.seed)
     measures = heldout is not None and bool(heldout.lessons)
-    with tracking(run, "optimise", updates + measures, recipe) as tracker:
+    with memory.within(plan), tracking(run, "optimise", updates + measures, recipe) as tracker:
         loop.train(policy, method, section, recipe.seed, run.checkpoints / "optimise", tracker)
         if measures:
             found = heldout.summary(policy)

@@ -38,9 +38,9 @@ def _from_rollouts(recipe: Recipe, run: Run, section: OnPolicy) -> dict[str, Any
     constitution = load_constitution(recipe.constitution)
     prompts = read_prompts(recipe.prompts).train
     reward_model = made(run.reward_model, "reward") if section.reads_reward_model else None
-    memory.check(memory.plan_memory(recipe, "optimise", memory.rollout_rows(recipe, prompts)))
+    plan = memory.plan_memory(recipe, "optimise", memory.rollout_rows(recipe, prompts))
     checkpoints = run.checkpoints / "optimise"
-    with text_scorers(recipe, run) as text:
+    with memory.within(plan), text_scorers(recipe, run) as text:
         actors = open_actors(recipe, reward_model, text, checkpoints / "weights")
         try:
             with tracking(run, "optimise", section.steps, recipe) as tracker:

@@ -46,14 +46,21 @@ def reward(recipe: Recipe, run: Run) -> dict[str, Any]:
 
     A model at a time, each with its own seeds and checkpoints. What is finished stays finished.
     """
+    from rlaif.training import memory
+
+    material = _material(recipe, run)
+    rows = [row for lesson in material.lessons for row in lesson.rows]
+    with memory.within(memory.plan_memory(recipe, "reward", rows)):
+        return _reward(recipe, run, material)
+
+
+def _reward(recipe: Recipe, run: Run, material: Material) -> dict[str, Any]:
     from rlaif.models.local.dtype import torch_dtype
-    from rlaif.training import memory, parallel
+    from rlaif.training import parallel
     from rlaif.training.reward import ensemble, train, worth
     from rlaif.training.tracking import tracking
 
     section, dtype = recipe.reward, torch_dtype(recipe.policy.dtype)
-    material = _material(recipe, run)
-    memory.check(memory.plan_memory(recipe, "reward", [row for lesson in material.lessons for row in lesson.rows]))
     first, kept = ensemble.measuring_names(section), ensemble.member_names(section)
     steps = {name: len(train.plan(material.lessons, section, recipe.seed, name)) for name in [*first, *kept]}
     with tracking(run, "reward", sum(steps.values()), recipe) as tracker:

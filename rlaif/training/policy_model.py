@@ -105,6 +105,11 @@ class PolicyModel:
         empty_BT = torch.zeros(mask_BT.shape, device=mask_BT.device)
         return Scored(*(empty_BT.masked_scatter(mask_BT, each_N) for each_N in found)), hidden_NH
 
+    @property
+    def reference(self) -> Any:
+        """The frozen copy that is the reference; None where it is the model itself without its adapter."""
+        return None if self._reference is None else self._reference.model
+
     @torch.no_grad()
     def reference_logprobs(self, rows: Sequence[Row], temperature: float) -> Tensor:
         """`token_logprobs` under the frozen reference, without gradients."""

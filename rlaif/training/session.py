@@ -18,6 +18,7 @@ from rlaif.config.sections import Offline, RewardSection
 from rlaif.errors import TrainingError
 from rlaif.training import parallel
 from rlaif.training.checkpoints import Checkpoints
+from rlaif.training.masters import Part, low_bits
 
 FUSED_FROM = 2**25
 """Numbers trained from which AdamW's fused kernel steps. It is six times as fast and needs no scratch, and rounds
@@ -40,9 +41,10 @@ class Group(NamedTuple):
 class Session:
     """AdamW (eps 1e-5, N+ detail 7) over groups of parameters, with atomic checkpoints.
 
-    It steps float32 masters and copies them into the parameters, because in bf16 a small update rounds to nothing;
-    parameters that are float32 already are their own masters. Beside weights and gradients that makes 12 bytes a
-    parameter, and never a second copy of all gradients: they are widened, and stepped, a part at a time.
+    It steps float32 masters, because in bf16 a small update rounds to nothing. Parameters that are float32 are their
+    own masters; beside a bf16 parameter lie the 16 bits that its master has more (masters.py). Beside weights and
+    gradients that makes 8 or 10 bytes per parameter, and never a second copy of all masters or gradients: they are
+    widened, and stepped, a part at a time.
 
     With several processes the gradients are those of all of them added up, and every process takes the same step.
     Of a sharded parameter (sharding.py, which adds up its gradient) each process keeps and steps its own part.
@@ -51,16 +53,19 @@ class Session:
     def __init__(self, groups: Sequence[Group], folder: Path, max_grad_norm: float, weight_decay: float = 0.0) -> None:
         self.groups = groups
         self.max_grad_norm = max_grad_norm
-        self._masters = [{name: _master(p) for name, p in group.parameters.items()} for group in groups]
-        count = sum(master.numel() for masters in self._masters for master in masters.values())
-        first = next((master for masters in self._masters for master in masters.values()), None)
-        self._size = max(_part(first), -(-count // MOST_PARTS))
-        self._parts = [{name: self._cut(m) for name, m in masters.items()} for masters in self._masters]
+        self._lows = [{name: low_bits(_local(p.detach())) for name, p in group.parameters.items()} for group in groups]
+        own = [_local(parameter.detach()) for group in groups for parameter in _all(group)]
+        count = sum(tensor.numel() for tensor in own)
+        self._size = max(_part(own[0] if own else None), -(-count // MOST_PARTS))
+        self._parts = [
+            {name: self._cut(_local(parameter.detach()), lows[name]) for name, parameter in group.parameters.items()}
+            for group, lows in zip(groups, self._lows, strict=True)
+        ]
         sharded = any(isinstance(p, DTensor) for group in groups for p in group.parameters.values())
         self._checkpoints = Checkpoints(folder, sharded)
         self.optimizer = torch.optim.AdamW(
             [
-                {"params": [part for each in parts.values() for part in each], "lr": group.learning_rate}
+                {"params": [part.master for each in parts.values() for part in each], "lr": group.learning_rate}
                 for group, parts in zip(groups, self._parts, strict=True)
             ],
             eps=1e-5,
@@ -68,53 +73,55 @@ class Session:
             fused=count >= FUSED_FROM,
         )
 
-    def update(self, where: str, scale: float = 1.0, frozen: Sequence[int] = ()) -> float:
-        """Clip each group, take one step at `scale` times its learning rate, clear gradients.
+    def update(self, where: str, scale: float = 1.0, moving: Sequence[int] | None = None) -> float:
+        """Clip each group, take one step at `scale` times its learning rate, clear all gradients.
 
-        Groups named in `frozen` (by position) stand still. Returns the first group's gradient norm; one that is
-        not finite raises TrainingError naming `where`.
+        Only the groups at the positions `moving` move (None: all). Returns the first group's gradient norm, 0 where
+        that one stands still; a norm that is not finite raises TrainingError naming `where`.
         """
-        moving = [position not in frozen for position in range(len(self.groups))]
-        _add_up_gradients([p for group, moves in zip(self.groups, moving, strict=True) if moves for p in _all(group)])
+        moves = [moving is None or position in moving for position in range(len(self.groups))]
+        _add_up_gradients([p for group, moved in zip(self.groups, moves, strict=True) if moved for p in _all(group)])
         norms = []
-        for group, moves in zip(self.groups, moving, strict=True):
-            norm = _norm(group) if moves else torch.zeros(())
+        for group, moved in zip(self.groups, moves, strict=True):
+            norm = _norm(group) if moved else torch.zeros(())
             if not math.isfinite(norm):
                 raise TrainingError(f"{where}: the gradient is {float(norm)}; lower the learning rate")
             norms.append(norm)
         for group, state in zip(self.groups, self.optimizer.param_groups, strict=True):
             state["lr"] = group.learning_rate * scale
         clips = [(self.max_grad_norm / (norm + 1e-6)).clamp(max=1.0) for norm in norms]
-        self._step([clip if moves else None for clip, moves in zip(clips, moving, strict=True)])
+        self._step([clip if moved else None for clip, moved in zip(clips, moves, strict=True)])
         self.drop_gradients()
         return float(norms[0])
 
-    def _cut(self, tensor: Tensor) -> tuple[Tensor, ...]:
-        return tensor.view(-1).split(self._size)
+    def _cut(self, own: Tensor, low: Tensor | None) -> tuple[Part, ...]:
+        lows = [None] * len(own.view(-1).split(self._size)) if low is None else low.view(-1).split(self._size)
+        return tuple(Part.of(*each) for each in zip(own.view(-1).split(self._size), lows, strict=True))
 
     @torch.no_grad()
     def _step(self, clips: Sequence[Tensor | None]) -> None:
         """One step of the groups that have a factor for their gradients, a few parts at a time."""
-        bucket: list[tuple[Tensor, Tensor]] = []
+        bucket: list[Part] = []
         for group, parts, clip in zip(self.groups, self._parts, clips, strict=True):
             for name, parameter in group.parameters.items():
                 if clip is None or parameter.grad is None:
                     continue
-                gradient, published = _local(parameter.grad).contiguous(), _local(parameter.detach())
+                gradient = _local(parameter.grad).contiguous().view(-1).split(self._size)
                 parameter.grad = None
-                for master, narrow, target in zip(parts[name], self._cut(gradient), self._cut(published), strict=True):
-                    if sum(each.numel() for each, _ in bucket) + master.numel() > self._size:
+                for part, narrow in zip(parts[name], gradient, strict=True):
+                    if sum(each.own.numel() for each in bucket) + part.own.numel() > self._size:
                         self._step_bucket(bucket)
                         bucket = []
-                    master.grad = narrow.float().mul_(clip)
-                    bucket.append((master, target))
+                    part.open()
+                    part.master.grad = narrow.float().mul_(clip)
+                    bucket.append(part)
         self._step_bucket(bucket)
 
-    def _step_bucket(self, bucket: Sequence[tuple[Tensor, Tensor]]) -> None:
+    def _step_bucket(self, bucket: Sequence[Part]) -> None:
         self.optimizer.step()
-        for master, target in bucket:
-            master.grad = None
-            _publish(master, target)
+        for part in bucket:
+            part.master.grad = None
+            part.close()
 
     def steps(
         self, total: int, section: RewardSection | Offline, rewind: Callable[[int], None]
@@ -138,8 +145,11 @@ class Session:
 
     def save(self, step: int, extra: Mapping[str, Any]) -> None:
         """A checkpoint of the state after `step` steps; it replaces the one before, never half-written."""
-        state = {"masters": self._masters, "optimizer": self.optimizer.state_dict(), "extra": dict(extra)}
-        self._checkpoints.save(step, state)
+        state = {"weights": self._weights(), "lows": self._lows, "optimizer": self.optimizer.state_dict()}
+        self._checkpoints.save(step, {**state, "extra": dict(extra)})
+
+    def _weights(self) -> list[dict[str, Tensor]]:
+        return [{name: _local(p.detach()) for name, p in group.parameters.items()} for group in self.groups]
 
     @torch.no_grad()
     def restore(self) -> tuple[int, dict[str, Any]]:
@@ -147,12 +157,16 @@ class Session:
         found = self._checkpoints.newest()
         if found is None:
             return 0, {}
-        for group, masters, saved in zip(self.groups, self._masters, found.state["masters"], strict=True):
-            if {name: m.shape for name, m in saved.items()} != {name: m.shape for name, m in masters.items()}:
-                raise TrainingError(f"{found.path}: belongs to other parameters; delete {found.path.parent}")
-            for name, parameter in group.parameters.items():
-                masters[name].copy_(saved[name])
-                _publish(masters[name], _local(parameter.detach()))
+        if "lows" not in found.state:
+            raise TrainingError(f"{found.path}: made by another version of rlaif; delete {found.path.parent}")
+        now: dict[str, list[Any]] = {"weights": self._weights(), "lows": self._lows}
+        for kind, groups in now.items():
+            for own, saved in zip(groups, found.state[kind], strict=True):
+                if _forms(own) != _forms(saved):
+                    raise TrainingError(f"{found.path}: belongs to other parameters; delete {found.path.parent}")
+                for name, tensor in own.items():
+                    if tensor is not None:
+                        tensor.copy_(saved[name])
         try:
             self.optimizer.load_state_dict(found.state["optimizer"])
         except ValueError:  # the masters are the same, and cut into other parts
@@ -169,14 +183,8 @@ def _local(tensor: Tensor) -> Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def _master(parameter: Tensor) -> Tensor:
-    own = _local(parameter.detach())
-    return own if own.dtype == torch.float32 else own.float()
-
-
-def _publish(master: Tensor, own: Tensor) -> None:
-    if own.data_ptr() != master.data_ptr():
-        own.copy_(master)
+def _forms(tensors: Mapping[str, Tensor | None]) -> dict[str, Any]:
+    return {name: None if tensor is None else (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
 
 
 def _add_up_gradients(parameters: Sequence[Tensor]) -> None:

@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
 from rlaif.console import say
@@ -54,9 +53,7 @@ class Blocks(NamedTuple):
 def usable(backbone: Any) -> bool:
     """Whether attention of this backbone is computed here: on a GPU on which the kernel compiles and is right."""
     weight = next(backbone.parameters())
-    if weight.device.type != "cuda":
-        return False
-    return isinstance(weight, FakeTensor) or _proven(form_of(backbone.config, weight))  # of fake ones memory is planned
+    return weight.device.type == "cuda" and _proven(form_of(backbone.config, weight))
 
 
 def form_of(config: Any, weight: Tensor) -> Form:
@@ -106,7 +103,7 @@ def attend(query_1QND: Tensor, key_1KND: Tensor, value_1KND: Tensor, mask: Block
 
 
 def _kernel(query: Tensor) -> Any:
-    return _compiled() if query.device.type == "cuda" and not isinstance(query, FakeTensor) else _uncompiled
+    return _compiled() if query.device.type == "cuda" else _uncompiled
 
 
 def _attend(query_1QND: Tensor, key_1KND: Tensor, value_1KND: Tensor, mask: BlockMask) -> Any:

@@ -9,7 +9,7 @@ Shape suffixes: B rows, T response tokens, H hidden size; N tokens of all packs;
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
 from typing import Any, NamedTuple
 
@@ -210,6 +210,11 @@ def _runs(
         source_P, places_N = (torch.tensor(found, device=device) for found in (source, places))
         runs.append(Run(tokens, len(members), longest, masks_R1LL, source_P, places_N))
     return runs
+
+
+def padded_runs(lengths: Iterable[int]) -> list[tuple[int, int]]:
+    """(sequences, length) of the runs that attention computes for packs of these lengths, padded."""
+    return [(len(run), len(run[-1])) for run in _alike([[0] * length for length in sorted(lengths)])]
 
 
 def _alike(segments: Sequence[list[int]]) -> Iterator[list[list[int]]]:

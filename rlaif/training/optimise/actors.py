@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from rlaif.config import Recipe
 from rlaif.config.optimise import OnPolicy, Ppo, VllmRollouts
@@ -26,6 +27,7 @@ from rlaif.training.optimise.scorers import (
     open_scorer,
 )
 from rlaif.training.policy_model import PolicyModel
+from rlaif.training.resting import Resting
 from rlaif.training.reward.ensemble import Scorer as RewardModel
 from rlaif.training.samplers import Sampler
 from rlaif.training.samplers.local import LocalSampler
@@ -41,6 +43,13 @@ class Actors:
     sampler: Sampler
     scorers: Scorers
     critic: Critic | None = None
+    resting: Resting | None = None
+    """The models that learning does not read."""
+
+    def rest(self) -> None:
+        """Until something is scored again, the frozen models need no memory."""
+        if self.resting is not None:
+            self.resting.rest()
 
 
 def open_actors(recipe: Recipe, reward_model: Path | None, text: TextSources, folder: Path) -> Actors:
@@ -53,7 +62,14 @@ def open_actors(recipe: Recipe, reward_model: Path | None, text: TextSources, fo
     policy = PolicyModel.load(recipe.policy.model, recipe.policy.revision, dtype)
     policy.make_trainable(section.lora, derive_seed(recipe.seed, "ppo", "lora"))
     sharding.prepare(policy, recipe.compute)
-    load = open_reward_model(reward_model, dtype)
+    opened: dict[int, RewardModel] = {}
+    read = open_reward_model(reward_model, dtype)
+
+    def load(head: str | None) -> RewardModel:
+        model = read(head)
+        opened[id(model)] = model
+        return model
+
     scorers = open_scorers(section, Workshop(load, policy.tokenizer, section.microbatch_tokens, text))
     scorers = replace(scorers, max_failures=recipe.label.max_failures)
     critic = None
@@ -61,7 +77,16 @@ def open_actors(recipe: Recipe, reward_model: Path | None, text: TextSources, fo
         critic = open_critic(section, policy, lambda: _start(recipe, load, policy), recipe.seed)
         if isinstance(critic, ScalarModel):
             sharding.prepare(critic, recipe.compute)
-    return Actors(policy, open_sampler(section, policy, folder), scorers, critic)
+    resting = Resting(_only_read(policy, list(opened.values()), critic), folder)
+    return Actors(policy, open_sampler(section, policy, folder), scorers, critic, resting)
+
+
+def _only_read(policy: PolicyModel, reward_models: Sequence[RewardModel], critic: Critic | None) -> list[Any]:
+    """The reference and the reward models, but for the one whose weights the critic learns over."""
+    used = critic.model if isinstance(critic, ScalarModel) else None
+    members = [member.model for model in reward_models for member in model.members if member.model is not used]
+    reference = [] if policy.reference is None else [policy.reference]
+    return [*reference, *(model.requires_grad_(False) for model in members)]
 
 
 def open_scorers(section: OnPolicy, shop: Workshop) -> Scorers:

@@ -55,6 +55,7 @@ def train_policy(
             tracker.log(step, row | pass_rates(rollouts.texts))
             where = f"{section.kind} step {step}"
             raise TrainingError(watch.describe_stop(stopped, where, section.stop.patience, rollouts, str(checkpoints)))
+        actors.rest()
         row |= take_step(actors, session, rollouts, targets, section, step, seed) | pass_rates(rollouts.texts)
         tracker.log(step, row)
         if step % section.print_every == 0:

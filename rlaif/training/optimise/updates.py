@@ -7,7 +7,7 @@ critic, and the KL where the method has it in the loss. Shape suffixes: B respon
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -22,6 +22,7 @@ from rlaif.training.optimise.actors import Actors
 from rlaif.training.optimise.critic import SharedCritic
 from rlaif.training.optimise.estimators import Targets
 from rlaif.training.optimise.rollout import Rollouts
+from rlaif.training.scalar_model import ScalarModel
 from rlaif.training.session import Session, check_finite
 
 
@@ -56,6 +57,20 @@ class Task(NamedTuple):
     means: Means
     where: str
 
+    @classmethod
+    def of(
+        cls,
+        rollouts: Rollouts,
+        targets: Targets,
+        minibatch: Sequence[int],
+        section: OnPolicy,
+        means: Means,
+        where: str,
+    ) -> Task:
+        """Of these places in the rollouts."""
+        tokens = sum(len(rollouts.rows[i].response) for i in minibatch)
+        return cls(section, targets.kl_loss_coef, tokens, len(minibatch), means, where)
+
 
 class Batch(NamedTuple):
     """One microbatch: the rows, and what is fixed while the policy learns from them."""
@@ -88,7 +103,9 @@ def take_step(
 ) -> dict[str, float]:
     """Several epochs of minibatch updates on one set of rollouts; stops early past `target_kl`."""
     means = Means()
-    frozen = (0,) if isinstance(section, Ppo) and step < section.warmup_steps else ()
+    apart = actors.critic if isinstance(actors.critic, ScalarModel) else None
+    warms_up = isinstance(section, Ppo) and step < section.warmup_steps
+    with_policy = [0, 1] if apart is None else [0]  # places in session.groups; a shared critic's head is the second
     for epoch in range(section.epochs):
         for minibatch in minibatches(rollouts, section, derive_seed(seed, "ppo", step, "epoch", epoch)):
             ids = [rollouts.prompts[i].id for i in minibatch][:4]
@@ -97,8 +114,11 @@ def take_step(
             if section.target_kl is not None and moved > section.target_kl:
                 session.drop_gradients()
                 return means.all() | {"early_stop": 1.0}
-            norm = session.update(where, frozen=frozen)
+            norm = session.update(where, moving=with_policy[warms_up:])
             means.add("gradient_norm", torch.tensor(norm), 1.0)
+            if apart is not None:  # after the policy has moved: the two models' gradients are never held at once
+                accumulate_values(apart, rollouts, targets, minibatch, section, means, where)
+                session.update(where, moving=[1])
     return means.all() | {"early_stop": 0.0}
 
 
@@ -126,34 +146,46 @@ def accumulate(
     means: Means,
     where: str,
 ) -> float:
-    """Add up the gradients of one minibatch, in microbatches. Returns how far the policy has moved (nats a token)."""
-    task = Task(
-        section,
-        targets.kl_loss_coef,
-        sum(len(rollouts.rows[i].response) for i in minibatch),
-        len(minibatch),
-        means,
-        where,
-    )
-    moved = torch.zeros((), dtype=torch.float64)
-    groups = list(microbatches([rollouts.rows[i] for i in minibatch], section.microbatch_tokens))
-    for group, weight in parallel.turns(groups):
-        batch = _batch(rollouts, targets, [minibatch[i] for i in group], section, weight)
+    """Add up one minibatch's gradients of the policy, and of a critic on its trunk, in microbatches.
+
+    Returns how far the policy has moved (nats per token).
+    """
+    task = Task.of(rollouts, targets, minibatch, section, means, where)
+    moved = torch.zeros((), dtype=torch.float64, device=rollouts.mask_BT.device)
+    for batch in _batches(rollouts, targets, minibatch, section):
         read = actors.policy.read(batch.rows, section.temperature)
         loss = _policy_term(read.logprobs_BT, batch, task)
-        critic = actors.critic
-        if isinstance(critic, SharedCritic):
-            loss = loss + _value_term(critic.values(read.hidden_NH, batch.mask_BT), batch, task)
+        if isinstance(actors.critic, SharedCritic):
+            loss = loss + _value_term(actors.critic.values(read.hidden_NH, batch.mask_BT), batch, task)
         loss.backward()
         logprobs_BT = read.logprobs_BT.detach()
         del read, loss
-        if critic is not None and not isinstance(critic, SharedCritic):
-            # After the policy's backward pass: the two models' activations are never held at once.
-            _value_term(critic.values(batch.rows), batch, task).backward()
         step_kl = losses.masked_mean(losses.kl_k3(batch.old_BT, logprobs_BT), batch.mask_BT)
         moved += float(step_kl) * batch.tokens / task.tokens
         means.add("step_kl", step_kl, batch.tokens)
-    return float(parallel.add_up(moved.to(rollouts.mask_BT.device)))
+    return float(parallel.add_up(moved))
+
+
+def accumulate_values(
+    critic: ScalarModel,
+    rollouts: Rollouts,
+    targets: Targets,
+    minibatch: Sequence[int],
+    section: OnPolicy,
+    means: Means,
+    where: str,
+) -> None:
+    """Add up one minibatch's gradients of a critic with a trunk of its own."""
+    task = Task.of(rollouts, targets, minibatch, section, means, where)
+    for batch in _batches(rollouts, targets, minibatch, section):
+        _value_term(critic.values(batch.rows), batch, task).backward()
+
+
+def _batches(rollouts: Rollouts, targets: Targets, minibatch: Sequence[int], section: OnPolicy) -> Iterator[Batch]:
+    """This process's microbatches."""
+    groups = list(microbatches([rollouts.rows[i] for i in minibatch], section.microbatch_tokens))
+    for group, weight in parallel.turns(groups):
+        yield _batch(rollouts, targets, [minibatch[i] for i in group], section, weight)
 
 
 def _batch(rollouts: Rollouts, targets: Targets, chosen: list[int], section: OnPolicy, weight: float) -> Batch:

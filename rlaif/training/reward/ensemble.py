@@ -21,6 +21,10 @@ from rlaif.training.tracking import Tracker
 class Scorer(Protocol):
     """What rollouts and evaluation ask of a reward model, be it one or several."""
 
+    @property
+    def members(self) -> Sequence[ScalarModel]:
+        """Which models it is."""
+
     def scores_by_member(self, rows: Sequence[Row], max_tokens: int) -> Tensor:
         """score_MB, on the CPU, in the rows' order."""
 
@@ -35,7 +39,7 @@ class EnsembleModel:
     """Reward models that were trained apart; each is centred by itself."""
 
     def __init__(self, members: Sequence[ScalarModel]) -> None:
-        self.members = list(members)
+        self.members: Sequence[ScalarModel] = list(members)
 
     def scores_by_member(self, rows: Sequence[Row], max_tokens: int) -> Tensor:
         """score_MB, on the CPU, in the rows' order."""

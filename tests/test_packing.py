@@ -52,7 +52,7 @@ def test_packed_states_equal_each_row_alone(rows: list[Row]) -> None:
 @pytest.mark.parametrize("longest_plain", [0, 10**6])
 def test_both_ways_of_attending_agree_with_the_models_own(longest_plain: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Short sequences by plain products, long ones by the fused kernel; here several packs share a length."""
-    monkeypatch.setattr(attention, "LONGEST_PLAIN", longest_plain)
+    monkeypatch.setattr(attention, "plain_up_to", lambda dtype: longest_plain)
     rows = [Row((i, 8, 9), (10, i)) for i in range(3)] + random_rows(2, prompts=3, responses=3)
     with torch.no_grad():
         last_BH = hidden_states(BACKBONE, rows).at_last()
@@ -75,7 +75,7 @@ def test_packs_of_nearly_one_length_are_computed_together_with_little_padding(le
 def test_padding_in_attention_changes_neither_states_nor_gradients(
     longest_plain: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(attention, "LONGEST_PLAIN", longest_plain)
+    monkeypatch.setattr(attention, "plain_up_to", lambda dtype: longest_plain)
     rows = [Row((i, *range(8)), tuple(range(20, 22 + i))) for i in range(4)]
     (run,) = packing._runs([[0] * 9 + [1] * (2 + i) for i in range(4)], torch.float32, "cpu", [], [])
     assert run.places_N is not None and run.sequences * run.length > run.tokens

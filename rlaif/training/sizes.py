@@ -20,7 +20,7 @@ from transformers import AutoConfig, AutoModel
 
 from rlaif.config.sections import Lora
 from rlaif.models.embedded import resolve_model
-from rlaif.models.local.attention import LONGEST_PLAIN
+from rlaif.models.local.attention import plain_up_to
 from rlaif.models.local.load import device, from_pretrained
 from rlaif.models.local.packing import Row, packs, padded_runs
 
@@ -87,7 +87,7 @@ def sizes(wanted: Wanted, rows: Sequence[Row]) -> Sizes:
     adapters = [] if wanted.lora is None else _adapted(backbone, wanted.lora)
     thin = sum(wanted.lora.rank * (m.in_features + m.out_features) for m in adapters) if wanted.lora else 0
     layers, e = list(getattr(backbone, "layers", [])), wanted.dtype.itemsize
-    one = _pass(rows)
+    one = _pass(rows, wanted.dtype)
     parts = [_Layer(layer, text, e, wanted.lora, set(adapters)) for layer in layers]
     each = [part.kept(one) for part in parts]
     last = one.tokens * norm(text.hidden_size, e, wanted.lora is None) + one.mask * e
@@ -123,12 +123,12 @@ def _adapted(backbone: Any, lora: Lora) -> list[nn.Linear]:
     return found
 
 
-def _pass(rows: Sequence[Row]) -> Pass:
+def _pass(rows: Sequence[Row], dtype: torch.dtype) -> Pass:
     lengths = [pack.length for pack in packs(rows)]
     if device().type == "cuda":  # one row, in blocks, with no mask to speak of
         return Pass(sum(lengths), 0, 0, sum(lengths), 0)
     runs = padded_runs(lengths)
-    plain = [run for run in runs if run[1] <= LONGEST_PLAIN]
+    plain = [run for run in runs if run[1] <= plain_up_to(dtype)]
     fused = [run for run in runs if run not in plain]
     counts = [sum(n * length**power for n, length in kind) for kind in (plain, fused) for power in (1, 2)]
     return Pass(sum(lengths), *counts)

@@ -1,7 +1,9 @@
 """Shared by all tests: one thread (tiny models run many times slower with two on a busy machine), and no network."""
 
 import os
+import re
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,15 +21,29 @@ settings.register_profile("without a clock", deadline=None)  # a busy machine is
 settings.load_profile("without a clock")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Two workers, a file each, so that what a file makes once is made once.
+DURATIONS = Path(__file__).with_name("durations.txt")
 
-    One of them has all the servers, and first: they take longest and mostly wait.
-    """
-    items.sort(key=lambda item: item.get_closest_marker("vllm") is None)
+
+def seconds_by_file() -> Counter[str]:
+    """What the slowest tests of each file took when `make durations` was last called."""
+    found = Counter[str]()
+    for seconds, file in re.findall(r"^([0-9.]+)s \w+ +tests/(\w+)\.py", DURATIONS.read_text(), re.M):
+        found[file] += float(seconds)
+    return found
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest leaves out what -m does not ask for
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Two workers, a file each, so that what a file makes once is made once; the longest first, so that both end
+    together. One of them has all real servers, which are slow, and before all else."""
+    seconds = seconds_by_file()
+    items.sort(key=lambda item: (item.get_closest_marker("vllm") is None, -seconds[item.path.stem]))
     for item in items:
-        served = item.get_closest_marker("vllm")
-        item.add_marker(pytest.mark.xdist_group("vllm" if served else item.path.stem))
+        if item.get_closest_marker("vllm"):
+            item.add_marker("slow")
+            item.add_marker(pytest.mark.xdist_group("vllm"))
+        elif not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -74,14 +90,25 @@ def embedded_tokenizer(embedded_folder: str) -> Any:
 
 @pytest.fixture(scope="session")
 def served_judge(embedded_folder: str) -> Iterator[Any]:
-    """The embedded model behind a vLLM server on the CPU, started once for all tests that need one."""
+    """The embedded model behind a vLLM server on the CPU, in float32, started once for all tests that only ask.
+
+    After them nothing of it is left.
+    """
+    import psutil
+
     from rlaif.config.sections import VllmModel
     from rlaif.models.embedded import EMBEDDED
     from rlaif.models.server import VllmChatModel
 
-    model = VllmChatModel(VllmModel(model=EMBEDDED, max_model_len=2048))
+    model = VllmChatModel(VllmModel(model=EMBEDDED, max_model_len=2048, dtype="float32", timeout_s=900))
     yield model
+    if model._process is None:  # nothing was asked, so nothing was started
+        return
+    guard = psutil.Process(model._process._guard.pid)
+    family = [guard, *guard.children(recursive=True)]
+    assert len(family) >= 3, "the watchdog, the server and its engine"
     model.close()
+    assert [one for one in family if one.is_running() and one.status() != psutil.STATUS_ZOMBIE] == []
 
 
 @pytest.fixture(scope="session")

@@ -23,6 +23,8 @@ from tests.forked import exit_code
 from tests.small_run import small_recipe
 from tests.tiny_training import planted
 
+pytestmark = pytest.mark.slow
+
 PRELOADED = [
     "tests.test_kill_loop",
     "rlaif.training.offline.loop",

@@ -147,4 +147,3 @@ def test_a_sampled_request_returns_text_and_heeds_its_seed(served_judge: VllmCha
     first, again, other = served_judge.chat([ask(1), ask(1), ask(2)])
     assert first.error is None and first.text.strip() and 0 < first.completion_tokens <= 40
     assert first.text == again.text != other.text
-

@@ -1,4 +1,5 @@
-"""How often intervals hold the truth in simulated worlds: a quick look for every change, the full count in the slow tier."""
+"""How often intervals hold the truth in simulated worlds: a quick look for every change, the full count where slow tests
+run."""
 
 from __future__ import annotations
 

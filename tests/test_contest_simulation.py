@@ -21,7 +21,7 @@ from tests.contests import game, planted, round_robin
 from tests.coverage import in_worlds, least
 
 FEW, MANY = 40, 200
-"""Worlds: of 200 sound 95 % intervals fewer than 181 hold the truth one time in 200, and more than 197 one time in 40."""
+"""Worlds. Of 200 sound 95 % intervals fewer than 181 hold the truth one time in 200, more than 197 one time in 40."""
 
 
 def plausible(held, worlds):

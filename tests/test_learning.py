@@ -42,6 +42,7 @@ from tests.tiny_training import (
 
 LETTERS = frozenset(tiny_tokenizer().convert_tokens_to_ids(list("abcdefghijklmnopqrstuvwxyz")))
 ADAPTER = Lora(rank=8, alpha=16.0)
+seeds = pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
 
 
 class LikesLetters(ScalarModel):
@@ -85,7 +86,7 @@ def rise(rows: Sequence[dict[str, Any]], key: str) -> float:
     return sum(last) / len(last) - sum(first) / len(first)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@seeds
 @pytest.mark.parametrize(("lora", "rate", "spread"), [(None, 1e-2, 0.02), (ADAPTER, 2e-2, 0.2)])
 def test_ppo_learns_to_write_what_is_liked(lora: Any, rate: float, spread: float, seed: int, tmp_path: Path) -> None:
     """At the start one token in ten is a letter: a score of 0.4. Chance moves the mean of a step by about 0.06."""
@@ -101,7 +102,7 @@ def test_ppo_learns_to_write_what_is_liked(lora: Any, rate: float, spread: float
     assert rows[-1]["kl"] > 0.5
 
 
-@pytest.mark.parametrize("seed", range(3))
+@seeds
 def test_ppo_raises_the_score_of_a_trained_reward_model(seed: int, tiny_folder: str, tmp_path: Path) -> None:
     stage = RewardStage(tiny_scalar(tiny_folder, seed), tiny_tokenizer(), reward_section(epochs=3), seed)
     train_reward_model(stage, planted(150, seed), tmp_path / "checkpoints", tiny_tracker(tmp_path / "reward", "reward"))
@@ -151,7 +152,7 @@ def last(rows: Sequence[dict[str, Any]], key: str) -> float:
     return sum(row[key] for row in rows[-8:]) / 8
 
 
-@pytest.mark.parametrize("seed", range(3))
+@seeds
 @pytest.mark.parametrize("kind", ["ppo", "reinforce", "rloo", "grpo"])
 def test_the_score_rises_and_the_adaptive_coefficient_holds_the_kl(
     kind: str, seed: int, tiny_folder: str, tmp_path: Path
@@ -170,7 +171,7 @@ def test_without_control_the_kl_leaves_the_target_behind(tiny_folder: str, tmp_p
     assert last(rows, "kl") > 2 * TARGET
 
 
-@pytest.mark.parametrize("seed", range(3))
+@seeds
 def test_dpo_writes_what_was_preferred_among_its_own_responses(seed: int, tiny_folder: str, tmp_path: Path) -> None:
     """Without a reward model or a rollout while it learns: the score is that of fresh responses, before and after."""
     policy = PolicyModel.load(tiny_folder, None, torch.float32)

@@ -53,7 +53,7 @@ def train(folder: Path, kind: str, seed: int, **changes: Any) -> list[dict[str, 
     return Run(folder).read_metrics("optimise")
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
 @pytest.mark.parametrize("kind", WAYS)
 def test_the_method_learns_to_write_what_is_liked(kind: str, seed: int, tmp_path: Path) -> None:
     """At the start one token in ten is a letter. Chance moves the mean of a step by about 0.1."""

@@ -22,28 +22,46 @@ settings.load_profile("without a clock")
 
 
 DURATIONS = Path(__file__).with_name("durations.txt")
+ALONE = {"test_learning", "test_optimise_learning"}
+"""Files whose tests share nothing but their imports."""
 
 
-def seconds_by_file() -> Counter[str]:
-    """What the slowest tests of each file took when `make durations` was last called."""
+def group_of(nodeid: str) -> str:
+    """Whose tests one worker runs: a file each, so that what a file makes once is made once; the servers together."""
+    file = Path(nodeid.partition("::")[0]).stem
+    if file in ALONE:
+        return nodeid
+    return "vllm" if file.startswith("test_vllm") else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """In place of --dist=loadgroup, which xdist 3.8 under pytest 9.2 takes for --dist=load without a word."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByGroup(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group_of(nodeid)
+
+    return ByGroup(config, log)
+
+
+def seconds_by_group() -> Counter[str]:
+    """What the slowest tests of each group took when `make durations` was last called."""
     found = Counter[str]()
-    for seconds, file in re.findall(r"^([0-9.]+)s \w+ +tests/(\w+)\.py", DURATIONS.read_text(), re.M):
-        found[file] += float(seconds)
+    for seconds, nodeid in re.findall(r"^([0-9.]+)s \w+ +(tests/\S+)", DURATIONS.read_text(), re.M):
+        found[group_of(nodeid)] += float(seconds)
     return found
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest leaves out what -m does not ask for
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Two workers, a file each, so that what a file makes once is made once; the longest first, so that both end
-    together. One of them has all real servers, which are slow, and before all else."""
-    seconds = seconds_by_file()
-    items.sort(key=lambda item: (item.get_closest_marker("vllm") is None, -seconds[item.path.stem]))
+    """The real servers first, which mostly wait, then the longest, so that both workers end together."""
+    seconds = seconds_by_group()
     for item in items:
         if item.get_closest_marker("vllm"):
             item.add_marker("slow")
-            item.add_marker(pytest.mark.xdist_group("vllm"))
-        elif not item.get_closest_marker("xdist_group"):
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+    items.sort(key=lambda item: (group_of(item.nodeid) != "vllm", -seconds[group_of(item.nodeid)]))
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -1,5 +1,4 @@
-"""How often intervals hold the truth in simulated worlds: a quick look for every change, the full count where slow tests
-run."""
+"""How often intervals hold the truth in simulated worlds: a quick look for every change, the full count is slow."""
 
 from __future__ import annotations
 

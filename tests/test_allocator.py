@@ -31,6 +31,7 @@ print(again, full - resident())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the page counts are those of Linux")
 def test_kept_memory_has_no_fresh_pages_until_it_is_given_back() -> None:
     def run(keep: bool) -> list[int]:

@@ -102,7 +102,8 @@ def test_ppo_learns_to_write_what_is_liked(lora: Any, rate: float, spread: float
     assert rows[-1]["kl"] > 0.5
 
 
-@seeds
+@pytest.mark.slow  # test_end_to_end.py has one
+@pytest.mark.parametrize("seed", range(3))
 def test_ppo_raises_the_score_of_a_trained_reward_model(seed: int, tiny_folder: str, tmp_path: Path) -> None:
     stage = RewardStage(tiny_scalar(tiny_folder, seed), tiny_tokenizer(), reward_section(epochs=3), seed)
     train_reward_model(stage, planted(150, seed), tmp_path / "checkpoints", tiny_tracker(tmp_path / "reward", "reward"))
@@ -111,6 +112,7 @@ def test_ppo_raises_the_score_of_a_trained_reward_model(seed: int, tiny_folder: 
     assert rise(rows, "score") > 2 * rows[0]["score_std"]
 
 
+@pytest.mark.slow  # test_optimise_learning.py has RLOO and GRPO
 def test_a_strong_kl_penalty_holds_the_policy_back(tmp_path: Path) -> None:
     folder = save_tiny(tmp_path / "model")
     kls = []
@@ -153,7 +155,9 @@ def last(rows: Sequence[dict[str, Any]], key: str) -> float:
 
 
 @seeds
-@pytest.mark.parametrize("kind", ["ppo", "reinforce", "rloo", "grpo"])
+@pytest.mark.parametrize(
+    "kind", ["grpo", *(pytest.param(k, marks=pytest.mark.slow) for k in ("ppo", "reinforce", "rloo"))]
+)
 def test_the_score_rises_and_the_adaptive_coefficient_holds_the_kl(
     kind: str, seed: int, tiny_folder: str, tmp_path: Path
 ) -> None:
@@ -166,6 +170,7 @@ def test_the_score_rises_and_the_adaptive_coefficient_holds_the_kl(
     assert rows[-1]["kl_coef"] != START
 
 
+@pytest.mark.slow
 def test_without_control_the_kl_leaves_the_target_behind(tiny_folder: str, tmp_path: Path) -> None:
     rows = held("grpo", tiny_folder, tmp_path, 0, {"kind": "fixed", "coef": 0.02})
     assert last(rows, "kl") > 2 * TARGET

@@ -1,5 +1,6 @@
 """Shared by all tests: one thread (tiny models run many times slower with two on a busy machine), and no network."""
 
+import gc
 import os
 import re
 import sys
@@ -65,6 +66,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="module", autouse=True)
+def _short_collections() -> None:
+    """A stage that ends collects garbage (free_memory); what is imported by now is none, and long to walk through."""
+    gc.freeze()
+
+
+@pytest.fixture(scope="module", autouse=True)
 def _replies_of_the_module(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Where module-wide fixtures keep replies: never in the user's home, and no module reads another's."""
     with pytest.MonkeyPatch.context() as patch:
@@ -76,6 +83,14 @@ def _replies_of_the_module(tmp_path_factory: pytest.TempPathFactory) -> Iterator
 def _replies_of_the_test(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """A fresh reply cache for each test: one that finds another's replies would not test asking."""
     monkeypatch.setenv("RLAIF_REPLIES", str(tmp_path_factory.mktemp("replies") / "replies.sqlite"))
+
+
+@pytest.fixture(scope="module")
+def without_curves() -> Iterator[None]:
+    """Reports whose plots are blank: two seconds per run, and test_report.py looks at them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("rlaif.evaluation.plots.curves", lambda *_: "<svg></svg>")
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -35,8 +35,8 @@ from rlaif.models.chat import ChatRequest
 from rlaif.models.scripted import ScriptedChatModel
 from rlaif.records import Judgment, Message, Pair, Prompt, Verdict
 from rlaif.templates import load_template
-from tests.coverage import in_worlds, least
 from tests.scripted_judge import choose, shown
+from tests.tiers import in_worlds, least
 
 PROMPTS = 120
 FEW, MANY = 30, 300

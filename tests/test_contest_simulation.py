@@ -18,7 +18,7 @@ from rlaif.evaluation.contest.league import ELO_PER_LOGIT, league
 from rlaif.evaluation.contest.length import length_controlled
 from rlaif.evaluation.contest.power import clustered_error, components, detectable, prompts_needed
 from tests.contests import game, planted, round_robin
-from tests.coverage import in_worlds, least
+from tests.tiers import in_worlds, least
 
 FEW, MANY = 40, 200
 """Worlds. Of 200 sound 95 % intervals fewer than 181 hold the truth one time in 200, more than 197 one time in 40."""

@@ -27,6 +27,7 @@ from rlaif.training.policy_model import PolicyModel
 from rlaif.training.reward.train import RewardStage, train_reward_model
 from rlaif.training.samplers.local import LocalSampler
 from rlaif.training.scalar_model import ScalarModel
+from tests.tiers import seeds, some
 from tests.tiny import save_tiny, tiny_tokenizer
 from tests.tiny_training import (
     no_checks,
@@ -42,7 +43,6 @@ from tests.tiny_training import (
 
 LETTERS = frozenset(tiny_tokenizer().convert_tokens_to_ids(list("abcdefghijklmnopqrstuvwxyz")))
 ADAPTER = Lora(rank=8, alpha=16.0)
-seeds = pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
 
 
 class LikesLetters(ScalarModel):
@@ -86,7 +86,7 @@ def rise(rows: Sequence[dict[str, Any]], key: str) -> float:
     return sum(last) / len(last) - sum(first) / len(first)
 
 
-@seeds
+@seeds(3)
 @pytest.mark.parametrize(("lora", "rate", "spread"), [(None, 1e-2, 0.02), (ADAPTER, 2e-2, 0.2)])
 def test_ppo_learns_to_write_what_is_liked(lora: Any, rate: float, spread: float, seed: int, tmp_path: Path) -> None:
     """At the start one token in ten is a letter: a score of 0.4. Chance moves the mean of a step by about 0.06."""
@@ -154,10 +154,8 @@ def last(rows: Sequence[dict[str, Any]], key: str) -> float:
     return sum(row[key] for row in rows[-8:]) / 8
 
 
-@seeds
-@pytest.mark.parametrize(
-    "kind", ["grpo", *(pytest.param(k, marks=pytest.mark.slow) for k in ("ppo", "reinforce", "rloo"))]
-)
+@seeds(3)
+@some("kind", ["grpo"], ["ppo", "reinforce", "rloo"])
 def test_the_score_rises_and_the_adaptive_coefficient_holds_the_kl(
     kind: str, seed: int, tiny_folder: str, tmp_path: Path
 ) -> None:
@@ -176,7 +174,7 @@ def test_without_control_the_kl_leaves_the_target_behind(tiny_folder: str, tmp_p
     assert last(rows, "kl") > 2 * TARGET
 
 
-@seeds
+@seeds(3)
 def test_dpo_writes_what_was_preferred_among_its_own_responses(seed: int, tiny_folder: str, tmp_path: Path) -> None:
     """Without a reward model or a rollout while it learns: the score is that of fresh responses, before and after."""
     policy = PolicyModel.load(tiny_folder, None, torch.float32)
@@ -184,8 +182,8 @@ def test_dpo_writes_what_was_preferred_among_its_own_responses(seed: int, tiny_f
 
     def write(count: int, first: int) -> list[Row]:
         asked = [tuple(encode_prompt(policy.tokenizer, p.messages)) for p in prompts(4) for _ in range(count)]
-        seeds = [10_000 * seed + first + i for i in range(len(asked))]
-        written = LocalSampler(policy).sample(asked, Sampling(max_tokens=8, temperature=1.0), seeds)
+        own = [10_000 * seed + first + i for i in range(len(asked))]
+        written = LocalSampler(policy).sample(asked, Sampling(max_tokens=8, temperature=1.0), own)
         return [Row(prompt, tuple(each.tokens)) for prompt, each in zip(asked, written, strict=True)]
 
     section = Dpo(epochs=3, minibatch_size=16, learning_rate=3e-3, lora=None)

@@ -29,6 +29,7 @@ from rlaif.records import Judgment, Message, Pair, Prompt, Response
 from rlaif.run import Run
 from rlaif.templates import load_template
 from tests.faulty_server import FAULTS, LASTING, PASSING, FaultyServer, faulty_server, seeded
+from tests.tiers import seeds, some
 
 MAX_TRIES = 5
 CONCURRENCY = 8
@@ -125,7 +126,7 @@ def test_trouble_that_stays_ends_as_failures_with_the_true_reason(
     assert max(server.asked.values()) == (1 if fault in LASTING else 2)
 
 
-@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2, 3))])
+@seeds(4)
 def test_all_troubles_at_once(seed: int, tmp_path: Path, peaceful: dict[str, Judgment]) -> None:
     cache = tmp_path / "replies.sqlite"
     with faulty_server(seeded(seed, 0.3)) as server:
@@ -348,7 +349,7 @@ def test_another_run_asks_only_what_failed(labelling: tuple[Labelling, FaultySer
     assert one.judgments.read_bytes() == other.judgments.read_bytes()
 
 
-@pytest.mark.parametrize("kills", [5, pytest.param(20, marks=pytest.mark.slow)])
+@some("kills", [5], [20])
 def test_kills_end_in_the_same_bytes(labelling: tuple[Labelling, FaultyServer], tmp_path: Path, kills: int) -> None:
     work, server = labelling
     cache, rng = tmp_path / "replies.sqlite", random.Random(20)

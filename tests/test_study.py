@@ -81,7 +81,7 @@ def material(tmp_path_factory, tiny_folder):
 
 
 @pytest.fixture(scope="module")
-def done(material, tmp_path_factory):
+def done(material, tmp_path_factory, without_curves):
     """The study, run once."""
     path = write_study(material, material / "recipe.yaml", material / "human.jsonl")
     folder = tmp_path_factory.mktemp("studies") / "tiny"
@@ -225,8 +225,13 @@ def test_a_study_that_is_killed_again_and_again_ends_in_the_same_bytes(material,
     assert exit_code(PRELOADED, work, path, peaceful, None) == 0
     assert [exit_code(PRELOADED, work, path, killed, place) for place in KILLS] == [-9] * len(KILLS)
     assert exit_code(PRELOADED, work, path, killed, None) == 0
-    for name in ("comparison.json", "comparison.html", "accuracy.jsonl", "contest/judgments.jsonl", "study.yaml"):
+    for name in ("comparison.html", "accuracy.jsonl", "contest/judgments.jsonl", "study.yaml"):
         assert hash_path(killed / name) == hash_path(peaceful / name), name
+    figures = [json.loads((folder / "comparison.json").read_text()) for folder in (killed, peaceful)]
+    for found in figures:
+        for arm in arms:
+            assert found["costs"][arm]["spent"].pop("seconds") >= 0, "by the clock"
+    assert figures[0] == figures[1]
 
 
 # ------------------------------------------------------------------------------------------------- refusals

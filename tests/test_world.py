@@ -23,7 +23,7 @@ from rlaif.study.world import texts
 from rlaif.study.world.labels import BIASED, CONTEST, UNBIASED, Traits, judge_of, people
 from rlaif.study.world.policies import Simulated, Size, train_arms
 from rlaif.study.world.truth import Draw, hold, order_of, true_rates, true_scores
-from tests.coverage import in_worlds, least
+from tests.tiers import in_worlds, least
 
 REPETITIONS = 3
 FEW, STUDIES = 25, 100

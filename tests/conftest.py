@@ -65,6 +65,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: (group_of(item.nodeid) != "vllm", -seconds[group_of(item.nodeid)]))
 
 
+def pytest_unconfigure() -> None:
+    gc.unfreeze()  # _short_collections
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _short_collections() -> None:
     """A stage that ends collects garbage (free_memory); what is imported by now is none, and long to walk through."""

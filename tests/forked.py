@@ -7,6 +7,9 @@ import multiprocessing
 from collections.abc import Callable, Sequence
 from typing import Any
 
+PLOTTING = ["matplotlib.figure", "matplotlib.backends.backend_svg"]
+"""Of those that are preloaded, for work that ends in a report."""
+
 
 def _begin(work: Callable[..., None], *arguments: Any) -> None:
     gc.freeze()  # what was imported before the fork is no garbage, and long to walk through

@@ -21,7 +21,7 @@ from rlaif.jsonl import read_jsonl, read_objects
 from rlaif.pipeline import STAGES, stages_of
 from rlaif.records import Preference, Response
 from rlaif.run import Run, hash_path
-from tests.forked import exit_code
+from tests.forked import PLOTTING, exit_code
 from tests.small_run import small_recipe
 from tests.test_resume import Kill, arm
 from tests.tiny_training import preference
@@ -35,6 +35,7 @@ PRELOADED = [
     "rlaif.training.tracking",
     "rlaif.models.local",
     "transformers.models.llama.modeling_llama",
+    *PLOTTING,
 ]
 KILLS = [
     Kill("pairs", "replace", 1),

@@ -22,7 +22,7 @@ from rlaif.evaluation.report import write_report
 from rlaif.jsonl import write_json
 from rlaif.pipeline import STAGES, run_recipe
 from rlaif.run import Run, hash_path
-from tests.forked import exit_code
+from tests.forked import PLOTTING, exit_code
 from tests.small_run import small_recipe
 
 PRELOADED = [
@@ -36,6 +36,7 @@ PRELOADED += [
     "rlaif.training.measure",
     "rlaif.models.local",
     "transformers.models.llama.modeling_llama",
+    *PLOTTING,
 ]
 
 

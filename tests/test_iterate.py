@@ -21,22 +21,11 @@ from rlaif.jsonl import read_jsonl, read_objects
 from rlaif.pipeline import STAGES, stages_of
 from rlaif.records import Preference, Response
 from rlaif.run import Run, hash_path
-from tests.forked import PLOTTING, exit_code
+from tests.forked import exit_code
 from tests.small_run import small_recipe
 from tests.test_resume import Kill, arm
 from tests.tiny_training import preference
 
-PRELOADED = [
-    "tests.test_iterate",
-    "rlaif.training.optimise.loop",
-    "rlaif.training.optimise.actors",
-    "rlaif.training.reward.train",
-    "rlaif.training.measure",
-    "rlaif.training.tracking",
-    "rlaif.models.local",
-    "transformers.models.llama.modeling_llama",
-    *PLOTTING,
-]
 KILLS = [
     Kill("pairs", "replace", 1),
     Kill("reward", "torn row", 2),
@@ -76,7 +65,7 @@ def work(recipe: Recipe, folder: Path, kill: Kill | None) -> None:
 
 
 def in_a_process(recipe: Recipe, folder: Path, kill: Kill | None = None) -> int | None:
-    return exit_code(PRELOADED, work, recipe, folder, kill)
+    return exit_code(work, recipe, folder, kill)
 
 
 @pytest.fixture(scope="module", params=[KILLS[2:3], pytest.param(KILLS, marks=pytest.mark.slow)], ids=["once", "all"])

@@ -22,22 +22,8 @@ from rlaif.evaluation.report import write_report
 from rlaif.jsonl import write_json
 from rlaif.pipeline import STAGES, run_recipe
 from rlaif.run import Run, hash_path
-from tests.forked import PLOTTING, exit_code
+from tests.forked import exit_code
 from tests.small_run import small_recipe
-
-PRELOADED = [
-    "tests.test_resume",
-    "rlaif.training.optimise.loop",
-    "rlaif.training.reward.train",
-    "rlaif.training.tracking",
-]
-PRELOADED += [
-    "rlaif.training.tracking",
-    "rlaif.training.measure",
-    "rlaif.models.local",
-    "transformers.models.llama.modeling_llama",
-    *PLOTTING,
-]
 
 
 class Kill(NamedTuple):
@@ -151,7 +137,7 @@ def work(recipe: Recipe, folder: Path, kill: Kill | None) -> None:
 
 
 def in_a_process(recipe: Recipe, folder: Path, kill: Kill | None = None) -> int | None:
-    return exit_code(PRELOADED, work, recipe, folder, kill)
+    return exit_code(work, recipe, folder, kill)
 
 
 class Story(NamedTuple):

@@ -22,7 +22,7 @@ from rlaif.study.contest import meetings, prompts_of
 from rlaif.study.heldout import heldout_labels
 from rlaif.study.page import Page, read_comparison
 from rlaif.study.run import run_study
-from tests.forked import PLOTTING, exit_code
+from tests.forked import exit_code
 from tests.small_run import CONSTITUTION, small_recipe
 from tests.tiers import some
 
@@ -183,7 +183,6 @@ def test_peoples_answers_join_the_contest(done):
 
 # ------------------------------------------------------------------------------------------------- killed
 
-PRELOADED = ["tests.test_study", "rlaif.training.reward.train", "rlaif.evaluation.report", *PLOTTING]
 KILLS = (
     ("rlaif.study.run", "run_recipe", "", 2),
     ("rlaif.study.contest", "write_jsonl", "judgments.jsonl", 1),
@@ -224,9 +223,9 @@ def test_a_study_that_is_killed_again_and_again_ends_in_the_same_bytes(material,
     arms = {"rlaif": {}, "rlhf": {}}
     path = write_study(tmp_path, material / "recipe.yaml", material / "human.jsonl", arms=arms, seeds=[0])
     peaceful, killed = tmp_path / "peaceful", tmp_path / "killed"
-    assert exit_code(PRELOADED, work, path, peaceful, None) == 0
-    assert [exit_code(PRELOADED, work, path, killed, place) for place in kills] == [-9] * len(kills)
-    assert exit_code(PRELOADED, work, path, killed, None) == 0
+    assert exit_code(work, path, peaceful, None) == 0
+    assert [exit_code(work, path, killed, place) for place in kills] == [-9] * len(kills)
+    assert exit_code(work, path, killed, None) == 0
     for name in ("comparison.html", "accuracy.jsonl", "contest/judgments.jsonl", "study.yaml"):
         assert hash_path(killed / name) == hash_path(peaceful / name), name
     figures = [json.loads((folder / "comparison.json").read_text()) for folder in (killed, peaceful)]

@@ -1,16 +1,26 @@
-# The two commands of the README. Each makes .venv when it is missing; nothing is installed twice.
+# The commands of the README. Each makes .venv when it is missing; nothing is installed twice.
 PYTHON ?= python3
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check --quiet
 RUN := $(VENV)/bin
 
-.PHONY: quickstart test lint format clean
+.PHONY: quickstart test test-slow durations lint format clean
 
 quickstart: $(VENV)/.installed
 	$(RUN)/rlaif run quickstart
 
 test: $(VENV)/.installed-dev lint
-	$(RUN)/python -m pytest
+	$(RUN)/python -m pytest -m "not slow"
+
+test-slow: $(VENV)/.installed-dev
+	$(RUN)/python -m pytest -m slow
+
+# What the slowest tests of both tiers take: kept, and read by tests/conftest.py to share the files out.
+durations: $(VENV)/.installed-dev
+	@{ date -I; grep -m1 "^model name" /proc/cpuinfo; grep -o -w -E "avx2|avx512f|avx512_bf16|amx_bf16" /proc/cpuinfo | sort -u; \
+	for tier in "not slow" slow; do echo; echo "-m '$$tier'"; \
+	$(RUN)/python -m pytest -q -m "$$tier" --durations=40 | grep -E "^[0-9.]+s |^=+ .* in |^[0-9]+ .* in "; done; } > tests/durations.tmp
+	@mv tests/durations.tmp tests/durations.txt
 
 lint: $(VENV)/.installed-dev
 	$(RUN)/ruff check .

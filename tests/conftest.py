@@ -1,7 +1,10 @@
 """Shared by all tests: one thread (tiny models run many times slower with two on a busy machine), and no network."""
 
+import gc
 import os
+import re
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,15 +22,57 @@ settings.register_profile("without a clock", deadline=None)  # a busy machine is
 settings.load_profile("without a clock")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Two workers, a file each, so that what a file makes once is made once.
+DURATIONS = Path(__file__).with_name("durations.txt")
+ALONE = {"test_learning", "test_optimise_learning"}
+"""Files whose tests share nothing but their imports."""
 
-    One of them has all the servers, and first: they take longest and mostly wait.
-    """
-    items.sort(key=lambda item: item.get_closest_marker("vllm") is None)
+
+def group_of(nodeid: str) -> str:
+    """Whose tests one worker runs: a file each, so that what a file makes once is made once; the servers together."""
+    file = Path(nodeid.partition("::")[0]).stem
+    if file in ALONE:
+        return nodeid
+    return "vllm" if file.startswith("test_vllm") else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """In place of --dist=loadgroup, which xdist 3.8 under pytest 9.2 takes for --dist=load without a word."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByGroup(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group_of(nodeid)
+
+    return ByGroup(config, log)
+
+
+def seconds_by_group() -> Counter[str]:
+    """What the slowest tests of each group took when `make durations` was last called."""
+    found = Counter[str]()
+    for seconds, nodeid in re.findall(r"^([0-9.]+)s \w+ +(tests/\S+)", DURATIONS.read_text(), re.M):
+        found[group_of(nodeid)] += float(seconds)
+    return found
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest leaves out what -m does not ask for
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The real servers first, which mostly wait, then the longest, so that both workers end together."""
+    seconds = seconds_by_group()
     for item in items:
-        served = item.get_closest_marker("vllm")
-        item.add_marker(pytest.mark.xdist_group("vllm" if served else item.path.stem))
+        if item.get_closest_marker("vllm"):
+            item.add_marker("slow")
+    items.sort(key=lambda item: (group_of(item.nodeid) != "vllm", -seconds[group_of(item.nodeid)]))
+
+
+def pytest_unconfigure() -> None:
+    gc.unfreeze()  # _short_collections
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _short_collections() -> None:
+    """A stage that ends collects garbage (free_memory); what is imported by now is none, and long to walk through."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -42,6 +87,14 @@ def _replies_of_the_module(tmp_path_factory: pytest.TempPathFactory) -> Iterator
 def _replies_of_the_test(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """A fresh reply cache for each test: one that finds another's replies would not test asking."""
     monkeypatch.setenv("RLAIF_REPLIES", str(tmp_path_factory.mktemp("replies") / "replies.sqlite"))
+
+
+@pytest.fixture(scope="module")
+def without_curves() -> Iterator[None]:
+    """Reports whose plots are blank: two seconds per run, and test_report.py looks at them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("rlaif.evaluation.plots.curves", lambda *_: "<svg></svg>")
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -74,14 +127,25 @@ def embedded_tokenizer(embedded_folder: str) -> Any:
 
 @pytest.fixture(scope="session")
 def served_judge(embedded_folder: str) -> Iterator[Any]:
-    """The embedded model behind a vLLM server on the CPU, started once for all tests that need one."""
+    """The embedded model behind a vLLM server on the CPU, in float32, started once for all tests that only ask.
+
+    After them nothing of it is left.
+    """
+    import psutil
+
     from rlaif.config.sections import VllmModel
     from rlaif.models.embedded import EMBEDDED
     from rlaif.models.server import VllmChatModel
 
-    model = VllmChatModel(VllmModel(model=EMBEDDED, max_model_len=2048))
+    model = VllmChatModel(VllmModel(model=EMBEDDED, max_model_len=2048, dtype="float32", timeout_s=900))
     yield model
+    if model._process is None:  # nothing was asked, so nothing was started
+        return
+    guard = psutil.Process(model._process._guard.pid)
+    family = [guard, *guard.children(recursive=True)]
+    assert len(family) >= 3, "the watchdog, the server and its engine"
     model.close()
+    assert [one for one in family if one.is_running() and one.status() != psutil.STATUS_ZOMBIE] == []
 
 
 @pytest.fixture(scope="session")

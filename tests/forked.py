@@ -2,16 +2,39 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
+PRELOADED = [
+    "matplotlib.backends.backend_svg",
+    "matplotlib.figure",
+    "pytest",
+    "rlaif.evaluation.report",
+    "rlaif.iterate",
+    "rlaif.models.local",
+    "rlaif.study.run",
+    "rlaif.training.measure",
+    "rlaif.training.offline.loop",
+    "rlaif.training.optimise.actors",
+    "rlaif.training.optimise.loop",
+    "rlaif.training.reward.train",
+    "rlaif.training.tracking",
+    "transformers.models.llama.modeling_llama",
+]
 
-def exit_code(preloaded: Sequence[str], work: Callable[..., None], *arguments: Any) -> int | None:
+
+def exit_code(work: Callable[..., None], *arguments: Any) -> int | None:
     """Of a process that does this work; -9 for one that was killed."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(list(preloaded))
-    process = context.Process(target=work, args=arguments)
+    context.set_forkserver_preload(PRELOADED)
+    process = context.Process(target=_begin, args=(work, *arguments))
     process.start()
     process.join()
     return process.exitcode
+
+
+def _begin(work: Callable[..., None], *arguments: Any) -> None:
+    gc.freeze()  # what was imported before the fork is no garbage, and long to walk through
+    work(*arguments)

@@ -32,7 +32,7 @@ WARM = (hypothesis, peft, torch, transformers, rlaif.config, rlaif.records)
 FAULTY = ("rlaif.training", "rlaif.models.local", "tests.t", "tests.conftest")
 """Must be imported by the child, and not before."""
 OPTIONS = ["-q", "--no-header", "--override-ini=addopts=", "-p", "no:cacheprovider", "--tb=line", "--assert=plain"]
-SECONDS = 60
+SECONDS = 600
 """Of computing; a fault that loops for ever ends there."""
 
 

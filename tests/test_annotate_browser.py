@@ -23,6 +23,8 @@ from tests.annotated import make_run, pair, pairs
 pytest.importorskip("fastapi", reason="needs the extra `annotate`")
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
+pytestmark = pytest.mark.slow
+
 CHROMIUM = shutil.which("chromium")
 FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
@@ -61,7 +63,7 @@ class Server:
     def stop(self, how: int = signal.SIGINT) -> str:
         """What it says at its end."""
         self.process.send_signal(how)
-        said, _ = self.process.communicate(timeout=20)
+        said, _ = self.process.communicate()
         assert self.process.returncode == 0
         return said
 
@@ -86,7 +88,7 @@ def server(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Server]:
 def opened(browser: sync_api.Browser, server: Server, name: str) -> sync_api.Page:
     """A browser of this annotator's own, at the first pair."""
     page = browser.new_context().new_page()
-    page.set_default_timeout(10_000)
+    page.set_default_timeout(300_000)
     page.goto(server.address)
     page.fill("#name-field", name)
     page.press("#name-field", "Enter")

@@ -496,7 +496,7 @@ def test_what_a_merged_judgment_keeps() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_exchanging_a_and_b_of_any_judgment_changes_nothing(kind: str) -> None:
-    rows = crowd(10, FOUR, 40)
+    rows = crowd(10, FOUR, 24)
     gold = [label(i, "gold", float(i % 2)) for i in range(8)]
     turned = [swapped(row) if i % 3 == 0 else row for i, row in enumerate(rows)]
     turned_gold = [swapped(row) if i % 2 else row for i, row in enumerate(gold)]
@@ -510,7 +510,7 @@ def test_exchanging_a_and_b_of_any_judgment_changes_nothing(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_order_of_the_rows_changes_only_the_order(kind: str) -> None:
-    rows = crowd(11, FOUR, 40)
+    rows = crowd(11, FOUR, 24)
     shuffled = random.Random(1).sample(rows, len(rows))
     rules = section(kind, min_agreement=0.55)
     before, after = trusted(rows, [], rules, 1), trusted(shuffled, [], rules, 1)
@@ -521,7 +521,7 @@ def test_the_order_of_the_rows_changes_only_the_order(kind: str) -> None:
     assert list(place) == list(dict.fromkeys(row.pair.id for row in shuffled if row.annotator not in after.removed))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     st.lists(
         st.tuples(st.integers(0, 4), st.sampled_from("xyz"), st.sampled_from([0.0, 0.3, 0.5, 1.0]), st.booleans()),

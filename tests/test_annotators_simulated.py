@@ -20,6 +20,7 @@ from rlaif.feedback.annotators.labels import table
 from rlaif.feedback.annotators.simulate import HABITS, Kind, refuses
 from rlaif.feedback.pairs import choice
 from rlaif.records import Judgment, Message, Pair, Prompt, content_id
+from tests.tiers import seeds
 
 
 def true_labels(count: int, p: float = 1.0, offset: int = 0) -> list[Judgment]:
@@ -181,7 +182,7 @@ def test_crews_that_do_not_fit() -> None:
 # -------------------------------------------------------------------------------------- what is recovered
 
 
-@pytest.mark.parametrize("seed", range(3))
+@seeds(3)
 def test_planted_accuracies_are_recovered(seed: int) -> None:
     """600 pairs, 4 labels each, half a dozen accuracies: within 0.06, three standard errors and what the fit adds."""
     planted = {0.05: 0.95, 0.1: 0.9, 0.2: 0.8, 0.3: 0.7, 0.4: 0.6}
@@ -212,7 +213,7 @@ def merged(rows: Sequence[Judgment], kind: str) -> list[Judgment]:
     return aggregate(rows, AnnotatorsSection.model_validate({"aggregate": {"kind": kind}}))
 
 
-@pytest.mark.parametrize("seed", range(4))
+@seeds(4)
 def test_models_beat_the_mean_where_accuracies_differ(seed: int) -> None:
     """Three good annotators and four bad ones label every pair: seven equal votes are right in 86 to 91 %."""
     errors = [0.1, 0.1, 0.1, 0.45, 0.45, 0.5, 0.5]
@@ -227,7 +228,7 @@ def test_models_beat_the_mean_where_accuracies_differ(seed: int) -> None:
     assert claimed == pytest.approx(accuracy["dawid_skene"], abs=0.03)
 
 
-@pytest.mark.parametrize("seed", range(4))
+@seeds(4)
 def test_responses_compared_often_gain_strength(seed: int) -> None:
     """Six responses to a prompt and all 15 pairs of them: what other pairs tell corrects a pair's three labels."""
     rng, truth = random.Random(seed), []
@@ -266,7 +267,7 @@ def test_a_careful_person_at_the_limit_is_removed_by_chance_in_1_of_40_at_most()
     assert len(out) <= 100 / 40 + 3 * math.sqrt(100 / 40)
 
 
-@pytest.mark.parametrize("seed", range(5))
+@seeds(5)
 def test_removing_people_beats_removing_examples_and_nothing(seed: int) -> None:
     """As data is: most pairs have one label, a tenth have three, and there are 60 gold questions.
 

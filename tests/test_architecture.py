@@ -9,8 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import pytest
-
 PACKAGE = Path(__file__).parents[1] / "rlaif"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 LAYERS: list[set[str]] = [
@@ -115,13 +113,17 @@ def test_feedback_and_training_do_not_know_each_other():
         assert not wrong, f"{wrong}: {own} meets {other} in files only (preferences.jsonl); stages.py joins them"
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_a_module_is_one_idea_and_says_which(path):
-    text = path.read_text(encoding="utf-8")
-    lines = text.count("\n")
-    assert lines <= LONGEST, f"{path}: {lines} lines, at most {LONGEST}: make it a folder of the same name"
-    assert ast.get_docstring(ast.parse(text)), f"{path}: say in a docstring what this is and what it is not"
-    assert path.stem not in {"utils", "helpers", "common", "misc", "base"} or path.parent.name == "config", path
+def test_a_module_is_one_idea_and_says_which():
+    wrong = []
+    for path in MODULES:
+        text, place = path.read_text(encoding="utf-8"), path.relative_to(PACKAGE.parent)
+        if text.count("\n") > LONGEST:
+            wrong.append(f"{place}: {text.count(chr(10))} lines, at most {LONGEST}: make it a folder of the same name")
+        if not ast.get_docstring(ast.parse(text)):
+            wrong.append(f"{place}: say in a docstring what this is and what it is not")
+        if path.stem in {"utils", "helpers", "common", "misc", "base"} and path.parent.name != "config":
+            wrong.append(f"{place}: a name that says nothing")
+    assert not wrong, "\n".join(wrong)
 
 
 LIGHT = [m for m in MODULES if not str(m.relative_to(PACKAGE)).startswith(("training", "models/local"))]

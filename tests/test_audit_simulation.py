@@ -36,12 +36,12 @@ from rlaif.models.scripted import ScriptedChatModel
 from rlaif.records import Judgment, Message, Pair, Prompt, Verdict
 from rlaif.templates import load_template
 from tests.scripted_judge import choose, shown
+from tests.tiers import in_worlds, least
 
 PROMPTS = 120
-REPETITIONS = 300
-REPETITIONS_OF_THE_REST = range(100, 300)
-"""Fewer, for time. Among so many kinds of figures one falls below the mark by chance: over seeds 0 to 299 "same choice
-again" held 92.3 %. Over 0 to 899 none is below 93.8 %, and it is 94.7 %."""
+FEW, MANY = 30, 300
+"""Repetitions, and a third fewer of some, for time. Among so many kinds of figures one falls below the mark by chance:
+over seeds 0 to 299 "same choice again" held 92.3 %. Over 0 to 899 none is below 93.8 %, and it is 94.7 %."""
 LEAST_COVER = 0.93
 SAMPLES = 500
 
@@ -327,20 +327,24 @@ def test_the_truth_is_what_the_simulation_tends_to() -> None:
         assert share == pytest.approx(truth[f"bin from {low:g}"], abs=0.01), low
 
 
-def test_the_intervals_hold_the_truth() -> None:
+@in_worlds(FEW, MANY)
+def test_the_intervals_hold_the_truth(worlds: int) -> None:
     """In at least 93 of 100 repetitions, counted over three hundred: with one hundred, a sound 95 % interval would
     miss that mark one time in eight by chance."""
     truth = truths()
     held, made = Counter[str](), Counter[str]()
-    for seed in range(REPETITIONS):
+    for seed in range(worlds):
         drawn = draw(WORLD, seed)
         judgments = judge_directly(WORLD, drawn)
         found = estimates(judgments, gold(WORLD, drawn), seed)
-        if seed in REPETITIONS_OF_THE_REST:
+        if seed >= worlds // 3:
             found |= the_rest(WORLD, drawn, judgments, seed)
         made.update(list(found))
         held.update(name for name, estimate in found.items() if contains(estimate, truth[name]))
-    assert min(made.values()) >= 0.9 * len(REPETITIONS_OF_THE_REST) and set(made) == set(truth)
+    assert min(made.values()) >= 0.9 * (worlds - worlds // 3) and set(made) == set(truth)
+    assert all(held[name] >= least(made[name]) for name in truth), (held, made)
+    if worlds == FEW:
+        return
     cover = {name: held[name] / made[name] for name in truth}
     assert min(cover.values()) >= LEAST_COVER, cover
     assert max(cover.values()) < 0.995, cover  # and they are not so wide as to say nothing
@@ -383,10 +387,11 @@ def test_a_large_audit_through_the_judge_recovers_every_fault() -> None:
         assert calibration[kind]["log_loss"] < calibration["log_loss"] - 0.04
 
 
-def test_a_judge_without_faults_is_not_accused() -> None:
+@in_worlds(20, 60)
+def test_a_judge_without_faults_is_not_accused(worlds: int) -> None:
     """No lean, no boldness, and a length that says nothing: the intervals hold 0 and 1 as often as they say."""
     held = Counter[str]()
-    for seed in range(60):
+    for seed in range(worlds):
         drawn = draw(WORLD, 5000 + seed)
         rng = np.random.default_rng(seed)
         inner = rng.normal(0, 1.5, len(WORLD.sign))
@@ -396,4 +401,4 @@ def test_a_judge_without_faults_is_not_accused() -> None:
         assert found["consistency"]["value"] == 1.0 and found["both first"]["value"] == 0.0
         held["verbosity bias"] += contains(found["verbosity bias"], 0.0)
         held["temperature"] += contains(found["temperature"], 1.0)
-    assert min(held.values()) >= 0.88 * 60, held  # 0.93 of 60 would be missed by chance
+    assert min(held.values()) >= least(worlds), held

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -29,17 +28,13 @@ ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 # -------------------------------------------------------------------------------------------------------- help
 
 
-def test_help_is_quick_and_imports_nothing_heavy():
+def test_help_imports_little_and_nothing_heavy():
     code = "import sys, rlaif.cli; sys.argv[1:] = ['--help']\ntry: rlaif.cli.main()\nfinally: print(*sys.modules)"
-    seconds = []
-    for _ in range(3):
-        began = time.monotonic()
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=ENVIRONMENT)
-        seconds.append(time.monotonic() - began)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=ENVIRONMENT)
     loaded = done.stdout.splitlines()[-1].split()
     heavy = {"torch", "transformers", "datasets", "numpy", "scipy", "matplotlib", "pydantic", "jinja2", "httpx"}
     assert heavy & set(loaded) == set()
-    assert min(seconds) < 1.5  # 0.2 on an idle machine; the promise is 0.5
+    assert len(loaded) < 500, "330 are 0.2 s; the promise is 0.5"
 
 
 def test_ppo_is_an_older_name_of_optimise(cli, monkeypatch, tmp_path):

@@ -18,69 +18,79 @@ from rlaif.evaluation.contest.league import ELO_PER_LOGIT, league
 from rlaif.evaluation.contest.length import length_controlled
 from rlaif.evaluation.contest.power import clustered_error, components, detectable, prompts_needed
 from tests.contests import game, planted, round_robin
+from tests.tiers import in_worlds, least
 
-WORLDS = 200
-LEAST, MOST = 0.91, 0.985
-"""Of 200 sound 95 % intervals fewer than 182 hold the truth one time in 100, and more than 197 one time in 40."""
+FEW, MANY = 40, 200
+"""Worlds. Of 200 sound 95 % intervals fewer than 181 hold the truth one time in 200, more than 197 one time in 40."""
+
+
+def plausible(held, worlds):
+    """Of 95 % intervals: no fewer, and with many worlds no more, than chance allows."""
+    return least(worlds) <= held and (worlds < MANY or held <= 197)
 
 
 def held(estimate, truth):
     return estimate.low <= truth <= estimate.high
 
 
-def test_win_rates_with_clustered_games_and_ties():
+@in_worlds(FEW, MANY)
+def test_win_rates_with_clustered_games_and_ties(worlds):
     covered = 0
-    for seed in range(WORLDS):
+    for seed in range(worlds):
         rng = np.random.default_rng(10**6 + seed)
         rows = [row._replace(p_one=0.5) if rng.random() < 0.15 else row for row in planted(0.6, games=3, seed=seed)]
         found = win_rate(contest(rows), "a", "b", Bootstrap(200, seed=seed))
         covered += held(found.rate, 0.15 * 0.5 + 0.85 * expit(0.6))
-    assert LEAST <= covered / WORLDS <= MOST
+    assert plausible(covered, worlds)
 
 
-def test_length_controlled_win_rates():
+@in_worlds(FEW, MANY)
+def test_length_controlled_win_rates(worlds):
     """At a strong bias and a longer arm; the raw rate of the same games is far outside."""
     covered = fooled = inside = 0
-    for seed in range(WORLDS):
+    for seed in range(worlds):
         found = length_controlled(contest(planted(0.4, 1.5, longer=20, seed=seed)), "a", "b", Bootstrap(200, seed=seed))
         covered += held(found.rate, expit(0.4))
         fooled += not held(found.raw, expit(0.4))
         # The length term is tanh(d / s) with s estimated from the words, here 30 on average, so phi is as planted.
         inside += held(found.effect, 1.5)
-    assert LEAST <= covered / WORLDS <= MOST
-    assert inside / WORLDS >= LEAST
-    assert fooled / WORLDS > 0.4
+    assert plausible(covered, worlds)
+    assert inside >= least(worlds)
+    assert fooled / worlds > 0.4
 
 
-def test_elo():
+@in_worlds(FEW, MANY)
+def test_elo(worlds):
     strengths = {"a": 0.0, "b": 0.5, "c": 1.0}
     covered = dict.fromkeys("bc", 0)
-    for seed in range(WORLDS):
+    for seed in range(worlds):
         table = league(contest(round_robin(strengths, prompts=40, seed=seed)), Bootstrap(150, seed=seed), "a")
         for standing in table.standings[:3]:
             if standing.arm in covered:
                 covered[standing.arm] += held(standing.elo, 1000 + ELO_PER_LOGIT * strengths[standing.arm])
-    assert all(LEAST <= count / WORLDS <= MOST for count in covered.values()), covered
+    assert all(plausible(count, worlds) for count in covered.values()), covered
 
 
-def test_win_rates_of_methods_whose_seeds_differ():
+@in_worlds(FEW, MANY)
+def test_win_rates_of_methods_whose_seeds_differ(worlds):
     """Each seed has its own true rate. Over prompts alone the method's rate is missed, over seeds held."""
     covered = blind = 0
-    for seed in range(WORLDS):
+    for seed in range(worlds):
         rng = np.random.default_rng(seed)
         rates = np.clip(0.65 + 0.1 * rng.normal(size=4), 0, 1)
         rows = [game(float(rng.random() < r), f"p{i}", seeds=(s, 0)) for i in range(60) for s, r in enumerate(rates)]
         found = win_rate(contest(rows), "a", "b", Bootstrap(100, seed=seed))
         covered += held(found.over_seeds, 0.65)
         blind += held(found.rate, 0.65)
-    assert covered / WORLDS >= LEAST
-    assert blind / WORLDS < 0.8
+    assert covered >= least(worlds)
+    assert blind / worlds < 0.8
 
 
-def test_reward_model_accuracy_and_its_differences():
+@in_worlds(FEW, MANY)
+def test_reward_model_accuracy_and_its_differences(worlds):
     """Two reward models on the same pairs, three pairs a prompt: a pair that is hard for one is for the other."""
     covered = between = 0
-    for seed in range(WORLDS):
+    for seed in range(worlds):
         rng = np.random.default_rng(seed)
         rows = []
         for i in range(180):
@@ -90,14 +100,15 @@ def test_reward_model_accuracy_and_its_differences():
                 rows.append(Scored(f"pair {i}", f"p{i // 3}", arm, 1.0 if own < right else -1.0, 1.0))
         covered += held(accuracies(rows, Bootstrap(200, seed=seed))["ai"].accuracy, 0.65)
         between += held(differences(rows, Bootstrap(200, seed=seed))[0].difference, 0.65 - 0.75)
-    assert LEAST <= covered / WORLDS <= MOST and LEAST <= between / WORLDS <= MOST
+    assert plausible(covered, worlds) and plausible(between, worlds)
 
 
-def test_over_optimisation_with_steps_that_resemble_each_other():
+@in_worlds(FEW, MANY)
+def test_over_optimisation_with_steps_that_resemble_each_other(worlds):
     """Residuals that follow an AR(1) series with 0.5: 91 % hold over a thousand worlds, 75 % would without widening."""
     covered, shown = {"alpha": 0, "beta": 0, "peak": 0}, 0
     d = np.linspace(0.3, 5, 25)
-    for seed in range(WORLDS):
+    for seed in range(worlds):
         rng = np.random.default_rng(seed)
         noise = [0.0]
         for shock in rng.normal(0, 0.1, len(d)):
@@ -111,7 +122,7 @@ def test_over_optimisation_with_steps_that_resemble_each_other():
         covered["beta"] += held(fit.beta, 0.7)
         shown += fit.peak_kl.low is not None
         covered["peak"] += fit.peak_kl.low is None or held(fit.peak_kl, np.exp(2 * (1.5 / 0.7 - 1)))
-    assert min(covered.values()) / WORLDS >= 0.86 and shown > 0.95 * WORLDS, (covered, shown)
+    assert min(covered.values()) >= least(worlds, 0.91) and shown > 0.9 * worlds, (covered, shown)
 
 
 # ----------------------------------------------------------------------------------------------------------- power

@@ -136,7 +136,7 @@ def test_what_a_killed_run_left_is_cleared(cache: Path, monkeypatch: pytest.Monk
 
 def test_two_at_once_fetch_once(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fetched: list[Any] = []
-    both_started = threading.Barrier(2, timeout=10)
+    both_started = threading.Barrier(2, timeout=300)
 
     def fetch(_: Path) -> embedded._Source:
         fetched.append(threading.get_ident())

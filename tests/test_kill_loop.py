@@ -23,14 +23,8 @@ from tests.forked import exit_code
 from tests.small_run import small_recipe
 from tests.tiny_training import planted
 
-PRELOADED = [
-    "tests.test_kill_loop",
-    "rlaif.training.offline.loop",
-    "rlaif.training.optimise.loop",
-    "rlaif.training.optimise.actors",
-    "rlaif.training.tracking",
-    "transformers.models.llama.modeling_llama",
-]
+pytestmark = pytest.mark.slow
+
 LORA = {"rank": 4}
 ON_POLICY: dict[str, Any] = {
     "steps": 5,
@@ -88,7 +82,7 @@ def work(recipe: Recipe, folder: Path, step: int | None) -> None:
 
 
 def in_a_process(recipe: Recipe, folder: Path, step: int | None = None) -> int | None:
-    return exit_code(PRELOADED, work, recipe, folder, step)
+    return exit_code(work, recipe, folder, step)
 
 
 def begun(recipe: Recipe, folder: Path) -> Run:

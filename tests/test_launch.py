@@ -16,6 +16,8 @@ from rlaif.run import Run
 from tests.small_run import small_recipe
 from tests.test_parallel import free_port
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -49,7 +51,6 @@ def test_two_launched_processes_are_one_run_and_end_with_one_line(tmp_path: Path
         text=True,
         cwd=ROOT,
         env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-        timeout=300,
         check=False,
     )
     said = done.stdout + done.stderr

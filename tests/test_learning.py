@@ -27,6 +27,7 @@ from rlaif.training.policy_model import PolicyModel
 from rlaif.training.reward.train import RewardStage, train_reward_model
 from rlaif.training.samplers.local import LocalSampler
 from rlaif.training.scalar_model import ScalarModel
+from tests.tiers import seeds, some
 from tests.tiny import save_tiny, tiny_tokenizer
 from tests.tiny_training import (
     no_checks,
@@ -85,7 +86,7 @@ def rise(rows: Sequence[dict[str, Any]], key: str) -> float:
     return sum(last) / len(last) - sum(first) / len(first)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@seeds(3)
 @pytest.mark.parametrize(("lora", "rate", "spread"), [(None, 1e-2, 0.02), (ADAPTER, 2e-2, 0.2)])
 def test_ppo_learns_to_write_what_is_liked(lora: Any, rate: float, spread: float, seed: int, tmp_path: Path) -> None:
     """At the start one token in ten is a letter: a score of 0.4. Chance moves the mean of a step by about 0.06."""
@@ -101,6 +102,7 @@ def test_ppo_learns_to_write_what_is_liked(lora: Any, rate: float, spread: float
     assert rows[-1]["kl"] > 0.5
 
 
+@pytest.mark.slow  # test_end_to_end.py has one
 @pytest.mark.parametrize("seed", range(3))
 def test_ppo_raises_the_score_of_a_trained_reward_model(seed: int, tiny_folder: str, tmp_path: Path) -> None:
     stage = RewardStage(tiny_scalar(tiny_folder, seed), tiny_tokenizer(), reward_section(epochs=3), seed)
@@ -110,6 +112,7 @@ def test_ppo_raises_the_score_of_a_trained_reward_model(seed: int, tiny_folder: 
     assert rise(rows, "score") > 2 * rows[0]["score_std"]
 
 
+@pytest.mark.slow  # test_optimise_learning.py has RLOO and GRPO
 def test_a_strong_kl_penalty_holds_the_policy_back(tmp_path: Path) -> None:
     folder = save_tiny(tmp_path / "model")
     kls = []
@@ -151,8 +154,8 @@ def last(rows: Sequence[dict[str, Any]], key: str) -> float:
     return sum(row[key] for row in rows[-8:]) / 8
 
 
-@pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("kind", ["ppo", "reinforce", "rloo", "grpo"])
+@seeds(3)
+@some("kind", ["grpo"], ["ppo", "reinforce", "rloo"])
 def test_the_score_rises_and_the_adaptive_coefficient_holds_the_kl(
     kind: str, seed: int, tiny_folder: str, tmp_path: Path
 ) -> None:
@@ -165,12 +168,13 @@ def test_the_score_rises_and_the_adaptive_coefficient_holds_the_kl(
     assert rows[-1]["kl_coef"] != START
 
 
+@pytest.mark.slow
 def test_without_control_the_kl_leaves_the_target_behind(tiny_folder: str, tmp_path: Path) -> None:
     rows = held("grpo", tiny_folder, tmp_path, 0, {"kind": "fixed", "coef": 0.02})
     assert last(rows, "kl") > 2 * TARGET
 
 
-@pytest.mark.parametrize("seed", range(3))
+@seeds(3)
 def test_dpo_writes_what_was_preferred_among_its_own_responses(seed: int, tiny_folder: str, tmp_path: Path) -> None:
     """Without a reward model or a rollout while it learns: the score is that of fresh responses, before and after."""
     policy = PolicyModel.load(tiny_folder, None, torch.float32)
@@ -178,8 +182,8 @@ def test_dpo_writes_what_was_preferred_among_its_own_responses(seed: int, tiny_f
 
     def write(count: int, first: int) -> list[Row]:
         asked = [tuple(encode_prompt(policy.tokenizer, p.messages)) for p in prompts(4) for _ in range(count)]
-        seeds = [10_000 * seed + first + i for i in range(len(asked))]
-        written = LocalSampler(policy).sample(asked, Sampling(max_tokens=8, temperature=1.0), seeds)
+        own = [10_000 * seed + first + i for i in range(len(asked))]
+        written = LocalSampler(policy).sample(asked, Sampling(max_tokens=8, temperature=1.0), own)
         return [Row(prompt, tuple(each.tokens)) for prompt, each in zip(asked, written, strict=True)]
 
     section = Dpo(epochs=3, minibatch_size=16, learning_rate=3e-3, lora=None)

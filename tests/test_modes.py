@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from rlaif.config import Recipe, dump_recipe
 from rlaif.errors import ConfigError
 from rlaif.jsonl import read_jsonl
 from rlaif.pipeline import run_recipe
@@ -51,7 +53,17 @@ MODES: list[dict[str, Any]] = [
 ]
 
 
-def labelled(folder: Path, model: str, mode: dict[str, Any], **changes: Any) -> Run:
+EVIDENCE = {
+    "score": {"scores"},
+    "checklist": {"scores"},
+    "rank": {"rankings"},
+    "revise": {"revisions", "demonstrations"},
+    "panel": {"reliability"},
+}
+"""What a mode leaves beside its judgments."""
+
+
+def recipe_with(folder: Path, model: str, mode: dict[str, Any], **changes: Any) -> Recipe:
     recipe = small_recipe(
         folder,
         model,
@@ -64,14 +76,32 @@ def labelled(folder: Path, model: str, mode: dict[str, Any], **changes: Any) -> 
         **changes,
     )
     (folder / "letters.yaml").write_text(CONSTITUTION)
-    return run_recipe(recipe, folder / "run", ["sample", "label", "pairs"])
+    return recipe
+
+
+@pytest.fixture(scope="module")
+def responses(tmp_path_factory: pytest.TempPathFactory, tiny_folder: str) -> Path:
+    """What every mode judges."""
+    folder = tmp_path_factory.mktemp("sampled")
+    return run_recipe(recipe_with(folder, tiny_folder, {"kind": "compare"}), folder / "run", ["sample"]).responses
+
+
+def judged(recipe: Recipe, folder: Path, responses: Path, stages: list[str]) -> Run:
+    """A run in which these responses lie, as if it had sampled them, and these stages are done."""
+    run = Run(folder)
+    run.folder.mkdir()
+    run.recipe.write_text(dump_recipe(recipe))
+    shutil.copy(responses, run.responses)
+    return run_recipe(recipe, folder, stages)
 
 
 @pytest.mark.parametrize(
     "mode", MODES, ids=lambda mode: "-".join(str(v) for v in mode.values() if not isinstance(v, list))
 )
-def test_a_mode_labels_every_pair_and_prefers_letters(tmp_path: Path, tiny_folder: str, mode: dict[str, Any]) -> None:
-    run = labelled(tmp_path, tiny_folder, mode)
+def test_a_mode_labels_every_pair_prefers_letters_and_leaves_its_evidence(
+    tmp_path: Path, tiny_folder: str, responses: Path, mode: dict[str, Any]
+) -> None:
+    run = judged(recipe_with(tmp_path, tiny_folder, mode), tmp_path / "run", responses, ["label", "pairs"])
     judgments = read_jsonl(run.judgments, Judgment)
     facts = run.read_manifest()["stages"]["label"]
     assert len(judgments) == facts["pairs"] - facts["unlabelled"] > 5
@@ -79,36 +109,23 @@ def test_a_mode_labels_every_pair_and_prefers_letters(tmp_path: Path, tiny_folde
     rows = read_jsonl(run.preferences, Preference)
     favoured = sum(letters(row.chosen[0].content) >= letters(row.rejected[0].content) for row in rows)
     assert favoured >= 0.8 * len(rows) > 0
+    assert {path.stem for path in run.evidence if path.exists()} == EVIDENCE.get(mode["kind"], set())
+    if mode["kind"] in ("score", "checklist"):
+        assert all(score.principles for score in read_jsonl(run.scores, Score))
+    if mode["kind"] == "rank":
+        assert all(sorted(r.strengths, reverse=True) == list(r.strengths) for r in read_jsonl(run.rankings, Ranking))
+    if mode["kind"] == "revise":
+        assert all(len(r.rounds) == 2 for r in read_jsonl(run.revisions, Revision))
+        assert {row.round for row in read_jsonl(run.demonstrations, Demonstration)} == {1, 2}
+    if mode["kind"] == "panel":
+        assert [m.member for m in read_jsonl(run.reliability, Reliability)] == ["plain", "rated", "list"]
+        assert all(len(judgment.members) == 3 for judgment in judgments)
 
 
-def test_each_mode_leaves_its_evidence(tmp_path: Path, tiny_folder: str) -> None:
-    found = {}
-    for mode in MODES[2:]:
-        folder = tmp_path / f"{mode['kind']}{mode.get('rounds', '')}"
-        folder.mkdir()
-        run = labelled(folder, tiny_folder, mode)
-        found[mode["kind"]] = {path.stem for path in run.evidence if path.exists()}
-        if mode["kind"] in ("score", "checklist"):
-            assert all(score.principles for score in read_jsonl(run.scores, Score))
-        if mode["kind"] == "rank":
-            assert all(
-                sorted(r.strengths, reverse=True) == list(r.strengths) for r in read_jsonl(run.rankings, Ranking)
-            )
-        if mode["kind"] == "revise":
-            assert all(len(r.rounds) == 2 for r in read_jsonl(run.revisions, Revision))
-            assert {row.round for row in read_jsonl(run.demonstrations, Demonstration)} == {1, 2}
-        if mode["kind"] == "panel":
-            assert [m.member for m in read_jsonl(run.reliability, Reliability)] == ["plain", "rated", "list"]
-            assert all(len(judgment.members) == 3 for judgment in read_jsonl(run.judgments, Judgment))
-    assert found == {
-        "score": {"scores"},
-        "checklist": {"scores"},
-        "rank": {"rankings"},
-        "revise": {"revisions", "demonstrations"},
-        "panel": {"reliability"},
-    }
-
-
-def test_labelling_that_requires_an_audit_says_how_to_make_one(tmp_path: Path, tiny_folder: str) -> None:
+def test_labelling_that_requires_an_audit_says_how_to_make_one(
+    tmp_path: Path, tiny_folder: str, responses: Path
+) -> None:
+    audit = {"file": str(tmp_path / "audit.json")}
+    recipe = recipe_with(tmp_path, tiny_folder, {"kind": "compare"}, label__audit=audit)
     with pytest.raises(ConfigError, match="rlaif audit"):
-        labelled(tmp_path, tiny_folder, {"kind": "compare"}, label__audit={"file": str(tmp_path / "audit.json")})
+        judged(recipe, tmp_path / "run", responses, ["label"])

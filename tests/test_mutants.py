@@ -14,6 +14,8 @@ import pytest
 
 from tests.mutants import FAULTS, Fault
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 OWN_MISTAKES = {"NameError", "AttributeError", "ImportError", "ModuleNotFoundError", "SyntaxError"}
 """What a test that catches a fault does not raise, and a fault that is written wrong does."""

@@ -36,13 +36,14 @@ def test_a_notebook_explains_and_defines_nothing(notebook):
             assert names == [], "what is worth a definition is worth a module and a test"
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the kernel's own libraries
 def test_it_runs_from_top_to_bottom(notebook, monkeypatch):
     client = pytest.importorskip("nbclient")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     folder = str(NOTEBOOKS[0].parent)
     client.NotebookClient(
-        notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": folder}}
+        notebook, timeout=None, kernel_name="python3", resources={"metadata": {"path": folder}}
     ).execute()
     shown = [out for cell in notebook.cells if cell.cell_type == "code" for out in cell.outputs]
     assert any("image/png" in out.get("data", {}) for out in shown), "it plots"

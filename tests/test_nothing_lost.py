@@ -29,9 +29,13 @@ from rlaif.records import Judgment, Message, Pair, Prompt, Response
 from rlaif.run import Run
 from rlaif.templates import load_template
 from tests.faulty_server import FAULTS, LASTING, PASSING, FaultyServer, faulty_server, seeded
+from tests.tiers import seeds, some
 
 MAX_TRIES = 5
 CONCURRENCY = 8
+SILENT = {"hang", "trickle"}
+PATIENCE_S = (60.0, 1.0)
+"""Only who waits for what never comes waits briefly: a busy machine is no fault of the server."""
 CONSTITUTION = Constitution(
     schema="rlaif/constitution/v1",
     id="short",
@@ -49,7 +53,7 @@ def pairs(n: int) -> list[Pair]:
 
 def judge(cache: Path, n: int, *urls: str, **settings: Any) -> JudgeResult:
     """The first n pairs, by a client of these servers behind the cache."""
-    config = {"timeout_s": 1.0, "max_tries": MAX_TRIES, "concurrency": CONCURRENCY} | settings
+    config = {"timeout_s": 60.0, "max_tries": MAX_TRIES, "concurrency": CONCURRENCY} | settings
     client = ClientModel(model="judge", revision="1", base_urls=urls, **config)
     model = CachedModel(HttpChatModel(client, wait_exponential(multiplier=0.02)), cache)
     try:
@@ -88,7 +92,7 @@ def test_trouble_that_passes_costs_no_pair(fault: str, tmp_path: Path, peaceful:
         return fault if nth == 1 and any(text in content for text in unlucky) else None
 
     with faulty_server(once) as server:
-        result = judge(tmp_path / "replies.sqlite", 20, server.url)
+        result = judge(tmp_path / "replies.sqlite", 20, server.url, timeout_s=PATIENCE_S[fault in SILENT])
     assert result.failures == ()
     check_whole(result, 20, peaceful)
     assert server.met[fault] > 0
@@ -101,19 +105,19 @@ def test_trouble_that_stays_ends_as_failures_with_the_true_reason(
 ) -> None:
     reasons = LASTING | {
         "refuse": "failed after 2 tries: the server hung up",
-        "hang": "failed after 2 tries: no reply within 0.3 s",
+        "hang": "failed after 2 tries: no reply within 1 s",
         "busy": "failed after 2 tries: HTTP 429: slow down",
         "error": "failed after 2 tries: HTTP 500: oops",
         "truncated": "failed after 2 tries: the reply is not JSON: ",
         "cut": "failed after 2 tries: the server hung up in the middle of its reply",
-        "trickle": "failed after 2 tries: no reply within 0.3 s",
+        "trickle": "failed after 2 tries: no reply within 1 s",
     }
 
     def always(content: str, _nth: int) -> str | None:
         return fault if "Question 3\n" in content else None
 
     with faulty_server(always) as server:
-        result = judge(tmp_path / "replies.sqlite", 5, server.url, timeout_s=0.3, max_tries=2)
+        result = judge(tmp_path / "replies.sqlite", 5, server.url, timeout_s=PATIENCE_S[fault in SILENT], max_tries=2)
     unlucky = pairs(5)[3].id
     assert [(failure.id, failure.first) for failure in result.failures] == [(unlucky, "a"), (unlucky, "b")]
     for failure in result.failures:
@@ -122,11 +126,11 @@ def test_trouble_that_stays_ends_as_failures_with_the_true_reason(
     assert max(server.asked.values()) == (1 if fault in LASTING else 2)
 
 
-@pytest.mark.parametrize("seed", range(4))
+@seeds(4)
 def test_all_troubles_at_once(seed: int, tmp_path: Path, peaceful: dict[str, Judgment]) -> None:
     cache = tmp_path / "replies.sqlite"
     with faulty_server(seeded(seed, 0.3)) as server:
-        result = judge(cache, 40, server.url, concurrency=32)
+        result = judge(cache, 40, server.url, concurrency=32, timeout_s=1.0)
     check_whole(result, 40, peaceful)
     assert all(failure.reason == "model error" and failure.detail for failure in result.failures)
     assert len(server.met) > 5 and result.failures
@@ -345,19 +349,20 @@ def test_another_run_asks_only_what_failed(labelling: tuple[Labelling, FaultySer
     assert one.judgments.read_bytes() == other.judgments.read_bytes()
 
 
-def test_twenty_kills_end_in_the_same_bytes(labelling: tuple[Labelling, FaultyServer], tmp_path: Path) -> None:
+@some("kills", [5], [20])
+def test_kills_end_in_the_same_bytes(labelling: tuple[Labelling, FaultyServer], tmp_path: Path, kills: int) -> None:
     work, server = labelling
     cache, rng = tmp_path / "replies.sqlite", random.Random(20)
     killed, untouched = Run(tmp_path / "killed"), Run(tmp_path / "untouched")
     lost = stored = 0
-    for _ in range(20):
+    for _ in range(kills):
         asked_before = server.asked.total()
         assert work.label(killed, kill_at=rng.randint(1, 30), delay_s=rng.uniform(0, 0.015)) == -signal.SIGKILL
         now = sum(row.replies for row in cache_summary(cache))
         lost_here = (server.asked.total() - asked_before) - (now - stored)
         assert lost_here <= 2 * CONCURRENCY  # on their way out or back; of Question 17 nothing is ever stored
         lost, stored = lost + lost_here, now
-    assert 50 < stored < 398
+    assert 2 * kills < stored < 398
     assert work.label(killed) == 0
     repeated = server.asked.total() - len(server.asked)
     assert repeated <= lost

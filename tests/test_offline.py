@@ -22,6 +22,7 @@ from rlaif.training.offline.dpo import Preferring
 from rlaif.training.offline.loop import Lesson, learn, look_at, make_learner, plan_of, planned_updates, train
 from rlaif.training.offline.sft import Demonstrated, Imitation
 from rlaif.training.policy_model import PolicyModel
+from tests.tiers import some
 from tests.tiny_training import LORA, planted, preference, tiny_tracker
 
 END = 2
@@ -119,7 +120,7 @@ def test_a_demonstration_that_comes_twice_counts_twice(tiny_folder):
     assert row["loss"] == pytest.approx(float((2 * one + other).detach() / row["tokens"]), rel=1e-5)
 
 
-@pytest.mark.parametrize(("seed", "lora"), [(0, None), (1, None), (2, LORA)])
+@some(("seed", "lora"), [(2, LORA)], [(0, None), (1, None)])
 def test_sft_learns_what_it_is_shown(tiny_folder, tmp_path, seed, lora):
     answers = {"Hi": "good", "Why?": "abc", "2 + 2": "4", "Name a colour.": "red"}
     section = SFT.model_copy(update={"epochs": 60, "lora": lora, "learning_rate": 2e-2})
@@ -195,7 +196,7 @@ def test_a_response_that_was_cut_off_has_no_end_to_learn(tiny_folder):
     assert (lesson.rows[0].response[-1], lesson.rows[1].response[-1]) == (END, policy.tokenizer.encode("z")[0])
 
 
-@pytest.mark.parametrize(("seed", "lora"), [(0, None), (1, None), (2, LORA)])
+@some(("seed", "lora"), [(2, LORA)], [(0, None), (1, None)])
 def test_dpo_ranks_unseen_pairs_and_prefers_what_is_preferred(tiny_folder, tmp_path, seed, lora):
     section = DPO.model_copy(update={"lora": lora, "learning_rate": 3e-3 if lora else 1e-3})
     pairs = planted(240, seed)

@@ -24,6 +24,7 @@ from rlaif.run import Run
 from rlaif.stages.offline import demonstrations
 from tests.small_run import small_recipe
 
+pytestmark = pytest.mark.usefixtures("without_curves")
 EVERY = ("sample", "label", "pairs", "reward")
 LENGTH = {"kind": "length", "per": 4}
 JUDGE = {"kind": "judge"}
@@ -332,6 +333,7 @@ def test_best_of_n_keeps_the_best_and_says_how_far_it_can_be(recipe, tmp_path, c
     assert nothing_to_do(changed, run.folder, capsys)
 
 
+@pytest.mark.slow
 def test_best_of_n_by_the_reward_model_scores_higher(recipe, tmp_path):
     run, evaluation = finished(with_method(recipe, {"kind": "best_of_n", "n": 4}), tmp_path / "run")
     assert evaluation["policy"]["score"]["difference"]["value"] > 0

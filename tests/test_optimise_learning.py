@@ -15,6 +15,7 @@ from rlaif.config.scoring import ChecksScore
 from rlaif.records import Prompt
 from rlaif.run import Run
 from rlaif.training.optimise.loop import train_policy
+from tests.tiers import seeds
 from tests.tiny import save_tiny
 from tests.tiny_training import no_checks, prompts, tiny_actors, tiny_method, tiny_tracker
 
@@ -53,7 +54,7 @@ def train(folder: Path, kind: str, seed: int, **changes: Any) -> list[dict[str, 
     return Run(folder).read_metrics("optimise")
 
 
-@pytest.mark.parametrize("seed", range(3))
+@seeds(3)
 @pytest.mark.parametrize("kind", WAYS)
 def test_the_method_learns_to_write_what_is_liked(kind: str, seed: int, tmp_path: Path) -> None:
     """At the start one token in ten is a letter. Chance moves the mean of a step by about 0.1."""

@@ -28,6 +28,7 @@ from rlaif.training.optimise.rollout import Rollouts, roll_out
 from rlaif.training.optimise.scorers import TextScorer
 from rlaif.training.optimise.updates import minibatches
 from rlaif.training.samplers.local import LocalSampler
+from tests.tiers import some
 from tests.tiny_training import (
     Killed,
     dies_at,
@@ -72,7 +73,7 @@ WAYS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("way", WAYS)
+@some("way", ["ppo", "rloo, constrained"], ["ppo, shared critic", "reinforce", "grpo", "grpo, watched"])
 def test_a_run_killed_again_and_again_ends_in_the_same_bits(way: str, tiny_folder: str, tmp_path: Path) -> None:
     """Killed after the updates and before the row: every start but the last gets one step beyond what it keeps."""
     section = tiny_method(**WAYS[way])

@@ -26,6 +26,7 @@ from rlaif.models.chat import ChatModel, ChatRequest, Reply
 from rlaif.models.scripted import ScriptedChatModel
 from rlaif.records import Failure, Judgment, Message, Pair, Prompt, Provenance, Reliability
 from tests.scripted_judge import likes_letters, likes_short
+from tests.tiers import seeds
 
 Ps = Sequence[float | None]
 """One member's p_a of each pair; None where it failed."""
@@ -247,7 +248,7 @@ def test_dawid_skene_without_a_vote_is_even() -> None:
     assert first > 0.99 and second == 0.5
 
 
-@pytest.mark.parametrize("seed", range(3))
+@seeds(3)
 def test_dawid_skene_recovers_the_members_accuracies(seed: int) -> None:
     accuracies = {"u": 0.9, "v": 0.8, "w": 0.75, "x": 0.6, "flipper": 0.2}
     truth = simulate(accuracies, 400, seed)

@@ -8,10 +8,11 @@ import pytest
 
 from rlaif.config import load_recipe
 from rlaif.jsonl import read_jsonl
-from rlaif.pipeline import run_recipe
+from rlaif.pipeline import run_recipe, stages_until
 from rlaif.records import Judgment, Preference, Response
 
 ROWS = 40
+pytestmark = pytest.mark.usefixtures("without_curves")
 
 
 @pytest.fixture(scope="module")
@@ -55,10 +56,16 @@ def small(hh_file, tiny_folder):
 
 
 def run_small(folder, name, overrides):
+    """The run, its preferences and its evaluation."""
     run = run_recipe(load_recipe(name, overrides), folder / name)
-    rows = read_jsonl(run.preferences, Preference)
-    evaluation = json.loads(run.evaluation.read_text())
-    return run, rows, evaluation
+    return run, read_jsonl(run.preferences, Preference), json.loads(run.evaluation.read_text())
+
+
+def label_small(folder, name, overrides):
+    """The run as far as its preferences, and these."""
+    recipe = load_recipe(name, overrides)
+    run = run_recipe(recipe, folder / name, stages_until(recipe, "pairs"))
+    return run, read_jsonl(run.preferences, Preference)
 
 
 def sources(rows):
@@ -82,7 +89,7 @@ def test_human_labels_need_neither_samples_nor_judge_to_train(tmp_path, small):
 
 
 def test_hybrid_by_tag(tmp_path, small):
-    run, rows, _ = run_small(tmp_path, "hh-hybrid", small())
+    run, rows = label_small(tmp_path, "hh-hybrid", small())
     for asked in (read_jsonl(run.responses, Response), [j.pair for j in read_jsonl(run.judgments, Judgment)]):
         assert {item.tags for item in asked} == {("harmful",)}, "nothing is asked whose label would be dropped"
     assert {(row.source, tag) for row in rows for tag in row.tags} == {("human", "helpful"), ("ai", "harmful")}
@@ -98,7 +105,7 @@ def test_hybrid_where_the_human_wins(tmp_path, small):
 
 
 def test_ai_labels_on_the_human_pairs_do_not_see_the_human_labels(tmp_path, small):
-    run, rows, _ = run_small(tmp_path, "hh-rlaif", small("preferences.labels.pairs=human"))
+    run, rows = label_small(tmp_path, "hh-rlaif", small("preferences.labels.pairs=human"))
     assert sources(rows) == {"ai"} and len(rows) == ROWS - 6
     assert {row.chosen[0].content for row in rows} == {"No"}, "the scripted judge likes what is short"
     assert not run.responses.exists(), "the pairs are there already"

@@ -1,6 +1,6 @@
 """A run that is killed, again and again, in every stage ends in the same bytes as one that was left in peace.
 
-One folder lives through all of `KILLS` in turn: each is a process of its own that ends by SIGKILL at a fixed
+One folder lives through all kills of its list in turn: each is a process of its own that ends by SIGKILL at a fixed
 point, the next one goes on. Nothing is slept for or timed.
 """
 
@@ -24,19 +24,6 @@ from rlaif.pipeline import STAGES, run_recipe
 from rlaif.run import Run, hash_path
 from tests.forked import exit_code
 from tests.small_run import small_recipe
-
-PRELOADED = [
-    "tests.test_resume",
-    "rlaif.training.optimise.loop",
-    "rlaif.training.reward.train",
-    "rlaif.training.tracking",
-]
-PRELOADED += [
-    "rlaif.training.tracking",
-    "rlaif.training.measure",
-    "rlaif.models.local",
-    "transformers.models.llama.modeling_llama",
-]
 
 
 class Kill(NamedTuple):
@@ -80,6 +67,18 @@ KILLS = [
     Kill("report", "mark", 1),
 ]
 """Counted from the start of the process, so each must be reachable from where the one before it died."""
+FEW = [
+    Kill("sample", "replies", 2, after=True),
+    Kill("label", "replace", 2),
+    Kill("pairs", "mark", 1),
+    Kill("reward", "torn row", 13),
+    Kill("reward", "publish", 1),
+    Kill("optimise", "row", 2, after=True),
+    Kill("optimise", "checkpoint", 1, after=True),
+    Kill("evaluate", "replies", 4, after=True),
+    Kill("report", "replace", 1),
+]
+"""In every stage and at every seam once."""
 
 
 def seams() -> dict[str, tuple[Any, str]]:
@@ -138,18 +137,19 @@ def work(recipe: Recipe, folder: Path, kill: Kill | None) -> None:
 
 
 def in_a_process(recipe: Recipe, folder: Path, kill: Kill | None = None) -> int | None:
-    return exit_code(PRELOADED, work, recipe, folder, kill)
+    return exit_code(work, recipe, folder, kill)
 
 
 class Story(NamedTuple):
     peaceful: Run
     killed: Run
+    kills: list[Kill]
     ends: list[int | None]
     recipe: Recipe
 
 
-@pytest.fixture(scope="module")
-def story(tmp_path_factory, tiny_folder) -> Story:
+@pytest.fixture(scope="module", params=[FEW, pytest.param(KILLS, marks=pytest.mark.slow)], ids=["few", "all"])
+def story(request, tmp_path_factory, tiny_folder) -> Story:
     recipe = small_recipe(
         tmp_path_factory.mktemp("inputs"),
         tiny_folder,
@@ -176,14 +176,15 @@ def story(tmp_path_factory, tiny_folder) -> Story:
     folders = tmp_path_factory.mktemp("runs")
     peaceful, killed = Run(folders / "peaceful" / "letters"), Run(folders / "killed" / "letters")
     assert in_a_process(recipe, peaceful.folder) == 0
-    ends = [in_a_process(recipe, killed.folder, kill) for kill in KILLS]
+    ends = [in_a_process(recipe, killed.folder, kill) for kill in request.param]
     assert in_a_process(recipe, killed.folder) == 0
-    return Story(peaceful, killed, ends, recipe)
+    return Story(peaceful, killed, request.param, ends, recipe)
 
 
 def test_every_stage_was_killed_where_it_should_be(story):
-    assert {kill.stage for kill in KILLS} == set(STAGES)
-    survived = [kill for kill, end in zip(KILLS, story.ends, strict=True) if end != -signal.SIGKILL]
+    assert {kill.stage for kill in story.kills} == set(STAGES)
+    assert {kill.seam for kill in story.kills} == set(seams())
+    survived = [kill for kill, end in zip(story.kills, story.ends, strict=True) if end != -signal.SIGKILL]
     assert survived == []
 
 

@@ -166,6 +166,7 @@ KILLS: list[tuple[Any, str, int]] = [
 """What dies, at its n-th call from where the attempt before has died."""
 
 
+@pytest.mark.slow
 def test_a_stage_of_several_models_killed_at_every_turn_ends_in_the_same_bytes(
     tiny_folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

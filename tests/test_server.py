@@ -53,7 +53,7 @@ from rlaif.models.process import ServerProcess
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it, and so would we
 url, end, *command = sys.argv[1:]
 server = ServerProcess(command, os.environ, "fake")
-server.wait_until_healthy(url, 60)
+server.wait_until_healthy(url, 600)
 print(f"ready {server.log}", flush=True)
 if end == "exception": raise KeyError("a bug")
 if end == "wait": time.sleep(600)
@@ -76,7 +76,7 @@ class Fake:
         return [os.pidfd_open(int(pid)) for pid in self.pids_file.read_text().split()]
 
 
-def all_gone(watched: list[int], timeout_s: float = 20) -> bool:
+def all_gone(watched: list[int], timeout_s: float = 300) -> bool:
     """Wait until every watched process has ended."""
     try:
         return all(select.select([descriptor], [], [], timeout_s)[0] for descriptor in watched)
@@ -98,7 +98,7 @@ def logs_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
 
 def test_it_is_ready_when_healthy_and_gone_after_stop(fake: Fake, capsys: pytest.CaptureFixture[str]) -> None:
     running = ServerProcess(fake.command(), os.environ, "fake")
-    running.wait_until_healthy(fake.url, 60)
+    running.wait_until_healthy(fake.url, 600)
     assert "fake is ready after" in capsys.readouterr().err
     watched = fake.watch()
     assert running.exit_status() is None
@@ -111,7 +111,7 @@ def test_it_is_ready_when_healthy_and_gone_after_stop(fake: Fake, capsys: pytest
 def test_one_that_fails_says_its_last_words(fake: Fake) -> None:
     running = ServerProcess(fake.command("broken"), os.environ, "fake")
     with pytest.raises(ModelError, match=r"fake did not start \(exit status 1\)") as caught:
-        running.wait_until_healthy(fake.url, 60)
+        running.wait_until_healthy(fake.url, 600)
     assert "ValueError: no such dtype" in str(caught.value)
     assert str(running.log) in str(caught.value)
 
@@ -129,7 +129,7 @@ def test_one_that_is_never_ready_is_stopped(fake: Fake) -> None:
 def test_one_that_ignores_sigterm_is_killed(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process, "GRACE_S", 0.2)
     running = ServerProcess(fake.command("stubborn"), os.environ, "fake")
-    running.wait_until_healthy(fake.url, 60)
+    running.wait_until_healthy(fake.url, 600)
     watched = fake.watch()
     running.stop()
     assert all_gone(watched, timeout_s=0)
@@ -137,7 +137,7 @@ def test_one_that_ignores_sigterm_is_killed(fake: Fake, monkeypatch: pytest.Monk
 
 def test_its_worker_goes_when_the_server_crashes(fake: Fake) -> None:
     running = ServerProcess(fake.command(), os.environ, "fake")
-    running.wait_until_healthy(fake.url, 60)
+    running.wait_until_healthy(fake.url, 600)
     watched = fake.watch()
     os.kill(int(fake.pids_file.read_text().split()[0]), signal.SIGKILL)
     assert all_gone(watched)
@@ -164,7 +164,7 @@ def test_nothing_is_left_however_this_process_ends(fake: Fake, end: str, signal_
             assert not any(select.select([one], [], [], 0)[0] for one in watched), "they live before the signal"
             parent.send_signal(signal_number)
     # Where Python still runs at the end it waits for the server: the memory is free when the command returns.
-    assert all_gone(watched, timeout_s=20 if signal_number in (signal.SIGTERM, signal.SIGKILL) else 0)
+    assert all_gone(watched, timeout_s=300 if signal_number in (signal.SIGTERM, signal.SIGKILL) else 0)
 
 
 # ------------------------------------------------------------------------------------------- vLLM's own

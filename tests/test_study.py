@@ -24,6 +24,7 @@ from rlaif.study.page import Page, read_comparison
 from rlaif.study.run import run_study
 from tests.forked import exit_code
 from tests.small_run import CONSTITUTION, small_recipe
+from tests.tiers import some
 
 ARMS: dict[str, dict[str, object]] = {
     "rlaif": {},
@@ -81,7 +82,7 @@ def material(tmp_path_factory, tiny_folder):
 
 
 @pytest.fixture(scope="module")
-def done(material, tmp_path_factory):
+def done(material, tmp_path_factory, without_curves):
     """The study, run once."""
     path = write_study(material, material / "recipe.yaml", material / "human.jsonl")
     folder = tmp_path_factory.mktemp("studies") / "tiny"
@@ -182,7 +183,6 @@ def test_peoples_answers_join_the_contest(done):
 
 # ------------------------------------------------------------------------------------------------- killed
 
-PRELOADED = ["tests.test_study", "rlaif.training.reward.train", "rlaif.evaluation.report"]
 KILLS = (
     ("rlaif.study.run", "run_recipe", "", 2),
     ("rlaif.study.contest", "write_jsonl", "judgments.jsonl", 1),
@@ -218,15 +218,21 @@ def work(path: Path, folder: Path, place: tuple[str, str, str, int] | None) -> N
     run_study(load_study(path), folder)
 
 
-def test_a_study_that_is_killed_again_and_again_ends_in_the_same_bytes(material, tmp_path):
+@some("kills", [KILLS[1:2]], [KILLS])
+def test_a_study_that_is_killed_again_and_again_ends_in_the_same_bytes(material, tmp_path, kills):
     arms = {"rlaif": {}, "rlhf": {}}
     path = write_study(tmp_path, material / "recipe.yaml", material / "human.jsonl", arms=arms, seeds=[0])
     peaceful, killed = tmp_path / "peaceful", tmp_path / "killed"
-    assert exit_code(PRELOADED, work, path, peaceful, None) == 0
-    assert [exit_code(PRELOADED, work, path, killed, place) for place in KILLS] == [-9] * len(KILLS)
-    assert exit_code(PRELOADED, work, path, killed, None) == 0
-    for name in ("comparison.json", "comparison.html", "accuracy.jsonl", "contest/judgments.jsonl", "study.yaml"):
+    assert exit_code(work, path, peaceful, None) == 0
+    assert [exit_code(work, path, killed, place) for place in kills] == [-9] * len(kills)
+    assert exit_code(work, path, killed, None) == 0
+    for name in ("comparison.html", "accuracy.jsonl", "contest/judgments.jsonl", "study.yaml"):
         assert hash_path(killed / name) == hash_path(peaceful / name), name
+    figures = [json.loads((folder / "comparison.json").read_text()) for folder in (killed, peaceful)]
+    for found in figures:
+        for arm in arms:
+            assert found["costs"][arm]["spent"].pop("seconds") >= 0, "by the clock"
+    assert figures[0] == figures[1]
 
 
 # ------------------------------------------------------------------------------------------------- refusals

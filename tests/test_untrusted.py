@@ -127,16 +127,21 @@ def test_an_attack_is_planted_with_the_letters_of_its_response():
 # --------------------------------------------------------------------------------------------- the structure
 
 
-@pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.id)
-def test_no_attack_breaks_the_structure_of_any_template_from_any_place(attack):
-    for name, letter in itertools.product(SHIPPED, "AB"):
-        slots = slots_of(load_template_once(name))
-        innocent = {slot: f"An innocent text, {slot}." for slot in slots}
+@pytest.mark.parametrize("name", SHIPPED)
+def test_no_attack_breaks_the_structure_of_any_template_from_any_place(name):
+    slots = slots_of(load_template_once(name))
+    innocent = {slot: f"An innocent text, {slot}." for slot in slots}
+    broken = {}
+    for attack, letter in itertools.product(ATTACKS, "AB"):
         attacked = {slot: planted(innocent[slot], attack, letter) for slot in slots}
-        for slot in slots:
-            check(name, innocent | {slot: attacked[slot]})
-        check(name, attacked)
-        check(name, dict.fromkeys(slots, planted("", attack, letter).strip()))
+        try:
+            for slot in slots:
+                check(name, innocent | {slot: attacked[slot]})
+            check(name, attacked)
+            check(name, dict.fromkeys(slots, planted("", attack, letter).strip()))
+        except (AssertionError, ValueError) as error:
+            broken[attack.id] = str(error)
+    assert not broken
 
 
 def fragments() -> list[str]:
@@ -182,20 +187,23 @@ def test_the_parser_sees_a_broken_prompt(name):
             parse(good.replace(tag, "", 1), skeleton)
 
 
-@pytest.mark.parametrize("attack", [a for a in ATTACKS if a.kind in {"control", "unicode"}], ids=lambda a: a.id)
-def test_every_look_alike_and_control_token_is_defused(attack):
+@pytest.mark.parametrize("kind", ["control", "unicode"])
+def test_every_look_alike_and_control_token_is_defused(kind):
     """Each of these holds at least one thing that must not stay as it was, in the templates whose tags it forges."""
-    text = planted("Fine.", attack, "A")
-    shown = {load_template_once(name)._guard.escape(text) for name in SHIPPED}
-    assert (shown == {text}) == (attack.id == "tag-characters"), "which hides words and forges nothing"
+    texts = {attack.id: planted("Fine.", attack, "A") for attack in ATTACKS if attack.kind == kind}
+    unchanged = {
+        attack
+        for attack, text in texts.items()
+        if all(load_template_once(name)._guard.escape(text) == text for name in SHIPPED)
+    }
+    assert unchanged == {"tag-characters"} & texts.keys(), "which hides words and forges nothing"
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-@pytest.mark.parametrize("filler", [" ", "\n", "\t ", "\u200b", "\u2060\u00ad", " \u200b", "\x00"])
-@pytest.mark.parametrize("count", [1, 40, 63, 64, 65, 1000])
-def test_no_distance_hides_a_closing_tag(name, filler, count):
+def test_no_distance_hides_a_closing_tag(name):
     template = load_template_once(name)
-    for tag in skeleton_of(name).delimiters:
+    fillers = [" ", "\n", "\t ", "\u200b", "\u2060\u00ad", " \u200b", "\x00"]
+    for tag, filler, count in itertools.product(skeleton_of(name).delimiters, fillers, [1, 40, 63, 64, 65, 1000]):
         hidden = "<" + filler * count + tag[1:]
         assert template._guard.escape(hidden) == "&lt;" + hidden[1:]
 

@@ -161,7 +161,7 @@ def test_each_response_alone_as_the_model_in_this_process_sees_it(
     served_judge: VllmChatModel, mode: ScoreMode | ChecklistMode, low: float
 ) -> None:
     there = judged_by(served_judge, mode)
-    local = open_model(LocalModel(model=EMBEDDED))
+    local = open_model(LocalModel(model=EMBEDDED, dtype="float32"))
     here = judged_by(local, mode)
     local.close()
     texts = RESPONSES["How do I boil an egg?"]

@@ -1,4 +1,4 @@
-"""A real vLLM server on the CPU beside the model in this process: the same judgments, and nothing left behind.
+"""A real vLLM server on the CPU beside the model in this process: the same judgments.
 
 In float32 the two agree to rounding, so prompts, positions and label tokens are the same. bf16 logits of this size
 are multiples of 1/16 or 1/8, and engines that add in another order differ by a step or two.
@@ -12,7 +12,6 @@ import re
 from collections.abc import Iterator
 
 import httpx
-import psutil
 import pytest
 
 from rlaif.config.sections import LabelSection, LocalModel, VllmModel
@@ -20,6 +19,7 @@ from rlaif.constitution import Constitution
 from rlaif.feedback.judge import JudgeResult, judge_pairs
 from rlaif.models.chat import ChatModel, ChatRequest
 from rlaif.models.embedded import EMBEDDED
+from rlaif.models.local.dtype import resolve
 from rlaif.models.open import open_model
 from rlaif.models.server import VllmChatModel
 from rlaif.records import Judgment, Message, Pair, Prompt, Verdict
@@ -70,10 +70,13 @@ def pairs() -> list[Pair]:
     return [Pair.of(Prompt.of((Message(role="user", content=question),)), a, b) for question, a, b in rows]
 
 
-@pytest.fixture(scope="module")
-def served_in_float32(embedded_folder: str) -> Iterator[VllmChatModel]:
-    """A server of this module's own: the last test stops it."""
-    model = VllmChatModel(VllmModel(model=EMBEDDED, max_model_len=2048, dtype="float32"))
+@pytest.fixture
+def served_in_bf16(embedded_folder: str) -> Iterator[VllmChatModel]:
+    """A server of its own, where the CPU multiplies bf16 in hardware: elsewhere the default is float32, and emulated
+    bf16 takes minutes."""
+    if resolve("auto") != "bfloat16":
+        pytest.skip("this CPU only emulates bf16")
+    model = VllmChatModel(VllmModel(model=EMBEDDED, max_model_len=2048, dtype="bfloat16"))
     yield model
     model.close()
 
@@ -106,29 +109,29 @@ def p_first(verdict: Verdict) -> float:
     return 1 / (1 + math.exp(verdict.logprob_second - verdict.logprob_first))
 
 
-def test_in_bf16_local_and_served_agree_on_every_pair(served_judge: VllmChatModel) -> None:
-    local = open_model(LocalModel(model=EMBEDDED))
-    here, there = judged_by(local), judged_by(served_judge)
+def test_in_float32_local_and_served_are_the_same_judge(served_judge: VllmChatModel) -> None:
+    there = judged_by(served_judge)
+    local = open_model(LocalModel(model=EMBEDDED, dtype="float32"))
+    here = judged_by(local)
     local.close()
     assert here.cost.prompt_tokens == there.cost.prompt_tokens, "both read the same tokens"
     assert local.revision == served_judge.revision
+    _, of_verdicts = largest_gaps(here, there)
+    assert of_verdicts < 1e-4
+
+
+def test_in_bf16_local_and_served_agree_on_every_pair(served_in_bf16: VllmChatModel) -> None:
+    local = open_model(LocalModel(model=EMBEDDED, dtype="bfloat16"))
+    here, there = judged_by(local), judged_by(served_in_bf16)
+    local.close()
     of_pairs, of_verdicts = largest_gaps(here, there)
     assert of_pairs <= 0.03
     assert of_verdicts <= 0.06
 
 
-def test_in_float32_local_and_served_are_the_same_judge(served_in_float32: VllmChatModel) -> None:
-    there = judged_by(served_in_float32)
-    local = open_model(LocalModel(model=EMBEDDED, dtype="float32"))
-    here = judged_by(local)
-    local.close()
-    _, of_verdicts = largest_gaps(here, there)
-    assert of_verdicts < 1e-4
-
-
 def test_the_prefix_cache_reads_a_pair_once(served_judge: VllmChatModel) -> None:
     judged_by(served_judge)
-    metrics = httpx.get(served_judge.base_url.removesuffix("/v1") + "/metrics", timeout=30, trust_env=False).text
+    metrics = httpx.get(served_judge.base_url.removesuffix("/v1") + "/metrics", timeout=300, trust_env=False).text
     hits = re.search(r"^vllm:prefix_cache_hits_total\{.*\} (\S+)$", metrics, re.M)
     queries = re.search(r"^vllm:prefix_cache_queries_total\{.*\} (\S+)$", metrics, re.M)
     assert hits and queries
@@ -144,15 +147,3 @@ def test_a_sampled_request_returns_text_and_heeds_its_seed(served_judge: VllmCha
     first, again, other = served_judge.chat([ask(1), ask(1), ask(2)])
     assert first.error is None and first.text.strip() and 0 < first.completion_tokens <= 40
     assert first.text == again.text != other.text
-
-
-def test_after_close_no_process_is_left(served_in_float32: VllmChatModel) -> None:
-    served = served_in_float32
-    served.chat([ChatRequest(messages=(Message(role="user", content="hi"),))])
-    assert served._process is not None
-    guard = psutil.Process(served._process._guard.pid)
-    family = [guard, *guard.children(recursive=True)]
-    assert len(family) >= 3, "the watchdog, the server and its engine"
-    served.close()
-    left = [one for one in family if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
-    assert left == []

@@ -1,7 +1,8 @@
 """Attention over several sequences that lie end to end in one row, so that everything else computes no padding.
 
 Registered with transformers as `packed`: a model asked for it behaves as with `sdpa` until a forward pass is given
-`packed`: runs of sequences, computed here, or blocks of the whole row, computed by flex.py.
+`packed`: runs of sequences, computed here, or blocks of the whole row, computed by flex.py. As `grouped` it is for
+writing one token after the other.
 
 Shape suffixes: N tokens of the whole row; R sequences of a run, L their length, P = R x L; Q query and K key heads;
 D head size.
@@ -17,12 +18,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
+from transformers.masking_utils import eager_mask, sdpa_mask
 
 from rlaif.errors import ModelError
 from rlaif.models.local import flex
 
-PACKED = "packed"
+PACKED, GROUPED = "packed", "grouped"
 LONGEST_PLAIN = {torch.bfloat16: 1024, torch.float32: 200}
 """Up to this length plain products beat the fused CPU kernel. In bf16 they are three times as fast at 128 tokens, 1.5
 times at 512; in float32 both are equally fast at 190, and the kernel is twice as fast at 295."""
@@ -121,5 +122,21 @@ def _fused(q_RQLD: Tensor, k_RKLD: Tensor, v_RKLD: Tensor, mask_R1LL: Tensor, sc
     return F.scaled_dot_product_attention(q_RQLD, k_RQLD, v_RQLD, attn_mask=mask_R1LL, scale=scaling)
 
 
+def grouped_attention(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
+) -> tuple[Tensor, None]:
+    """transformers' attention interface for few queries and many keys, which are not copied for each query head."""
+    mask = query.new_zeros(1, 1, 1, 1) if attention_mask is None else attention_mask
+    return _plain(query, key, value, mask, options["scaling"]).transpose(1, 2), None
+
+
+def is_plain_softmax(model: Any) -> bool:
+    """Whether the model's attention is the softmax of scaled products and nothing else (no sinks, no soft cap)."""
+    capped = getattr(model.config.get_text_config(), "attn_logit_softcapping", None) is not None
+    return not capped and not any(hasattr(module, "sinks") for module in model.modules())
+
+
 AttentionInterface.register(PACKED, packed_attention)
 AttentionMaskInterface.register(PACKED, sdpa_mask)
+AttentionInterface.register(GROUPED, grouped_attention)
+AttentionMaskInterface.register(GROUPED, eager_mask)

@@ -206,8 +206,8 @@ def test_the_server_starts_with_the_first_request(fake: Fake, monkeypatch: pytes
     monkeypatch.setattr(server.importlib.util, "find_spec", lambda _: object())
     monkeypatch.setattr(server, "_free_port", lambda: fake.port)
     monkeypatch.setattr(server, "vllm_command", lambda *_: fake.command())
-    model = VllmChatModel(VllmModel(model="org/model", revision="v1"))
-    assert (model.name, model.revision) == ("org/model", "v1-bfloat16")
+    model = VllmChatModel(VllmModel(model="org/model", revision="v1", dtype="float32"))
+    assert (model.name, model.revision) == ("org/model", "v1-float32")
     assert model.chat([]) == []
     assert not fake.pids_file.exists()
     request = ChatRequest(messages=(Message(role="user", content="hi"),))

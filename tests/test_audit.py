@@ -246,7 +246,7 @@ def test_a_recipe_whose_audit_fits_may_label(right, tmp_path):
     [
         ("judge.model=tests.audited:tosses", r"judge\.model: the audit has 'tests\.audited:sees_merit', the recipe"),
         (
-            "label.mode={kind: compare, template: compare-plain}",
+            "label.mode={kind: compare, template: compare-brief}",
             r"mode\.template\.name: the audit has 'compare', the recipe 'compare-brief'",
         ),
         ("label.mode.kind=score", r"mode\.kind: the audit has 'compare', the recipe 'score'"),

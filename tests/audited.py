@@ -114,5 +114,11 @@ def recipe_of(folder: Path, judge: str, *overrides: str, constitution: str = CON
     own = ["judge.backend=scripted", f"judge.model=tests.audited:{judge}", f"constitution={file}"]
     return load_recipe(
         "quickstart",
-        [*own, "label={mode: {kind: compare}, pairs_per_prompt: 3}", "evaluate.bootstrap_samples=200", *overrides],
+        [
+            *own,
+            "label.mode={kind: compare, template: compare}",
+            "label.pairs_per_prompt=3",
+            "evaluate.bootstrap_samples=200",
+            *overrides,
+        ],
     )

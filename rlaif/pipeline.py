@@ -167,9 +167,10 @@ def run_recipe(recipe: Recipe, folder: Path, only: Sequence[str] | None = None) 
 
 def _claimed(recipe: Recipe, run: Run) -> Recipe:
     """The recipe as this run has it, `dtype: auto` settled; the folder is bound to it."""
-    from rlaif.models.local.dtype import settled  # noqa: PLC0415 (brings torch)
+    if '"dtype":"auto"' in recipe.model_dump_json():
+        from rlaif.models.local.dtype import settled  # noqa: PLC0415 (brings torch)
 
-    recipe = settled(recipe, run.earlier())
+        recipe = settled(recipe, run.earlier())
     run.claim(recipe)
     return recipe
 

@@ -112,4 +112,13 @@ def recipe_of(folder: Path, judge: str, *overrides: str, constitution: str = CON
     file = folder / "goodness.yaml"
     file.write_text(constitution)
     own = ["judge.backend=scripted", f"judge.model=tests.audited:{judge}", f"constitution={file}"]
-    return load_recipe("quickstart", [*own, "evaluate.bootstrap_samples=200", *overrides])
+    return load_recipe(
+        "quickstart",
+        [
+            *own,
+            "label.mode={kind: compare, template: compare}",
+            "label.pairs_per_prompt=3",
+            "evaluate.bootstrap_samples=200",
+            *overrides,
+        ],
+    )

@@ -101,7 +101,9 @@ def gold(tmp_path):
     return path
 
 
-RECIPE = load_recipe("quickstart", ["judge={backend: scripted, model: 'tests.test_distill:tastes'}"])
+RECIPE = load_recipe(
+    "quickstart", ["label.mode={kind: compare}", "judge={backend: scripted, model: 'tests.test_distill:tastes'}"]
+)
 
 
 def fates(document):
@@ -180,7 +182,9 @@ def no_taste(request: ChatRequest) -> dict[str, float] | str:
 
 
 def test_without_a_survivor_only_the_report_is_written(gold, tmp_path):
-    recipe = load_recipe("quickstart", ["judge={backend: scripted, model: 'tests.test_distill:no_taste'}"])
+    recipe = load_recipe(
+        "quickstart", ["label.mode={kind: compare}", "judge={backend: scripted, model: 'tests.test_distill:no_taste'}"]
+    )
     found = distill_command(recipe, [gold], tmp_path / "mine.yaml")
     assert (found.kept, found.constitution, found.path) == ((), None, None)
     assert not (tmp_path / "mine.yaml").exists() and found.report.exists()
@@ -195,7 +199,9 @@ def babbles(request: ChatRequest) -> str:
 
 
 def test_without_a_usable_proposal_nobody_votes(gold, tmp_path):
-    recipe = load_recipe("quickstart", ["judge={backend: scripted, model: 'tests.test_distill:babbles'}"])
+    recipe = load_recipe(
+        "quickstart", ["label.mode={kind: compare}", "judge={backend: scripted, model: 'tests.test_distill:babbles'}"]
+    )
     found = distill_command(recipe, [gold], tmp_path / "mine.yaml")
     assert found.kept == () and "none of the" in found.lines[0]
     assert "does not begin with 'Which response'" in found.lines[0]

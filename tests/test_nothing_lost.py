@@ -289,7 +289,7 @@ class Labelling:
         values = {
             "name": "short",
             "constitution": str(folder / "short.yaml"),
-            "policy": {"backend": "local", "model": "smollm2-135m"},
+            "policy": {"backend": "local", "model": "smollm2-135m", "dtype": "float32"},
             "judge": {
                 "backend": "client",
                 "model": "judge",

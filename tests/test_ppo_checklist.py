@@ -161,10 +161,12 @@ def test_prompts_are_left_padded_with_position_ids(actors: Actors, monkeypatch: 
     assert len(set(mask_BS.sum(1).tolist())) > 1
     assert bool((mask_BS[:, -1] == 1).all())
     assert bool((tokens_BS[mask_BS == 0] == actors.policy.tokenizer.pad_token_id).all())
-    for mask_S, positions_S, next_S in zip(mask_BS, positions_BS, second["position_ids"], strict=True):
-        length = int(mask_S.sum())
+    lengths = [int(mask_S.sum()) for mask_S in mask_BS]
+    for mask_S, positions_S, length in zip(mask_BS, positions_BS, lengths, strict=True):
         assert positions_S[mask_S == 1].tolist() == list(range(length))
-        assert next_S.tolist() == [length]
+    each, rest = divmod(len(second["position_ids"]), len(lengths))  # a prompt is read once for all its responses
+    assert rest == 0
+    assert second["position_ids"].tolist() == [[length] for length in lengths for _ in range(each)]
 
 
 def test_a_response_is_cut_at_its_first_eos_which_the_mask_keeps(rollouts: Rollouts, actors: Actors) -> None:

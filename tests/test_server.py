@@ -203,11 +203,11 @@ def test_without_vllm_the_error_says_what_to_install(monkeypatch: pytest.MonkeyP
 
 
 def test_the_server_starts_with_the_first_request(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server.importlib.util, "find_spec", lambda _: object())
+    monkeypatch.setattr(server, "require_vllm", lambda: None)
     monkeypatch.setattr(server, "_free_port", lambda: fake.port)
     monkeypatch.setattr(server, "vllm_command", lambda *_: fake.command())
-    model = VllmChatModel(VllmModel(model="org/model", revision="v1"))
-    assert (model.name, model.revision) == ("org/model", "v1-bfloat16")
+    model = VllmChatModel(VllmModel(model="org/model", revision="v1", dtype="float32"))
+    assert (model.name, model.revision) == ("org/model", "v1-float32")
     assert model.chat([]) == []
     assert not fake.pids_file.exists()
     request = ChatRequest(messages=(Message(role="user", content="hi"),))
@@ -219,7 +219,7 @@ def test_the_server_starts_with_the_first_request(fake: Fake, monkeypatch: pytes
 
 
 def test_a_server_that_died_is_named_as_the_cause(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server.importlib.util, "find_spec", lambda _: object())
+    monkeypatch.setattr(server, "require_vllm", lambda: None)
     monkeypatch.setattr(server, "_free_port", lambda: fake.port)
     monkeypatch.setattr(server, "vllm_command", lambda *_: fake.command())
     monkeypatch.setattr(server, "HttpChatModel", partial(HttpChatModel, backoff=wait_none()))

@@ -107,7 +107,7 @@ def test_the_heartbeat_says_how_far_the_bar_is_which_waits_for_its_batch(monkeyp
 def test_a_bar_that_redraws_itself_is_sign_enough(monkeypatch):
     page = watched(monkeypatch, "so far", terminal=True)
     beats = threading.Event()
-    with heartbeat("label"), bar("label", 2, "pairs"):
+    with bar("label", 2, "pairs"), heartbeat("label"):
         beats.wait(0.2)  # some twenty of them
     assert not page.came.is_set()
 

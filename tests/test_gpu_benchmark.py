@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.slow
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "gpu.py"
 METHODS = ("sft", "dpo", "reward", "ppo, own critic", "ppo, shared trunk", "reinforce", "rloo", "grpo")
 

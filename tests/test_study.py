@@ -24,7 +24,6 @@ from rlaif.study.page import Page, read_comparison
 from rlaif.study.run import run_study
 from tests.forked import exit_code
 from tests.small_run import CONSTITUTION, small_recipe
-from tests.tiers import some
 
 ARMS: dict[str, dict[str, object]] = {
     "rlaif": {},
@@ -218,13 +217,13 @@ def work(path: Path, folder: Path, place: tuple[str, str, str, int] | None) -> N
     run_study(load_study(path), folder)
 
 
-@some("kills", [KILLS[1:2]], [KILLS])
-def test_a_study_that_is_killed_again_and_again_ends_in_the_same_bytes(material, tmp_path, kills):
+@pytest.mark.slow
+def test_a_study_that_is_killed_again_and_again_ends_in_the_same_bytes(material, tmp_path):
     arms = {"rlaif": {}, "rlhf": {}}
     path = write_study(tmp_path, material / "recipe.yaml", material / "human.jsonl", arms=arms, seeds=[0])
     peaceful, killed = tmp_path / "peaceful", tmp_path / "killed"
     assert exit_code(work, path, peaceful, None) == 0
-    assert [exit_code(work, path, killed, place) for place in kills] == [-9] * len(kills)
+    assert [exit_code(work, path, killed, place) for place in KILLS] == [-9] * len(KILLS)
     assert exit_code(work, path, killed, None) == 0
     for name in ("comparison.html", "accuracy.jsonl", "contest/judgments.jsonl", "study.yaml"):
         assert hash_path(killed / name) == hash_path(peaceful / name), name

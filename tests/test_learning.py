@@ -41,6 +41,7 @@ from tests.tiny_training import (
     tiny_tracker,
 )
 
+pytestmark = pytest.mark.slow  # what the fast tier has of it: test_end_to_end.py, test_optimise_learning.py
 LETTERS = frozenset(tiny_tokenizer().convert_tokens_to_ids(list("abcdefghijklmnopqrstuvwxyz")))
 ADAPTER = Lora(rank=8, alpha=16.0)
 

@@ -327,6 +327,7 @@ def assert_planned(*case: str) -> None:
     assert found["planned"] == pytest.approx(found["measured"], rel=0.3), found["plan"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="limits its address space")
 def test_running_out_of_memory_ends_in_the_plans_advice_and_keeps_checkpoints(tmp_path: Path) -> None:
     folder = save_tiny(tmp_path / "model", num_hidden_layers=8)

@@ -83,6 +83,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory, tiny_folder: str) -> dict[st
     return {name: learn(tiny_folder, folder / name) for name, learn in LEARNT.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ALIKE)
 def test_two_processes_learn_what_one_does(name: str, two: Any, alone: Any) -> None:
     """Every number of every step to 1e-4, whatever is sharded; the weights are the same bits on both processes."""
@@ -99,6 +100,7 @@ def test_two_processes_learn_what_one_does(name: str, two: Any, alone: Any) -> N
     assert same(first[name]["weights"], second[name]["weights"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["reward fsdp", "ppo fsdp", "sft fsdp"])
 def test_what_the_first_process_saved_is_an_ordinary_model(name: str, two: Any) -> None:
     folder, (first, _) = two
@@ -108,6 +110,7 @@ def test_what_the_first_process_saved_is_an_ordinary_model(name: str, two: Any) 
     assert same(loaded, saved)
 
 
+@pytest.mark.slow
 def test_one_process_writes_the_run(two: Any) -> None:
     """Metrics are not there twice, and a sharded model's checkpoint has a part of each process, the last step alone."""
     folder, (first, _) = two
@@ -116,6 +119,7 @@ def test_one_process_writes_the_run(two: Any) -> None:
     assert len(list((folder / "ppo fsdp" / "tensorboard").iterdir())) == 1
 
 
+@pytest.mark.slow
 def test_the_norm_that_clips_is_that_of_the_whole_model(two: Any, tmp_path: Path, tiny_folder: str) -> None:
     _, (first, _) = two
     expected = together.some_updates(tiny_folder, tmp_path, together.WHOLE)
@@ -125,6 +129,7 @@ def test_the_norm_that_clips_is_that_of_the_whole_model(two: Any, tmp_path: Path
         torch.testing.assert_close(first["undisturbed"]["weights"][key], weight, atol=1e-4, rtol=0)
 
 
+@pytest.mark.slow
 def test_a_sharded_run_goes_on_bit_by_bit(two: Any) -> None:
     _, found = two
     for each in found:
@@ -132,12 +137,14 @@ def test_a_sharded_run_goes_on_bit_by_bit(two: Any) -> None:
         assert each["resumed"]["rows"][5:] == each["undisturbed"]["rows"][4:]  # given up after 5, the last save after 4
 
 
+@pytest.mark.slow
 def test_another_number_of_processes_does_not_go_on_from_parts(two: Any, tiny_folder: str) -> None:
     folder, _ = two
     with pytest.raises(TrainingError, match="made with 2 processes, sharded; go on as it was begun"):
         together.some_updates(tiny_folder, folder / "undisturbed", together.WHOLE)
 
 
+@pytest.mark.slow
 def test_everyone_takes_as_many_turns_and_all_groups_count_once(two: Any) -> None:
     _, found = two
     for count in range(8):
@@ -148,6 +155,7 @@ def test_everyone_takes_as_many_turns_and_all_groups_count_once(two: Any) -> Non
         assert all(weight in {0.0, 1.0} for turns in taken for _, weight in turns)
 
 
+@pytest.mark.slow
 def test_sums_objects_and_errors_reach_everyone(two: Any) -> None:
     _, found = two
     for each in found:
@@ -158,6 +166,7 @@ def test_sums_objects_and_errors_reach_everyone(two: Any) -> None:
         assert basics["refused"] == "the first process says no"
 
 
+@pytest.mark.slow
 def test_gradients_add_up_also_where_one_process_has_none(two: Any) -> None:
     """Sums, not means: 1 + 2 of `both` and 2 of `second`; a parameter without a gradient anywhere stays untouched, and
     so does a frozen group."""
@@ -172,6 +181,7 @@ def test_gradients_add_up_also_where_one_process_has_none(two: Any) -> None:
         assert all(weight.tolist() == [1.0] * 3 for weight in frozen.values())
 
 
+@pytest.mark.slow
 def test_who_is_left_alone_says_so_and_does_not_wait(two: Any) -> None:
     folder, _ = two
     left = (folder / "left alone").read_text()
@@ -179,6 +189,7 @@ def test_who_is_left_alone_says_so_and_does_not_wait(two: Any) -> None:
     assert "\n" not in left
 
 
+@pytest.mark.slow
 def test_of_several_that_end_together_one_says_why(two: Any) -> None:
     _, found = two
     assert sorted(each["basics"]["speaks"] for each in found) == [False, True]

@@ -126,6 +126,7 @@ def test_one_that_is_never_ready_is_stopped(fake: Fake) -> None:
     assert all_gone(watched, timeout_s=0)
 
 
+@pytest.mark.slow
 def test_one_that_ignores_sigterm_is_killed(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process, "GRACE_S", 0.2)
     running = ServerProcess(fake.command("stubborn"), os.environ, "fake")

@@ -55,7 +55,7 @@ def work(recipe: Recipe) -> Work | None:
     prompt = WORD * sum(len(text.split()) for text in texts) / max(1, len(texts)) + 12
     train, heldout = len(found.train), len(found.heldout[: recipe.evaluate.prompts])
     n, response = recipe.sample.responses_per_prompt, FILLED * recipe.sample.max_tokens
-    principles = sum(p.check is None for p in load_constitution(recipe.constitution).principles)
+    principles = sum(p.judged for p in load_constitution(recipe.constitution).principles)
     asked = 2 * (QUESTION + prompt + 2 * response + principles * PRINCIPLE) if principles else 0.0
     pairs = min(recipe.label.pairs_per_prompt or n * n, n * (n - 1) // 2)
     rows = prompt + n * response

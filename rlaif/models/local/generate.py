@@ -55,10 +55,11 @@ def generate(
     rows = torch.arange(len(prompts), device=device)  # which request each row of the batch is
     cache = roomy_cache(model.config)
     input_ids = tokens_BS
+    attention = GROUPED if is_plain_softmax(model) else "eager"  # looks at every module: once, not at every token
     for step in range(sampling.max_tokens):
         share_cores()
         positions = (mask_BS.cumsum(1) - 1).clamp(min=0)[:, -input_ids.shape[1] :]
-        with decoding_attention(model) if step else contextlib.nullcontext():
+        with decoding_attention(model, attention) if step else contextlib.nullcontext():
             logits_BV = model(
                 input_ids=input_ids,
                 attention_mask=mask_BS,
@@ -89,13 +90,13 @@ def generate(
 
 
 @contextlib.contextmanager
-def decoding_attention(model: Any) -> Iterator[None]:
+def decoding_attention(model: Any, attention: str) -> Iterator[None]:
     """For one query per row the fused CPU kernel takes four times as long as plain products do."""
     usual = model.config._attn_implementation
     if model.device.type != "cpu" or usual not in {"sdpa", PACKED}:
         yield
         return
-    model.config._attn_implementation = GROUPED if is_plain_softmax(model) else "eager"
+    model.config._attn_implementation = attention
     try:
         yield
     finally:

@@ -4,13 +4,16 @@ VENV := .venv
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check --quiet
 RUN := $(VENV)/bin
 
-.PHONY: quickstart test test-slow durations lint format clean
+.PHONY: quickstart test test-slow durations style lint format clean
 
 quickstart: $(VENV)/.installed
 	$(RUN)/rlaif run quickstart
 
-test: $(VENV)/.installed-dev lint
-	$(RUN)/python -m pytest -m "not slow"
+# Types are checked beside the tests, whose workers often wait, and spoken of after them.
+test: $(VENV)/.installed-dev style
+	@said=$$(mktemp); $(RUN)/mypy > $$said & types=$$!; \
+	$(RUN)/python -m pytest -m "not slow"; failed=$$?; \
+	wait $$types || failed=1; cat $$said; rm $$said; exit $$failed
 
 test-slow: $(VENV)/.installed-dev
 	$(RUN)/python -m pytest -m slow
@@ -22,9 +25,11 @@ durations: $(VENV)/.installed-dev
 	$(RUN)/python -m pytest -q -m "$$tier" --durations=40 | grep -E "^[0-9.]+s |^=+ .* in |^[0-9]+ .* in "; done; } > tests/durations.tmp
 	@mv tests/durations.tmp tests/durations.txt
 
-lint: $(VENV)/.installed-dev
+style: $(VENV)/.installed-dev
 	$(RUN)/ruff check .
 	$(RUN)/ruff format --check .
+
+lint: style
 	$(RUN)/mypy
 
 format: $(VENV)/.installed-dev

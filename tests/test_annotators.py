@@ -40,6 +40,7 @@ from rlaif.records import (
     Verdict,
 )
 from rlaif.run import Run
+from tests.tiers import some
 
 ORIGIN = Provenance(
     constitution="c",
@@ -508,7 +509,7 @@ def test_exchanging_a_and_b_of_any_judgment_changes_nothing(kind: str) -> None:
         assert (one.pair.id, one.annotator) == (other.pair.id, other.annotator)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@some("kind", [kind for kind in KINDS if kind != "dawid_skene"], ["dawid_skene"])
 def test_the_order_of_the_rows_changes_only_the_order(kind: str) -> None:
     rows = crowd(11, FOUR, 24)
     shuffled = random.Random(1).sample(rows, len(rows))

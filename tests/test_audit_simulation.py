@@ -39,7 +39,7 @@ from tests.scripted_judge import choose, shown
 from tests.tiers import in_worlds, least
 
 PROMPTS = 120
-FEW, MANY = 30, 300
+FEW, MANY = 18, 300
 """Repetitions, and a third fewer of some, for time. Among so many kinds of figures one falls below the mark by chance:
 over seeds 0 to 299 "same choice again" held 92.3 %. Over 0 to 899 none is below 93.8 %, and it is 94.7 %."""
 LEAST_COVER = 0.93

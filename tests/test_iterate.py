@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +22,7 @@ from rlaif.jsonl import read_jsonl, read_objects
 from rlaif.pipeline import STAGES, stages_of
 from rlaif.records import Preference, Response
 from rlaif.run import Run, hash_path
-from tests.forked import exit_code
+from tests.forked import draw_nothing, exit_code
 from tests.small_run import small_recipe
 from tests.test_resume import Kill, arm
 from tests.tiny_training import preference
@@ -50,6 +51,7 @@ def work(recipe: Recipe, folder: Path, kill: Kill | None) -> None:
     import torch
 
     torch.set_num_threads(1)
+    draw_nothing()
     os.environ["RLAIF_REPLIES"] = str(folder.parent / "replies.sqlite")
     os.chdir(folder.parent)
     if kill is not None:
@@ -99,6 +101,7 @@ def story(request, tmp_path_factory, tiny_folder) -> Story:
     for folder in (peaceful, killed):
         folder.parent.mkdir()
     assert in_a_process(recipe, peaceful) == 0
+    shutil.copytree(peaceful / "round-1", killed / "round-1")  # where nobody is killed
     ends = [in_a_process(recipe, killed, kill) for kill in request.param]
     assert in_a_process(recipe, killed) == 0
     return Story(recipe, peaceful, killed, ends)

@@ -15,7 +15,7 @@ from rlaif.config.scoring import ChecksScore
 from rlaif.records import Prompt
 from rlaif.run import Run
 from rlaif.training.optimise.loop import train_policy
-from tests.tiers import seeds
+from tests.tiers import seeds, some
 from tests.tiny import save_tiny
 from tests.tiny_training import no_checks, prompts, tiny_actors, tiny_method, tiny_tracker
 
@@ -64,7 +64,7 @@ def test_the_method_learns_to_write_what_is_liked(kind: str, seed: int, tmp_path
     assert last - first > 0.8
 
 
-@pytest.mark.parametrize("kind", ["rloo", "grpo"])
+@some("kind", ["rloo"], ["grpo"])
 def test_the_penalty_holds_the_kl_back(kind: str, tmp_path: Path) -> None:
     """In the reward (RLOO) as in the loss (GRPO)."""
     held, free = (

@@ -95,7 +95,7 @@ def test_a_run_killed_again_and_again_ends_in_the_same_bits(way: str, tiny_folde
 # -------------------------------------------------------------------------------------------------- stopping
 
 
-@pytest.mark.parametrize("every", [1, 100])
+@some("every", [1], [100])
 def test_a_limit_stops_the_run_after_so_many_steps_in_a_row(every: int, tiny_folder: str, tmp_path: Path) -> None:
     settings: dict[str, Any] = {"steps": 6, "learning_rate": 2e-2, "checkpoint_every": every}
     train(tiny_folder, tmp_path / "free", tiny_method("rloo", **settings))

@@ -274,6 +274,7 @@ def test_masks_are_made_once_for_all_layers(by_blocks: None, monkeypatch: pytest
     assert len(made) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch.compile's own
 def test_the_kernel_is_compiled_for_each_form_and_not_for_each_length(
     by_blocks: None, monkeypatch: pytest.MonkeyPatch

@@ -22,7 +22,7 @@ from rlaif.evaluation.report import write_report
 from rlaif.jsonl import write_json
 from rlaif.pipeline import STAGES, run_recipe
 from rlaif.run import Run, hash_path
-from tests.forked import exit_code
+from tests.forked import draw_nothing, exit_code, no_curves
 from tests.small_run import small_recipe
 
 
@@ -119,11 +119,13 @@ def arm(kill: Kill) -> None:
     setattr(owner, name, deadly)
 
 
-def work(recipe: Recipe, folder: Path, kill: Kill | None) -> None:
+def work(recipe: Recipe, folder: Path, kill: Kill | None, drawn: bool) -> None:
     """The body of one process: the whole recipe, armed once the kill's stage begins."""
     import torch
 
     torch.set_num_threads(1)
+    if not drawn:
+        draw_nothing()
     os.environ["RLAIF_REPLIES"] = str(folder.parent / "replies.sqlite")  # what one run asked the other must ask too
     if kill is not None:
         stage = STAGES[kill.stage]
@@ -134,10 +136,6 @@ def work(recipe: Recipe, folder: Path, kill: Kill | None) -> None:
 
         STAGES[kill.stage] = stage._replace(work=armed)
     run_recipe(recipe, folder)
-
-
-def in_a_process(recipe: Recipe, folder: Path, kill: Kill | None = None) -> int | None:
-    return exit_code(work, recipe, folder, kill)
 
 
 class Story(NamedTuple):
@@ -175,9 +173,10 @@ def story(request, tmp_path_factory, tiny_folder) -> Story:
     )
     folders = tmp_path_factory.mktemp("runs")
     peaceful, killed = Run(folders / "peaceful" / "letters"), Run(folders / "killed" / "letters")
-    assert in_a_process(recipe, peaceful.folder) == 0
-    ends = [in_a_process(recipe, killed.folder, kill) for kill in request.param]
-    assert in_a_process(recipe, killed.folder) == 0
+    drawn = request.param is KILLS
+    assert exit_code(work, recipe, peaceful.folder, None, drawn) == 0
+    ends = [exit_code(work, recipe, killed.folder, kill, drawn) for kill in request.param]
+    assert exit_code(work, recipe, killed.folder, None, drawn) == 0
     return Story(peaceful, killed, request.param, ends, recipe)
 
 
@@ -218,7 +217,9 @@ def test_the_evaluation_is_the_same_but_for_the_clock(story):
     assert values[0] == values[1]
 
 
-def test_the_page_is_the_same_but_for_the_clock(story, tmp_path):
+def test_the_page_is_the_same_but_for_the_clock(story, tmp_path, monkeypatch):
+    if story.kills is not KILLS:
+        monkeypatch.setattr("rlaif.evaluation.plots.curves", no_curves)
     copy = Run(tmp_path / "letters")
     shutil.copytree(story.killed.folder, copy.folder)
     shutil.copy(story.peaceful.evaluation, copy.folder)  # here and in the manifest are the clock times

@@ -32,6 +32,7 @@ from rlaif.training.samplers.vllm import VllmSampler
 from rlaif.training.samplers.weights import write_weights
 from tests.fake_server import Answer, Request, failed, fake_server
 from tests.fake_vllm import BUSY, HANG_UP, FakeVllm, fake_vllm
+from tests.tiers import some
 from tests.tiny import save_tiny
 from tests.tiny_training import prompts, tiny_actors, tiny_method, tiny_tracker
 
@@ -133,7 +134,7 @@ def test_the_folder_holds_the_merged_policy(folder: str, tmp_path: Path, lora: L
     assert untouched == (lora is None)
 
 
-@pytest.mark.parametrize("kind", ["ppo", "rloo"])
+@some("kind", ["ppo"], ["rloo"])
 def test_a_policy_learns_from_it_and_a_server_that_goes_deaf_ends_the_run(
     fake: FakeVllm, folder: str, tmp_path: Path, kind: str
 ) -> None:

@@ -97,6 +97,7 @@ def section(kind: str = "mean", min_shared: int = 10, **remove: float) -> Annota
 
 
 KINDS = ["mean", "dawid_skene", "noisy_bradley_terry"]
+ALL_KINDS = some("kind", ["mean", "noisy_bradley_terry"], ["dawid_skene"])
 
 
 def crowd(seed: int, accuracy: dict[str, float], count: int = 60, share: float = 0.8) -> list[Judgment]:
@@ -495,7 +496,7 @@ def test_what_a_merged_judgment_keeps() -> None:
 # ------------------------------------------------------------------------------------- what cannot matter
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@ALL_KINDS
 def test_exchanging_a_and_b_of_any_judgment_changes_nothing(kind: str) -> None:
     rows = crowd(10, FOUR, 24)
     gold = [label(i, "gold", float(i % 2)) for i in range(8)]
@@ -509,7 +510,7 @@ def test_exchanging_a_and_b_of_any_judgment_changes_nothing(kind: str) -> None:
         assert (one.pair.id, one.annotator) == (other.pair.id, other.annotator)
 
 
-@some("kind", [kind for kind in KINDS if kind != "dawid_skene"], ["dawid_skene"])
+@ALL_KINDS
 def test_the_order_of_the_rows_changes_only_the_order(kind: str) -> None:
     rows = crowd(11, FOUR, 24)
     shuffled = random.Random(1).sample(rows, len(rows))

@@ -286,6 +286,7 @@ def contains(estimate: dict[str, Any], truth: float) -> bool:
 # ------------------------------------------------------------------------------------------------- the proof
 
 
+@pytest.mark.slow
 def test_the_truth_is_what_the_simulation_tends_to() -> None:
     """Quadrature and the drawing of judgments describe one world: a million pairs, no code under test."""
     truth = truths()

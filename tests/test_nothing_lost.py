@@ -349,7 +349,7 @@ def test_another_run_asks_only_what_failed(labelling: tuple[Labelling, FaultySer
     assert one.judgments.read_bytes() == other.judgments.read_bytes()
 
 
-@some("kills", [5], [20])
+@some("kills", [3], [20])
 def test_kills_end_in_the_same_bytes(labelling: tuple[Labelling, FaultyServer], tmp_path: Path, kills: int) -> None:
     work, server = labelling
     cache, rng = tmp_path / "replies.sqlite", random.Random(20)

@@ -73,7 +73,7 @@ WAYS: dict[str, dict[str, Any]] = {
 }
 
 
-@some("way", ["ppo", "rloo, constrained"], ["ppo, shared critic", "reinforce", "grpo", "grpo, watched"])
+@some("way", ["ppo"], [way for way in WAYS if way != "ppo"])
 def test_a_run_killed_again_and_again_ends_in_the_same_bits(way: str, tiny_folder: str, tmp_path: Path) -> None:
     """Killed after the updates and before the row: every start but the last gets one step beyond what it keeps."""
     section = tiny_method(**WAYS[way])

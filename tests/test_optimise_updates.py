@@ -18,7 +18,7 @@ from rlaif.training.optimise.actors import Actors
 from rlaif.training.optimise.estimators import State, Targets, make_targets
 from rlaif.training.optimise.loop import groups_of, train_policy
 from rlaif.training.optimise.rollout import Rollouts, roll_out
-from rlaif.training.optimise.updates import Means, accumulate, take_step
+from rlaif.training.optimise.updates import Means, Task, accumulate, take_step
 from rlaif.training.session import Session
 from tests.tiny_training import accumulate_both, no_checks, prompts, tiny_actors, tiny_method, tiny_tracker
 
@@ -63,7 +63,7 @@ def test_grpos_gradient_is_that_of_its_definition(average: str, budget: int, tin
     took = dataclasses.replace(took, ref_logprobs_BT=took.ref_logprobs_BT + apart_BT)
     minibatch = [5, 0, 3, 1]
     means = Means()
-    accumulate(actors, took, targets, minibatch, section, means, "here")
+    accumulate(actors, Task(took, targets, minibatch, section, means, "here"))
     ours = gradients(actors.policy.model)
     total = torch.zeros(())
     tokens = sum(len(took.rows[i].response) for i in minibatch)
@@ -97,7 +97,7 @@ def test_a_shared_critics_error_teaches_the_trunk_and_its_head(tiny_folder: str,
     )
     minibatch = [5, 0, 3]
     means = Means()
-    accumulate(actors, took, targets, minibatch, section, means, "here")
+    accumulate(actors, Task(took, targets, minibatch, section, means, "here"))
     ours = gradients(actors.policy.model, critic.head)
     total = torch.zeros(())
     count = sum(len(took.rows[i].response) for i in minibatch)
@@ -169,7 +169,7 @@ def test_another_programs_tokens_are_weighted_by_how_far_it_was_off(tiny_folder:
     foreign = dataclasses.replace(took, sampler_logprobs_BT=took.logprobs_BT - off_BT)
     minibatch = [5, 0, 3]
     means = Means()
-    accumulate(actors, foreign, targets, minibatch, section, means, "here")
+    accumulate(actors, Task(foreign, targets, minibatch, section, means, "here"))
     ours = gradients(actors.policy.model)
     total = torch.zeros(())
     count = sum(len(took.rows[i].response) for i in minibatch)

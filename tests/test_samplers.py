@@ -164,7 +164,7 @@ def test_weights_that_cannot_be_written_are_one_line(folder: str, tmp_path: Path
 # ------------------------------------------------------------------------------------------------ a server that lags
 
 
-@pytest.mark.parametrize("size", [1e-4, 1e-2])
+@some("size", [1e-4], [1e-2])
 def test_a_server_that_follows_passes_and_a_deaf_one_does_not(
     fake: FakeVllm, folder: str, tmp_path: Path, size: float
 ) -> None:

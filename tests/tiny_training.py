@@ -131,9 +131,10 @@ def tiny_actors(
 
 def accumulate_both(actors: Any, *work: Any) -> float:
     """The gradients of policy and critic at once, which a step has one after the other."""
-    far = updates.accumulate(actors, *work)
+    task = updates.Task(*work)
+    far = updates.accumulate(actors, task)
     if isinstance(actors.critic, ScalarModel):
-        updates.accumulate_values(actors.critic, *work)
+        updates.accumulate_values(actors.critic, task)
     return far
 
 

@@ -47,29 +47,19 @@ class Means:
 
 
 class Task(NamedTuple):
-    """What the microbatches of one minibatch share."""
+    """One minibatch to learn from: these places in the rollouts."""
 
+    rollouts: Rollouts
+    targets: Targets
+    minibatch: Sequence[int]
     section: OnPolicy
-    kl_loss_coef: float
-    tokens: int
-    """Of the whole minibatch, over all processes: what losses are divided by."""
-    responses: int
     means: Means
     where: str
 
-    @classmethod
-    def of(
-        cls,
-        rollouts: Rollouts,
-        targets: Targets,
-        minibatch: Sequence[int],
-        section: OnPolicy,
-        means: Means,
-        where: str,
-    ) -> Task:
-        """Of these places in the rollouts."""
-        tokens = sum(len(rollouts.rows[i].response) for i in minibatch)
-        return cls(section, targets.kl_loss_coef, tokens, len(minibatch), means, where)
+    @property
+    def tokens(self) -> int:
+        """Of the whole minibatch, over all processes: what losses are divided by."""
+        return sum(len(self.rollouts.rows[i].response) for i in self.minibatch)
 
 
 class Batch(NamedTuple):
@@ -110,14 +100,15 @@ def take_step(
         for minibatch in minibatches(rollouts, section, derive_seed(seed, "ppo", step, "epoch", epoch)):
             ids = [rollouts.prompts[i].id for i in minibatch][:4]
             where = f"{section.kind} step {step}, epoch {epoch}, prompts {ids}"
-            moved = accumulate(actors, rollouts, targets, minibatch, section, means, where)
+            task = Task(rollouts, targets, minibatch, section, means, where)
+            moved = accumulate(actors, task)
             if section.target_kl is not None and moved > section.target_kl:
                 session.drop_gradients()
                 return means.all() | {"early_stop": 1.0}
             norm = session.update(where, moving=with_policy[warms_up:])
             means.add("gradient_norm", torch.tensor(norm), 1.0)
             if apart is not None:  # after the policy has moved: the two models' gradients are never held at once
-                accumulate_values(apart, rollouts, targets, minibatch, section, means, where)
+                accumulate_values(apart, task)
                 session.update(where, moving=[1])
     return means.all() | {"early_stop": 0.0}
 
@@ -137,23 +128,14 @@ def minibatches(rollouts: Rollouts, section: OnPolicy, seed: int) -> list[list[i
     return [minibatch for minibatch in cut if minibatch]
 
 
-def accumulate(
-    actors: Actors,
-    rollouts: Rollouts,
-    targets: Targets,
-    minibatch: Sequence[int],
-    section: OnPolicy,
-    means: Means,
-    where: str,
-) -> float:
+def accumulate(actors: Actors, task: Task) -> float:
     """Add up one minibatch's gradients of the policy, and of a critic on its trunk, in microbatches.
 
     Returns how far the policy has moved (nats per token).
     """
-    task = Task.of(rollouts, targets, minibatch, section, means, where)
-    moved = torch.zeros((), dtype=torch.float64, device=rollouts.mask_BT.device)
-    for batch in _batches(rollouts, targets, minibatch, section):
-        read = actors.policy.read(batch.rows, section.temperature)
+    moved = torch.zeros((), dtype=torch.float64, device=task.rollouts.mask_BT.device)
+    for batch in _batches(task):
+        read = actors.policy.read(batch.rows, task.section.temperature)
         loss = _policy_term(read.logprobs_BT, batch, task)
         if isinstance(actors.critic, SharedCritic):
             loss = loss + _value_term(actors.critic.values(read.hidden_NH, batch.mask_BT), batch, task)
@@ -162,34 +144,26 @@ def accumulate(
         del read, loss
         step_kl = losses.masked_mean(losses.kl_k3(batch.old_BT, logprobs_BT), batch.mask_BT)
         moved += float(step_kl) * batch.tokens / task.tokens
-        means.add("step_kl", step_kl, batch.tokens)
+        task.means.add("step_kl", step_kl, batch.tokens)
     return float(parallel.add_up(moved))
 
 
-def accumulate_values(
-    critic: ScalarModel,
-    rollouts: Rollouts,
-    targets: Targets,
-    minibatch: Sequence[int],
-    section: OnPolicy,
-    means: Means,
-    where: str,
-) -> None:
+def accumulate_values(critic: ScalarModel, task: Task) -> None:
     """Add up one minibatch's gradients of a critic with a trunk of its own."""
-    task = Task.of(rollouts, targets, minibatch, section, means, where)
-    for batch in _batches(rollouts, targets, minibatch, section):
+    for batch in _batches(task):
         _value_term(critic.values(batch.rows), batch, task).backward()
 
 
-def _batches(rollouts: Rollouts, targets: Targets, minibatch: Sequence[int], section: OnPolicy) -> Iterator[Batch]:
+def _batches(task: Task) -> Iterator[Batch]:
     """This process's microbatches."""
-    groups = list(microbatches([rollouts.rows[i] for i in minibatch], section.microbatch_tokens))
+    groups = list(microbatches([task.rollouts.rows[i] for i in task.minibatch], task.section.microbatch_tokens))
     for group, weight in parallel.turns(groups):
-        yield _batch(rollouts, targets, [minibatch[i] for i in group], section, weight)
+        yield _batch(task, [task.minibatch[i] for i in group], weight)
 
 
-def _batch(rollouts: Rollouts, targets: Targets, chosen: list[int], section: OnPolicy, weight: float) -> Batch:
+def _batch(task: Task, chosen: list[int], weight: float) -> Batch:
     """These rollouts, cut to the longest of them."""
+    rollouts, targets, server = task.rollouts, task.targets, task.section.rollouts
     rows = [rollouts.rows[i] for i in chosen]
     width = max(len(row.response) for row in rows)
 
@@ -198,8 +172,8 @@ def _batch(rollouts: Rollouts, targets: Targets, chosen: list[int], section: OnP
 
     mask_BT, old_BT, sampler_BT = cut(rollouts.mask_BT), cut(rollouts.logprobs_BT), cut(rollouts.sampler_logprobs_BT)
     importance_BT = None
-    if sampler_BT is not None and isinstance(section.rollouts, VllmRollouts):
-        importance_BT = losses.importance_weights(old_BT, sampler_BT, mask_BT, section.rollouts.importance_cap)
+    if sampler_BT is not None and isinstance(server, VllmRollouts):
+        importance_BT = losses.importance_weights(old_BT, sampler_BT, mask_BT, server.importance_cap)
     return Batch(
         rows=rows,
         mask_BT=mask_BT,
@@ -218,16 +192,16 @@ def _policy_term(logprobs_BT: Tensor, batch: Batch, task: Task) -> Tensor:
     section = task.section
     policy = losses.policy_loss(logprobs_BT, batch.old_BT, batch.advantages_BT, section.clip)
     loss_BT = policy.loss_BT if batch.importance_BT is None else policy.loss_BT * batch.importance_BT
-    if task.kl_loss_coef:
+    if task.targets.kl_loss_coef:
         kl_BT = losses.kl_k3(logprobs_BT, batch.ref_BT)
-        loss_BT = loss_BT + task.kl_loss_coef * kl_BT
+        loss_BT = loss_BT + task.targets.kl_loss_coef * kl_BT
         task.means.add("kl_loss", losses.masked_mean(kl_BT, batch.mask_BT), batch.tokens)
     task.means.add("clip_fraction", losses.masked_mean(policy.clipped_BT.float(), batch.mask_BT), batch.tokens)
     if isinstance(section, Grpo) and section.average == "response":
         mean, count, total = (
             losses.response_mean(loss_BT, batch.mask_BT),
             len(batch.rows) * batch.weight,
-            task.responses,
+            len(task.minibatch),
         )
     else:
         mean, count, total = losses.masked_mean(loss_BT, batch.mask_BT), batch.tokens, task.tokens

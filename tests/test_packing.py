@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import MistralConfig, MistralForCausalLM
 
 from rlaif.models.local import attention, flex, packing
+from rlaif.models.local.attention import _plain
 from rlaif.models.local.generate import Sampling, generate, left_pad
 from rlaif.models.local.packing import Row, hidden_states, microbatches, packs, response_mask
 from tests.tiny import tiny_model
@@ -320,3 +321,17 @@ def test_a_kernel_that_does_not_compile_is_said_once(
     (line,) = capsys.readouterr().out.splitlines()
     assert "flex_attention cannot be used here" in line and "backward" in line
     flex._proven.cache_clear()
+
+
+@pytest.mark.parametrize(("sequences", "length"), [(6, 101), (2, 180), (16, 60)])
+def test_attentions_gradients_are_the_same_bits_on_one_thread_and_on_two(sequences: int, length: int) -> None:
+    """So that a run goes on to the same bytes when other work takes a core, or gives one back."""
+    draw = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(sequences, heads, length, 64, generator=draw, requires_grad=True) for heads in (9, 3, 3))
+    wanted = torch.randn(q.shape, generator=draw)
+    mask = torch.zeros(sequences, 1, length, length)
+    found = []
+    for threads in (2, 1):
+        torch.set_num_threads(threads)  # 1 is what all tests have
+        found.append(torch.autograd.grad(_plain(q, k, v, mask, 0.125), (q, k, v), wanted))
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))

@@ -112,8 +112,24 @@ def _plain(q_RQLD: Tensor, k_RKLD: Tensor, v_RKLD: Tensor, mask_R1LL: Tensor, sc
     groups = heads // k_RKLD.shape[1]
     stacked = (q_RQLD * scaling).reshape(-1, k_RKLD.shape[1], groups * length, q_RQLD.shape[-1])
     scores = torch.matmul(stacked, k_RKLD.transpose(2, 3)).unflatten(2, (groups, length))
-    weights = torch.softmax(scores + mask_R1LL.unsqueeze(2), dim=-1).flatten(2, 3)
+    weights = _Softmax.apply(scores + mask_R1LL.unsqueeze(2)).flatten(2, 3)
     return torch.matmul(weights, v_RKLD).reshape(q_RQLD.shape)
+
+
+class _Softmax(torch.autograd.Function):
+    """Over the last dimension. Of torch's own the gradient rounds differently on one thread and on several."""
+
+    @staticmethod
+    def forward(ctx: Any, scores: Tensor) -> Tensor:
+        weights = torch.softmax(scores, dim=-1)
+        ctx.save_for_backward(weights)
+        return weights
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        (narrow,), (gradient,) = ctx.saved_tensors, gradients
+        weights, slope = narrow.float(), gradient.float()
+        return (slope - (slope * weights).sum(-1, keepdim=True)).mul_(weights).to(narrow.dtype)
 
 
 def _fused(q_RQLD: Tensor, k_RKLD: Tensor, v_RKLD: Tensor, mask_R1LL: Tensor, scaling: float) -> Tensor:

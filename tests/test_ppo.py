@@ -26,7 +26,6 @@ from rlaif.training.recompute import layers_of
 from rlaif.training.reward.train import open_stage
 from rlaif.training.scalar_model import as_ended
 from rlaif.training.session import Group, Session
-from tests.tiers import some
 from tests.tiny import save_tiny, tiny_tokenizer
 from tests.tiny_training import (
     LORA,
@@ -255,7 +254,8 @@ def test_a_loss_that_is_not_finite_names_step_and_prompts(tiny_folder: str, tmp_
 # ----------------------------------------------------------------------------------------------- whole runs
 
 
-@some("lora", [None], [LORA])
+@pytest.mark.slow
+@pytest.mark.parametrize("lora", [None, LORA])
 def test_a_killed_run_goes_on_to_the_same_bits(lora: Any, tiny_folder: str, tmp_path: Path) -> None:
     settings: dict[str, Any] = {
         "lora": lora,

@@ -250,6 +250,7 @@ def test_intervals_hold_the_true_win_rates(biased, worlds):
     assert worlds < STUDIES or sum(held.values()) <= 296, f"too wide to be of 95 %: {held}"
 
 
+@pytest.mark.slow
 def test_the_league_has_the_true_order_where_the_study_can_tell(biased):
     rates = true_rates(biased.world, biased.policies, biased.new)
     played = hold(biased.world, biased.policies, biased.new, Draw(0))

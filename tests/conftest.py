@@ -92,8 +92,10 @@ def _replies_of_the_test(tmp_path_factory: pytest.TempPathFactory, monkeypatch: 
 @pytest.fixture(scope="module")
 def without_curves() -> Iterator[None]:
     """Reports whose plots are blank: two seconds per run, and test_report.py looks at them."""
+    from tests.forked import no_curves
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("rlaif.evaluation.plots.curves", lambda *_: "<svg></svg>")
+        patch.setattr("rlaif.evaluation.plots.curves", no_curves)
         yield
 
 

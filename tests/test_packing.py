@@ -15,7 +15,6 @@ from torch import Tensor
 from transformers import MistralConfig, MistralForCausalLM
 
 from rlaif.models.local import attention, flex, packing
-from rlaif.models.local.attention import _plain
 from rlaif.models.local.generate import Sampling, generate, left_pad
 from rlaif.models.local.packing import Row, hidden_states, microbatches, packs, response_mask
 from tests.tiny import tiny_model
@@ -333,5 +332,5 @@ def test_attentions_gradients_are_the_same_bits_on_one_thread_and_on_two(sequenc
     found = []
     for threads in (2, 1):
         torch.set_num_threads(threads)  # 1 is what all tests have
-        found.append(torch.autograd.grad(_plain(q, k, v, mask, 0.125), (q, k, v), wanted))
+        found.append(torch.autograd.grad(attention._plain(q, k, v, mask, 0.125), (q, k, v), wanted))
     assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))

@@ -1,8 +1,8 @@
 """How many threads compute: as many as there are cores that no other process is using.
 
 Two threads that share a core with other work wait for each other at every product: ten times slower, and not two. So
-the cores that others use are counted again every few seconds, between batches, and left to them. The number of threads
-does not change results here: a product's sums are formed in the same order by one thread and by several.
+the cores that others use are counted again every few seconds, between batches, and left to them. Nearly all results are
+the same bits on one thread and on several; a product of a handful of rows over the whole vocabulary (head.py) is not.
 """
 
 from __future__ import annotations

@@ -392,8 +392,8 @@ FAULTS = [
     ),
     Fault(
         ATTENTION,
-        "torch.softmax(scores + mask_R1LL.unsqueeze(2), dim=-1)",
-        "torch.softmax(scores, dim=-1)",
+        "_Softmax.apply(scores + mask_R1LL.unsqueeze(2))",
+        "_Softmax.apply(scores)",
         "test_packing.py::test_packed_states_equal_each_row_alone",
         "tokens see what comes after them",
     ),

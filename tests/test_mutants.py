@@ -14,9 +14,8 @@ import pytest
 
 from tests.mutants import FAULTS, Fault
 
-pytestmark = pytest.mark.slow
-
 ROOT = Path(__file__).parents[1]
+NAMES = [f"{i}-{Path(fault.file).stem}" for i, fault in enumerate(FAULTS)]
 OWN_MISTAKES = {"NameError", "AttributeError", "ImportError", "ModuleNotFoundError", "SyntaxError"}
 """What a test that catches a fault does not raise, and a fault that is written wrong does."""
 
@@ -75,6 +74,12 @@ def with_fault(fault: Fault) -> str:
     return source.replace(fault.old, fault.new)
 
 
+@pytest.mark.parametrize("fault", FAULTS, ids=NAMES)
+def test_a_fault_has_its_place(fault: Fault) -> None:
+    assert with_fault(fault) != path_of(fault).read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
 def test_without_a_fault_every_named_test_passes(runner: Runner) -> None:
     nodes = sorted({fault.caught_by for fault in FAULTS})
     result = runner.run(nodes)
@@ -82,7 +87,8 @@ def test_without_a_fault_every_named_test_passes(runner: Runner) -> None:
     assert all(any(passed.startswith(f"tests/{node}") for passed in result["passed"]) for node in nodes)
 
 
-@pytest.mark.parametrize("fault", FAULTS, ids=[f"{i}-{Path(fault.file).stem}" for i, fault in enumerate(FAULTS)])
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", FAULTS, ids=NAMES)
 def test_a_fault_is_caught(fault: Fault, runner: Runner) -> None:
     result = runner.run([fault.caught_by], fault)
     assert result["code"] == 1, f"{fault.old!r} -> {fault.new!r} ({fault.harm}) is not caught:\n{result['output']}"

@@ -22,7 +22,8 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 ROWS = 128
-"""Logits at a time: 25 MB in float32 for 49,152 words. The same everywhere, so that equal weights give equal bits."""
+"""Logits at a time, at most: 25 MB in float32 for 49,152 words. The same everywhere, so that equal weights give equal
+bits."""
 
 
 def chosen_logprobs(output: Any, hidden_NH: Tensor, targets_N: Tensor, temperature: float) -> Tensor:
@@ -53,6 +54,12 @@ def chosen_and_entropy(output: Any, hidden_NH: Tensor, targets_N: Tensor, temper
     return torch.cat(logprobs), torch.cat(entropies)
 
 
+def rows_at_once(total: int) -> int:
+    """Of nearly equal parts of at most `ROWS`. A last part of a few rows would be slow, and its products by a wide
+    matrix round differently on one thread and on several."""
+    return -(-total // max(1, -(-total // ROWS))) or 1
+
+
 def _plain(output: Any) -> bool:
     return isinstance(output, torch.nn.Linear) and output.bias is None and not isinstance(output.weight, DTensor)
 
@@ -60,7 +67,7 @@ def _plain(output: Any) -> bool:
 def _by_layer(output: Any, hidden_NH: Tensor, targets_N: Tensor, temperature: float) -> Iterator[tuple[Tensor, Tensor]]:
     """Float32 logits over temperature, and the targets, by calling the layer: one with a bias, or a divided one."""
     divided = isinstance(getattr(output, "weight", None), DTensor)
-    few = max(1, len(hidden_NH)) if divided else ROWS  # all processes take as many turns
+    few = max(1, len(hidden_NH)) if divided else rows_at_once(len(hidden_NH))  # all processes take as many turns
     for hidden, targets in zip(hidden_NH.split(few), targets_N.split(few), strict=True):
         yield output(hidden).float().div_(temperature), targets
 
@@ -86,11 +93,12 @@ class _Exponentials(NamedTuple):
 def _exponentials(
     hidden_NH: Tensor, weight_VH: Tensor, targets_N: Tensor, temperature: float
 ) -> Iterator[_Exponentials]:
-    shape = (min(ROWS, len(hidden_NH)), len(weight_VH))
+    few = rows_at_once(len(hidden_NH))
+    shape = (few, len(weight_VH))
     narrow_RV = hidden_NH.new_empty(shape)
     shifted_RV, exp_RV = (hidden_NH.new_empty(shape, dtype=torch.float32) for _ in range(2))
-    for start in range(0, max(1, len(hidden_NH)), ROWS):  # also of no rows at all
-        rows = slice(start, min(start + ROWS, len(hidden_NH)))
+    for start in range(0, max(1, len(hidden_NH)), few):  # also of no rows at all
+        rows = slice(start, min(start + few, len(hidden_NH)))
         n = rows.stop - start
         torch.mm(hidden_NH[rows], weight_VH.t(), out=narrow_RV[:n])
         shifted = shifted_RV[:n].copy_(narrow_RV[:n]).div_(temperature)

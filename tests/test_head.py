@@ -76,6 +76,20 @@ def test_reading_and_learning_give_the_same_bits() -> None:
         )
 
 
+@pytest.mark.parametrize("learns", [False, True])
+def test_the_last_few_rows_are_the_same_bits_on_one_thread_and_on_two(learns: bool) -> None:
+    draw = torch.Generator().manual_seed(0)
+    hidden_NH = torch.randn(head.ROWS + 5, 64, generator=draw, requires_grad=True)
+    output = torch.nn.Linear(64, 49152, bias=False).requires_grad_(learns)
+    targets_N = torch.randint(0, 49152, (len(hidden_NH),), generator=draw)
+    found = []
+    for threads in (2, 1):  # 1 is what all tests have
+        torch.set_num_threads(threads)
+        logprobs_N = chosen_logprobs(output, hidden_NH, targets_N, 0.7)
+        found.append((logprobs_N, *torch.autograd.grad(logprobs_N.square().sum(), hidden_NH)))
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+
 def test_logits_far_apart_overflow_nothing() -> None:
     output = layer(False, False)
     logprobs_N, entropy_N = chosen_and_entropy(output, 1000 * HIDDEN_NH, TARGETS_N, 1.0)

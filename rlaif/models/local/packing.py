@@ -90,15 +90,21 @@ class Hidden(NamedTuple):
 
     def before_response(self) -> Tensor:
         """hidden_BTH at the position before each response token (padding repeats position 0)."""
-        return self.states_NH[right_pad(self.before, 0, torch.long, self.states_NH.device)]
+        positions_BT = right_pad(self.before, 0, torch.long, self.states_NH.device)
+        return self._at(positions_BT.flatten()).unflatten(0, positions_BT.shape)
 
     def chosen(self) -> Tensor:
         """hidden_NH at the same positions, row after row, without padding."""
-        return self.states_NH[torch.tensor([i for row in self.before for i in row], device=self.states_NH.device)]
+        return self._at(torch.tensor([i for row in self.before for i in row], device=self.states_NH.device))
 
     def at_last(self) -> Tensor:
         """hidden_BH at each row's last real token."""
-        return self.states_NH[torch.tensor(self.last, device=self.states_NH.device)]
+        return self._at(torch.tensor(self.last, device=self.states_NH.device))
+
+    def _at(self, positions_N: Tensor) -> Tensor:
+        """Not by [positions_N]: siblings share a prompt's last state, and the gradient of indexing adds up what it
+        repeats in any order, once there are several threads."""
+        return self.states_NH.index_select(0, positions_N)
 
 
 class _Layout(NamedTuple):

@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check --quiet
 RUN := $(VENV)/bin
+# Tests start dozens of processes; where bytecode is not kept each would compile the package for itself.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: quickstart test test-slow durations style lint format clean
 

@@ -15,9 +15,6 @@ from hypothesis import settings
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-import torch
-
-torch.set_num_threads(1)
 settings.register_profile("without a clock", deadline=None)  # a busy machine is no bug
 settings.load_profile("without a clock")
 
@@ -25,6 +22,14 @@ settings.load_profile("without a clock")
 DURATIONS = Path(__file__).with_name("durations.txt")
 ALONE = {"test_learning", "test_optimise_learning"}
 """Files whose tests share nothing but their imports."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Only workers import torch: the process that hands out the tests computes nothing."""
+    if hasattr(config, "workerinput") or not config.getoption("numprocesses", 0):
+        import torch
+
+        torch.set_num_threads(1)
 
 
 def group_of(nodeid: str) -> str:
@@ -90,13 +95,16 @@ def _replies_of_the_test(tmp_path_factory: pytest.TempPathFactory, monkeypatch: 
 
 
 @pytest.fixture(scope="module")
-def without_curves() -> Iterator[None]:
-    """Reports whose plots are blank: two seconds per run, and test_report.py looks at them."""
-    from tests.forked import no_curves
+def blank_plots() -> Iterator[Any]:
+    """Pages whose plots are blank, for tests of what is around them; the value is matplotlib's own `savefig`."""
+    from matplotlib.figure import Figure
 
+    from tests.forked import blank
+
+    own = Figure.savefig
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("rlaif.evaluation.plots.curves", no_curves)
-        yield
+        patch.setattr(Figure, "savefig", blank)
+        yield own
 
 
 @pytest.fixture(scope="session")
@@ -105,6 +113,14 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
     from tests.tiny import save_tiny
 
     return save_tiny(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def shallow_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The same with one layer, a third faster: for tests of stages and runs, where any model will do."""
+    from tests.tiny import save_tiny
+
+    return save_tiny(tmp_path_factory.mktemp("shallow"), num_hidden_layers=1)
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -57,7 +58,9 @@ def imports(path: Path) -> Iterator[Import]:
                 yield Import(path, node.lineno, node.module or "")
 
 
-IMPORTS = [found for path in MODULES for found in imports(path)]
+@cache
+def all_imports() -> list[Import]:
+    return [found for path in MODULES for found in imports(path)]
 
 
 def unit(path: Path) -> str:
@@ -78,7 +81,7 @@ def test_every_module_has_a_layer_and_every_layer_a_module():
 
 def test_imports_only_go_down():
     wrong = []
-    for found in IMPORTS:
+    for found in all_imports():
         own, (root, _, rest) = unit(found.path), found.target.partition(".")
         other = rest.partition(".")[0]
         if root != "rlaif" or not rest or other in {"__version__", own} or layer(other) < layer(own):
@@ -94,14 +97,14 @@ def test_heavy_libraries_stay_where_models_are():
     wrong = [
         f"{found.place}: imports {found.target}: only {', '.join(MAY_BE_HEAVY)} may, so that everything else starts "
         "fast; call a function there instead"
-        for found in IMPORTS
+        for found in all_imports()
         if found.target.partition(".")[0] in HEAVY and not str(found.path.relative_to(PACKAGE)).startswith(MAY_BE_HEAVY)
     ]
     assert not wrong, "\n".join(wrong)
 
 
 def test_vllm_is_a_program_and_never_imported():
-    wrong = [found.place for found in IMPORTS if found.target.partition(".")[0] == "vllm"]
+    wrong = [found.place for found in all_imports() if found.target.partition(".")[0] == "vllm"]
     assert not wrong, f"{wrong}: vLLM is served (models/server.py) and asked over HTTP (models/client.py)"
 
 
@@ -109,7 +112,7 @@ def test_feedback_and_training_do_not_know_each_other():
     """Both are in one layer, so the rule follows; it is the one that matters most and has its own test."""
     assert layer("feedback") == layer("training")
     for own, other in (("feedback", "training"), ("training", "feedback")):
-        wrong = [f.place for f in IMPORTS if unit(f.path) == own and f.target.startswith(f"rlaif.{other}")]
+        wrong = [f.place for f in all_imports() if unit(f.path) == own and f.target.startswith(f"rlaif.{other}")]
         assert not wrong, f"{wrong}: {own} meets {other} in files only (preferences.jsonl); stages.py joins them"
 
 

@@ -24,6 +24,9 @@ from rlaif.stages import label
 from tests.audited import CONSTITUTION, recipe_of, write_gold
 from tests.fake_run import prompt, response
 
+pytestmark = pytest.mark.usefixtures("blank_plots")
+
+
 # ------------------------------------------------------------------------------------------------ end to end
 
 
@@ -491,8 +494,9 @@ def test_what_only_code_decided_is_not_put_down_to_the_judge(tmp_path):
     assert not any(caution.startswith("It ") for caution in said["cautions"])
 
 
-def test_a_page_runs_and_loads_nothing(tmp_path):
-    """Markup in prompts, responses and tags shows as text, and JSON stays JSON."""
+def test_a_page_runs_and_loads_nothing(tmp_path, blank_plots, monkeypatch):
+    """Markup in prompts, responses and tags shows as text, in plots too, and JSON stays JSON."""
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", blank_plots)
     evil = "<script>alert(1)</script><img src=//evil onerror=alert(2)> \u2028 {{ 7 * 7 }} $x^2$"
     rows = [
         {"prompt": f"{evil} {i}", "chosen": f"bad {i} {evil}", "rejected": f"good {i} {evil}", "tags": [evil]}

@@ -248,6 +248,7 @@ def test_the_schema_fits_what_is_shipped(cli, kind, folder):
 # -------------------------------------------------------------------------------------------------------- compare
 
 
+@pytest.mark.usefixtures("blank_plots")
 def test_compare_puts_runs_side_by_side(cli, tmp_path):
     runs = [str(write_run(tmp_path / name, inputs(prompts=6))) for name in ("one", "two")]
     code, out, err = cli("compare", *runs, "--out", "pages/both.html")
@@ -287,6 +288,7 @@ def judged_by(tmp_path, monkeypatch):
         ("sees_merit", "accuracy=9", 2),
     ],
 )
+@pytest.mark.usefixtures("blank_plots")
 def test_the_gate_is_the_exit_code_of_an_audit(cli, judged_by, tmp_path, judge, gate, expected):
     gated = ["--gate", gate] if gate else []
     code, out, err = cli(

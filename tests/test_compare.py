@@ -10,6 +10,8 @@ from rlaif.errors import DataError
 from rlaif.evaluation.compare import compare_runs
 from tests.fake_run import RECIPE, inputs, write_run
 
+pytestmark = pytest.mark.usefixtures("blank_plots")
+
 
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory):

@@ -21,62 +21,74 @@ from rlaif.evaluation.plots import BLUE, GREEN, ORANGE, RED
 from tests.contests import round_robin
 
 QUICK = Bootstrap(samples=100)
-PLAYED = contest(round_robin({"sft": 0.0, "rlaif": 1.5, "worse": -1.5, "same": 0.0}, 40, seeds=(0, 1)))
-RATES = against_reference(PLAYED, "sft", QUICK)
+NAMES = ["matrix", "forest", "raw forest", "frontier", "no gold", "league", "accuracy", "refusals"]
 
 
-def drawn():
+@pytest.fixture(scope="module")
+def played():
+    return contest(round_robin({"sft": 0.0, "rlaif": 1.5, "worse": -1.5, "same": 0.0}, 40, seeds=(0, 1)))
+
+
+@pytest.fixture(scope="module")
+def rates(played):
+    return against_reference(played, "sft", QUICK)
+
+
+@pytest.fixture(scope="module")
+def pictures(played, rates):
+    return drawn(played, rates)
+
+
+def drawn(played, rates):
     d = np.linspace(0.3, 3, 8)
     curve = [Point(i, x * x, x, float(x * (1 - 0.6 * np.log(x)))) for i, x in enumerate(d)]
     falls = plots.Curve(curve, over_optimisation(curve, "rl", 0.0))
     looks = plots.looks(["sft", "rlaif", "bon"], "sft")
     rows = [Reply(f"{arm}{i}", arm, i % 2 == 0, float(i % 3 == 0)) for arm in ("sft", "rlaif") for i in range(20)]
     scores = [Scored(f"x{i}", f"p{i}", "rlaif", float(i % 4) - 0.5, 1.0, s) for i in range(40) for s in range(2)]
-    lengths = {arm: length_controlled(PLAYED, arm, "sft", QUICK) for arm in RATES}
+    lengths = {arm: length_controlled(played, arm, "sft", QUICK) for arm in rates}
     lengths["same"] = lengths["same"].model_copy(update={"rate": None})
     return {
-        "matrix": plots.matrix("Matrix", PLAYED.arms, all_against_all(PLAYED, QUICK)),
-        "forest": plots.forest("Forest", "sft", RATES, lengths),
-        "raw forest": plots.forest("Forest", "sft", RATES),
+        "matrix": plots.matrix("Matrix", played.arms, all_against_all(played, QUICK)),
+        "forest": plots.forest("Forest", "sft", rates, lengths),
+        "raw forest": plots.forest("Forest", "sft", rates),
         "frontier": plots.frontiers("Frontier", {"rlaif": falls, "bon": plots.Curve(curve[:1])}, looks),
         "no gold": plots.frontiers("Frontier", {"rlaif": plots.Curve([Point(0, 1.0, 1.0)])}, looks),
-        "league": plots.standings("League", league(PLAYED, QUICK, "sft")),
+        "league": plots.standings("League", league(played, QUICK, "sft")),
         "accuracy": plots.accuracy_dots("Accuracy", accuracies(scores, QUICK)),
         "refusals": plots.refusal_map("Refusals", refusals(rows, QUICK), looks),
     }
 
 
-PICTURES = drawn()
-
-
-@pytest.mark.parametrize("name", PICTURES)
-def test_a_picture_is_one_svg_that_runs_nothing(name):
-    tree = ElementTree.fromstring(PICTURES[name])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_picture_is_one_svg_that_runs_nothing(pictures, name):
+    tree = ElementTree.fromstring(pictures[name])
     assert tree.tag.endswith("svg")
     assert not any(element.tag.endswith(("script", "image", "foreignObject")) for element in tree.iter())
 
 
-def test_equal_numbers_give_equal_bytes():
-    assert drawn() == PICTURES
+def test_equal_numbers_give_equal_bytes(played, rates, pictures):
+    assert drawn(played, rates) == pictures
+    assert list(pictures) == NAMES
 
 
 def colours(svg):
     return {found.upper() for found in re.findall(r"#[0-9a-fA-F]{6}", svg)}
 
 
-def test_colours_say_who_is_better():
-    assert {GREEN.upper(), RED.upper(), plots.GREY.upper()} <= colours(PICTURES["raw forest"])
+def test_colours_say_who_is_better(pictures, rates):
+    assert {GREEN.upper(), RED.upper(), plots.GREY.upper()} <= colours(pictures["raw forest"])
     # 30 of 40 right: better than a coin, and nothing else in that picture is coloured.
-    assert GREEN.upper() in colours(PICTURES["accuracy"]) and RED.upper() not in colours(PICTURES["accuracy"])
-    unclear = RATES["rlaif"].model_copy(update={"rate": Estimate(value=0.6, low=0.4, high=0.8, n=9)})
+    assert GREEN.upper() in colours(pictures["accuracy"]) and RED.upper() not in colours(pictures["accuracy"])
+    unclear = rates["rlaif"].model_copy(update={"rate": Estimate(value=0.6, low=0.4, high=0.8, n=9)})
     shown = colours(plots.forest("", "sft", {"rlaif": unclear}))
     assert plots.GREY.upper() in shown
 
 
-def test_an_arm_looks_the_same_everywhere_and_unlike_the_others():
+def test_an_arm_looks_the_same_everywhere_and_unlike_the_others(pictures):
     arms = ["sft", *(f"arm {i}" for i in range(12))]
     looks = plots.looks(arms, "sft")
     assert looks["sft"].color == ORANGE and looks["arm 0"] == plots.Look(BLUE, "o")
     assert len(set(looks.values())) == len(arms)
     assert ORANGE not in {look.color for arm, look in looks.items() if arm != "sft"}
-    assert {BLUE.upper(), ORANGE.upper()} <= colours(PICTURES["refusals"])
+    assert {BLUE.upper(), ORANGE.upper()} <= colours(pictures["refusals"])

@@ -71,10 +71,10 @@ def in_a_process(recipe: Recipe, folder: Path, kill: Kill | None = None) -> int 
 
 
 @pytest.fixture(scope="module", params=[KILLS[2:3], pytest.param(KILLS, marks=pytest.mark.slow)], ids=["once", "all"])
-def story(request, tmp_path_factory, tiny_folder) -> Story:
+def story(request, tmp_path_factory, shallow_folder) -> Story:
     recipe = small_recipe(
         tmp_path_factory.mktemp("inputs"),
-        tiny_folder,
+        shallow_folder,
         prompts=30,
         prompts__heldout=10,
         sample__max_tokens=8,
@@ -212,15 +212,15 @@ def test_the_command_prints_the_table(story, monkeypatch, tmp_path):
         ),
     ],
 )
-def test_a_recipe_with_nothing_to_do_over_again_is_refused(tmp_path, tiny_folder, sections, line):
-    recipe = small_recipe(tmp_path, tiny_folder)
+def test_a_recipe_with_nothing_to_do_over_again_is_refused(tmp_path, shallow_folder, sections, line):
+    recipe = small_recipe(tmp_path, shallow_folder)
     with pytest.raises(ConfigError, match=line):
         iterate(Recipe.model_validate(recipe.model_dump(mode="json") | sections), 2, tmp_path / "rounds")
     assert not (tmp_path / "rounds").exists()
 
 
-def test_without_preferences_only_the_policy_goes_on(tmp_path, tiny_folder):
-    recipe = small_recipe(tmp_path, tiny_folder, optimise={"kind": "rloo", "scoring": {"kind": "checks"}})
+def test_without_preferences_only_the_policy_goes_on(tmp_path, shallow_folder):
+    recipe = small_recipe(tmp_path, shallow_folder, optimise={"kind": "rloo", "scoring": {"kind": "checks"}})
     second = round_of(recipe, Path("rounds"), 2)
     assert stages_of(second) == ["optimise", "evaluate", "report"]
     assert second.preferences == recipe.preferences and second.policy.model == "rounds/round-1/policy"

@@ -24,7 +24,7 @@ from rlaif.run import Run
 from rlaif.stages.offline import demonstrations
 from tests.small_run import small_recipe
 
-pytestmark = pytest.mark.usefixtures("without_curves")
+pytestmark = pytest.mark.usefixtures("blank_plots")
 EVERY = ("sample", "label", "pairs", "reward")
 LENGTH = {"kind": "length", "per": 4}
 JUDGE = {"kind": "judge"}

@@ -74,16 +74,16 @@ WAYS: dict[str, dict[str, Any]] = {
 
 
 @some("way", ["ppo"], [way for way in WAYS if way != "ppo"])
-def test_a_run_killed_again_and_again_ends_in_the_same_bits(way: str, tiny_folder: str, tmp_path: Path) -> None:
+def test_a_run_killed_again_and_again_ends_in_the_same_bits(way: str, shallow_folder: str, tmp_path: Path) -> None:
     """Killed after the updates and before the row: every start but the last gets one step beyond what it keeps."""
     section = tiny_method(**WAYS[way])
-    undisturbed = train(tiny_folder, tmp_path / "0", section)
+    undisturbed = train(shallow_folder, tmp_path / "0", section)
     for every, least in ((1, 3), (2, 1)):
         section = tiny_method(**WAYS[way], checkpoint_every=every)
         kills, resumed = 0, None
         while resumed is None:
             try:
-                resumed = train(tiny_folder, tmp_path / f"{every}", section, dies_at(every + 1 if kills < 3 else 0))
+                resumed = train(shallow_folder, tmp_path / f"{every}", section, dies_at(every + 1 if kills < 3 else 0))
             except Killed:
                 kills += 1
         assert kills >= least
@@ -96,16 +96,16 @@ def test_a_run_killed_again_and_again_ends_in_the_same_bits(way: str, tiny_folde
 
 
 @some("every", [1], [100])
-def test_a_limit_stops_the_run_after_so_many_steps_in_a_row(every: int, tiny_folder: str, tmp_path: Path) -> None:
+def test_a_limit_stops_the_run_after_so_many_steps_in_a_row(every: int, shallow_folder: str, tmp_path: Path) -> None:
     settings: dict[str, Any] = {"steps": 6, "learning_rate": 2e-2, "checkpoint_every": every}
-    train(tiny_folder, tmp_path / "free", tiny_method("rloo", **settings))
+    train(shallow_folder, tmp_path / "free", tiny_method("rloo", **settings))
     free = rows_of(tmp_path / "free")
     kls = [row["kl"] for row in free]
     first = next(i for i in range(1, 5) if min(kls[i : i + 2]) > max(kls[:i]))
     limit = (max(kls[:first]) + min(kls[first : first + 2])) / 2
     section = tiny_method("rloo", stop=StopRules(kl=limit, patience=2), **settings)
     with pytest.raises(TrainingError) as stopped:
-        train(tiny_folder, tmp_path / "watched", section)
+        train(shallow_folder, tmp_path / "watched", section)
     line = str(stopped.value)
     assert "\n" not in line
     assert line.startswith(f"rloo step {first + 1}: kl is {kls[first + 1]:.4g}, above optimise.stop.kl ({limit:g}) ")
@@ -118,7 +118,7 @@ def test_a_limit_stops_the_run_after_so_many_steps_in_a_row(every: int, tiny_fol
     kept = [path.name for path in (tmp_path / "watched" / "checkpoints").glob("*.pt")]
     assert kept == [f"step-{first:06d}.pt"]  # the state before the first step past the limit
     with pytest.raises(TrainingError) as again:
-        train(tiny_folder, tmp_path / "watched", section)
+        train(shallow_folder, tmp_path / "watched", section)
     assert str(again.value) == line
 
 
@@ -169,12 +169,12 @@ def by_place(values: Sequence[float | None]) -> TextScorer:
     return lambda prompts, texts: [values[i % len(values)] for i in range(len(texts))]
 
 
-def test_what_has_no_score_is_left_out_and_counted(tiny_folder: str, tmp_path: Path) -> None:
+def test_what_has_no_score_is_left_out_and_counted(shallow_folder: str, tmp_path: Path) -> None:
     section = tiny_method("rloo", scoring=ChecksScore(), minibatch_size=8)
     values = [0.0, 1.0, None, 3.0, 4.0, 5.0, 6.0, 7.0]
-    actors = tiny_actors(tiny_folder, section, text=by_text(by_place(values)))
+    actors = tiny_actors(shallow_folder, section, text=by_text(by_place(values)))
     object.__setattr__(actors.scorers, "max_failures", 0.2)
-    whole = roll_out(tiny_actors(tiny_folder, section, text=by_text(by_place([1.0]))), PROMPTS[:2], section, 0, 0)
+    whole = roll_out(tiny_actors(shallow_folder, section, text=by_text(by_place([1.0]))), PROMPTS[:2], section, 0, 0)
     took = roll_out(actors, PROMPTS[:2], section, 0, 0)
     assert took.score_B.tolist() == [0, 1, 3, 4, 5, 6, 7]
     assert took.places == [0, 1, 3, 4, 5, 6, 7]
@@ -191,11 +191,11 @@ def test_what_has_no_score_is_left_out_and_counted(tiny_folder: str, tmp_path: P
     assert [row["score"] for row in rows_of(tmp_path)] == pytest.approx([26 / 7] * 4)
 
 
-def test_a_response_without_a_score_moves_no_other_into_another_minibatch(tiny_folder: str) -> None:
+def test_a_response_without_a_score_moves_no_other_into_another_minibatch(shallow_folder: str) -> None:
     section = tiny_method("rloo", scoring=ChecksScore(), responses_per_prompt=2, minibatch_size=4)
     cut = []
     for values in ([1.0] * 8, [1.0, 1.0, 1.0, None, 1.0, 1.0, 1.0, 1.0]):
-        actors = tiny_actors(tiny_folder, section, text=by_text(by_place(values)))
+        actors = tiny_actors(shallow_folder, section, text=by_text(by_place(values)))
         object.__setattr__(actors.scorers, "max_failures", 0.2)
         took = roll_out(actors, PROMPTS[:4], section, 0, 0)
         cut.append([[took.places[i] for i in minibatch] for minibatch in minibatches(took, section, 3)])
@@ -203,16 +203,16 @@ def test_a_response_without_a_score_moves_no_other_into_another_minibatch(tiny_f
 
 
 @pytest.mark.parametrize(("failed", "limit"), [(2, 0.2), (1, 0.0), (8, 1.0)])
-def test_too_many_without_a_score_stop_the_run(failed: int, limit: float, tiny_folder: str) -> None:
+def test_too_many_without_a_score_stop_the_run(failed: int, limit: float, shallow_folder: str) -> None:
     section = tiny_method("grpo", scoring=ChecksScore())
     values = [None] * failed + [1.0] * (8 - failed)
-    actors = tiny_actors(tiny_folder, section, text=by_text(by_place(values)))
+    actors = tiny_actors(shallow_folder, section, text=by_text(by_place(values)))
     object.__setattr__(actors.scorers, "max_failures", limit)
     with pytest.raises(TrainingError, match=rf"^grpo step 3: {failed} of 8 responses have no score \(.*max_failures$"):
         roll_out(actors, PROMPTS[:2], section, 3, 0)
 
 
-def test_gold_is_asked_in_its_turn_and_teaches_nothing(tiny_folder: str, tmp_path: Path) -> None:
+def test_gold_is_asked_in_its_turn_and_teaches_nothing(shallow_folder: str, tmp_path: Path) -> None:
     asked: list[int] = []
 
     def gold(prompts: Sequence[Prompt], texts: Sequence[str]) -> list[float | None]:
@@ -220,9 +220,9 @@ def test_gold_is_asked_in_its_turn_and_teaches_nothing(tiny_folder: str, tmp_pat
         return [0.25, None, 0.75, *[0.5] * (len(texts) - 3)]
 
     settings: dict[str, Any] = {"steps": 5}
-    without = train(tiny_folder, tmp_path / "a", tiny_method("rloo", **settings))
+    without = train(shallow_folder, tmp_path / "a", tiny_method("rloo", **settings))
     section = tiny_method("rloo", gold=Gold(source=ChecksScore(), every=3, responses=3), **settings)
-    with_gold = train(tiny_folder, tmp_path / "b", section, text=by_text(gold))
+    with_gold = train(shallow_folder, tmp_path / "b", section, text=by_text(gold))
     assert asked == [3, 3]
     rows = rows_of(tmp_path / "b")
     assert [row["step"] for row in rows if "gold" in row] == [0, 3]
@@ -232,7 +232,7 @@ def test_gold_is_asked_in_its_turn_and_teaches_nothing(tiny_folder: str, tmp_pat
     assert same(everything(with_gold), everything(without))
 
 
-def test_a_constraint_prices_its_cost_until_the_policy_keeps_the_limit(tiny_folder: str, tmp_path: Path) -> None:
+def test_a_constraint_prices_its_cost_until_the_policy_keeps_the_limit(shallow_folder: str, tmp_path: Path) -> None:
     """The score asks for length, the constraint for at most 4 tokens of 8; in a quarter of the steps it is won."""
     settings: dict[str, Any] = {
         "steps": 20,
@@ -249,8 +249,8 @@ def test_a_constraint_prices_its_cost_until_the_policy_keeps_the_limit(tiny_fold
         "checkpoint_every": 100,
     }
     cost = Constraint(name="long", cost=LengthScore(per=1), limit=4.0, learning_rate=0.1)
-    train(tiny_folder, tmp_path / "free", tiny_method("rloo", **settings))
-    train(tiny_folder, tmp_path / "held", tiny_method("rloo", **settings, constraints=(cost,)))
+    train(shallow_folder, tmp_path / "free", tiny_method("rloo", **settings))
+    train(shallow_folder, tmp_path / "held", tiny_method("rloo", **settings, constraints=(cost,)))
     free, held = rows_of(tmp_path / "free"), rows_of(tmp_path / "held")
     price = 0.0
     for row in held:
@@ -262,9 +262,9 @@ def test_a_constraint_prices_its_cost_until_the_policy_keeps_the_limit(tiny_fold
     assert sum(row["response_tokens"] for row in held[-3:]) / 3 < 4.5
 
 
-def test_the_parts_of_a_sum_are_logged(tiny_folder: str, tmp_path: Path) -> None:
+def test_the_parts_of_a_sum_are_logged(shallow_folder: str, tmp_path: Path) -> None:
     parts = (Part(source=ModelScore(), weight=2.0), Part(source=LengthScore(per=10), weight=-1.0))
-    train(tiny_folder, tmp_path, tiny_method("reinforce", scoring=SumScore(parts=parts), steps=1))
+    train(shallow_folder, tmp_path, tiny_method("reinforce", scoring=SumScore(parts=parts), steps=1))
     [row] = rows_of(tmp_path)
     assert row["score/length"] == pytest.approx(row["response_tokens"] / 10)
     assert row["score"] == pytest.approx(2 * row["score/reward_model"] - row["score/length"], abs=1e-5)
@@ -309,9 +309,9 @@ def test_what_is_watched_is_what_it_is_called() -> None:
     assert "explained_variance" not in row
 
 
-def test_the_writer_is_brought_up_to_date_before_every_step(tiny_folder: str, tmp_path: Path) -> None:
+def test_the_writer_is_brought_up_to_date_before_every_step(shallow_folder: str, tmp_path: Path) -> None:
     section = tiny_method("rloo", steps=3)
-    actors = tiny_actors(tiny_folder, section)
+    actors = tiny_actors(shallow_folder, section)
     calls: list[tuple[str, float]] = []
 
     class Spy:
@@ -334,16 +334,16 @@ def test_the_writer_is_brought_up_to_date_before_every_step(tiny_folder: str, tm
     assert len({now for _, now in calls}) == 3
 
 
-def test_what_is_high_for_what_is_good_can_be_a_cost(tiny_folder: str) -> None:
+def test_what_is_high_for_what_is_good_can_be_a_cost(shallow_folder: str) -> None:
     cost = COST.model_copy(update={"sign": -1, "limit": -3.0})
     section = tiny_method("rloo", constraints=(cost,))
-    took = roll_out(tiny_actors(tiny_folder, section), PROMPTS[:2], section, 0, 0)
+    took = roll_out(tiny_actors(shallow_folder, section), PROMPTS[:2], section, 0, 0)
     assert took.cost_B["long"].tolist() == [-len(row.response) for row in took.rows]
 
 
-def test_a_response_without_a_cost_is_left_out(tiny_folder: str) -> None:
+def test_a_response_without_a_cost_is_left_out(shallow_folder: str) -> None:
     section = tiny_method("rloo", constraints=(COST.model_copy(update={"cost": ChecksScore()}),))
-    actors = tiny_actors(tiny_folder, section, text=by_text(by_place([0.5, None, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0])))
+    actors = tiny_actors(shallow_folder, section, text=by_text(by_place([0.5, None, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0])))
     object.__setattr__(actors.scorers, "max_failures", 0.2)
     took = roll_out(actors, PROMPTS[:2], section, 0, 0)
     assert took.places == [0, 2, 3, 4, 5, 6, 7]

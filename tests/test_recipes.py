@@ -12,7 +12,7 @@ from rlaif.pipeline import run_recipe, stages_until
 from rlaif.records import Judgment, Preference, Response
 
 ROWS = 40
-pytestmark = pytest.mark.usefixtures("without_curves")
+pytestmark = pytest.mark.usefixtures("blank_plots")
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from rlaif.evaluation.report import write_report
 from rlaif.jsonl import write_json
 from rlaif.pipeline import STAGES, run_recipe
 from rlaif.run import Run, hash_path
-from tests.forked import draw_nothing, exit_code, no_curves
+from tests.forked import blank, draw_nothing, exit_code
 from tests.small_run import small_recipe
 
 
@@ -147,10 +147,10 @@ class Story(NamedTuple):
 
 
 @pytest.fixture(scope="module", params=[FEW, pytest.param(KILLS, marks=pytest.mark.slow)], ids=["few", "all"])
-def story(request, tmp_path_factory, tiny_folder) -> Story:
+def story(request, tmp_path_factory, shallow_folder) -> Story:
     recipe = small_recipe(
         tmp_path_factory.mktemp("inputs"),
-        tiny_folder,
+        shallow_folder,
         prompts=30,
         policy__batch_size=8,
         prompts__heldout=10,
@@ -219,7 +219,7 @@ def test_the_evaluation_is_the_same_but_for_the_clock(story):
 
 def test_the_page_is_the_same_but_for_the_clock(story, tmp_path, monkeypatch):
     if story.kills is not KILLS:
-        monkeypatch.setattr("rlaif.evaluation.plots.curves", no_curves)
+        monkeypatch.setattr("matplotlib.figure.Figure.savefig", blank)
     copy = Run(tmp_path / "letters")
     shutil.copytree(story.killed.folder, copy.folder)
     shutil.copy(story.peaceful.evaluation, copy.folder)  # here and in the manifest are the clock times

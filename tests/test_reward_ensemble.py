@@ -65,13 +65,13 @@ def plain_scores(model: ScalarModel, rows: Sequence[Row]) -> torch.Tensor:
 
 
 @pytest.fixture(scope="module", params=["lora", "independent"])
-def ensemble(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, tiny_folder: str) -> Run:
+def ensemble(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, shallow_folder: str) -> Run:
     rates = {"lora": 2e-2, "independent": 3e-3}
     section = reward_section(
         lora=LORA, epochs=2, learning_rate=rates[request.param], ensemble={"kind": request.param, "members": 3}
     )
     run = prepared(tmp_path_factory.mktemp("ensemble") / request.param, planted(100))
-    stages.reward(tiny_recipe(tiny_folder, reward=section), run)
+    stages.reward(tiny_recipe(shallow_folder, reward=section), run)
     return run
 
 
@@ -134,8 +134,8 @@ def test_progress_counts_every_step_of_every_model_once(tmp_path: Path) -> None:
     assert [(row["step"], row["model"]) for row in rows] == [(1, 0), (2, 1), (3, 1), (4, 1)]
 
 
-def test_a_scorer_of_one_is_the_model_itself(tiny_folder: str, tmp_path: Path) -> None:
-    model = tiny_scalar(tiny_folder)
+def test_a_scorer_of_one_is_the_model_itself(shallow_folder: str, tmp_path: Path) -> None:
+    model = tiny_scalar(shallow_folder)
     model.offset = 0.25
     model.save(tmp_path, TOKENIZER)
     scorer = load_scorer(tmp_path, torch.float32)
@@ -168,7 +168,7 @@ KILLS: list[tuple[Any, str, int]] = [
 
 @pytest.mark.slow
 def test_a_stage_of_several_models_killed_at_every_turn_ends_in_the_same_bytes(
-    tiny_folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shallow_folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     section = reward_section(
         lora=LORA,
@@ -178,7 +178,7 @@ def test_a_stage_of_several_models_killed_at_every_turn_ends_in_the_same_bytes(
         ensemble={"members": 2},
         denoise={"kind": "soften", "share": 0.3, "members": 2},
     )
-    recipe = tiny_recipe(tiny_folder, reward=section)
+    recipe = tiny_recipe(shallow_folder, reward=section)
     peaceful = prepared(tmp_path / "peaceful", planted(20))
     facts = stages.reward(recipe, peaceful)
     assert facts["updates"] == 16
@@ -228,13 +228,13 @@ def flipped(preferences: Sequence[Preference], every: int) -> tuple[list[Prefere
     return rows, wrong
 
 
-def test_flipping_finds_planted_wrong_labels_and_costs_no_accuracy(tiny_folder: str, tmp_path: Path) -> None:
+def test_flipping_finds_planted_wrong_labels_and_costs_no_accuracy(shallow_folder: str, tmp_path: Path) -> None:
     preferences, wrong = flipped(planted(200), every=4)
     settings: dict[str, Any] = {"epochs": 2, "learning_rate": 3e-3}
     right = {}
     for name, treatment in (("keep", {"kind": "keep"}), ("flip", {"kind": "flip", "share": 0.25, "members": 3})):
         run = prepared(tmp_path / name, preferences)
-        stages.reward(tiny_recipe(tiny_folder, reward=reward_section(denoise=treatment, **settings)), run)
+        stages.reward(tiny_recipe(shallow_folder, reward=reward_section(denoise=treatment, **settings)), run)
         heldout = rows_of(run.heldout)
         right[name] = sum(row["margin"] > 0 for row in heldout)
         assert run.strengths.exists() == (name == "flip")
@@ -273,14 +273,14 @@ def test_what_each_treatment_teaches() -> None:
 
 
 def test_the_final_model_is_taught_the_treated_labels(
-    tiny_folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shallow_folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With strengths given, not learnt: the first pair, certain, is turned round, and the model learns it so."""
     preferences = [preference(f"q{i}", "aaaa", "zzzz") for i in range(8)]
     monkeypatch.setattr(denoise, "strengths", lambda stage, lessons: [-1.0] * len(lessons))
     section = reward_section(denoise={"kind": "flip", "share": 1.0, "members": 2}, epochs=6, learning_rate=5e-3)
     run = prepared(tmp_path, preferences)
-    recipe: Recipe = tiny_recipe(tiny_folder, reward=section)
+    recipe: Recipe = tiny_recipe(shallow_folder, reward=section)
     stages.reward(recipe, run)
     chosen, rejected = encode_pairs(TOKENIZER, preferences[:1], 1000)[0][1:]
     score_B = load_scorer(run.reward_model, torch.float32).score_all([chosen, rejected], 1000)

@@ -79,9 +79,9 @@ def accuracy(model: ScalarModel, preferences: Sequence[Preference]) -> float:
         {"kind": "davidson", "nu": 0.5},
     ],
 )
-def test_each_loss_of_pairs_learns_a_planted_preference(loss: Any, tiny_folder: str, tmp_path: Path) -> None:
+def test_each_loss_of_pairs_learns_a_planted_preference(loss: Any, shallow_folder: str, tmp_path: Path) -> None:
     preferences = planted(160)
-    stage = stage_of(tiny_folder, loss=loss, epochs=3)
+    stage = stage_of(shallow_folder, loss=loss, epochs=3)
     with torch.no_grad():
         stage.model.head.weight.neg_()  # this head happens to be right before it has learnt
     before = accuracy(stage.model, preferences)
@@ -129,11 +129,11 @@ def by_definition(kind: str, d: torch.Tensor, p: float) -> torch.Tensor:
 @pytest.mark.parametrize("max_tokens", [1, 10_000])
 @pytest.mark.parametrize("kind", PAIR_LOSSES)
 def test_loss_and_gradient_of_a_minibatch_are_those_of_the_definition(
-    kind: str, max_tokens: int, tiny_folder: str
+    kind: str, max_tokens: int, shallow_folder: str
 ) -> None:
-    stage = stage_of(tiny_folder, microbatch_tokens=max_tokens, **PAIR_LOSSES[kind])
+    stage = stage_of(shallow_folder, microbatch_tokens=max_tokens, **PAIR_LOSSES[kind])
     found = learn(stage.model, pair_lessons(TOKENIZER, SOFT, stage.section, tie_margin=0.05), stage.section, "here")
-    plain = tiny_scalar(tiny_folder)
+    plain = tiny_scalar(shallow_folder)
     scores = {}
     for p in SOFT:
         for row in encode_pairs(TOKENIZER, [p], 1000)[0][1:]:
@@ -154,7 +154,7 @@ def test_loss_and_gradient_of_a_minibatch_are_those_of_the_definition(
 
 @pytest.mark.parametrize("sign", [1, -1])  # so that the turn which does not count is once right, once wrong
 def test_two_processes_find_the_loss_and_the_gradient_of_one(
-    sign: int, tiny_folder: str, monkeypatch: pytest.MonkeyPatch
+    sign: int, shallow_folder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each process's part, added up by hand; with three microbatches the second has a turn that does not count."""
     more = [*SOFT, preference("Third?", "yes, certainly", "no", p_chosen=0.7)]
@@ -168,7 +168,7 @@ def test_two_processes_find_the_loss_and_the_gradient_of_one(
         monkeypatch.setattr(parallel, "rank", lambda: rank)
         monkeypatch.setattr(parallel, "size", lambda: size)
         monkeypatch.setattr(parallel, "add_up", lambda tensor: tensor)
-        model = with_heads(tiny_scalar(tiny_folder), ("x", "y"))
+        model = with_heads(tiny_scalar(shallow_folder), ("x", "y"))
         with torch.no_grad():
             model.head.weight.mul_(sign)
         row = learn(model, lessons, section, "here")
@@ -188,8 +188,8 @@ def with_heads(model: ScalarModel, names: tuple[str, ...]) -> ScalarModel:
     return model
 
 
-def test_a_loss_that_is_not_finite_names_its_pairs(tiny_folder: str) -> None:
-    stage = stage_of(tiny_folder, microbatch_tokens=1)
+def test_a_loss_that_is_not_finite_names_its_pairs(shallow_folder: str) -> None:
+    stage = stage_of(shallow_folder, microbatch_tokens=1)
     lessons = pair_lessons(TOKENIZER, SOFT, stage.section)
     bad = lessons[3]._replace(target=float("nan"))
     with pytest.raises(TrainingError, match=rf"^step 7, pairs \['{bad.id}', '{lessons[4].id}'\]: the loss is nan"):
@@ -211,12 +211,12 @@ def with_ties(count: int) -> list[Preference]:
 
 
 @pytest.mark.parametrize("loss", [{"kind": "rao_kupper", "theta": 3.0}, {"kind": "davidson", "nu": 2.0}])
-def test_ties_pull_margins_to_zero_where_soft_labels_would_not(loss: Any, tiny_folder: str, tmp_path: Path) -> None:
+def test_ties_pull_margins_to_zero_where_soft_labels_would_not(loss: Any, shallow_folder: str, tmp_path: Path) -> None:
     preferences = with_ties(60)
     ties = [p for p in preferences if p.p_chosen == 0.6 and p.split == "heldout"]
     found = {}
     for name, tie_margin in (("ties", 0.1), ("labels", 0.0)):
-        stage = stage_of(tiny_folder, loss=loss, epochs=4)
+        stage = stage_of(shallow_folder, loss=loss, epochs=4)
         trained(stage, pair_lessons(TOKENIZER, preferences, stage.section, tie_margin), tmp_path / name)
         assert accuracy(stage.model, [p for p in preferences if p not in ties]) > 0.85
         found[name] = float(margins(stage.model, ties).mean())
@@ -257,9 +257,9 @@ def rated(count: int) -> tuple[list[Score], list[Preference]]:
     return scores, preferences
 
 
-def test_ratings_are_learnt_from_single_responses(tiny_folder: str, tmp_path: Path) -> None:
+def test_ratings_are_learnt_from_single_responses(shallow_folder: str, tmp_path: Path) -> None:
     scores, preferences = rated(120)
-    stage = stage_of(tiny_folder, loss={"kind": "regression"}, epochs=6, learning_rate=5e-3)
+    stage = stage_of(shallow_folder, loss={"kind": "regression"}, epochs=6, learning_rate=5e-3)
     lessons = rating_lessons(TOKENIZER, scores, preferences, 1000)
     rows = trained(stage, lessons, tmp_path)
     assert "accuracy" not in rows[0] and rows[-1]["loss"] < 0.3 * rows[0]["loss"]
@@ -320,9 +320,9 @@ def two_minds(count: int) -> tuple[list[Preference], list[Judgment]]:
     return preferences, judgments
 
 
-def test_each_head_learns_its_own_principle(tiny_folder: str, tmp_path: Path) -> None:
+def test_each_head_learns_its_own_principle(shallow_folder: str, tmp_path: Path) -> None:
     preferences, judgments = two_minds(320)
-    stage = stage_of(tiny_folder, principle_heads=True, epochs=6, learning_rate=5e-3)
+    stage = stage_of(shallow_folder, principle_heads=True, epochs=6, learning_rate=5e-3)
     labels = principle_labels(judgments)
     lessons = pair_lessons(TOKENIZER, preferences, stage.section, labels=labels)
     rows = trained(stage, lessons, tmp_path / "run")
@@ -368,14 +368,14 @@ def ended_rows(rows: Sequence[Row]) -> list[Row]:
     return [Row(row.prompt, (*row.response, TOKENIZER.eos_token_id)) for row in rows]
 
 
-def test_heads_losses_are_added_with_weight_one_over_their_number(tiny_folder: str) -> None:
+def test_heads_losses_are_added_with_weight_one_over_their_number(shallow_folder: str) -> None:
     section = reward_section(principle_heads=True)
     labels = [{"x": 0.9, "y": 0.3}, {"x": 0.2}, {}, {"y": 0.6}, {"x": 0.5}]
     lessons = [
         lesson._replace(by_principle=by)
         for lesson, by in zip(pair_lessons(TOKENIZER, SOFT, section), labels, strict=True)
     ]
-    model = with_heads(tiny_scalar(tiny_folder), ("x", "y"))
+    model = with_heads(tiny_scalar(shallow_folder), ("x", "y"))
     found = learn(model, lessons, section, "here")
     with torch.no_grad():
         d = [torch.subtract(*model.scores_by_head(list(lesson.rows))) for lesson in lessons]
@@ -387,7 +387,9 @@ def test_heads_losses_are_added_with_weight_one_over_their_number(tiny_folder: s
         ]
         expected += 0.5 * sum(each) / sum(w for *_, w in here)
     assert found["heads_loss"] == pytest.approx(expected, abs=1e-5)
-    assert found["loss"] == pytest.approx(learn(tiny_scalar(tiny_folder), lessons, section, "here")["loss"], abs=1e-6)
+    assert found["loss"] == pytest.approx(
+        learn(tiny_scalar(shallow_folder), lessons, section, "here")["loss"], abs=1e-6
+    )
 
 
 def test_principles_labels_are_turned_with_the_pair_and_checks_are_left_out() -> None:
@@ -410,14 +412,14 @@ def test_principles_labels_are_turned_with_the_pair_and_checks_are_left_out() ->
         assert one["more-z"] == pytest.approx(0.95)  # what the row was chosen by
 
 
-def test_without_a_judged_principle_there_is_no_head_to_train(tiny_folder: str, tmp_path: Path) -> None:
-    stage = stage_of(tiny_folder, principle_heads=True)
+def test_without_a_judged_principle_there_is_no_head_to_train(shallow_folder: str, tmp_path: Path) -> None:
+    stage = stage_of(shallow_folder, principle_heads=True)
     with pytest.raises(DataError, match=r"reward\.principle_heads"):
         trained(stage, pair_lessons(TOKENIZER, SOFT, stage.section), tmp_path)
 
 
-def test_a_model_without_heads_says_so_when_asked_for_one(tiny_folder: str, tmp_path: Path) -> None:
-    tiny_scalar(tiny_folder).save(tmp_path, TOKENIZER)
+def test_a_model_without_heads_says_so_when_asked_for_one(shallow_folder: str, tmp_path: Path) -> None:
+    tiny_scalar(shallow_folder).save(tmp_path, TOKENIZER)
     with pytest.raises(ConfigError, match=r"reward\.principle_heads=true"):
         load_scorer(tmp_path, torch.float32, "brief")
 
@@ -442,14 +444,14 @@ def test_what_does_not_go_together_is_refused(settings: dict[str, Any], message:
 
 
 def test_the_stage_reads_principles_from_the_judgments_and_reports_their_heads(
-    tiny_folder: str, tmp_path: Path
+    shallow_folder: str, tmp_path: Path
 ) -> None:
     preferences, judgments = two_minds(60)
     run = Run(tmp_path)
     write_jsonl(run.preferences, preferences)
     write_jsonl(run.judgments, judgments)
     section = reward_section(principle_heads=True, ensemble={"kind": "independent", "members": 2}, epochs=1)
-    stages.reward(tiny_recipe(tiny_folder, reward=section), run)
+    stages.reward(tiny_recipe(shallow_folder, reward=section), run)
     rows = [row for _, row in read_objects(run.heldout)]
     scorers = {name: load_scorer(run.reward_model, torch.float32, name) for name in ("brief", "more-z")}
     heldout = encode_pairs(TOKENIZER, [p for p in preferences if p.split == "heldout"], 1000)
@@ -461,12 +463,12 @@ def test_the_stage_reads_principles_from_the_judgments_and_reports_their_heads(
     assert reward_worth(rows, Bootstrap(samples=50))["heads"].keys() == {"brief", "more-z"}
 
 
-def test_the_stage_reads_ratings_and_measures_on_preferences(tiny_folder: str, tmp_path: Path) -> None:
+def test_the_stage_reads_ratings_and_measures_on_preferences(shallow_folder: str, tmp_path: Path) -> None:
     scores, preferences = rated(60)
     run = Run(tmp_path)
     write_jsonl(run.preferences, preferences)
     recipe = tiny_recipe(
-        tiny_folder, reward=reward_section(loss={"kind": "regression"}, epochs=3), label={"mode": {"kind": "score"}}
+        shallow_folder, reward=reward_section(loss={"kind": "regression"}, epochs=3), label={"mode": {"kind": "score"}}
     )
     with pytest.raises(ConfigError, match=r"scores\.jsonl: not there yet; run the label stage first"):
         stages.reward(recipe, run)
@@ -482,13 +484,13 @@ def test_the_stage_reads_ratings_and_measures_on_preferences(tiny_folder: str, t
     assert error is not None and error["value"] < 0.9 * error["without"]
 
 
-def test_the_stage_takes_for_ties_what_the_recipe_does(tiny_folder: str, tmp_path: Path) -> None:
+def test_the_stage_takes_for_ties_what_the_recipe_does(shallow_folder: str, tmp_path: Path) -> None:
     from rlaif.stages.reward import _material
 
     run = Run(tmp_path)
     write_jsonl(run.preferences, SOFT)
     for tie_margin, ties in ((0.0, [2]), (0.05, [1, 2]), (0.2, [1, 2, 3])):
-        recipe = tiny_recipe(tiny_folder, preferences={"ties": "keep", "tie_margin": tie_margin})
+        recipe = tiny_recipe(shallow_folder, preferences={"ties": "keep", "tie_margin": tie_margin})
         assert [i for i, lesson in enumerate(_material(recipe, run).lessons) if lesson.tie] == ties
 
 

@@ -170,6 +170,7 @@ def test_the_table_says_each_figure_once_with_its_interval() -> None:
     assert {r["n"] for r in table} == {"120"}
 
 
+@pytest.mark.usefixtures("blank_plots")
 def test_the_figures_reach_evaluation_json_and_the_page(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", inputs())
     entry = json.loads((run / "evaluation.json").read_text())["reward_model"]

@@ -44,7 +44,7 @@ PROMPTS = [[1, 70, 80, 90, 2, 1], [1, 67, 68, 2, 1], [1, 70, 80, 90, 2, 1]]
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Peaked distributions: a temperature shows."""
-    return save_tiny(tmp_path_factory.mktemp("peaked"), initializer_range=0.3)
+    return save_tiny(tmp_path_factory.mktemp("peaked"), initializer_range=0.3, num_hidden_layers=1)
 
 
 def policy_of(folder: str, lora: Lora | None = LORA) -> PolicyModel:

@@ -53,12 +53,12 @@ def write_study(folder: Path, recipe: Path, human: Path, **changes: object) -> P
 
 
 @pytest.fixture(scope="module")
-def material(tmp_path_factory, tiny_folder):
+def material(tmp_path_factory, shallow_folder):
     """The recipe that all arms share, and human labels on its prompts: people like letters, as the judge does."""
     folder = tmp_path_factory.mktemp("study")
     recipe = small_recipe(
         folder,
-        str(tiny_folder),
+        str(shallow_folder),
         prompts=40,
         prompts__heldout=12,
         prompts__sources=[{"kind": "file", "path": str(folder / "prompts.jsonl"), "tags": ["harmful"]}],
@@ -81,7 +81,7 @@ def material(tmp_path_factory, tiny_folder):
 
 
 @pytest.fixture(scope="module")
-def done(material, tmp_path_factory, without_curves):
+def done(material, tmp_path_factory, blank_plots):
     """The study, run once."""
     path = write_study(material, material / "recipe.yaml", material / "human.jsonl")
     folder = tmp_path_factory.mktemp("studies") / "tiny"

@@ -1,17 +1,14 @@
 """One training stage of a model in a process of its own: what it was planned to take, and what it took at most.
 
-    python -m tests.memory_process MODEL_DIR STAGE DTYPE full|lora
-
-The peak is the kernel's for this process's memory, above what there is when all is imported. Never getrusage's: that
-one begins with the peak of whoever started the process. A first small update makes the optimiser's moments, so that
-the second, large one finds everything there.
+The peak is the kernel's for this process's memory, above what there is when all is imported (forked.py). Never
+getrusage's: that one begins with the peak of whoever started the process. A first small update makes the optimiser's
+moments, so that the second, large one finds everything there.
 """
 
 from __future__ import annotations
 
 import json
 import random
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -107,7 +104,8 @@ def ppo(folder: str, dtype: str, lora: Lora | None, run: Path) -> tuple[Recipe, 
     return recipe, rollout_rows(recipe, asked)
 
 
-def main(folder: str, stage: str, dtype: str, adapters: str) -> None:
+def measure(told: Path, folder: str, stage: str, dtype: str, adapters: str) -> None:
+    """Write to `told` what the stage took and what was planned, in bytes."""
     torch.set_num_threads(2)
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins here
     before = status("VmRSS")
@@ -116,8 +114,4 @@ def main(folder: str, stage: str, dtype: str, adapters: str) -> None:
         recipe, learnt = {"reward": reward, "sft": sft, "ppo": ppo}[stage](folder, dtype, lora, Path(run))
     measured = status("VmHWM") - before
     plan = plan_memory(recipe, "reward" if stage == "reward" else "optimise", learnt)
-    print(json.dumps({"measured": measured, "planned": plan.together, "plan": str(plan)}))
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
+    told.write_text(json.dumps({"measured": measured, "planned": plan.together, "plan": str(plan)}))

@@ -11,8 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlaif.config.sections import PreferencesSection
+from rlaif.constitution import load_constitution
 from rlaif.errors import DataError
-from rlaif.feedback.pairs import PreferenceResult, WeightedJudgment, make_pairs, oriented, to_preferences
+from rlaif.feedback.pairs import (
+    PreferenceResult,
+    WeightedJudgment,
+    apart_by_checks,
+    make_pairs,
+    oriented,
+    to_preferences,
+)
 from rlaif.jsonl import read_jsonl, write_jsonl
 from rlaif.records import Judgment, Message, Pair, Preference, Prompt, Response, Source
 
@@ -72,6 +80,55 @@ def test_pairs_do_not_depend_on_row_order(order: list[int], per_prompt: int, see
     assert len(plain) == 2 * per_prompt
     everything = make_pairs(prompts, rows, None, seed)
     assert [p for p in everything if p in plain] == plain
+
+
+CHECKS = """\
+schema: rlaif/constitution/v1
+id: checks
+version: 1.0.0
+title: What code decides
+principles:
+  - {id: short, check: {kind: max_words, limit: 2}, weight: 2}
+  - {id: no-digits, check: {kind: regex_absent, pattern: '[0-9]'}}
+  - {id: only-of-maths, check: {kind: regex_absent, pattern: x}, weight: 9, tags: [maths]}
+  - {id: judged, compare: 'Which is kinder?', weight: 9}
+"""
+
+
+def test_pairs_that_the_checks_tell_apart_come_first(tmp_path: Path) -> None:
+    """By the size of the weights that speak for one side less those that speak for the other, of checks that apply."""
+    (tmp_path / "checks.yaml").write_text(CHECKS)
+    worth = apart_by_checks(load_constitution(str(tmp_path / "checks.yaml")))
+    good, number, long, both = "fine", "4 x", "far too long", "far too long 4"
+    p = prompt("one")
+    pairs = make_pairs([p], responses(p, good, number, long, both), None, 0)
+    assert {frozenset((x.a, x.b)): worth(x) for x in pairs} == {
+        frozenset((good, number)): 1,
+        frozenset((good, long)): 2,
+        frozenset((good, both)): 3,
+        frozenset((number, long)): 1,
+        frozenset((number, both)): 2,
+        frozenset((long, both)): 1,
+    }
+    assert worth(oriented(prompt("sum", "maths"), good, number)) == 10
+    taken = make_pairs([p], responses(p, good, number, long, both), 3, 0, worth)
+    assert {frozenset((x.a, x.b)) for x in taken} == {
+        frozenset(x) for x in ((good, both), (good, long), (number, both))
+    }
+
+
+@given(st.permutations(range(10)), st.integers(1, 6), st.integers(0, 3))
+def test_chosen_pairs_do_not_depend_on_row_order_either(order: list[int], per_prompt: int, seed: int) -> None:
+    """Ties in worth are broken by hash, as among pairs that are all alike."""
+    prompts = [prompt("one"), prompt("two")]
+    rows = [row for p in prompts for row in responses(p, "a", "b", "c", "d", "e")]
+
+    def worth(pair: Pair) -> float:
+        return float("a" in (pair.a, pair.b))
+
+    plain = make_pairs(prompts, rows, per_prompt, seed, worth)
+    assert make_pairs(prompts, [rows[i] for i in order], per_prompt, seed, worth) == plain
+    assert sum(worth(pair) for pair in plain) == 2 * min(per_prompt, 4)
 
 
 def test_the_seed_chooses_pairs_and_orientation() -> None:

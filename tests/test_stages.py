@@ -17,9 +17,10 @@ from rlaif.jsonl import read_jsonl, write_jsonl
 from rlaif.models.chat import ChatRequest, Reply
 from rlaif.models.scripted import ScriptedChatModel
 from rlaif.pipeline import STAGES
-from rlaif.records import Failure, Response
+from rlaif.records import Failure, Judgment, Response
 from rlaif.run import Run
 from rlaif.stages import asking
+from tests.fake_run import response
 from tests.small_run import small_recipe
 
 TOO_LONG = "prompt of 9000 tokens does not fit a context of 4096"
@@ -185,3 +186,13 @@ def test_every_artefact_is_written_by_some_stage(run: Run, recipe: Recipe) -> No
     for path in (run.heldout, run.heldout_ratings):
         assert path in STAGES["reward"].writes(run)
         assert path in STAGES["evaluate"].reads(recipe, run)
+
+
+def test_pairs_that_the_checks_tell_apart_are_judged_first(tmp_path, run):
+    recipe = small_recipe(tmp_path, "scripted", label__pairs_per_prompt=1, label__pair_choice="checks")
+    prompts = read_prompts(recipe.prompts).train
+    texts = ("words", "more words", "4 words")
+    write_jsonl(run.responses, [response(prompt, text, i) for prompt in prompts for i, text in enumerate(texts)])
+    stages.label(recipe, run)
+    pairs = [judgment.pair for judgment in read_jsonl(run.judgments, Judgment)]
+    assert len(pairs) == len(prompts) and all("4 words" in (pair.a, pair.b) for pair in pairs)

@@ -63,6 +63,8 @@ class LabelSection(Section):
     aggregation: Annotated[Mean | SampleOne | Lexicographic, Field(discriminator="kind")] = Mean()
     pairs_per_prompt: Count | None = None
     """At most this many of the n(n-1)/2 pairs of a prompt; none = all."""
+    pair_choice: Literal["random", "checks"] = "random"
+    """Which those are: any, or first the pairs whose responses the constitution's checks tell apart most."""
     check_margin: Positive = 4.0
     """Log-odds with which a checked principle prefers the response that passes."""
     min_label_mass: Share = 0.01

@@ -7,12 +7,13 @@ between the two.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import combinations
 from statistics import fmean
 from typing import Literal, NamedTuple
 
 from rlaif.config.sections import PreferencesSection
+from rlaif.constitution import Constitution
 from rlaif.errors import DataError
 from rlaif.records import Judgment, Message, Messages, Pair, Preference, Prompt, Response, Source, content_id
 
@@ -38,10 +39,30 @@ def oriented(prompt: Prompt, one: str, other: str, seed: int = 0) -> Pair:
     return Pair.of(prompt, a, b)
 
 
+def any_pair(_pair: Pair) -> float:
+    """All alike."""
+    return 0.0
+
+
+def apart_by_checks(constitution: Constitution) -> Callable[[Pair], float]:
+    """How far apart the checks that apply to a pair's tags put its responses: the size of their summed weights."""
+
+    def apart(pair: Pair) -> float:
+        checks = [p for p in constitution.for_tags(pair.tags) if p.check is not None]
+        return abs(sum(p.weight * (p.passes(pair.a) - p.passes(pair.b)) for p in checks))
+
+    return apart
+
+
 def make_pairs(
-    prompts: Sequence[Prompt], responses: Iterable[Response], per_prompt: int | None, seed: int
+    prompts: Sequence[Prompt],
+    responses: Iterable[Response],
+    per_prompt: int | None,
+    seed: int,
+    worth: Callable[[Pair], float] = any_pair,
 ) -> list[Pair]:
-    """All pairs of different responses to each prompt, or the `per_prompt` with the smallest seeded hashes.
+    """All pairs of different responses to each prompt, or the `per_prompt` that are worth most; among equals those
+    with the smallest seeded hashes.
 
     Equal texts count once, so no pair compares a text with itself. In prompt order, then by response index. A
     response to a prompt that is not among `prompts` is a DataError.
@@ -54,8 +75,8 @@ def make_pairs(
     pairs: list[Pair] = []
     for prompt in {prompt.id: prompt for prompt in prompts}.values():
         found = [oriented(prompt, one, other, seed) for one, other in combinations(texts[prompt.id], 2)]
-        by_hash = sorted(found, key=lambda pair: content_id("pairs", seed, pair.id))
-        taken = {pair.id for pair in by_hash[:per_prompt]}
+        best_first = sorted(found, key=lambda pair: (-worth(pair), content_id("pairs", seed, pair.id)))
+        taken = {pair.id for pair in best_first[:per_prompt]}
         pairs.extend(pair for pair in found if pair.id in taken)
     return pairs
 

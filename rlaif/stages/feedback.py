@@ -19,7 +19,7 @@ from rlaif.feedback.human import HumanData, read_human
 from rlaif.feedback.judge import JudgeResult, check_failure_cap
 from rlaif.feedback.judge.revise import first_responses, revise_responses
 from rlaif.feedback.mix import MixResult, for_the_judge, mix, within_share
-from rlaif.feedback.pairs import WeightedJudgment, make_pairs, to_preferences
+from rlaif.feedback.pairs import WeightedJudgment, any_pair, apart_by_checks, make_pairs, to_preferences
 from rlaif.feedback.prompts import read_prompts
 from rlaif.feedback.sample import check_sample_failures
 from rlaif.hybrid.overlap import believed, conflicts, overlap_of
@@ -100,7 +100,9 @@ def _pairs_to_label(recipe: Recipe, run: Run) -> list[Pair]:
     else:
         responses = read_jsonl(made(run.responses, "sample"), Response)
         prompts = {r.prompt_id: Prompt(id=r.prompt_id, messages=r.prompt, tags=r.tags) for r in responses}
-        pairs = make_pairs(list(prompts.values()), responses, recipe.label.pairs_per_prompt, recipe.seed)
+        by_checks = recipe.label.pair_choice == "checks"
+        worth = apart_by_checks(load_constitution(recipe.constitution)) if by_checks else any_pair
+        pairs = make_pairs(list(prompts.values()), responses, recipe.label.pairs_per_prompt, recipe.seed, worth)
     return for_the_judge(list({pair.id: pair for pair in pairs}.values()), labels)
 
 

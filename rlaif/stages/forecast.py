@@ -16,7 +16,7 @@ from rlaif.config.sections import AiLabels, LocalModel
 from rlaif.constitution import load_constitution
 from rlaif.feedback.prompts import read_prompts
 
-WRITING, LEARNING = 2.0, 2.4
+WRITING, LEARNING = 3.0, 2.4
 """Cost of a token that is written (few rows at a time), and of one learnt from through an adapter, in tokens read."""
 QUESTION, PRINCIPLE = 75, 30
 """Tokens of the template `compare`: once per pair and order, and once more per principle."""
@@ -24,8 +24,8 @@ WORD = 1.6
 """Tokens per word of a conversation, its turn's delimiters among them."""
 FILLED = 0.8
 """Of the most that a response may have."""
-EFFICIENCY = 1.2
-"""Of the measured rate, in whole passes: their products are larger and faster, and there is more than products."""
+EFFICIENCY = 0.9
+"""Of the measured rate, which is the best of a short burst: what whole passes reach, with all that is no product."""
 
 
 class Work(NamedTuple):

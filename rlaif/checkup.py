@@ -6,10 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from rlaif.config import load_recipe, recipe_schema
-from rlaif.config.text import UNREADABLE
+from rlaif.config.text import UNREADABLE, read_yaml
 from rlaif.constitution import Constitution, lint, list_checks, load_constitution
 from rlaif.errors import ConfigError, did_you_mean
 from rlaif.jsonl import write_json
@@ -41,7 +39,7 @@ def check_file(path: Path) -> str:
 
 def _is_recipe(path: Path) -> bool:
     try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+        value = read_yaml(path.read_text(encoding="utf-8"))
     except (OSError, *UNREADABLE):
         return False  # the constitution loader says what is wrong
     return isinstance(value, dict) and ("policy" in value or "judge" in value)

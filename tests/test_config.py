@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import yaml
 from hypothesis import HealthCheck, example, given, settings
@@ -269,6 +271,32 @@ def test_a_key_written_twice_is_named(tmp_path):
         SMALL.replace("ppo: {", "sample: &a {temperature: 0.5, max_tokens: 9}\nppo: {<<: *a, max_tokens: 7, ")
     )
     assert load_recipe(str(path)).optimise.max_tokens == 7, "a merged key may be overridden"
+
+
+def test_an_override_of_a_shared_value_changes_one_place(tmp_path):
+    path = tmp_path / "r.yaml"
+    lines = SMALL.replace("policy: {", "policy: &m {").splitlines(keepends=True)
+    path.write_text("".join("judge: *m\n" if line.startswith("judge:") else line for line in lines))
+    assert load_recipe(str(path)).judge.model == "smollm2-135m"
+    recipe = load_recipe(str(path), ["judge.model=other"])
+    assert (recipe.policy.model, recipe.judge.model) == ("smollm2-135m", "other")
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("a: &a [x, x, x, x, x, x, x, x, x]\n", "aliases stand for more than 10,000 values"),
+        ("a: &a [*a]\n", r"alias \*a stands for nothing that ends before it"),
+        ("a: &a {b: *a}\n", r"alias \*a stands for nothing that ends before it"),
+        ("a: *b\nb: &b 1\n", r"alias \*b stands for nothing that ends before it"),
+    ],
+)
+def test_aliases_that_stand_for_too_much_or_for_nothing_are_one_line(tmp_path, text, reason):
+    bomb = "".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in pairwise("abcdefghij"))
+    path = tmp_path / "r.yaml"
+    path.write_text(text + bomb)
+    with pytest.raises(ConfigError, match=rf"^{path}:\d+: not valid YAML: {reason}[^\n]*$"):
+        load_recipe(str(path))
 
 
 @pytest.mark.parametrize("name", ["", " ", "a/b", "..", "."])

@@ -7,8 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
+from rlaif.config.text import UNREADABLE, read_yaml
 from rlaif.errors import DataError
 from rlaif.jsonl import read_objects
 
@@ -69,8 +68,8 @@ def _text(path: Path) -> str:
 
 def _yaml(path: Path, text: str) -> dict[str, Any]:
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        value = read_yaml(text)
+    except UNREADABLE as error:
         raise DataError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     return _mapping(path, value)
 

@@ -246,7 +246,16 @@ def test_a_study_that_is_killed_again_and_again_ends_in_the_same_bytes(material,
         ({"human_data": [], "arms": {"rlaif": {}}}, "pairs is 'human', so human_data must name them"),
         ({"seeds": [1, 1]}, "seeds: one is there twice"),
         ({"arms": {"reference": {"kind": "rlaif"}}}, "the policy before training"),
-        ({"prises": {}}, "prises"),
+        ({"prises": {}}, r"prises: no such key; did you mean 'prices'\?"),
+        ({"shema": "x"}, r"shema: no such key; did you mean 'schema'\?"),
+        ({"arms": {"rlaif": {"overides": []}}}, r"arms.rlaif.overides: no such key; did you mean 'overrides'\?"),
+        ({"judge": {"backend": "local", "modl": "x"}}, r"judge.modl: no such key; did you mean 'model'\?"),
+        (
+            {"human_data": [{"kind": "file", "path": "x", "frm": 1}]},
+            "human_data.0.frm: no such key; did you mean 'form'",
+        ),
+        ({"seeds": [-1]}, "seeds.0: Input should be greater than or equal to 0"),
+        ({"seeds": [True]}, "seeds: a number, not true or false"),
     ],
 )
 def test_a_study_that_does_not_hold_together_is_one_clear_line(material, tmp_path, changes, said):
@@ -258,7 +267,7 @@ def test_a_study_that_does_not_hold_together_is_one_clear_line(material, tmp_pat
 def test_an_override_that_does_not_fit_is_said_before_anything_runs(material, tmp_path):
     arms = {"rlaif": {}, "rlhf": {"overrides": ["optimise.stps=3"]}}
     study = load_study(write_study(tmp_path, material / "recipe.yaml", material / "human.jsonl", arms=arms))
-    with pytest.raises(ConfigError, match="stps"):
+    with pytest.raises(ConfigError, match=r"arms.rlhf: .*\n  optimise.stps: no such key; did you mean 'steps'\?"):
         run_study(study, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

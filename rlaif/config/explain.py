@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from pydantic import ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from rlaif.config.sections import Recipe, Section
+from rlaif.config.base import Section
 from rlaif.errors import did_you_mean
 
 TAGS = ("backend", "kind")
@@ -19,25 +20,25 @@ Place = Sequence[int | str]
 """Pydantic's path to a value. Where it passes a union it also names the alternative (`ppo.kl.fixed.coef`)."""
 
 
-def explain(error: ValidationError, values: Any) -> list[str]:
-    """One line for each mistake in these values, with the nearest valid name for a typo."""
+def explain(error: ValidationError, values: Any, root: type[Section]) -> list[str]:
+    """One line for each mistake in the values of a `root`, with the nearest valid name for a typo."""
     problems = error.errors(include_url=False)
     inside = {problem["loc"][:length] for problem in problems for length in range(len(problem["loc"]))}
     # A complaint about what contains another mistake only repeats it.
     return [
-        f"{'.'.join(_written(problem['loc'], values)) or 'recipe'}: {_message(problem)}"
+        f"{'.'.join(_written(problem['loc'], values)) or root.__name__.lower()}: {_message(problem, root)}"
         for problem in problems
         if problem["loc"] not in inside
     ]
 
 
-def _message(problem: ErrorDetails) -> str:
+def _message(problem: ErrorDetails, root: type[Section]) -> str:
     context, place = problem.get("ctx", {}), problem["loc"]
     given = repr(problem["input"])
     got = f"(got {given if len(given) <= 80 else given[:77] + '...'})"
     match problem["type"]:
         case "extra_forbidden":
-            message = f"no such key{did_you_mean(str(place[-1]), _keys(place[:-1]))}"
+            message = f"no such key{did_you_mean(str(place[-1]), _keys(place[:-1], root))}"
         case "missing":
             message = "required, but missing"
         case "union_tag_not_found":
@@ -70,17 +71,25 @@ def _written(place: Place, values: Any) -> Iterator[str]:
             node = None
 
 
-def _keys(place: Place) -> set[str]:
+def _keys(place: Place, root: type[Section]) -> set[str]:
     """Every key that the section at this place may have."""
-    sections: list[type[Section]] = [Recipe]
+    sections, in_mapping = [root], False
     for part in place:
-        if isinstance(part, int):
-            continue  # an item of a list has the sections of the list
+        if isinstance(part, int) or in_mapping:
+            in_mapping = False
+            continue  # an item of a list has the sections of the list, and one of a mapping those of the mapping
         if len(sections) > 1:
             sections = [s for s in sections if part in [s.model_fields[t].default for t in TAGS if t in s.model_fields]]
         else:
-            sections = [inner for s in sections for inner in sections_in(s.model_fields[part].annotation)]
-    return {key for section in sections for key in section.model_fields}
+            annotations = [_fields(s)[part].annotation for s in sections]
+            sections = [inner for annotation in annotations for inner in sections_in(annotation)]
+            in_mapping = any(get_origin(annotation) is dict for annotation in annotations)
+    return {key for section in sections for key in _fields(section)}
+
+
+def _fields(section: type[Section]) -> dict[str, FieldInfo]:
+    """By the names that files use."""
+    return {field.alias or name: field for name, field in section.model_fields.items()}
 
 
 def sections_in(annotation: Any) -> list[type[Section]]:

@@ -27,7 +27,7 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
-        lines = [f"{path}: invalid recipe", *(f"  {line}" for line in explain(error, values))]
+        lines = [f"{path}: invalid recipe", *(f"  {line}" for line in explain(error, values, Recipe))]
         raise ConfigError("\n".join(lines)) from None
 
 

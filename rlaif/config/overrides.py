@@ -9,7 +9,7 @@ from pydantic.fields import FieldInfo
 
 from rlaif.config.explain import TAGS, sections_in
 from rlaif.config.sections import Recipe, Section
-from rlaif.config.text import UNREADABLE, read_yaml
+from rlaif.config.text import UNREADABLE, RefusedYaml, read_yaml
 from rlaif.errors import ConfigError
 
 Choices = Sequence[type[Section]]
@@ -27,10 +27,12 @@ def _apply(values: dict[str, Any], override: str, given: set[str]) -> None:
     """Set one; its value is read as YAML, and an index of a list is a number: `a.0.b=1`. `given`: the keys so far."""
     key, equals, text = override.partition("=")
     parts = [part.strip() for part in key.split(".")]
-    if not equals or not all(parts):
+    if not equals or not all(parts) or text.startswith("="):
         raise ConfigError(f"override {override!r} is not of the form section.key=value")
     try:
         value = read_yaml(text)
+    except RefusedYaml as error:
+        raise ConfigError(f"override {override!r}: {error.problem}") from None
     except UNREADABLE:
         raise ConfigError(f"override {override!r}: the value is not valid YAML; quote it") from None
     parts, value = _todays_name(parts, value)

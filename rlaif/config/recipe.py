@@ -6,7 +6,7 @@ from typing import Self
 
 from pydantic import Field, field_validator, model_validator
 
-from rlaif.config.base import Count, Section
+from rlaif.config.base import Count, Section, Seed
 from rlaif.config.feedback import AiLabels, HumanLabels, LabelSection, PreferencesSection, PromptsSection, SampleSection
 from rlaif.config.judging import ChecklistMode, ReviseMode, ScoreMode
 from rlaif.config.models import JudgeModel, LocalModel, PolicyModel, VllmModel
@@ -23,7 +23,7 @@ class EvaluateSection(Section):
     prompts: Count | None = None
     """At most so many of the held-out prompts are answered, those with the smallest hashes; none = all. The others
     still train nothing."""
-    seed: int | None = None
+    seed: Seed | None = None
     """Of the samples; none = the recipe's. `rlaif iterate` gives all rounds one, so that they answer alike."""
     bootstrap_samples: Count = 2000
     confidence: float = Field(default=0.95, gt=0, lt=1)
@@ -37,7 +37,7 @@ class Recipe(Section):
     name: str
     """Also the name of the run's folder under runs/."""
     title: str = ""
-    seed: int = 0
+    seed: Seed = 0
     constitution: str
     """A shipped name (`harmlessness`) or a path."""
     policy: PolicyModel

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from rlaif.config import Recipe, load_recipe
+from rlaif.errors import ConfigError
 from rlaif.run import Run
 from rlaif.study.config import Arm, Study, kind_of
 
@@ -27,7 +28,11 @@ def recipe_of(study: Study, name: str, seed: int) -> Recipe:
     kind = kind_of(name, arm)
     labels = [] if kind == "custom" else [f"preferences.labels={_flow(_labels(study, kind, arm))}"]
     named = [f"name={study.name}-{name}-{seed}", f"seed={seed}"]
-    return load_recipe(study.recipe, [*study.overrides, *labels, *METHOD.get(kind, ()), *arm.overrides, *named])
+    overrides = [*study.overrides, *labels, *METHOD.get(kind, ()), *arm.overrides, *named]
+    try:
+        return load_recipe(study.recipe, overrides)
+    except ConfigError as error:
+        raise ConfigError(f"arms.{name}: {error}") from None
 
 
 def shared_recipe(study: Study) -> Recipe:

@@ -8,7 +8,7 @@ from typing import Literal, Self
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from rlaif.config.base import Section
+from rlaif.config.base import Section, Seed
 from rlaif.config.explain import explain
 from rlaif.config.human import HumanSource
 from rlaif.config.load import read_mapping
@@ -44,7 +44,7 @@ class Study(Section):
     overrides: tuple[str, ...] = ()
     """`section.key=value` for all arms."""
     arms: dict[str, Arm] = Field(min_length=1)
-    seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
+    seeds: tuple[Seed, ...] = Field(default=(0,), min_length=1)
     human_data: tuple[HumanSource, ...] = ()
     """Human labels. Those on held-out prompts train nothing and measure every arm's reward model."""
     heldout_data: tuple[HumanSource, ...] = ()
@@ -101,7 +101,7 @@ def load_study(path: Path) -> Study:
     try:
         return Study.model_validate(values)
     except ValidationError as error:
-        lines = [f"{path}: invalid study", *(f"  {line}" for line in explain(error, values))]
+        lines = [f"{path}: invalid study", *(f"  {line}" for line in explain(error, values, Study))]
         raise ConfigError("\n".join(lines)) from None
 
 

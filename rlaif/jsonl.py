@@ -6,6 +6,7 @@ import gzip
 import json
 import os
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -39,6 +40,19 @@ def read_text(path: Path) -> str:
         raise DataError(f"{path}: cannot be read: {error}") from None
 
 
+def strict_loads(text: str) -> Any:
+    """JSON. ValueError for a key that an object holds twice, of which others take the last one's value."""
+    return json.loads(text, object_pairs_hook=_once)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise ValueError(f"key {twice!r} appears twice")
+    return found
+
+
 def read_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """(line number, object) for each non-empty line of a .jsonl or .jsonl.gz file.
 
@@ -63,7 +77,7 @@ def read_items(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _elements(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
-        values = json.loads(text)
+        values = strict_loads(text)
         dumps(values).encode()
     except UnicodeEncodeError as error:
         raise DataError(f"{path}: not text: half of a surrogate pair ({error.object[error.start]!r})") from None
@@ -87,7 +101,7 @@ def _lines(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
         if not line.strip():
             continue
         try:
-            value = jsonlines.Reader([line]).read(type=dict)
+            value = jsonlines.Reader([line], loads=strict_loads).read(type=dict)
             if "\\u" in line:
                 dumps(value).encode()
         except (jsonlines.InvalidLineError, RecursionError) as error:

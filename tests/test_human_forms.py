@@ -119,6 +119,16 @@ def test_the_gap_is_met_exactly_and_one_wider_is_not(tmp_path: Path) -> None:
     assert (all_said(wide), left(wide)) == (["z > x"], {"closer_than_gap": 2, "unpaired": 1})
 
 
+def test_a_column_that_the_form_names_may_be_spelled_as_it_likes(tmp_path: Path) -> None:
+    path = tmp_path / "r.jsonl"
+    rows = [{"prompt": "q", "response": r, "rating": n, "Annotator": "kim"} for r, n in (("x", 1), ("y", 5))]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = read_human([file(path, {"kind": "ratings", "annotator": "Annotator"})], NO_RUN)
+    assert [judgment.annotator for judgment in data.judgments] == ["kim"]
+    with pytest.raises(DataError, match=rf"^{path}:1: key 'Annotator' is not read; write 'annotator'$"):
+        read_human([file(path, {"kind": "ratings"})], NO_RUN)
+
+
 def test_a_rating_that_is_no_number_is_a_failure(tmp_path: Path) -> None:
     given = {"x": 1, "y": 5, "z": float("nan")}
     rows = [{"prompt": "q", "response": text, "rating": rating} for text, rating in given.items()]
@@ -401,6 +411,11 @@ def test_csv() -> None:
         ("prompt,response_a,response_b\nq,x,y\n", r"c.csv:2: no key 'choice'"),
         ("prompt,response_a,response_b,choice\nq,x,y,a,b\n", r"c.csv:2: 5 cells, but the header has 4"),
         ('prompt,response_a,response_b,choice\nq,"x"y,z,a\n', r"c.csv:2: not CSV"),
+        ("prompt,response_a,response_b,choice,choice\nq,x,y,a,b\n", r"c.csv:1: column 'choice' appears twice"),
+        (
+            "prompt,response_a,response_b,choice,Annotator\nq,x,y,a,b\n",
+            "c.csv:2: key 'Annotator' is not read",
+        ),
         ("prompt,response_a,response_b,choice,seconds\nq,x,y,a,soon\n", r"c.csv:2: seconds: must be a number"),
     ],
 )

@@ -144,12 +144,32 @@ def test_any_bytes_are_rows_or_a_data_error(data, suffix, packed, tmp_path):
         ('{"role": "user", "content": "x", "id": "y"}', r"id: Extra inputs are not permitted \(got 'y'\)"),
         ('{"role": "user", "content": "x"', "not a JSON object: "),
         ('["user"]', "not a JSON object: "),
+        (
+            '{"role": "user", "content": "x", "role": "system"}',
+            "not a JSON object: line contains invalid json: key 'role' appears twice",
+        ),
+        (
+            '{"role": "user", "content": "x", "more": [{"a": 1, "a": 1}]}',
+            "not a JSON object: line contains invalid json: key 'a' appea",
+        ),
         ("[" * 100_000, "not a JSON object: "),
         ('{"n": ' + "1" * 5000 + "}", "not a JSON object: "),
         (r'{"role": "user", "content": "\ud800"}', r"not text: half of a surrogate pair \('\\ud800'\)"),
         (r'{"role": "user", "\uDFFF": "x"}', "not text: half of a surrogate pair"),
     ],
-    ids=["missing", "type", "extra", "cut", "list", "deep", "huge", "surrogate", "surrogate-key"],
+    ids=[
+        "missing",
+        "type",
+        "extra",
+        "cut",
+        "list",
+        "twice",
+        "twice-inside",
+        "deep",
+        "huge",
+        "surrogate",
+        "surrogate-key",
+    ],
 )
 def test_a_bad_row_is_named_by_file_and_line(tmp_path, line, reason):
     path = tmp_path / "rows.jsonl"

@@ -16,6 +16,9 @@ from rlaif.feedback.sources import SourceRow, path_of, read_rows
 from rlaif.jsonl import read_text
 from rlaif.run import Run
 
+ALSO_SAID = {"annotator", "seconds", "reason", "tags"}
+"""What a row of any form may carry."""
+
 
 def source_files(source: HumanSource, run: Run) -> list[Path]:
     """What the source is read from; none where that is a hub."""
@@ -32,9 +35,24 @@ def annotated_run(source: Annotations, run: Run) -> Run:
 
 def human_rows(source: HumanFile | HumanHub) -> Iterator[SourceRow]:
     """The rows of a file of any kind, or of a data set; the first `limit` of them."""
-    if isinstance(source, HumanFile) and isinstance(source.form, Csv):
-        return islice(csv_rows(path_of(source)), source.limit)
-    return read_rows(source)
+    if isinstance(source, HumanHub):
+        return read_rows(source)  # whose columns nobody here can spell otherwise
+    is_csv = isinstance(source.form, Csv)
+    rows = islice(csv_rows(path_of(source)), source.limit) if is_csv else read_rows(source)
+    named = {name for name in vars(source.form).values() if isinstance(name, str)}
+    return (_spelled(row, named) for row in rows)
+
+
+def _spelled(row: SourceRow, named: set[str]) -> SourceRow:
+    """The row. DataError where what it says besides stands under another spelling of its key, and would be lost.
+
+    A column that the form names (`named`) may be spelled as it likes.
+    """
+    for key in row.value:
+        ours = key.strip().lower()
+        if ours in ALSO_SAID and ours != key and key not in named:
+            raise DataError(f"{row.place}: key {key!r} is not read; write {ours!r}")
+    return row
 
 
 def csv_rows(path: Path) -> Iterator[SourceRow]:
@@ -51,6 +69,9 @@ def csv_rows(path: Path) -> Iterator[SourceRow]:
             place, line = f"{path}:{line}", reader.line_num + 1
             if header is None:
                 header = [cell.strip() for cell in cells]
+                if len(set(header)) < len(header):
+                    twice = next(name for name in header if header.count(name) > 1)
+                    raise DataError(f"{place}: column {twice!r} appears twice")
             elif len(cells) != len(header) and cells:
                 raise DataError(f"{place}: {len(cells)} cells, but the header has {len(header)}")
             elif cells:

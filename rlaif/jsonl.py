@@ -130,6 +130,11 @@ def dumps(value: Any) -> str:
     return json.dumps(plain, ensure_ascii=False)
 
 
+def no_link(path: str, flags: int) -> int:
+    """An opener: what stands at this name itself, never what a link there leads to. OSError where it is a link."""
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
+
+
 def write_atomic(path: Path, data: bytes) -> None:
     """Replace the file's content in one step: a reader, or a run after a kill, sees the old file or the new one.
 
@@ -141,7 +146,8 @@ def write_atomic(path: Path, data: bytes) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
+        temporary.unlink(missing_ok=True)
+        with open(temporary, "wb", opener=no_link) as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

@@ -23,7 +23,7 @@ from typing import Any
 from rlaif import __version__
 from rlaif.config import Recipe, changed_keys, dump_recipe, load_recipe
 from rlaif.errors import ConfigError, DataError
-from rlaif.jsonl import dumps, read_objects, write_atomic, write_json
+from rlaif.jsonl import dumps, no_link, read_objects, write_atomic, write_json
 from rlaif.processes import cores, leads
 from rlaif.records import content_id
 
@@ -115,7 +115,7 @@ class Run:
 
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            file = (self.folder / ".lock").open("w")
+            file = os.fdopen(no_link(str(self.folder / ".lock"), os.O_WRONLY | os.O_CREAT), "w")
         except OSError as error:
             raise ConfigError(f"{self.folder}: cannot be a run folder: {error.strerror}") from None
         with file:
@@ -195,7 +195,7 @@ class Run:
         """Append one row to metrics.jsonl; on disk when this returns."""
         if not leads():
             return
-        with self.metrics.open("a", encoding="utf-8") as file:
+        with open(self.metrics, "a", encoding="utf-8", opener=no_link) as file:
             file.write(dumps(dict(row)) + "\n")
             file.flush()
             os.fsync(file.fileno())

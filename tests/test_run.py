@@ -11,6 +11,7 @@ import pytest
 
 from rlaif.config import load_recipe
 from rlaif.errors import ConfigError, DataError
+from rlaif.jsonl import write_jsonl
 from rlaif.pipeline import STAGES, run_recipe, stages_of
 from rlaif.run import Run, hash_path, versions
 
@@ -83,6 +84,23 @@ with Run(Path(sys.argv[1])).lock():
     print("held", flush=True)
     sys.stdin.read()
 """
+
+
+def test_links_in_a_run_folder_are_not_followed(tmp_path):
+    """Whoever may write there cannot have other files emptied."""
+    run = Run(tmp_path / "planted")
+    precious = tmp_path / "precious"
+    precious.write_text("mine")
+    run.folder.mkdir()
+    for name in (".lock", ".judgments.jsonl.tmp", "metrics.jsonl"):
+        (run.folder / name).symlink_to(precious)
+    with pytest.raises(ConfigError, match=f"{run.folder}: cannot be a run folder: "), run.lock():
+        pass
+    write_jsonl(run.judgments, [{"a": 1}])
+    assert not run.judgments.is_symlink() and run.judgments.read_text() == '{"a": 1}\n'
+    with pytest.raises(OSError, match=r"metrics\.jsonl"):
+        run.log({"stage": "reward"})
+    assert precious.read_text() == "mine"
 
 
 def test_a_second_process_gets_one_line(run):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import os
@@ -133,6 +134,13 @@ def dumps(value: Any) -> str:
 def no_link(path: str, flags: int) -> int:
     """An opener: what stands at this name itself, never what a link there leads to. OSError where it is a link."""
     return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
+
+
+def begin_private(path: Path) -> None:
+    """An empty file that only this user may read or write, where there is none; folders as usual."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
 
 
 def write_atomic(path: Path, data: bytes) -> None:

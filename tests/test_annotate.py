@@ -455,3 +455,7 @@ def test_the_next_free_port_is_taken_unless_one_was_named(monkeypatch):
     other.close()
     with pytest.raises(ConfigError, match="--port: cannot listen on 70000"):
         command._listen(70000)
+
+
+def test_answers_are_their_users_alone(store, tmp_path):
+    assert {file.stat().st_mode & 0o777 for file in tmp_path.glob("answers.sqlite*")} == {0o600}

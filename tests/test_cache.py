@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 from rlaif.errors import ConfigError, DataError
 from rlaif.models.cache import CachedModel, cache_path, cache_summary, prune
+from rlaif.models.cache.store import ReplyStore
 from rlaif.models.chat import ChatRequest, OnReplies, Reply
 from rlaif.records import Message
 
@@ -391,3 +392,14 @@ def test_two_processes_may_share_the_file(tmp_path: Path) -> None:
     said = [process.communicate()[0] for process in both]
     assert [process.returncode for process in both] == [0, 0]
     assert said[0] == said[1]
+
+
+def test_replies_are_their_users_alone(tmp_path: Path) -> None:
+    """With what SQLite writes beside them. A file that is there keeps its mode: a team may share one."""
+    path = tmp_path / "cache" / "replies.sqlite"
+    store = ReplyStore(path)
+    assert {file.stat().st_mode & 0o777 for file in path.parent.iterdir()} == {0o600}
+    store.close()
+    path.chmod(0o660)
+    ReplyStore(path).close()
+    assert path.stat().st_mode & 0o777 == 0o660

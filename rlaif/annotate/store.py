@@ -18,6 +18,7 @@ from typing import Annotated, Literal, NamedTuple, Self
 from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 
 from rlaif.errors import DataError
+from rlaif.jsonl import begin_private
 from rlaif.records import Pair, Record, Side
 
 FORMAT = 1
@@ -94,7 +95,10 @@ class AnswerStore:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            begin_private(path)
+        except OSError as error:
+            raise DataError(f"{path}: cannot be written: {error.strerror}") from None
         with self._usable():
             # Used by one thread at a time, which need not be the one that opened it.
             self._base = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, check_same_thread=False)

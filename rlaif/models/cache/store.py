@@ -18,6 +18,7 @@ import tenacity
 from pydantic import ValidationError
 
 from rlaif.errors import DataError
+from rlaif.jsonl import begin_private
 from rlaif.models.chat import Reply
 
 FORMAT = 1
@@ -49,7 +50,7 @@ class ReplyStore:
     def __init__(self, path: Path) -> None:
         self._path = path
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            begin_private(path)
         except OSError as error:
             raise DataError(f"{path}: {error.strerror}; name another file with RLAIF_REPLIES") from None
         with usable(path):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import re
+import textwrap
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -276,3 +278,16 @@ def test_failure_cap_advice_fits_the_reason() -> None:
     with pytest.raises(JudgeError, match=r"another label\.mode\.template"):
         check_failure_cap(failing(3, "too little probability on the labels"), 3, SECTION)
     check_failure_cap(failing(0), 0, SECTION)
+
+
+def test_the_judge_that_the_docs_show_prefers_the_shorter() -> None:
+    docs = (Path(__file__).parents[1] / "docs" / "judging.md").read_text(encoding="utf-8")
+    code = re.search(r"A function is a judge.*?\n\n(.*?)\n\n\S", docs, re.S)
+    assert code is not None
+    names: dict[str, Any] = {}
+    exec(textwrap.dedent(code[1]), names)
+    model = ScriptedChatModel(names["shorter"], "shorter")
+    pairs = [pair("a longer one", "short"), pair("short", "a longer one"), pair("x", "xx")]
+    result = judge_pairs(model, pairs, constitution(judged("apt")), TEMPLATE, SECTION, 0)
+    assert [judgment.p_a > 0.5 for judgment in result.judgments] == [False, True, True]
+    assert not result.failures

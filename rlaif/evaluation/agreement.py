@@ -232,7 +232,7 @@ def heldout_accuracy(
     """How often the reward model scores the chosen response above the rejected one, on pairs it never saw.
 
     Rows: prompt_id, source, p_chosen, margin = score(chosen) - score(rejected). A margin of 0 counts half.
-    Kept ties (p_chosen of 0.5) have no right answer and enter only the cross-entropy, in nats a pair, -p
+    Kept ties (p_chosen of 0.5) have no right answer and enter only the cross-entropy, in nats per pair, -p
     log sigma(m) - (1 - p) log sigma(-m); `label_entropy` is the least that these soft labels allow.
     """
     bootstrap = Bootstrap(samples, confidence, seed)

@@ -112,7 +112,7 @@ def _reward(run: Artefacts) -> list[str]:
     loss, floor = accuracy.get("cross_entropy"), accuracy.get("label_entropy")
     if loss and floor is not None:
         sentences.append(
-            f"Its cross-entropy there is {number(loss['value'])} nats a pair: a coin has 0.693, and these "
+            f"Its cross-entropy there is {number(loss['value'])} nats per pair: a coin has 0.693, and these "
             f"soft labels allow no less than {number(floor)}."
         )
     return [" ".join(sentences)] if sentences else []
@@ -155,7 +155,7 @@ def _curves(metrics: Sequence[Mapping[str, Any]]) -> list[Picture]:
         *_plot(
             steps, "Training: drift from the reference, nats", {"chosen_drift": "chosen", "rejected_drift": "rejected"}
         ),
-        *_plot(reward, "Reward model: loss, nats a pair", {"loss": "loss"}),
+        *_plot(reward, "Reward model: loss, nats per pair", {"loss": "loss"}),
         *_plot(reward, "Reward model: accuracy in training", {"accuracy": "accuracy"}, share=True),
     ]
 

@@ -67,7 +67,7 @@ def frontiers(title: str, curves: Mapping[str, Curve], shown: Mapping[str, Look]
         if rings:
             axes.plot([], [], "o", markersize=8, markerfacecolor="none", color=MUTED, label="fitted peak")
         axes.set_title(title)
-        axes.set_xlabel("KL from the initial policy, nats a response (square-root axis)")
+        axes.set_xlabel("KL from the initial policy, nats per response (square-root axis)")
         axes.set_ylabel(score)
         _root_ticks(axes, farthest)
         axes.figure.legend(loc="outside lower center", ncols=4, handlelength=1.2)

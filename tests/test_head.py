@@ -10,6 +10,7 @@ from torch import Tensor
 
 from rlaif.training import head
 from rlaif.training.head import chosen_and_entropy, chosen_logprobs
+from tests.tiny import same_bits_on_two_threads_and_on_one
 
 TARGETS_N = torch.tensor([0, 10, 3, 3, 5, 1, 9])
 GENERATOR = torch.Generator().manual_seed(0)
@@ -82,12 +83,12 @@ def test_the_last_few_rows_are_the_same_bits_on_one_thread_and_on_two(learns: bo
     hidden_NH = torch.randn(head.ROWS + 5, 64, generator=draw, requires_grad=True)
     output = torch.nn.Linear(64, 49152, bias=False).requires_grad_(learns)
     targets_N = torch.randint(0, 49152, (len(hidden_NH),), generator=draw)
-    found = []
-    for threads in (2, 1):  # 1 is what all tests have
-        torch.set_num_threads(threads)
+
+    def both() -> tuple[Tensor, ...]:
         logprobs_N = chosen_logprobs(output, hidden_NH, targets_N, 0.7)
-        found.append((logprobs_N, *torch.autograd.grad(logprobs_N.square().sum(), hidden_NH)))
-    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+        return logprobs_N, *torch.autograd.grad(logprobs_N.square().sum(), hidden_NH)
+
+    same_bits_on_two_threads_and_on_one(both)
 
 
 def test_logits_far_apart_overflow_nothing() -> None:

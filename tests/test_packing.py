@@ -17,7 +17,7 @@ from transformers import MistralConfig, MistralForCausalLM
 from rlaif.models.local import attention, flex, packing
 from rlaif.models.local.generate import Sampling, generate, left_pad
 from rlaif.models.local.packing import Row, hidden_states, microbatches, packs, response_mask
-from tests.tiny import tiny_model
+from tests.tiny import same_bits_on_two_threads_and_on_one, tiny_model
 from tests.tiny_training import random_rows
 
 BACKBONE = tiny_model(3).model
@@ -322,22 +322,15 @@ def test_a_kernel_that_does_not_compile_is_said_once(
     flex._proven.cache_clear()
 
 
-def on_two_threads_and_on_one(compute: Callable[[], tuple[Tensor, ...]]) -> None:
-    """Tests have one thread. Runs have one for each free core, and go on to the same bytes with another number."""
-    found = []
-    for threads in (2, 1):
-        torch.set_num_threads(threads)
-        found.append(compute())
-    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
-
-
 @pytest.mark.parametrize(("sequences", "length"), [(6, 101), (2, 180), (16, 60)])
 def test_attentions_gradients_are_the_same_bits_on_one_thread_and_on_two(sequences: int, length: int) -> None:
     draw = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(sequences, heads, length, 64, generator=draw, requires_grad=True) for heads in (9, 3, 3))
     wanted = torch.randn(q.shape, generator=draw)
     mask = torch.zeros(sequences, 1, length, length)
-    on_two_threads_and_on_one(lambda: torch.autograd.grad(attention._plain(q, k, v, mask, 0.125), (q, k, v), wanted))
+    same_bits_on_two_threads_and_on_one(
+        lambda: torch.autograd.grad(attention._plain(q, k, v, mask, 0.125), (q, k, v), wanted)
+    )
 
 
 @pytest.mark.parametrize("take", ["before_response", "chosen", "at_last"])
@@ -347,4 +340,4 @@ def test_gradients_of_states_that_siblings_share_are_the_same_bits_on_one_thread
     states = torch.randn(673, 576, generator=draw, requires_grad=True)
     taken = getattr(packing.Hidden(states, before, [0] * 12), take)
     wanted = torch.randn(taken().shape, generator=draw)
-    on_two_threads_and_on_one(lambda: torch.autograd.grad(taken(), states, wanted))
+    same_bits_on_two_threads_and_on_one(lambda: torch.autograd.grad(taken(), states, wanted))

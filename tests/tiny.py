@@ -1,5 +1,6 @@
 """A real transformer small enough to learn in seconds: 2 layers, 300 byte-level tokens, built in code."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -54,3 +55,12 @@ def save_tiny(folder: Path, seed: int = 0, **changes: object) -> str:
     tiny_model(seed, **changes).save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
     return str(folder)
+
+
+def same_bits_on_two_threads_and_on_one(compute: Callable[[], tuple[torch.Tensor, ...]]) -> None:
+    """Tests have one thread. Runs have one for each free core, and go on to the same bytes with another number."""
+    found = []
+    for threads in (2, 1):
+        torch.set_num_threads(threads)
+        found.append(compute())
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))

@@ -11,8 +11,6 @@ from pydantic_core import InitErrorDetails
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
-
-
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
@@ -49,11 +47,11 @@ def _holds_truth(value: Any) -> bool:
 
 def _is_number(annotation: Any) -> bool:
     """Whether numbers may stand there, alone or in a list or mapping, and true and false may not."""
-    kinds = list(_kinds(annotation))
+    kinds = list(kinds_in(annotation))
     return (int in kinds or float in kinds) and bool not in kinds
 
 
-def _kinds(annotation: Any) -> Iterator[Any]:
+def kinds_in(annotation: Any) -> Iterator[Any]:
     """Every type that an annotation names, at any depth."""
     inside = get_args(annotation)
-    yield from (kind for each in inside for kind in _kinds(each)) if inside else [annotation]
+    yield from (kind for each in inside for kind in kinds_in(each)) if inside else [annotation]

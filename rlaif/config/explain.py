@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any, get_args, get_origin
+from typing import Any, get_origin
 
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from rlaif.config.base import Section
+from rlaif.config.base import Section, kinds_in
 from rlaif.errors import did_you_mean
 
 TAGS = ("backend", "kind")
@@ -94,6 +94,4 @@ def _fields(section: type[Section]) -> dict[str, FieldInfo]:
 
 def sections_in(annotation: Any) -> list[type[Section]]:
     """The sections inside an annotation such as `tuple[A | B, ...]`."""
-    if isinstance(annotation, type) and issubclass(annotation, Section):
-        return [annotation]
-    return [section for inner in get_args(annotation) for section in sections_in(inner)]
+    return [kind for kind in kinds_in(annotation) if isinstance(kind, type) and issubclass(kind, Section)]

@@ -3,7 +3,8 @@
 Two threads that share a core with other work wait for each other at every product: ten times slower, and not two. So
 the cores that others use are counted again every few seconds, between batches, and left to them. A run ends in the same
 bytes on one thread and on two. Three things of torch's do not and are avoided: the gradients of softmax (attention.py)
-and of indexing with a tensor (packing.py), and products of five to eleven rows by a whole vocabulary (head.py).
+and of indexing with a tensor (packing.py), and products of five to eleven rows by a whole vocabulary (head.py), which
+only a minibatch of so few tokens still has.
 """
 
 from __future__ import annotations

@@ -23,7 +23,8 @@ class Fault(NamedTuple):
 LOSSES = "training/losses"
 MASKED, KL, POLICY = f"{LOSSES}/masked.py", f"{LOSSES}/kl.py", f"{LOSSES}/policy.py"
 ADVANTAGES, PREFERENCE = f"{LOSSES}/advantages.py", f"{LOSSES}/preference.py"
-PACKING, POLICY_MODEL, SCALAR = "models/local/packing.py", "training/policy_model.py", "training/scalar_model.py"
+MASKS, PACKING = "models/local/masks.py", "models/local/packing.py"
+POLICY_MODEL, SCALAR = "training/policy_model.py", "training/scalar_model.py"
 SESSION, ATTENTION, HEAD = "training/session.py", "models/local/attention.py", "training/head.py"
 FLEX = "models/local/flex.py"
 ESTIMATORS, ROLLOUT = "training/optimise/estimators.py", "training/optimise/rollout.py"
@@ -298,7 +299,7 @@ FAULTS = [
         "the reward model reads a token that is not the last",
     ),
     Fault(
-        PACKING,
+        MASKS,
         "(own_RLL | (segments_RL == 0).unsqueeze(1)).tril()",
         "torch.ones_like(own_RLL).tril()",
         "test_packing.py::test_a_response_does_not_see_its_siblings",
@@ -306,8 +307,8 @@ FAULTS = [
     ),
     Fault(
         PACKING,
-        "positions += range(len(pack.prompt), len(pack.prompt) + len(response))",
-        "positions += range(start, start + len(response))",
+        "positions[-1] += range(len(pack.prompt), len(pack.prompt) + len(response))",
+        "positions[-1] += range(start, start + len(response))",
         "test_packing.py::test_packed_states_equal_each_row_alone",
         "the second response seems to stand far from its prompt",
     ),
@@ -319,9 +320,9 @@ FAULTS = [
         "values and log-probabilities land on other responses",
     ),
     Fault(
-        PACKING,
+        MASKS,
         "places = [row * longest + place for",
-        "places = [row * len(each) + place for",
+        "places = [row * length + place for",
         "test_packing.py::test_padding_in_attention_changes_neither_states_nor_gradients",
         "a token gets what its neighbour attended to",
     ),
@@ -392,8 +393,8 @@ FAULTS = [
     ),
     Fault(
         ATTENTION,
-        "_Softmax.apply(scores + mask_R1LL.unsqueeze(2))",
-        "_Softmax.apply(scores)",
+        "scores = scores + mask_R1LL.unsqueeze(2)",
+        "scores = scores + 0 * mask_R1LL.unsqueeze(2)",
         "test_packing.py::test_packed_states_equal_each_row_alone",
         "tokens see what comes after them",
     ),
@@ -406,10 +407,10 @@ FAULTS = [
     ),
     Fault(
         FLEX,
-        "positions_N - window + 1",
-        "positions_N - window",
+        "rule(batch, head, positions_N[query], positions_N[key])",
+        "rule(batch, head, query, key)",
         "test_packing.py::test_attention_by_blocks_is_the_models_own[(1, 5, 60)-a window]",
-        "on a GPU windows are one token wider than the model's",
+        "on a GPU windows are counted along the pack and not along the row",
     ),
     # ------------------------------------------------------------------------------------ loops: from rollouts
     Fault(

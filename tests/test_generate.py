@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from functools import wraps
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from rlaif.models.local import generate as module
 from rlaif.models.local.cache import RoomyLayer
-from rlaif.models.local.generate import Sample, Sampling, generate, pick_tokens
+from rlaif.models.local.generate import Sample, Sampling, caches, generate, pick_tokens
 from rlaif.models.local.tokens import encode_prompt
 from rlaif.records import Message
 from tests.tiny import tiny_model, tiny_tokenizer
@@ -70,6 +71,7 @@ def test_a_prompt_that_rows_share_is_read_once(monkeypatch: pytest.MonkeyPatch) 
     read: list[tuple[int, ...]] = []
     forward = MODEL.forward
 
+    @wraps(forward)
     def counted(input_ids: Tensor, **options: Any) -> Any:
         read.append(tuple(input_ids.shape))
         return forward(input_ids=input_ids, **options)
@@ -225,7 +227,10 @@ def test_the_cache_copies_itself_only_now_and_then(monkeypatch: pytest.MonkeyPat
         return original(like, needed)
 
     monkeypatch.setattr(RoomyLayer, "_grown", staticmethod(count))
-    generate(tiny_model(1), [[1, 5, 6]], Sampling(40, 1.0), [3], 0)
+    model = tiny_model(1)
+    caches(model, 0)
+    grown.clear()
+    generate(model, [[1, 5, 6]], Sampling(40, 1.0), [3], 0)
     assert len(grown) == 2 * 2  # keys and values of two layers, once each: the first buffer holds all 40 tokens
 
 

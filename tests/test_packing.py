@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import wraps
 from itertools import pairwise
 from typing import Any
 
@@ -13,10 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from transformers import MistralConfig, MistralForCausalLM
+from transformers.masking_utils import causal_mask_function
 
-from rlaif.models.local import attention, flex, packing
+from rlaif.models.local import attention, flex, masks
 from rlaif.models.local.generate import Sampling, generate, left_pad
-from rlaif.models.local.packing import Row, hidden_states, microbatches, packs, response_mask
+from rlaif.models.local.packing import Hidden, Row, microbatches, packed, packed_by_blocks, packs, response_mask
 from tests.tiny import same_bits_on_two_threads_and_on_one, tiny_model
 from tests.tiny_training import random_rows
 
@@ -37,7 +39,7 @@ def alone(row: Row) -> Tensor:
 @given(rows_of_shared_prompts)
 def test_packed_states_equal_each_row_alone(rows: list[Row]) -> None:
     with torch.no_grad():
-        hidden = hidden_states(BACKBONE, rows)
+        hidden = packed(BACKBONE, rows)
     before_BTH, last_BH = hidden.before_response(), hidden.at_last()
     for b, row in enumerate(rows):
         expected_SH = alone(row)
@@ -55,20 +57,20 @@ def test_both_ways_of_attending_agree_with_the_models_own(longest_plain: int, mo
     monkeypatch.setattr(attention, "plain_up_to", lambda dtype: longest_plain)
     rows = [Row((i, 8, 9), (10, i)) for i in range(3)] + random_rows(2, prompts=3, responses=3)
     with torch.no_grad():
-        last_BH = hidden_states(BACKBONE, rows).at_last()
+        last_BH = packed(BACKBONE, rows).at_last()
         expected_BH = torch.stack([alone(row)[-1] for row in rows])
     torch.testing.assert_close(last_BH, expected_BH, atol=1e-5, rtol=0)
 
 
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=12).map(sorted))
 def test_packs_of_nearly_one_length_are_computed_together_with_little_padding(lengths: list[int]) -> None:
-    found = list(packing._alike([[0] * length for length in lengths]))
-    assert [len(each) for members in found for each in members] == lengths
+    found = list(masks.alike(lengths))
+    assert [length for members in found for length in members] == lengths
     for members in found:
-        assert len(members) * len(members[-1]) <= packing.SLACK * sum(map(len, members))
+        assert len(members) * members[-1] <= masks.SLACK * sum(members)
     for members, following in pairwise(found):
         together = [*members, following[0]]
-        assert len(together) * len(together[-1]) > packing.SLACK * sum(map(len, together))
+        assert len(together) * together[-1] > masks.SLACK * sum(together)
 
 
 @pytest.mark.parametrize("longest_plain", [0, 10**6])
@@ -77,10 +79,11 @@ def test_padding_in_attention_changes_neither_states_nor_gradients(
 ) -> None:
     monkeypatch.setattr(attention, "plain_up_to", lambda dtype: longest_plain)
     rows = [Row((i, *range(8)), tuple(range(20, 22 + i))) for i in range(4)]
-    (run,) = packing._runs([[0] * 9 + [1] * (2 + i) for i in range(4)], torch.float32, "cpu", [], [])
+    segments = [[0] * 9 + [1] * (2 + i) for i in range(4)]
+    (run,) = masks.RunMasks(segments, segments, torch.float32, "cpu")(causal_mask_function)
     assert run.places_N is not None and run.sequences * run.length > run.tokens
     weight = BACKBONE.get_input_embeddings().weight.requires_grad_()
-    ours = hidden_states(BACKBONE, rows).at_last()
+    ours = packed(BACKBONE, rows).at_last()
     plain = torch.stack([BACKBONE(input_ids=torch.tensor([[*p, *r]])).last_hidden_state[0, -1] for p, r in rows])
     torch.testing.assert_close(ours, plain, atol=1e-5, rtol=0)
     found, expected = (torch.autograd.grad(states.square().mean(), weight)[0] for states in (ours, plain))
@@ -91,7 +94,7 @@ def test_padding_in_attention_changes_neither_states_nor_gradients(
 def test_a_model_that_has_packed_still_reads_and_writes_as_before() -> None:
     """The attention stays registered in the model: without packs it is transformers' own, left padding included."""
     fresh, used = tiny_model(5), tiny_model(5)
-    hidden_states(used.model, random_rows(1, prompts=2, responses=2))
+    packed(used.model, random_rows(1, prompts=2, responses=2))
     tokens, mask = left_pad([[5, 6, 7], [8, 9, 10, 11, 12]], 0, "cpu")
     with torch.no_grad():
         one, other = (model(input_ids=tokens, attention_mask=mask).logits for model in (fresh, used))
@@ -106,12 +109,13 @@ def test_a_shared_prompt_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> No
     seen: list[Tensor] = []
     forward = BACKBONE.forward
 
+    @wraps(forward)
     def spy(**inputs: Tensor) -> object:
         seen.append(inputs["input_ids"])
         return forward(**inputs)
 
     monkeypatch.setattr(BACKBONE, "forward", spy)
-    hidden_states(BACKBONE, [Row((5,) * 20, (i, i)) for i in range(4)])
+    packed(BACKBONE, [Row((5,) * 20, (i, i)) for i in range(4)])
     assert [tuple(tokens.shape) for tokens in seen] == [(1, 28)]
 
 
@@ -122,7 +126,7 @@ def test_a_response_does_not_see_its_siblings(sibling: int) -> None:
     changed = list(rows)
     changed[sibling] = Row((7, 8, 9), (99, 98, 97)[: len(rows[sibling].response)])
     with torch.no_grad():
-        one, other = (hidden_states(BACKBONE, batch).at_last() for batch in (rows, changed))
+        one, other = (packed(BACKBONE, batch).at_last() for batch in (rows, changed))
     torch.testing.assert_close(one[1 - sibling], other[1 - sibling], atol=1e-6, rtol=0)
     assert (one[sibling] - other[sibling]).abs().max() > 1e-2
 
@@ -130,7 +134,7 @@ def test_a_response_does_not_see_its_siblings(sibling: int) -> None:
 def test_the_last_real_token_is_read_under_any_padding() -> None:
     short, long = Row((7, 8), (9,)), Row((5, 6), tuple(range(40, 80)))
     with torch.no_grad():
-        padded = hidden_states(BACKBONE, [short, long]).at_last()
+        padded = packed(BACKBONE, [short, long]).at_last()
     torch.testing.assert_close(padded[0], alone(short)[-1], atol=1e-5, rtol=0)
     torch.testing.assert_close(padded[1], alone(long)[-1], atol=1e-5, rtol=0)
 
@@ -138,7 +142,7 @@ def test_the_last_real_token_is_read_under_any_padding() -> None:
 def test_an_empty_response_is_read_at_the_end_of_its_prompt() -> None:
     row = Row((7, 8, 9), ())
     with torch.no_grad():
-        torch.testing.assert_close(hidden_states(BACKBONE, [row]).at_last()[0], alone(row)[-1], atol=1e-6, rtol=0)
+        torch.testing.assert_close(packed(BACKBONE, [row]).at_last()[0], alone(row)[-1], atol=1e-6, rtol=0)
 
 
 def test_gradients_of_packed_rows_are_those_of_the_rows() -> None:
@@ -148,7 +152,7 @@ def test_gradients_of_packed_rows_are_those_of_the_rows() -> None:
     def gradient(batches: list[list[Row]]) -> Tensor:
         model.zero_grad()
         for batch in batches:
-            hidden_states(model, batch).at_last().square().sum().backward()
+            packed(model, batch).at_last().square().sum().backward()
         return torch.cat([p.grad.flatten() for p in model.parameters()])
 
     torch.testing.assert_close(gradient([rows]), gradient([[row] for row in rows]), atol=1e-4, rtol=1e-4)
@@ -186,7 +190,6 @@ def test_microbatches_take_the_shortest_packs_first_and_fill_up() -> None:
 @pytest.fixture
 def by_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Attention as on a GPU, uncompiled; what torch forbids on a CPU are gradients, which it can compute there."""
-    monkeypatch.setattr(flex, "usable", lambda backbone: True)
     monkeypatch.setattr(torch_flex, "_validate_device", lambda *states: None)
 
 
@@ -225,16 +228,13 @@ MODELS: dict[str, Callable[[int], Any]] = {
 
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
-def test_attention_by_blocks_is_the_models_own(
-    model: str, layout: tuple[int, int, int], by_blocks: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_attention_by_blocks_is_the_models_own(model: str, layout: tuple[int, int, int], by_blocks: None) -> None:
     """Block masks, dense masks and each row alone: the same states and gradients, whatever lies beside a row."""
     fresh, used = MODELS[model](1), MODELS[model](1)
     rows = random_rows(sum(layout), *layout)
     expected = states_and_gradients(lambda: each_alone(fresh, rows), fresh)
-    found = states_and_gradients(lambda: hidden_states(used, rows).at_last(), used)
-    monkeypatch.setattr(flex, "usable", lambda backbone: False)
-    dense = states_and_gradients(lambda: hidden_states(used, rows).at_last(), used)
+    found = states_and_gradients(lambda: packed_by_blocks(used, rows).at_last(), used)
+    dense = states_and_gradients(lambda: packed(used, rows).at_last(), used)
     for ours, masked, theirs in zip(found, dense, expected, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(masked, theirs, atol=1e-5, rtol=1e-5)
@@ -249,7 +249,7 @@ def test_a_window_hides_what_lies_behind_it() -> None:
         backbone = mistral(2, window)
         backbone.layers = backbone.layers[:1]
         with torch.no_grad():
-            one, other = (hidden_states(backbone, batch).at_last() for batch in (rows, changed))
+            one, other = (packed(backbone, batch).at_last() for batch in (rows, changed))
         assert [bool((a - b).abs().max() > 1e-4) for a, b in zip(one, other, strict=True)] == [sees, sees]
 
 
@@ -258,7 +258,7 @@ def test_a_row_is_filled_up_to_whole_blocks_and_never_to_one(by_blocks: None, mo
     row = Row((7, 8, 9), tuple(range(10, 40)))
     backbone = tiny_model(3).model
     with torch.inference_mode():  # as judges read
-        hidden = hidden_states(backbone, [row])
+        hidden = packed_by_blocks(backbone, [row])
         torch.testing.assert_close(hidden.at_last()[0], alone(row)[-1], atol=1e-5, rtol=0)
     assert hidden.states_NH.shape[0] == 33
 
@@ -270,7 +270,7 @@ def test_masks_are_made_once_for_all_layers(by_blocks: None, monkeypatch: pytest
         flex, "create_block_mask", lambda *args, **options: made.append(1) or original(*args, **options)
     )
     with torch.no_grad():
-        hidden_states(tiny_model(3).model, random_rows(1, 3, 2))
+        packed_by_blocks(tiny_model(3).model, random_rows(1, 3, 2))
     assert len(made) == 1
 
 
@@ -292,7 +292,7 @@ def test_the_kernel_is_compiled_for_each_form_and_not_for_each_length(
     models = [tiny_model(3).model, tiny_model(3, num_attention_heads=2, num_key_value_heads=1).model]
     for longest in (20, 60, 80, 100, 120):
         for model in models:
-            hidden_states(model, random_rows(longest, prompts=4, responses=2, longest=longest))
+            packed_by_blocks(model, random_rows(longest, prompts=4, responses=2, longest=longest))
     assert len(graphs) <= 4
     calls = [node for graph in graphs for node in graph.graph.nodes if node.target is torch_flex.flex_attention_hop]
     assert {node.args[5] for node in calls} == {1 / 8**0.5, 1 / 16**0.5}  # the scale is a constant of the kernel
@@ -329,7 +329,7 @@ def test_attentions_gradients_are_the_same_bits_on_one_thread_and_on_two(sequenc
     wanted = torch.randn(q.shape, generator=draw)
     mask = torch.zeros(sequences, 1, length, length)
     same_bits_on_two_threads_and_on_one(
-        lambda: torch.autograd.grad(attention._plain(q, k, v, mask, 0.125), (q, k, v), wanted)
+        lambda: torch.autograd.grad(attention._plain(q, k, v, mask, 0.125, attention.Extras()), (q, k, v), wanted)
     )
 
 
@@ -338,6 +338,6 @@ def test_gradients_of_states_that_siblings_share_are_the_same_bits_on_one_thread
     draw = torch.Generator().manual_seed(0)
     before = [[sibling // 4 * 100, *range(sibling * 50, sibling * 50 + 48)] for sibling in range(12)]
     states = torch.randn(673, 576, generator=draw, requires_grad=True)
-    taken = getattr(packing.Hidden(states, before, [0] * 12), take)
+    taken = getattr(Hidden(states, before, [0] * 12), take)
     wanted = torch.randn(taken().shape, generator=draw)
     same_bits_on_two_threads_and_on_one(lambda: torch.autograd.grad(taken(), states, wanted))

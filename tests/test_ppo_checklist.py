@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +151,7 @@ def test_prompts_are_left_padded_with_position_ids(actors: Actors, monkeypatch: 
     inputs: list[dict[str, Any]] = []
     forward = actors.policy.model.forward
 
+    @wraps(forward)
     def spy(**arguments: Any) -> Any:
         inputs.append(dict(arguments))
         return forward(**arguments)

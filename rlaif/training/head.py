@@ -1,6 +1,7 @@
 """From hidden states to log-probabilities without keeping logits, the widest array of training: a few rows at a time.
 
-Of a plain matrix the gradients are written out here. Let l be the logits over the temperature t, p their softmax and g
+Of a plain matrix the gradients are written out here; of anything else (a bias, capped logits) a part's logits are
+computed once more in the backward pass. Let l be the logits over the temperature t, p their softmax and g
 what reaches a token's log-probability: then g / t (onehot - p) reaches its logits. A frozen matrix lets the forward
 pass find the hidden state's share of that at once, H numbers a token; one that learns has its logits computed once
 more in the backward pass, which costs less than to write V numbers a token out and read them back.
@@ -20,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.distributed.tensor import DTensor
+from torch.utils.checkpoint import checkpoint
 
 ROWS = 128
 """Logits at a time, at most: 25 MB in float32 for 49,152 words. The same everywhere, so that equal weights give equal
@@ -31,8 +33,11 @@ def chosen_logprobs(output: Any, hidden_NH: Tensor, targets_N: Tensor, temperatu
     if _plain(output):
         found: Tensor = _Chosen.apply(hidden_NH, output.weight, targets_N, temperature)
         return found
-    parts = _by_layer(output, hidden_NH, targets_N, temperature)
-    return torch.cat([-F.cross_entropy(logits, targets, reduction="none") for logits, targets in parts])
+    if isinstance(getattr(output, "weight", None), DTensor):  # what is divided is gathered once, not again
+        return _logprobs(output, hidden_NH, targets_N, temperature)
+    few = rows_at_once(len(hidden_NH))
+    parts = zip(hidden_NH.split(few), targets_N.split(few), strict=True)
+    return torch.cat([checkpoint(_logprobs, output, *part, temperature, use_reentrant=False) for part in parts])
 
 
 @torch.no_grad()
@@ -54,6 +59,10 @@ def chosen_and_entropy(output: Any, hidden_NH: Tensor, targets_N: Tensor, temper
     return torch.cat(logprobs), torch.cat(entropies)
 
 
+def _logprobs(output: Any, hidden_NH: Tensor, targets_N: Tensor, temperature: float) -> Tensor:
+    return -F.cross_entropy(output(hidden_NH).float() / temperature, targets_N, reduction="none")
+
+
 def rows_at_once(total: int) -> int:
     """Of nearly equal parts of at most `ROWS`. A last part of a few rows would be slow, and its products by a wide
     matrix round differently on one thread and on several."""
@@ -65,7 +74,7 @@ def _plain(output: Any) -> bool:
 
 
 def _by_layer(output: Any, hidden_NH: Tensor, targets_N: Tensor, temperature: float) -> Iterator[tuple[Tensor, Tensor]]:
-    """Float32 logits over temperature, and the targets, by calling the layer: one with a bias, or a divided one."""
+    """Float32 logits over temperature, and the targets, by calling the layer: any that is not a plain matrix."""
     divided = isinstance(getattr(output, "weight", None), DTensor)
     few = max(1, len(hidden_NH)) if divided else rows_at_once(len(hidden_NH))  # all processes take as many turns
     for hidden, targets in zip(hidden_NH.split(few), targets_N.split(few), strict=True):

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from rlaif.config.sections import Lora
+from rlaif.models.local.architecture import backbone_of, output_of
 from rlaif.models.local.load import load_language_model
 from rlaif.models.local.packing import Row, hidden_states, microbatches, response_mask
 from rlaif.processes import leads
@@ -48,7 +49,7 @@ class PolicyModel:
     def __init__(self, model: Any, tokenizer: Any) -> None:
         self.model = model.eval().requires_grad_(False)  # dropout off, for good
         self.tokenizer = tokenizer
-        self.backbone: Any = getattr(model, model.base_model_prefix)
+        self.backbone: Any = backbone_of(model)
         self.adapter: Adapter | None = None
         self.outline: Outline | None = None
         self._reference: PolicyModel | None = None
@@ -75,7 +76,7 @@ class PolicyModel:
         """`token_logprobs`, and the hidden states for whoever else reads them (a critic on this trunk)."""
         mask_BT = response_mask(rows, self.model.device)
         hidden_NH = hidden_states(self.backbone, rows).chosen()
-        logprobs_N = chosen_logprobs(self.model.get_output_embeddings(), hidden_NH, self._targets(rows), temperature)
+        logprobs_N = chosen_logprobs(output_of(self.model), hidden_NH, self._targets(rows), temperature)
         return Read(torch.zeros(mask_BT.shape, device=mask_BT.device).masked_scatter(mask_BT, logprobs_N), hidden_NH)
 
     def _targets(self, rows: Sequence[Row]) -> Tensor:
@@ -100,7 +101,7 @@ class PolicyModel:
         """One pass without gradients: `Scored`, and the hidden states as in `read`."""
         mask_BT = response_mask(rows, self.model.device)
         hidden_NH = hidden_states(self.backbone, rows).chosen()
-        output = self.model.get_output_embeddings()
+        output = output_of(self.model)
         found = chosen_and_entropy(output, hidden_NH, self._targets(rows), temperature)
         empty_BT = torch.zeros(mask_BT.shape, device=mask_BT.device)
         return Scored(*(empty_BT.masked_scatter(mask_BT, each_N) for each_N in found)), hidden_NH

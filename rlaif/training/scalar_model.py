@@ -23,6 +23,7 @@ from transformers import AutoModelForSequenceClassification
 
 from rlaif.config.sections import Lora
 from rlaif.errors import ModelError
+from rlaif.models.local.architecture import backbone_of
 from rlaif.models.local.load import device, from_pretrained
 from rlaif.models.local.packing import Row, hidden_states, microbatches
 from rlaif.processes import leads
@@ -38,7 +39,7 @@ class ScalarModel:
         if not hasattr(model, "score"):
             raise ModelError(f"{type(model).__name__} has no `score` head; use a decoder such as Llama or Qwen")
         self.model = model.eval()
-        self.backbone: Any = getattr(model, model.base_model_prefix)
+        self.backbone: Any = backbone_of(model)
         self.head: Any = model.score.float()
         self.offset: float = getattr(model.config, "rlaif_score_offset", 0.0)
         self.heads: Heads | None = None

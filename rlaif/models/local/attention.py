@@ -1,32 +1,44 @@
 """Attention over several sequences that lie end to end in one row, so that everything else computes no padding.
 
-Registered with transformers as `packed`: a model asked for it behaves as with `sdpa` until a forward pass is given
-`packed`: runs of sequences, computed here, or blocks of the whole row, computed by flex.py. As `grouped` it is for
-writing one token after the other.
+Registered with transformers as `packed`: a model asked for it behaves as with its own attention until a pass runs
+inside `packing`. Then what its layers are handed as their mask are runs of sequences (masks.py), computed here, or
+blocks of the whole row, computed by flex.py. As `grouped` it is for writing one token after the other.
+
+Beside scaled products and a mask two things are known, because they come with a name: scores that are capped softly
+(Gemma 2) and sinks (gpt-oss). A layer that asks for anything else is refused.
 
 Shape suffixes: N tokens of the whole row; R sequences of a run, L their length, P = R x L; Q query and K key heads;
-D head size.
+D head size of queries and keys, E of values.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import eager_mask, sdpa_mask
 
 from rlaif.errors import ModelError
 from rlaif.models.local import flex
+from rlaif.models.local.masks import Rule, Run
 
 PACKED, GROUPED = "packed", "grouped"
 LONGEST_PLAIN = {torch.bfloat16: 1024, torch.float32: 200}
 """Up to this length plain products beat the fused CPU kernel. In bf16 they are three times as fast at 128 tokens, 1.5
 times at 512; in float32 both are equally fast at 190, and the kernel is twice as fast at 295."""
+HARMLESS = {"dropout", "is_causal", "sliding_window", "position_ids", "use_cache"}
+"""Options of the interface that change nothing here, beside those that ask for more output: nothing is dropped, and the
+mask holds every window."""
+
+_masks: ContextVar[Callable[[Rule], Sequence[Run] | BlockMask] | None] = ContextVar("masks", default=None)
 
 
 def plain_up_to(dtype: torch.dtype) -> int:
@@ -34,59 +46,94 @@ def plain_up_to(dtype: torch.dtype) -> int:
     return LONGEST_PLAIN.get(dtype, 0)
 
 
-class Run(NamedTuple):
-    """Neighbouring sequences of nearly one length, computed together as if all were as long as the longest."""
-
-    tokens: int
-    """Real ones."""
-    sequences: int
-    length: int
-    masks_R1LL: Mapping[int | None, Tensor]
-    """Additive: 0 where a token may look, the dtype's lowest value elsewhere. By sliding window; None: without. A
-    window that hides nothing here has no mask of its own."""
-    source_P: Tensor | None
-    """Which of the run's tokens stands in each of the R x L places; on the right of a short sequence any will do, since
-    nobody looks ahead. None where all are of one length."""
-    places_N: Tensor | None
-    """The place of each token."""
-
-
 def use_packed_attention(backbone: Any) -> None:
     """Have this model compute attention here, for good. ModelError where its code has no place for it."""
     if backbone.config._attn_implementation == PACKED:
         return
     if not backbone._can_set_attn_implementation():
-        raise ModelError(
-            f"{type(backbone).__name__}: its attention cannot be replaced; use a decoder such as Llama or Qwen"
-        )
+        raise ModelError(f"{type(backbone).__name__}: its attention cannot be replaced")
     backbone.set_attn_implementation(PACKED)
 
 
+@contextlib.contextmanager
+def packing(masks: Callable[[Rule], Sequence[Run] | BlockMask]) -> Iterator[None]:
+    """Inside, layers get what `masks` makes of their rule."""
+    token = _masks.set(masks)
+    try:
+        yield
+    finally:
+        _masks.reset(token)
+
+
+def packed_mask(**options: Any) -> Any:
+    """transformers' mask interface."""
+    masks = _masks.get()
+    return sdpa_mask(**options) if masks is None else masks(options["mask_function"])
+
+
+class Extras(NamedTuple):
+    """What some models add to scaled products and a mask."""
+
+    softcap: float | None = None
+    """Scores s become c tanh(s / c)."""
+    sinks_Q: Tensor | None = None
+    """One score more for every query of a head, of which no value comes."""
+
+
 def packed_attention(
-    module: Any,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    packed: Sequence[Run] | flex.Blocks | None = None,
-    **options: Any,
+    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **options: Any
 ) -> tuple[Tensor, None]:
-    """transformers' attention interface: (1, heads, N, D) each in, (1, N, Q, D) out."""
-    if packed is None:
-        output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **options)
-        return output, None
-    window, scaling = options.get("sliding_window"), options["scaling"]
-    if isinstance(packed, flex.Blocks):
-        return flex.attend(query, key, value, packed.mask(window), scaling).transpose(1, 2), None
-    sizes = [run.tokens for run in packed]
+    """transformers' attention interface: (1, heads, N, D) each in, (1, N, Q, E) out."""
+    scaling, extras = _taken(module, query, options)
+    if isinstance(attention_mask, list):
+        return _runs(query, key, value, attention_mask, scaling, extras), None
+    if isinstance(attention_mask, BlockMask) and not any_of(extras):
+        return flex.attend(query, key, value, attention_mask, scaling).transpose(1, 2), None
+    if _masks.get() is not None:
+        raise ModelError(f"{type(module).__name__} attends in a way of its own")
+    if any_of(extras):
+        mask = _additive(attention_mask, query, key)
+        return _plain(query, key, value, mask, scaling, extras).transpose(1, 2), None
+    return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **options)
+
+
+def grouped_attention(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
+) -> tuple[Tensor, None]:
+    """transformers' attention interface for few queries and many keys, which are not copied for each query head."""
+    scaling, extras = _taken(module, query, options)
+    return _plain(query, key, value, _additive(attention_mask, query, key), scaling, extras).transpose(1, 2), None
+
+
+def _taken(module: Any, query: Tensor, options: dict[str, Any]) -> tuple[float, Extras]:
+    """The scaling and the extras out of the interface's options. ModelError for one that packing would leave out."""
+    scaling, extras = options.pop("scaling", None), Extras(options.pop("softcap", None), options.pop("s_aux", None))
+    strange = [
+        name
+        for name, value in options.items()
+        if value is not None and name not in HARMLESS and not name.startswith("output_")
+    ]
+    if strange and _masks.get() is not None:
+        raise ModelError(f"{type(module).__name__} passes {strange[0]} to its attention")
+    return query.shape[-1] ** -0.5 if scaling is None else scaling, extras
+
+
+def any_of(extras: Extras) -> bool:
+    """Whether there is one."""
+    return any(each is not None for each in extras)
+
+
+def _runs(query: Tensor, key: Tensor, value: Tensor, runs: Sequence[Run], scaling: float, extras: Extras) -> Tensor:
+    sizes = [run.tokens for run in runs]
     parts = []
-    for run, *qkv in zip(packed, *(states.split(sizes, dim=2) for states in (query, key, value)), strict=True):
+    for run, *qkv in zip(runs, *(states.split(sizes, dim=2) for states in (query, key, value)), strict=True):
         q, k, v = (_sequences(states_1HND, run) for states_1HND in qkv)
-        plain = q.device.type == "cpu" and run.length <= plain_up_to(q.dtype)
-        mask_R1LL = run.masks_R1LL.get(window, run.masks_R1LL[None])
-        out_RQLD = (_plain if plain else _fused)(q, k, v, mask_R1LL, scaling)
-        parts.append(_tokens(out_RQLD, run))
-    return torch.cat(parts).unsqueeze(0), None
+        if any_of(extras) or (q.device.type == "cpu" and run.length <= plain_up_to(q.dtype)):
+            out_RQLE = _plain(q, k, v, run.mask_R1LL, scaling, extras)
+        else:
+            out_RQLE = _fused(q, k, v, run.mask_R1LL, scaling)
+        parts.append(_tokens(out_RQLE, run))
+    return torch.cat(parts).unsqueeze(0)
 
 
 def _sequences(states_1HND: Tensor, run: Run) -> Tensor:
@@ -106,14 +153,22 @@ def _tokens(out_RQLD: Tensor, run: Run) -> Tensor:
     return out.flatten(1).index_select(0, run.places_N).unflatten(1, out.shape[1:])
 
 
-def _plain(q_RQLD: Tensor, k_RKLD: Tensor, v_RKLD: Tensor, mask_R1LL: Tensor, scaling: float) -> Tensor:
+def _plain(q_RQLD: Tensor, k_RKLD: Tensor, v_RKLE: Tensor, mask_R1LL: Tensor, scaling: float, extras: Extras) -> Tensor:
     """softmax(q k^T + mask) v, the query heads of one key head stacked, so that keys and values are not repeated."""
     heads, length = q_RQLD.shape[1:3]
     groups = heads // k_RKLD.shape[1]
     stacked = (q_RQLD * scaling).reshape(-1, k_RKLD.shape[1], groups * length, q_RQLD.shape[-1])
     scores = torch.matmul(stacked, k_RKLD.transpose(2, 3)).unflatten(2, (groups, length))
-    weights = _Softmax.apply(scores + mask_R1LL.unsqueeze(2)).flatten(2, 3)
-    return torch.matmul(weights, v_RKLD).reshape(q_RQLD.shape)
+    if extras.softcap is not None:
+        scores = (scores / extras.softcap).tanh() * extras.softcap
+    scores = scores + mask_R1LL.unsqueeze(2)
+    if extras.sinks_Q is not None:
+        sinks = extras.sinks_Q.to(scores.dtype).view(1, -1, groups, 1, 1)
+        scores = torch.cat([scores, sinks.expand(*scores.shape[:-1], 1)], -1)
+    weights = _Softmax.apply(scores).flatten(2, 3)
+    if extras.sinks_Q is not None:
+        weights = weights[..., :-1]
+    return torch.matmul(weights, v_RKLE).reshape(*q_RQLD.shape[:3], v_RKLE.shape[-1])
 
 
 class _Softmax(torch.autograd.Function):
@@ -138,21 +193,17 @@ def _fused(q_RQLD: Tensor, k_RKLD: Tensor, v_RKLD: Tensor, mask_R1LL: Tensor, sc
     return F.scaled_dot_product_attention(q_RQLD, k_RQLD, v_RQLD, attn_mask=mask_R1LL, scale=scaling)
 
 
-def grouped_attention(
-    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
-) -> tuple[Tensor, None]:
-    """transformers' attention interface for few queries and many keys, which are not copied for each query head."""
-    mask = query.new_zeros(1, 1, 1, 1) if attention_mask is None else attention_mask
-    return _plain(query, key, value, mask, options["scaling"]).transpose(1, 2), None
-
-
-def is_plain_softmax(model: Any) -> bool:
-    """Whether the model's attention is the softmax of scaled products and nothing else (no sinks, no soft cap)."""
-    capped = getattr(model.config.get_text_config(), "attn_logit_softcapping", None) is not None
-    return not capped and not any(hasattr(module, "sinks") for module in model.modules())
+def _additive(mask: Tensor | None, query: Tensor, key: Tensor) -> Tensor:
+    """As it is; of a mask of booleans the same in numbers; of none the one that looks at no later key."""
+    if mask is not None and mask.dtype != torch.bool:
+        return mask
+    if mask is None:
+        mask = query.new_ones(query.shape[2], key.shape[2], dtype=torch.bool).tril(key.shape[2] - query.shape[2])
+        mask = mask[None, None]
+    return torch.zeros_like(mask, dtype=query.dtype).masked_fill(~mask, torch.finfo(query.dtype).min)
 
 
 AttentionInterface.register(PACKED, packed_attention)
-AttentionMaskInterface.register(PACKED, sdpa_mask)
+AttentionMaskInterface.register(PACKED, packed_mask)
 AttentionInterface.register(GROUPED, grouped_attention)
 AttentionMaskInterface.register(GROUPED, eager_mask)

@@ -37,11 +37,11 @@ class RoomyLayer(DynamicLayer):
     def _grown(like: Tensor, needed: int) -> Tensor:
         return like.new_empty(*like.shape[:-2], needed + ROOM, like.shape[-1])
 
-    def batch_select_indices(self, indices: Tensor) -> None:
-        """Only keep these rows."""
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Only keep these rows; a row may be kept several times."""
         if self._buffers is not None:
             used = self.get_seq_length()
-            self._buffers = self._buffers[0][indices], self._buffers[1][indices]
+            self._buffers = self._buffers[0][beam_idx], self._buffers[1][beam_idx]
             self.keys, self.values = (buffer[..., :used, :] for buffer in self._buffers)
 
 

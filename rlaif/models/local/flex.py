@@ -9,7 +9,6 @@ Shape suffixes: N tokens of the row, filled up to whole blocks; Q query and K ke
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Mapping
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -17,8 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
+from transformers.masking_utils import causal_mask_function
 
 from rlaif.console import say
+from rlaif.models.local.masks import Rule
 
 BLOCK = 128
 FEWEST = 2 * BLOCK
@@ -40,16 +41,6 @@ class Form(NamedTuple):
     device: torch.device
 
 
-class Blocks(NamedTuple):
-    """The masks of one row, made once for all layers."""
-
-    masks: Mapping[int | None, BlockMask]
-    """By sliding window; None: without. A window that hides nothing in this row has no mask of its own."""
-
-    def mask(self, window: int | None) -> BlockMask:
-        return self.masks.get(window, self.masks[None])
-
-
 def usable(backbone: Any) -> bool:
     """Whether attention of this backbone is computed here: on a GPU on which the kernel compiles and is right."""
     weight = next(backbone.parameters())
@@ -69,25 +60,27 @@ def filled(tokens: int) -> int:
     return max(FEWEST, -(-tokens // BLOCK) * BLOCK)
 
 
-def blocks(segments_N: Tensor, prompts_N: Tensor, positions_N: Tensor, windows: Collection[int]) -> Blocks:
-    """A token sees its own segment and its pack's prompt, never ahead of itself, and through a window of w only the
-    last w positions. Segments are numbered through the whole row; `prompts_N` names the prompt of each token's pack."""
+class BlockMasks:
+    """Of one row: a token sees its own segment and its pack's prompt, never ahead of itself, and what a rule allows."""
 
-    def seen(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        own = segments_N[key] == segments_N[query]
-        return (own | (segments_N[key] == prompts_N[query])) & (key <= query)
+    def __init__(self, segments_N: Tensor, prompts_N: Tensor, positions_N: Tensor) -> None:
+        """Segments are numbered through the whole row; `prompts_N` names the prompt of each token's pack; positions
+        count along each sequence."""
+        self._segments_N, self._prompts_N, self._positions_N = segments_N, prompts_N, positions_N
 
-    def within(first_N: Tensor) -> Any:
-        def near(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-            return seen(batch, head, query, key) & (positions_N[key] >= first_N[query])
+    def __call__(self, rule: Rule) -> BlockMask:
+        segments_N, prompts_N, positions_N = self._segments_N, self._prompts_N, self._positions_N
 
-        return near
+        def seen(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+            own = segments_N[key] == segments_N[query]
+            return (own | (segments_N[key] == prompts_N[query])) & (key <= query)
 
-    rules: dict[int | None, Any] = {None: seen} | {window: within(positions_N - window + 1) for window in windows}
-    length, device = len(segments_N), segments_N.device
-    return Blocks(
-        {window: create_block_mask(rule, None, None, length, length, device=device) for window, rule in rules.items()}
-    )
+        def allowed(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+            return seen(batch, head, query, key) & rule(batch, head, positions_N[query], positions_N[key])
+
+        last, length = positions_N.max(), len(segments_N)
+        plain = rule is causal_mask_function or bool(rule(0, 0, last, torch.zeros_like(last)))  # it hides nothing here
+        return create_block_mask(seen if plain else allowed, None, None, length, length, device=segments_N.device)
 
 
 def attend(query_1QND: Tensor, key_1KND: Tensor, value_1KND: Tensor, mask: BlockMask, scaling: float) -> Tensor:
@@ -153,7 +146,7 @@ def _right(form: Form, tokens: int) -> bool:
     segments = [*[0] * 50, *[1] * 30, *[2] * 70, *[3] * 60, *[4] * (tokens - 210)]
     prompts = [*[0] * 150, *[3] * (tokens - 150)]
     segments_N, prompts_N = (torch.tensor(ids, device=form.device, dtype=torch.int32) for ids in (segments, prompts))
-    mask = blocks(segments_N, prompts_N, segments_N, ()).mask(None)
+    mask = BlockMasks(segments_N, prompts_N, segments_N)(causal_mask_function)
     at_N = torch.arange(tokens, device=form.device)
     seen_NN = mask.mask_mod(at_N, at_N, at_N[:, None], at_N[None])
     exact = [each.detach().float().requires_grad_() for each in states]

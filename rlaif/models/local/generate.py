@@ -7,14 +7,18 @@ so that long rows are not slowed down by finished ones.
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from rlaif.models.local.attention import GROUPED, PACKED, is_plain_softmax
+from rlaif.console import say
+from rlaif.models.local.architecture import agree, backbone_of, constant_up_to, first_line, output_of, trial
+from rlaif.models.local.attention import GROUPED, PACKED
 from rlaif.models.local.cache import roomy_cache
+from rlaif.models.local.packing import Row, hidden_states
 from rlaif.models.local.threads import share_cores
 
 SORTED_TOKENS = 256  # nearly always enough for the nucleus; the exact fallback sorts the whole vocabulary
@@ -44,33 +48,20 @@ def generate(
     Row i depends on prompts[i] and seeds[i]; what else is in the batch changes it only through floating-point
     rounding. A prompt that several rows share is read once. The end tokens are those of the model's generation config.
     """
+    limit = constant_up_to(model.config)
+    if len(prompts) > 1 and limit is not None and max(map(len, prompts)) + sampling.max_tokens > limit:
+        alone = [generate(model, [ids], sampling, [seed], pad_id) for ids, seed in zip(prompts, seeds, strict=True)]
+        return [sample for samples in alone for sample in samples]
     device = model.device
     end_ids = torch.tensor(end_tokens(model), device=device)
-    place = {prompt: i for i, prompt in enumerate(dict.fromkeys(map(tuple, prompts)))}
-    prompt_of_B = torch.tensor([place[tuple(prompt)] for prompt in prompts], device=device)
-    tokens_BS, mask_BS = left_pad(list(place), pad_id, device)  # until the first token a row per prompt
     uniforms = torch.stack([_uniforms(seed, sampling.max_tokens) for seed in seeds]).to(device)
     written: list[list[int]] = [[] for _ in prompts]
     finished = [False] * len(prompts)
     rows = torch.arange(len(prompts), device=device)  # which request each row of the batch is
-    cache = roomy_cache(model.config)
-    input_ids = tokens_BS
-    attention = GROUPED if is_plain_softmax(model) else "eager"  # looks at every module: once, not at every token
+    writer: Writer = Cached(model, prompts, pad_id) if caches(model, pad_id) else Recomputed(model, prompts)
+    logits_BV = writer.begin()
     for step in range(sampling.max_tokens):
         share_cores()
-        positions = (mask_BS.cumsum(1) - 1).clamp(min=0)[:, -input_ids.shape[1] :]
-        with decoding_attention(model, attention) if step else contextlib.nullcontext():
-            logits_BV = model(
-                input_ids=input_ids,
-                attention_mask=mask_BS,
-                position_ids=positions,
-                past_key_values=cache,
-                # An index, not 1: of a slice, which is not contiguous, the bf16 product takes 200 times as long.
-                logits_to_keep=torch.tensor([input_ids.shape[1] - 1], device=device),
-            ).logits[:, -1]
-        if step == 0 and len(place) < len(prompts):
-            cache.batch_select_indices(prompt_of_B)
-            logits_BV, mask_BS = logits_BV[prompt_of_B], mask_BS[prompt_of_B]
         next_B = pick_tokens(logits_BV, uniforms[rows, step], sampling.temperature, sampling.top_p)
         ended_B = torch.isin(next_B, end_ids)
         for row, token, ended in zip(rows.tolist(), next_B.tolist(), ended_B.tolist(), strict=True):
@@ -78,29 +69,131 @@ def generate(
                 written[row].append(token)
                 finished[row] = ended
         running_B = ~torch.tensor([finished[row] for row in rows.tolist()], device=device)
-        if not running_B.any():
+        if not running_B.any() or step == sampling.max_tokens - 1:
             break
-        mask_BS = torch.cat([mask_BS, mask_BS.new_ones(len(rows), 1)], dim=1)
         # Dropping rows copies the cache, so wait until an eighth of them can go.
         if running_B.sum() <= 0.875 * len(rows):
-            cache.batch_select_indices(running_B.nonzero().squeeze(1))
-            rows, next_B, mask_BS = rows[running_B], next_B[running_B], mask_BS[running_B]
-        input_ids = next_B.unsqueeze(1)
+            writer.keep(running_B)
+            rows, next_B = rows[running_B], next_B[running_B]
+        logits_BV = writer.go_on(next_B)
     return [Sample(tokens, ended) for tokens, ended in zip(written, finished, strict=True)]
 
 
+class Writer(Protocol):
+    """Rows that grow by a token at a time."""
+
+    def begin(self) -> Tensor:
+        """logits_BV of the first token of every row."""
+
+    def go_on(self, next_B: Tensor) -> Tensor:
+        """logits_BV of the token after these."""
+
+    def keep(self, running_B: Tensor) -> None:
+        """Drop the other rows."""
+
+
+class Cached:
+    """Padded on the left, with keys and values (or what else the model keeps) remembered."""
+
+    def __init__(self, model: Any, prompts: Sequence[Sequence[int]], pad_id: int) -> None:
+        place = {prompt: i for i, prompt in enumerate(dict.fromkeys(map(tuple, prompts)))}
+        self._model, self._cache = model, roomy_cache(model.config)
+        self._prompt_of_B = torch.tensor([place[tuple(prompt)] for prompt in prompts], device=model.device)
+        # Until the first token a row for every different prompt.
+        self._tokens_BS, self._mask_BS = left_pad(list(place), pad_id, model.device)
+
+    def begin(self) -> Tensor:
+        logits_BV = self._logits(self._tokens_BS)
+        if len(self._mask_BS) < len(self._prompt_of_B):
+            self._cache.reorder_cache(self._prompt_of_B)
+            logits_BV, self._mask_BS = logits_BV[self._prompt_of_B], self._mask_BS[self._prompt_of_B]
+        return logits_BV
+
+    def go_on(self, next_B: Tensor) -> Tensor:
+        self._mask_BS = torch.cat([self._mask_BS, self._mask_BS.new_ones(len(next_B), 1)], dim=1)
+        with decoding_attention(self._model):
+            return self._logits(next_B.unsqueeze(1))
+
+    def keep(self, running_B: Tensor) -> None:
+        self._cache.reorder_cache(running_B.nonzero().squeeze(1))
+        self._mask_BS = self._mask_BS[running_B]
+
+    def _logits(self, ids_BS: Tensor) -> Tensor:
+        options = {
+            "attention_mask": self._mask_BS,
+            "position_ids": (self._mask_BS.cumsum(1) - 1).clamp(min=0)[:, -ids_BS.shape[1] :],
+            "past_key_values": self._cache,
+            "cache_params": self._cache,  # as state-space models name it
+            "use_cache": True,
+            # An index, not 1: of a slice, which is not contiguous, the bf16 product takes 200 times as long.
+            "logits_to_keep": torch.tensor([ids_BS.shape[1] - 1], device=ids_BS.device),
+        }
+        known = inspect.signature(self._model.forward).parameters
+        options = {name: value for name, value in options.items() if name in known}
+        logits_BSV: Tensor = self._model(input_ids=ids_BS, **options).logits
+        return logits_BSV[:, -1]
+
+
+class Recomputed:
+    """Every row as a whole again for every token: slow, and right for any model."""
+
+    def __init__(self, model: Any, prompts: Sequence[Sequence[int]]) -> None:
+        self._backbone, self._output = backbone_of(model), output_of(model)
+        self._rows = [Row(tuple(prompt), ()) for prompt in prompts]
+
+    def begin(self) -> Tensor:
+        logits_BV: Tensor = self._output(hidden_states(self._backbone, self._rows).at_last())
+        return logits_BV
+
+    def go_on(self, next_B: Tensor) -> Tensor:
+        tokens = next_B.tolist()
+        self._rows = [Row(p, (*r, token)) for (p, r), token in zip(self._rows, tokens, strict=True)]
+        return self.begin()
+
+    def keep(self, running_B: Tensor) -> None:
+        self._rows = [row for row, runs in zip(self._rows, running_B.tolist(), strict=True) if runs]
+
+
+def caches(model: Any, pad_id: int) -> bool:
+    """Whether `Cached` is right for this model, by a trial against every row in a pass of its own, once."""
+    known: bool | None = getattr(model, "_rlaif_caches", None)
+    if known is None:
+        known = model._rlaif_caches = _try_cache(model, pad_id)
+    return known
+
+
+def _try_cache(model: Any, pad_id: int) -> bool:
+    ids = trial(model.config)
+    prompts, following = [ids[:4], ids[2:9], ids[:4]], [ids[9], ids[10], ids[11]]
+    last = torch.tensor([False, True, True], device=model.device)
+    exact = Recomputed(model, prompts)
+    wanted = [exact.begin(), exact.go_on(torch.tensor(following))]
+    exact.keep(last)
+    wanted.append(exact.go_on(torch.tensor(following[:2])))
+    try:
+        tried = Cached(model, prompts, pad_id)
+        found = [tried.begin(), tried.go_on(torch.tensor(following, device=model.device))]
+        tried.keep(last)
+        found.append(tried.go_on(torch.tensor(following[:2], device=model.device)))
+        problem = "" if all(map(agree, found, wanted)) else "padding changes what follows"
+    except Exception as error:  # whatever a model's code raises
+        problem = first_line(error)
+    if problem:
+        say(f"  {type(model).__name__}: writes without a cache, which is slow, for its own comes out wrong ({problem})")
+    return not problem
+
+
 @contextlib.contextmanager
-def decoding_attention(model: Any, attention: str) -> Iterator[None]:
+def decoding_attention(model: Any) -> Iterator[None]:
     """For one query per row the fused CPU kernel takes four times as long as plain products do."""
-    usual = model.config._attn_implementation
-    if model.device.type != "cpu" or usual not in {"sdpa", PACKED}:
+    if model.device.type != "cpu" or model.config._attn_implementation != PACKED:
         yield
         return
-    model.config._attn_implementation = attention
+    model.config._attn_implementation = GROUPED
     try:
         yield
     finally:
-        model.config._attn_implementation = usual
+        model.config._attn_implementation = PACKED
 
 
 def pick_tokens(logits_BV: Tensor, uniform_B: Tensor, temperature: float, top_p: float) -> Tensor:

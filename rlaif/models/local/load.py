@@ -13,6 +13,8 @@ from transformers.utils import logging as transformers_logging
 from rlaif.errors import ModelError
 from rlaif.models.embedded import resolve_model
 from rlaif.models.local.allocator import give_back, keep_freed
+from rlaif.models.local.architecture import backbone_of
+from rlaif.models.local.packing import prepare
 
 
 class Loaded(NamedTuple):
@@ -60,10 +62,12 @@ def load_language_model(name: str, revision: str | None, dtype: torch.dtype) -> 
     model = from_pretrained(
         AutoModelForCausalLM, name, "cannot be loaded", resolved.path, revision=revision, dtype=dtype
     )
-    for setting in ("final_logit_softcapping", "logit_scale", "logits_scaling"):
-        if getattr(model.config, setting, None) not in {None, 1.0}:
-            raise ModelError(f"{name}: its config sets {setting}, which rlaif's log-probabilities leave out")
-    return Loaded(model.to(device()).eval(), tokenizer, resolved.revision)
+    model = model.to(device()).eval()
+    try:
+        prepare(backbone_of(model))
+    except ModelError as error:
+        raise ModelError(f"{name}: {error}") from None
+    return Loaded(model, tokenizer, resolved.revision)
 
 
 def count_parameters(name: str, revision: str | None = None) -> int:

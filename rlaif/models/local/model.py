@@ -11,10 +11,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 
 from rlaif.config.sections import LocalModel
 from rlaif.models.chat import ChatRequest, OnReplies, Reply
+from rlaif.models.local.architecture import backbone_of, context_of, next_logits
 from rlaif.models.local.dtype import DTYPES, resolve
 from rlaif.models.local.generate import Sampling, generate
 from rlaif.models.local.load import Loaded, free_memory, load_language_model
@@ -35,7 +35,7 @@ class LocalChatModel:
         loaded: Loaded = load_language_model(config.model, config.revision, DTYPES[dtype])
         self.revision = f"{loaded.revision}-{dtype}"
         self._model, self._tokenizer = loaded.model, loaded.tokenizer
-        self._context: int = loaded.model.config.max_position_embeddings
+        self._context = context_of(loaded.model.config)
 
     def chat(self, requests: Sequence[ChatRequest], on_replies: OnReplies | None = None) -> list[Reply]:
         replies: list[Reply | None] = [None] * len(requests)
@@ -54,7 +54,7 @@ class LocalChatModel:
         """
         too_long = {}
         for index, request, ids in encoded:
-            if len(ids) + request.max_tokens > self._context:
+            if self._context is not None and len(ids) + request.max_tokens > self._context:
                 error = f"prompt of {len(ids)} tokens does not fit a context of {self._context}"
                 too_long[index] = Reply(error=error, prompt_tokens=len(ids))
         if too_long:
@@ -88,9 +88,8 @@ class LocalChatModel:
         labels = batch[0][1].labels
         label_ids = [label_token(self._tokenizer, label) for label in labels]
         rows = [row for group in _siblings(batch) for row in _rows(group)]
-        hidden_BH = hidden_states(getattr(self._model, self._model.base_model_prefix), rows).at_last()
-        # In float32: bf16 rounds a logit near 20 to the nearest eighth, which is more than a weak judge says.
-        logits_BV = F.linear(hidden_BH.float(), self._model.get_output_embeddings().weight.float())
+        hidden_BH = hidden_states(backbone_of(self._model), rows).at_last()
+        logits_BV = next_logits(self._model, hidden_BH)
         logprobs_BL = torch.log_softmax(logits_BV, -1)[:, label_ids].tolist()
         return [
             (

@@ -2,26 +2,26 @@
 
 Rows that share a prompt are packed into one sequence, prompt first, under a mask that keeps the responses from
 seeing each other: the prompt is computed once. The packs of a batch lie end to end in one row; only attention treats
-them one by one (attention.py). What comes out is padded on the right; only generation pads on the left.
+them one by one (attention.py). Not every model can be computed so: a convolution or a recurrence would run on from one
+row into the next. Of the ways below the first is taken that is right for a model (architecture.py); the others are
+slower. What comes out is padded on the right; only generation pads on the left.
 
-Shape suffixes: B rows, T response tokens, H hidden size; N tokens of all packs; R packs of one length L.
+Shape suffixes: B rows, T response tokens, H hidden size; N tokens of all rows; S tokens of the longest row.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import accumulate
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from rlaif.models.local import flex
-from rlaif.models.local.attention import Run, use_packed_attention
+from rlaif.models.local.architecture import Way, constant_up_to, pass_through, way_of
+from rlaif.models.local.attention import packing, use_packed_attention
+from rlaif.models.local.masks import RunMasks, alike
 from rlaif.models.local.threads import share_cores
-
-SLACK = 1.2
-"""Places that attention may compute for every token: calls of many sequences are worth some padding."""
 
 
 class Row(NamedTuple):
@@ -111,7 +111,8 @@ class _Layout(NamedTuple):
     """The packs of a batch end to end."""
 
     tokens: list[int]
-    positions: list[int]
+    positions: list[list[int]]
+    """Of each pack: where in its row every token stands."""
     segments: list[list[int]]
     """Of each pack: 0 for its prompt, then the responses' numbers."""
     before: list[list[int]]
@@ -119,125 +120,116 @@ class _Layout(NamedTuple):
 
 
 def hidden_states(backbone: Any, rows: Sequence[Row]) -> Hidden:
-    """One forward pass over all rows, each prompt computed once, nothing padded (on a GPU, up to whole blocks)."""
-    use_packed_attention(backbone)
+    """One pass over all rows by the fastest way that is right for this model; ModelError where none is."""
     share_cores()
+    way = prepare(backbone)
+    limit = constant_up_to(backbone.config)
+    if limit is None or all(len(row.prompt) + len(row.response) <= limit for row in rows):
+        return way.run(backbone, rows)
+    return one_by_one(backbone, rows)
+
+
+def prepare(backbone: Any) -> Way:
+    """Find out how to compute this model, if that is not known yet. ModelError where no way is right."""
+    return way_of(backbone, WAYS, lambda prompt, response: Row(tuple(prompt), tuple(response)))
+
+
+def packed(backbone: Any, rows: Sequence[Row]) -> Hidden:
+    """Each prompt computed once, nothing padded. By products, a run of packs at a time."""
+    use_packed_attention(backbone)
     layout, parameter = _lay_out(rows), next(backbone.parameters())
+    masks = RunMasks(layout.segments, layout.positions, parameter.dtype, parameter.device)
+    positions = [position for pack in layout.positions for position in pack]
+    with packing(masks):
+        states_1NH = pass_through(backbone, [layout.tokens], [positions])
+    return Hidden(states_1NH[0], layout.before, layout.last)
+
+
+def packed_by_blocks(backbone: Any, rows: Sequence[Row]) -> Hidden:
+    """The same on a GPU: the row as a whole, filled up to whole blocks."""
+    use_packed_attention(backbone)
+    layout, device = _lay_out(rows), next(backbone.parameters()).device
     length = len(layout.tokens)
-    by_blocks = flex.usable(backbone)
-    spare = flex.filled(length) - length if by_blocks else 0
-    ids_N, positions_N = torch.tensor(
-        [layout.tokens + [0] * spare, layout.positions + [0] * spare], device=parameter.device
-    )
-    windows = _windows(backbone.config, layout.positions)
-    packed = (
-        _blocks(layout.segments, positions_N, windows)
-        if by_blocks
-        else _runs(layout.segments, parameter.dtype, parameter.device, layout.positions, windows)
-    )
-    states_1NH = backbone(
-        input_ids=ids_N.unsqueeze(0),
-        position_ids=positions_N.unsqueeze(0),
-        attention_mask=torch.zeros(
-            1, 1, 1, 1, dtype=parameter.dtype, device=parameter.device
-        ),  # `packed` holds the masks
-        use_cache=False,
-        packed=packed,
-    ).last_hidden_state
-    return Hidden(states_1NH[0, :length] if spare else states_1NH[0], layout.before, layout.last)
+    spare = flex.filled(length) - length
+    segments_N, prompts_N = (torch.tensor(ids, dtype=torch.int32, device=device) for ids in _numbered(layout, spare))
+    positions = [position for pack in layout.positions for position in pack] + [0] * spare
+    with packing(flex.BlockMasks(segments_N, prompts_N, torch.tensor(positions, device=device))):
+        states_1NH = pass_through(backbone, [layout.tokens + [0] * spare], [positions])
+    return Hidden(states_1NH[0, :length], layout.before, layout.last)
+
+
+def padded(backbone: Any, rows: Sequence[Row]) -> Hidden:
+    """Rows of nearly one length together, padded on the right, where nothing that looks back can see it."""
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i].prompt) + len(rows[i].response))
+    whole = [[*rows[i].prompt, *rows[i].response] for i in order]
+    found, done = [], 0
+    for members in alike(map(len, whole)):
+        batch = whole[done : done + len(members)]
+        done += len(batch)
+        states_BSH = pass_through(backbone, [ids + [0] * (members[-1] - len(ids)) for ids in batch], None)
+        found += [states_SH[: len(ids)] for states_SH, ids in zip(states_BSH, batch, strict=True)]
+    return _end_to_end(rows, order, found)
+
+
+def one_by_one(backbone: Any, rows: Sequence[Row]) -> Hidden:
+    """Every row in a pass of its own: what transformers itself says of it."""
+    found = [pass_through(backbone, [[*row.prompt, *row.response]], None)[0] for row in rows]
+    return _end_to_end(rows, range(len(rows)), found)
+
+
+WAYS = (
+    Way("packed by blocks", packed_by_blocks, lambda backbone: flex.usable(backbone)),  # noqa: PLW0108 (looked up late)
+    Way("packed", packed),
+    Way("rows padded to one length", padded),
+    Way("rows one by one", one_by_one),
+)
+"""Fastest first."""
+
+
+def _end_to_end(rows: Sequence[Row], order: Sequence[int], states: Sequence[Tensor]) -> Hidden:
+    """`states` of whole rows, in this order of the rows."""
+    before, last = [[0]] * len(rows), [0] * len(rows)
+    start = 0
+    for row in order:
+        prompt, response = map(len, rows[row])
+        before[row] = list(range(start + prompt - 1, start + prompt + response - 1))
+        start += prompt + response
+        last[row] = start - 1
+    return Hidden(torch.cat(list(states)), before, last)
 
 
 def _lay_out(rows: Sequence[Row]) -> _Layout:
     before, last = [[0]] * len(rows), [0] * len(rows)
     tokens: list[int] = []
-    positions: list[int] = []
+    positions: list[list[int]] = []
     segments: list[list[int]] = []
     for pack in sorted(packs(rows), key=lambda pack: pack.length):  # those of nearly one length share their attention
         prompt_end = len(tokens) + len(pack.prompt)
         tokens += pack.prompt
-        positions += range(len(pack.prompt))
+        positions.append(list(range(len(pack.prompt))))
         segments.append([0] * len(pack.prompt))
         for number, row in enumerate(pack.rows, start=1):
             response, start = rows[row].response, len(tokens)
             before[row] = [prompt_end - 1, *range(start, start + len(response) - 1)]
             last[row] = start + len(response) - 1 if response else prompt_end - 1
             tokens += response
-            positions += range(len(pack.prompt), len(pack.prompt) + len(response))
+            positions[-1] += range(len(pack.prompt), len(pack.prompt) + len(response))
             segments[-1] += [number] * len(response)
     return _Layout(tokens, positions, segments, before, last)
 
 
-def _windows(config: Any, positions: Sequence[int]) -> list[int]:
-    """The model's sliding window, where it hides anything from anyone."""
-    window = getattr(config.get_text_config(), "sliding_window", None)
-    return [window] if isinstance(window, int) and window <= max(positions, default=0) else []
-
-
-def _blocks(segments: Sequence[list[int]], positions_N: Tensor, windows: Sequence[int]) -> flex.Blocks:
-    """Masks of the whole row, filled up to the length of `positions_N`."""
+def _numbered(layout: _Layout, spare: int) -> tuple[list[int], list[int]]:
+    """Of each token its segment, numbered through the whole row, and its pack's prompt; then what fills the row up."""
     own: list[int] = []
     prompts: list[int] = []
     first = 0  # number of the pack's prompt among all segments
-    for each in segments:
+    for each in layout.segments:
         own += [first + number for number in each]
         prompts += [first] * len(each)
         first += each[-1] + 1
-    spare = [flex.NOWHERE] * (len(positions_N) - len(own))
-    segments_N, prompts_N = torch.tensor([own + spare, prompts + spare], dtype=torch.int32, device=positions_N.device)
-    return flex.blocks(segments_N, prompts_N, positions_N, windows)
+    return own + [flex.NOWHERE] * spare, prompts + [flex.NOWHERE] * spare
 
 
-def _runs(
-    segments: Sequence[list[int]], dtype: torch.dtype, device: Any, positions: Sequence[int], windows: Sequence[int]
-) -> list[Run]:
-    """Packs in order of length, those of nearly one length together."""
-    runs = []
-    done = 0
-    for members in _alike(segments):
-        longest, tokens = len(members[-1]), sum(map(len, members))
-        padded = right_pad(members, 0, torch.long, device)
-        masks_R1LL: dict[int | None, Tensor] = {None: _tree_mask(padded, dtype)}
-        if windows:
-            starts = accumulate(map(len, members[:-1]), initial=done)
-            own = [positions[start : start + len(each)] for start, each in zip(starts, members, strict=True)]
-            at_RL = right_pad(own, 0, torch.long, device)
-            far_R1LL = at_RL[:, None, :, None] - at_RL[:, None, None, :]
-            for window in windows:
-                masks_R1LL[window] = masks_R1LL[None].masked_fill(far_R1LL >= window, torch.finfo(dtype).min)
-        done += tokens
-        if tokens == padded.numel():
-            runs.append(Run(tokens, len(members), longest, masks_R1LL, None, None))
-            continue
-        places = [row * longest + place for row, each in enumerate(members) for place in range(len(each))]
-        source, passed = [], 0
-        for each in members:
-            source += [passed + min(place, len(each) - 1) for place in range(longest)]
-            passed += len(each)
-        source_P, places_N = (torch.tensor(found, device=device) for found in (source, places))
-        runs.append(Run(tokens, len(members), longest, masks_R1LL, source_P, places_N))
-    return runs
-
-
-def padded_runs(lengths: Iterable[int]) -> list[tuple[int, int]]:
+def padded_runs(lengths: Sequence[int]) -> list[tuple[int, int]]:
     """(sequences, length) of the runs that attention computes for packs of these lengths, padded."""
-    return [(len(run), len(run[-1])) for run in _alike([[0] * length for length in sorted(lengths)])]
-
-
-def _alike(segments: Sequence[list[int]]) -> Iterator[list[list[int]]]:
-    """Cut where going on would compute more than `SLACK` places for every token; shortest packs first."""
-    members: list[list[int]] = []
-    for each in segments:
-        if members and (len(members) + 1) * len(each) > SLACK * (sum(map(len, members)) + len(each)):
-            yield members
-            members = []
-        members = [*members, each]
-    if members:
-        yield members
-
-
-def _tree_mask(segments_RL: Tensor, dtype: torch.dtype) -> Tensor:
-    """Additive mask (R, 1, L, L): a token sees its prompt (segment 0) and its own segment, never ahead of itself."""
-    own_RLL = segments_RL.unsqueeze(2) == segments_RL.unsqueeze(1)
-    seen_RLL = (own_RLL | (segments_RL == 0).unsqueeze(1)).tril()
-    lowest = torch.finfo(dtype).min
-    return torch.zeros(seen_RLL.shape, dtype=dtype, device=seen_RLL.device).masked_fill(~seen_RLL, lowest)[:, None]
+    return [(len(run), run[-1]) for run in alike(sorted(lengths))]

@@ -27,6 +27,7 @@ from rlaif.errors import ConfigError, ModelError
 from rlaif.models.chat import ChatRequest, Reply
 from rlaif.models.client import HttpChatModel
 from rlaif.models.client.replicas import Replicas, retry_after_s
+from rlaif.models.reasoning import THINKS_FIRST
 from rlaif.models.wire import BadReply, error_message, parse_reply, request_body
 from rlaif.records import Message
 from tests.fake_server import Answer, Request, completion, failed, fake_server
@@ -505,5 +506,59 @@ def test_extra_fields_reach_the_server_and_labels_forbid_thinking() -> None:
     request = ChatRequest(messages=(Message(role="user", content="hi"),), labels=("A", "B"))
     body = request_body(request, "m", {"A": 1, "B": 2}, {"priority": 3})
     assert body["priority"] == 3
-    assert body["chat_template_kwargs"] == {"enable_thinking": False}
+    assert body["chat_template_kwargs"] == {"enable_thinking": False, "thinking": False}
     assert "chat_template_kwargs" not in request_body(request, "m", None, {})
+
+
+# -------------------------------------------------------------------------------------------- reasoning
+
+
+def message(finish: str = "stop", **fields: Any) -> Answer:
+    """A completion whose message holds these fields."""
+    choice = {"message": {"role": "assistant", **fields}, "finish_reason": finish, "token_ids": [1, 2]}
+    return Answer(body={"choices": [choice], "usage": {"prompt_tokens": 7, "completion_tokens": 30}})
+
+
+THINKING = {"type": "thinking", "thinking": [{"type": "text", "text": "Hm."}]}
+SAID = {"prompt_tokens": 7, "completion_tokens": 30}
+
+
+@pytest.mark.parametrize(
+    ("answer", "reply"),
+    [
+        (message(content="<think>Hm.</think>\n\nYes."), Reply(text="Yes.", **SAID)),
+        (message(content="Hm.\n</think>\n\nYes."), Reply(text="Yes.", **SAID)),
+        (message(content="Yes.", reasoning_content="Hm."), Reply(text="Yes.", **SAID)),
+        (message(content="Yes.", reasoning="Hm."), Reply(text="Yes.", **SAID)),
+        (message(content=[THINKING, {"type": "text", "text": "Yes."}]), Reply(text="Yes.", **SAID)),
+        (message(content="Yes.", reasoning_content=None), Reply(text="Yes.", token_ids=(1, 2), **SAID)),
+        (message(content=["Ye", {"type": "text", "text": "s."}]), Reply(text="Yes.", token_ids=(1, 2), **SAID)),
+        (message("length", content="<think>Hm."), Reply(finish_reason="reasoning", **SAID)),
+        (message("length", content=None, reasoning_content="Hm."), Reply(finish_reason="reasoning", **SAID)),
+        (message(content="", reasoning="Hm."), Reply(finish_reason="reasoning", **SAID)),
+        (message(content=[THINKING]), Reply(finish_reason="reasoning", **SAID)),
+    ],
+)
+def test_reasoning_is_paid_for_and_no_part_of_the_text(answer: Answer, reply: Reply) -> None:
+    with fake_server(lambda _: answer) as server:
+        assert client(server.url).chat([ask("hi")]) == [reply]
+
+
+@pytest.mark.parametrize("first", ["<think>", "[THINK]", "<|channel|>"])
+def test_a_label_that_reasoning_comes_before_is_none(first: str) -> None:
+    answer = completion(first, "length", {first: -0.01, "A": -5.0, "B": -5.5})
+    with fake_server(lambda r: Answer(404, b"") if r.path == "/tokenize" else answer) as server:
+        assert client(server.url).chat([LABELS]) == [Reply(error=THINKS_FIRST)]
+    assert "judge.thinking=false" in THINKS_FIRST
+
+
+def test_thinking_is_said_to_the_chat_template_where_the_recipe_says_it() -> None:
+    def sent(request: ChatRequest, thinking: bool | None, extra: dict[str, Any] | None = None) -> Any:
+        return request_body(request, "m", None, extra or {}, thinking).get("chat_template_kwargs")
+
+    off, on = ({"enable_thinking": value, "thinking": value} for value in (False, True))
+    assert [sent(ask("hi"), thinking) for thinking in (None, False, True)] == [None, off, on]
+    assert [sent(LABELS, thinking) for thinking in (None, False, True)] == [None, off, off]
+    assert sent(ask("hi"), False, {"chat_template_kwargs": {"x": 1}}) == {"x": 1}
+    revisions = {client("http://127.0.0.1:9/v1", revision="v1", thinking=t).revision for t in (None, False, True)}
+    assert len(revisions) == 3 and "v1" in revisions

@@ -23,6 +23,9 @@ class LocalModel(Section):
     dtype: Dtype = "auto"
     batch_size: Count = 32
     """Sequences generated or read at once."""
+    thinking: bool = False
+    """Whether a model that can may think before it writes a text. Its reasoning is set apart and counts as cost; a
+    choice among labels is made without."""
 
 
 class VllmModel(Section):
@@ -37,6 +40,8 @@ class VllmModel(Section):
     """Requests in flight at once."""
     timeout_s: Positive = 120.0
     startup_timeout_s: Positive = 900.0
+    thinking: bool = False
+    """See `local`."""
     arguments: tuple[str, ...] = ()
     """Passed to vLLM as they are, e.g. `["--tensor-parallel-size", "2"]`."""
 
@@ -52,8 +57,11 @@ class ClientModel(Section):
     """Each ends in /v1, e.g. `["http://127.0.0.1:8000/v1"]`."""
     api_key_env: str | None = None
     """Name of the environment variable that holds the key."""
+    thinking: bool | None = None
+    """`false` and `true` are said to the chat template (vLLM, SGLang, llama.cpp; OpenAI's servers refuse the word):
+    whether the model may think before it writes a text. Reasoning is set apart in any case, and counts as cost."""
     extra_body: dict[str, Any] = Field(default_factory=dict)
-    """Added to every request, e.g. `{chat_template_kwargs: {enable_thinking: false}}`."""
+    """Added to every request, e.g. `{reasoning_effort: low}`."""
     concurrency: Count = 128
     timeout_s: Positive = 120.0
     max_tries: Count = 5

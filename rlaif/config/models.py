@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from rlaif.config.base import Count, Positive, Section
 
@@ -65,6 +66,24 @@ class ClientModel(Section):
     concurrency: Count = 128
     timeout_s: Positive = 120.0
     max_tries: Count = 5
+
+    # Neither says what was given: it may be a key.
+
+    @field_validator("base_urls")
+    @classmethod
+    def _no_query(cls, urls: tuple[str, ...]) -> tuple[str, ...]:
+        if any("?" in url or "#" in url for url in urls):
+            raise ValueError(
+                "a base URL has no query and no fragment; name the variable that holds a key (api_key_env)"
+            )
+        return urls
+
+    @field_validator("api_key_env")
+    @classmethod
+    def _is_a_name(cls, name: str | None) -> str | None:
+        if name is not None and re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", name) is None:
+            raise ValueError("the name of an environment variable, not the key that it holds")
+        return name
 
 
 class ScriptedModel(Section):

@@ -14,11 +14,23 @@ an error but data: see `records.Failure`.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
+
+_SECRETS = re.compile(
+    r"(?<=://)[^/?#\s@'\"]+(?=@)|(?<=[?&])([\w-]*(?:key|token|secret|password|passwd|signature|sig)=)[^&#\s'\"]+", re.I
+)
+"""In a URL: `user:password@`, and parameters that are named like a secret."""
 
 
 class RlaifError(Exception):
-    """Base of all errors that are the user's to mend; the command line prints them without a traceback."""
+    """Base of all errors that are the user's to mend; the command line prints them without a traceback.
+
+    No message repeats the user's part of a URL, or a secret in its query, whoever wrote it there.
+    """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(without_secrets(str(message)))
 
 
 class ConfigError(RlaifError, ValueError):
@@ -39,6 +51,11 @@ class JudgeError(RlaifError, RuntimeError):
 
 class TrainingError(RlaifError, RuntimeError):
     """A training run that must stop."""
+
+
+def without_secrets(text: str) -> str:
+    """The text with `***` in the place of what a URL in it should not hold."""
+    return _SECRETS.sub(lambda found: f"{found[1] or ''}***", text)
 
 
 def did_you_mean(value: str, choices: Iterable[str]) -> str:

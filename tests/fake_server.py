@@ -26,7 +26,8 @@ class Answer(NamedTuple):
     status: int = 200
     body: Any = None
     """JSON, or bytes to send as they are."""
-    headers: Mapping[str, str] = MappingProxyType({})
+    headers: Mapping[str, str | None] = MappingProxyType({})
+    """None takes one away that would be sent."""
 
 
 Handle = Callable[[Request], Answer | None]
@@ -65,7 +66,9 @@ def fake_server(handle: Handle) -> Iterator[FakeServer]:
             payload = answer.body if isinstance(answer.body, bytes) else json.dumps(answer.body).encode()
             self.send_response(answer.status)
             for name, value in {"Content-Length": str(len(payload)), **answer.headers}.items():
-                self.send_header(name, value)
+                if value is not None:
+                    self.send_header(name, value)
+            self.close_connection = "Transfer-Encoding" in answer.headers
             self.end_headers()
             self.wfile.write(payload)
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 import socket
 import subprocess
 import sys
 import threading
 import time
+import tracemalloc
+import zlib
 from collections.abc import Sequence
 from email.utils import formatdate
 from pathlib import Path
@@ -26,7 +29,8 @@ from rlaif.config.sections import ClientModel
 from rlaif.errors import ConfigError, ModelError
 from rlaif.models.chat import ChatRequest, Reply
 from rlaif.models.client import HttpChatModel
-from rlaif.models.client.replicas import Replicas, retry_after_s
+from rlaif.models.client.replicas import MOST_BYTES, Replicas, retry_after_s
+from rlaif.models.reasoning import THINKS_FIRST
 from rlaif.models.wire import BadReply, error_message, parse_reply, request_body
 from rlaif.records import Message
 from tests.fake_server import Answer, Request, completion, failed, fake_server
@@ -505,5 +509,152 @@ def test_extra_fields_reach_the_server_and_labels_forbid_thinking() -> None:
     request = ChatRequest(messages=(Message(role="user", content="hi"),), labels=("A", "B"))
     body = request_body(request, "m", {"A": 1, "B": 2}, {"priority": 3})
     assert body["priority"] == 3
-    assert body["chat_template_kwargs"] == {"enable_thinking": False}
+    assert body["chat_template_kwargs"] == {"enable_thinking": False, "thinking": False}
     assert "chat_template_kwargs" not in request_body(request, "m", None, {})
+
+
+def message(finish: str = "stop", **fields: Any) -> Answer:
+    """A completion whose message holds these fields."""
+    choice = {"message": {"role": "assistant", **fields}, "finish_reason": finish, "token_ids": [1, 2]}
+    return Answer(body={"choices": [choice], "usage": {"prompt_tokens": 7, "completion_tokens": 30}})
+
+
+def gzipped(megabytes: int) -> Answer:
+    """So many of blanks, which weigh nothing packed."""
+    packer = zlib.compressobj(9, wbits=31)
+    data = b"".join(packer.compress(b" " * (1 << 20)) for _ in range(megabytes)) + packer.flush()
+    return Answer(200, data, {"Content-Encoding": "gzip"})
+
+
+CHUNKED = {"Transfer-Encoding": "chunked", "Content-Length": None}
+BURSTS = {
+    "half of a surrogate pair": (
+        Answer(400, b'{"error": {"message": "bad \\ud800 half"}}'),
+        "HTTP 400: bad \ufffd half",
+    ),
+    "half of a pair in a reply": (Answer(200, choices({"message": {"content": "\ud800"}})), "the reply is not JSON"),
+    "nested error": (Answer(400, b"[" * 200_000), r"HTTP 400: \[\[\["),
+    "nested reply": (Answer(200, b"[" * 200_000), r"the reply is not JSON: \[\[\["),
+    "nested, but complete": (Answer(400, b"[" * 900 + b"]" * 900), r"HTTP 400: \[\[\["),
+    "huge": (Answer(200, b" " * (MOST_BYTES + 1)), r"the reply is larger than 4 MiB \(HTTP 200\)"),
+    "huge error": (Answer(400, b" " * (MOST_BYTES + 1)), r"the reply is larger than 4 MiB \(HTTP 400\)"),
+    "packed": (gzipped(64), r"the reply is larger than 4 MiB \(HTTP 200\)"),
+    "not packed": (Answer(200, b"no gzip", {"Content-Encoding": "gzip"}), "the reply cannot be unpacked"),
+    "cut in a chunk": (Answer(200, b"ff\r\n{", CHUNKED), "hung up in the middle"),
+    "no chunk": (Answer(200, b"zz\r\n{", CHUNKED), "Invalid character in chunk size"),
+    "not UTF-8": (Answer(200, b'{"choices": "\xff\xfe"}'), "the reply is not JSON"),
+    "UTF-16": (Answer(400, '{"error": "caf\u00e9"}'.encode("utf-16")), "HTTP 400: caf\u00e9"),
+    "a page": (Answer(502, b"<html>\n<b>Bad gateway</b>"), "HTTP 502: <html> <b>Bad gateway</b>"),
+    "a page, and well": (Answer(200, b"<html>"), "the reply is not JSON: <html>"),
+    "NaN": (Answer(200, b'{"choices": NaN}'), "choices: Input should be a valid array"),
+    "NaN tokens": (Answer(200, body_of(message(content="x")).replace(b"30", b"NaN")), "completion_tokens"),
+    "a long number": (Answer(400, b'{"error": ' + b"9" * 9999 + b"}"), "HTTP 400: {"),
+    "terminal": (Answer(400, b'{"error": "\\u001b[2Jboo"}'), r"HTTP 400: .\[2Jboo"),
+    "null": (Answer(400, b'{"error": null}'), "HTTP 400: null"),
+    "number": (Answer(400, b'{"error": 7}'), "HTTP 400: 7"),
+    "list": (Answer(400, b'{"error": [1, {"a": 2}]}'), r"HTTP 400: \[1, {\"a\": 2}\]"),
+    "string": (Answer(400, b'"no"'), "HTTP 400: no"),
+    "deep": (Answer(400, b'{"error": {"message": {"detail": ["no"]}}}'), r'HTTP 400: {"detail": \["no"\]}'),
+    "nothing": (Answer(400, b""), "HTTP 400: nothing"),
+    "long reason": (Answer(200, choices({"message": {}, "finish_reason": "x" * 9999})), "no text"),
+}
+
+
+@pytest.mark.parametrize("case", BURSTS)
+@pytest.mark.parametrize("request_", [ask("x"), LABELS], ids=["text", "labels"])
+def test_whatever_a_server_sends_is_a_failure_with_a_short_reason(case: str, request_: ChatRequest) -> None:
+    answer, reason = BURSTS[case]
+
+    def handle(request: Request) -> Answer:
+        return Answer(404, b"") if request.path == "/tokenize" else answer
+
+    with fake_server(handle) as server:
+        error = client(server.url, max_tries=1).chat([request_])[0].error
+    assert error is not None and (request_.labels or re.search(reason, error)), error
+    assert len(error) < 400 and error.isprintable() and error.encode()
+
+
+def test_no_more_of_a_reply_is_in_memory_than_it_may_have() -> None:
+    answer = gzipped(128)
+    with fake_server(lambda _: answer) as server:
+        tracemalloc.start()
+        replies = client(server.url).chat([ask(str(n)) for n in range(2)])
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert {reply.error for reply in replies} == {"the reply is larger than 4 MiB (HTTP 200)"}
+    assert len(server.asked()) == 2, "asked again it would be as large"
+    assert peak < 10 * MOST_BYTES
+
+
+def test_a_server_that_repeats_our_key_is_not_quoted_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JUDGE_KEY", "sk-secret")
+    answer = failed(401, "wrong key: sk-secret")
+    with fake_server(lambda _: answer) as server:
+        (reply,) = client(server.url, api_key_env="JUDGE_KEY").chat([ask("hi")])
+    assert reply.error == "HTTP 401: wrong key: ***"
+
+
+@pytest.mark.parametrize("key", ["line\nbreak", "caf\u00e9"])
+def test_a_key_that_no_header_holds_is_an_error(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JUDGE_KEY", key)
+    with pytest.raises(ConfigError, match="what JUDGE_KEY holds cannot be sent") as caught:
+        client("http://127.0.0.1:9/v1", api_key_env="JUDGE_KEY")
+    assert key not in str(caught.value)
+
+
+def test_a_proxys_password_is_in_no_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    with fake_server(lambda _: Answer(407, b"no")) as server:
+        proxy = server.url.removesuffix("/v1").replace("//", "//me:hunter2@")
+        monkeypatch.setenv("https_proxy", proxy)
+        monkeypatch.delenv("no_proxy", raising=False)
+        monkeypatch.delenv("NO_PROXY", raising=False)
+        error = client("https://judge.invalid/v1", max_tries=1).chat([ask("hi")])[0].error
+    assert error == "failed after 1 try: ClientHttpProxyError: Unsupported method ('CONNECT')"
+
+
+# -------------------------------------------------------------------------------------------- reasoning
+
+
+THINKING = {"type": "thinking", "thinking": [{"type": "text", "text": "Hm."}]}
+SAID = {"prompt_tokens": 7, "completion_tokens": 30}
+
+
+@pytest.mark.parametrize(
+    ("answer", "reply"),
+    [
+        (message(content="<think>Hm.</think>\n\nYes."), Reply(text="Yes.", **SAID)),
+        (message(content="Hm.\n</think>\n\nYes."), Reply(text="Yes.", **SAID)),
+        (message(content="Yes.", reasoning_content="Hm."), Reply(text="Yes.", **SAID)),
+        (message(content="Yes.", reasoning="Hm."), Reply(text="Yes.", **SAID)),
+        (message(content=[THINKING, {"type": "text", "text": "Yes."}]), Reply(text="Yes.", **SAID)),
+        (message(content="Yes.", reasoning_content=None), Reply(text="Yes.", token_ids=(1, 2), **SAID)),
+        (message(content=["Ye", {"type": "text", "text": "s."}]), Reply(text="Yes.", token_ids=(1, 2), **SAID)),
+        (message("length", content="<think>Hm."), Reply(finish_reason="reasoning", **SAID)),
+        (message("length", content=None, reasoning_content="Hm."), Reply(finish_reason="reasoning", **SAID)),
+        (message(content="", reasoning="Hm."), Reply(finish_reason="reasoning", **SAID)),
+        (message(content=[THINKING]), Reply(finish_reason="reasoning", **SAID)),
+    ],
+)
+def test_reasoning_is_paid_for_and_no_part_of_the_text(answer: Answer, reply: Reply) -> None:
+    with fake_server(lambda _: answer) as server:
+        assert client(server.url).chat([ask("hi")]) == [reply]
+
+
+@pytest.mark.parametrize("first", ["<think>", "[THINK]", "<|channel|>"])
+def test_a_label_that_reasoning_comes_before_is_none(first: str) -> None:
+    answer = completion(first, "length", {first: -0.01, "A": -5.0, "B": -5.5})
+    with fake_server(lambda r: Answer(404, b"") if r.path == "/tokenize" else answer) as server:
+        assert client(server.url).chat([LABELS]) == [Reply(error=THINKS_FIRST)]
+    assert "judge.thinking=false" in THINKS_FIRST
+
+
+def test_thinking_is_said_to_the_chat_template_where_the_recipe_says_it() -> None:
+    def sent(request: ChatRequest, thinking: bool | None, extra: dict[str, Any] | None = None) -> Any:
+        return request_body(request, "m", None, extra or {}, thinking).get("chat_template_kwargs")
+
+    off, on = ({"enable_thinking": value, "thinking": value} for value in (False, True))
+    assert [sent(ask("hi"), thinking) for thinking in (None, False, True)] == [None, off, on]
+    assert [sent(LABELS, thinking) for thinking in (None, False, True)] == [None, off, off]
+    assert sent(ask("hi"), False, {"chat_template_kwargs": {"x": 1}}) == {"x": 1}
+    revisions = {client("http://127.0.0.1:9/v1", revision="v1", thinking=t).revision for t in (None, False, True)}
+    assert len(revisions) == 3 and "v1" in revisions

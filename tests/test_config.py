@@ -412,3 +412,42 @@ def test_every_knob_can_be_written_down(small):
     dumped = yaml.safe_load(dump_recipe(load_recipe(small)))
     assert set(dumped) == set(Recipe.model_fields)
     assert set(dumped["optimise"]) == set(recipe_schema()["$defs"]["Ppo"]["properties"])
+
+
+# ------------------------------------------------------------------------------------------------ secrets
+
+
+@pytest.mark.parametrize(
+    ("override", "place"),
+    [
+        ("judge.base_urls=['https://me:hunter2@judge.example/v1']", "judge.base_urls: a URL must not hold a user"),
+        ("judge.base_urls=['http://h/v1', 'http://hunter2@h/v1']", "judge.base_urls: a URL must not hold a user"),
+        ("judge.base_urls=['http://h/v1?api_key=hunter2']", "judge.base_urls: a URL must not hold a user"),
+        ("judge.base_urls=['http://h/v1?code=hunter2']", "judge.base_urls: a base URL has no query"),
+        ("judge.base_urls=http://me:hunter2@h/v1", "judge.base_urls: "),
+        ("judge.api_key_env=sk-hunter2", "judge.api_key_env: the name of an environment variable, not the key"),
+        ("judge.extra_body={a: {b: ['http://me:hunter2@h']}}", "judge.extra_body: a URL must not hold a user"),
+        ("judge.model=http://me:hunter2@h/m", "judge.model: a URL must not hold a user"),
+        ("prompts.sources.0.path=https://h/x.jsonl?token=hunter2", "prompts.sources.0.path: a URL must not"),
+        ("judge.nothing=http://me:hunter2@h", "judge.nothing: "),
+        ("judge=http://me:hunter2@h", "judge: "),
+        ("judge.model.x=http://me:hunter2@h", "override "),
+        ("http://me:hunter2@h/", "override "),
+    ],
+)
+def test_a_secret_in_a_url_is_refused_and_in_no_message(small, override, place):
+    with pytest.raises(ConfigError) as caught:
+        load_recipe(small, [override])
+    assert place in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:8000/v1", "https://h/@x/v1", "http://[::1]:8000/v1"])
+def test_a_url_without_secrets_is_fine(small, url):
+    assert load_recipe(small, [f"judge.base_urls=['{url}']"]).judge.base_urls == (url,)
+
+
+def test_no_error_repeats_a_secret_whoever_raises_it():
+    text = "cannot reach https://me:hunter2@h/v1?x=1&api_key=hunter2&y=2 or 'git://hunter2@h' (a@b.example)"
+    shown = "cannot reach https://***@h/v1?x=1&api_key=***&y=2 or 'git://***@h' (a@b.example)"
+    assert str(ConfigError(text)) == shown

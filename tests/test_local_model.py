@@ -17,7 +17,7 @@ from rlaif.models.chat import ChatModel, ChatRequest, Reply
 from rlaif.models.local import LocalChatModel
 from rlaif.models.local import model as module
 from rlaif.models.local.packing import Row
-from rlaif.models.local.tokens import encode_prompt, encode_response, label_token
+from rlaif.models.local.tokens import answer_of, encode_prompt, encode_response, label_token
 from rlaif.records import Message
 from tests.tiny import save_tiny, tiny_tokenizer
 
@@ -224,3 +224,76 @@ def test_prompts_lose_their_oldest_tokens_and_responses_keep_their_end() -> None
     assert encode_prompt(tokenizer, turn, 500) == whole
     assert encode_response(tokenizer, "ab")[-1] == tokenizer.eos_token_id
     assert encode_response(tokenizer, "ab", finished=False) == encode_response(tokenizer, "ab")[:-1]
+
+
+# -------------------------------------------------------------------------------------------- reasoning
+
+OPENS = "{% if add_generation_prompt %}<think>\n{% endif %}"
+KNOWS_THE_WORD = "{% if add_generation_prompt and (enable_thinking or thinking) %}<think>\n{% endif %}"
+HELLO = (Message(role="user", content="Hi"),)
+
+
+def tokenizer_with(ending: str) -> Any:
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template += ending
+    tokenizer.add_special_tokens(
+        {"additional_special_tokens": ["<|im_start|>", "<|START_THINKING|>", "<|END_THINKING|>"]}
+    )
+    return tokenizer
+
+
+@pytest.mark.parametrize(
+    ("ending", "thinking", "end"),
+    [
+        ("", False, "assistant\n"),
+        (KNOWS_THE_WORD, False, "assistant\n"),
+        (KNOWS_THE_WORD, True, "assistant\n<think>\n"),
+        (OPENS, False, "assistant\n<think>\n\n</think>\n\n"),
+        (OPENS, True, "assistant\n<think>\n"),
+    ],
+)
+def test_a_turn_begins_with_the_response_unless_the_model_may_think(ending: str, thinking: bool, end: str) -> None:
+    tokenizer = tokenizer_with(ending)
+    ids = encode_prompt(tokenizer, HELLO, thinking=thinking)
+    assert tokenizer.decode(ids) == f"<|im_start|>user\nHi<|im_end|>\n<|im_start|>{end}"
+    assert encode_prompt(tokenizer, HELLO, 3, thinking) == ids[-3:]
+
+
+@pytest.mark.parametrize(
+    ("text", "begun", "answer", "finish"),
+    [
+        ("<|START_THINKING|>Hm.<|END_THINKING|>Yes.<|im_end|>", None, "Yes.", "stop"),
+        ("<|START_THINKING|>Hm.<|END_THINKING|>Yes.", None, "Yes.", "length"),
+        ("<|START_THINKING|>Hm.<|END_THINKING|><|im_end|>", None, "", "reasoning"),
+        ("<|START_THINKING|>Hm.", None, "", "reasoning"),
+        ("Hm.</think>Ye<|im_start|>s.<|im_end|>", None, "Yes.", "stop"),
+        ("Hm.<|im_end|>", True, "", "reasoning"),
+    ],
+)
+def test_markers_are_found_before_special_tokens_are_dropped(text: str, begun: Any, answer: str, finish: str) -> None:
+    tokenizer = tokenizer_with("")
+    tokens = tokenizer.encode(text, add_special_tokens=False)
+    found = answer_of(tokenizer, tokens, text.endswith("<|im_end|>"), begun)
+    assert found == {"text": answer, "finish_reason": finish, "token_ids": ()}
+
+
+def test_a_text_without_reasoning_keeps_its_tokens() -> None:
+    tokenizer = tokenizer_with("")
+    tokens = tokenizer.encode(" Yes<|im_start|>. <|im_end|>", add_special_tokens=False)
+    assert answer_of(tokenizer, tokens, True) == {
+        "text": " Yes. ",
+        "finish_reason": "stop",
+        "token_ids": tuple(tokens),
+    }
+
+
+def test_a_model_that_may_think_is_another_one(tmp_path: Path) -> None:
+    """It begins inside the block that its template opens; this one never comes out of it."""
+    folder = save_tiny(tmp_path)
+    tokenizer_with(OPENS).save_pretrained(folder)
+    off, on = (LocalChatModel(LocalModel(model=folder, dtype="float32", thinking=t)) for t in (False, True))
+    assert on.revision == f"{off.revision}-thinking"
+    assert on.chat([write("one")])[0].finish_reason == "reasoning"
+    assert off.chat([write("one")])[0].finish_reason == "length"
+    (without,), (with_) = off.chat([read("two")]), on.chat([read("two")])
+    assert with_ == [without], "labels are chosen without"

@@ -195,6 +195,8 @@ def test_sampled_texts_have_seeds_of_their_own() -> None:
         ("revision 2", Reply(text="<response>\n\n</response>"), "no revision"),
         ("critique 1", Reply(text="It is", finish_reason="length"), "the critique was cut off"),
         ("revision 2", Reply(text="Do", finish_reason="length"), "the revision was cut off"),
+        ("critique 1", Reply(finish_reason="reasoning", completion_tokens=9), "the critique was cut off"),
+        ("revision 2", Reply(finish_reason="reasoning"), "the revision was cut off"),
         ("revision 2", Reply(text=" Go.\n"), "the revision equals the original"),
         ("revision 2", Reply(text="Go.\n</response>"), "the revision equals the original"),
     ],
@@ -213,6 +215,26 @@ def test_a_failed_reply_ends_the_response_and_is_never_a_label(turn: str, reply:
     assert [j.pair.prompt_id for j in result.judgments] == [healthy.prompt_id]
     assert {d.prompt_id for d in result.demonstrations} == {healthy.prompt_id}
     assert sum(seen) == 2
+
+
+@pytest.mark.parametrize(
+    "thought", ["<think>\nA SECRET.\n</think>\n\n", "A SECRET.\n</think>\n\n", "[THINK]A SECRET.[/THINK]"]
+)
+def test_reasoning_is_in_nothing_that_is_kept_or_asked_again(thought: str) -> None:
+    writer = Writer(lambda text: thought + text)
+    result, plain = run(writer), run(Writer())
+    assert result[:2] == plain[:2]
+    assert (result.revisions, result.demonstrations) == (plain.revisions, plain.demonstrations)
+    assert not any("SECRET" in message.content for request in writer.asked for message in request.messages)
+    assert result.cost.completion_tokens > plain.cost.completion_tokens
+
+
+def test_reasoning_without_end_is_a_failure_with_its_cost() -> None:
+    result = run(lambda _: "<think>\nThe user wants a better answer, so")
+    assert [f.detail for f in result.failures] == [
+        "8 tokens of reasoning and no answer after it; see judge.thinking and label.mode.max_tokens"
+    ]
+    assert (result.judgments, result.demonstrations, result.cost.completion_tokens) == ((), (), 8)
 
 
 def test_nothing_to_draw() -> None:

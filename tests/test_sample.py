@@ -123,3 +123,20 @@ def test_a_prompt_that_is_too_long_is_not_asked_again_in_vain(error: str) -> Non
     result = sample_responses(model, [prompt("x")], SECTION, 0, "sample")
     with pytest.raises(DataError, match=r"shorten the prompts .* or raise policy\.max_model_len"):
         check_sample_failures(result, 0.02, "sample")
+
+
+def test_reasoning_without_an_answer_is_a_failure_and_paid_for() -> None:
+    def thinks(request: ChatRequest) -> Reply:
+        if request.messages[-1].content == "hard":
+            return Reply(finish_reason="reasoning", completion_tokens=7)
+        return Reply(text="Yes.", completion_tokens=3)
+
+    asked = [prompt("hard"), prompt("easy")]
+    result = sample_responses(ScriptedChatModel(thinks), asked, SECTION, 0, "sample", n=1)
+    assert [r.text for r in result.responses] == ["Yes."]
+    (failure,) = result.failures
+    assert failure.reason == "no answer after reasoning"
+    assert failure.detail == "response 0: 7 tokens of reasoning and no answer after it"
+    assert result.completion_tokens == 10
+    with pytest.raises(DataError, match=r"raise sample.max_tokens or set policy.thinking=false"):
+        check_sample_failures(result, 0.0, "sample")

@@ -28,7 +28,7 @@ from rlaif.training.optimise.loop import train_policy
 from rlaif.training.policy_model import PolicyModel
 from rlaif.training.samplers import vllm
 from rlaif.training.samplers.parity import Follower, Parity, Said, check
-from rlaif.training.samplers.vllm import VllmSampler
+from rlaif.training.samplers.vllm import VllmSampler, _refuses
 from rlaif.training.samplers.weights import write_weights
 from tests.fake_server import Answer, Request, failed, fake_server
 from tests.fake_vllm import BUSY, HANG_UP, FakeVllm, fake_vllm
@@ -311,6 +311,7 @@ def reply(tokens: list[int] | None, logprobs: list[float] | None) -> dict[str, A
         (reply([4, 5], [-1.0, 0.001]), Continuation([4, 5], [-1.0, 0.0])),
         (reply([9], [-1.0]), Continuation([9], [-1.0])),
         (reply([4], [-1.0]), Lost("the reply stops after 1 of 2 tokens without an end token")),
+        (reply([4, 5, 9], [-1.0] * 3), Lost("the reply has 3 tokens, 2 were asked for")),
         (reply([4, 5], [-1.0]), Lost("the reply has 1 log-probabilities for 2 tokens")),
         (reply([4, 5], [-1.0, 0.5]), Lost("the reply has a log-probability of 0.5")),
         (reply([4, 5], [-1.0, -1e999]), Lost("the reply has a log-probability of -inf")),
@@ -323,6 +324,12 @@ def test_a_reply_is_checked_before_it_is_believed(body: dict[str, Any], expected
     with fake_server(lambda _: Answer(body=json.dumps(body).encode())) as server:
         client = TokenClient(ClientModel(model="policy", base_urls=(server.url,), max_tries=1))
         assert client.write([ASK]) == [expected]
+
+
+def test_a_commands_answer_may_be_anything() -> None:
+    assert _refuses(b'{"success": false}')
+    for told in (b"", b"OK", b"[]", b"null", b"\xff", b"[" * 200_000, b'{"success": null}', b'{"success": true}'):
+        assert not _refuses(told)
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,12 @@ import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tenacity import wait_none
 
-from rlaif.config.sections import VllmModel
+from rlaif.config.sections import ClientModel, VllmModel
 from rlaif.errors import ModelError
 from rlaif.models import process, server
 from rlaif.models.chat import ChatRequest
@@ -24,6 +25,7 @@ from rlaif.models.embedded import ResolvedModel
 from rlaif.models.process import ServerProcess
 from rlaif.models.server import VllmChatModel, vllm_command, vllm_environment
 from rlaif.records import Message
+from tests.fake_server import Answer, fake_server
 from tests.tiers import some
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="watches processes by pidfd, which is Linux's")
@@ -236,3 +238,21 @@ def test_a_server_that_died_is_named_as_the_cause(fake: Fake, monkeypatch: pytes
     with pytest.raises(ModelError, match=r"the vLLM server stopped \(exit status"):
         model.chat([request])
     model.close()
+
+
+@pytest.mark.parametrize(
+    ("answer", "begins_inside"),
+    [
+        ({"tokens": [1, 2, 3], "token_strs": ["assistant", "\u010a", "<think>", "\u010a"]}, True),
+        ({"tokens": [1, 2, 3], "token_strs": ["assistant", "\u010a"]}, None),
+        ({"tokens": [1, 2, 3], "token_strs": None}, None),
+        ([], None),
+        (b"<html>", None),
+    ],
+)
+def test_a_server_tells_whether_its_template_opens_the_reasoning(answer: Any, begins_inside: bool | None) -> None:
+    with fake_server(lambda _: Answer(body=answer)) as running:
+        config = ClientModel(model="m", base_urls=(running.url,), thinking=False)
+        assert server._begins_inside(running.url, config) is begins_inside
+    assert running.seen[0].path == "/tokenize"
+    assert running.seen[0].body["chat_template_kwargs"] == {"enable_thinking": False, "thinking": False}

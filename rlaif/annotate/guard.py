@@ -78,6 +78,7 @@ class Refusal(NamedTuple):
     reason: str
 
 
+TOO_LONG = Refusal(413, f"A body has at most {MAX_BODY} bytes.")
 NO_TOKEN = Refusal(
     403,
     "This page opens with the whole address that `rlaif annotate` printed, token included.\n"
@@ -114,8 +115,10 @@ class Guard:
             await _reply(with_headers, 303, "", {"location": "/", "set-cookie": cookie})
         elif refusal := self._refusal(scope["method"], headers):
             await _reply(with_headers, refusal.status, refusal.reason)
+        elif (body := await _whole_body(receive)) is None:
+            await _reply(with_headers, TOO_LONG.status, TOO_LONG.reason)
         else:
-            await self._app(scope, receive, with_headers)
+            await self._app(scope, _replayed(body, receive), with_headers)
 
     def _wrong_place(self, headers: Iterable[tuple[str, str]]) -> Refusal | None:
         hosts = [value for name, value in headers if name == "host"]
@@ -144,10 +147,35 @@ class Guard:
             return Refusal(403, "Only the annotation page itself may write here.")
         if not _same(headers.get(CSRF_HEADER, ""), self._csrf):
             return Refusal(403, f"The header {CSRF_HEADER} does not have this page's token; reload the page.")
-        size = headers.get("content-length", "")
+        size = headers.get("content-length", "0")
         if not size.isdecimal():
-            return Refusal(411, "Say how long the body is.")
-        return Refusal(413, f"A body has at most {MAX_BODY} bytes.") if int(size) > MAX_BODY else None
+            return Refusal(400, "The body's length is no number.")
+        return TOO_LONG if len(size) > 18 or int(size) > MAX_BODY else None
+
+
+async def _whole_body(receive: Receive) -> bytes | None:
+    """The body as it comes, whatever its headers say of its length; None where it is too long."""
+    parts, size, more = [], 0, True
+    while more:
+        message = await receive()
+        if message["type"] != "http.request":  # the client went away
+            break
+        parts.append(message.get("body", b""))
+        size += len(parts[-1])
+        if size > MAX_BODY:
+            return None
+        more = message.get("more_body", False)
+    return b"".join(parts)
+
+
+def _replayed(body: bytes, receive: Receive) -> Receive:
+    """What gives this body, and then whatever else comes."""
+    left: list[MutableMapping[str, Any]] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def again() -> MutableMapping[str, Any]:
+        return left.pop() if left else await receive()
+
+    return again
 
 
 def _same(given: str, wanted: str) -> bool:

@@ -8,6 +8,8 @@ from typing import Annotated, Any, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import InitErrorDetails
 
+from rlaif.errors import without_secrets
+
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -25,19 +27,60 @@ class Section(BaseModel):
         """pydantic takes true for 1."""
         if not isinstance(values, dict):
             return values
-        wrong = [
-            InitErrorDetails(
-                type="value_error",
-                loc=(name,),
-                input=values[name],
-                ctx={"error": ValueError(f"a number, not true or false (got {values[name]!r})")},
-            )
-            for name, field in cls.model_fields.items()
-            if name in values and _holds_truth(values[name]) and _is_number(field.annotation)
-        ]
-        if wrong:
-            raise ValidationError.from_exception_data(cls.__name__, wrong)
+        _refuse(
+            cls.__name__,
+            {
+                name: f"a number, not true or false (got {values[name]!r})"
+                for name, field in cls.model_fields.items()
+                if name in values and _holds_truth(values[name]) and _is_number(field.annotation)
+            },
+        )
         return values
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_secret_in_a_url(cls, values: Any) -> Any:
+        """It would be copied into the run folder, its cache keys and its messages."""
+        if isinstance(values, dict):
+            # What a section inside holds is that section's to refuse, at its place.
+            own = {key: value for key, value in values.items() if not _holds_sections(cls, key)}
+            _refuse(cls.__name__, {key: SECRET for key, value in own.items() if any(map(_is_secret, _texts(value)))})
+        return values
+
+
+SECRET = (
+    "a URL must not hold a user, password or key, as recipes are copied into run folders; leave it out, and name an "
+    "environment variable (`api_key_env` of a client model) that holds the key"
+)
+
+
+def _refuse(title: str, wrong: dict[str, str]) -> None:
+    """ValidationError with these complaints by key; none of them shows the value."""
+    problems = [
+        InitErrorDetails(type="value_error", loc=(key,), input=None, ctx={"error": ValueError(message)})
+        for key, message in wrong.items()
+    ]
+    if problems:
+        raise ValidationError.from_exception_data(title, problems)
+
+
+def _holds_sections(section: type[Section], key: str) -> bool:
+    field = section.model_fields.get(key)
+    return field is not None and any(isinstance(k, type) and issubclass(k, Section) for k in kinds_in(field.annotation))
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Every text in a value, at any depth."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        yield from (text for pair in value.items() for each in pair for text in _texts(each))
+    elif isinstance(value, list | tuple):
+        yield from (text for each in value for text in _texts(each))
+
+
+def _is_secret(text: str) -> bool:
+    return "://" in text and without_secrets(text) != text
 
 
 def _holds_truth(value: Any) -> bool:

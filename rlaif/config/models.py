@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from rlaif.config.base import Count, Positive, Section
 
@@ -23,6 +24,9 @@ class LocalModel(Section):
     dtype: Dtype = "auto"
     batch_size: Count = 32
     """Sequences generated or read at once."""
+    thinking: bool = False
+    """Whether a model that can may think before it writes a text. Its reasoning is set apart and counts as cost; a
+    choice among labels is made without."""
 
 
 class VllmModel(Section):
@@ -37,6 +41,8 @@ class VllmModel(Section):
     """Requests in flight at once."""
     timeout_s: Positive = 120.0
     startup_timeout_s: Positive = 900.0
+    thinking: bool = False
+    """See `local`."""
     arguments: tuple[str, ...] = ()
     """Passed to vLLM as they are, e.g. `["--tensor-parallel-size", "2"]`."""
 
@@ -52,11 +58,32 @@ class ClientModel(Section):
     """Each ends in /v1, e.g. `["http://127.0.0.1:8000/v1"]`."""
     api_key_env: str | None = None
     """Name of the environment variable that holds the key."""
+    thinking: bool | None = None
+    """`false` and `true` are said to the chat template (vLLM, SGLang, llama.cpp; OpenAI's servers refuse the word):
+    whether the model may think before it writes a text. Reasoning is set apart in any case, and counts as cost."""
     extra_body: dict[str, Any] = Field(default_factory=dict)
-    """Added to every request, e.g. `{chat_template_kwargs: {enable_thinking: false}}`."""
+    """Added to every request, e.g. `{reasoning_effort: low}`."""
     concurrency: Count = 128
     timeout_s: Positive = 120.0
     max_tries: Count = 5
+
+    # Neither says what was given: it may be a key.
+
+    @field_validator("base_urls")
+    @classmethod
+    def _no_query(cls, urls: tuple[str, ...]) -> tuple[str, ...]:
+        if any("?" in url or "#" in url for url in urls):
+            raise ValueError(
+                "a base URL has no query and no fragment; name the variable that holds a key (api_key_env)"
+            )
+        return urls
+
+    @field_validator("api_key_env")
+    @classmethod
+    def _is_a_name(cls, name: str | None) -> str | None:
+        if name is not None and re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", name) is None:
+            raise ValueError("the name of an environment variable, not the key that it holds")
+        return name
 
 
 class ScriptedModel(Section):

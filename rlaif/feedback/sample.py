@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from rlaif.config.sections import SampleSection
 from rlaif.errors import DataError
-from rlaif.models.chat import ChatModel, ChatRequest, Reply
+from rlaif.models.chat import ChatModel, ChatRequest, Reply, no_answer
 from rlaif.records import Failure, Prompt, Response, content_id, derive_seed
 
 Progress = Callable[[int], None]
@@ -38,8 +38,8 @@ def sample_responses(
 ) -> SampleResult:
     """`n` responses to each prompt (`section.responses_per_prompt` unless given), asked in one call.
 
-    A response's text is stripped; `finished` means the model ended it itself. A reply with an error becomes a
-    failure, never a response. `progress` counts responses.
+    A response's text is stripped; `finished` means the model ended it itself. A reply with an error, or with reasoning
+    alone, becomes a failure, never a response. `progress` counts responses.
     """
     count = section.responses_per_prompt if n is None else n
     places = [(prompt, index) for prompt in prompts for index in range(count)]
@@ -62,15 +62,9 @@ def sample_responses(
     responses = []
     failures = []
     for (prompt, index), request, reply in zip(places, requests, replies, strict=True):
-        if reply.error is not None:
-            failures.append(
-                Failure(
-                    stage=stage,
-                    id=prompt.id,
-                    reason="model error",
-                    detail=f"response {index}: {reply.error}",
-                )
-            )
+        if (reason := _no_response(reply)) is not None:
+            detail = f"response {index}: {reply.error or no_answer(reply)}"
+            failures.append(Failure(stage=stage, id=prompt.id, reason=reason, detail=detail))
             continue
         knobs = [request.max_tokens, request.temperature, request.top_p]
         responses.append(
@@ -96,6 +90,13 @@ def sample_responses(
     )
 
 
+def _no_response(reply: Reply) -> str | None:
+    """Why a reply is none."""
+    if reply.error is not None:
+        return "model error"
+    return "no answer after reasoning" if reply.finish_reason == "reasoning" else None
+
+
 def check_sample_failures(result: SampleResult, limit: float, place: str) -> None:
     """Raise DataError, with advice, when more than `limit` of the responses failed, or all did.
 
@@ -106,7 +107,9 @@ def check_sample_failures(result: SampleResult, limit: float, place: str) -> Non
         return
     first = result.failures[0]
     advice = "run again to ask only for what is missing"
-    if "context" in first.detail:
+    if first.reason == "no answer after reasoning":
+        advice = "raise sample.max_tokens or set policy.thinking=false"
+    elif "context" in first.detail:
         advice = "shorten the prompts or sample.max_tokens, or raise policy.max_model_len where the model allows it"
     raise DataError(
         f"{place}: {failed} of {total} responses failed ({failed / total:.1%}, limit {limit:.1%}); "

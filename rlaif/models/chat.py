@@ -37,7 +37,9 @@ class Reply(Record):
     """What came back. With `error` set there is no answer, and the other fields mean nothing."""
 
     text: str = ""
-    finish_reason: Literal["stop", "length"] = "stop"
+    finish_reason: Literal["stop", "length", "reasoning"] = "stop"
+    """`reasoning`: the model thought and came to no answer, so `text` is empty. Reasoning that an answer follows is no
+    part of `text` either; `completion_tokens` counts both."""
     label_logprobs: dict[str, float] | None = None
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -46,6 +48,11 @@ class Reply(Record):
     come out as others."""
     error: str | None = None
     """A short cause ('timed out after 5 tries: ...'); an errored reply is never cached."""
+
+
+def no_answer(reply: Reply) -> str:
+    """Why a reply that ends as `reasoning` has no text, for a failure's detail."""
+    return f"{reply.completion_tokens} tokens of reasoning and no answer after it"
 
 
 OnReplies = Callable[[Sequence[tuple[int, Reply]]], None]

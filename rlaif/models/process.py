@@ -94,6 +94,7 @@ class ServerProcess:
 
 def _is_healthy(url: str) -> bool:
     try:
-        return httpx.get(url, timeout=2, trust_env=False).status_code == 200
+        with httpx.stream("GET", url, timeout=2, trust_env=False) as answer:  # whatever it says is left unread
+            return answer.status_code == 200
     except httpx.RequestError:
         return False

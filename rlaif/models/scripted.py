@@ -14,6 +14,7 @@ from types import FunctionType
 
 from rlaif.errors import ConfigError, RlaifError, did_you_mean
 from rlaif.models.chat import ChatRequest, OnReplies, Reply
+from rlaif.models.reasoning import written
 from rlaif.records import content_id
 
 Script = Callable[[ChatRequest], "Reply | str | dict[str, float]"]
@@ -54,7 +55,7 @@ class ScriptedChatModel:
         except Exception as error:
             raise ConfigError(f"script {self.name}: {type(error).__name__}: {error}{_place(error)}") from error
         if isinstance(value, str):
-            return Reply(text=value, completion_tokens=len(value.split()))
+            return Reply(**written(value, "stop"), completion_tokens=len(value.split()))
         if isinstance(value, dict):
             return Reply(label_logprobs=value)
         if isinstance(value, Reply):

@@ -14,12 +14,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
+import httpx
+
 from rlaif.config.sections import ClientModel, VllmModel
 from rlaif.errors import ModelError
 from rlaif.models.chat import ChatRequest, OnReplies, Reply
 from rlaif.models.client import HttpChatModel
 from rlaif.models.embedded import ResolvedModel, resolve_model
 from rlaif.models.process import ServerProcess
+from rlaif.models.reasoning import left_open, template_words
 from rlaif.records import content_id
 
 
@@ -35,7 +38,8 @@ class VllmChatModel:
         self._resolved = resolve_model(config.model, config.revision)
         # Another dtype is another judge, and so may be what vLLM is told besides (a chat template, a quantization).
         told = f"-{content_id(config.arguments)}" if config.arguments else ""
-        self.revision = f"{self._resolved.revision}-{self._config.dtype}{told}"
+        thinking = "-thinking" if config.thinking else ""
+        self.revision = f"{self._resolved.revision}-{self._config.dtype}{thinking}{told}"
         self._process: ServerProcess | None = None
         self._client: HttpChatModel | None = None
         self.base_url = ""
@@ -66,9 +70,10 @@ class VllmChatModel:
             base_urls=(self.base_url,),
             concurrency=self._config.concurrency,
             timeout_s=self._config.timeout_s,
-            extra_body={"chat_template_kwargs": {"enable_thinking": False}, "return_token_ids": True},
+            thinking=self._config.thinking,
+            extra_body={"return_token_ids": True},
         )
-        return HttpChatModel(config), process
+        return HttpChatModel(config, begun=_begins_inside(self.base_url, config)), process
 
 
 def require_vllm() -> None:
@@ -131,6 +136,20 @@ def vllm_environment(resolved: ResolvedModel) -> dict[str, str]:
     if Path(resolved.path).is_dir():
         wanted["HF_HUB_OFFLINE"] = "1"
     return wanted | dict(os.environ)
+
+
+def _begins_inside(base_url: str, config: ClientModel) -> bool | None:
+    """Whether the chat template leaves a block of reasoning open before the model's turn; None where it cannot say."""
+    words = template_words(bool(config.thinking))
+    turn = [{"role": "user", "content": "Hello"}]
+    asked = {"model": config.model, "messages": turn, "chat_template_kwargs": words, "return_token_strs": True}
+    url = f"{base_url.removesuffix('/v1')}/tokenize"
+    try:
+        tokens = httpx.post(url, json=asked, timeout=config.timeout_s, trust_env=False).json()["token_strs"]
+        # Byte-level tokens spell a space and an end of line as these.
+        return left_open("".join(tokens[-24:]).replace("\u0120", " ").replace("\u010a", "\n")) or None
+    except (httpx.HTTPError, ValueError, LookupError, TypeError, RecursionError):
+        return None
 
 
 def _free_port() -> int:

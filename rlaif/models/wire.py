@@ -9,16 +9,19 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ValidationError
 
 from rlaif.jsonl import first_problem
 from rlaif.models.chat import ChatRequest, Reply
+from rlaif.models.reasoning import THINKS_FIRST, begins, template_words, written
 from rlaif.records import plain
 
 TOP_LOGPROBS = 20
 """The most that OpenAI's API and vLLM's default allow."""
+LONGEST = 200
+"""Characters of a server's words in a message."""
 
 
 class BadReply(Exception):
@@ -43,7 +46,25 @@ class _Logprobs(BaseModel):
 
 
 class _Message(BaseModel):
-    content: str | None = None
+    content: str | list[Any] | None = None
+    """Some servers send parts."""
+    reasoning_content: Any = None
+    reasoning: Any = None
+    """Where the server sets it apart: two names for one thing."""
+
+    @property
+    def text(self) -> str | None:
+        if not isinstance(self.content, list):
+            return self.content
+        parts = [{"type": "text", "text": part} if isinstance(part, str) else part for part in self.content]
+        texts = [part.get("text") for part in parts if isinstance(part, dict) and part.get("type") == "text"]
+        return "".join(text for text in texts if isinstance(text, str)) if texts else None
+
+    @property
+    def reasoned(self) -> bool:
+        parts = self.content if isinstance(self.content, list) else []
+        apart = any(isinstance(part, dict) and part.get("type") in {"thinking", "reasoning"} for part in parts)
+        return apart or bool(self.reasoning_content or self.reasoning)
 
 
 class _Choice(BaseModel):
@@ -76,14 +97,20 @@ class _Models(BaseModel):
 
 
 def request_body(
-    request: ChatRequest, model: str, label_ids: Mapping[str, int] | None, extra: Mapping[str, Any]
+    request: ChatRequest,
+    model: str,
+    label_ids: Mapping[str, int] | None,
+    extra: Mapping[str, Any],
+    thinking: bool | None = None,
 ) -> dict[str, Any]:
     """The JSON of POST /chat/completions.
 
     With `label_ids` (vLLM) the log-probs of exactly those tokens are asked for; without, the 20 likeliest. `extra`
-    is added as it is.
+    is added as it is. `thinking` is said to the chat template; None says nothing, as some servers refuse the word.
     """
     body: dict[str, Any] = {"model": model, "messages": plain(request.messages), **extra}
+    if thinking is not None:
+        body.setdefault("chat_template_kwargs", template_words(thinking and not request.labels))
     if not request.labels:
         return body | {
             "max_tokens": request.max_tokens,
@@ -96,12 +123,15 @@ def request_body(
         return body | {"top_logprobs": TOP_LOGPROBS}
     ids = [label_ids[label] for label in request.labels]
     # A model that would think first has no label as its first token; templates without thinking ignore this.
-    body.setdefault("chat_template_kwargs", {"enable_thinking": False})
+    body.setdefault("chat_template_kwargs", template_words(False))
     return body | {"logprob_token_ids": ids, "return_tokens_as_token_ids": True}
 
 
-def parse_reply(data: bytes, request: ChatRequest, label_ids: Mapping[str, int] | None) -> Reply:
-    """The Reply in the body of a 200. Raises BadReply with the reason where there is none."""
+def parse_reply(
+    data: bytes, request: ChatRequest, label_ids: Mapping[str, int] | None, begun: bool | None = None
+) -> Reply:
+    """The Reply in the body of a 200, its reasoning set apart (`begun`: see there). Raises BadReply with the reason
+    where there is none."""
     try:
         answer = _Answer.model_validate_json(data)
     except ValidationError as error:
@@ -113,14 +143,18 @@ def parse_reply(data: bytes, request: ChatRequest, label_ids: Mapping[str, int] 
     choice, usage = answer.choices[0], answer.usage or _Usage()
     tokens = {"prompt_tokens": usage.prompt_tokens, "completion_tokens": usage.completion_tokens}
     if request.labels:
+        if begun or begins(choice.message.text or ""):
+            raise BadReply(THINKS_FIRST)
         found = _label_logprobs(choice, request, label_ids)
         return Reply(text=max(found, key=found.__getitem__), label_logprobs=found, **tokens)
     if choice.finish_reason == "content_filter":
         raise BadReply("the server's content filter stopped the reply")
-    if choice.message.content is None:
-        raise BadReply(f"the reply has no text (finish_reason {choice.finish_reason!r})")
-    finish = "length" if choice.finish_reason == "length" else "stop"
-    return Reply(text=choice.message.content, finish_reason=finish, token_ids=tuple(choice.token_ids or ()), **tokens)
+    text, elsewhere = choice.message.text, choice.message.reasoned
+    if text is None and not elsewhere:
+        raise BadReply(f"the reply has no text (finish_reason {shorten(repr(choice.finish_reason))})")
+    finish: Literal["length", "stop"] = "length" if choice.finish_reason == "length" else "stop"
+    ids = tuple(choice.token_ids or ())
+    return Reply(**written(text or "", finish, ids, begun=begun, elsewhere=elsewhere), **tokens)
 
 
 def _label_logprobs(choice: _Choice, request: ChatRequest, label_ids: Mapping[str, int] | None) -> dict[str, float]:
@@ -159,19 +193,22 @@ def error_message(data: bytes) -> str:
     """The server's own words in the body of a failed request, on one short line."""
     try:
         body = json.loads(data)
-    except ValueError:
+        if isinstance(body, dict):
+            body = body.get("error", body)
+        if isinstance(body, dict):
+            body = body.get("message") or body.get("detail") or body
+        return shorten(body if isinstance(body, str) else json.dumps(body))
+    except (ValueError, RecursionError):
         return _start(data)
-    if isinstance(body, dict):
-        body = body.get("error", body)
-    if isinstance(body, dict):
-        body = body.get("message") or body.get("detail") or body
-    return _shorten(body if isinstance(body, str) else json.dumps(body))
 
 
 def _start(data: bytes) -> str:
-    return _shorten(data.decode(errors="replace")) or "nothing"
+    return shorten(data[: 8 * LONGEST].decode(errors="replace")) or "nothing"
 
 
-def _shorten(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= 200 else line[:197] + "..."
+def shorten(text: str) -> str:
+    """A text from outside on one line, for a message: no longer than LONGEST, and with nothing that no file could hold
+    or that a terminal would obey."""
+    line = " ".join(text[: 8 * LONGEST].split())
+    line = "".join(character if character.isprintable() else "\ufffd" for character in line)
+    return line if len(line) <= LONGEST else line[: LONGEST - 3] + "..."

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from rlaif.config.sections import LabelSection
 from rlaif.constitution import Constitution
 from rlaif.feedback.sample import Progress
-from rlaif.models.chat import ChatModel, ChatRequest, Reply
+from rlaif.models.chat import ChatModel, ChatRequest, Reply, no_answer
 from rlaif.records import Failure, Provenance
 from rlaif.templates import JudgeTemplate
 
@@ -81,6 +81,8 @@ def no_text(reply: Reply, what: str) -> NoVerdict | None:
     """Why nothing can follow a reply that should be a text (a reason, a critique); None where something can."""
     if reply.error is not None:
         return NoVerdict("model error", reply.error)
+    if reply.finish_reason == "reasoning":
+        return NoVerdict(f"the {what} was cut off", f"{no_answer(reply)}; see judge.thinking and label.mode.max_tokens")
     if reply.finish_reason == "length":
         return NoVerdict(
             f"the {what} was cut off", f"after {reply.completion_tokens} tokens; see label.mode.max_tokens"

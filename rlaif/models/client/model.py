@@ -28,14 +28,16 @@ T = TypeVar("T")
 
 
 class HttpChatModel:
-    """The client. `backoff` is the wait between tries where the server does not name one."""
+    """The client. `backoff` is the wait between tries where the server does not name one; `begun` whether the prompts
+    leave a block of reasoning open (see `models.reasoning`), where that is known."""
 
-    def __init__(self, config: ClientModel, backoff: wait_base | None = None) -> None:
+    def __init__(self, config: ClientModel, backoff: wait_base | None = None, *, begun: bool | None = None) -> None:
         self.name = config.model
         self.revision = _revision(config)
         self._config = config
         self._tries = Tries(config.max_tries, backoff)
         self._replicas = Replicas(config)
+        self._begun = begun
         self._label_ids: dict[str, int | None] = {}
 
     def chat(self, requests: Sequence[ChatRequest], on_replies: OnReplies | None = None) -> list[Reply]:
@@ -74,7 +76,7 @@ class HttpChatModel:
     async def _answer(self, session: aiohttp.ClientSession, request: ChatRequest) -> Reply:
         """One request with its retries. Raises ModelError where no server is there, or none has the model."""
         label_ids = self._ids_of(request.labels)
-        body = encode(request_body(request, self.name, label_ids, self._config.extra_body))
+        body = encode(request_body(request, self.name, label_ids, self._config.extra_body, self._config.thinking))
         answers_before = self._replicas.answers
         reached = True
 
@@ -93,7 +95,7 @@ class HttpChatModel:
                 response.server.failed()  # perhaps it fails all, and another server would not
                 return Reply(error=response.error)
             try:
-                return parse_reply(response.data, request, label_ids)
+                return parse_reply(response.data, request, label_ids, self._begun)
             except BadReply as bad:
                 response.server.failed()
                 if bad.whole:
@@ -163,7 +165,8 @@ def _revision(config: ClientModel) -> str:
     """As declared, and what is added to every request: it can change any reply, so it makes another model."""
     if config.revision is None:
         return "unknown"
-    return f"{config.revision}-{content_id(config.extra_body)}" if config.extra_body else config.revision
+    added = config.extra_body | ({} if config.thinking is None else {"thinking": config.thinking})
+    return f"{config.revision}-{content_id(added)}" if added else config.revision
 
 
 def encode(body: dict[str, Any]) -> bytes:

@@ -19,7 +19,7 @@ from yarl import URL
 
 from rlaif.config.sections import ClientModel
 from rlaif.errors import ConfigError, ModelError
-from rlaif.models.wire import error_message, model_names
+from rlaif.models.wire import error_message, model_names, shorten
 
 TRANSIENT = frozenset({408, 429, 500, 502, 503, 504})
 MAX_RETRY_AFTER_S = 60.0
@@ -30,6 +30,10 @@ PAUSE_S = 0.5
 """How long a server that is too busy for anything is left alone, unless it asks for longer."""
 LOOK_AGAIN_S = 0.05
 """How often a request for which no server has room looks again."""
+MOST_BYTES = 4 << 20
+"""Of a reply, unpacked: some ten times what the longest text with its token ids takes."""
+TOO_LARGE = 0
+"""In place of the status of a reply that is larger."""
 KEEP_ALIVE_S = 4.0
 """How long an idle connection is kept: less than the 5 s after which uvicorn, vLLM's server, closes it."""
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
@@ -83,19 +87,25 @@ class Response(NamedTuple):
 
     @property
     def error(self) -> str:
-        """The status and the server's own words."""
-        return f"HTTP {self.status}: {error_message(self.data)}"
+        """The status and the server's own words, on one short line."""
+        words = error_message(self.data)
+        return words if self.status == TOO_LARGE else f"HTTP {self.status}: {words}"
 
 
 class Replicas:
-    """All servers of one model. `answers` counts what any of them answered, errors included."""
+    """All servers of one model. `answers` counts what any of them answered, errors included; `most_bytes` a reply may
+    have."""
 
-    def __init__(self, config: ClientModel) -> None:
+    def __init__(self, config: ClientModel, most_bytes: int = MOST_BYTES) -> None:
         self.answers = 0
+        self._most_bytes = most_bytes
         self._servers = [_server(url) for url in config.base_urls]
         self._timeout_s = config.timeout_s
         self._connect_s = min(CONNECT_TIMEOUT_S, config.timeout_s)
-        self._headers = {"Content-Type": "application/json"} | _authorization(config.api_key_env)
+        self._key = _key(config.api_key_env)
+        self._headers = {"Content-Type": "application/json"}
+        if self._key:
+            self._headers["Authorization"] = f"Bearer {self._key}"
 
     def __str__(self) -> str:
         return ", ".join(server.url for server in self._servers)
@@ -122,7 +132,7 @@ class Replicas:
         try:
             # A redirected POST would come back as a GET of something else.
             async with session.post(url, data=body, proxy=server.proxy, allow_redirects=False) as answer:
-                response = Response(server, answer.status, await answer.read())
+                response = await self._read(server, answer)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             server.failed()
             raise self._transient(error) from None
@@ -143,13 +153,31 @@ class Replicas:
         """After a 404: ModelError unless the server says that it has the model. Raises Transient."""
         try:
             async with session.get(f"{server.url}/models", proxy=server.proxy, allow_redirects=False) as answer:
-                served = model_names(await answer.read()) if answer.status == 200 else []
+                response = await self._read(server, answer)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise self._transient(error) from None
+        served = model_names(response.data) if response.status == 200 else []
         if not served:
             raise ModelError(f"{server.url} is not an OpenAI-compatible server: HTTP 404; see base_urls")
         if name not in served:
-            raise ModelError(f"{server.url} has no model {name!r}; it has {', '.join(served[:10])}")
+            raise ModelError(f"{server.url} has no model {name!r}; it has {shorten(', '.join(served[:10]))}")
+
+    async def _read(self, server: Server, answer: aiohttp.ClientResponse) -> Response:
+        """The whole reply, unpacked as it comes; of one that is too large no more than the limit is ever here.
+
+        Raises what aiohttp raises. A server that repeats our key in its complaint is not quoted with it.
+        """
+        data = bytearray()
+        async for part in answer.content.iter_any():
+            data += part
+            if len(data) > self._most_bytes:
+                answer.close()
+                reason = f"the reply is larger than {self._most_bytes >> 20} MiB (HTTP {answer.status})"
+                return Response(server, TOO_LARGE, reason.encode())
+        found = bytes(data)
+        if answer.status != 200 and self._key:
+            found = found.replace(self._key.encode(), b"***")
+        return Response(server, answer.status, found)
 
     def all_avoided(self) -> bool:
         """Whether every server lately failed to answer."""
@@ -184,8 +212,11 @@ class Replicas:
             case aiohttp.ServerDisconnectedError() | aiohttp.ClientOSError():
                 return "the server hung up"
             case aiohttp.ClientPayloadError():
-                return "the server hung up in the middle of its reply"
-        return f"{type(error).__name__}: {error}".removesuffix(": ")
+                packed = "content-encoding" in str(error)
+                return "the reply cannot be unpacked" if packed else "the server hung up in the middle of its reply"
+        # The text of a ClientResponseError names the proxy, password and all.
+        words = error.message if isinstance(error, aiohttp.ClientResponseError) else str(error)
+        return shorten(f"{type(error).__name__}: {words}".removesuffix(": "))
 
 
 def retry_after_s(value: str | None) -> float | None:
@@ -222,10 +253,12 @@ def _proxy(scheme: str, host: str, port: int | None) -> str | None:
     return known.get(scheme) or known.get("all")
 
 
-def _authorization(variable: str | None) -> dict[str, str]:
+def _key(variable: str | None) -> str | None:
     if variable is None:
-        return {}
+        return None
     key = os.environ.get(variable)
     if not key:
         raise ConfigError(f"api_key_env: the environment variable {variable} is not set")
-    return {"Authorization": f"Bearer {key}"}
+    if not (key.isascii() and key.isprintable()):
+        raise ConfigError(f"api_key_env: what {variable} holds cannot be sent: a line break, or no ASCII")
+    return key

@@ -25,6 +25,9 @@ from rlaif.models.wire import BadReply
 
 T = TypeVar("T")
 
+MOST_BYTES = 64 << 20
+"""Of a reply: reading tells every token of the prompt, at some hundred bytes each."""
+
 
 class TokenRequest(NamedTuple):
     """One continuation: it ends with the first of `end_tokens`, or is cut off at `max_tokens`."""
@@ -74,7 +77,7 @@ class TokenClient:
     def __init__(self, config: ClientModel, backoff: wait_base | None = None) -> None:
         self._config = config
         self._tries = Tries(config.max_tries, backoff)
-        self._replicas = Replicas(config)
+        self._replicas = Replicas(config, MOST_BYTES)
 
     def write(self, requests: Sequence[TokenRequest]) -> list[Continuation | Lost]:
         """Continue all prompts, in order."""
@@ -158,6 +161,8 @@ def _continuation(data: bytes, body: dict[str, Any]) -> Continuation:
     if len(logprobs) != len(choice.token_ids):
         raise BadReply(f"the reply has {len(logprobs)} log-probabilities for {len(choice.token_ids)} tokens")
     count, limit = len(choice.token_ids), body["max_tokens"]
+    if count > limit:
+        raise BadReply(f"the reply has {count} tokens, {limit} were asked for")
     if count < limit and choice.token_ids[-1] not in body["stop_token_ids"]:
         raise BadReply(f"the reply stops after {count} of {limit} tokens without an end token")
     return Continuation(choice.token_ids, _finite(logprobs))

@@ -19,7 +19,8 @@ from rlaif.models.local.dtype import DTYPES, resolve
 from rlaif.models.local.generate import Sampling, generate
 from rlaif.models.local.load import Loaded, free_memory, load_language_model
 from rlaif.models.local.packing import Row, hidden_states
-from rlaif.models.local.tokens import encode_prompt, label_token
+from rlaif.models.local.tokens import answer_of, encode_prompt, label_token, prompt_end
+from rlaif.models.reasoning import left_open
 
 Encoded = tuple[int, ChatRequest, list[int]]  # index of the request, the request, its prompt's token ids
 
@@ -33,13 +34,14 @@ class LocalChatModel:
         self._batch_size = config.batch_size
         dtype = resolve(config.dtype)
         loaded: Loaded = load_language_model(config.model, config.revision, DTYPES[dtype])
-        self.revision = f"{loaded.revision}-{dtype}"
+        self._thinking = config.thinking
+        self.revision = f"{loaded.revision}-{dtype}{'-thinking' if config.thinking else ''}"
         self._model, self._tokenizer = loaded.model, loaded.tokenizer
         self._context = context_of(loaded.model.config)
 
     def chat(self, requests: Sequence[ChatRequest], on_replies: OnReplies | None = None) -> list[Reply]:
         replies: list[Reply | None] = [None] * len(requests)
-        encoded = [(i, r, encode_prompt(self._tokenizer, r.messages)) for i, r in enumerate(requests)]
+        encoded = [(i, r, self._encode(r)) for i, r in enumerate(requests)]
         for answered in self._answer(encoded):
             for index, reply in answered:
                 replies[index] = reply
@@ -62,6 +64,13 @@ class LocalChatModel:
         for batch in _batches([item for item in encoded if item[0] not in too_long], self._batch_size):
             yield self._read_labels(batch) if batch[0][1].labels else self._write(batch)
 
+    def _encode(self, request: ChatRequest) -> list[int]:
+        return encode_prompt(self._tokenizer, request.messages, thinking=self._thinking and not request.labels)
+
+    def _begun(self, ids: list[int]) -> bool | None:
+        """Whether the prompt leaves a block of reasoning open; else a model may still write the end of one."""
+        return (self._thinking and left_open(prompt_end(self._tokenizer, ids))) or None
+
     def _write(self, batch: Sequence[Encoded]) -> list[tuple[int, Reply]]:
         first = batch[0][1]
         sampling = Sampling(first.max_tokens, first.temperature, first.top_p)
@@ -72,11 +81,9 @@ class LocalChatModel:
             (
                 index,
                 Reply(
-                    text=self._tokenizer.decode(sample.tokens, skip_special_tokens=True),
-                    finish_reason="stop" if sample.finished else "length",
+                    **answer_of(self._tokenizer, sample.tokens, sample.finished, self._begun(ids)),
                     prompt_tokens=len(ids),
                     completion_tokens=len(sample.tokens),
-                    token_ids=tuple(sample.tokens),
                 ),
             )
             for (index, _, ids), sample in zip(batch, samples, strict=True)

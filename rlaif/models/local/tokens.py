@@ -2,27 +2,54 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from typing import Any
 
 from jinja2 import TemplateError
 
 from rlaif.errors import ModelError
+from rlaif.models.reasoning import Written, closing, template_words, written
 from rlaif.records import Messages, Response, plain
 
 
-def encode_prompt(tokenizer: Any, messages: Messages, max_tokens: int | None = None) -> list[int]:
-    """Token ids up to where the assistant's turn begins; the oldest are cut beyond `max_tokens`.
+def encode_prompt(
+    tokenizer: Any, messages: Messages, max_tokens: int | None = None, thinking: bool = False
+) -> list[int]:
+    """Token ids up to where the response begins; the oldest are cut beyond `max_tokens`.
 
-    ModelError where the template refuses, as some do a system turn.
+    Unless `thinking`, no reasoning comes before the response: the template is told so, and one that opens a block of
+    it all the same has it closed. ModelError where the template refuses, as some do a system turn.
     """
     try:
-        # Where a template knows of thinking, the turn begins with the response itself; others ignore the word.
         ids: list[int] = tokenizer.apply_chat_template(
-            plain(messages), add_generation_prompt=True, return_dict=False, enable_thinking=False
+            plain(messages), add_generation_prompt=True, return_dict=False, **template_words(thinking)
         )
     except TemplateError as error:
         raise ModelError(f"the model's chat template refuses this conversation: {error}") from None
+    if not thinking and (rest := closing(prompt_end(tokenizer, ids))):
+        ids = [*ids, *tokenizer.encode(rest, add_special_tokens=False)]
     return ids if max_tokens is None else ids[-max_tokens:]
+
+
+def prompt_end(tokenizer: Any, ids: Sequence[int]) -> str:
+    """The last few tokens as text, special ones included."""
+    return str(tokenizer.decode(ids[-24:], skip_special_tokens=False))
+
+
+def answer_of(tokenizer: Any, tokens: Sequence[int], finished: bool, begun: bool | None = None) -> Written:
+    """The answer in what a model wrote; `begun`: see `models.reasoning`.
+
+    Some families' markers are special tokens, so these are looked for before special tokens are dropped.
+    """
+    whole = tokenizer.decode(tokens[:-1] if finished else tokens, skip_special_tokens=False)
+    found = written(whole, "stop" if finished else "length", tuple(tokens), begun=begun)
+    if found["token_ids"]:
+        found["text"] = tokenizer.decode(tokens, skip_special_tokens=True)
+    elif found["text"]:
+        special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+        found["text"] = re.sub("|".join(map(re.escape, special)) or "(?!)", "", found["text"]).strip()
+    return found
 
 
 def encode_response(tokenizer: Any, text: str, finished: bool = True) -> list[int]:

@@ -136,7 +136,7 @@ class VllmSampler:
             )
             told = client.control("/reset_prefix_cache", {})
         # Older servers say nothing; a new one says no where requests still run.
-        if told and json.loads(told).get("success") is False:
+        if _refuses(told):
             raise ModelError("the vLLM server could not reset its prefix cache: requests of an earlier step still run")
 
     def _ask(self, requests: Sequence[TokenRequest]) -> list[Continuation]:
@@ -205,3 +205,12 @@ class VllmSampler:
         """The policy's log-probability of every response token, row after row."""
         logprobs_BT = self._policy.without_gradients(rows, temperature, PROBE_BATCH).logprobs_BT
         return logprobs_BT[response_mask(rows, logprobs_BT.device)].cpu().double()
+
+
+def _refuses(told: bytes) -> bool:
+    """Whether a command's answer says that it was not done; one that is not JSON says nothing."""
+    try:
+        answer = json.loads(told)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(answer, dict) and answer.get("success") is False

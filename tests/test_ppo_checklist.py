@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from rlaif.models.local import generate as generate_module
-from rlaif.models.local.generate import pick_tokens
+from rlaif.models.local.generate import caches, pick_tokens
 from rlaif.models.local.packing import Row, response_mask
 from rlaif.run import Run
 from rlaif.training.lora import trainable
@@ -149,6 +149,7 @@ def test_sampling_and_every_logprob_use_the_same_temperature(
 
 def test_prompts_are_left_padded_with_position_ids(actors: Actors, monkeypatch: pytest.MonkeyPatch) -> None:
     inputs: list[dict[str, Any]] = []
+    caches(actors.policy.model, 0)  # the trial is not spied on
     forward = actors.policy.model.forward
 
     @wraps(forward)

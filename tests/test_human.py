@@ -201,9 +201,7 @@ def test_failures_are_counted_by_cause_and_have_a_limit(tmp_path: Path, capsys: 
     assert facts["rows"] == 14
     said = " ".join(capsys.readouterr().out.split())
     assert "human labels: 3 of 19 rows failed: chosen and rejected are the same text 2, the row's own" in said
-    message = (
-        "human labels: 9 of 11 rows cannot be used .81.8%, limit 20.0%.: chosen and rejected are the same text 9"
-    )
+    message = "human labels: 9 of 11 rows cannot be used .81.8%, limit 20.0%.: chosen and rejected are the same text 9"
     with pytest.raises(DataError, match=message):
         labelled(tmp_path, [*good[:2], *[same] * 9])
     assert len(run.human_failures.read_text().splitlines()) == 9, "on disk before the limit"

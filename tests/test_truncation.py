@@ -82,9 +82,7 @@ def test_more_than_the_limit_is_an_error_that_names_the_setting(capsys: pytest.C
         "1 of 2 pairs are longer than reward.max_length=64: 1 are the same after it and teach nothing, "
         "1 lost the end of a response, 1 lost the beginning of the prompt"
     )
-    with pytest.raises(
-        DataError, match=r"2 of 3 pairs .*66.7%, limit 50.0%\); raise reward.max_length, or reward"
-    ):
+    with pytest.raises(DataError, match=r"2 of 3 pairs .*66.7%, limit 50.0%\); raise reward.max_length, or reward"):
         counted([SAME, LATE, SHORT], max_truncated=0.5)
     with pytest.raises(DataError, match=r"limit 0.0%"):
         counted([PROMPT, SHORT, SHORT], max_truncated=0)
@@ -117,9 +115,7 @@ def test_a_stage_stops_before_it_trains_on_what_is_mostly_cut(method: str, tmp_p
     recipe, run = tiny_recipe(tiny_folder, **sections), Run(tmp_path)
     write_jsonl(run.preferences, [SAME, ONE_SIDE, SHORT])
     place = "reward" if method == "reward" else "optimise"
-    with pytest.raises(
-        DataError, match=rf"2 of 3 pairs are longer than {place}.max_length=64: .*, or {place}.max_"
-    ):
+    with pytest.raises(DataError, match=rf"2 of 3 pairs are longer than {place}.max_length=64: .*, or {place}.max_"):
         {"reward": reward, "dpo": dpo}[method](recipe, run)
 
 

@@ -163,6 +163,33 @@ def test_gold_files_are_held_to_their_scale_too(tmp_path: Path) -> None:
         read_gold([tmp_path / "g.jsonl"])
 
 
+def test_answers_of_argilla_are_held_to_their_scale(tmp_path: Path) -> None:
+    rows = [
+        {"fields": {"instruction": "q", "response": text}, "responses": {"rating": [{"value": rating, "user_id": "u"}]}}
+        for text, rating in (("x", 5), ("y", 9))
+    ]
+    form = {"kind": "argilla", "question": {"kind": "rating"}}
+    with pytest.raises(
+        DataError, match=r"f.jsonl:2 answer 1: rating: must be a number from 1 to 5 \(got 9\).*from 5 to 9"
+    ):
+        read(tmp_path / "f.jsonl", rows, **form)
+    form["question"] = {"kind": "rating", "scale": [1, 10]}
+    assert p_of_x(read(tmp_path / "f.jsonl", rows, **form)) == [0]
+
+
+@pytest.mark.parametrize("score", ["nan", "inf", "1e999", "high"])
+def test_a_score_of_ultrafeedback_that_is_no_number_costs_its_completion(tmp_path: Path, score: str) -> None:
+    completions = [{"response": text, "overall_score": value} for text, value in (("x", 8), ("y", 2), ("z", score))]
+    data = read(tmp_path / "f.jsonl", [{"instruction": "q", "completions": completions}], kind="ultrafeedback")
+    assert (p_of_x(data), [failure.reason for failure in data.failures]) == ([1], ["overall_score is no number"])
+
+
+@pytest.mark.parametrize("key", ["P_chosen", "Ranks", " p_chosen"])
+def test_a_miscased_strength_is_not_forgotten(tmp_path: Path, key: str) -> None:
+    with pytest.raises(DataError, match=rf"f.jsonl:1: key '{key}' is not read; write '{key.strip().lower()}'$"):
+        read(tmp_path / "f.jsonl", [compared(**{key: 0.6})])
+
+
 # ---------------------------------------------------------------------------------------------------- signals
 
 NAMES = [

@@ -38,6 +38,7 @@ ROWS = [
     preference("Name a king.", "Lear.", "Cole.", split="heldout", source="human"),
     preference("Hi", "Because.", "No.", source="human").model_copy(update={"prompt": TALK}),
     preference("Ho", "Because.", "No.", source="human").model_copy(update={"prompt": SYSTEM}),
+    preference("Name a fish.", "A carp.", "A whale.", p_chosen=0.55, source="human"),
 ]
 
 
@@ -56,11 +57,12 @@ def test_each_format_has_exactly_its_own_columns() -> None:
     row = ROWS[2]
     prompt = [{"role": "user", "content": "Name a bird."}]
     chosen, rejected = ([{"role": "assistant", "content": text}] for text in ("A wren.", "A bat."))
-    assert trl_row(row) == {"prompt": prompt, "chosen": chosen, "rejected": rejected}
-    assert trl_implicit_row(row) == {"chosen": prompt + chosen, "rejected": prompt + rejected}
+    sides = {"prompt": prompt, "chosen": chosen, "rejected": rejected}
+    assert trl_row(row) == sides | {"p_chosen": 0.8}
+    assert trl_implicit_row(row) == {"chosen": prompt + chosen, "rejected": prompt + rejected, "p_chosen": 0.8}
     margin = openrlhf_row(row)["margin"]
     assert margin == pytest.approx(0.6, abs=1e-12)
-    assert openrlhf_row(row) == trl_row(row) | {"margin": margin}
+    assert openrlhf_row(row) == sides | {"margin": margin}
 
 
 @pytest.mark.parametrize("to", ["trl", "trl-implicit", "openrlhf"])
@@ -69,11 +71,11 @@ def test_held_out_rows_are_apart_and_ties_are_said(to: str, run: Run, tmp_path: 
     lines = export_command(run.folder, to, out)
     heldout = tmp_path / "out.heldout.jsonl"
     assert lines == [
-        f"{out}: 5 rows",
+        f"{out}: 6 rows",
         f"{heldout}: 1 rows, held out",
         f"1 ties left out: {to} has no place for them",
     ]
-    assert len(load(out, tmp_path / "cache")) == 5
+    assert len(load(out, tmp_path / "cache")) == 6
     assert [row for _, row in read_objects(heldout)] == [FORMATS[to].row(ROWS[4])]
     assert export_command(run.preferences, to, out) == lines  # the file itself does as well
 
@@ -145,10 +147,10 @@ def with_own_ids(rows: list[Preference]) -> list[Preference]:
 
 def test_what_argilla_gets_reads_back_as_the_same_preferences(run: Run, tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
-    assert export_command(run.folder, "argilla", out) == [f"{out}: 7 rows"]
+    assert export_command(run.folder, "argilla", out) == [f"{out}: 8 rows"]
     source = HumanFile.model_validate({"path": str(out), "form": {"kind": "argilla"}})
     assert people(as_read(source)) == people(with_own_ids(ROWS))
-    assert read_human([source], NO_RUN).counts == {"rows": 7, "unanswered": 1}  # the judge's is a suggestion
+    assert read_human([source], NO_RUN).counts == {"rows": 8, "unanswered": 1}  # the judge's is a suggestion
 
 
 @pytest.mark.parametrize("to", ["trl", "trl-implicit", "openrlhf"])
@@ -156,7 +158,7 @@ def test_what_trainers_get_reads_back_as_the_same_preferences(to: str, run: Run,
     export_command(run.folder, to, tmp_path / "out.jsonl")
     rows = as_read(HumanFile(path=str(tmp_path / "out.jsonl")))
     expected = [row for row in with_own_ids(ROWS) if row.p_chosen > 0.5 and row.split == "train"]
-    assert {row.pair_id: row.chosen for row in rows} == {row.pair_id: row.chosen for row in expected}
+    assert {r.pair_id: (r.chosen, r.p_chosen) for r in rows} == {r.pair_id: (r.chosen, r.p_chosen) for r in expected}
 
 
 def test_a_step_on_what_argilla_gets(

@@ -17,6 +17,8 @@ from rlaif.feedback.pairs import oriented
 from rlaif.feedback.prompts import read_prompts
 from rlaif.records import plain
 from rlaif.run import Run
+from rlaif.stages.feedback import pairs
+from tests.small_run import small_recipe
 
 NO_RUN = Run(Path("no-run"))
 HH_DEV = Path(__file__).parents[2] / "shared" / "data" / "hh_harmless" / "dev.jsonl.gz"
@@ -169,6 +171,51 @@ def test_a_file_may_lie_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "h.jsonl").write_text(json.dumps(GOOD))
     assert len(read_human([HumanFile(path="~/h.jsonl")], NO_RUN).judgments) == 1
+
+
+def labelled(tmp_path: Path, rows: list[dict[str, Any]], **preferences: Any) -> tuple[dict[str, Any], Run]:
+    """The stage pairs on these rows of people's."""
+    path = tmp_path / "human.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    labels = {"kind": "human", "human_data": [{"kind": "file", "path": str(path)}]}
+    recipe = small_recipe(tmp_path, "none", 8, prompts__heldout=2, preferences={"labels": labels} | preferences)
+    run = Run(tmp_path / "run")
+    return pairs(recipe, run), run
+
+
+def test_failures_are_counted_by_cause_and_have_a_limit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    good = [{"prompt": f"Tell {i}", "chosen": "x", "rejected": "y"} for i in range(8)]
+    same = {"prompt": "q", "chosen": "x", "rejected": "x"}
+    worse = {"prompt": "q", "chosen": "x", "rejected": "y", "score_chosen": 1, "score_rejected": 2}
+    heldout = [{"prompt": f"Say {i}", "chosen": "x", "rejected": "y"} for i in range(8)]
+    facts, run = labelled(tmp_path, [*good, same, worse, same, *heldout])
+    assert {name: value for name, value in facts.items() if name.startswith("human_")} == {
+        "human_rows": 19,
+        "human_failed": 3,
+        "human_heldout": 2,
+        "human_failures": {
+            "chosen and rejected are the same text": 2,
+            "the row's own figures say that rejected is better": 1,
+        },
+    }
+    assert facts["rows"] == 14
+    said = " ".join(capsys.readouterr().out.split())
+    assert "human labels: 3 of 19 rows failed: chosen and rejected are the same text 2, the row's own" in said
+    message = "human labels: 9 of 11 rows cannot be used .81.8%, limit 20.0%.: chosen and rejected are the same text 9"
+    with pytest.raises(DataError, match=message):
+        labelled(tmp_path, [*good[:2], *[same] * 9])
+    assert len(run.human_failures.read_text().splitlines()) == 9, "on disk before the limit"
+    assert labelled(tmp_path, [*good[:2], *[same] * 9], max_human_failures=1)[0]["rows"] == 2
+    with pytest.raises(DataError, match=r"1 of 9 rows .*limit 0.0%.*raise preferences.max_human_failures$"):
+        labelled(tmp_path, [*good, same], max_human_failures=0)
+
+
+def test_gold_questions_have_the_same_limit(tmp_path: Path) -> None:
+    bad = [{"prompt": "q", "chosen": "x", "rejected": "x"}] * 9 + [{"prompt": "Tell", "chosen": "x", "rejected": "y"}]
+    (tmp_path / "gold.jsonl").write_text("".join(json.dumps(row) + "\n" for row in bad))
+    gold = {"gold": [{"kind": "file", "path": str(tmp_path / "gold.jsonl")}]}
+    with pytest.raises(DataError, match="human labels: 9 of 10 rows cannot be used"):
+        labelled(tmp_path, [{"prompt": "Tell", "chosen": "x", "rejected": "y"}], annotators=gold)
 
 
 @pytest.mark.skipif(not HH_DEV.exists(), reason="the shared HH-RLHF sample is not beside this checkout")

@@ -150,14 +150,17 @@ def test_rows_of_a_file(tmp_path):
     [
         ({"prompt": "Hi", "complete": "x"}, "no key 'completion'; did you mean 'complete'?"),
         ({"prompt": "Hi", "completion": " "}, "completion: blank; there is nothing to imitate"),
-        ({"prompt": "Hi", "completion": 3}, "completion.row: Input should be a valid tuple (got 3)"),
+        ({"prompt": "Hi", "completion": 3}, "completion: must be a text or a list of messages (got 3)"),
         ({"prompt": "Hi", "completion": []}, "completion: must be a text or one assistant turn (got nothing)"),
         (
             {"prompt": "Hi", "completion": [{"role": "user", "content": "x"}]},
             "completion: must be a text or one assistant turn (got user)",
         ),
         ({"prompt": " ", "completion": "x"}, "prompt: blank turn in the prompt"),
-        ({"prompt": [{"role": "assistant", "content": "x"}], "completion": "x"}, "prompt: must end with a user turn"),
+        (
+            {"prompt": [{"role": "assistant", "content": "x"}], "completion": "x"},
+            "prompt: the prompt does not end with a user turn",
+        ),
         ({"prompt": "Hi", "completion": "x", "finished": "no"}, "finished: Input should be a valid boolean (got 'no')"),
     ],
 )

@@ -11,7 +11,6 @@ from pydantic import ValidationError
 
 from rlaif.config import Recipe, load_recipe
 from rlaif.config.sections import Annotations, HumanFile, HumanSource
-from rlaif.console import say
 from rlaif.constitution import Principle, load_constitution
 from rlaif.errors import ConfigError, DataError
 from rlaif.feedback.human import read_human
@@ -103,9 +102,6 @@ def _gold(run: Run, recipe: Recipe | None, file: Path | None) -> list[Pair]:
     if not sources:
         return []
     data = read_human(sources, run, recipe.prompts.system if recipe else None)
-    if data.failures:
-        first = data.failures[0]
-        say(f"gold questions: {len(data.failures)} rows cannot be used; first: {first.id}: {first.reason}")
     return [judgment.pair for judgment in data.judgments]
 
 

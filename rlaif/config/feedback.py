@@ -23,6 +23,8 @@ class PromptsSection(Section):
     """Prompts kept out of all training, for evaluation. Chosen by hash of the prompt, not by position."""
     limit: Count | None = None
     """Use at most this many training prompts."""
+    max_failures: Share = 0.2
+    """Where surely more of the rows hold no prompt (blank, a tool's turn, a picture) the sources are refused."""
 
 
 class SampleSection(Section):
@@ -164,6 +166,8 @@ class PreferencesSection(Section):
 
     labels: Annotated[AiLabels | HumanLabels | MixedLabels, Field(discriminator="kind")] = AiLabels()
     annotators: AnnotatorsSection = AnnotatorsSection()
+    max_human_failures: Share = 0.2
+    """Where surely more of the rows of `human_data` or of gold questions cannot be used the stage fails."""
     tie_margin: float = Field(default=0.0, ge=0, lt=0.5)
     """A judgment with |p(a) - 0.5| at or below this is a tie."""
     ties: Literal["drop", "keep"] = "drop"

@@ -17,8 +17,9 @@ from rlaif.config.sources import FileSource, HubSource
 class Comparisons(Section):
     """`chosen` and `rejected`: HH-RLHF transcripts, TRL rows (explicit or implicit prompt), our preferences.jsonl.
 
-    Also UltraFeedback binarized, whose equal `score_chosen` and `score_rejected` are a tie, and the HHH evaluation's
-    `text_correct` and `text_incorrect`.
+    Also UltraFeedback binarized and the HHH evaluation's `text_correct` and `text_incorrect`. A row's own figures
+    (`score_chosen` and `score_rejected`, `chosen-rating`, `margin`, ...) are held against the label: equal ones are a
+    tie, and a row in which rejected is ahead is a failure. Margins from 0 to 1 are 2 p - 1 (our OpenRLHF export).
     """
 
     kind: Literal["comparisons"] = "comparisons"
@@ -45,7 +46,7 @@ class Ratings(Section):
     annotator: str = "annotator"
     """The column that says who rated, if there is one."""
     scale: tuple[float, float] = (1.0, 5.0)
-    """The lowest and the highest rating; any other is a failure. A Likert scale of 7 points is [1, 7]."""
+    """The lowest and the highest rating; any other stops the run. A Likert scale of 7 points is [1, 7]."""
     standardise: bool = False
     """Divide by each annotator's own spread first: z-scores over all that the annotator rated in this source. One who
     rated everything alike has no spread, and gives no pair."""
@@ -67,16 +68,19 @@ class Ratings(Section):
 
 
 class Likert(Section):
-    """One comparison a row: 1 = the first response is much better, `points` = the second is, the middle is a tie.
+    """One comparison a row: the lowest point = the first response is much better, the highest = the second is, the
+    middle is a tie. P(first is better) falls from 1 to 0 in equal steps.
 
-    P(first is better) falls from 1 to 0 in equal steps.
+    A rating that is none of the points stops the run: the file has another scale.
     """
 
     kind: Literal["likert"] = "likert"
     points: Literal[5, 7] = 5
-    """How many points the scale has; a rating that is none of them is a failure."""
+    """How many points the scale has."""
+    scale: Literal["counted", "signed"] = "counted"
+    """`counted`: from 1 to `points`. `signed`: around a tie of 0, from -2 to 2 or from -3 to 3 (HelpSteer 2 and 3)."""
     response_a: str = "response_a"
-    """The column of the response that 1 prefers."""
+    """The column of the response that the lowest point prefers; exchange both where positive ratings mean the first."""
     response_b: str = "response_b"
     """The column of the response that the highest point prefers."""
     rating: str = "rating"
@@ -135,7 +139,7 @@ class ArgillaRating(Section):
     response: str = "response"
     """The field of the response."""
     scale: tuple[float, float] = (1.0, 5.0)
-    """The lowest and the highest rating; any other is a failure."""
+    """The lowest and the highest rating; any other stops the run."""
     gap: Positive = 1.0
     """Ratings by one user at least this far apart are a preference."""
 

@@ -209,7 +209,9 @@ class Offline(Section):
     minibatch_size: Count = 32
     microbatch_tokens: Count = 4096
     max_length: Count = 1024
-    """Longer conversations lose their oldest tokens."""
+    """Longer conversations lose their oldest tokens, then their responses the last ones."""
+    max_truncated: Share = 0.5
+    """Where more of the texts are longer than that the stage fails."""
     learning_rate: Positive = 1e-4
     lora: Lora | None = Lora()
     warmup_share: Share = 0.05

@@ -106,7 +106,9 @@ class RewardSection(Section):
     microbatch_tokens: Count = 4096
     """Tokens, padding included, in one forward pass."""
     max_length: Count = 1024
-    """Longer conversations lose their oldest tokens."""
+    """Longer conversations lose their oldest tokens, then their responses the last ones."""
+    max_truncated: Share = 0.5
+    """Where more of the texts are longer than that the stage fails."""
     warmup_share: Share = 0.05
     weight_decay: float = Field(default=0.0, ge=0)
     max_grad_norm: Positive = 1.0

@@ -9,12 +9,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from rlaif.config.sections import FileSource, JudgeDemonstrations, SampleSection
 from rlaif.errors import DataError
+from rlaif.feedback.messages import Unusable, message_list
 from rlaif.feedback.prompts import with_system
 from rlaif.feedback.sample import Progress, SampleResult, sample_responses
-from rlaif.feedback.sources import MESSAGES, SourceRow, Unusable, prompt_value, read_rows
+from rlaif.feedback.sources import SourceRow, after_system, prompt_value, read_rows
 from rlaif.jsonl import first_problem
 from rlaif.models.chat import ChatModel
-from rlaif.records import Failure, Messages, Prompt
+from rlaif.records import Failure, Prompt
 
 
 class Shown(NamedTuple):
@@ -43,10 +44,10 @@ def read_demonstrations(source: FileSource, system: str | None) -> Iterator[Show
     for row in read_rows(source):
         row.require("prompt", "completion")
         try:
-            messages = prompt_value(row.value["prompt"], row.place, "prompt")
+            messages = after_system(row, prompt_value(row.value["prompt"], row.place, "prompt"))
             marks = _Marks.model_validate(row.value)
         except Unusable as unusable:
-            raise DataError(f"{row.place}: prompt: {unusable}") from None
+            raise DataError(f"{row.place}: prompt: {unusable} ({unusable.detail})") from None
         except ValidationError as error:
             raise DataError(f"{row.place}: {first_problem(error)}") from None
         prompt = Prompt.of(messages, source.tags)
@@ -61,9 +62,9 @@ def _completion(row: SourceRow) -> str:
         text = value
     else:
         try:
-            turns: Messages = MESSAGES.validate_python(value)
-        except ValidationError as error:
-            raise DataError(f"{row.place}: completion.{first_problem(error)}") from None
+            turns = message_list(value, row.place, "completion")
+        except Unusable as unusable:
+            raise DataError(f"{row.place}: completion: {unusable} ({unusable.detail})") from None
         if len(turns) != 1 or turns[0].role != "assistant":
             roles = ", ".join(turn.role for turn in turns) or "nothing"
             raise DataError(f"{row.place}: completion: must be a text or one assistant turn (got {roles})")

@@ -1,7 +1,8 @@
 """Preferences in the formats of TRL, OpenRLHF and Argilla, for `rlaif export`. A pure function a format.
 
-The first two have no place for a label that is not sure: a tie is left out, and only OpenRLHF's margin keeps how sure
-the rest are. Reading is `human/`'s; nothing is sent anywhere.
+The first two have no place for a tie, which is left out. How sure the rest are is in `p_chosen`, which TRL does not
+read, in OpenRLHF's margin and in Argilla's metadata: read back, every label is the same. Reading is `human/`'s;
+nothing is sent anywhere.
 """
 
 from __future__ import annotations
@@ -23,17 +24,22 @@ PEOPLE = str(uuid5(NAMESPACE_URL, "rlaif/human"))
 
 def trl_row(row: Preference) -> dict[str, Any]:
     """TRL's conversational preference with an explicit prompt; what DPO wants."""
-    return {"prompt": plain(row.prompt), "chosen": plain(row.chosen), "rejected": plain(row.rejected)}
+    return _sides(row) | {"p_chosen": row.p_chosen}
 
 
 def trl_implicit_row(row: Preference) -> dict[str, Any]:
     """TRL's conversational preference with the prompt inside both sides; what RewardTrainer wants."""
-    return {"chosen": plain(row.prompt + row.chosen), "rejected": plain(row.prompt + row.rejected)}
+    sides = {"chosen": plain(row.prompt + row.chosen), "rejected": plain(row.prompt + row.rejected)}
+    return sides | {"p_chosen": row.p_chosen}
 
 
 def openrlhf_row(row: Preference) -> dict[str, Any]:
     """OpenRLHF's default keys, for `--data.apply_chat_template`; `margin` is 2 p - 1, from 0 (a tie) to 1 (sure)."""
-    return trl_row(row) | {"margin": 2 * row.p_chosen - 1}
+    return _sides(row) | {"margin": 2 * row.p_chosen - 1}
+
+
+def _sides(row: Preference) -> dict[str, Any]:
+    return {"prompt": plain(row.prompt), "chosen": plain(row.chosen), "rejected": plain(row.rejected)}
 
 
 def argilla_row(row: Preference) -> dict[str, Any]:

@@ -6,15 +6,17 @@ moves nothing. Next: `sources.py` for the row formats, `sample.py` for what is d
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from rlaif.config.sections import DataSource, FileSource, PromptsSection
 from rlaif.errors import ConfigError, DataError, did_you_mean
+from rlaif.feedback.failures import check_share
+from rlaif.feedback.messages import Unusable, message_list
 from rlaif.feedback.sources import (
     SourceRow,
-    Unusable,
-    message_list,
+    after_system,
+    after_turn,
     parse_transcript,
     prompt_part,
     prompt_value,
@@ -28,7 +30,7 @@ PROMPT_KEYS = ("prompt", "messages", "chosen")
 
 
 class PromptSplit(NamedTuple):
-    """Both parts in the order of the sources. `failures` are blank rows and transcripts without a prompt."""
+    """Both parts in the order of the sources. `failures` are rows that hold none: blank, a tool's turn, a picture."""
 
     train: tuple[Prompt, ...]
     heldout: tuple[Prompt, ...]
@@ -40,12 +42,13 @@ def read_prompts(section: PromptsSection) -> PromptSplit:
 
     The `section.heldout` prompts with the smallest hashes are held out; `section.limit` then keeps the
     training prompts that follow them in hash order. Raises ConfigError when nothing would be left to train
-    on, DataError for a row of the wrong shape.
+    on, DataError for a row of the wrong shape, and for more rows without a prompt than `section.max_failures`.
     """
     found: dict[str, Prompt] = {}
-    failures = []
+    failures, rows = [], 0
     for source in section.sources:
         for row, messages in _conversations(source):
+            rows += 1
             if isinstance(messages, Unusable):
                 failures.append(Failure(stage="prompts", id=row.place, reason=messages.reason, detail=messages.detail))
                 continue
@@ -54,6 +57,7 @@ def read_prompts(section: PromptsSection) -> PromptSplit:
             tags = (*known.tags, *prompt.tags) if known else prompt.tags
             found[prompt.id] = Prompt.of(messages, tuple(dict.fromkeys(tags)))
 
+    check_share("prompts", len(failures), rows, failures, "prompts.max_failures", section.max_failures)
     if len(found) <= section.heldout:
         raise ConfigError(
             f"prompts.heldout: {section.heldout} prompts are to be held out, but the sources have only "
@@ -82,20 +86,32 @@ def _conversations(source: DataSource) -> Iterator[tuple[SourceRow, Messages | U
     path = resolve("prompts/sets", source.path) if isinstance(source, FileSource) else None
     for row in read_rows(source, path):
         if isinstance(source, FileSource):
-            key = next((key for key in PROMPT_KEYS if key in row.value), None)
-            if key is None:
+            keys = [key for key in PROMPT_KEYS if key in row.value]
+            if not keys:
                 near = did_you_mean("prompt", row.value)
                 raise DataError(f"{row.place}: no key 'prompt', 'messages' or 'chosen'{near}")
         else:
-            key = source.column
-            row.require(key)
+            keys = [source.column]
+            row.require(source.column)
         try:
-            yield row, _conversation(row, key)
+            yield row, _conversation(row, keys)
         except Unusable as unusable:
             yield row, unusable
 
 
-def _conversation(row: SourceRow, key: str) -> Messages:
+def _conversation(row: SourceRow, keys: Sequence[str]) -> Messages:
+    """The prompt under the first of these keys that has one, after the system turn of the row, wherever that stands."""
+    given = [key for key in keys if row.value[key] is not None] or keys
+    messages = _under(row, given[0])
+    for key in given[1:]:
+        beside = row.value[key]
+        first = beside[0] if isinstance(beside, list) and beside else None
+        if isinstance(first, dict) and first.get("role") in ("system", "developer"):
+            messages = after_turn(message_list(first, row.place, key)[0].content, messages)
+    return after_system(row, messages)
+
+
+def _under(row: SourceRow, key: str) -> Messages:
     value = row.value[key]
     if key == "chosen" and isinstance(value, str):
         return prompt_part(parse_transcript(value))

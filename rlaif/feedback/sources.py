@@ -2,7 +2,7 @@
 
 A row that has the wrong shape stops the run (DataError with its place): the file is not what the recipe
 says. A row of the right shape whose conversation cannot be used (`Unusable`) is data about the data; the
-callers record it. Next: `prompts.py` and `human.py`, which say what they take from a row.
+callers record it. Next: `messages.py`, what a message may be; `prompts.py` and `human/`, what they take from a row.
 """
 
 from __future__ import annotations
@@ -14,25 +14,16 @@ from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pydantic import TypeAdapter, ValidationError
-
 from rlaif.config.sections import DataSource, FileSource, HubSource
 from rlaif.errors import DataError, did_you_mean
-from rlaif.jsonl import first_problem, read_items
+from rlaif.feedback.messages import Unusable, message_list
+from rlaif.jsonl import read_items
 from rlaif.records import Message, Messages, Role
 
 HH_TURN = re.compile(r"\n\n(Human|Assistant):")
 HH_ROLES: dict[str, Role] = {"Human": "user", "Assistant": "assistant"}
-MESSAGES: TypeAdapter[Messages] = TypeAdapter(Messages)
-
-
-class Unusable(Exception):
-    """A row of the right shape that holds no usable conversation. The message is a short fixed phrase."""
-
-    def __init__(self, reason: str, detail: str = "") -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.detail = detail[:200]
+SYSTEM_KEYS = ("system", "system_prompt")
+"""Columns of a system turn beside the prompt."""
 
 
 class SourceRow(NamedTuple):
@@ -107,14 +98,6 @@ def parse_transcript(text: str) -> Messages:
     )
 
 
-def message_list(value: Any, place: str, key: str) -> Messages:
-    """A list of {role, content} as messages, unchanged; DataError with its place if it is anything else."""
-    try:
-        return MESSAGES.validate_python(value)
-    except ValidationError as error:
-        raise DataError(f"{place}: {key}.{first_problem(error)}") from None
-
-
 def prompt_part(messages: Messages) -> Messages:
     """The conversation up to its last user turn; Unusable when it has none or a turn before is blank."""
     last = max((i for i, message in enumerate(messages) if message.role == "user"), default=-1)
@@ -137,8 +120,37 @@ def prompt_value(value: Any, place: str, key: str) -> Messages:
         return prompt_part(message_list([{"role": "user", "content": value}], place, key))
     messages = message_list(value, place, key)
     if messages and messages[-1].role != "user":
-        raise DataError(f"{place}: {key}: must end with a user turn (got {messages[-1].role!r})")
+        raise Unusable("the prompt does not end with a user turn", f"{key} ends with {messages[-1].role!r}")
     return prompt_part(messages)
+
+
+def joined(prompt: Messages, inside: Messages) -> Messages:
+    """One conversation of two that should be the same: a prompt, and what a conversation beside it holds before the
+    response. Either may lack the system turn or earlier turns, and the prompt later ones. Unusable where they disagree.
+    """
+    systems = [one[0] for one in (prompt, inside) if one[0].role == "system"]
+    if len({turn.content.strip() for turn in systems}) > 1:
+        raise Unusable("two different system turns", f"{systems[0].content[:80]!r}, {systems[1].content[:80]!r}")
+    turns, others = (one[one[0].role == "system" :] for one in (prompt, inside))
+    asked, before = ([(turn.role, turn.content.strip()) for turn in one] for one in (turns, others))
+    within = any(before[i : i + len(asked)] == asked for i in range(len(before)))
+    if not within and asked[-len(before) :] != before:
+        raise Unusable("prompt and conversation disagree", f"{turns[-1].content[:80]!r}, {others[-1].content[:80]!r}")
+    return (*systems[:1], *(others if within else turns))
+
+
+def after_system(row: SourceRow, messages: Messages) -> Messages:
+    """The conversation after the system turn that the row has in a column of its own. Unusable where it has another."""
+    found = (value for key in SYSTEM_KEYS if isinstance(value := row.value.get(key), str) and value.strip())
+    return after_turn(next(found, None), messages)
+
+
+def after_turn(system: str | None, messages: Messages) -> Messages:
+    """The conversation after this system turn, if there is one. Unusable where it has another."""
+    if system is None:
+        return messages
+    turns = messages[messages[0].role == "system" :]
+    return joined((Message(role="system", content=system), *turns), messages)
 
 
 def tags_of(row: SourceRow, source: DataSource) -> tuple[str, ...]:
@@ -148,7 +160,8 @@ def tags_of(row: SourceRow, source: DataSource) -> tuple[str, ...]:
         near = [key for key in row.value if key.lower() in ("tag", "tags") and key != "tags"]
         if near:
             raise DataError(f"{row.place}: unknown key {near[0]!r}; did you mean 'tags'?")
-        own = row.value.get("tags", [])
+        own = row.value.get("tags")
+        own = [] if own is None else own
     if not isinstance(own, list) or not all(isinstance(tag, str) for tag in own):
         raise DataError(f"{row.place}: tags: must be a list of texts (got {own!r})")
     return tuple(dict.fromkeys([*own, *source.tags]))

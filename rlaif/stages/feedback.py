@@ -8,6 +8,7 @@ from typing import Any
 
 from rlaif.audit.gate import check_requirement
 from rlaif.config import Recipe
+from rlaif.config.needs import feedback_stages
 from rlaif.config.sections import Calibrated, Debiased, HumanLabels, MixedLabels, Reliable, ReviseMode
 from rlaif.console import bar, say
 from rlaif.constitution import load_constitution
@@ -15,12 +16,13 @@ from rlaif.errors import DataError
 from rlaif.feedback.annotators import trusted
 from rlaif.feedback.calibration import apply_calibration
 from rlaif.feedback.earlier import join
-from rlaif.feedback.human import HumanData, read_human
+from rlaif.feedback.failures import causes, told
+from rlaif.feedback.human import HumanData, check_human_failures, read_human
 from rlaif.feedback.judge import JudgeResult, check_failure_cap
 from rlaif.feedback.judge.revise import first_responses, revise_responses
 from rlaif.feedback.mix import MixResult, for_the_judge, mix, within_share
 from rlaif.feedback.pairs import WeightedJudgment, any_pair, apart_by_checks, make_pairs, to_preferences
-from rlaif.feedback.prompts import read_prompts
+from rlaif.feedback.prompts import PromptSplit, read_prompts
 from rlaif.feedback.sample import check_sample_failures
 from rlaif.hybrid.overlap import believed, conflicts, overlap_of
 from rlaif.hybrid.route import read_routing
@@ -34,7 +36,11 @@ def _human_labels(recipe: Recipe, run: Run) -> HumanData:
     """What people said, less what they said of prompts held out for evaluation: nothing may train on these."""
     data = read_human(recipe.preferences.labels.human_data, run, recipe.prompts.system)
     write_jsonl(run.human_failures, data.failures)
-    heldout = {prompt.id for prompt in read_prompts(recipe.prompts).heldout}
+    check_human_failures(data, recipe.preferences.max_human_failures)
+    split = read_prompts(recipe.prompts)
+    if "sample" not in feedback_stages(recipe):
+        _say_failures(split)
+    heldout = {prompt.id for prompt in split.heldout}
     kept = data._replace(
         judgments=[judgment for judgment in data.judgments if judgment.pair.prompt_id not in heldout],
         edits=[edit for edit in data.edits if edit.prompt_id not in heldout],
@@ -42,7 +48,19 @@ def _human_labels(recipe: Recipe, run: Run) -> HumanData:
     )
     if not kept.judgments:
         raise DataError("preferences.labels.human_data: no usable human labels outside the held-out prompts")
+    kept.counts["heldout"] = len(data.judgments) - len(kept.judgments)
     return kept
+
+
+def _say_failures(split: PromptSplit) -> None:
+    if split.failures:
+        say(f"  prompts: {len(split.failures)} rows hold none: {told(split.failures)}")
+
+
+def _facts_of(data: HumanData) -> dict[str, Any]:
+    """What became of the rows, by cause."""
+    counts: dict[str, Any] = {f"human_{name}": number for name, number in sorted(data.counts.items()) if number}
+    return counts | ({"human_failures": causes(data.failures)} if data.failures else {})
 
 
 def sample(recipe: Recipe, run: Run) -> dict[str, Any]:
@@ -51,7 +69,9 @@ def sample(recipe: Recipe, run: Run) -> dict[str, Any]:
     With `by_tag` only to those that the judge may label. Failures are on disk before their share is held against the
     recipe's limit; a stage within it goes on without them.
     """
-    prompts = for_the_judge(read_prompts(recipe.prompts).train, recipe.preferences.labels)
+    split = read_prompts(recipe.prompts)
+    _say_failures(split)
+    prompts = for_the_judge(split.train, recipe.preferences.labels)
     result = draw_samples(recipe, run, recipe.policy, prompts, "sample")
     write_jsonl(run.sample_failures, result.failures)
     check_sample_failures(result, recipe.label.max_failures, "sample")
@@ -60,6 +80,7 @@ def sample(recipe: Recipe, run: Run) -> dict[str, Any]:
         "responses": len(result.responses),
         "failed": len(result.failures),
         "completion_tokens": result.completion_tokens,
+        **({"prompt_failures": causes(split.failures)} if split.failures else {}),
     }
 
 
@@ -70,10 +91,11 @@ def label(recipe: Recipe, run: Run) -> dict[str, Any]:
     held against the recipe's limit.
     """
     calibration = check_requirement(recipe) if recipe.label.audit else None
+    read: dict[str, Any] = {}
     if isinstance(recipe.label.mode, ReviseMode):
         result, asked = _revise(recipe, run, recipe.label.mode)
     else:
-        pairs = _pairs_to_label(recipe, run)
+        pairs, read = _pairs_to_label(recipe, run)
         result, asked = judge_with_bar(recipe, run, pairs, "label"), len(pairs)
     if calibration is not None:
         result = apply_calibration(result, calibration)
@@ -89,21 +111,24 @@ def label(recipe: Recipe, run: Run) -> dict[str, Any]:
         if rows:
             write_jsonl(path, rows)
     write_jsonl(run.judgments, result.judgments)
-    return {"pairs": asked, "unlabelled": asked - len(result.judgments), **cost_of(result)}
+    return {"pairs": asked, "unlabelled": asked - len(result.judgments), **cost_of(result), **read}
 
 
-def _pairs_to_label(recipe: Recipe, run: Run) -> list[Pair]:
+def _pairs_to_label(recipe: Recipe, run: Run) -> tuple[list[Pair], dict[str, Any]]:
+    """Each pair once, and what became of the rows of people's data, where they are taken from there."""
+    read: dict[str, Any] = {}
     labels = recipe.preferences.labels
     assert not isinstance(labels, HumanLabels)
     if labels.pairs == "human":
-        pairs = [judgment.pair for judgment in _human_labels(recipe, run).judgments]
+        data = _human_labels(recipe, run)
+        pairs, read = [judgment.pair for judgment in data.judgments], _facts_of(data)
     else:
         responses = read_jsonl(made(run.responses, "sample"), Response)
         prompts = {r.prompt_id: Prompt(id=r.prompt_id, messages=r.prompt, tags=r.tags) for r in responses}
         by_checks = recipe.label.pair_choice == "checks"
         worth = apart_by_checks(load_constitution(recipe.constitution)) if by_checks else any_pair
         pairs = make_pairs(list(prompts.values()), responses, recipe.label.pairs_per_prompt, recipe.seed, worth)
-    return for_the_judge(list({pair.id: pair for pair in pairs}.values()), labels)
+    return for_the_judge(list({pair.id: pair for pair in pairs}.values()), labels), read
 
 
 def _revise(recipe: Recipe, run: Run, mode: ReviseMode) -> tuple[JudgeResult, int]:
@@ -141,26 +166,29 @@ def pairs(recipe: Recipe, run: Run) -> dict[str, Any]:
     return {**counts, "without_source": dropped, **read}
 
 
-def _trusted_labels(recipe: Recipe, run: Run) -> tuple[list[Judgment], dict[str, int]]:
+def _trusted_labels(recipe: Recipe, run: Run) -> tuple[list[Judgment], dict[str, Any]]:
     """One label a pair of the people who are believed, and how many rows became what; annotators.json says who is
     believed, and who is not."""
     section = recipe.preferences.annotators
     data = _human_labels(recipe, run)
-    gold = read_human(section.gold, run, recipe.prompts.system).judgments if section.gold else []
-    found = trusted(data.judgments, gold, section, recipe.seed)
+    gold = read_human(section.gold, run, recipe.prompts.system) if section.gold else HumanData.empty()
+    check_human_failures(gold, recipe.preferences.max_human_failures)
+    found = trusted(data.judgments, gold.judgments, section, recipe.seed)
     write_json(run.annotators, found.examined.summary())
     for name, reason in found.removed.items():
         say(f"  left out, all labels of {name}: {reason}")
     write_jsonl(run.human_edits, data.edits)
     write_jsonl(run.human_demonstrations, data.demonstrations)
-    return found.judgments, {f"human_{name}": number for name, number in sorted(data.counts.items())}
+    return found.judgments, _facts_of(data)
 
 
 def _mixed(labels: MixedLabels, run: Run, ai: Sequence[Judgment], human: Sequence[Judgment]) -> MixResult:
     """Both sources by the policy, and conflicts.jsonl."""
+    said = len(human)
     human = within_share(human, labels.human_share)
     write_jsonl(run.conflicts, conflicts(ai, human))
     mixed = mix(ai, human, labels.policy)
+    mixed = mixed._replace(dropped=mixed.dropped + said - len(human))
     if not isinstance(labels.policy, Calibrated | Reliable | Debiased):
         return mixed
     routing = read_routing(run)

@@ -50,18 +50,22 @@ def sft(recipe: Recipe, run: Run) -> dict[str, Any]:
     from rlaif.training.lessons import Text
     from rlaif.training.offline import loop
     from rlaif.training.offline.sft import Demonstrated, Imitation
+    from rlaif.training.truncation import Truncation
 
     section = recipe.optimise
     assert isinstance(section, Sft)
     shown, dropped = demonstrations(recipe, run, section)
     policy = _policy(recipe)
     rows = [Demonstrated(s.prompt.id, s.prompt.messages, Text(s.text, s.finished)) for s in shown]
-    method = Imitation.of(policy.tokenizer, rows, section.max_length)
+    truncation = Truncation("optimise", section, "demonstrations")
+    method = Imitation.of(policy.tokenizer, rows, section.max_length, truncation)
     if not method.lessons:
         raise DataError(f"optimise.data.kind={section.data.kind}: no demonstrations to learn from")
     loop.make_learner(policy, section.lora, _lora_seed(recipe), recipe.compute)
     updates = _train(recipe, run, policy, method)
-    return {"updates": updates, "demonstrations": len(method.lessons), "dropped": dropped}
+    blank = {"blank": len(shown) - len(method.lessons)} if len(shown) > len(method.lessons) else {}
+    facts = {"updates": updates, "demonstrations": len(method.lessons), "dropped": dropped}
+    return facts | blank | truncation.facts()
 
 
 def demonstrations(recipe: Recipe, run: Run, section: Sft) -> Demonstrations:
@@ -156,21 +160,25 @@ def dpo(recipe: Recipe, run: Run) -> dict[str, Any]:
     reward: the last row of its metrics, under the step after the last."""
     from rlaif.training.offline import loop
     from rlaif.training.offline.dpo import Preferring
+    from rlaif.training.truncation import Truncation
 
     section = recipe.optimise
     assert isinstance(section, Dpo)
     preferences = read_jsonl(made(run.preferences, "pairs"), Preference)
     cut_off = _cut_off(run)
     policy = _policy(recipe)
+    seen = Truncation("optimise", section)
+    unseen = Truncation("optimise", section, "held-out pairs", limited=False)
     method, heldout = (
-        Preferring.of(policy, [row for row in preferences if row.split == split], section, cut_off)
-        for split in ("train", "heldout")
+        Preferring.of(policy, [row for row in preferences if row.split == split], section, cut_off, truncation)
+        for split, truncation in (("train", seen), ("heldout", unseen))
     )
     if not method.lessons:
         raise DataError("preferences.jsonl: no training pairs; see preferences.tie_margin and label failures")
     loop.make_learner(policy, section.lora, _lora_seed(recipe), recipe.compute)
     updates = _train(recipe, run, policy, method, heldout)
     facts = {"updates": updates, "pairs": len(method.lessons), "heldout_pairs": len(heldout.lessons)}
+    facts |= seen.facts() | unseen.facts("heldout_")
     last = run.read_metrics("optimise")[-1]
     return facts | {name: value for name, value in last.items() if name == "heldout_accuracy"}
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from rlaif.training.reward.ensemble import Part
     from rlaif.training.reward.train import RewardStage
     from rlaif.training.scalar_model import ScalarModel
+    from rlaif.training.truncation import Truncation
 
 MOST_REFERENCE_RESPONSES = 512
 """Enough to know the mean score of the untrained policy to a few hundredths of a standard deviation."""
@@ -37,6 +38,8 @@ class Material(NamedTuple):
     scores: list[Score]
     """Ratings; empty where pairs are learnt."""
     lessons: list[Lesson]
+    truncation: Truncation
+    """Of the lessons."""
     reference: list[Row]
     """Scores are centred on these."""
 
@@ -59,6 +62,7 @@ def _reward(recipe: Recipe, run: Run, material: Material) -> dict[str, Any]:
     from rlaif.training import parallel
     from rlaif.training.reward import ensemble, train, worth
     from rlaif.training.tracking import tracking
+    from rlaif.training.truncation import Truncation
 
     section, dtype = recipe.reward, torch_dtype(recipe.policy.dtype)
     first, kept = ensemble.measuring_names(section), ensemble.member_names(section)
@@ -83,18 +87,22 @@ def _reward(recipe: Recipe, run: Run, material: Material) -> dict[str, Any]:
         else:
             parallel.first(lambda: [shutil.copytree(_finished(run, name), folder / name) for name in kept])
         tokenizer, preferences = material.tokenizer, material.preferences
-        heldout = worth.score_heldout(models(), tokenizer, section, preferences, material.labels)
+        unseen = Truncation("reward", section, "held-out pairs", limited=False)
+        heldout = worth.score_heldout(models(), tokenizer, section, preferences, material.labels, unseen)
         rated = worth.score_ratings(models(), tokenizer, section, material.scores, preferences)
     write_jsonl(run.heldout, [row.row() for row in heldout])
     if rated:
         write_jsonl(run.heldout_ratings, [row._asdict() for row in rated])
     correct = sum(row.margin > 0 for row in heldout)
-    return {"updates": sum(steps.values()), "heldout_pairs": len(heldout), "heldout_correct": correct}
+    learnt = {"updates": sum(steps.values()), material.truncation.unit: len(material.lessons)}
+    measured = {"heldout_pairs": len(heldout), "heldout_correct": correct}
+    return learnt | material.truncation.facts() | measured | unseen.facts("heldout_")
 
 
 def _material(recipe: Recipe, run: Run) -> Material:
     from rlaif.models.local.load import load_tokenizer
     from rlaif.training.reward import data
+    from rlaif.training.truncation import Truncation
 
     section = recipe.reward
     preferences = read_jsonl(made(run.preferences, "pairs"), Preference)
@@ -105,11 +113,14 @@ def _material(recipe: Recipe, run: Run) -> Material:
         labels = data.principle_labels(read_jsonl(made(run.judgments, "label"), Judgment))
     if isinstance(section.loss, Regression):
         scores = read_jsonl(made(run.scores, "label"), Score)
-        lessons = data.rating_lessons(tokenizer, scores, preferences, section.max_length)
+        truncation = Truncation("reward", section, "ratings")
+        lessons = data.rating_lessons(tokenizer, scores, preferences, section.max_length, truncation)
     else:
-        lessons = data.pair_lessons(tokenizer, preferences, section, recipe.preferences.tie_margin, labels)
+        truncation = Truncation("reward", section)
+        margin = recipe.preferences.tie_margin
+        lessons = data.pair_lessons(tokenizer, preferences, section, margin, labels, truncation)
     reference = data.reference_rows(tokenizer, reference_responses(run), preferences, section.max_length)
-    return Material(tokenizer, preferences, labels, scores, lessons, reference)
+    return Material(tokenizer, preferences, labels, scores, lessons, truncation, reference)
 
 
 def reference_responses(run: Run) -> list[Response]:

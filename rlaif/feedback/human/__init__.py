@@ -1,8 +1,8 @@
 """Human feedback of any form as judgments, edits and demonstrations.
 
-A row that is no usable feedback (different prompts, one text twice, a rating off its scale) is a failure with its
-place; a row of another shape means that the file is not what the recipe says and stops the run. Next: `sheet.py`, then
-a form's own module, then `mix.py`.
+A row that is no usable feedback (different prompts, one text twice, figures that contradict the label) is a failure
+with its place; a row of another shape, or an answer off its scale, means that the file is not what the recipe says and
+stops the run. Next: `sheet.py`, then a form's own module, then `mix.py`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from rlaif.config.sections import Annotations, FileSource, Form, HumanSource, Judgments
+from rlaif.console import say
 from rlaif.errors import DataError
+from rlaif.feedback.failures import check_share, told
 from rlaif.feedback.human.argilla import read_argilla
 from rlaif.feedback.human.comparisons import read_comparisons
 from rlaif.feedback.human.edits import read_edits
@@ -27,7 +29,7 @@ from rlaif.feedback.human.ultrafeedback import read_ultrafeedback
 from rlaif.feedback.sources import SourceRow, read_rows
 from rlaif.run import Run
 
-__all__ = ["HumanData", "Sheet", "read_form", "read_human"]
+__all__ = ["HumanData", "Sheet", "check_human_failures", "read_form", "read_human"]
 
 READERS: dict[str, Callable[[Iterable[SourceRow], Any, Sheet], None]] = {
     "comparisons": read_comparisons,
@@ -50,8 +52,8 @@ def read_human(sources: Sequence[HumanSource], run: Run, system: str | None = No
     """Everything that people said, in the order of sources and rows (of prompts, where pairs are made of several rows).
 
     a and b are assigned by hash, so a is not always the chosen one. `system` is put before a prompt without a system
-    turn, as it is for the policy, so that AI and human labels of one pair meet. Raises DataError for rows of another
-    shape, and when no row is usable.
+    turn, as it is for the policy, so that AI and human labels of one pair meet. Rows that cannot be used are said on
+    the screen, by cause. Raises DataError for rows of another shape, and when no row is usable.
     """
     data = HumanData.empty()
     for source in sources:
@@ -60,9 +62,16 @@ def read_human(sources: Sequence[HumanSource], run: Run, system: str | None = No
         else:
             read_form(source.form, human_rows(source), Sheet(source, system, data))
     if not data.judgments:
-        first = f": {data.failures[0].id}: {data.failures[0].reason}" if data.failures else _nothing(data)
-        raise DataError(f"human_data: not one usable pair{first}")
+        raise DataError(f"human_data: not one usable pair: {told(data.failures) if data.failures else _nothing(data)}")
+    if data.failures:
+        say(f"  human labels: {data.counts['failed']} of {data.counts['rows']} rows failed: {told(data.failures)}")
     return data
+
+
+def check_human_failures(data: HumanData, limit: float) -> None:
+    """DataError when surely more than `limit` of the rows cannot be used."""
+    knob = "preferences.max_human_failures"
+    check_share("human labels", data.counts["failed"], data.counts["rows"], data.failures, knob, limit)
 
 
 def read_form(form: Form, rows: Iterable[SourceRow], sheet: Sheet) -> None:
@@ -73,12 +82,14 @@ def read_form(form: Form, rows: Iterable[SourceRow], sheet: Sheet) -> None:
 def _counted(rows: Iterable[SourceRow], sheet: Sheet) -> Iterator[SourceRow]:
     for row in rows:
         sheet.tally("rows")
+        before = len(sheet.data.failures)
         yield row
+        sheet.tally("failed", len(sheet.data.failures) > before)
 
 
 def _nothing(data: HumanData) -> str:
     left = ", ".join(f"{what} {number}" for what, number in sorted(data.counts.items()))
-    return f": {left}" if left else ", the sources are empty"
+    return left or "the sources are empty"
 
 
 def _read_annotations(source: Annotations, run: Run, system: str | None, data: HumanData) -> None:

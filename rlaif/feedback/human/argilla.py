@@ -16,10 +16,13 @@ from pydantic import BaseModel, ValidationError
 
 from rlaif.config.sections import Argilla, ArgillaRanking, ArgillaRating
 from rlaif.errors import DataError
+from rlaif.feedback.export import PEOPLE
 from rlaif.feedback.human.rankings import pair_ranked
-from rlaif.feedback.human.ratings import Rated, pair_rated
+from rlaif.feedback.human.ratings import Rated, other_range, pair_rated
+from rlaif.feedback.human.scale import NumberScale
 from rlaif.feedback.human.sheet import Said, Sheet, as_number, name_of, require, response_text
-from rlaif.feedback.sources import SourceRow, Unusable, tags_of
+from rlaif.feedback.messages import Unusable
+from rlaif.feedback.sources import SourceRow, tags_of
 from rlaif.jsonl import first_problem
 from rlaif.records import Message, Prompt
 
@@ -42,6 +45,7 @@ def read_argilla(rows: Iterable[SourceRow], form: Argilla, sheet: Sheet) -> None
     rated: list[Rated] = []
     orders: list[list[Any]] = []
     question = form.question
+    scale = NumberScale(*(question.scale if isinstance(question, ArgillaRating) else (0, 0)))
     names = question.responses if isinstance(question, ArgillaRanking) else (question.response,)
     for row in rows:
         fields = _fields(row, form.kind)
@@ -54,10 +58,11 @@ def read_argilla(rows: Iterable[SourceRow], form: Argilla, sheet: Sheet) -> None
                 said = Said(name_of(answer.user_id, place, "user_id"))
                 with sheet.attempt(place):
                     if isinstance(question, ArgillaRating):
-                        rating = as_number(answer.value, place, question.name, *question.scale)
+                        rating = scale.read(answer.value, place, question.name)
                         rated.append(Rated(prompt, texts[0], rating, said))
                     else:
-                        pair_ranked(prompt, texts, _ranks(answer.value, place, question), said, sheet)
+                        ranks = _ranks(answer.value, place, question)
+                        pair_ranked(prompt, texts, ranks, said, sheet, _how_sure(row, answer))
                         orders.append(answer.value)
     if len(orders) >= SUSPICIOUS and isinstance(orders[0][0], str) and all(order == orders[0] for order in orders):
         raise DataError(
@@ -65,6 +70,7 @@ def read_argilla(rows: Iterable[SourceRow], form: Argilla, sheet: Sheet) -> None
             "its page; export the records with their ranks, from the server's datasets/ID/records?include=responses"
         )
     if isinstance(question, ArgillaRating):
+        scale.check(other_range(scale))
         pair_rated(rated, question.gap, sheet)
 
 
@@ -88,6 +94,13 @@ def _prompt(row: SourceRow, fields: SourceRow, key: str, sheet: Sheet) -> Prompt
         own = Prompt.of((Message(role="system", content=system), *turns))
         prompt = prompt.model_copy(update={"id": own.id, "messages": own.messages})
     return prompt.model_copy(update={"tags": tags_of(row, sheet.source)})
+
+
+def _how_sure(row: SourceRow, answer: Given) -> float:
+    """P of what is ranked higher: 1, or of people's labels that our own export wrote what that put beside them."""
+    metadata = row.value.get("metadata")
+    p = metadata.get("p_chosen") if isinstance(metadata, dict) and answer.user_id == PEOPLE else None
+    return 1.0 if p is None else as_number(p, row.place, "metadata.p_chosen", 0.5, 1)
 
 
 def _given(row: SourceRow, question: str, sheet: Sheet) -> Iterator[tuple[str, Given]]:

@@ -8,15 +8,18 @@ lists with `prompt` or with the prompt inside them.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from rlaif.config.sections import Comparisons
 from rlaif.errors import DataError
-from rlaif.feedback.human.sheet import Sheet, number, require, said_by
+from rlaif.feedback.human.sheet import Said, Sheet, require, said_by
+from rlaif.feedback.human.signals import margins, signals
+from rlaif.feedback.messages import Unusable, message_list
 from rlaif.feedback.sources import (
     SourceRow,
-    Unusable,
+    after_system,
     is_transcript,
-    message_list,
+    joined,
     parse_transcript,
     prompt_part,
     prompt_value,
@@ -25,19 +28,36 @@ from rlaif.feedback.sources import (
 from rlaif.records import Message, Messages, Prompt
 
 HHH_KEYS = ("text_correct", "text_incorrect")
-SCORES = ("score_chosen", "score_rejected")
+
+
+class Compared(NamedTuple):
+    """What a row says."""
+
+    prompt: Prompt
+    chosen: str
+    rejected: str
+    p_chosen: float
+    margin: float | None
+    """Where the row has one, and says no p."""
+    said: Said
 
 
 def read_comparisons(rows: Iterable[SourceRow], form: Comparisons, sheet: Sheet) -> None:
-    """A judgment a row."""
+    """A judgment a row. A file whose margins are all from 0 to 1 says 2 p - 1 by them, as our own exports do; others
+    are differences of ratings, and what is ahead is surely better."""
+    found = []
     for row in rows:
         keys = HHH_KEYS if any(key in row.value for key in HHH_KEYS) else ("chosen", "rejected")
         require(row, form.kind, *keys)
         with sheet.attempt(row.place):
-            _compare(row, keys, sheet)
+            found.append(_compared(row, keys, sheet))
+    are_shares = all(one.margin is None or one.margin <= 1 for one in found)
+    for one in found:
+        p = one.p_chosen if one.margin is None or not are_shares else 0.5 + one.margin / 2
+        sheet.label(one.prompt, one.chosen, one.rejected, p, one.said)
 
 
-def _compare(row: SourceRow, keys: tuple[str, str], sheet: Sheet) -> None:
+def _compared(row: SourceRow, keys: tuple[str, str], sheet: Sheet) -> Compared:
     if row.value.get("source") == "ai":
         raise Unusable("labelled by a judge, not by a human")
     *prompt, chosen = _conversation(row, keys[0])
@@ -46,39 +66,51 @@ def _compare(row: SourceRow, keys: tuple[str, str], sheet: Sheet) -> None:
         raise Unusable("chosen and rejected answer different prompts")
     if chosen == rejected:
         raise Unusable("chosen and rejected are the same text", chosen.content)
-    p_chosen = row.value.get("p_chosen", 1.0)
-    if not isinstance(p_chosen, int | float) or not 0.5 <= p_chosen <= 1:
-        raise DataError(f"{row.place}: p_chosen: must be from 0.5 to 1 (got {p_chosen!r})")
-    if all(key in row.value for key in SCORES):
-        p_chosen = _by_scores(row)
+    p_chosen, margin = _strength(row)
     asked = sheet.addressed(Prompt.of(tuple(prompt), tags_of(row, sheet.source)))
-    sheet.label(asked, chosen.content, rejected.content, p_chosen, said_by(row))
+    return Compared(asked, chosen.content, rejected.content, p_chosen, margin, said_by(row))
 
 
-def _by_scores(row: SourceRow) -> float:
-    """UltraFeedback binarized: scores of 1 to 10; equal ones are a tie, whatever the columns are called."""
-    chosen, rejected = (number(row, key, 1, 10) for key in SCORES)
-    if chosen < rejected:
-        raise Unusable("rejected has the higher score", f"score_chosen {chosen:g}, score_rejected {rejected:g}")
-    return 0.5 if chosen == rejected else 1.0
+def _strength(row: SourceRow) -> tuple[float, float | None]:
+    """p, and the margin where there is no `p_chosen`. Unusable where a figure of the row says that rejected is better;
+    where all say that neither is, it is a tie."""
+    scores, gaps = list(signals(row, "chosen", "rejected")), list(margins(row))
+    for signal in (*scores, *gaps):
+        if signal.lead < 0:
+            raise Unusable("the row's own figures say that rejected is better", signal.said)
+    p_chosen = row.value.get("p_chosen")
+    if p_chosen is not None:
+        if isinstance(p_chosen, bool) or not isinstance(p_chosen, int | float) or not 0.5 <= p_chosen <= 1:
+            raise DataError(f"{row.place}: p_chosen: must be from 0.5 to 1 (got {p_chosen!r})")
+        return float(p_chosen), None
+    leads = [signal.lead for signal in (*scores, *gaps)]
+    margin = None if scores else next((gap.lead for gap in gaps if gap.said.startswith("margin ")), None)
+    return (1.0 if any(leads) or not leads else 0.5), margin or None
 
 
 def _conversation(row: SourceRow, key: str) -> Messages:
     """Prompt and response as one conversation: surely a prompt, and then one stripped assistant turn."""
     value = row.value[key]
-    if key in HHH_KEYS and not isinstance(value, str):
-        raise DataError(f"{row.place}: {key}: must be a transcript (got {value!r})")
-    if isinstance(value, str) and (is_transcript(value) or key in HHH_KEYS or "prompt" not in row.value):
-        messages = parse_transcript(value)
-    elif isinstance(value, str):
-        prompt = prompt_value(row.value["prompt"], row.place, "prompt")
-        messages = (*prompt, Message(role="assistant", content=value))
-    else:
+    if key in HHH_KEYS:
+        if not isinstance(value, str):
+            raise DataError(f"{row.place}: {key}: must be a transcript (got {value!r})")
+        return _checked(parse_transcript(value), "chosen" if key == HHH_KEYS[0] else "rejected")
+    prompt = row.value.get("prompt")
+    before = () if prompt is None else prompt_value(prompt, row.place, "prompt")
+    if not isinstance(value, str):
         messages = message_list(value, row.place, key)
-        # Some data sets repeat the prompt inside `chosen` and `rejected`, with or without a `prompt` column.
-        if "prompt" in row.value and not any(message.role == "user" for message in messages):
-            messages = (*prompt_value(row.value["prompt"], row.place, "prompt"), *messages)
-    return _checked(messages, key if key not in HHH_KEYS else {"text_correct": "chosen"}.get(key, "rejected"))
+    elif is_transcript(value) or not before:
+        messages = parse_transcript(value)
+    else:
+        messages = (Message(role="assistant", content=value),)
+    # Some data sets repeat the prompt inside `chosen` and `rejected`, with or without a `prompt` column.
+    if any(message.role == "user" for message in messages):
+        *inside, response = _checked(messages, key)
+        asked = joined(before, tuple(inside)) if before else tuple(inside)
+    else:
+        *inside, response = _checked((*before, *messages), key)
+        asked = tuple(inside)
+    return (*after_system(row, asked), response)
 
 
 def _checked(messages: Messages, side: str) -> Messages:

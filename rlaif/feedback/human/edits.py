@@ -7,7 +7,8 @@ from collections.abc import Iterable
 
 from rlaif.config.sections import Edits
 from rlaif.feedback.human.sheet import Said, Sheet, require, response_text, said_by
-from rlaif.feedback.sources import SourceRow, Unusable
+from rlaif.feedback.messages import Unusable
+from rlaif.feedback.sources import SourceRow
 from rlaif.records import Demonstration, Edit, Message, Prompt
 
 

@@ -11,7 +11,8 @@ from typing import Any
 from rlaif.config.sections import LabelStudio
 from rlaif.errors import DataError
 from rlaif.feedback.human.sheet import Said, Sheet, as_number, name_of, require, response_text
-from rlaif.feedback.sources import SourceRow, Unusable, tags_of
+from rlaif.feedback.messages import Unusable
+from rlaif.feedback.sources import SourceRow, tags_of
 from rlaif.records import Prompt
 
 

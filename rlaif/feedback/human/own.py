@@ -11,8 +11,9 @@ from rlaif.config.sections import Judgments
 from rlaif.errors import DataError
 from rlaif.feedback.human.edits import keep_edit
 from rlaif.feedback.human.sheet import Said, Sheet, require
+from rlaif.feedback.messages import Unusable
 from rlaif.feedback.pairs import oriented
-from rlaif.feedback.sources import SourceRow, Unusable
+from rlaif.feedback.sources import SourceRow
 from rlaif.jsonl import dumps, first_problem
 from rlaif.records import Edit, Judgment, Pair, Prompt
 

@@ -8,7 +8,8 @@ from itertools import combinations
 from rlaif.config.sections import Rankings
 from rlaif.errors import DataError
 from rlaif.feedback.human.sheet import Said, Sheet, as_number, as_response, require, said_by
-from rlaif.feedback.sources import SourceRow, Unusable
+from rlaif.feedback.messages import Unusable
+from rlaif.feedback.sources import SourceRow
 from rlaif.records import Prompt
 
 
@@ -31,10 +32,12 @@ def read_rankings(rows: Iterable[SourceRow], form: Rankings, sheet: Sheet) -> No
             pair_ranked(sheet.prompt(row, "prompt"), texts, numbers, said_by(row), sheet)
 
 
-def pair_ranked(prompt: Prompt, texts: Sequence[str], ranks: Sequence[float], said: Said, sheet: Sheet) -> None:
-    """All pairs of different texts; the smaller rank is the better one."""
+def pair_ranked(
+    prompt: Prompt, texts: Sequence[str], ranks: Sequence[float], said: Said, sheet: Sheet, p: float = 1.0
+) -> None:
+    """All pairs of different texts; the smaller rank is the better one, which has `p`."""
     for (one, first), (other, second) in combinations(zip(texts, ranks, strict=True), 2):
         if one == other:
             sheet.tally("same_text")
         else:
-            sheet.label(prompt, one, other, 0.5 if first == second else float(first < second), said)
+            sheet.label(prompt, one, other, 0.5 if first == second else p if first < second else 1 - p, said)

@@ -9,8 +9,10 @@ from typing import NamedTuple
 
 from rlaif.config.sections import Ratings, Thumbs
 from rlaif.errors import DataError
-from rlaif.feedback.human.sheet import Said, Sheet, number, require, response_text, said_by
-from rlaif.feedback.sources import SourceRow, Unusable
+from rlaif.feedback.human.scale import NumberScale
+from rlaif.feedback.human.sheet import Said, Sheet, require, response_text, said_by
+from rlaif.feedback.messages import Unusable
+from rlaif.feedback.sources import SourceRow
 from rlaif.records import Prompt
 
 ROUNDING = 1e-9
@@ -27,17 +29,23 @@ class Rated(NamedTuple):
 
 
 def read_ratings(rows: Iterable[SourceRow], form: Ratings, sheet: Sheet) -> None:
-    """Pairs past the gap. A rating out of range is a failure."""
+    """Pairs past the gap."""
     weights = form.rating if isinstance(form.rating, dict) else {form.rating: 1.0}
-    rated = []
+    scale, rated = NumberScale(*form.scale), []
     for row in rows:
         require(row, form.kind, form.prompt, form.response, *weights)
         with sheet.attempt(row.place):
-            values = {column: number(row, column, *form.scale) for column in weights}
+            values = {column: scale.read(row.value[column], row.place, column) for column in weights}
             rating = math.fsum(weight * values[column] for column, weight in weights.items())
             said = said_by(row, form.annotator)
             rated.append(Rated(sheet.prompt(row, form.prompt), response_text(row, form.response), rating, said))
+    scale.check(other_range(scale))
     pair_rated(standardised(rated) if form.standardise else rated, form.gap, sheet)
+
+
+def other_range(scale: NumberScale) -> str:
+    """What to declare, where the ratings are from another range."""
+    return f"; they are from {scale.least:g} to {scale.most:g}: declare the form's scale, [lowest, highest]"
 
 
 def read_thumbs(rows: Iterable[SourceRow], form: Thumbs, sheet: Sheet) -> None:

@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 from rlaif.config.sections import DataSource
 from rlaif.errors import DataError, did_you_mean
 from rlaif.feedback.human.shapes import kind_of
+from rlaif.feedback.messages import Unusable, message_list
 from rlaif.feedback.pairs import oriented
 from rlaif.feedback.prompts import with_system
-from rlaif.feedback.sources import SourceRow, Unusable, message_list, prompt_value, tags_of
+from rlaif.feedback.sources import SourceRow, after_system, prompt_value, tags_of
 from rlaif.records import Answer, Demonstration, Edit, Failure, Judgment, Prompt
 
 NOBODY = "human"
@@ -29,9 +30,9 @@ class HumanData(NamedTuple):
     failures: list[Failure]
     """Rows and parts of rows that cannot be used; `id` is the place, `file:line`."""
     counts: Counter[str]
-    """`rows`, and what is in order and no label all the same: `closer_than_gap`, `below_min_ratio` and `same_text` (in
-    pairs), `unpaired` (rows, completions or ratings that are in no pair), `discarded`, `cancelled`, `not_submitted` and
-    `unanswered` (answers and records of annotation programs)."""
+    """`rows`, `failed` (rows with a failure), and what is in order and no label all the same: `closer_than_gap`,
+    `below_min_ratio` and `same_text` (in pairs), `unpaired` (rows, completions or ratings that are in no pair),
+    `discarded`, `cancelled`, `not_submitted` and `unanswered` (answers and records of annotation programs)."""
 
     @classmethod
     def empty(cls) -> HumanData:
@@ -70,7 +71,8 @@ class Sheet(NamedTuple):
 
     def prompt(self, row: SourceRow, key: str) -> Prompt:
         """The row's prompt with its tags. Unusable when it holds no user turn or a blank one."""
-        return self.addressed(Prompt.of(prompt_value(row.value[key], row.place, key), tags_of(row, self.source)))
+        messages = after_system(row, prompt_value(row.value[key], row.place, key))
+        return self.addressed(Prompt.of(messages, tags_of(row, self.source)))
 
     def addressed(self, prompt: Prompt) -> Prompt:
         """The prompt after the system turn, if it has none of its own."""
@@ -114,10 +116,10 @@ def response_text(row: SourceRow, key: str) -> str:
 
 def as_response(value: Any, place: str, key: str) -> str:
     """As `response_text`, of any value; `key` names it in what is said of it."""
-    if isinstance(value, list):
+    if isinstance(value, list | dict):
         messages = message_list(value, place, key)
         if [message.role for message in messages] != ["assistant"]:
-            raise DataError(f"{place}: {key}: must be one assistant turn (got {len(messages)} messages)")
+            raise Unusable(f"{key} is not one assistant turn", f"{len(messages)} messages")
         value = messages[0].content
     if value is None:
         raise Unusable(f"{key} is missing")
@@ -134,14 +136,21 @@ def number(row: SourceRow, key: str, low: float = -math.inf, high: float = math.
 
 
 def as_number(value: Any, place: str, key: str, low: float = -math.inf, high: float = math.inf) -> float:
-    """As `number`, of any value; `key` names it in what is said of it."""
+    """As `number`, of any value; `key` names it in what is said of it. DataError for what is no finite number."""
     if value is None:
         raise Unusable(f"{key} is missing")
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise DataError(f"{place}: {key}: must be a number (got {value!r})")
-    if not low <= value <= high:  # also where it is no number at all
+    if isinstance(value, bool) or not isinstance(value, int | float) or not _is_finite(value):
+        raise DataError(f"{place}: {key}: must be a number (got {repr(value)[:80]})")
+    if not low <= value <= high:
         raise Unusable(f"{key} is not between {low:g} and {high:g}", f"{key} = {value!r}")
     return float(value)
+
+
+def _is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer of hundreds of digits
+        return False
 
 
 def said_by(row: SourceRow, column: str = "annotator") -> Said:

@@ -16,8 +16,8 @@ from rlaif.feedback.sources import SourceRow, path_of, read_rows
 from rlaif.jsonl import read_text
 from rlaif.run import Run
 
-ALSO_SAID = {"annotator", "seconds", "reason", "tags"}
-"""What a row of any form may carry."""
+ALSO_SAID = {"annotator", "seconds", "reason", "tags", "p_chosen", "ranks"}
+"""What a row may carry besides, and what is assumed where it does not."""
 
 
 def source_files(source: HumanSource, run: Run) -> list[Path]:

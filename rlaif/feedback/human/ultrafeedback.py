@@ -7,6 +7,8 @@ aspects' mean was above 4.
 
 from __future__ import annotations
 
+import contextlib
+import math
 from collections.abc import Iterable, Mapping
 from itertools import zip_longest
 from statistics import fmean
@@ -16,7 +18,8 @@ from rlaif.config.sections import UltraFeedback
 from rlaif.errors import DataError
 from rlaif.feedback.human.ratings import Rated, pair_rated
 from rlaif.feedback.human.sheet import Said, Sheet, as_number, as_response, require
-from rlaif.feedback.sources import SourceRow, Unusable
+from rlaif.feedback.messages import Unusable
+from rlaif.feedback.sources import SourceRow
 
 ANNOTATOR = "gpt-4"
 DOES_NOT_APPLY = "N/A"
@@ -81,7 +84,7 @@ def _plain(value: Any, place: str, key: str) -> Any:
     """The data set writes ratings as texts. Unusable for a text that is no number."""
     if not isinstance(value, str):
         return value
-    try:
-        return float(value)
-    except ValueError:
-        raise Unusable(f"{key} is no number", f"{key} = {value!r}") from None
+    with contextlib.suppress(ValueError):
+        if math.isfinite(number := float(value)):
+            return number
+    raise Unusable(f"{key} is no number", f"{key} = {value!r}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from rlaif.training import losses
 from rlaif.training.lessons import Text, encode
 from rlaif.training.offline.loop import Lesson, Taught, look_at
 from rlaif.training.policy_model import PolicyModel
+from rlaif.training.truncation import Truncation
 
 CutOff = Collection[tuple[str, str]]
 """(prompt id, text) of responses that a token limit ended."""
@@ -37,17 +39,27 @@ class Preferring:
 
     @classmethod
     def of(
-        cls, policy: PolicyModel, preferences: Sequence[Preference], section: Dpo, cut_off: CutOff = ()
+        cls,
+        policy: PolicyModel,
+        preferences: Sequence[Preference],
+        section: Dpo,
+        cut_off: CutOff = (),
+        truncation: Truncation | None = None,
     ) -> Preferring:
         """Of a policy that has not learnt yet. Pairs that are the same tokens after truncation teach nothing and go."""
         kept: list[Lesson] = []
         p_chosen = []
         for preference in preferences:
-            rows = encode_pair(policy.tokenizer, preference, section.max_length, cut_off)
+            encoded = partial(encode_pair, policy.tokenizer, preference, cut_off=cut_off)
+            rows = encoded(section.max_length)
+            if truncation is not None:
+                truncation.saw(rows, encoded)
             if rows[0] != rows[1]:
                 lesson = Lesson(len(kept), preference.pair_id, preference.prompt_id, rows, preference.weight)
                 kept.append(lesson)
                 p_chosen.append(preference.p_chosen)
+        if truncation is not None:
+            truncation.check()
         reference_NK = look_at(policy, kept, section.microbatch_tokens) if kept else torch.zeros(0, 2)
         return cls(kept, torch.tensor(p_chosen, device=reference_NK.device), reference_NK, section)
 

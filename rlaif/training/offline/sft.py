@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -15,6 +16,7 @@ from torch import Tensor
 from rlaif.records import Messages, content_id, plain
 from rlaif.training.lessons import Text, encode
 from rlaif.training.offline.loop import Lesson, Taught
+from rlaif.training.truncation import Truncation
 
 
 class Demonstrated(NamedTuple):
@@ -33,14 +35,25 @@ class Imitation:
     name: str = "sft"
 
     @classmethod
-    def of(cls, tokenizer: Any, demonstrations: Sequence[Demonstrated], max_length: int) -> Imitation:
+    def of(
+        cls,
+        tokenizer: Any,
+        demonstrations: Sequence[Demonstrated],
+        max_length: int,
+        truncation: Truncation | None = None,
+    ) -> Imitation:
         """Without those that have no token at all (blank and cut off)."""
         found: list[Lesson] = []
         for shown in demonstrations:
-            rows = encode(tokenizer, shown.prompt, [shown.response], max_length)
+            encoded = partial(encode, tokenizer, shown.prompt, [shown.response])
+            rows = encoded(max_length)
+            if truncation is not None:
+                truncation.saw(rows, encoded)
             if tokens := len(rows[0].response):
                 identity = content_id(plain(shown.prompt), shown.response.text)
                 found.append(Lesson(len(found), identity, shown.prompt_id, rows, float(tokens)))
+        if truncation is not None:
+            truncation.check()
         return cls(found)
 
     def teach(self, lessons: Sequence[Lesson], logprobs_NK: Tensor) -> Taught:

@@ -7,6 +7,7 @@ it is in (InstructGPT, arXiv 2203.02155, section 3.5).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from rlaif.config.sections import BradleyTerry, RewardSection
@@ -16,6 +17,7 @@ from rlaif.models.local.tokens import encode_prompt, response_tokens
 from rlaif.records import Judgment, Preference, Response, Score
 from rlaif.training import losses
 from rlaif.training.lessons import Text, encode
+from rlaif.training.truncation import Truncation
 
 ROUNDING = 1e-12
 """A tie is one in both orientations: 0.5 + m and 1 - (0.5 - m) may differ in the last bit."""
@@ -57,10 +59,20 @@ def encode_pair(tokenizer: Any, preference: Preference, max_length: int) -> Enco
     return EncodedPair(preference, *encode(tokenizer, preference.prompt, sides, max_length))
 
 
-def encode_pairs(tokenizer: Any, preferences: Sequence[Preference], max_length: int) -> list[EncodedPair]:
+def encode_pairs(
+    tokenizer: Any, preferences: Sequence[Preference], max_length: int, truncation: Truncation | None = None
+) -> list[EncodedPair]:
     """Token rows of all preferences; pairs that are identical after truncation are dropped (nothing to learn)."""
     pairs = [encode_pair(tokenizer, p, max_length) for p in preferences]
+    if truncation is not None:
+        for pair in pairs:
+            truncation.saw(pair[1:], partial(_sides, tokenizer, pair.preference))
+        truncation.check()
     return [pair for pair in pairs if pair.chosen != pair.rejected]
+
+
+def _sides(tokenizer: Any, preference: Preference, max_length: int) -> tuple[Row, ...]:
+    return encode_pair(tokenizer, preference, max_length)[1:]
 
 
 def principle_labels(judgments: Sequence[Judgment]) -> PrincipleLabels:
@@ -84,13 +96,14 @@ def pair_lessons(
     section: RewardSection,
     tie_margin: float = 0.0,
     labels: PrincipleLabels | None = None,
+    truncation: Truncation | None = None,
 ) -> list[Lesson]:
     """The rows of split `train`, with their weights, ties and margins as the section has them.
 
     A pair whose label is at most `tie_margin` above 0.5 is a tie, which only losses with ties tell apart. DataError
-    where there is nothing to learn from.
+    where there is nothing to learn from, or too much of it is cut.
     """
-    pairs = encode_pairs(tokenizer, [p for p in preferences if p.split == "train"], section.max_length)
+    pairs = encode_pairs(tokenizer, [p for p in preferences if p.split == "train"], section.max_length, truncation)
     if not pairs:
         raise DataError("preferences.jsonl: no training pairs; see preferences.tie_margin and label failures")
     shares = losses.pair_weights([pair.preference.prompt_id for pair in pairs], section.pair_weighting).tolist()
@@ -122,12 +135,20 @@ def encode_rating(tokenizer: Any, score: Score, max_length: int) -> Row:
     return row
 
 
+def _alone(tokenizer: Any, score: Score, max_length: int) -> tuple[Row, ...]:
+    return (encode_rating(tokenizer, score, max_length),)
+
+
 def rating_lessons(
-    tokenizer: Any, scores: Sequence[Score], preferences: Sequence[Preference], max_length: int
+    tokenizer: Any,
+    scores: Sequence[Score],
+    preferences: Sequence[Preference],
+    max_length: int,
+    truncation: Truncation | None = None,
 ) -> list[Lesson]:
     """The rated responses to all prompts but those whose preferences are held out.
 
-    DataError where there are none.
+    DataError where there are none, or too much of them is cut.
     """
     heldout = heldout_prompts(preferences)
     lessons = [
@@ -135,6 +156,10 @@ def rating_lessons(
         for score in scores
         if score.prompt_id not in heldout
     ]
+    if truncation is not None:
+        for lesson, score in zip(lessons, (s for s in scores if s.prompt_id not in heldout), strict=True):
+            truncation.saw(lesson.rows, partial(_alone, tokenizer, score))
+        truncation.check()
     if not lessons:
         raise DataError("scores.jsonl: no ratings of training prompts; see label.mode and label failures")
     return lessons

@@ -15,6 +15,7 @@ from rlaif.records import Preference, Score
 from rlaif.training.reward.data import PrincipleLabels, by_principle, encode_pairs, encode_rating, heldout_prompts
 from rlaif.training.reward.train import score_rows
 from rlaif.training.scalar_model import ScalarModel
+from rlaif.training.truncation import Truncation
 
 
 class Heldout(NamedTuple):
@@ -42,10 +43,11 @@ def score_heldout(
     section: RewardSection,
     preferences: Sequence[Preference],
     labels: PrincipleLabels | None = None,
+    truncation: Truncation | None = None,
 ) -> list[Heldout]:
     """What these models, the members or the only one, say of the rows of split `heldout`, in order."""
     rows = [p for p in preferences if p.split == "heldout"]
-    pairs = encode_pairs(tokenizer, rows, section.max_length)
+    pairs = encode_pairs(tokenizer, rows, section.max_length, truncation)
     if not pairs:
         return []
     found, names = [], tuple[str, ...]()

@@ -7,6 +7,7 @@ from typing import Any
 from jinja2 import TemplateError
 
 from rlaif.errors import ModelError
+from rlaif.models.day import strftime_now
 from rlaif.records import Messages, Response, plain
 
 
@@ -18,7 +19,11 @@ def encode_prompt(tokenizer: Any, messages: Messages, max_tokens: int | None = N
     try:
         # Where a template knows of thinking, the turn begins with the response itself; others ignore the word.
         ids: list[int] = tokenizer.apply_chat_template(
-            plain(messages), add_generation_prompt=True, return_dict=False, enable_thinking=False
+            plain(messages),
+            add_generation_prompt=True,
+            return_dict=False,
+            enable_thinking=False,
+            strftime_now=strftime_now,
         )
     except TemplateError as error:
         raise ModelError(f"the model's chat template refuses this conversation: {error}") from None

@@ -14,6 +14,7 @@ an error but data: see `records.Failure`.
 from __future__ import annotations
 
 import difflib
+import textwrap
 from collections.abc import Iterable
 
 
@@ -39,6 +40,14 @@ class JudgeError(RlaifError, RuntimeError):
 
 class TrainingError(RlaifError, RuntimeError):
     """A training run that must stop."""
+
+
+def one_line(error: BaseException) -> str:
+    """What an exception of somebody else's code says, short."""
+    try:
+        return textwrap.shorten(str(error), 200, placeholder=" ...")
+    except Exception:  # an exception may fail to say anything
+        return "?"
 
 
 def did_you_mean(value: str, choices: Iterable[str]) -> str:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import textwrap
 from collections.abc import Iterable
 
 _SECRETS = re.compile(
@@ -56,6 +57,14 @@ class TrainingError(RlaifError, RuntimeError):
 def without_secrets(text: str) -> str:
     """The text with `***` in the place of what a URL in it should not hold."""
     return _SECRETS.sub(lambda found: f"{found[1] or ''}***", text)
+
+
+def one_line(error: BaseException) -> str:
+    """What an exception of somebody else's code says, short."""
+    try:
+        return textwrap.shorten(str(error), 200, placeholder=" ...")
+    except Exception:  # an exception may fail to say anything
+        return "?"
 
 
 def did_you_mean(value: str, choices: Iterable[str]) -> str:

@@ -137,10 +137,16 @@ def no_link(path: str, flags: int) -> int:
 
 
 def begin_private(path: Path) -> None:
-    """An empty file that only this user may read or write, where there is none; folders as usual."""
+    """An empty file that only this user may read or write, where there is none; folders as usual.
+
+    One that is there becomes private too, unless others may write it: somebody shares that on purpose.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(FileExistsError):
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+    if path.is_file() and not path.stat().st_mode & 0o022:
+        with contextlib.suppress(OSError):  # another user's
+            path.chmod(0o600)
 
 
 def write_atomic(path: Path, data: bytes) -> None:

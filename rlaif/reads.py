@@ -7,9 +7,6 @@ pinned by their revisions in the recipe.
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Sequence
-from importlib.machinery import PathFinder
 from pathlib import Path
 
 from rlaif.config import Recipe
@@ -25,9 +22,12 @@ from rlaif.config.sections import (
     PolicyModel,
     ScriptedModel,
     Sft,
+    VllmModel,
+    VllmRollouts,
 )
 from rlaif.feedback.human.source import source_files
 from rlaif.feedback.sources import path_of
+from rlaif.models.files import model_folders, module_files, named_files
 from rlaif.resources import resolve
 from rlaif.run import Run
 
@@ -94,33 +94,19 @@ def method_files(recipe: Recipe) -> list[Path]:
     judges = [source for source in [*method.sources, *gold] if isinstance(source, JudgeScore)]
     templates = [file for judge in judges for file in _templates(judge.mode)]
     models = [file for judge in judges for file in _model(judge.model or recipe.judge)]
-    return [*constitution_files(recipe), *templates, *models]
+    rollouts = method.rollouts if isinstance(method, OnPolicy) else None
+    told = named_files(rollouts.arguments) if isinstance(rollouts, VllmRollouts) else []
+    return [*constitution_files(recipe), *templates, *models, *told]
 
 
 def backbone_files(recipe: Recipe) -> list[Path]:
     """The policy, and the reward model's own backbone where it has one, as far as they are folders on this disk."""
     own = recipe.reward.model
-    return [*policy_files(recipe), *(_folder(own) if own else [])]
+    return [*policy_files(recipe), *(model_folders(own) if own else [])]
 
 
 def _model(model: PolicyModel | JudgeModel) -> list[Path]:
     if isinstance(model, ScriptedModel):
-        return _module_file(model.model.partition(":")[0])
-    return _folder(model.model)
-
-
-def _folder(name: str) -> list[Path]:
-    folder = Path(os.path.expanduser(name))
-    return [folder] if folder.is_dir() else []
-
-
-def _module_file(name: str) -> list[Path]:
-    """The file of a module, which is not imported; none where there is no such module (opening it says so)."""
-    places: Sequence[str] = [os.getcwd(), *sys.path]
-    origin = None
-    for part in name.split("."):
-        spec = PathFinder.find_spec(part, places)
-        if spec is None:
-            return []
-        origin, places = spec.origin, list(spec.submodule_search_locations or ())
-    return [Path(origin)] if origin else []
+        return module_files(model.model.partition(":")[0])
+    told = named_files(model.arguments) if isinstance(model, VllmModel) else []
+    return [*model_folders(model.model), *told]

@@ -7,7 +7,6 @@ there. Clock times live only in the manifest; every other file of a run is a fun
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import platform
@@ -22,6 +21,7 @@ from typing import Any
 
 from rlaif import __version__
 from rlaif.config import Recipe, changed_keys, dump_recipe, load_recipe
+from rlaif.digest import hash_path
 from rlaif.errors import ConfigError, DataError
 from rlaif.jsonl import dumps, no_link, read_objects, write_atomic, write_json
 from rlaif.processes import cores, leads
@@ -226,22 +226,6 @@ class Run:
             if not forget:
                 kept.append(line + b"\n")
         write_atomic(self.metrics, b"".join(kept))
-
-
-def hash_path(path: Path) -> str:
-    """SHA-256 (16 hex digits) of a file, or of a folder's names and contents; 'absent' when there is none."""
-    digest = hashlib.sha256()
-    if path.is_file():
-        files = [path]
-    elif path.is_dir():
-        files = sorted(p for p in path.rglob("*") if p.is_file())
-    else:
-        return "absent"
-    for file in files:
-        digest.update(str(file.relative_to(path.parent)).encode())
-        with file.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
-    return digest.hexdigest()[:16]
 
 
 def versions() -> dict[str, str]:

@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "rlaif"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 LAYERS: list[set[str]] = [
     {"errors", "records", "processes"},
-    {"jsonl", "resources", "console"},
+    {"jsonl", "resources", "console", "digest"},
     {"templates", "constitution", "config"},
     {"run", "models"},
     {"feedback", "training"},

@@ -302,6 +302,17 @@ def test_a_model_folder_is_known_by_its_content(tmp_path):
     assert [line.partition(":")[0] for line in differences(before, identity(recipe, constitution))] == ["judge.content"]
 
 
+def test_so_is_what_a_servers_arguments_name(tmp_path):
+    file = tmp_path / "template.jinja"
+    file.write_text("one")
+    told = f"judge.arguments=['--chat-template', '{file}']"
+    recipe = recipe_of(tmp_path, "sees_merit", "judge.backend=vllm", "judge.model=org/big", told)
+    constitution = load_constitution(recipe.constitution)
+    before = identity(recipe, constitution)
+    file.write_text("two")
+    assert [line.partition(":")[0] for line in differences(before, identity(recipe, constitution))] == ["judge.content"]
+
+
 def test_an_audit_below_the_recipes_gate_is_refused(right, tmp_path):
     with pytest.raises(
         ConfigError, match=r"label\.audit\.gate: .* does not pass: accuracy: 0\.9\d\d, below the gate's 0\.99"

@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlaif.errors import ConfigError, DataError
+from rlaif.feedback.judge.asking import NoVerdict, label_logprobs
 from rlaif.models.cache import CachedModel, cache_path, cache_summary, prune
 from rlaif.models.cache.store import ReplyStore
 from rlaif.models.chat import ChatRequest, OnReplies, Reply
@@ -315,16 +316,92 @@ def test_a_damaged_file_is_one_line_with_the_way_out(filled: Path, damage: Any) 
         with pytest.raises(DataError) as caught:
             work()
         assert str(caught.value).startswith(f"{filled}: not a usable reply cache: ")
-        assert "delete it (and replies.sqlite-wal" in str(caught.value) and "\n" not in str(caught.value)
+        assert "name another file with RLAIF_REPLIES" in str(caught.value) and "\n" not in str(caught.value)
+        assert "delete" not in str(caught.value), "other runs' replies are in there"
 
 
-def test_a_row_that_is_no_reply_is_damage_too(filled: Path) -> None:
+@pytest.mark.parametrize(
+    "kept",
+    ["'x'", "''", '\'{"label_logprobs":{"A":null}}\'', "'{\"text\":7}'", "X'ff00'", "'[]'", "CAST(X'ff' AS TEXT)"],
+)
+def test_a_row_that_is_no_reply_is_asked_again_and_costs_no_other(
+    filled: Path, kept: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    questions = [ask(f"{n} " + "long " * 500) for n in range(40)]
     with closing(sqlite3.connect(filled)) as store, store:
-        store.execute("UPDATE replies SET reply = 'x'")
-    cached = CachedModel(BatchModel(name="new"), filled)
-    with pytest.raises(DataError, match=r"replies\.sqlite: not a usable reply cache: a row that is no reply"):
-        cached.chat([ask("0 " + "long " * 500)])
+        store.execute(f"UPDATE replies SET reply = {kept} WHERE rowid = (SELECT MAX(rowid) FROM replies)")
+    asked = []
+    for _ in range(2):
+        model = BatchModel(name="new")
+        cached = CachedModel(model, filled)
+        assert all(reply.error is None for reply in cached.chat(questions))
+        asked.append(len(model.calls[0]) if model.calls else 0)
+        cached.close()
+    assert asked == [1, 0]
+    assert "1 kept replies of new were no answers; asked again" in capsys.readouterr().out
+
+
+class SaysWhatItIsGiven:
+    """A backend that checks nothing."""
+
+    name, revision = "unchecked", "1"
+
+    def __init__(self, replies: Sequence[Reply]) -> None:
+        self.replies, self.asked = replies, 0
+
+    def chat(self, requests: Sequence[ChatRequest], on_replies: OnReplies | None = None) -> list[Reply]:
+        self.asked += len(requests)
+        assert on_replies is not None
+        on_replies(list(enumerate(self.replies)))
+        return list(self.replies)
+
+    def close(self) -> None: ...
+
+
+SOUND = Reply(label_logprobs={"A": -0.1, "B": -3.0})
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        Reply(label_logprobs={"A": 0.0, "B": float("-inf")}),
+        Reply(label_logprobs={"A": float("nan"), "B": -1.0}),
+        Reply(label_logprobs={"A": -1.0, "B": float("inf")}),
+        Reply(label_logprobs={"A": -1.0, "B": 1000.0}),
+        Reply(label_logprobs={"A": 0.9, "B": 0.1}),
+        Reply(label_logprobs={"A": -1.0}),
+        Reply(text="A"),
+        SOUND.model_copy(update={"text": "\ud83d"}),
+        SOUND.model_copy(update={"error": "no: \udc00"}),
+        Reply(label_logprobs={"A": -1.0, "B": -1.0, "\udc00": -1.0}),
+    ],
+)
+def test_what_is_no_answer_is_never_kept_and_costs_no_other(tmp_path: Path, bad: Reply) -> None:
+    requests = [ask(text).model_copy(update={"labels": ("A", "B")}) for text in "abc"]
+    for left in (3, 1):
+        model = SaysWhatItIsGiven([SOUND, bad, SOUND] if left == 3 else [bad])
+        cached = CachedModel(model, tmp_path / "replies.sqlite")
+        replies = cached.chat(requests)
+        cached.close()
+        assert replies[0] == replies[2] == SOUND and model.asked == left
+        assert isinstance(label_logprobs(replies[1], ("A", "B"), 0.0), NoVerdict)
+        assert f"{replies[1]}".encode(), "a row of failures.jsonl can hold what is said of it"
+
+
+def test_a_reply_that_the_file_cannot_hold_costs_no_other(tmp_path: Path) -> None:
+    cached = CachedModel(SaysWhatItIsGiven([Reply(text="a"), Reply(text="b" * 2000), Reply(text="c")]), tmp_path / "r")
+    cached._store._store.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 1000)
+    assert [reply.text[0] for reply in cached.chat([ask("a"), ask("b"), ask("c")])] == ["a", "b", "c"]
     cached.close()
+    assert cache_summary(tmp_path / "r")[0].replies == 2
+
+
+def test_replies_of_an_earlier_way_of_asking_are_not_reused(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    store(BatchModel()).chat([ask("a")])
+    monkeypatch.setattr("rlaif.models.cache.model.ASKED", 10**6)
+    model = BatchModel()
+    store(model).chat([ask("a")])
+    assert model.calls == [["a"]]
 
 
 def test_a_file_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
@@ -335,10 +412,13 @@ def test_a_file_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
         CachedModel(BatchModel(), tmp_path)
 
 
+@settings(max_examples=20)  # a new file for each
 @given(st.lists(st.lists(st.sampled_from("abcdef"), max_size=8), max_size=4))
-def test_whatever_is_asked_the_order_and_the_questions_match(calls: list[list[str]]) -> None:
+def test_whatever_is_asked_the_order_and_the_questions_match(
+    tmp_path_factory: pytest.TempPathFactory, calls: list[list[str]]
+) -> None:
     model = BatchModel()
-    cached = CachedModel(model, Path(":memory:"))
+    cached = CachedModel(model, tmp_path_factory.mktemp("asked") / "replies.sqlite")
     try:
         for texts in calls:
             assert [reply.text[0] for reply in cached.chat([ask(text) for text in texts])] == texts
@@ -400,6 +480,9 @@ def test_replies_are_their_users_alone(tmp_path: Path) -> None:
     store = ReplyStore(path)
     assert {file.stat().st_mode & 0o777 for file in path.parent.iterdir()} == {0o600}
     store.close()
+    path.chmod(0o644)  # as an earlier version left it
+    ReplyStore(path).close()
+    assert path.stat().st_mode & 0o777 == 0o600
     path.chmod(0o660)
     ReplyStore(path).close()
     assert path.stat().st_mode & 0o777 == 0o660

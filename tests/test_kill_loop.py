@@ -16,9 +16,10 @@ from typing import Any, NamedTuple
 import pytest
 
 from rlaif.config import Recipe, dump_recipe
+from rlaif.digest import hash_path
 from rlaif.jsonl import write_jsonl
 from rlaif.pipeline import run_recipe
-from rlaif.run import Run, hash_path
+from rlaif.run import Run
 from tests.forked import exit_code
 from tests.small_run import small_recipe
 from tests.tiny_training import planted

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,12 +16,13 @@ from rlaif.config.sections import LocalModel
 from rlaif.errors import ModelError
 from rlaif.models.cache import CachedModel
 from rlaif.models.chat import ChatModel, ChatRequest, Reply
+from rlaif.models.day import on_that_day
 from rlaif.models.local import LocalChatModel
 from rlaif.models.local import model as module
 from rlaif.models.local.packing import Row
 from rlaif.models.local.tokens import answer_of, encode_prompt, encode_response, label_token
-from rlaif.records import Message
-from tests.tiny import save_tiny, tiny_tokenizer
+from rlaif.records import Message, plain
+from tests.tiny import CHAT_TEMPLATE, save_tiny, tiny_tokenizer
 
 CONTEXT = 160
 
@@ -203,6 +206,65 @@ def test_a_folder_is_known_by_its_name_its_content_and_its_precision(
     models = [(folder, "bfloat16"), (save_tiny(tmp_path / "wide", hidden_size=64), "float32")]
     revisions = {LocalChatModel(LocalModel(model=m, dtype=d)).revision for m, d in models}
     assert len(revisions | {local.revision}) == 3
+
+
+def another_template(folder: Path) -> None:
+    (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE + "{# the same text, another file #}")
+
+
+def another_end(folder: Path) -> None:
+    settings = json.loads((folder / "generation_config.json").read_text())
+    (folder / "generation_config.json").write_text(json.dumps(settings | {"eos_token_id": [2, 65]}))
+
+
+def another_tokenizer(folder: Path) -> None:
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"pad_token": "<|im_start|>"}))
+
+
+@pytest.mark.parametrize("change", [another_template, another_end, another_tokenizer])
+def test_whoever_changes_a_file_of_the_model_is_answered_anew(folder: str, tmp_path: Path, change: Any) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    asked = []
+    for work in (lambda _: None, lambda _: None, change):
+        work(copy)
+        model = LocalChatModel(LocalModel(model=str(copy), dtype="float32"))
+        cached = CachedModel(model, tmp_path / "replies.sqlite")
+        cached.chat([read("two"), write("four")])
+        asked.append(cached.asked)
+        cached.close()
+    assert asked == [2, 0, 2]
+
+
+DATED = (
+    "{%- if not date_string is defined %}{%- if strftime_now is defined %}"
+    '{%- set date_string = strftime_now("%d %b %Y") %}'
+    '{%- else %}{%- set date_string = "26 Jul 2024" %}{%- endif %}{%- endif %}Today Date: {{ date_string }}\n',
+    "Current date: {{ strftime_now('%Y-%m-%d') }}",
+    "{% macro head() %}{{ strftime_now(format='%-d %B, %A; %H:%M') }}{% endmacro %}{{ head() }}",
+    '{% set form = "%B %d, %Y" %}{% for m in messages %}{{ strftime_now(form) }}{% endfor %}',
+)
+
+
+@pytest.mark.parametrize("dated", DATED)
+def test_a_template_that_prints_the_date_prints_the_same_tomorrow(dated: str) -> None:
+    """Here, and at a server or in a saved model, where only the template's text can say so."""
+    tokenizer, turns = tiny_tokenizer(), (Message(role="user", content="Hi"),)
+    tokenizer.chat_template = dated + CHAT_TEMPLATE
+    ids = encode_prompt(tokenizer, turns)
+    assert "26" in tokenizer.decode(ids) and "{" not in tokenizer.decode(ids)
+    tokenizer.chat_template = on_that_day(tokenizer.chat_template)
+    elsewhere = tokenizer.apply_chat_template(
+        plain(turns), add_generation_prompt=True, return_dict=False, strftime_now=lambda _: "some other day"
+    )
+    assert elsewhere == ids == encode_prompt(tokenizer, turns)
+
+
+def test_other_templates_stay_as_they_are() -> None:
+    assert on_that_day(CHAT_TEMPLATE) == CHAT_TEMPLATE
+    both = on_that_day({"default": CHAT_TEMPLATE, "tool_use": DATED[1]})
+    assert both["default"] == CHAT_TEMPLATE != DATED[1] != both["tool_use"]
 
 
 def test_a_missing_folder_is_a_model_error() -> None:

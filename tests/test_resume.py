@@ -18,10 +18,11 @@ from typing import Any, NamedTuple
 import pytest
 
 from rlaif.config import Recipe
+from rlaif.digest import hash_path
 from rlaif.evaluation.report import write_report
 from rlaif.jsonl import write_json
 from rlaif.pipeline import STAGES, run_recipe
-from rlaif.run import Run, hash_path
+from rlaif.run import Run
 from tests.forked import blank, draw_nothing, exit_code
 from tests.small_run import small_recipe
 

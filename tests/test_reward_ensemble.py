@@ -14,10 +14,11 @@ from transformers import AutoModelForSequenceClassification
 
 from rlaif import stages
 from rlaif.config import Recipe
+from rlaif.digest import hash_path
 from rlaif.jsonl import read_objects, write_jsonl
 from rlaif.models.local.packing import Row
 from rlaif.records import Preference
-from rlaif.run import Run, hash_path
+from rlaif.run import Run
 from rlaif.training.reward import denoise
 from rlaif.training.reward.data import encode_pairs, pair_lessons
 from rlaif.training.reward.denoise import treat

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from rlaif.config import load_recipe
+from rlaif.digest import hash_path
 from rlaif.errors import ConfigError, DataError
 from rlaif.jsonl import write_jsonl
 from rlaif.pipeline import STAGES, run_recipe, stages_of
-from rlaif.run import Run, hash_path, versions
+from rlaif.run import Run, versions
 
 RECIPE = load_recipe("quickstart")
 OTHER = load_recipe("quickstart", ["optimise.steps=999", "seed=77"])

@@ -7,14 +7,16 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from rlaif.config.sections import Lora
 from rlaif.models.local.packing import Row, right_pad
+from rlaif.models.local.tokens import encode_prompt
+from rlaif.records import Message, plain
 from rlaif.training.lora import trainable
 from rlaif.training.reward.train import RewardStage, centre
 from rlaif.training.scalar_model import ScalarModel, as_ended
-from tests.tiny import tiny_tokenizer
+from tests.tiny import CHAT_TEMPLATE, tiny_tokenizer
 from tests.tiny_training import LORA, random_rows, reward_section, same, tiny_scalar, weights
 
 ROWS = random_rows(0, prompts=4, responses=2)
@@ -53,6 +55,18 @@ def test_hugging_face_reads_our_score_plus_the_offset(lora: Lora | None, scalar:
     score_B = scalar.score_all(ROWS, 10_000)
     scalar.save(tmp_path, tiny_tokenizer())
     torch.testing.assert_close(hugging_face_logits(tmp_path, ROWS), score_B + 1.75, atol=1e-5, rtol=0)
+
+
+def test_whoever_loads_it_on_another_day_reads_the_same_prompt(scalar: ScalarModel, tmp_path: Path) -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = dated = "{{ strftime_now('%d %B %Y') }}" + CHAT_TEMPLATE
+    scalar.save(tmp_path, tokenizer)
+    assert tokenizer.chat_template == dated
+    turns = (Message(role="user", content="Hi"),)
+    theirs = AutoTokenizer.from_pretrained(tmp_path).apply_chat_template(
+        plain(turns), add_generation_prompt=True, return_dict=False
+    )
+    assert theirs == encode_prompt(tokenizer, turns)
 
 
 def test_save_and_load_is_a_round_trip(scalar: ScalarModel, tmp_path: Path) -> None:

@@ -5,14 +5,18 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from rlaif.config.sections import ScriptedModel
 from rlaif.errors import ConfigError
 from rlaif.models.chat import ChatRequest, Reply
+from rlaif.models.files import module_files
 from rlaif.models.open import open_model
 from rlaif.models.scripted import RequestFailed, ScriptedChatModel, from_path
 from rlaif.records import Message
@@ -60,6 +64,103 @@ def test_a_bug_in_the_script_is_not_a_failed_request() -> None:
         ScriptedChatModel(not_a_reply).chat([ask("x")])
 
 
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ({"A": "-0.1", "B": -2.0}, "label 'A' has log-probability '-0.1', which is no number"),
+        ({"A": True, "B": -2.0}, "label 'A' has log-probability True, which is no number"),
+        ({"A": None, "B": -2.0}, "None, which is no number"),
+        ({"A": -1 + 2j, "B": -2.0}, "which is no number"),
+        ({"A": 10**400, "B": -2.0}, "which is no number"),
+        ({"A": np.array([[1.0, 2.0], [3.0, 4.0]]), "B": 0.0}, "which is no number"),
+        ({"A": np.bool_(True), "B": 0.0}, "which is no number"),
+        ({1: -0.1, 2: -2.0}, "label 1 has log-probability -0.1"),
+        (Reply(error="\ud83d"), "half of a surrogate pair"),
+        (Reply(text="\ud83d"), "half of a surrogate pair"),
+    ],
+)
+def test_what_is_no_log_probability_is_a_failure_of_that_request(said: Any, reason: str) -> None:
+    (reply,) = ScriptedChatModel(lambda _: said).chat([ask("x", labels=("A", "B"))])
+    assert reason in str(reply.error) and "\n" not in str(reply.error) and reply.label_logprobs is None
+    assert str(reply.error).encode()
+
+
+def test_numbers_of_libraries_are_numbers() -> None:
+    said = {"A": np.float32(-0.5), "B": np.array(-1.0), "C": torch.tensor(-2.0), "D": Fraction(-1, 4), "E": -3}
+    (reply,) = ScriptedChatModel(lambda _: said).chat([ask("x", labels=tuple("ABCDE"))])
+    assert reply.label_logprobs == {"A": -0.5, "B": -1.0, "C": -2.0, "D": -0.25, "E": -3.0}
+
+
+class Odd(BaseException):
+    """Derived from neither Exception nor anything that is caught by it."""
+
+
+class Mute(Exception):
+    def __str__(self) -> str:
+        raise ValueError("nothing to say")
+
+
+def deep(request: ChatRequest) -> Any:
+    return deep(request)
+
+
+def raising(error: BaseException) -> Any:
+    def script(_: ChatRequest) -> Any:
+        raise error
+
+    return script
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        (raising(SystemExit(0)), "SystemExit: 0 (test_scripted.py:"),
+        (raising(Odd("x\ny")), "Odd: x y (test_scripted.py:"),
+        (raising(Mute()), "Mute: ? (test_scripted.py:"),
+        (raising(ValueError("long " * 1000)), "ValueError: long long"),
+        (raising(GeneratorExit()), "GeneratorExit:"),
+        (deep, "RecursionError: "),
+        (lambda _: None, "must return a Reply, a text or label log-probabilities (got None)"),
+        (lambda _: np.zeros((9, 9)), "must return a Reply"),
+        (lambda _: ["A"] * 10**6, "must return a Reply"),
+        (lambda _: b"A", "must return a Reply"),
+    ],
+)
+def test_whatever_a_script_does_is_one_line(script: Any, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        ScriptedChatModel(script).chat([ask("x")])
+    assert said in str(caught.value) and "\n" not in str(caught.value) and len(str(caught.value)) < 400
+
+
+def test_the_users_own_ctrl_c_stops_the_run() -> None:
+    with pytest.raises(KeyboardInterrupt):
+        ScriptedChatModel(raising(KeyboardInterrupt())).chat([ask("x")])
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("import sys\nsys.exit(0)", "cannot be imported: SystemExit: 0 ({file}:2)"),
+        ("raise ValueError('a\\nb')", "cannot be imported: ValueError: a b ({file}:1)"),
+        ("class X(BaseException): pass\nraise X('q')", "cannot be imported: X: q ({file}:2)"),
+        ("def f(:", "cannot be imported: SyntaxError: invalid syntax ({file}, line 1)"),
+        ("from json import no_such_name", "cannot be imported: ImportError: cannot import name"),
+        ("import no_such_module", "no module named 'no_such_module'"),
+        ("f = 1", "has no function 'f'"),
+        ("def f(): f()\nf()", "cannot be imported: RecursionError"),
+    ],
+)
+def test_a_module_that_cannot_be_imported_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, said: str
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    name = f"judge_that_fails_{abs(hash(text))}"
+    (tmp_path / f"{name}.py").write_text(text + "\n")
+    with pytest.raises(ConfigError) as caught:
+        from_path(f"{name}:f")
+    assert said.format(file=f"{name}.py") in str(caught.value) and "\n" not in str(caught.value)
+
+
 def test_the_revision_follows_the_source() -> None:
     assert ScriptedChatModel(script).revision == ScriptedChatModel(script).revision
     assert ScriptedChatModel(script).revision != ScriptedChatModel(not_a_reply).revision
@@ -98,6 +199,51 @@ def test_a_helper_beside_the_function_changes_the_revision(tmp_path: Path, monke
     assert revision("one", "closed") == revision("one", "with_default") == "unknown", (
         "what they hold is not in the text"
     )
+
+
+IMPORTS = (
+    "import {helper}",
+    "from {helper} import word",
+    "import {helper} as other",
+    "import json, {helper}",
+    "def judge(request):\n    from {helper} import word\n    return word",
+    "from {package}.inner import word",
+    "import {package}.inner",
+    "from {package} import inner",
+)
+
+
+@pytest.mark.parametrize("line", IMPORTS)
+def test_so_does_a_module_of_the_users_that_it_imports(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str
+) -> None:
+    """Directly or through another; it is also a file that stages read."""
+    names = {"helper": "words_of_a_judge", "package": "package_of_a_judge"}
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / names["package"]).mkdir()
+    (tmp_path / names["package"] / "__init__.py").write_text("")
+    (tmp_path / names["package"] / "inner.py").write_text(f"from {names['helper']} import word\n")
+    file = tmp_path / "judge_that_imports.py"
+    file.write_text("def judge(request):\n    return 'x'\n" + line.format(**names) + "\n")
+
+    def revision(word: str) -> tuple[str, list[str]]:
+        (tmp_path / f"{names['helper']}.py").write_text(f"word = {word!r}\n")
+        for name in (file.stem, *names.values(), f"{names['package']}.inner"):
+            monkeypatch.delitem(sys.modules, name, raising=False)
+        for folder in tmp_path.rglob("__pycache__"):
+            shutil.rmtree(folder)
+        return from_path(f"{file.stem}:judge").revision, [path.name for path in module_files(file.stem)]
+
+    first, files = revision("one")
+    assert revision("one")[0] == first != revision("more")[0]
+    assert {file.name, f"{names['helper']}.py"} <= set(files)
+
+
+def test_python_and_installed_packages_are_nobodys_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "judge_with_libraries.py").write_text("import json, os.path, numpy as np, rlaif.models.chat, nowhere\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert [path.name for path in module_files("judge_with_libraries")] == ["judge_with_libraries.py"]
+    assert module_files("no_such_module") == module_files("") == module_files("..") == module_files("sys") == []
 
 
 def test_a_file_edited_later_is_not_what_was_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

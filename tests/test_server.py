@@ -22,11 +22,13 @@ from rlaif.models import process, server
 from rlaif.models.chat import ChatRequest
 from rlaif.models.client import HttpChatModel
 from rlaif.models.embedded import ResolvedModel
+from rlaif.models.files import named_files
 from rlaif.models.process import ServerProcess
 from rlaif.models.server import VllmChatModel, vllm_command, vllm_environment
 from rlaif.records import Message
 from tests.fake_server import Answer, fake_server
 from tests.tiers import some
+from tests.tiny import CHAT_TEMPLATE, tiny_tokenizer
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="watches processes by pidfd, which is Linux's")
 
@@ -206,6 +208,56 @@ def test_without_vllm_the_error_says_what_to_install(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(server.importlib.util, "find_spec", lambda name: None if name == "vllm" else find(name))
     with pytest.raises(ModelError, match=re.escape('pip install "rlaif[vllm]"')):
         VllmChatModel(VllmModel(model="org/model"))
+
+
+ARGUMENTS = (
+    ("--chat-template", "{}"),
+    ("--chat-template={}",),
+    ("--lora-modules", "mine={}"),
+    ("--lora-modules", '{{"name": "mine", "path": "{}"}}'),
+    ("--speculative-config", '{{"model":"{}","num_speculative_tokens":2}}'),
+)
+
+
+@pytest.mark.parametrize("arguments", ARGUMENTS)
+@pytest.mark.parametrize("folder", [False, True])
+def test_a_file_that_its_arguments_name_belongs_to_the_revision(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], folder: bool
+) -> None:
+    monkeypatch.setattr(server, "require_vllm", lambda: None)
+    file = tmp_path / "named" / "file.jinja"
+    named = file.parent if folder else file
+    config = VllmModel(
+        model="org/model", revision="v1", dtype="float32", arguments=tuple(a.format(named) for a in arguments)
+    )
+
+    def revision(text: str) -> str:
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(text)
+        return VllmChatModel(config).revision
+
+    assert revision("one") == revision("one") != revision("two")
+    assert named_files(config.arguments) == [named]
+
+
+def test_the_server_prints_no_date_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Local and served read the same prompt on any day; a template that prints none is the server's to find."""
+    monkeypatch.setenv("RLAIF_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    tokenizer = tiny_tokenizer()
+    tokenizer.save_pretrained(folder)
+    assert server._on_a_fixed_day(VllmModel(model=str(folder))) == ()
+    tokenizer.chat_template = "{{ strftime_now('%d %b %Y') }}" + CHAT_TEMPLATE
+    tokenizer.save_pretrained(folder)
+    flag, file = server._on_a_fixed_day(VllmModel(model=str(folder)))
+    assert flag == "--chat-template"
+    turns = [{"role": "user", "content": "Hi"}]
+    assert tokenizer.apply_chat_template(turns, chat_template=Path(file).read_text(), tokenize=False).startswith(
+        "26 Jul 2024<|im_start|>user"
+    )
+    assert server._on_a_fixed_day(VllmModel(model="org/no-such-model")) == ()
 
 
 def test_the_server_starts_with_the_first_request(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:

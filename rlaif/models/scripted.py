@@ -5,15 +5,19 @@ from __future__ import annotations
 import importlib
 import inspect
 import os
+import reprlib
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from types import FunctionType
+from typing import Any
 
-from rlaif.errors import ConfigError, RlaifError, did_you_mean
-from rlaif.models.chat import ChatRequest, OnReplies, Reply
+from rlaif.digest import hash_path
+from rlaif.errors import ConfigError, RlaifError, did_you_mean, one_line
+from rlaif.models.chat import ChatRequest, OnReplies, Reply, as_text
+from rlaif.models.files import module_files
 from rlaif.models.reasoning import written
 from rlaif.records import content_id
 
@@ -27,7 +31,8 @@ class RequestFailed(Exception):
 class ScriptedChatModel:
     """Answers each request with `function(request)`: a Reply, a text, or for labels their log-probabilities.
 
-    An exception other than RequestFailed is a bug in the function: ConfigError with its place.
+    What it raises other than RequestFailed is a bug in the function: ConfigError with its place. A log-probability that
+    is of no number's type gives an errored reply.
     """
 
     def __init__(self, function: Script, name: str = "scripted") -> None:
@@ -49,18 +54,19 @@ class ScriptedChatModel:
         try:
             value = self._function(request)
         except RequestFailed as failure:
-            return Reply(error=str(failure) or "the script refused")
-        except RlaifError:
+            value = Reply(error=one_line(failure) or "the script refused")
+        except (RlaifError, KeyboardInterrupt):
             raise
-        except Exception as error:
-            raise ConfigError(f"script {self.name}: {type(error).__name__}: {error}{_place(error)}") from error
+        except BaseException as error:  # sys.exit too: a judge must not end a run as if it were done
+            raise ConfigError(f"script {self.name}: {_said(error)}") from error
         if isinstance(value, str):
-            return Reply(**written(value, "stop"), completion_tokens=len(value.split()))
-        if isinstance(value, dict):
-            return Reply(label_logprobs=value)
-        if isinstance(value, Reply):
-            return value
-        raise ConfigError(f"script {self.name}: must return a Reply, a text or label log-probabilities (got {value!r})")
+            value = Reply(**written(value, "stop"), completion_tokens=len(value.split()))
+        elif isinstance(value, dict):
+            value = _from_labels(value)
+        elif not isinstance(value, Reply):
+            wanted = "a Reply, a text or label log-probabilities"
+            raise ConfigError(f"script {self.name}: must return {wanted} (got {_shown(value)})")
+        return as_text(value)
 
     def close(self) -> None:
         """Nothing to free."""
@@ -77,6 +83,10 @@ def from_path(path: str) -> ScriptedChatModel:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         raise ConfigError(f"scripted model '{path}': no module named '{error.name}'") from None
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        raise ConfigError(f"scripted model '{path}': cannot be imported: {_said(error)}") from error
     function = getattr(module, function_name, None)
     if not callable(function):
         own = [name for name, value in vars(module).items() if inspect.isfunction(value)]
@@ -87,15 +97,36 @@ def from_path(path: str) -> ScriptedChatModel:
     return ScriptedChatModel(function, name=path)
 
 
-def _place(error: Exception) -> str:
-    """Where in the script it arose."""
-    frames = traceback.extract_tb(error.__traceback__)
-    return f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if len(frames) > 1 else ""
+def _from_labels(values: dict[Any, Any]) -> Reply:
+    """The reply with these log-probabilities, or why they are none. numpy's and torch's numbers are numbers."""
+    found = {}
+    for label, value in values.items():
+        try:
+            number = value.item() if hasattr(value, "item") else value
+            if not isinstance(label, str) or isinstance(number, bool | str | bytes):
+                raise TypeError
+            found[label] = float(number)
+        except Exception:  # whatever their type does where a float is wanted
+            return Reply(error=f"label {_shown(label)} has log-probability {_shown(value)}, which is no number")
+    return Reply(label_logprobs=found)
+
+
+def _shown(value: object) -> str:
+    return " ".join(reprlib.repr(value).split())
+
+
+def _said(error: BaseException) -> str:
+    """What was raised, and where in the user's files, on one line."""
+    frames = [f for f in traceback.extract_tb(error.__traceback__)[1:] if "importlib" not in f.filename]
+    # A syntax error says its place itself.
+    known = frames and not isinstance(error, SyntaxError)
+    place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if known else ""
+    return f"{type(error).__name__}: {one_line(error)}{place}"
 
 
 @lru_cache(maxsize=64)  # by the function, so that a file edited later does not change what is already loaded
 def _source_hash(function: FunctionType) -> str:
-    """A hash of the function's name and its whole module's source, helpers and constants of that file included.
+    """A hash of the function's name, its whole module's source, and the user's modules that this imports.
 
     'unknown' where that does not say what it does: typed at a prompt, made at run time, or closed over values.
     """
@@ -103,7 +134,8 @@ def _source_hash(function: FunctionType) -> str:
         return "unknown"
     try:
         inspect.getsource(function)  # fails for a text that was evaluated, whose module is that of the caller
-        source = inspect.getsource(sys.modules[function.__module__])
+        source = inspect.getsource(module := sys.modules[function.__module__])
     except (OSError, TypeError, KeyError):
         return "unknown"
-    return content_id(function.__qualname__, source)
+    helpers = [file for file in module_files(function.__module__) if str(file) != module.__file__]
+    return content_id(function.__qualname__, source, *(hash_path(file) for file in helpers))

@@ -17,10 +17,15 @@ from types import MappingProxyType
 import httpx
 
 from rlaif.config.sections import ClientModel, VllmModel
+from rlaif.digest import hash_path
 from rlaif.errors import ModelError
+from rlaif.jsonl import write_atomic
+from rlaif.models.cache import cache_folder
 from rlaif.models.chat import ChatRequest, OnReplies, Reply
 from rlaif.models.client import HttpChatModel
+from rlaif.models.day import on_that_day
 from rlaif.models.embedded import ResolvedModel, resolve_model
+from rlaif.models.files import named_files
 from rlaif.models.process import ServerProcess
 from rlaif.models.reasoning import left_open, template_words
 from rlaif.records import content_id
@@ -37,7 +42,8 @@ class VllmChatModel:
         self._config = config.model_copy(update={"dtype": resolve(config.dtype)})
         self._resolved = resolve_model(config.model, config.revision)
         # Another dtype is another judge, and so may be what vLLM is told besides (a chat template, a quantization).
-        told = f"-{content_id(config.arguments)}" if config.arguments else ""
+        files = [hash_path(file) for file in named_files(config.arguments)]
+        told = f"-{content_id(config.arguments, *files)}" if config.arguments else ""
         thinking = "-thinking" if config.thinking else ""
         self.revision = f"{self._resolved.revision}-{self._config.dtype}{thinking}{told}"
         self._process: ServerProcess | None = None
@@ -63,7 +69,10 @@ class VllmChatModel:
             stop_server(process)
 
     def _start(self) -> tuple[HttpChatModel, ServerProcess]:
-        self.base_url, process = start_server(self._config, self._resolved)
+        dated = _on_a_fixed_day(self._config)
+        self.base_url, process = start_server(
+            self._config.model_copy(update={"arguments": (*dated, *self._config.arguments)}), self._resolved
+        )
         config = ClientModel(
             model=self.name,
             revision=self.revision,
@@ -74,6 +83,22 @@ class VllmChatModel:
             extra_body={"return_token_ids": True},
         )
         return HttpChatModel(config, begun=_begins_inside(self.base_url, config)), process
+
+
+def _on_a_fixed_day(config: VllmModel) -> tuple[str, ...]:
+    """Arguments that keep the server from printing today's date into prompts, where the model's template would."""
+    from rlaif.models.local.load import load_tokenizer  # noqa: PLC0415 (brings transformers)
+
+    try:
+        template = load_tokenizer(config.model, config.revision).get_chat_template()
+    except (ModelError, ValueError):  # what is wrong with the model, vLLM will say
+        return ()
+    dated = on_that_day(template)
+    if dated == template:
+        return ()
+    file = cache_folder() / "templates" / f"{content_id(dated)}.jinja"
+    write_atomic(file, dated.encode())
+    return ("--chat-template", str(file))
 
 
 def require_vllm() -> None:

@@ -14,10 +14,11 @@ from typing import Any, NamedTuple
 
 from rlaif.annotate.publish import publish
 from rlaif.config import Recipe
-from rlaif.constitution import load_constitution
+from rlaif.digest import hash_path
 from rlaif.feedback.judge import check_failure_cap
 from rlaif.feedback.prompts import read_prompts
 from rlaif.jsonl import read_jsonl, read_objects, write_json, write_jsonl
+from rlaif.reads import judge_files
 from rlaif.records import Judgment, Pair, Prompt
 from rlaif.run import Run
 from rlaif.stages.asking import cost_of, judge_with_bar, read_if_there
@@ -79,7 +80,8 @@ def _identity(recipe: Recipe, asked: Sequence[Pair]) -> dict[str, Any]:
         "pairs": [pair.id for pair in asked],
         "judge": recipe.judge.model_dump(mode="json"),
         "label": recipe.label.model_dump(mode="json"),
-        "constitution": load_constitution(recipe.constitution).hash,
+        "seed": recipe.seed,
+        "files": [hash_path(file) for file in judge_files(recipe)],
     }
 
 

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rlaif.digest import hash_path
 from rlaif.feedback.human import read_human
 from rlaif.feedback.prompts import read_prompts
 from rlaif.jsonl import read_objects, write_jsonl
 from rlaif.records import Judgment
-from rlaif.run import Run, hash_path
+from rlaif.run import Run
 from rlaif.study.arms import ArmRun, shared_recipe
 from rlaif.study.config import Study
 
@@ -41,22 +42,22 @@ def measure_accuracy(study: Study, folder: Path, runs: Sequence[ArmRun]) -> None
         if not labels or not run.reward_model.exists():
             continue
         model = hash_path(run.reward_model)
+        held = {label.pair.id: label.pair for label in labels}
+        now = [(label.pair.id, label.p_of(held[label.pair.id].a)) for label in labels]
         found = [row for row in known if (row["arm"], row["seed"], row["model"]) == (arm, seed, model)]
-        if {row["pair_id"] for row in found} != {label.pair.id for label in labels}:
-            pairs = list({label.pair.id: label.pair for label in labels}.values())
-            margins = score_pairs(run.reward_model, recipe.reward, recipe.policy.dtype, pairs)
-            held = {pair.id: pair for pair in pairs}
+        if [(row["pair_id"], row["p_human"]) for row in found] != now:
+            margins = score_pairs(run.reward_model, recipe.reward, recipe.policy.dtype, list(held.values()))
             found = [
                 {
                     "arm": arm,
                     "seed": seed,
                     "model": model,
-                    "pair_id": label.pair.id,
-                    "prompt_id": label.pair.prompt_id,
-                    "p_human": label.p_of(held[label.pair.id].a),
-                    "margin": margins[label.pair.id],
+                    "pair_id": pair_id,
+                    "prompt_id": held[pair_id].prompt_id,
+                    "p_human": p_human,
+                    "margin": margins[pair_id],
                 }
-                for label in labels
+                for pair_id, p_human in now
             ]
         rows += found
         write_jsonl(path, rows)

@@ -23,6 +23,7 @@ from transformers import AutoModelForSequenceClassification
 
 from rlaif.config.sections import Lora
 from rlaif.errors import ModelError
+from rlaif.models.day import on_that_day
 from rlaif.models.local.architecture import backbone_of
 from rlaif.models.local.load import device, from_pretrained
 from rlaif.models.local.packing import Row, hidden_states, microbatches
@@ -158,6 +159,8 @@ class ScalarModel:
         self.model.save_pretrained(folder)
         if self.heads is not None:
             self.heads.save(folder)
+        tokenizer = copy.copy(tokenizer)  # others would print the day on which they ask
+        tokenizer.chat_template = on_that_day(tokenizer.chat_template)
         tokenizer.save_pretrained(folder)
 
 

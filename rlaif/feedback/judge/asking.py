@@ -14,7 +14,7 @@ from typing import NamedTuple
 from rlaif.config.sections import LabelSection
 from rlaif.constitution import Constitution
 from rlaif.feedback.sample import Progress
-from rlaif.models.chat import ChatModel, ChatRequest, Reply, no_answer
+from rlaif.models.chat import ChatModel, ChatRequest, Reply, is_logprob, no_answer
 from rlaif.records import Failure, Provenance
 from rlaif.templates import JudgeTemplate
 
@@ -65,7 +65,7 @@ def label_logprobs(reply: Reply, labels: Sequence[str], min_mass: float) -> dict
     if reply.error is not None:
         return NoVerdict("model error", reply.error)
     logprobs = reply.label_logprobs or {}
-    if not all(label in logprobs and math.isfinite(logprobs[label]) for label in labels):
+    if not all(label in logprobs and is_logprob(logprobs[label]) for label in labels):
         return NoVerdict("no label log-probabilities", f"got {logprobs} for labels {tuple(labels)}")
     found = {label: logprobs[label] for label in labels}
     mass = math.fsum(math.exp(value) for value in found.values())

@@ -1,8 +1,9 @@
 """A model that remembers: what was asked once is not asked again, also not by another run or after a kill.
 
-A reply is found by all that it depends on: the model's name and revision, and the whole request, seed included. Of
-a model whose revision is unknown nobody can say that it is still the same tomorrow, so there the caller's scope
-belongs to the key. Errors are never stored, so that a later run asks again. The file is `store`'s.
+A reply is found by all that it depends on: the model's name, its revision (which covers every file that shapes what it
+says), and the whole request, seed included. Of a model whose revision is unknown nobody can say that it is still the
+same tomorrow, so there the caller's scope belongs to the key. Errors and what answers nothing are never stored, so that
+a later run asks again. The file is `store`'s.
 """
 
 from __future__ import annotations
@@ -15,10 +16,13 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
+from rlaif.console import say
 from rlaif.models.cache.store import ReplyStore, cache_path
-from rlaif.models.chat import ChatModel, ChatRequest, OnReplies, Reply
+from rlaif.models.chat import ChatModel, ChatRequest, OnReplies, Reply, answers, as_text
 from rlaif.records import content_id
 
+ASKED = 2
+"""Part of every key. Raise it when a request is put to a model, or its reply read, in another way than before."""
 UNKNOWN = "unknown"
 """The revision of a model that cannot be told from another of its name (see `ChatModel.revision`)."""
 
@@ -57,7 +61,7 @@ class CachedModel:
     def chat(self, requests: Sequence[ChatRequest], on_replies: OnReplies | None = None) -> list[Reply]:
         """Answer every request, in order; `on_replies` gets the stored replies first, in one lot."""
         keys = self._keys(requests)
-        known = self._store.load(set(keys))
+        known = self._known(dict(zip(keys, requests, strict=True)))
         places: dict[bytes, list[int]] = {}
         """Where each missing reply belongs, in the order in which it is first wanted."""
         for index, key in enumerate(keys):
@@ -70,8 +74,9 @@ class CachedModel:
             on_replies([(index, known[key]) for index, key in enumerate(keys) if key in known])
 
         def keep(lot: Sequence[tuple[int, Reply]]) -> None:
-            arrived = {missing[number]: reply for number, reply in lot}
-            arrived |= self._save({key: reply for key, reply in arrived.items() if reply.error is None})
+            arrived = {missing[number]: as_text(reply) for number, reply in lot}
+            kept = {key: reply for key, reply in arrived.items() if answers(requests[places[key][0]], reply)}
+            arrived |= self._save(kept)
             known.update(arrived)
             if on_replies is not None:
                 on_replies([(index, reply) for key, reply in arrived.items() for index in places[key]])
@@ -85,9 +90,18 @@ class CachedModel:
         self._store.close()
         self._model.close()
 
+    def _known(self, asked: Mapping[bytes, ChatRequest]) -> dict[bytes, Reply]:
+        """What the store holds of these. What is no answer to its request is forgotten there, and so asked again."""
+        stored = self._store.load(asked)
+        known = {k: reply for k, reply in stored.items() if reply is not None and answers(asked[k], reply)}
+        if bad := stored.keys() - known.keys():
+            self._store.forget(bad)
+            say(f"  {len(bad)} kept replies of {self.name} were no answers; asked again")
+        return known
+
     def _keys(self, requests: Sequence[ChatRequest]) -> list[bytes]:
         scope = self._scope if self.revision == UNKNOWN else ""
-        model = [self.name, self.revision, scope]
+        model = [ASKED, self.name, self.revision, scope]
         texts = (json.dumps([*model, request.model_dump(mode="json")], sort_keys=True) for request in requests)
         return [hashlib.sha256(text.encode()).digest() for text in texts]
 

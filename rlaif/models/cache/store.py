@@ -29,6 +29,8 @@ TABLE = """CREATE TABLE replies (
     key BLOB PRIMARY KEY, reply TEXT NOT NULL,
     model TEXT NOT NULL, revision TEXT NOT NULL, created INTEGER NOT NULL, size INTEGER NOT NULL)"""
 
+INSERT = "INSERT OR IGNORE INTO replies VALUES (?, ?, ?, ?, ?, ?)"
+
 
 def cache_folder() -> Path:
     """Where rlaif keeps what can be fetched or asked again: `$RLAIF_CACHE`, or rlaif in the user's cache folder."""
@@ -62,21 +64,24 @@ class ReplyStore:
                 self._store.close()
                 raise
 
-    def load(self, keys: Collection[bytes]) -> dict[bytes, Reply]:
-        """The stored replies among these keys."""
+    def load(self, keys: Collection[bytes]) -> dict[bytes, Reply | None]:
+        """The stored replies among these keys; None for a row that is no reply."""
         wanted, found = list(keys), {}
         for start in range(0, len(wanted), KEYS_PER_QUERY):
             some = wanted[start : start + KEYS_PER_QUERY]
             marks = ",".join("?" * len(some))
             with usable(self._path):
-                rows = self._store.execute(f"SELECT key, reply FROM replies WHERE key IN ({marks})", some).fetchall()
-            found.update({key: self._read(reply) for key, reply in rows})
+                rows = self._store.execute(
+                    f"SELECT key, CAST(reply AS BLOB) FROM replies WHERE key IN ({marks})", some
+                ).fetchall()
+            found.update({key: _read(reply) for key, reply in rows})
         return found
 
     def save(self, replies: Mapping[bytes, Reply], model: str, revision: str) -> dict[bytes, Reply]:
         """Store in one transaction; the replies that now stand.
 
-        Where another process was faster its reply stands, so that what was once read never changes.
+        Where another process was faster its reply stands, so that what was once read never changes. A reply that the
+        file cannot hold is not stored, and costs no other.
         """
         now, rows = int(time.time()), []
         for key, reply in replies.items():
@@ -84,18 +89,34 @@ class ReplyStore:
             size = len(key) + len(text.encode()) + len(model.encode()) + len(revision.encode())
             rows.append((key, text, model, revision, now, size))
         with usable(self._path), self._store:
-            added = self._store.executemany("INSERT OR IGNORE INTO replies VALUES (?, ?, ?, ?, ?, ?)", rows).rowcount
-        return dict(replies) if added == len(rows) else {**replies, **self.load(replies)}
+            try:
+                added = self._store.executemany(INSERT, rows).rowcount
+            except (sqlite3.DataError, OverflowError):  # one is larger than SQLite's limits
+                added = sum(self._insert(row) for row in rows)
+        stored = {} if added == len(rows) else self.load(replies)
+        return {**replies, **{key: reply for key, reply in stored.items() if reply is not None}}
+
+    def _insert(self, row: tuple[object, ...]) -> int:
+        try:
+            return self._store.execute(INSERT, row).rowcount
+        except (sqlite3.DataError, OverflowError):
+            return 0
+
+    def forget(self, keys: Collection[bytes]) -> None:
+        """Remove these replies."""
+        with usable(self._path), self._store:
+            self._store.executemany("DELETE FROM replies WHERE key = ?", [(key,) for key in keys])
 
     def close(self) -> None:
         """Close the file; the last one to do so leaves a single file. Calling it twice does no harm."""
         self._store.close()
 
-    def _read(self, reply: str) -> Reply:
-        try:
-            return Reply.model_validate_json(reply)
-        except ValidationError:
-            raise DataError(damaged(self._path, "a row that is no reply")) from None
+
+def _read(reply: bytes | None) -> Reply | None:
+    try:
+        return Reply.model_validate_json(reply or b"")
+    except ValidationError:
+        return None
 
 
 @contextmanager
@@ -118,8 +139,8 @@ def usable(path: Path) -> Iterator[None]:
 def damaged(path: Path, evidence: str) -> str:
     """The one line about a file that cannot be read."""
     return (
-        f"{path}: not a usable reply cache: {evidence}; delete it (and {path.name}-wal, {path.name}-shm) to ask "
-        "everything again, or name another file with RLAIF_REPLIES"
+        f"{path}: not a usable reply cache: {evidence}; name another file with RLAIF_REPLIES, or move this one away "
+        f"with {path.name}-wal and -shm (SQLite's `.recover` may save its replies)"
     )
 
 

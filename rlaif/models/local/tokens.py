@@ -9,6 +9,7 @@ from typing import Any
 from jinja2 import TemplateError
 
 from rlaif.errors import ModelError
+from rlaif.models.day import strftime_now
 from rlaif.models.reasoning import Written, closing, template_words, written
 from rlaif.records import Messages, Response, plain
 
@@ -23,7 +24,11 @@ def encode_prompt(
     """
     try:
         ids: list[int] = tokenizer.apply_chat_template(
-            plain(messages), add_generation_prompt=True, return_dict=False, **template_words(thinking)
+            plain(messages),
+            add_generation_prompt=True,
+            return_dict=False,
+            strftime_now=strftime_now,
+            **template_words(thinking),
         )
     except TemplateError as error:
         raise ModelError(f"the model's chat template refuses this conversation: {error}") from None

@@ -54,3 +54,32 @@ def round_robin(
                 words = (int(rng.integers(50, 150)), int(rng.integers(50, 150)))
                 rows.append(game(float(won), f"p{i}", one, other, words, (s, s)))
     return rows
+
+
+def against_baseline(
+    strengths: Mapping[str, float],
+    longer: float = -30.0,
+    prompts: int = 60,
+    difficulty: float = 1.4,
+    seed: int = 0,
+) -> tuple[list[Game], dict[str, float]]:
+    """Every arm against `base` on the same prompts, some of them hard, and each arm's true rate at equal length.
+
+    Difficulties are N(0, difficulty^2), 1.4 as in AlpacaEval 2, and where a prompt is hard arms write less: half of the
+    variance of the differences in words, N(longer, 30^2) with phi = 1.75, is difficulty.
+    """
+    rng = np.random.default_rng(seed)
+    hard = rng.normal(size=prompts)
+    grid = np.linspace(-4, 4, 801)
+    rows = []
+    for arm, strength in strengths.items():
+        for i in range(prompts):
+            words = round(longer + 30 * (rng.normal() - hard[i]) / np.sqrt(2))
+            won = rng.random() < expit(strength - difficulty * hard[i] + 1.75 * np.tanh(words / 30))
+            rows.append(game(float(won), f"p{i}", arm, "base", (300 + words, 300)))
+    weights = np.exp(-(grid**2) / 2)
+    true = {
+        arm: float(np.average(expit(strength + difficulty * grid), weights=weights))
+        for arm, strength in strengths.items()
+    }
+    return rows, true

@@ -22,6 +22,7 @@ from rlaif.evaluation.contest.league import league
 from rlaif.evaluation.contest.length import length_controlled
 from rlaif.evaluation.contest.power import Power, clustered_error, components, detectable, power_of, prompts_needed
 from rlaif.evaluation.contest.refusals import Reply, refusals, refuses
+from rlaif.evaluation.wording import percent
 from tests.contests import game, planted, round_robin
 
 QUICK = Bootstrap(samples=200)
@@ -383,6 +384,10 @@ def test_the_words_warn_of_ties_few_prompts_one_seed_and_length():
     text = " ".join(said)
     assert "up to 50% (a against b)" in text and "only 12 prompts" in text and "trained with one seed" in text
     assert "no rate at equal length" in text
+    far = [length_controlled(contest(planted(0.8, longer=d)), "a", "b", QUICK) for d in (50, -45, 60)]
+    farthest, others = caution.about_rates([], far)[:2]
+    assert f"has the longer response in {percent(far[2].longer)}" in farthest
+    assert others.endswith("of these too: a against b; a against b.")
     turned = length_controlled(contest(planted(0.8, 2.0, prompts=400, longer=-30)), "a", "b", QUICK)
     assert "Length turns a against b round" in " ".join(caution.about_rates([], [turned]))
     seeded = contest([row._replace(one_seed=i % 2) for i, row in enumerate(planted(0.2))])

@@ -15,10 +15,11 @@ from scipy.special import expit
 from rlaif.errors import DataError
 from rlaif.evaluation.agreement import Bootstrap
 from rlaif.evaluation.contest.games import contest
+from rlaif.evaluation.contest.joint import Joint, Rows, all_at_equal_length, fit, objective, resampled
 from rlaif.evaluation.contest.league import ELO_PER_LOGIT, league
 from rlaif.evaluation.contest.length import length_controlled
 from rlaif.evaluation.contest.resampling import RIDGE, clustered_fits
-from tests.contests import game, planted, round_robin
+from tests.contests import against_baseline, game, planted, round_robin
 from tests.test_contest import games
 
 QUICK = Bootstrap(samples=200)
@@ -137,6 +138,167 @@ def test_equal_lengths_and_equal_outcomes_leave_the_rate_as_it_is():
 def test_ties_count_half_at_equal_length():
     rows = [game(p, f"p{i}", words=(10 + i % 3, 11)) for i, p in enumerate([0.5] * 30 + [1.0] * 10 + [0.0] * 10)]
     assert length_controlled(contest(rows), "a", "b", QUICK).rate.value == pytest.approx(0.5, abs=0.05)
+
+
+# ------------------------------------------------------------------------------------ equal length, all arms at once
+
+THREE = {"a": -1.0, "b": 0.0, "c": -0.5}
+
+
+def joint_rows(rows, baseline):
+    """The arrays of the joint fit, made here from its definition: pairs by name, every prompt with a term."""
+    pairs, prompts = sorted({row.pair for row in rows}), sorted({row.prompt_id for row in rows})
+    words = {pair: np.array([r.words_one - r.words_other for r in rows if r.pair == pair]) for pair in pairs}
+    s = np.sqrt(np.mean(np.concatenate([d - d.mean() for d in words.values()]) ** 2))
+    return Rows(
+        pair=np.array([pairs.index(row.pair) for row in rows]),
+        prompt=np.array([prompts.index(row.prompt_id) for row in rows]),
+        terms=np.tanh(np.array([row.words_one - row.words_other for row in rows]) / s),
+        side=np.array([1.0 if row.other == baseline else -1.0 if row.one == baseline else 0.0 for row in rows]),
+        worth=np.array([row.p_one for row in rows]),
+    )
+
+
+def directly(rows):
+    """The objective of the module's first lines, maximised by scipy over every parameter."""
+    pairs, prompts = int(rows.pair.max()) + 1, int(rows.prompt.max()) + 1
+
+    def loss(at):
+        theta, phi, delta = at[:pairs], at[pairs : 2 * pairs], at[2 * pairs :]
+        p = expit(theta[rows.pair] + phi[rows.pair] * rows.terms + rows.side * delta[rows.prompt])
+        likelihood = np.sum(rows.worth * np.log(p) + (1 - rows.worth) * np.log(1 - p))
+        ridge = 0.1 * np.sum(delta**2) + 10 * np.sum((phi - phi.mean()) ** 2) + RIDGE * np.sum(theta**2 + phi**2)
+        return ridge / 2 - likelihood
+
+    found = minimize(loss, np.zeros(2 * pairs + prompts), method="BFGS", options={"gtol": 1e-7, "maxiter": 2000})
+    return found.x[: 2 * pairs], found.x[2 * pairs :]
+
+
+def round_robin_with_lengths(prompts=12):
+    rows = round_robin({"a": 0.0, "base": 0.5, "z": 1.0}, prompts=prompts, seeds=(0, 1))
+    return [row._replace(p_one=0.5) if i % 7 == 0 else row for i, row in enumerate(rows)]
+
+
+@pytest.mark.parametrize("rows", [against_baseline(THREE, prompts=15)[0], round_robin_with_lengths()])
+def test_the_joint_fit_maximises_what_it_says(rows):
+    """Games told from the baseline's side and games without it are in the second one."""
+    arrays = joint_rows(contest(rows).games, "base")
+    pairs, prompts = directly(arrays)
+    found = fit(arrays)
+    assert found.pairs == pytest.approx(pairs, abs=1e-4)
+    assert found.prompts == pytest.approx(prompts, abs=1e-4)
+    best = objective(arrays, found)
+    assert best >= objective(arrays, Joint(pairs, prompts)) - 1e-9
+    by_hand = [
+        expit(found.pairs[i] + (arrays.side * found.prompts[arrays.prompt])[arrays.pair == i]).mean()
+        for i in range(arrays.pairs)
+    ]
+    given = all_at_equal_length(contest(rows), QUICK, "base")
+    assert [one.rate.value for one in given] == pytest.approx(by_hand, abs=1e-6)
+    assert [one.effect.value for one in given] == pytest.approx(found.pairs[arrays.pairs :], abs=1e-6)
+
+
+def test_a_resample_of_the_joint_fit_is_nearly_the_fit_to_the_resample():
+    """One Newton step goes most of the way to prompts drawn several times, each time with a delta of its own."""
+    rows = contest(against_baseline(THREE, prompts=200)[0]).games
+    arrays = joint_rows(rows, "base")
+    whole = fit(arrays)
+    times = np.random.default_rng(0).multinomial(200, np.full(200, 1 / 200))
+    drawn = np.concatenate([np.flatnonzero(arrays.prompt == x) for x in range(200) for _ in range(times[x])])
+    copies = np.repeat(np.arange(200), 3)  # three arms a prompt
+    again = fit(
+        arrays._replace(**{n: getattr(arrays, n)[drawn] for n in ("pair", "terms", "side", "worth")}, prompt=copies)
+    )
+    weights = np.array([np.ones(200), times])
+    kept, moved = resampled(arrays, whole, weights).pairs
+    assert kept == pytest.approx(whole.pairs, abs=1e-8)
+    assert np.abs(again.pairs - whole.pairs).max() > 0.2
+    assert moved == pytest.approx(again.pairs, abs=0.05)
+
+
+def test_what_makes_prompts_hard_is_not_put_down_to_length():
+    """Arms fall short, and are short, on the same prompts: pair by pair that looks like a judge drawn to length."""
+    rows, true = against_baseline({"a": 0.0, "b": 0.3, "c": -0.4, "d": 0.2}, prompts=400, longer=-40)
+    played = contest(rows)
+    for found in all_at_equal_length(played, QUICK, "base"):
+        arm = found.one if found.other == "base" else found.other
+        rate = found.rate if found.one == arm else found.swapped().rate
+        single = length_controlled(played, arm, "base", QUICK)
+        assert found.prompt_term and not single.prompt_term
+        assert abs(rate.value - true[arm]) < abs(single.rate.value - true[arm]) / 2
+        assert rate.low < true[arm] < rate.high
+
+
+def test_the_joint_rates_do_not_depend_on_names_rows_or_a_constant():
+    rows, _ = against_baseline(THREE, prompts=40)
+    rows += [row._replace(one="a", other="c") for row in planted(0.3, 1.5, prompts=40, games=1)]
+    there = {(f.one, f.other): f for f in all_at_equal_length(contest(rows), QUICK, "base")}
+    shifted = [row._replace(words_one=row.words_one + 77, words_other=row.words_other + 77) for row in rows]
+    Random(0).shuffle(shifted)
+    assert {(f.one, f.other): f for f in all_at_equal_length(contest(shifted), QUICK, "base")} == there
+    names = {"a": "z", "b": "b", "c": "aa", "base": "ref"}
+    renamed = contest([row._replace(one=names[row.one], other=names[row.other]) for row in rows])
+    for found in all_at_equal_length(renamed, QUICK, "ref"):
+        old = {name: arm for arm, name in names.items()}
+        here = there.get((old[found.one], old[found.other])) or there[old[found.other], old[found.one]].swapped()
+        assert found.rate.value == pytest.approx(here.rate.value, abs=1e-9)
+        assert found.effect.value == pytest.approx(here.effect.value, abs=1e-9)
+        assert (found.rate.low, found.rate.high) == pytest.approx((here.rate.low, here.rate.high), abs=0.03)
+    assert not there["a", "c"].prompt_term and there["a", "base"].prompt_term
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        planted(0.5, 1.0, longer=10),  # one arm
+        [
+            row._replace(one=f"{'ab'[i % 2]}", other="c") for i, row in enumerate(planted(0.5, games=1))
+        ],  # never together
+    ],
+)
+def test_without_several_arms_on_the_same_prompts_each_pair_is_taken_alone(rows):
+    played = contest(rows)
+    found = all_at_equal_length(played, QUICK, "b" if len(played.arms) == 2 else "c")
+    assert found == [length_controlled(played, one, other, QUICK) for one, other in played.pairs]
+    assert not any(one.prompt_term for one in found)
+
+
+def test_an_arm_that_cuts_its_answers_short_gets_no_slope_of_its_own():
+    """Nearly all its answers are three words, the few whole ones win: alone, its slope says anything."""
+    rows, _ = against_baseline(THREE, prompts=200)
+    gamed = [
+        game(float(i % 25 == 0), f"p{i}", "gamed", "base", (300, 295) if i % 25 == 0 else (3, 300)) for i in range(200)
+    ]
+    played = contest([*rows, *gamed])
+    alone = length_controlled(played, "gamed", "base", QUICK)
+    (found,) = [f for f in all_at_equal_length(played, QUICK, "base") if "gamed" in (f.one, f.other)]
+    joint = found if found.one == "gamed" else found.swapped()
+    assert alone.effect.value > 5 and joint.effect.value < 5
+    assert alone.rate.high - alone.rate.low > joint.rate.high - joint.rate.low + 0.2
+    assert "has the longer response in 96% of the games" in joint.note and joint.note != alone.note
+
+
+def test_arms_with_nothing_to_correct_keep_their_raw_rate_beside_others():
+    rows, _ = against_baseline(THREE, prompts=30)
+    rows += [game(1.0, f"p{i}", "won", "base", (90 + i, 100)) for i in range(30)]
+    rows += [game(float(i % 2), f"p{i}", "even", "base", (300, 300)) for i in range(30)]
+    rows += [game(float(i % 2), f"p{i}", "long", "base", (400 + i, 300)) for i in range(30)]
+    found = {f.other if f.one == "base" else f.one: f for f in all_at_equal_length(contest(rows), QUICK, "base")}
+    assert found["won"].rate == found["won"].raw and found["even"].rate == found["even"].raw
+    assert found["long"].rate is None and "is the longer in every game" in found["long"].note
+    assert found["a"].effect is not None
+
+
+def test_intervals_and_notes_grow_with_the_distance_to_equal_length():
+    widths, said = [], []
+    for longer in (0, 15, 30, 45):
+        found = length_controlled(contest(planted(0.0, 1.0, prompts=200, longer=longer, seed=1)), "a", "b", QUICK)
+        widths.append(found.rate.high - found.rate.low)
+        said.append(found.note)
+    assert widths == sorted(widths) and widths[-1] > 2 * widths[0]
+    assert said[0] is None and said[1] is None
+    points = [int(note.split(" are about ")[1].split(" points")[0]) for note in said[2:]]
+    assert points[0] < points[1]
 
 
 # --------------------------------------------------------------------------------------------------------- league

@@ -144,6 +144,11 @@ def test_the_page_says_what_the_numbers_beside_it_say(done):
     (contest,) = raw["contests"]
     assert contest["games"] == 6 * 2 * 21 and len(contest["win_rates"]) == 21
     assert {row["arm"] for row in contest["league"]["standings"]} == {*ARMS, "reference"}
+    at_equal_length = contest["length_controlled"]
+    assert [row["prompt_term"] for row in at_equal_length] == [
+        "reference" in (r["one"], r["other"]) for r in at_equal_length
+    ]
+    assert "how hard each prompt is against the reference" in page
     for arm in ARMS:
         assert f">{arm}<" in page and any(line.startswith(arm) for line in said)
     assert set(raw["reward_models"]["accuracy"]) == {"rlaif", "rlhf", "hybrid", "best_of_n"}

@@ -13,12 +13,13 @@ from typing import Any, NamedTuple
 from rlaif.config.sections import BestOfN, HumanLabels
 from rlaif.evaluation.agreement import Bootstrap, coverage
 from rlaif.evaluation.compare import recipe_differences
-from rlaif.evaluation.contest import accuracy, caution, frontier, headtohead, length, refusals
+from rlaif.evaluation.contest import accuracy, caution, frontier, headtohead, refusals
 from rlaif.evaluation.contest.accuracy import Accuracy, Ahead, Scored
 from rlaif.evaluation.contest.cost import Cost, Spending, cost
 from rlaif.evaluation.contest.frontier import Fit, Gap, NoFit, Point
 from rlaif.evaluation.contest.games import Contest, Game, contest
 from rlaif.evaluation.contest.headtohead import WinRate
+from rlaif.evaluation.contest.joint import all_at_equal_length
 from rlaif.evaluation.contest.league import League, league
 from rlaif.evaluation.contest.length import LengthControlled
 from rlaif.evaluation.contest.refusals import Refusals, Reply
@@ -126,7 +127,7 @@ def _judged(name: str, games: Sequence[Game], bootstrap: Bootstrap) -> Judged:
         judge=name,
         played=played,
         rates=headtohead.all_against_all(played, bootstrap),
-        lengths=[length.length_controlled(played, one, other, bootstrap) for one, other in played.pairs],
+        lengths=all_at_equal_length(played, bootstrap, REFERENCE),
         table=league(played, bootstrap, REFERENCE if REFERENCE in played.arms else None),
     )
 

@@ -173,6 +173,7 @@ def _contest(one: Judged, arms: Sequence[str]) -> dict[str, Any]:
         "judge": one.judge,
         "games": f"{len(one.played.games):,}",
         "prompts": f"{one.table.prompts:,}",
+        "prompt_term": any(found.prompt_term for found in one.lengths),
         "pictures": pictures,
         "rows": rows,
     }

@@ -124,11 +124,14 @@ def _about_seeds(rates: Sequence[WinRate]) -> list[str]:
 
 
 def _about_lengths(lengths: Sequence[LengthControlled]) -> list[str]:
-    said = []
+    never = [found for found in lengths if found.rate is None]
+    far = sorted((found for found in lengths if found.rate and found.note), key=lambda found: -abs(found.longer - 0.5))
+    said = [f"{found.one} against {found.other}: {found.note}." for found in [*never, *far[:1]]]
+    if far[1:]:
+        others = "; ".join(f"{found.one} against {found.other}" for found in far[1:])
+        said.append(f"Equal length is outside most games, though less far, of these too: {others}.")
     for found in lengths:
-        if found.rate is None or found.note:
-            said.append(f"{found.one} against {found.other}: {found.note}.")
-        elif (found.rate.value - 0.5) * (found.raw.value - 0.5) < 0:
+        if found.rate is not None and (found.rate.value - 0.5) * (found.raw.value - 0.5) < 0:
             said.append(
                 f"Length turns {found.one} against {found.other} round: {percent(found.raw.value)} as it is, "
                 f"{percent(found.rate.value)} at equal length."

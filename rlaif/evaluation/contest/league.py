@@ -14,8 +14,9 @@ from scipy.sparse.csgraph import connected_components
 from scipy.special import expit
 
 from rlaif.errors import DataError
-from rlaif.evaluation.agreement import Bootstrap, Estimate, numbered
+from rlaif.evaluation.agreement import Bootstrap, Estimate
 from rlaif.evaluation.contest.games import Contest, Scale, prompts_of
+from rlaif.evaluation.contest.length import length_terms
 from rlaif.evaluation.contest.resampling import Array, Fits, as_estimate, clustered_fits
 from rlaif.records import Record
 
@@ -86,7 +87,11 @@ def league(
     design = np.zeros((len(sides), arms + equal_length))
     design[rows, sides[:, 0]], design[rows, sides[:, 1]] = 1, -1
     if equal_length:
-        design[:, arms] = _length_terms(played)
+        design[:, arms], spread = length_terms(played.games)
+        if spread == 0:
+            raise DataError(
+                "no league at equal length: each pair of arms has the same difference in words in all games"
+            )
     fits = clustered_fits(design, worth, prompts_of(played.games), bootstrap)
     thetas = Fits(*(_anchored(fit[..., :arms], played, reference) for fit in fits))
     effect = None
@@ -101,17 +106,6 @@ def league(
         prompts=len(fits.left_out),
         note=note,
     )
-
-
-def _length_terms(played: Contest) -> Array:
-    """tanh of the difference in words over one s for all: the root of the mean variance within a pair of arms."""
-    words = np.array([game.words_one - game.words_other for game in played.games], dtype=float)
-    pairs = numbered([f"{game.one}\n{game.other}" for game in played.games])
-    means = np.bincount(pairs, weights=words) / np.bincount(pairs)
-    scale = float(np.sqrt(np.mean((words - means[pairs]) ** 2)))
-    if scale == 0:
-        raise DataError("no league at equal length: the difference in words is the same in all games of a pair of arms")
-    return np.tanh(words / scale)
 
 
 def _anchored(theta: Array, played: Contest, reference: str | None) -> Array:

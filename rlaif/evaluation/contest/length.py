@@ -1,14 +1,16 @@
-"""The win rate that two arms would have if their responses were equally long (AlpacaEval 2's, arXiv 2404.04475).
+"""The win rate that two arms would have if their responses were equally long: AlpacaEval's `length_controlled_minimal`.
 
 Judges are drawn to length, and training finds out. The model is logistic and antisymmetric, one for each pair of
 arms:
 
     logit P(one wins) = theta + phi tanh((words_one - words_other) / s),        the rate is sigma(theta)
 
-with s the standard deviation of the differences. Unlike the paper's it has no term for the instruction's
-difficulty: theirs is estimated from a hundred models, and a few games a prompt cannot give one. sigma(theta) is
-therefore the rate over all prompts at equal length, which is what is asked for. It is an adjustment and no
-experiment: if better responses are longer because they say more, that merit is taken out as well.
+with s the standard deviation of the differences. AlpacaEval 2's published figure, `length_controlled_v1` (arXiv
+2404.04475), has a term for the instruction's difficulty besides. Without it phi takes in that an arm falls short, and
+is short, on the same prompts: where one arm is nearly always the longer, the rate goes too far. One pair of arms
+cannot tell the two apart; several against one baseline can, and `joint.py` does it where a contest has them. Here the
+interval and the note grow with the distance. It is an adjustment and no experiment: if better responses are longer
+because they say more, that merit is taken out as well.
 """
 
 from __future__ import annotations
@@ -16,26 +18,34 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.special import expit
+from scipy.special import expit, logit, ndtri
 
-from rlaif.evaluation.agreement import Bootstrap, Estimate, clustered_mean
+from rlaif.evaluation.agreement import Bootstrap, Estimate, clustered_mean, numbered
 from rlaif.evaluation.contest.games import Contest, Game, Scale, prompts_of
 from rlaif.evaluation.contest.headtohead import turned_round
 from rlaif.evaluation.contest.resampling import Array, as_estimate, clustered_fits
 from rlaif.evaluation.wording import percent
 from rlaif.records import Record
 
-RARE = 0.05
-"""Where one arm is the shorter in fewer games than this, equal length is beyond the data."""
+FAR = 0.75
+"""Where one arm is the longer in more games than this, equal length is outside most of them."""
+UNSURE = {False: 0.3, True: 0.15}
+"""Alone and with a prompt term: the standard error of the move to equal length, phi times the mean tanh in log-odds, as
+a share of it. So that intervals hold about nine in ten of AlpacaEval 2's published rates, on the half that chooses."""
+OFF = {False: ((0.75, 0.9, 0.95, 0.97, 0.99), (3, 5, 6, 15, 18)), True: ((0.75, 0.96, 0.99), (2, 2, 3))}
+"""Likewise: where one arm is the longer in so many games, how many points such rates are from AlpacaEval 2's published
+ones on average, with a prompt term from as few as three arms (benchmarks/length_control.py)."""
 
 
 class LengthControlled(Record):
     """`one` against `other` at equal length. `rate` is None where every response of one arm is longer.
 
+    rate         its interval is over prompts, widened by what the model's form may be off after so long a move
     raw          the win rate as it is, on the same games
     effect       phi: log-odds that a response gains by being far longer; above 0 the judge is drawn to length
     longer       share of games in which `one` has the longer response, equal lengths counting half
     scale        s, in words
+    prompt_term  whether the fit knew how hard each prompt is (`joint.py`)
     note         why there is no rate, or why not to lean on it; None where all is well
     """
 
@@ -46,6 +56,7 @@ class LengthControlled(Record):
     effect: Estimate | None
     longer: float
     scale: float
+    prompt_term: bool
     note: str | None
 
     def swapped(self) -> LengthControlled:
@@ -75,54 +86,76 @@ def longer_share(games: Sequence[Game]) -> float:
 
 
 def length_terms(games: Sequence[Game]) -> tuple[Array, float]:
-    """tanh of each game's difference in words over their standard deviation, and that deviation."""
+    """tanh of each game's difference in words over s, and s: the root of the mean variance within a pair of arms."""
     words = np.array([game.words_one - game.words_other for game in games], dtype=float)
-    scale = float(words.std())
+    pairs = numbered([f"{game.one}\n{game.other}" for game in games])
+    means = np.bincount(pairs, weights=words) / np.bincount(pairs)
+    scale = float(np.sqrt(np.mean((words - means[pairs]) ** 2)))
     return np.tanh(words / scale) if scale > 0 else np.zeros(len(words)), scale
+
+
+def uncorrected(
+    games: Sequence[Game], bootstrap: Bootstrap, scale: Scale, deviation: float, prompt_term: bool = False
+) -> LengthControlled:
+    """What is known of a pair's games before any fit: the rate is the raw one, or None if one arm is always longer."""
+    raw = clustered_mean([game.worth(scale) for game in games], prompts_of(games), *bootstrap)
+    longer = longer_share(games)
+    return LengthControlled(
+        one=games[0].one,
+        other=games[0].other,
+        rate=None if longer in (0, 1) else raw,
+        raw=raw,
+        effect=None,
+        longer=longer,
+        scale=deviation,
+        prompt_term=prompt_term,
+        note=_note(games, longer, prompt_term),
+    )
+
+
+def correctable(found: LengthControlled, worth: Array, terms: Array) -> bool:
+    """Where all lengths are equal, or every game ended alike, there is nothing to correct: the raw rate stands."""
+    return found.rate is not None and bool(np.any(terms)) and bool(np.ptp(worth) > 0)
+
+
+def corrected(
+    found: LengthControlled, rate: Estimate, effect: Estimate, terms: Array, confidence: float
+) -> LengthControlled:
+    """With the rate at equal length, its interval widened by UNSURE."""
+    form = UNSURE[found.prompt_term] * effect.value * float(terms.mean()) * float(ndtri((1 + confidence) / 2))
+    low, high = (None if bound is None else _farther(rate.value, bound, form) for bound in (rate.low, rate.high))
+    return found.model_copy(update={"rate": rate.model_copy(update={"low": low, "high": high}), "effect": effect})
+
+
+def _farther(value: float, bound: float, form: float) -> float:
+    """The bound with an independent error `form` in log-odds added to its own."""
+    reach = logit(bound) - logit(value)
+    return float(expit(logit(value) + np.copysign(np.hypot(reach, form), reach)))
 
 
 def _controlled(games: Sequence[Game], bootstrap: Bootstrap, scale: Scale) -> LengthControlled:
     worth = np.array([game.worth(scale) for game in games])
-    raw = clustered_mean(list(worth), prompts_of(games), *bootstrap)
-    longer = longer_share(games)
     terms, deviation = length_terms(games)
-    note = _note(games, longer)
-    rate: Estimate | None = raw
-    effect = None
-    if longer in (0, 1):
-        rate = None
-    elif deviation > 0 and np.ptp(worth) > 0:
-        rate, effect = _fitted(worth, terms, games, bootstrap)
-    # Where all lengths are equal, or every game ended alike, there is nothing to correct: the raw rate stands.
-    return LengthControlled(
-        one=games[0].one,
-        other=games[0].other,
-        rate=rate,
-        raw=raw,
-        effect=effect,
-        longer=longer,
-        scale=deviation,
-        note=note,
-    )
-
-
-def _fitted(worth: Array, terms: Array, games: Sequence[Game], bootstrap: Bootstrap) -> tuple[Estimate, Estimate]:
+    found = uncorrected(games, bootstrap, scale, deviation)
+    if not correctable(found, worth, terms):
+        return found
     design = np.column_stack([np.ones(len(games)), terms])
     fits = clustered_fits(design, worth, prompts_of(games), bootstrap)
     rates, effects = ([expit(fit[..., 0]) for fit in fits], [fit[..., 1] for fit in fits])
     rate, effect = (
         as_estimate(float(of[0]), of[1], of[2], bootstrap.confidence, len(games)) for of in (rates, effects)
     )
-    return rate, effect
+    return corrected(found, rate, effect, terms, bootstrap.confidence)
 
 
-def _note(games: Sequence[Game], longer: float) -> str | None:
-    if RARE <= longer <= 1 - RARE:
+def _note(games: Sequence[Game], longer: float, prompt_term: bool) -> str | None:
+    most = max(longer, 1 - longer)
+    if most <= FAR:
         return None
     arm = games[0].one if longer > 0.5 else games[0].other
-    if longer in (0, 1):
+    if most == 1:
         return f"no rate at equal length: '{arm}' is the longer in every game, so length and arm are one thing"
     return (
-        f"'{arm}' has the longer response in {percent(max(longer, 1 - longer))} of the games: what happens at equal "
-        "length is hardly seen in them, and the rate rests on the model's form"
+        f"'{arm}' has the longer response in {percent(most)} of the games, so equal length is outside most of them; "
+        f"at this distance such rates are about {np.interp(most, *OFF[prompt_term]):.0f} points off AlpacaEval 2's own"
     )

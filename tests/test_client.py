@@ -437,6 +437,19 @@ def test_without_tokenize_the_likeliest_tokens_are_searched(no_tokenize: Answer)
     assert server.asked()[0].body["top_logprobs"] == 20
 
 
+def test_ratings_are_read_from_the_few_digits_that_a_plain_server_tells() -> None:
+    told = likeliest({"7": 0.5, "8": 0.3, "6": 0.1, " 7": 0.05, "The": 0.04})
+    with fake_server(plain_server(told)) as server:
+        found = client(server.url).chat([ask("x", labels=tuple("0123456789"))])[0].label_logprobs
+    assert found is not None
+    assert {digit: round(math.exp(found[digit]), 6) for digit in "5678"} == {
+        "5": 0.001429,
+        "6": 0.1,
+        "7": 0.55,
+        "8": 0.3,
+    }
+
+
 def test_a_server_that_tells_no_ids_is_asked_for_the_likeliest() -> None:
     """It has a /tokenize, but takes no notice of `logprob_token_ids`."""
 

@@ -162,7 +162,7 @@ class HttpChatModel:
         """The dialect to try next; None where the refusal concerns this request. Raises as `_exchange`."""
         if response.status == 404:
             await self._replicas.check_model(session, response.server, self.name)
-        if response.status not in OF_THE_REQUEST:
+        if response.status < 500 and response.status not in OF_THE_REQUEST:
             key = "; api_key_env names the environment variable that holds the key" * (response.status in {401, 403})
             raise Unfit(response.error, f"{response.server.url}: {response.error}{key}", certain=response.status == 401)
         parameter = refused_parameter(response.data, response.error, asked)

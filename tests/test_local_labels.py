@@ -31,6 +31,7 @@ THOUGHTS_CUT = (
     "{% for m in messages %}{{ m['role'] + ':' + m['content'] }}{% endfor %}"
     "{% if add_generation_prompt %}assistant: <think>\n{% endif %}"
 )
+NO_LAST_WORD = "{% if messages[-1]['role'] == 'assistant' %}{{ raise_exception('No.') }}{% endif %}" + THOUGHTS_CUT
 QUESTION = (Message(role="user", content="Which one?"),)
 
 
@@ -65,7 +66,7 @@ def shown(tokenizer: PreTrainedTokenizerFast, found: LabelTokens) -> tuple[list[
     return lead, [set(tokenizer.convert_ids_to_tokens(ids)) for ids in found.ids]
 
 
-@pytest.mark.parametrize("template", [ON_A_NEW_LINE, AFTER_A_BLANK, THOUGHTS_CUT])
+@pytest.mark.parametrize("template", [ON_A_NEW_LINE, AFTER_A_BLANK, THOUGHTS_CUT, NO_LAST_WORD])
 def test_a_letter_is_read_in_all_its_spellings_whatever_the_template(template: str) -> None:
     tokenizer = sentencepiece(template, BLANK + "A", BLANK + "B")
     spellings = [{"A", "a", BLANK + "A", "<0x41>"}, {"B", "b", BLANK + "B"}]

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import takewhile
 from typing import Any, NamedTuple
+
+from jinja2 import TemplateError
 
 from rlaif.errors import ModelError
 from rlaif.models.labels import BLANK, speaker
@@ -60,9 +63,10 @@ def _answer(tokenizer: Any, messages: Messages, label: str) -> list[int]:
     tokenizer reads on where the template then writes the prompt itself in another way."""
     prompt = encode_prompt(tokenizer, messages)
     turns = plain((*messages, Message(role="assistant", content=label)))
-    whole: list[int] = tokenizer.apply_chat_template(turns, return_dict=False, enable_thinking=False)
-    if whole[: len(prompt)] == prompt:
-        return whole[len(prompt) :]
+    with suppress(TemplateError):  # some refuse a conversation that the assistant ends
+        whole: list[int] = tokenizer.apply_chat_template(turns, return_dict=False, enable_thinking=False)
+        if whole[: len(prompt)] == prompt:
+            return whole[len(prompt) :]
     text = tokenizer.apply_chat_template(
         plain(messages), add_generation_prompt=True, tokenize=False, enable_thinking=False
     )

@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import aiohttp
 import httpx
@@ -37,8 +37,9 @@ from rlaif.jsonl import read_objects
 from rlaif.models.cache import CachedModel
 from rlaif.models.chat import ChatRequest, OnReplies, Reply
 from rlaif.models.client import HttpChatModel
+from rlaif.models.client.labels import find_label_ids
 from rlaif.models.server import VllmChatModel
-from rlaif.models.wire import request_body
+from rlaif.models.wire import LabelIds, Tokens, request_body, tokenized
 from rlaif.records import Message, Pair, Prompt
 from rlaif.resources import resolve
 from rlaif.templates import load_template
@@ -180,7 +181,7 @@ def measure(
     client = HttpChatModel(
         ClientModel(model=server.name, revision="bench", base_urls=(url,), concurrency=given.concurrency)
     )
-    label_ids = asyncio.run(label_token_ids(root, server.name))
+    label_ids = asyncio.run(label_token_ids(root, server.name, requests_of(sample[:1], rules["one"])[0]))
     bodies = [
         json.dumps(request_body(request, server.name, label_ids, {})).encode()
         for request in requests_of(sample, rules["rlaif"])
@@ -211,14 +212,16 @@ def measure(
     report(timings, len(sample))
 
 
-async def label_token_ids(root: str, model: str) -> dict[str, int]:
+async def label_token_ids(root: str, model: str, request: ChatRequest) -> LabelIds | None:
     async with aiohttp.ClientSession() as session:
-        found = {}
-        for label in TEMPLATE.labels:
-            body = {"model": model, "prompt": label, "add_special_tokens": False}
-            async with session.post(f"{root}/tokenize", json=body) as response:
-                found[label] = (await response.json())["tokens"][0]
-    return found
+
+        async def tokenize(body: dict[str, Any]) -> Tokens:
+            async with session.post(
+                f"{root}/tokenize", json={"model": model, "return_token_strs": True, **body}
+            ) as response:
+                return tokenized(await response.read())
+
+        return await find_label_ids(tokenize, request, {"chat_template_kwargs": {"enable_thinking": False}})
 
 
 def report(timings: dict[str, list[Timing]], n_pairs: int) -> None:

@@ -108,3 +108,18 @@ def completion(text: str | None, finish: str = "stop", logprobs: dict[str, float
 def failed(status: int, message: str, **headers: str) -> Answer:
     """An error as OpenAI and vLLM write it."""
     return Answer(status, {"error": {"message": message, "code": status}}, headers)
+
+
+def tokenized(body: dict[str, Any], vocabulary: Mapping[str, int]) -> dict[str, Any]:
+    """What vLLM's /tokenize says of a prompt or a conversation: the longest known piece each time, else a character."""
+    text = body.get("prompt") or "".join(f"<{turn['role']}>{turn['content']}" for turn in body["messages"])
+    text += "<assistant>" * bool(body.get("add_generation_prompt"))
+    pieces: list[str] = []
+    while text:
+        known = [piece for piece in vocabulary if text.startswith(piece)]
+        pieces.append(max(known, key=len, default=text[0]))
+        text = text[len(pieces[-1]) :]
+    return {
+        "tokens": [vocabulary.get(piece, 1000 + ord(piece[0])) for piece in pieces],
+        "token_strs": [piece if piece in vocabulary else "?" for piece in pieces],
+    }

@@ -19,6 +19,7 @@ from threading import Thread
 from typing import Any
 
 from rlaif.records import derive_seed
+from tests.fake_server import tokenized
 
 Schedule = Callable[[str, int], str | None]
 
@@ -134,7 +135,7 @@ class FaultyServer:
         lengths = [line.split(":")[1] for line in head.split("\r\n") if line.startswith("content-length")]
         body = json.loads(await reader.readexactly(int(lengths[0])) if lengths else b"{}")
         if " /tokenize" in head:
-            writer.write(whole(200, {"tokens": [TOKENS[body["prompt"]]]}))
+            writer.write(whole(200, tokenized(body, TOKENS)))
         elif " /v1/models" in head:
             writer.write(whole(200, {"data": [{"id": "judge"}]}))
         else:

@@ -26,6 +26,7 @@ ADVANTAGES, PREFERENCE = f"{LOSSES}/advantages.py", f"{LOSSES}/preference.py"
 MASKS, PACKING = "models/local/masks.py", "models/local/packing.py"
 POLICY_MODEL, SCALAR = "training/policy_model.py", "training/scalar_model.py"
 SESSION, ATTENTION, HEAD = "training/session.py", "models/local/attention.py", "training/head.py"
+LABELS = "models/labels.py"
 FLEX = "models/local/flex.py"
 ESTIMATORS, ROLLOUT = "training/optimise/estimators.py", "training/optimise/rollout.py"
 UPDATES = "training/optimise/updates.py"
@@ -33,6 +34,21 @@ REWARD, REWARD_DATA = "training/reward/train.py", "training/reward/data.py"
 OBJECTIVE, OFFLINE, DPO = "training/reward/objective.py", "training/offline/loop.py", "training/offline/dpo.py"
 
 FAULTS = [
+    # ------------------------------------------------------------------------------------- label probabilities
+    Fault(
+        LABELS,
+        "found[label] = total(spellings)",
+        "found[label] = spellings[-1]",
+        "test_labels.py::test_tokens_that_read_alike_are_added_up",
+        "the last token that reads like a label overwrites the likely one, and inverts the verdict",
+    ),
+    Fault(
+        LABELS,
+        "math.log(max(rest, ROUNDING) / len(missing))",
+        "0.0",
+        "test_labels.py::test_nor_more_than_what_the_told_ones_leave",
+        "a label that was not told is thought likelier than it can be",
+    ),
     # ------------------------------------------------------------------------------------------- means, masks
     Fault(
         MASKED,

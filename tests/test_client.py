@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import math
 import re
 import socket
 import subprocess
@@ -33,7 +34,7 @@ from rlaif.models.client.replicas import MOST_BYTES, Replicas, retry_after_s
 from rlaif.models.reasoning import THINKS_FIRST
 from rlaif.models.wire import BadReply, error_message, parse_reply, request_body
 from rlaif.records import Message
-from tests.fake_server import Answer, Request, completion, failed, fake_server
+from tests.fake_server import Answer, Request, completion, failed, fake_server, tokenized
 
 MODELS = Answer(body={"data": [{"id": "judge"}, {"id": "other"}]})
 
@@ -45,6 +46,13 @@ def ask(text: str, **fields: Any) -> ChatRequest:
 def client(*urls: str, model: str = "judge", backoff: wait_base | None = None, **fields: Any) -> HttpChatModel:
     settings = {"max_tries": 3, "concurrency": 8} | fields
     return HttpChatModel(ClientModel(model=model, base_urls=urls, **settings), backoff or wait_none())
+
+
+def warm(*urls: str, **fields: Any) -> HttpChatModel:
+    """A client that has had an answer already, so that it no longer sends the first request alone."""
+    model = client(*urls, **fields)
+    model._answered = {True, False}
+    return model
 
 
 def echo(request: Request) -> Answer:
@@ -106,7 +114,7 @@ def test_order_is_kept_when_replies_arrive_in_another() -> None:
         another_arrived.set()
 
     with fake_server(handle) as server:
-        replies = client(server.url).chat([ask("first"), ask("mid"), ask("last")], on_replies)
+        replies = warm(server.url).chat([ask("first"), ask("mid"), ask("last")], on_replies)
     assert [reply.text for reply in replies] == ["FIRST", "MID", "LAST"]
     assert sorted(arrived) == [0, 1, 2] and arrived[0] != 0
     assert len(threads) == 1
@@ -137,7 +145,7 @@ def test_more_than_a_hundred_may_be_in_flight() -> None:
         return echo(request)
 
     with fake_server(handle) as server:
-        replies = client(server.url, concurrency=110, max_tries=1).chat([ask(str(n)) for n in range(110)])
+        replies = warm(server.url, concurrency=110, max_tries=1).chat([ask(str(n)) for n in range(110)])
     assert [reply.text for reply in replies] == [str(n) for n in range(110)]
 
 
@@ -149,7 +157,7 @@ def test_servers_share_the_load() -> None:
         return echo(request)
 
     with fake_server(handle) as one, fake_server(handle) as two:
-        client(one.url, two.url, concurrency=2).chat([ask(str(n)) for n in range(6)])
+        warm(one.url, two.url, concurrency=2).chat([ask(str(n)) for n in range(6)])
     assert len(one.seen) + len(two.seen) == 6
     assert one.seen and two.seen
 
@@ -221,7 +229,7 @@ def test_lasting_trouble_ends_as_an_error_with_its_reason() -> None:
     assert len(server.seen) == 6
 
 
-@pytest.mark.parametrize("status", [400, 401, 422])
+@pytest.mark.parametrize("status", [400, 413, 422])
 def test_a_refusal_is_not_retried(status: int) -> None:
     with fake_server(lambda _: failed(status, "maximum context\nlength is 2048 tokens")) as server:
         replies = client(server.url).chat([ask("hi")])
@@ -358,48 +366,206 @@ def test_something_else_at_the_url_is_a_model_error() -> None:
 # ----------------------------------------------------------------------------------------------- labels
 
 
-def vllm(tokens: dict[str, list[int]], logprobs: dict[str, float]) -> Any:
+VOCABULARY = {"A": 49, "B": 50}
+
+
+def vllm(logprobs: dict[str, float], vocabulary: dict[str, int] = VOCABULARY) -> Any:
     def handle(request: Request) -> Answer:
         if request.path == "/tokenize":
-            return Answer(body={"tokens": tokens[request.body["prompt"]]})
+            return Answer(body=tokenized(request.body, vocabulary))
         return completion("A", "length", logprobs)
 
     return handle
 
 
 def test_labels_are_asked_for_by_their_exact_tokens() -> None:
-    handle = vllm({"A": [49], "B": [50]}, {"token_id:50": -2.5, "token_id:49": -0.1})
-    with fake_server(handle) as server:
+    with fake_server(vllm({"token_id:50": -2.5, "token_id:49": -0.1})) as server:
         model = client(server.url)
         replies = model.chat([ask("x", labels=("A", "B")), ask("y", labels=("B", "A"))])
+        tokenizations = len(server.asked("/tokenize"))
         model.chat([ask("z", labels=("A", "B"))])
     assert [reply.label_logprobs for reply in replies] == [{"A": -0.1, "B": -2.5}] * 2
-    assert [request.body["add_special_tokens"] for request in server.asked("/tokenize")] == [False, False]
+    assert len(server.asked("/tokenize")) == tokenizations == 4, "the spellings, the prompt, the answers A and B"
+    assert all(not request.body.get("add_special_tokens") for request in server.asked("/tokenize"))
     body = server.asked()[0].body
     assert body["max_tokens"] == 1 and body["temperature"] == 0 and body["logprobs"] is True
-    assert body["logprob_token_ids"] in ([49, 50], [50, 49])
+    assert body["logprob_token_ids"] == [49, 50]
 
 
-def test_a_label_of_two_tokens_is_a_model_error() -> None:
-    with (
-        fake_server(vllm({"A": [49], "Bad": [50, 51]}, {})) as server,
-        pytest.raises(ModelError, match="'Bad' is 2 tokens"),
-    ):
+def test_the_tokens_of_all_spellings_are_added_up() -> None:
+    """A tokenizer of SentencePiece's kind: after a new line the answer is the bare word, alone it has a blank."""
+    vocabulary = {"A": 5, "B": 6, "\u2581A": 7, " A": 7, " B": 8, "a": 9, " a": 10, "b": 11}
+    chances = {"token_id:5": 0.5, "token_id:7": 0.2, "token_id:9": 0.1, "token_id:10": 0.05, "token_id:6": 0.04}
+    rest = {"token_id:8": 0.01, "token_id:11": 0.02}
+    logprobs = {token: math.log(p) for token, p in (chances | rest).items()}
+    with fake_server(vllm(logprobs, vocabulary)) as server:
+        found = client(server.url).chat([LABELS])[0].label_logprobs
+    assert found == pytest.approx({"A": math.log(0.85), "B": math.log(0.07)})
+    assert server.asked()[0].body["logprob_token_ids"] == [5, 6, 7, 8, 9, 10, 11]
+
+
+@pytest.mark.parametrize("vocabulary", [{"A": 49, "B": 50, "ad": 51}, {"A": 49, "B": 50, "ad": 51, " Bad": 52}])
+def test_a_label_of_two_tokens_is_a_model_error(vocabulary: dict[str, int]) -> None:
+    """Also where it is one after a blank, which this prompt does not end with."""
+    with fake_server(vllm({}, vocabulary)) as server, pytest.raises(ModelError, match=r"'Bad' is \d tokens"):
         client(server.url).chat([ask("x", labels=("A", "Bad"))])
 
 
-@pytest.mark.parametrize("no_tokenize", [Answer(404, b""), Answer(200, {"tokens": []})])
+NO_TOKENIZE = Answer(404, b"")
+
+
+def plain_server(*answers: Answer | None) -> Any:
+    """A handler of a server without /tokenize that gives these answers one after the other, the last for ever."""
+    left = list(answers)
+
+    def handle(request: Request) -> Answer | None:
+        if request.path == "/tokenize":
+            return NO_TOKENIZE
+        return left.pop(0) if len(left) > 1 else left[0]
+
+    return handle
+
+
+def likeliest(chances: dict[str, float]) -> Answer:
+    return completion("A", "length", {token: math.log(p) for token, p in chances.items()})
+
+
+@pytest.mark.parametrize("no_tokenize", [NO_TOKENIZE, Answer(200, {"tokens": []})])
 def test_without_tokenize_the_likeliest_tokens_are_searched(no_tokenize: Answer) -> None:
     def handle(request: Request) -> Answer:
-        if request.path == "/tokenize":
-            return no_tokenize
-        return completion("A", "length", {"A": -0.2, " B": -1.0} | ({"B": -3.0} if request.text == "x" else {}))
+        return no_tokenize if request.path == "/tokenize" else likeliest({"A": 0.6, " B": 0.2, "B": 0.1, "x": 0.1})
 
     with fake_server(handle) as server:
-        replies = client(server.url).chat([ask("x", labels=("A", "B")), ask("y", labels=("A", "B"))])
-    assert replies[0].label_logprobs == {"A": -0.2, "B": -3.0}
-    assert replies[1].error == "label token 'B' not among the top 20"
+        replies = client(server.url).chat([LABELS])
+    assert replies[0].label_logprobs == pytest.approx({"A": math.log(0.6), "B": math.log(0.3)})
     assert server.asked()[0].body["top_logprobs"] == 20
+
+
+def test_ratings_are_read_from_the_few_digits_that_a_plain_server_tells() -> None:
+    told = likeliest({"7": 0.5, "8": 0.3, "6": 0.1, " 7": 0.05, "The": 0.04})
+    with fake_server(plain_server(told)) as server:
+        found = client(server.url).chat([ask("x", labels=tuple("0123456789"))])[0].label_logprobs
+    assert found is not None
+    assert {digit: round(math.exp(found[digit]), 6) for digit in "5678"} == {
+        "5": 0.001429,
+        "6": 0.1,
+        "7": 0.55,
+        "8": 0.3,
+    }
+
+
+def test_a_server_that_tells_no_ids_is_asked_for_the_likeliest() -> None:
+    """It has a /tokenize, but takes no notice of `logprob_token_ids`."""
+
+    def handle(request: Request) -> Answer:
+        if request.path == "/tokenize":
+            return Answer(body=tokenized(request.body, VOCABULARY))
+        return likeliest({"A": 0.8, "B": 0.1}) if "top_logprobs" in request.body else completion("A", "length", {})
+
+    with fake_server(handle) as server:
+        replies = client(server.url).chat([ask(str(n), labels=("A", "B")) for n in range(3)])
+    assert [reply.label_logprobs for reply in replies] == [pytest.approx({"A": math.log(0.8), "B": math.log(0.1)})] * 3
+    assert len(server.asked()) == 4
+
+
+# ------------------------------------------------------------------------------- what a server can do
+
+MANY = [ask(str(n), labels=("A", "B")) for n in range(12)]
+GOOD = likeliest({"A": 0.8, "B": 0.1})
+
+
+def refusing(parameter: str, refused: Any, message: str) -> Any:
+    """A handler that refuses requests in which `refused(body)` holds, in OpenAI's words."""
+
+    def handle(request: Request) -> Answer:
+        if request.path == "/tokenize":
+            return NO_TOKENIZE
+        if refused(request.body):
+            return Answer(400, {"error": {"message": message, "param": parameter, "code": "unsupported_parameter"}})
+        return GOOD if request.body.get("logprobs") else echo(request)
+
+    return handle
+
+
+FEW = [
+    (5, "top_logprobs must be between 0 and 5", 1),
+    (8, "Requested sample logprobs of 20, which is greater than max allowed: 8", 1),
+    (5, "too many top_logprobs", 2),
+    (3, "top_logprobs: value out of range", 3),
+    (0, "Unsupported parameter: 'top_logprobs'", 1),
+]
+
+
+@pytest.mark.parametrize(("most", "message", "refusals"), FEW)
+@pytest.mark.parametrize("named", [True, False])
+def test_a_server_that_tells_fewer_tokens_is_asked_for_fewer(
+    most: int, message: str, refusals: int, named: bool
+) -> None:
+    parameter = ("logprobs" if "sample logprobs" in message else "top_logprobs") if named else None
+    handle = refusing(parameter or "", lambda body: body.get("top_logprobs", 0) > most, message)
+    with fake_server(handle) as server:
+        replies = client(server.url).chat(MANY)
+    assert [reply.error for reply in replies] == [None] * len(MANY)
+    assert len(server.asked()) == len(MANY) + refusals
+    assert server.asked()[-1].body.get("top_logprobs", 0) in {most, 2}
+
+
+def test_the_token_limit_goes_by_the_name_that_the_server_knows() -> None:
+    message = "Unsupported parameter: 'max_tokens' is not supported. Use 'max_completion_tokens' instead."
+    with fake_server(refusing("max_tokens", lambda body: "max_tokens" in body, message)) as server:
+        model = client(server.url)
+        labelled, written = model.chat(MANY), model.chat([ask("hi", max_tokens=9)])
+    assert [reply.error for reply in (*labelled, *written)] == [None] * 13
+    assert len(server.asked()) == 14
+    assert server.asked()[-1].body["max_completion_tokens"] == 9 and "max_tokens" not in server.asked()[-1].body
+
+
+def test_a_label_is_asked_for_without_a_temperature_where_none_may_be_named() -> None:
+    message = "Unsupported value: 'temperature' does not support 0.0 with this model. Only the default is supported."
+    with fake_server(refusing("temperature", lambda body: body.get("temperature") == 0, message)) as server:
+        model = client(server.url)
+        assert [reply.error for reply in model.chat(MANY)] == [None] * 12
+        with pytest.raises(ModelError, match="'temperature' does not support"):
+            model.chat([ask("greedy")])  # to sample instead would be another reply
+    assert len(server.asked()) == 14
+
+
+UNFIT = [
+    (failed(401, "Incorrect API key provided"), r"HTTP 401: Incorrect API key provided; api_key_env names", 1),
+    (failed(403, "no access"), r"HTTP 403: no access; api_key_env names", 2),
+    (failed(402, "no credit"), r"HTTP 402: no credit$", 2),
+    (Answer(301, b""), "HTTP 301", 2),
+    (failed(400, "Unknown parameter: 'logprobs'"), "Unknown parameter: 'logprobs'", 1),
+    (failed(400, "'max_tokens' is not supported; use 'max_completion_tokens'"), "'max_tokens' is not supported", 2),
+    (completion("A", "length"), "tells no log-probabilities of judge", 2),
+]
+
+
+@pytest.mark.parametrize(("answer", "line", "requests"), UNFIT)
+def test_what_fails_every_request_is_found_out_before_the_others(answer: Answer, line: str, requests: int) -> None:
+    with fake_server(plain_server(answer)) as server, pytest.raises(ModelError, match=line):
+        client(server.url).chat(MANY)
+    assert len(server.asked()) == requests
+
+
+@pytest.mark.parametrize("fault", [failed(403, "flagged"), completion("A", "length")])
+def test_what_fails_the_first_request_alone_fails_no_other(fault: Answer) -> None:
+    """Also where it is the only one that is left to ask: a resumed run must not stop at what was a failure before."""
+
+    def handle(request: Request) -> Answer:
+        return NO_TOKENIZE if request.path == "/tokenize" else fault if request.text == "0" else GOOD
+
+    with fake_server(handle) as server:
+        replies = client(server.url).chat(MANY)
+        (alone,) = client(server.url).chat(MANY[:1])
+    assert [reply.error is None for reply in replies] == [False] + [True] * 11
+    assert alone.error == replies[0].error
+
+
+def test_a_first_request_that_is_slow_to_be_answered_holds_up_no_other() -> None:
+    with fake_server(plain_server(failed(503, "busy"), GOOD)) as server:
+        assert [reply.error for reply in client(server.url).chat(MANY)] == [None] * 12
+    assert len(server.asked()) == 13
 
 
 # ------------------------------------------------------------------------------------------------- speed
@@ -460,7 +626,8 @@ BAD = [
     (ask("x"), body_of(completion("", "content_filter")), "content filter"),
     (LABELS, body_of(completion("A")), "no log-probabilities"),
     (LABELS, choices({"message": {}, "logprobs": {"content": []}}), "no log-probabilities"),
-    (LABELS, body_of(completion("A", logprobs={"A": -1.0})), "'B' not among the top 20"),
+    (LABELS, body_of(completion("A", logprobs={"x": -1.0, "y": -2.0})), "none of the labels A B is among the 2 likel"),
+    (LABELS, body_of(completion("A", logprobs={"x": -0.8, "A": -1.5})), "'B' is not among .* may be as probable"),
     (LABELS, body_of(completion("A", logprobs={"A": -1.0, "B": float("nan")})), "'B' has log-probability nan"),
     (LABELS, body_of(completion("A", logprobs={"A": 3.0, "B": -1.0})), "'A' has log-probability 3.0"),
 ]
@@ -476,7 +643,7 @@ def test_a_useless_reply_says_why_and_is_not_asked_again(request_: ChatRequest, 
         return Answer(404, b"") if request.path == "/tokenize" else Answer(200, data)
 
     with fake_server(handle) as server:
-        error = client(server.url).chat([request_])[0].error
+        error = warm(server.url).chat([request_])[0].error
     assert error == str(caught.value)
     assert len(server.asked()) == 1
 
@@ -507,7 +674,7 @@ def test_the_servers_own_words(data: bytes, message: str) -> None:
 
 def test_extra_fields_reach_the_server_and_labels_forbid_thinking() -> None:
     request = ChatRequest(messages=(Message(role="user", content="hi"),), labels=("A", "B"))
-    body = request_body(request, "m", {"A": 1, "B": 2}, {"priority": 3})
+    body = request_body(request, "m", {"A": (1,), "B": (2,)}, {"priority": 3})
     assert body["priority"] == 3
     assert body["chat_template_kwargs"] == {"enable_thinking": False, "thinking": False}
     assert "chat_template_kwargs" not in request_body(request, "m", None, {})
@@ -569,7 +736,10 @@ def test_whatever_a_server_sends_is_a_failure_with_a_short_reason(case: str, req
         return Answer(404, b"") if request.path == "/tokenize" else answer
 
     with fake_server(handle) as server:
-        error = client(server.url, max_tries=1).chat([request_])[0].error
+        try:
+            error = client(server.url, max_tries=1).chat([request_])[0].error
+        except ModelError as unfit:  # for labels: nothing this server says has log-probabilities
+            error = str(unfit) if request_.labels else None
     assert error is not None and (request_.labels or re.search(reason, error)), error
     assert len(error) < 400 and error.isprintable() and error.encode()
 
@@ -589,9 +759,8 @@ def test_no_more_of_a_reply_is_in_memory_than_it_may_have() -> None:
 def test_a_server_that_repeats_our_key_is_not_quoted_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JUDGE_KEY", "sk-secret")
     answer = failed(401, "wrong key: sk-secret")
-    with fake_server(lambda _: answer) as server:
-        (reply,) = client(server.url, api_key_env="JUDGE_KEY").chat([ask("hi")])
-    assert reply.error == "HTTP 401: wrong key: ***"
+    with fake_server(lambda _: answer) as server, pytest.raises(ModelError, match=r"HTTP 401: wrong key: \*\*\*;"):
+        client(server.url, api_key_env="JUDGE_KEY").chat([ask("hi")])
 
 
 @pytest.mark.parametrize("key", ["line\nbreak", "caf\u00e9"])
@@ -650,7 +819,7 @@ def test_a_label_that_reasoning_comes_before_is_none(first: str) -> None:
 
 def test_thinking_is_said_to_the_chat_template_where_the_recipe_says_it() -> None:
     def sent(request: ChatRequest, thinking: bool | None, extra: dict[str, Any] | None = None) -> Any:
-        return request_body(request, "m", None, extra or {}, thinking).get("chat_template_kwargs")
+        return request_body(request, "m", None, extra or {}, thinking=thinking).get("chat_template_kwargs")
 
     off, on = ({"enable_thinking": value, "thinking": value} for value in (False, True))
     assert [sent(ask("hi"), thinking) for thinking in (None, False, True)] == [None, off, on]

@@ -206,6 +206,11 @@ def test_sample_still_obeys_checked_vetoes() -> None:
             "too little probability on the labels",
             "0.0026 in all",
         ),
+        (
+            Reply(label_logprobs={"A": math.log(0.002), "B": math.log(0.012)}),
+            "too little probability on the labels",
+            "0.014 in all, label.min_label_mass is 0.05",
+        ),
     ],
 )
 def test_one_bad_reply_leaves_its_pair_unlabelled(reply: Reply, reason: str, detail: str) -> None:

@@ -138,7 +138,7 @@ def test_compare_in_three_wordings(served_judge: VllmChatModel, template: str) -
         for principle in judgment.principles:
             assert [verdict.first for verdict in principle.verdicts] == ["a", "b"]
             mass = [math.exp(v.logprob_first) + math.exp(v.logprob_second) for v in principle.verdicts]
-            assert all(0.01 < share <= 1.0001 for share in mass), "the model means to reply with a letter"
+            assert all(0.05 < share <= 1.0001 for share in mass), "the model means to reply with a letter"
 
 
 def test_reasoned(served_judge: VllmChatModel) -> None:

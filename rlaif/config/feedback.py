@@ -69,8 +69,9 @@ class LabelSection(Section):
     """Which those are: any, or first the pairs whose responses the constitution's checks tell apart most."""
     check_margin: Positive = 4.0
     """Log-odds with which a checked principle prefers the response that passes."""
-    min_label_mass: Share = 0.01
-    """A reply whose label tokens together have less probability than this is a failure, not a label."""
+    min_label_mass: Share = 0.05
+    """A reply whose label tokens together have less probability than this is a failure, not a label. The embedded model
+    gives them 0.08 or more, a judge that follows instructions nearly all: ask 0.5 of it."""
     max_failures: Share = 0.02
     """Above this share of failed pairs the stage fails."""
 

@@ -21,7 +21,8 @@ class ChatRequest(Record):
     """One conversation to continue.
 
     With `labels`, nothing is sampled: the reply carries, for each label, the natural-log probability that the
-    assistant's turn begins with exactly that label's token (each label must be one token of the model).
+    assistant's turn begins with a token that says the label, in any spelling (see `labels`). Each label must be one
+    token of the model. Of one that a server does not tell it is the highest that it can be.
     """
 
     messages: Messages

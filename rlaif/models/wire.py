@@ -15,13 +15,15 @@ from pydantic import BaseModel, ValidationError
 
 from rlaif.jsonl import first_problem
 from rlaif.models.chat import ChatRequest, Reply
+from rlaif.models.dialect import USUAL, Dialect
+from rlaif.models.labels import from_likeliest, total
 from rlaif.models.reasoning import THINKS_FIRST, begins, template_words, written
 from rlaif.records import plain
 
-TOP_LOGPROBS = 20
-"""The most that OpenAI's API and vLLM's default allow."""
 LONGEST = 200
 """Characters of a server's words in a message."""
+LabelIds = Mapping[str, tuple[int, ...]]
+"""The ids of the tokens that say each label."""
 
 
 class BadReply(Exception):
@@ -32,13 +34,28 @@ class BadReply(Exception):
         self.whole = whole
 
 
+class NoLogprobs(BadReply):
+    """A reply without the log-probabilities that were asked for, or `by_id` not told by token id."""
+
+    def __init__(self, reason: str, *, by_id: bool = False) -> None:
+        super().__init__(reason)
+        self.by_id = by_id
+
+
 class _Token(BaseModel):
     token: str
     logprob: float
 
 
 class _Position(BaseModel):
-    top_logprobs: list[_Token] = []
+    token: str = ""
+    logprob: float = -math.inf
+    top_logprobs: list[_Token] | None = None
+
+    @property
+    def told(self) -> list[tuple[str, float]]:
+        """The likeliest tokens, or the one that was taken where no others are told."""
+        return [(top.token, top.logprob) for top in self.top_logprobs or ()] or [(self.token, self.logprob)]
 
 
 class _Logprobs(BaseModel):
@@ -84,8 +101,11 @@ class _Answer(BaseModel):
     usage: _Usage | None = None
 
 
-class _Tokens(BaseModel):
-    tokens: list[int]
+class Tokens(BaseModel):
+    """What vLLM's /tokenize makes of a text."""
+
+    tokens: list[int] = []
+    token_strs: list[str] | None = None
 
 
 class _Model(BaseModel):
@@ -99,37 +119,38 @@ class _Models(BaseModel):
 def request_body(
     request: ChatRequest,
     model: str,
-    label_ids: Mapping[str, int] | None,
+    label_ids: LabelIds | None,
     extra: Mapping[str, Any],
+    dialect: Dialect = USUAL,
     thinking: bool | None = None,
 ) -> dict[str, Any]:
-    """The JSON of POST /chat/completions.
+    """The JSON of POST /chat/completions, in the server's dialect.
 
-    With `label_ids` (vLLM) the log-probs of exactly those tokens are asked for; without, the 20 likeliest. `extra`
-    is added as it is. `thinking` is said to the chat template; None says nothing, as some servers refuse the word.
+    With `label_ids` (vLLM) the log-probs of exactly those tokens are asked for; without, the likeliest. `extra` is
+    added as it is. `thinking` is said to the chat template; None says nothing, as some servers refuse the word.
     """
     body: dict[str, Any] = {"model": model, "messages": plain(request.messages), **extra}
     if thinking is not None:
         body.setdefault("chat_template_kwargs", template_words(thinking and not request.labels))
     if not request.labels:
         return body | {
-            "max_tokens": request.max_tokens,
+            dialect.limit: request.max_tokens,
             "temperature": request.temperature,
             "top_p": request.top_p,
             "seed": request.seed,
         }
-    body |= {"max_tokens": 1, "temperature": 0.0, "logprobs": True}
+    body |= {dialect.limit: 1, "logprobs": True}
+    if dialect.temperature:
+        body["temperature"] = 0.0
     if label_ids is None:
-        return body | {"top_logprobs": TOP_LOGPROBS}
-    ids = [label_ids[label] for label in request.labels]
+        return body | ({"top_logprobs": dialect.top_logprobs} if dialect.top_logprobs else {})
     # A model that would think first has no label as its first token; templates without thinking ignore this.
     body.setdefault("chat_template_kwargs", template_words(False))
+    ids = sorted({token for label in request.labels for token in label_ids[label]})
     return body | {"logprob_token_ids": ids, "return_tokens_as_token_ids": True}
 
 
-def parse_reply(
-    data: bytes, request: ChatRequest, label_ids: Mapping[str, int] | None, begun: bool | None = None
-) -> Reply:
+def parse_reply(data: bytes, request: ChatRequest, label_ids: LabelIds | None, begun: bool | None = None) -> Reply:
     """The Reply in the body of a 200, its reasoning set apart (`begun`: see there). Raises BadReply with the reason
     where there is none."""
     try:
@@ -157,28 +178,40 @@ def parse_reply(
     return Reply(**written(text or "", finish, ids, begun=begun, elsewhere=elsewhere), **tokens)
 
 
-def _label_logprobs(choice: _Choice, request: ChatRequest, label_ids: Mapping[str, int] | None) -> dict[str, float]:
+def _label_logprobs(choice: _Choice, request: ChatRequest, label_ids: LabelIds | None) -> dict[str, float]:
+    if choice.finish_reason == "content_filter":
+        raise BadReply("the server's content filter stopped the reply")
     if choice.logprobs is None or not choice.logprobs.content:
-        raise BadReply("the reply has no log-probabilities")
-    found = {top.token: top.logprob for top in choice.logprobs.content[0].top_logprobs}
-    result = {}
-    for label in request.labels:
-        token = label if label_ids is None else f"token_id:{label_ids[label]}"
+        raise NoLogprobs("the reply has no log-probabilities")
+    told = choice.logprobs.content[0].told
+    if label_ids is None:
+        try:
+            return from_likeliest(told, request.labels)
+        except ValueError as error:
+            raise BadReply(str(error)) from None
+    found = dict(told)
+    if not any(token.startswith("token_id:") for token in found):
+        raise NoLogprobs("the reply has no log-probabilities by token id", by_id=True)
+    return {
+        label: _of_tokens(label, [f"token_id:{token}" for token in label_ids[label]], found) for label in request.labels
+    }
+
+
+def _of_tokens(label: str, tokens: list[str], found: Mapping[str, float]) -> float:
+    for token in tokens:
         if token not in found:
-            among = f"among the top {TOP_LOGPROBS}" if label_ids is None else "in the reply"
-            raise BadReply(f"label token {label!r} not {among}")
+            raise BadReply(f"label token {label!r} ({token}) not in the reply")
         if not math.isfinite(found[token]) or found[token] > 0.01:
             raise BadReply(f"label token {label!r} has log-probability {found[token]}")
-        result[label] = min(found[token], 0.0)  # rounding may leave a hair above 0
-    return result
+    return total([found[token] for token in tokens])
 
 
-def token_ids(data: bytes) -> list[int]:
-    """The ids in the body of vLLM's /tokenize; none where the body is something else."""
+def tokenized(data: bytes) -> Tokens:
+    """The body of vLLM's /tokenize; no tokens where the body is something else."""
     try:
-        return _Tokens.model_validate_json(data).tokens
+        return Tokens.model_validate_json(data)
     except ValidationError:
-        return []
+        return Tokens()
 
 
 def model_names(data: bytes) -> list[str]:

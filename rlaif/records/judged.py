@@ -10,8 +10,8 @@ from rlaif.records.core import Messages, Pair, Record, Side, Source
 class Verdict(Record):
     """One reply of the judge about one principle in one order.
 
-    `logprob_first` and `logprob_second` are the natural-log probabilities of the two label tokens, exactly as the
-    model gave them (not normalised over the two).
+    `logprob_first` and `logprob_second` are the natural-log probabilities of the two labels, as the model gave them
+    (not normalised over the two); of a label that a server left out of its likeliest tokens, the highest it can have.
     """
 
     first: Side
@@ -101,7 +101,7 @@ class PrincipleScore(Record):
     value: float
     """`score`: the expected rating, from -1 to 1. `checklist`: the probability that it is followed, from 0 to 1."""
     logprobs: dict[str, float] = Field(default_factory=dict)
-    """Of the label tokens, exactly as the model gave them; empty when checked."""
+    """Of the labels, as in `Verdict`; empty when checked."""
     unknown: float = Field(default=0.0, ge=0, le=1)
     """`checklist`: the probability of the label that says it cannot be told."""
 

@@ -2,14 +2,15 @@
 
 The bytes are `wire`'s; which server is asked is `replicas`'; starting a server is `server`'s. A request that the
 server refuses or that keeps failing gives a Reply with `error`; only what makes every request fail (no server, no
-such model) raises.
+such model, a wrong key, no log-probabilities) raises. So that this is found out before the others are sent, the first
+request of a call goes alone until one of its kind was answered.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -19,12 +20,27 @@ from tenacity.wait import wait_base
 from rlaif.config.sections import ClientModel
 from rlaif.errors import ModelError
 from rlaif.models.chat import ChatRequest, OnReplies, Reply
-from rlaif.models.client.replicas import Replicas, Transient
+from rlaif.models.client.labels import find_label_ids
+from rlaif.models.client.replicas import TOO_LARGE, Replicas, Response, Transient
 from rlaif.models.client.tries import Tries
-from rlaif.models.wire import BadReply, parse_reply, request_body, token_ids
-from rlaif.records import content_id
+from rlaif.models.dialect import UNSUPPORTED, USUAL, Dialect, refused_parameter
+from rlaif.models.reasoning import template_words
+from rlaif.models.wire import BadReply, LabelIds, NoLogprobs, Tokens, parse_reply, request_body, tokenized
+from rlaif.records import Message, content_id
 
 T = TypeVar("T")
+OF_THE_REQUEST = frozenset({400, 404, 409, 413, 414, 422, 431, 451, TOO_LARGE})
+"""Refusals that may concern this request and no other."""
+NEUTRAL = (Message(role="user", content="Hello."),)
+
+
+class Unfit(Exception):
+    """A failure that may befall every request of its kind; for `certain` it does."""
+
+    def __init__(self, reason: str, line: str, *, certain: bool = False) -> None:
+        super().__init__(reason)
+        self.line = line
+        self.certain = certain
 
 
 class HttpChatModel:
@@ -38,7 +54,12 @@ class HttpChatModel:
         self._tries = Tries(config.max_tries, backoff)
         self._replicas = Replicas(config)
         self._begun = begun
-        self._label_ids: dict[str, int | None] = {}
+        self._label_ids: dict[frozenset[str], LabelIds | None] = {}
+        self._dialect = USUAL
+        self._answered: set[bool] = set()
+        """The kinds of requests, with labels (True) and without, of which one was answered."""
+        self._tried = asyncio.Event()
+        """Whether the first request of a call has met the server, so that the others may."""
 
     def chat(self, requests: Sequence[ChatRequest], on_replies: OnReplies | None = None) -> list[Reply]:
         """Answer all, `concurrency` at a time; `on_replies` gets what arrives together in one lot."""
@@ -53,30 +74,30 @@ class HttpChatModel:
         replies: dict[int, Reply] = {}
         waiting = iter(enumerate(requests))
         arrived: list[tuple[int, Reply]] = []
+        tried = self._tried = asyncio.Event()
 
         async def work(session: aiohttp.ClientSession) -> None:
             for index, request in waiting:  # shared by all workers: whoever is free takes the next
                 replies[index] = await self._answer(session, request)
+                tried.set()
                 if on_replies is not None:
                     await _hand_on(arrived, (index, replies[index]), on_replies)
 
         async with self._replicas.session() as session:
-            for label in sorted({label for request in requests for label in request.labels}):
-                if label not in self._label_ids:
-                    self._label_ids[label] = await self._find_label(session, label)
+            await self._find_labels(session, requests)
             try:
                 async with asyncio.TaskGroup() as group:
                     for _ in range(min(self._config.concurrency, len(requests))):
                         group.create_task(work(session))
+                        if bool(requests[0].labels) not in self._answered:
+                            await tried.wait()
             except BaseExceptionGroup as failures:
                 # One cause stops the call; what its neighbours met while being stopped is not news.
                 raise failures.exceptions[0] from None
         return [replies[index] for index in range(len(requests))]
 
     async def _answer(self, session: aiohttp.ClientSession, request: ChatRequest) -> Reply:
-        """One request with its retries. Raises ModelError where no server is there, or none has the model."""
-        label_ids = self._ids_of(request.labels)
-        body = encode(request_body(request, self.name, label_ids, self._config.extra_body, self._config.thinking))
+        """One request with its retries. Raises ModelError where no server is there, or none can answer its kind."""
         answers_before = self._replicas.answers
         reached = True
 
@@ -85,49 +106,107 @@ class HttpChatModel:
             if reached:
                 answers_before = self._replicas.answers
             try:
-                response = await self._replicas.post(session, "/chat/completions", body)
+                return await self._exchange(session, request)
             except Transient as failure:
                 reached = not failure.unreachable
+                self._tried.set()  # the others need not wait for what may last
                 raise
-            if response.status == 404:
-                await self._replicas.check_model(session, response.server, self.name)
-            if response.status != 200:
-                response.server.failed()  # perhaps it fails all, and another server would not
-                return Reply(error=response.error)
-            try:
-                return parse_reply(response.data, request, label_ids, self._begun)
-            except BadReply as bad:
-                response.server.failed()
-                if bad.whole:
-                    return Reply(error=str(bad))
-                raise Transient(str(bad)) from None
 
         try:
             return await self._tries.of(once)
+        except Unfit as unfit:
+            kind = bool(request.labels)
+            if kind not in self._answered and (unfit.certain or await self._also_unfit(session, request)):
+                raise ModelError(unfit.line) from None
+            return Reply(error=str(unfit))
         except Transient as failure:
             # Not this request's fault when nobody else had an answer either since no server could be reached.
             if not reached and self._replicas.answers == answers_before and self._replicas.all_avoided():
                 raise self._nobody(failure) from None
             return Reply(error=f"failed after {self._tries}: {failure}")
 
+    async def _exchange(self, session: aiohttp.ClientSession, request: ChatRequest) -> Reply:
+        """One request in the server's dialect, asked again in others for as long as it is refused for its form.
+
+        Raises Transient, Unfit, and ModelError where the server has no such model.
+        """
+        dialect = self._dialect
+        while True:
+            ids = self._label_ids.get(frozenset(request.labels)) if dialect.by_id else None
+            asked = request_body(request, self.name, ids, self._config.extra_body, dialect, self._config.thinking)
+            response = await self._replicas.post(session, "/chat/completions", encode(asked))
+            if response.status != 200:
+                if (other := await self._after_refusal(session, response, dialect, asked)) is not None:
+                    dialect = other
+                    continue
+                response.server.failed()  # perhaps it fails all, and another server would not
+                return Reply(error=response.error)
+            try:
+                reply = parse_reply(response.data, request, ids, self._begun)
+            except NoLogprobs as bad:
+                if bad.by_id and True not in self._answered:
+                    dialect = dialect._replace(by_id=False)
+                    continue
+                response.server.failed()
+                raise Unfit(str(bad), self._no_logprobs(response)) from None
+            except BadReply as bad:
+                response.server.failed()
+                if bad.whole:
+                    return Reply(error=str(bad))
+                raise Transient(str(bad)) from None
+            if dialect != self._dialect:
+                self._dialect = dialect
+            self._answered.add(bool(request.labels))
+            return reply
+
+    async def _after_refusal(
+        self, session: aiohttp.ClientSession, response: Response, dialect: Dialect, asked: Mapping[str, Any]
+    ) -> Dialect | None:
+        """The dialect to try next; None where the refusal concerns this request. Raises as `_exchange`."""
+        if response.status == 404:
+            await self._replicas.check_model(session, response.server, self.name)
+        if response.status < 500 and response.status not in OF_THE_REQUEST:
+            key = "; api_key_env names the environment variable that holds the key" * (response.status in {401, 403})
+            raise Unfit(response.error, f"{response.server.url}: {response.error}{key}", certain=response.status == 401)
+        parameter = refused_parameter(response.data, response.error, asked)
+        other = dialect.after(response.error, parameter, asked)
+        if other is None and parameter is not None and UNSUPPORTED.search(response.error):
+            raise Unfit(response.error, f"{response.server.url}: {response.error}", certain=True)
+        return other
+
+    async def _also_unfit(self, session: aiohttp.ClientSession, request: ChatRequest) -> bool:
+        """Whether a request of this kind that nobody could object to fails in this way too."""
+        try:
+            await self._exchange(session, request.model_copy(update={"messages": NEUTRAL}))
+        except Unfit:
+            return True
+        except Transient:
+            return False
+        return False
+
     # ----------------------------------------------------------------------------------------------- labels
 
-    async def _find_label(self, session: aiohttp.ClientSession, label: str) -> int | None:
-        """The label's token id by vLLM's /tokenize; None where the server has no such thing."""
-        body = encode({"model": self.name, "prompt": label, "add_special_tokens": False})
-        try:
-            response = await self._tries.of(lambda: self._replicas.post(session, "/tokenize", body, at_root=True))
-        except Transient as failure:
-            raise self._nobody(failure) from None
-        tokens = token_ids(response.data) if response.status == 200 else []
-        if len(tokens) > 1:
-            raise ModelError(f"label {label!r} is {len(tokens)} tokens of {self.name}; it must be one")
-        return tokens[0] if tokens else None
+    async def _find_labels(self, session: aiohttp.ClientSession, requests: Sequence[ChatRequest]) -> None:
+        """The ids of the labels by vLLM's /tokenize, where the server has such a thing."""
 
-    def _ids_of(self, labels: Sequence[str]) -> dict[str, int] | None:
-        """Token ids of all labels, or None where any is unknown."""
-        ids = {label: found for label in labels if (found := self._label_ids[label]) is not None}
-        return ids if len(ids) == len(labels) else None
+        async def tokenize(body: dict[str, Any]) -> Tokens:
+            data = encode({"model": self.name, "return_token_strs": True, **body})
+            try:
+                response = await self._tries.of(lambda: self._replicas.post(session, "/tokenize", data, at_root=True))
+            except Transient as failure:
+                raise self._nobody(failure) from None
+            return tokenized(response.data) if response.status == 200 else Tokens()
+
+        told = self._config.extra_body.get("chat_template_kwargs", template_words(False))
+        for request in requests:
+            if request.labels and (labels := frozenset(request.labels)) not in self._label_ids:
+                self._label_ids[labels] = await find_label_ids(tokenize, request, {"chat_template_kwargs": told})
+
+    def _no_logprobs(self, response: Response) -> str:
+        return (
+            f"{response.server.url} tells no log-probabilities of {self.name}, and a verdict is read from them: use a "
+            "server that tells them (`logprobs`), or label.mode.kind=revise"
+        )
 
     def _nobody(self, failure: Transient) -> ModelError:
         return ModelError(f"cannot reach {self._replicas} ({self._tries}): {failure}")

@@ -17,9 +17,10 @@ from rlaif.models.chat import ChatRequest, OnReplies, Reply
 from rlaif.models.local.architecture import backbone_of, context_of, next_logits
 from rlaif.models.local.dtype import DTYPES, resolve
 from rlaif.models.local.generate import Sampling, generate
+from rlaif.models.local.labels import LabelTokens, decoded, label_tokens
 from rlaif.models.local.load import Loaded, free_memory, load_language_model
 from rlaif.models.local.packing import Row, hidden_states
-from rlaif.models.local.tokens import answer_of, encode_prompt, label_token, prompt_end
+from rlaif.models.local.tokens import answer_of, encode_prompt, prompt_end
 from rlaif.models.reasoning import left_open
 
 Encoded = tuple[int, ChatRequest, list[int]]  # index of the request, the request, its prompt's token ids
@@ -38,6 +39,8 @@ class LocalChatModel:
         self.revision = f"{loaded.revision}-{dtype}{'-thinking' if config.thinking else ''}"
         self._model, self._tokenizer = loaded.model, loaded.tokenizer
         self._context = context_of(loaded.model.config)
+        self._texts: list[str] = []
+        self._labels: dict[tuple[str, ...], LabelTokens] = {}
 
     def chat(self, requests: Sequence[ChatRequest], on_replies: OnReplies | None = None) -> list[Reply]:
         replies: list[Reply | None] = [None] * len(requests)
@@ -91,13 +94,13 @@ class LocalChatModel:
 
     @torch.inference_mode()
     def _read_labels(self, batch: Sequence[Encoded]) -> list[tuple[int, Reply]]:
-        """The next token's log-probabilities of the labels; what requests share is read once."""
+        """The log-probability that the answer begins with each label; what requests share is read once."""
         labels = batch[0][1].labels
-        label_ids = [label_token(self._tokenizer, label) for label in labels]
-        rows = [row for group in _siblings(batch) for row in _rows(group)]
+        lead, ids = self._label_tokens(batch[0][1])
+        rows = [row for group in _siblings(batch) for row in _rows(group, lead)]
         hidden_BH = hidden_states(backbone_of(self._model), rows).at_last()
-        logits_BV = next_logits(self._model, hidden_BH)
-        logprobs_BL = torch.log_softmax(logits_BV, -1)[:, label_ids].tolist()
+        logprobs_BV = torch.log_softmax(next_logits(self._model, hidden_BH), -1)
+        logprobs_BL = torch.stack([logprobs_BV[:, tokens].logsumexp(-1).clamp(max=0.0) for tokens in ids], -1).tolist()
         return [
             (
                 index,
@@ -110,6 +113,15 @@ class LocalChatModel:
             )
             for (index, _, ids), values in zip(batch, logprobs_BL, strict=True)
         ]
+
+    def _label_tokens(self, request: ChatRequest) -> LabelTokens:
+        """Found once for a set of labels: every prompt ends alike."""
+        if request.labels not in self._labels:
+            self._texts = self._texts or decoded(self._tokenizer)
+            size = self._model.get_output_embeddings().weight.shape[0]
+            found = label_tokens(self._tokenizer, self._texts, size, request.messages, request.labels)
+            self._labels[request.labels] = found
+        return self._labels[request.labels]
 
     def close(self) -> None:
         self._model = None
@@ -153,8 +165,8 @@ def _length(group: Sequence[Encoded]) -> int:
     return max(len(ids) for _, _, ids in group)
 
 
-def _rows(group: Sequence[Encoded]) -> list[Row]:
-    """The siblings' tokens cut where they begin to differ (each keeps at least its last token for itself)."""
-    ids = [item[2] for item in group]
+def _rows(group: Sequence[Encoded], lead: Sequence[int]) -> list[Row]:
+    """The siblings' tokens and `lead`, cut where they begin to differ (each keeps its last token for itself)."""
+    ids = [[*item[2], *lead] for item in group]
     shared = len(os.path.commonprefix([row[:-1] for row in ids]))  # noqa: RUF071 (token by token)
     return [Row(tuple(row[:shared]), tuple(row[shared:])) for row in ids]

@@ -11,7 +11,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import chdir, closing
 from pathlib import Path
 from typing import Any
 
@@ -336,9 +336,12 @@ def test_a_file_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
 
 
 @given(st.lists(st.lists(st.sampled_from("abcdef"), max_size=8), max_size=4))
-def test_whatever_is_asked_the_order_and_the_questions_match(calls: list[list[str]]) -> None:
+def test_whatever_is_asked_the_order_and_the_questions_match(
+    tmp_path_factory: pytest.TempPathFactory, calls: list[list[str]]
+) -> None:
     model = BatchModel()
-    cached = CachedModel(model, Path(":memory:"))
+    with chdir(tmp_path_factory.getbasetemp()):  # a file of that name is made where none is wanted
+        cached = CachedModel(model, Path(":memory:"))
     try:
         for texts in calls:
             assert [reply.text[0] for reply in cached.chat([ask(text) for text in texts])] == texts

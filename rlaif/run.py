@@ -115,6 +115,7 @@ class Run:
             return
         import fcntl  # noqa: PLC0415 (absent on Windows, where runs are simply not locked)
 
+        self._check_links()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             file = os.fdopen(no_link(str(self.folder / ".lock"), os.O_WRONLY | os.O_CREAT), "w")
@@ -126,6 +127,12 @@ class Run:
             except BlockingIOError:
                 raise ConfigError(f"{self.folder}: another process is working on this run") from None
             yield
+
+    def _check_links(self) -> None:
+        """ConfigError for a folder in the run's that is a link: rlaif deletes what is in its folders when it is old."""
+        for path in (*self.folder.glob("*"), *self.checkpoints.rglob("*")):
+            if path.is_symlink() and path.is_dir():
+                raise ConfigError(f"{path}: a link to a folder, and rlaif deletes from its folders; remove the link")
 
     def scope(self) -> str:
         """A text that only this run has: whoever deletes the folder and starts anew gets another."""

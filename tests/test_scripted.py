@@ -138,3 +138,44 @@ def test_a_bad_path_says_what_is_wrong(path: str, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         from_path(path)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("import sys\nsys.exit(3)", r"cannot be imported: SystemExit: 3 \(fails\.py:2\)"),
+        ("def f(:", r"cannot be imported: SyntaxError: "),
+        ("1 / 0", r"cannot be imported: ZeroDivisionError: division by zero \(fails\.py:1\)"),
+        ("\x00", "cannot be imported: "),
+    ],
+)
+def test_a_module_that_fails_or_exits_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, said: str
+) -> None:
+    (tmp_path / "fails.py").write_text(source)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "fails", raising=False)
+    with pytest.raises(ConfigError, match=f"scripted model 'fails:f': fails {said}") as error:
+        from_path("fails:f")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("path", ["..:f", ".x:f", "\0:f", "a..b:f"])
+def test_a_name_that_no_module_has_is_one_line(path: str) -> None:
+    with pytest.raises(ConfigError, match="scripted model"):
+        from_path(path)
+
+
+@pytest.mark.parametrize(
+    ("function", "said"),
+    [
+        (lambda request: sys.exit(3), "SystemExit: 3"),
+        (lambda request: {"A": "likely"}, "ValidationError: "),
+        (lambda request: {1: 0.5}, "ValidationError: "),
+    ],
+)
+def test_a_function_that_exits_or_says_what_is_no_reply_is_one_line(function: Any, said: str) -> None:
+    with pytest.raises(ConfigError, match=f"script scripted: {said}") as error:
+        ScriptedChatModel(function).chat([ChatRequest(messages=(Message(role="user", content="?"),), labels=("A",))])
+    assert "\n" not in str(error.value)

@@ -47,18 +47,18 @@ class ScriptedChatModel:
     def _answer(self, request: ChatRequest) -> Reply:
         try:
             value = self._function(request)
+            if isinstance(value, str):
+                return Reply(text=value, completion_tokens=len(value.split()))
+            if isinstance(value, dict):
+                return Reply(label_logprobs=value)
+            if isinstance(value, Reply):
+                return value
         except RequestFailed as failure:
             return Reply(error=str(failure) or "the script refused")
         except RlaifError:
             raise
-        except Exception as error:
-            raise ConfigError(f"script {self.name}: {type(error).__name__}: {error}{_place(error)}") from error
-        if isinstance(value, str):
-            return Reply(text=value, completion_tokens=len(value.split()))
-        if isinstance(value, dict):
-            return Reply(label_logprobs=value)
-        if isinstance(value, Reply):
-            return value
+        except (Exception, SystemExit) as error:
+            raise ConfigError(f"script {self.name}: {_said(error)}") from error
         raise ConfigError(f"script {self.name}: must return a Reply, a text or label log-probabilities (got {value!r})")
 
     def close(self) -> None:
@@ -76,6 +76,8 @@ def from_path(path: str) -> ScriptedChatModel:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         raise ConfigError(f"scripted model '{path}': no module named '{error.name}'") from None
+    except (Exception, SystemExit) as error:
+        raise ConfigError(f"scripted model '{path}': {module_name} cannot be imported: {_said(error)}") from error
     function = getattr(module, function_name, None)
     if not callable(function):
         own = [name for name, value in vars(module).items() if inspect.isfunction(value)]
@@ -86,10 +88,11 @@ def from_path(path: str) -> ScriptedChatModel:
     return ScriptedChatModel(function, name=path)
 
 
-def _place(error: Exception) -> str:
-    """Where in the script it arose."""
+def _said(error: BaseException) -> str:
+    """What it is, on one line, and where in the script it arose."""
     frames = traceback.extract_tb(error.__traceback__)
-    return f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if len(frames) > 1 else ""
+    place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if len(frames) > 1 else ""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}{place}"
 
 
 @lru_cache(maxsize=64)  # by the function, so that a file edited later does not change what is already loaded

@@ -23,6 +23,7 @@ import yaml
 
 from rlaif.annotate.questions import read_questions
 from rlaif.audit import gate
+from rlaif.audit.identity import differences
 from rlaif.config import dump_recipe, load_recipe
 from rlaif.config.sections import FileSource, HumanFile, PromptsSection
 from rlaif.constitution import lint, load_constitution
@@ -31,19 +32,22 @@ from rlaif.evaluation.compare import compare_runs
 from rlaif.evaluation.report import write_report
 from rlaif.evaluation.tables import terminal
 from rlaif.feedback.annotators.commands import annotators_command
+from rlaif.feedback.calibration import fitted
 from rlaif.feedback.export import FORMATS, export_command
 from rlaif.feedback.human import read_human
 from rlaif.feedback.prompts import read_prompts
-from rlaif.forms import EVALUATION
+from rlaif.forms import EVALUATION, SAMPLE
 from rlaif.hybrid.conflicts import conflicts_command
 from rlaif.hybrid.route import read_routing, route_command
 from rlaif.iterate import _row
-from rlaif.jsonl import read_json
+from rlaif.jsonl import read_json, read_rows
 from rlaif.records import Message, Preference, Prompt
 from rlaif.resources import available, resolve
 from rlaif.run import Run
-from rlaif.study.arms import arm_runs
+from rlaif.study.arms import ArmRun, arm_runs
 from rlaif.study.config import load_study
+from rlaif.study.contest import samples_of
+from rlaif.study.figures import _scored
 from rlaif.templates import load_template
 from tests.annotated import pairs
 from tests.fake_run import inputs, write_run
@@ -333,6 +337,15 @@ def test_every_human_form(name: str, seed: int, tmp_path: Path) -> None:
     fuzz(name, seed, copy_of(GOLDEN / name), spoil, read, tmp_path)
 
 
+def test_the_trial_sees_a_fault_and_a_file_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(AssertionError, match="seed 3: ZeroDivisionError"):
+        attempt(lambda _: 1 / 0, tmp_path, "seed 3")
+    monkeypatch.setattr("tests.test_fuzz.SOON_S", 0.01)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(AssertionError, match="it hangs"):
+        attempt(lambda path: path.read_bytes(), tmp_path / "pipe", "seed 3")
+
+
 # ------------------------------------------------------------------------------------------------------ run folders
 
 
@@ -362,7 +375,11 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run.annotations.write_text(first.replace('"source":"ai"', '"source":"human"'))
     run.routing.write_text(json.dumps({"by": "random", "budget": 3, "seed": 0, "picked": ["a"], "facts": {"x": 1.5}}))
     run.route.write_text("".join(p.model_dump_json() + "\n" for p in pairs(2)))
-    (folder / "audit.json").write_text(json.dumps({"schema": gate.SCHEMA, "audited": {"judge": {"model": "x"}}}))
+    audit = {"schema": gate.SCHEMA, "audited": {"judge": {"model": "x"}}, "agreement": {"value": 0.9, "low": 0.8}}
+    audit["calibration"] = {"isotonic": {"x": [0.5, 0.9], "y": [0.5, 0.8]}}
+    (folder / "audit.json").write_text(json.dumps(audit))
+    scored = {"arm": "a", "seed": 0, "model": "m", "pair_id": "p", "prompt_id": "q", "p_human": 1.0, "margin": 0.5}
+    (folder / "accuracy.jsonl").write_text(dump_lines([scored] * 3))
     return folder
 
 
@@ -387,6 +404,17 @@ def reads_of(run: Run) -> dict[str, list[Callable[[], object]]]:
     def told() -> object:
         return terminal(read_json(run.evaluation, EVALUATION)), _row(1, run)
 
+    def audited() -> object:
+        audit = gate._read(folder / "audit.json")
+        differences(audit["audited"], {"judge": {"model": "x"}})
+        return gate.check_gate(audit, {"accuracy.low": 0.5}), fitted(audit.get("calibration") or {}, "isotonic")
+
+    def samples() -> object:
+        hello = (Message(role="user", content="Hi"),)
+        ids = list(dict.fromkeys(row["prompt_id"] for row in read_rows(run.samples, SAMPLE)))[:4]
+        held = {one: Prompt(id=one, messages=hello) for one in ids}
+        return samples_of(ArmRun("a", 0, load_recipe("quickstart"), run), held)
+
     def routed() -> object:
         return read_routing(run), route_command(folder, 2)
 
@@ -394,7 +422,7 @@ def reads_of(run: Run) -> dict[str, list[Callable[[], object]]]:
         "manifest.json": [report, run.read_manifest, held_lock, lambda: run.is_done("sample", "ab")],
         "evaluation.json": [report, compared, told],
         "metrics.jsonl": [report, logged],
-        "evaluation_samples.jsonl": [report, compared],
+        "evaluation_samples.jsonl": [report, compared, samples],
         "failures.jsonl": [report],
         "preferences.jsonl": [report, *(lambda to=to: export_command(folder, to, out / "x.jsonl") for to in FORMATS)],
         "recipe.yaml": [report, held_lock, lambda: read_questions(run, None, None, True)],
@@ -402,7 +430,8 @@ def reads_of(run: Run) -> dict[str, list[Callable[[], object]]]:
         "annotations.jsonl": [routed, lambda: annotators_command([folder], [], None, "", 0)],
         "routing.json": [routed],
         "route.jsonl": [lambda: read_questions(run, None, None, False)],
-        "audit.json": [lambda: gate._read(folder / "audit.json")],
+        "audit.json": [audited],
+        "accuracy.jsonl": [lambda: list(_scored(folder))],
     }
 
 

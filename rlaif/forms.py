@@ -14,6 +14,7 @@ from typing_extensions import TypedDict
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]
+Interval = tuple[Number | None, Number | None]
 InFolder = Annotated[str, StringConstraints(pattern=r"^[^./\\\x00][^/\\\x00]*$")]
 """The name of what lies in the run folder itself."""
 
@@ -42,8 +43,8 @@ class Change(TypedDict):
     before: Number
     after: Number
     difference: Measured
-    before_interval: NotRequired[list[Number | None]]
-    after_interval: NotRequired[list[Number | None]]
+    before_interval: NotRequired[Interval]
+    after_interval: NotRequired[Interval]
 
 
 class AllChecked(Change):
@@ -56,8 +57,8 @@ class PassRate(TypedDict):
     before: Number | None
     after: Number | None
     difference: Measured | None
-    before_interval: NotRequired[list[Number | None]]
-    after_interval: NotRequired[list[Number | None]]
+    before_interval: NotRequired[Interval]
+    after_interval: NotRequired[Interval]
 
 
 class Principle(TypedDict):

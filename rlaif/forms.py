@@ -96,7 +96,17 @@ class HeldoutAccuracy(Estimate):
     label_entropy: NotRequired[Number | None]
 
 
-Band = TypedDict("Band", {"from": Share, "to": Share, "value": Number | None, "low": Any, "high": Any, "n": Count})
+Band = TypedDict(
+    "Band",
+    {
+        "from": Share,
+        "to": Share,
+        "value": Number | None,
+        "low": Number | None,
+        "high": Number | None,
+        "n": Count,
+    },
+)
 
 
 class Calibration(TypedDict):

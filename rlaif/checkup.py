@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from rlaif.config import load_recipe, recipe_schema
-from rlaif.config.text import UNREADABLE, read_yaml
 from rlaif.constitution import Constitution, lint, list_checks, load_constitution
 from rlaif.errors import ConfigError, did_you_mean
 from rlaif.jsonl import write_json
+from rlaif.strict_yaml import read_yaml_file
 from rlaif.templates import load_template
 
 SCHEMAS = {"constitution": "rlaif:constitution:v1", "recipe": "rlaif:recipe"}
@@ -39,8 +39,8 @@ def check_file(path: Path) -> str:
 
 def _is_recipe(path: Path) -> bool:
     try:
-        value = read_yaml(path.read_text(encoding="utf-8"))
-    except (OSError, *UNREADABLE):
+        _, value = read_yaml_file(path)
+    except ConfigError:
         return False  # the constitution loader says what is wrong
     return isinstance(value, dict) and ("policy" in value or "judge" in value)
 

@@ -17,7 +17,6 @@ when killed.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,8 @@ from rlaif.config.needs import learns_from
 from rlaif.config.sections import BestOfN, FileSource, HumanLabels, JudgeDemonstrations, Sft
 from rlaif.console import say
 from rlaif.errors import ConfigError
+from rlaif.forms import EVALUATION
+from rlaif.jsonl import read_json
 from rlaif.pipeline import run_recipe
 from rlaif.records import derive_seed
 from rlaif.run import Run
@@ -91,20 +92,20 @@ def _check(recipe: Recipe) -> None:
 
 
 def _row(number: int, run: Run) -> tuple[str, ...]:
-    evaluation = json.loads(run.evaluation.read_text(encoding="utf-8"))
-    policy = evaluation["policy"]
-    score = policy["score"]
+    evaluation = read_json(run.evaluation, EVALUATION)
+    policy = evaluation.get("policy", {})
+    score, kl = policy.get("score"), policy.get("kl") or {}
     return (
         str(number),
-        _percent(policy["win_rate_vs_reference"]),
+        _percent(policy.get("win_rate_vs_reference")),
         f"{score['before']:.2f} to {score['after']:.2f}" if score else NONE,
-        f"{policy['kl']['value']:.2f}" if policy["kl"] else NONE,
-        _percent(evaluation["reward_model"]["heldout_accuracy"]),
+        f"{kl['value']:.2f}" if kl.get("value") is not None else NONE,
+        _percent(evaluation.get("reward_model", {}).get("heldout_accuracy")),
         str(run.read_manifest()["stages"].get("pairs", {}).get("train", NONE)),
     )
 
 
 def _percent(estimate: dict[str, Any] | None) -> str:
-    if estimate is None or estimate["value"] is None:
+    if estimate is None or None in (value := [estimate[end] for end in ("value", "low", "high")]):
         return NONE
-    return f"{100 * estimate['value']:.0f}% ({100 * estimate['low']:.0f} to {100 * estimate['high']:.0f})"
+    return f"{100 * value[0]:.0f}% ({100 * value[1]:.0f} to {100 * value[2]:.0f})"

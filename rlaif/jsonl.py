@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import gzip
 import json
 import os
+import stat
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -13,9 +15,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import jsonlines
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from rlaif.errors import DataError
+from rlaif.files import read_file
 from rlaif.processes import leads
 
 Row = TypeVar("Row", bound=BaseModel)
@@ -33,12 +36,12 @@ def first_problem(error: ValidationError) -> str:
 def read_text(path: Path) -> str:
     """A file's text, unpacked if its name ends in .gz. DataError where it is missing, damaged or not UTF-8."""
     try:
-        data = path.read_bytes()
+        data = read_file(path)
         return (gzip.decompress(data) if path.suffix == ".gz" else data).decode()
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read: {error}") from None
+        raise DataError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
 
 
 def strict_loads(text: str) -> Any:
@@ -125,6 +128,33 @@ def read_jsonl(path: Path, kind: type[Row]) -> list[Row]:
     return rows
 
 
+def read_json(path: Path, form: TypeAdapter[Any]) -> Any:
+    """What is in a JSON file, which must have the form; DataError, naming what is wrong and where, if not."""
+    try:
+        value = strict_loads(read_text(path))
+        dumps(value).encode()
+    except UnicodeEncodeError:
+        raise DataError(f"{path}: not text: half of a surrogate pair") from None
+    except (DataError, ValueError, RecursionError) as error:
+        raise error if isinstance(error, DataError) else DataError(f"{path}: not JSON: {error}") from None
+    return _formed(str(path), value, form)
+
+
+def read_rows(path: Path, form: TypeAdapter[Any]) -> list[dict[str, Any]]:
+    """The rows of a JSONL file, each of which must have the form; none where there is no file."""
+    if not os.path.lexists(path):
+        return []
+    return [_formed(f"{path}:{number}", value, form) for number, value in read_objects(path)]
+
+
+def _formed(place: str, value: Any, form: TypeAdapter[Any]) -> Any:
+    try:
+        form.validate_json(json.dumps(value), strict=True)
+    except ValidationError as error:
+        raise DataError(f"{place}: {first_problem(error)}") from None
+    return value
+
+
 def dumps(value: Any) -> str:
     """One line of JSON, keys in the order given, text unescaped."""
     plain = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
@@ -132,8 +162,13 @@ def dumps(value: Any) -> str:
 
 
 def no_link(path: str, flags: int) -> int:
-    """An opener: what stands at this name itself, never what a link there leads to. OSError where it is a link."""
-    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
+    """An opener: a regular file of this name itself, never what a link there leads to, nor a pipe that waits for a
+    reader. OSError for those."""
+    descriptor = os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0), 0o666)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file", path)
+    return descriptor
 
 
 def begin_private(path: Path) -> None:

@@ -23,7 +23,9 @@ from rlaif import __version__
 from rlaif.config import Recipe, changed_keys, dump_recipe, load_recipe
 from rlaif.digest import hash_path
 from rlaif.errors import ConfigError, DataError
-from rlaif.jsonl import dumps, no_link, read_objects, write_atomic, write_json
+from rlaif.files import read_file
+from rlaif.forms import MANIFEST, METRICS
+from rlaif.jsonl import dumps, no_link, read_json, read_rows, read_text, write_atomic, write_json
 from rlaif.processes import cores, leads
 from rlaif.records import content_id
 
@@ -113,6 +115,7 @@ class Run:
             return
         import fcntl  # noqa: PLC0415 (absent on Windows, where runs are simply not locked)
 
+        self._check_links()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             file = os.fdopen(no_link(str(self.folder / ".lock"), os.O_WRONLY | os.O_CREAT), "w")
@@ -125,26 +128,30 @@ class Run:
                 raise ConfigError(f"{self.folder}: another process is working on this run") from None
             yield
 
+    def _check_links(self) -> None:
+        """ConfigError for a folder in the run's that is a link: rlaif deletes what is in its folders when it is old."""
+        for path in (*self.folder.glob("*"), *self.checkpoints.rglob("*")):
+            if path.is_symlink() and path.is_dir():
+                raise ConfigError(f"{path}: a link to a folder, and rlaif deletes from its folders; remove the link")
+
     def scope(self) -> str:
         """A text that only this run has: whoever deletes the folder and starts anew gets another."""
         if not leads():
             return ""  # such a process asks nobody, so no reply is ever kept under it
         if not self.scope_file.exists():
             write_atomic(self.scope_file, secrets.token_hex(16).encode())
-        return self.scope_file.read_text()
+        return read_text(self.scope_file)
 
     # ------------------------------------------------------------------------------------------- done-marks
 
     def read_manifest(self) -> dict[str, Any]:
         """The manifest, or an empty one."""
-        if not self.manifest.exists():
+        if not os.path.lexists(self.manifest):
             return {"stages": {}}
         try:
-            manifest: dict[str, Any] = json.loads(self.manifest.read_text())
-        except ValueError as error:
-            raise DataError(f"{self.manifest}: not valid JSON: {error}") from None
-        if not isinstance(manifest, dict) or not isinstance(manifest.get("stages"), dict):
-            raise DataError(f"{self.manifest}: not a run's manifest: no object with 'stages'; delete it to start anew")
+            manifest: dict[str, Any] = read_json(self.manifest, MANIFEST)
+        except DataError as error:
+            raise DataError(f"{error}; delete the manifest to start anew") from None
         return manifest
 
     def inputs_hash(self, recipe: Recipe, files: Sequence[Path]) -> str:
@@ -154,7 +161,7 @@ class Run:
     def is_done(self, stage: str, inputs: str) -> bool:
         """Whether the stage has finished for these inputs and its outputs are still what it wrote."""
         mark = self.read_manifest()["stages"].get(stage)
-        if mark is None or mark["inputs"] != inputs:
+        if mark is None or mark.get("inputs") != inputs or "outputs" not in mark:
             return False
         return all(hash_path(self.folder / name) == value for name, value in mark["outputs"].items())
 
@@ -202,9 +209,7 @@ class Run:
 
     def read_metrics(self, stage: str) -> list[dict[str, Any]]:
         """The rows of one stage, in order."""
-        if not self.metrics.exists():
-            return []
-        return [row for _, row in read_objects(self.metrics) if row["stage"] == stage]
+        return [row for row in read_rows(self.metrics, METRICS) if row["stage"] == stage]
 
     def rewind_metrics(self, stage: str, step: int) -> None:
         """Forget rows of this stage at or after `step`, and a last line that a kill cut short.
@@ -214,12 +219,12 @@ class Run:
         if not self.metrics.exists() or not leads():
             return
         kept = []
-        *whole, _torn = self.metrics.read_bytes().split(b"\n")
+        *whole, _torn = read_file(self.metrics).split(b"\n")
         for number, line in enumerate(whole, start=1):
             try:
                 row = json.loads(line)
                 forget = row["stage"] == stage and row["step"] >= step
-            except (ValueError, TypeError, KeyError):
+            except (ValueError, TypeError, KeyError, RecursionError):
                 raise DataError(
                     f"{self.metrics}:{number}: not a row with 'stage' and 'step'; mend or delete it"
                 ) from None

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import random
 import sqlite3
+import time
 from collections import Counter
 from itertools import permutations
 
@@ -459,3 +461,33 @@ def test_the_next_free_port_is_taken_unless_one_was_named(monkeypatch):
 
 def test_answers_are_their_users_alone(store, tmp_path):
     assert {file.stat().st_mode & 0o777 for file in tmp_path.glob("answers.sqlite*")} == {0o600}
+
+
+def test_a_file_that_another_program_writes_to_is_one_line_soon_and_nothing_is_lost(tmp_path, monkeypatch):
+    monkeypatch.setattr("rlaif.annotate.store.BUSY_TIMEOUT_S", 0.05)
+    store = AnswerStore(tmp_path / "answers.sqlite")
+    desk = desk_of(store)
+    item = desk.work("Ada").items[0]
+    answer = given(item, "Ada")
+    other = sqlite3.connect(tmp_path / "answers.sqlite", isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    began = time.monotonic()
+    for request in (lambda: desk.answer(answer), lambda: desk.work("Ben"), lambda: desk.undo("Ada", answer.id)):
+        with pytest.raises(DataError, match=r"answers\.sqlite: another program is writing to it; try again"):
+            request()
+    assert time.monotonic() - began < 5
+    assert store.standing() == [] and len(store.pairs()) >= 1, "reading goes on"
+    other.execute("ROLLBACK")
+    other.close()
+    assert desk.answer(answer).done == 1 and store.standing() == [answer]
+    store.close()
+
+
+@pytest.mark.parametrize("place", ["a link", "a pipe", "a folder"])
+def test_something_else_in_the_place_of_answers_is_one_line(tmp_path, place):
+    path, target = tmp_path / "answers.sqlite", tmp_path / "elsewhere"
+    target.write_bytes(b"")
+    {"a link": lambda: path.symlink_to(target), "a pipe": lambda: os.mkfifo(path), "a folder": path.mkdir}[place]()
+    with pytest.raises(DataError, match=r"answers\.sqlite: "):
+        AnswerStore(path)
+    assert target.read_bytes() == b""

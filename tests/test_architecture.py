@@ -13,8 +13,8 @@ from typing import NamedTuple
 PACKAGE = Path(__file__).parents[1] / "rlaif"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 LAYERS: list[set[str]] = [
-    {"errors", "records", "processes"},
-    {"jsonl", "resources", "console", "digest"},
+    {"errors", "records", "processes", "files"},
+    {"jsonl", "forms", "strict_yaml", "patterns", "resources", "console", "digest"},
     {"templates", "constitution", "config"},
     {"run", "models"},
     {"feedback", "training"},

@@ -1,6 +1,7 @@
 """Constitutions: what loads, what each mistake says and where, what the lint warns of."""
 
 import json
+from itertools import pairwise
 
 import pytest
 import yaml
@@ -129,7 +130,7 @@ def test_for_tags(tmp_path):
         ("- id: a\n  check:\n    kind: max_words", "7: principle 'a': `limit` is missing"),
         (
             "- id: a\n  compare: x\n  question: y\n  desired: no",
-            "9: principle 'a': desired: write \"no\" in quotes, bare it is YAML for false (got False)",
+            "9: no can be read in two ways; write true or false, or quote the word",
         ),
         (
             "- id: a\n  compare: x\n  question: y\n  desired: maybe",
@@ -199,13 +200,13 @@ def test_all_mistakes_are_reported_in_order(complaints):
         ("a: b\n\tc: d\n", "2", "not valid YAML"),
         ("a: 1\n--- \nb: 2\n", "2", "not valid YAML"),
         ("id: x\ntitle: !!python/object/apply:os.system [ls]\n", "2", "not allowed"),
-        ("a: &x 1\nb: *x\n", "2", "aliases"),
-        ("a: {x: 1}\n<<: {b: 2}\n", "2", "not allowed"),
+        ("a: &x [*x]\n", "1", "stands for nothing that ends before it"),
+        ("id: x\ntitle: 2024-01-01\n", "2", "if it is text, write it in quotes"),
         ("a: 1\nb: \x00\n", "2", "not valid YAML"),
         (b"a: 1\nb: \xff\n", "2", "not UTF-8"),
-        ("[" * 5000, " not valid YAML", "nested too deeply"),
-        ("a: 0b_\n", " not valid YAML", "cannot be read"),
-        ("a: !!bool maybe\n", " not valid YAML", "cannot be read"),
+        ("[" * 5000, "1", "nested too deeply"),
+        ("a: 0b_\n", "1", "cannot be read"),
+        ("a: !!bool maybe\n", "1", "cannot be read"),
     ],
 )
 def test_broken_files_are_one_line(complaints, text, line, words):
@@ -214,10 +215,27 @@ def test_broken_files_are_one_line(complaints, text, line, words):
     assert words in complaint
 
 
-def test_an_alias_bomb_is_refused_at_its_first_alias(complaints):
-    bomb = "a: &a [x, x]\n" + "".join(f"{b}: &{b} [*{a}, *{a}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True))
+def test_an_alias_bomb_is_one_line(complaints):
+    bomb = "a: &a [x, x]\n" + "".join(f"{b}: &{b} [*{a}, *{a}]\n" for a, b in pairwise("abcdefghijklmnop"))
     (complaint,) = complaints(bomb)
-    assert complaint.startswith("2: ") and "aliases" in complaint
+    assert "aliases stand for more than 10,000 values" in complaint
+
+
+def test_an_alias_is_a_copy(tmp_path):
+    text = HEAD + "- {id: a, compare: &x 'Which response is short?'}\n- {id: b, compare: *x}\n"
+    assert len({p.compare for p in load_text(tmp_path, text).principles}) == 1
+
+
+@pytest.mark.parametrize("number", ["017", "1:30", "-0_7", "!!int '017'"])
+def test_no_number_of_another_base_passes_for_a_plain_one(complaints, number):
+    """What YAML 1.1 reads as 15, 90, -7 and 15."""
+    (complaint,) = complaints(HEAD + f"- id: a\n  check: {{kind: max_words, limit: {number}}}\n")
+    assert complaint.startswith("7: ") and "can be read in two ways; write a plain number, or quote it" in complaint
+
+
+def test_all_that_yaml_reads_otherwise_is_told_at_once(complaints):
+    lines = complaints(HEAD + "- id: a\n  veto: yes\n  veto: off\n  weight: 0_7\n  tags: [2024-01-01]\n")
+    assert [line.split(":")[0] for line in lines] == ["7", "8", "8", "9", "10"]
 
 
 junk = st.recursive(

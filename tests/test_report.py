@@ -96,10 +96,42 @@ def test_a_run_without_a_judge_says_so(tmp_path):
 
 def test_a_broken_file_is_one_clear_line(tmp_path):
     (tmp_path / "evaluation.json").write_text("{")
-    with pytest.raises(DataError, match=r"evaluation\.json: not valid JSON"):
+    with pytest.raises(DataError, match=r"evaluation\.json: not JSON: Expecting"):
         write_report(tmp_path)
     (tmp_path / "evaluation.json").write_text("[]")
-    with pytest.raises(DataError, match=r"evaluation\.json: must hold an object \(got list\)"):
+    with pytest.raises(DataError, match=r"evaluation\.json: row: Input should be an object \(got \[\]\)"):
+        write_report(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("part", "said"),
+    [
+        ({"confidence": "high"}, "confidence: Input should be a valid number"),
+        ({"all_checked": {"before": 0.1, "after": 0.2}}, "all_checked.difference: Field required"),
+        (
+            {"policy": {"kl": {"value": float("nan"), "low": 0, "high": 1, "n": 2}}},
+            "policy.kl.value: Input should be a",
+        ),
+        ({"policy": [1]}, "policy: Input should be an object"),
+        ({"cost": {"judge_calls": -1}}, "cost.judge_calls: Input should be greater than or equal to 0"),
+        (
+            {"all_checked": {"before": 0, "after": 0, "difference": {}, "before_interval": [0, 1, 2]}},
+            "all_checked.difference.value: Field required",
+        ),
+    ],
+)
+def test_an_evaluation_that_was_edited_by_hand_is_one_line(tmp_path, part, said):
+    (tmp_path / "evaluation.json").write_text(json.dumps(part))
+    with pytest.raises(DataError, match=rf"evaluation\.json: {said}") as error:
+        write_report(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("interval", [[0.1], [0.1, 0.2, 0.3], 0.1, ["a", "b"]])
+def test_an_interval_has_two_ends(tmp_path, interval):
+    change = {"before": 0.1, "after": 0.2, "difference": {"value": 0.1, "low": 0, "high": 1, "n": 3}}
+    (tmp_path / "evaluation.json").write_text(json.dumps({"all_checked": change | {"before_interval": interval}}))
+    with pytest.raises(DataError, match=r"evaluation\.json: all_checked\.before_interval"):
         write_report(tmp_path)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -153,14 +154,14 @@ def test_the_manifest_says_with_what(run):
 
 def test_a_broken_manifest_is_named(run):
     run.manifest.write_text('{"stages":')
-    with pytest.raises(DataError, match=rf"{run.manifest}: not valid JSON"):
+    with pytest.raises(DataError, match=rf"{run.manifest}: not JSON"):
         run.read_manifest()
 
 
 @pytest.mark.parametrize("text", ["[]", "3", "{}", '{"stages": []}'])
 def test_json_that_is_no_manifest_is_named(run, text):
     run.manifest.write_text(text)
-    with pytest.raises(DataError, match=rf"{run.manifest}: not a run's manifest"):
+    with pytest.raises(DataError, match=rf"{run.manifest}: .*delete the manifest to start anew"):
         run.is_done("pairs", "x")
 
 
@@ -290,3 +291,44 @@ def test_a_bad_row_in_the_middle_is_named(run, bad):
     with pytest.raises(DataError, match=rf"^{run.metrics}:2: not a row with 'stage' and 'step'"):
         run.rewind_metrics("optimise", 1)
     assert run.metrics.read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "checkpoints/optimise", "policy", ".reward_model.tmp", "reward_model"])
+def test_a_link_to_a_folder_is_refused_before_anything_is_deleted_through_it(tmp_path, name):
+    run = Run(tmp_path / "run")
+    (elsewhere := tmp_path / "elsewhere" / "optimise").mkdir(parents=True)
+    (elsewhere / "step-000001.pt").write_text("mine")
+    path = run.folder / name
+    path.parent.mkdir(parents=True)
+    path.symlink_to(elsewhere.parent)
+    with pytest.raises(ConfigError, match=rf"{path}: a link to a folder"), run.lock():
+        pass
+    assert (elsewhere / "step-000001.pt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "metrics.jsonl", ".scope", ".lock", "recipe.yaml"])
+@pytest.mark.parametrize("what", ["pipe", "folder", "endless"])
+def test_something_else_in_the_place_of_a_file_is_one_line_and_never_waited_for(tmp_path, name, what):
+    run = Run(tmp_path)
+    path = tmp_path / name
+    {"pipe": lambda: os.mkfifo(path), "folder": path.mkdir, "endless": lambda: path.symlink_to("/dev/zero")}[what]()
+    where = str(tmp_path) if name == ".lock" else str(path)
+    with pytest.raises((ConfigError, DataError, OSError), match=where), run.lock():
+        run.read_manifest()
+        run.log({"stage": "optimise", "step": 0})
+        run.read_metrics("optimise")
+        run.scope()
+        load_recipe(str(run.recipe))
+
+
+def test_a_hash_of_a_folder_does_not_stumble_over_a_name_that_is_no_text(tmp_path):
+    (tmp_path / os.fsdecode(b"model-\xff")).write_text("x")
+    assert len(hash_path(tmp_path)) == 16
+
+
+@pytest.mark.parametrize("name", ["..", "/", "/etc/passwd", "a/b", "../x", "."])
+def test_a_manifest_names_nothing_outside_its_run(tmp_path, name):
+    run = Run(tmp_path)
+    run.manifest.write_text(json.dumps({"stages": {"sample": {"inputs": "x", "outputs": {name: "absent"}}}}))
+    with pytest.raises(DataError, match=r"manifest\.json: stages\.sample\.outputs"):
+        run.is_done("sample", "x")

@@ -284,3 +284,9 @@ def test_a_bad_path_says_what_is_wrong(path: str, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         from_path(path)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("path", ["..:f", ".x:f", "\0:f", "a..b:f"])
+def test_a_name_that_no_module_has_is_one_line(path: str) -> None:
+    with pytest.raises(ConfigError, match="scripted model"):
+        from_path(path)

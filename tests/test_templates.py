@@ -329,7 +329,6 @@ def test_a_judge_in_another_language_is_read_by_the_order_of_its_labels(tmp_path
         ("Ja Ja", "1: label 'Ja' stands twice"),
         ("{{ principle }} B", "1: labels are plain words, with nothing to fill in"),
         ("{% if preamble %}A{% endif %} B", "1: labels are plain words, with nothing to fill in"),
-        ("{% for x in 'AB' %}A{% endfor %} B", "1: labels are plain words, with nothing to fill in"),
     ],
 )
 def test_labels_that_do_not_fit_are_one_clear_line(complaint, labels, expected):
@@ -408,6 +407,56 @@ def test_each_mistake_is_one_clear_line(complaint, text, expected):
 )
 def test_a_template_that_cannot_render_is_refused(complaint, expression):
     complaint(MINE.replace("Judge.", expression))
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("{% for i in range(10**9) %}{% for j in 'abc' %}x{% endfor %}{% endfor %}", "has no for"),
+        ("{% for c in principle recursive %}{{ loop(c) }}{% endfor %}", "has no for"),
+        ("{{ 'x' * 10**9 }}", "has no mul"),
+        ("{{ '%1000000000d' % 1 }}", "has no mod"),
+        ("{{ 9**9**9 }}", "has no pow"),
+        ("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "has no macro"),
+        ("{% set a = principle ~ principle %}{{ a ~ a }}", "has no assign"),
+        ("{{ 'abc' | random }}", "no filter 'random' here; valid choices: capitalize, "),
+        ("{{ principle | centre(1000000000) }}", "no filter 'centre' here"),
+        ("{{ principle | indent(1000000000) }}", "the number 1e+09 is too large"),
+        ("{{ principle | indent(-1e400) }}", "the number inf is too large"),
+        ("{{ principle | replace('a', 'aaaaaaaaaa') }}", "no filter 'replace' here"),
+        ("{{ principle | trimm }}", "no filter 'trimm' here; did you mean 'trim'?"),
+        ("{{ principle is callable }}", "no test 'callable' here"),
+        ("{{ lipsum(n=100) }}", "has no call"),
+        ("{{ strftime_now('%Y') }}", "has no call"),
+        ("{{ principle.upper() }}", "has no call"),
+        ("{{ principle.__class__ }}", "has no getattr"),
+        ("{{ principle[0] }}", "has no getitem"),
+        ("{% include '/etc/passwd' %}", "cannot read another"),
+        ("{% from 'x' import y %}", "cannot read another"),
+        ("{{ " + "(" * 3000 + "1" + ")" * 3000 + " }}", "nested too deeply"),
+        ("{% if preamble %}" * 150 + "{% endif %}" * 150, "nested too deeply"),
+        ("{{ " + "9" * 5000 + " }}", "a number in it cannot be read"),
+        ("{{ principle | truncate(1) }}", "cannot be rendered: expected length >= 3, got 1"),
+        ("{{ principle[::0] }}", "cannot be rendered: slice step cannot be zero"),
+    ],
+)
+def test_a_template_fills_in_texts_and_does_nothing_else(complaint, words, expected):
+    text = MINE.replace("{% block user %}", "{% block user %}" + words, 1)
+    assert expected in complaint(text)
+
+
+def test_a_template_may_ask_cut_and_trim(load):
+    words = "{% if preamble is defined and preamble != '' %}{{ preamble[:4] | upper }}{% else %}{{ 1 }}{% endif %}"
+    template = load(MINE.replace("{% block user %}", "{% block user %}" + words, 1))
+    _, message = template.fill(dict.fromkeys(SHAPES["compare"].allowed, "fair play"))
+    assert message.content.startswith("FAIR")
+
+
+def test_what_fails_on_one_text_alone_is_one_line_too(load):
+    words = "{% if principle == 'x' %}{{ principle + 1 }}{% endif %}"
+    template = load(MINE.replace("{% block user %}", "{% block user %}" + words, 1))
+    with pytest.raises(ConfigError, match=r"judge template \w+: cannot be rendered: can only concatenate"):
+        template.fill(dict.fromkeys(SHAPES["compare"].allowed, "x"))
 
 
 def test_a_missing_template_names_the_nearest():

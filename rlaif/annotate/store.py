@@ -23,7 +23,8 @@ from rlaif.records import Pair, Record, Side
 
 FORMAT = 1
 """Of the file, in its `user_version`."""
-BUSY_TIMEOUT_S = 30
+BUSY_TIMEOUT_S = 1
+"""How long a request waits while another program writes: one thread serves the page, and the page sends again."""
 TABLES = """
 CREATE TABLE pairs (id TEXT PRIMARY KEY, pair TEXT NOT NULL);
 CREATE TABLE answers (
@@ -95,6 +96,8 @@ class AnswerStore:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        if path.is_symlink():
+            raise DataError(f"{path}: a link; people's answers are kept in the run folder itself")
         try:
             begin_private(path)
         except OSError as error:
@@ -200,4 +203,8 @@ class AnswerStore:
         except sqlite3.ProgrammingError:
             raise  # a fault of this program, not of the file
         except sqlite3.DatabaseError as error:
+            if (
+                getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
+            ):  # the low byte; above it is which kind
+                raise DataError(f"{self._path}: another program is writing to it; try again") from None
             raise DataError(f"{self._path}: answers cannot be kept or read: {error}") from None

@@ -6,7 +6,6 @@ reaches its threshold half of the time by luck alone when the truth lies at it. 
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +18,8 @@ from rlaif.config.sections import ReviseMode
 from rlaif.constitution import load_constitution
 from rlaif.errors import ConfigError, DataError, did_you_mean
 from rlaif.feedback.calibration import Isotonic, Temperature, fitted
+from rlaif.files import read_file
+from rlaif.jsonl import strict_loads
 
 SCHEMA = "rlaif/audit/v1"
 
@@ -131,7 +132,7 @@ def check_requirement(recipe: Recipe) -> Temperature | Isotonic | None:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        audit = json.loads(path.read_bytes())
+        audit = strict_loads(read_file(path).decode())
     except FileNotFoundError:
         raise ConfigError(f"label.audit.file: {path}: no such file; make it with: {_command(path)}") from None
     except (OSError, ValueError, RecursionError) as error:

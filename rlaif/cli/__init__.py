@@ -74,8 +74,10 @@ def _run(
     if only is None or "report" in only:
         if done.evaluation.exists():
             from rlaif.evaluation.tables import terminal
+            from rlaif.forms import EVALUATION
+            from rlaif.jsonl import read_json
 
-            console.print(terminal(json.loads(done.evaluation.read_text(encoding="utf-8"))))
+            console.print(terminal(read_json(done.evaluation, EVALUATION)))
         console.print(f"report: {done.report}", soft_wrap=True)
 
 

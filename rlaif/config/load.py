@@ -12,9 +12,9 @@ from pydantic import ValidationError
 from rlaif.config.explain import explain
 from rlaif.config.overrides import apply_overrides
 from rlaif.config.sections import Recipe
-from rlaif.config.text import UNREADABLE, read_yaml
 from rlaif.errors import ConfigError
 from rlaif.resources import resolve
+from rlaif.strict_yaml import read_yaml_file
 
 
 def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
@@ -33,16 +33,7 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
 
 def read_mapping(path: Path, what: str) -> dict[str, Any]:
     """The keys and values of a YAML file; `what` it is, for the ConfigError where it is none."""
-    try:
-        values = read_yaml(path.read_bytes().decode())
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise ConfigError(f"{where}: not valid YAML: {_reason(error)}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from None
-    except UNREADABLE as error:
-        raise ConfigError(f"{path}: not valid YAML: a value cannot be read ({_reason(error)})") from None
+    _, values = read_yaml_file(path)
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: {what} is a mapping of sections (got {type(values).__name__})")
     return values
@@ -60,11 +51,6 @@ def _rename_old(values: dict[str, Any], path: Path) -> None:
     if "optimise" in values:
         raise ConfigError(f"{path}: invalid recipe\n  ppo: the older name of optimise, which is there too; keep one")
     values["optimise"] = {"kind": "ppo", **values.pop("ppo")}
-
-
-def _reason(error: BaseException) -> str:
-    """What is wrong, on one line."""
-    return " ".join(str(getattr(error, "problem", None) or error).split())
 
 
 def dump_recipe(recipe: Recipe) -> str:

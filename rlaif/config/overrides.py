@@ -9,8 +9,8 @@ from pydantic.fields import FieldInfo
 
 from rlaif.config.explain import TAGS, sections_in
 from rlaif.config.sections import Recipe, Section
-from rlaif.config.text import UNREADABLE, RefusedYaml, read_yaml
 from rlaif.errors import ConfigError
+from rlaif.strict_yaml import BROKEN, NotYaml, read_yaml
 
 Choices = Sequence[type[Section]]
 """The sections that may stand at a place: several where it is a union, none where no section may."""
@@ -31,10 +31,10 @@ def _apply(values: dict[str, Any], override: str, given: set[str]) -> None:
         raise ConfigError(f"override {override!r} is not of the form section.key=value")
     try:
         value = read_yaml(text)
-    except RefusedYaml as error:
-        raise ConfigError(f"override {override!r}: {error.problem}") from None
-    except UNREADABLE:
-        raise ConfigError(f"override {override!r}: the value is not valid YAML; quote it") from None
+    except NotYaml as error:
+        problem = error.problems[0][1]
+        broken = "the value is not valid YAML; quote it"
+        raise ConfigError(f"override {override!r}: {broken if problem.startswith(BROKEN) else problem}") from None
     parts, value = _todays_name(parts, value)
     node: Any = values
     choices: Choices = [Recipe]

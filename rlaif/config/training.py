@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Literal
+
+from pydantic import field_validator
 
 from rlaif.config.base import Count, Positive, Section
 
@@ -13,6 +16,16 @@ class Lora(Section):
     rank: Count = 16
     alpha: Positive = 32.0
     targets: str | tuple[str, ...] = "all-linear"
+    """Names of matrices, a regular expression for whole names, or all-linear."""
+
+    @field_validator("targets")
+    @classmethod
+    def _compiles(cls, targets: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        try:
+            re.compile(targets if isinstance(targets, str) else "")
+        except (re.error, OverflowError, RecursionError) as error:
+            raise ValueError(f"not a regular expression: {error} (got {targets!r})") from None
+        return targets
 
 
 class ComputeSection(Section):

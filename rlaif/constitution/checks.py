@@ -14,6 +14,8 @@ from typing import Annotated, Literal, NamedTuple, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from rlaif.patterns import search
+
 # Sentence-ending marks of the scripts in use (Unicode property Sentence_Terminal, and the ellipsis).
 _TERMINALS = frozenset(
     ".!?\u2026\u203c\u203d\u2047\u2048\u2049"  # Latin, Greek, Cyrillic, Hebrew
@@ -73,7 +75,7 @@ class _Check(BaseModel):
 
     @abstractmethod
     def passes(self, text: str) -> bool:
-        """Whether the response text does what the check asks."""
+        """Whether the response text does what the check asks. Endless where a pattern does not tell in time."""
 
 
 class MaxWords(_Check):
@@ -108,7 +110,8 @@ class MaxSentences(_Check):
 
 class _Regex(_Check):
     pattern: str = Field(min_length=1)
-    """A Python regular expression, searched anywhere in the text; start it with (?i) to ignore case."""
+    """A Python regular expression, searched anywhere in the text; start it with (?i) to ignore case. A text on which it
+    comes to no end is not decided."""
 
     @field_validator("pattern")
     @classmethod
@@ -126,7 +129,7 @@ class RegexPresent(_Regex):
     kind: Literal["regex_present"] = "regex_present"
 
     def passes(self, text: str) -> bool:
-        return re.search(self.pattern, text) is not None
+        return search(self.pattern, text)
 
 
 class RegexAbsent(_Regex):
@@ -135,7 +138,7 @@ class RegexAbsent(_Regex):
     kind: Literal["regex_absent"] = "regex_absent"
 
     def passes(self, text: str) -> bool:
-        return re.search(self.pattern, text) is None
+        return not search(self.pattern, text)
 
 
 class EndsInSentence(_Check):

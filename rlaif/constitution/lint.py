@@ -13,6 +13,7 @@ from itertools import combinations
 from rlaif.constitution.checks import MaxWords, MinWords
 from rlaif.constitution.diff import is_semver
 from rlaif.constitution.schema import Constitution, Principle
+from rlaif.patterns import Endless, search
 
 _VAGUE = re.compile(
     r"\b(good|better|best|bad|worse|worst|nice|nicer|appropriate|appropriately|proper|properly|suitable|ideal"
@@ -53,10 +54,15 @@ _FAINT = 50
 """A principle that weighs this many times less than another one does not turn a mean."""
 
 
+_PROBE, _PROBE_S, _PIECES = 1000, 0.2, 40
+"""Characters of a text that patterns are tried on, seconds of computing for each, and how many texts at most."""
+
+
 def lint(constitution: Constitution) -> list[str]:
     """Warnings, each one line that begins with the principle's id; an empty list for a clean constitution."""
     judged = [principle for principle in constitution.principles if principle.judged]
     warnings = [warning for principle in judged for warning in _lint_principle(principle)]
+    warnings += [warning for principle in constitution.principles for warning in _lint_pattern(principle)]
     warnings += _lint_pairs(constitution.principles)
     warnings += _lint_weights(constitution.principles)
     if judged and all(_only_forbids(principle) for principle in judged):
@@ -70,6 +76,25 @@ def lint(constitution: Constitution) -> list[str]:
             "whether a new one follows its changes"
         )
     return warnings
+
+
+def _lint_pattern(principle: Principle) -> list[str]:
+    """Whether the check's pattern comes to no end on a text of a few of its own characters over and over."""
+    pattern = getattr(principle.check, "pattern", None)
+    if pattern is None:
+        return []
+    letters = dict.fromkeys(c for c in pattern if c.isalnum())
+    pieces = [*letters, "a", "0", " ", "word ", "0,", pattern, "".join(letters) or "a"]
+    for piece in pieces[-_PIECES:]:
+        text = piece * (_PROBE // len(piece)) + "\0"
+        try:
+            search(pattern, text, _PROBE_S)
+        except Endless:
+            return [
+                f"{principle.id}: the check's pattern comes to no end on {piece[:20]!r} over and over, and responses "
+                "like it are not decided; let no repeated part match a text in two ways"
+            ]
+    return []
 
 
 def vague(text: str) -> str | None:

@@ -1,8 +1,4 @@
-"""Read a constitution file: every mistake in it is one line `file:line: message` with the nearest valid name.
-
-YAML is read with the safe loader, minus aliases and tags: a constitution needs texts, numbers, lists and
-mappings, and what cannot be written cannot grow into a bomb.
-"""
+"""Read a constitution file: every mistake in it is one line `file:line: message` with the nearest valid name."""
 
 from __future__ import annotations
 
@@ -19,19 +15,7 @@ from rlaif.constitution.checks import CHECKS, parameters
 from rlaif.constitution.schema import SCHEMA, Constitution, Example, Principle, repeated
 from rlaif.errors import ConfigError, did_you_mean
 from rlaif.resources import resolve
-
-Problem = tuple[int, str]
-"""(line, message)"""
-
-_PLAIN_TAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "null", "map", "seq")}
-
-
-class _Loader(yaml.SafeLoader):
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
-            raise yaml.composer.ComposerError(None, None, "aliases (*) are not allowed; write it again", mark)
-        return super().compose_node(parent, index)
+from rlaif.strict_yaml import Problem, read_yaml_file
 
 
 def load_constitution(name_or_path: str) -> Constitution:
@@ -57,59 +41,23 @@ def load_constitution(name_or_path: str) -> Constitution:
 
 def _parse(path: Path) -> tuple[yaml.MappingNode, dict[str, Any], list[Problem]]:
     """The file as YAML nodes (for their lines) and as values, with what is wrong in the YAML alone."""
-    root: yaml.Node | None = None
-    try:
-        raw = path.read_bytes()
-        text = raw.decode("utf-8-sig")
-        loader = _Loader(text)
-        try:
-            root = loader.get_single_node()
-            problems = [*_faults(root), *_same_ids(root)] if root else []
-            data = loader.construct_document(root) if root else None
-        finally:
-            loader.dispose()
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        raise ConfigError(f"{path}:{line}: not UTF-8 text") from None
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
-    except yaml.reader.ReaderError as error:
-        line = text.count("\n", 0, error.position) + 1
-        raise ConfigError(f"{path}:{line}: not valid YAML: {error.reason}") from None
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        hint = " (a text with ': ' in it needs quotes)" if "mapping values" in (error.problem or "") else ""
-        reason = f"not valid YAML: {error.problem or error.context}{hint}"
-        raise ConfigError(f"{path}:{mark.line + 1 if mark else 1}: {reason}") from None
-    except (ValueError, LookupError) as error:  # scalars such as 0b_ or !!bool maybe
-        raise ConfigError(f"{path}: not valid YAML: a value cannot be read ({error})") from None
-    except RecursionError:
-        raise ConfigError(f"{path}: not valid YAML: nested too deeply") from None
-    if not isinstance(root, yaml.MappingNode) or not isinstance(data, dict):
+    root, data = read_yaml_file(path)
+    if not isinstance(root, yaml.MappingNode):
         raise ConfigError(f"{path}:1: a constitution is a mapping that begins with `schema: {SCHEMA}`")
-    return root, data, problems
+    return root, data, [*_empty(root), *_same_ids(root)]
 
 
-def _faults(node: yaml.Node) -> Iterator[Problem]:
-    """Repeated keys, values left empty and special tags, which would all be read without a word."""
-    if node.tag not in _PLAIN_TAGS:
-        kind = node.tag.rpartition(":")[2]
-        reason = f"a value of kind {kind!r} is not allowed; if it is text, write it in quotes"
-        raise yaml.composer.ComposerError(None, None, reason, node.start_mark)
+def _empty(node: yaml.Node) -> Iterator[Problem]:
+    """Values left empty, which would be read without a word."""
     if isinstance(node, yaml.SequenceNode):
         for item in node.value:
-            yield from _faults(item)
+            yield from _empty(item)
     elif isinstance(node, yaml.MappingNode):
-        lines: dict[str, int] = {}
         for key, value in node.value:
-            yield from _faults(key)
-            yield from _faults(value)
-            name, line = str(key.value), key.start_mark.line + 1
-            if name in lines:
-                yield line, f"key {name!r} appears twice; the first is in line {lines[name]}"
-            lines.setdefault(name, line)
+            yield from _empty(key)
+            yield from _empty(value)
             if value.tag.endswith(":null"):
-                yield line, f"{name!r} is empty; write a value or leave the key out"
+                yield key.start_mark.line + 1, f"{key.value!r} is empty; write a value or leave the key out"
 
 
 def _same_ids(node: yaml.Node) -> Iterator[Problem]:
@@ -185,8 +133,6 @@ def _complaint(field: str, kind: str, value: Any) -> str:
     """Plainer words than pydantic's for what people get wrong in YAML; empty for the rest."""
     if field == "schema":
         return f"this rlaif reads {SCHEMA!r}"
-    if field == "desired" and isinstance(value, bool):
-        return f'write "{"yes" if value else "no"}" in quotes, bare it is YAML for {str(value).lower()}'
     if kind == "string_type" and isinstance(value, bool | int | float):
         return "write it in quotes, to make it text"
     plain = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Literal, Self
 
@@ -10,6 +11,7 @@ from pydantic_core import PydanticCustomError
 
 from rlaif.constitution.checks import Check
 from rlaif.errors import did_you_mean
+from rlaif.patterns import Endless
 from rlaif.records import content_id
 
 SCHEMA = "rlaif/constitution/v1"
@@ -70,7 +72,8 @@ class Principle(_Part):
         return self.critique is not None and self.revise is not None
 
     def passes(self, response: str) -> bool:
-        """Whether the response passes the principle's check. Only for a principle that has one."""
+        """Whether the response passes the principle's check. Only for a principle that has one. Endless where a pattern
+        does not tell in time."""
         if self.check is None:
             raise ValueError(f"principle {self.id!r} has no check")
         return self.check.passes(response)
@@ -145,14 +148,19 @@ class Constitution(_Part):
     def pass_rates(self, texts: Sequence[str]) -> dict[str, float]:
         """Share of the texts that pass each checked principle (`pass/<id>`) and all of them (`pass/all`).
 
-        Only principles without tags count; without any, the answer is empty.
+        Only principles without tags count; without any, the answer is empty. Texts on which a check comes to no end are
+        in no rate but their own, `pass/undecided`.
         """
         checked = [p for p in self.principles if p.check is not None and not p.tags]
-        if not checked or not texts:
-            return {}
-        table = [[p.passes(text) for p in checked] for text in texts]
-        rates = {f"pass/{p.id}": sum(row[i] for row in table) / len(texts) for i, p in enumerate(checked)}
-        return rates | {"pass/all": sum(map(all, table)) / len(texts)}
+        table = []
+        for text in texts if checked else ():
+            with contextlib.suppress(Endless):
+                table.append([p.passes(text) for p in checked])
+        rates = {"pass/undecided": 1 - len(table) / len(texts)} if checked and len(table) < len(texts) else {}
+        if table:
+            rates |= {f"pass/{p.id}": sum(row[i] for row in table) / len(table) for i, p in enumerate(checked)}
+            rates["pass/all"] = sum(map(all, table)) / len(table)
+        return rates
 
 
 def repeated(values: Iterable[object]) -> list[int]:

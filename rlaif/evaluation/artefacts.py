@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import json
+import os
 from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rlaif.config.text import UNREADABLE, read_yaml
+from pydantic import TypeAdapter
+
+from rlaif.config.load import read_mapping
 from rlaif.errors import DataError
-from rlaif.jsonl import read_objects
+from rlaif.forms import EVALUATION, MANIFEST, METRICS, SAMPLE, SOURCE
+from rlaif.jsonl import read_json, read_rows, read_text
 
 
 class Artefacts(NamedTuple):
@@ -43,55 +46,23 @@ def read_artefacts(folder: Path) -> Artefacts:
     """Everything a report or a comparison shows. DataError, naming the file, for one that cannot be read."""
     if not folder.is_dir():
         raise DataError(f"{folder}: no such run folder")
-    recipe_text = _text(folder / "recipe.yaml")
+    recipe_text, recipe = "", {}
+    if os.path.lexists(path := folder / "recipe.yaml"):
+        recipe_text, recipe = read_text(path), read_mapping(path, "a recipe")
     return Artefacts(
         folder=folder,
-        recipe=_yaml(folder / "recipe.yaml", recipe_text),
+        recipe=recipe,
         recipe_text=recipe_text,
-        manifest=_json(folder / "manifest.json"),
-        evaluation=_json(folder / "evaluation.json"),
-        metrics=rows_if_there(folder / "metrics.jsonl"),
-        failures=rows_if_there(folder / "failures.jsonl"),
-        samples=rows_if_there(folder / "evaluation_samples.jsonl"),
+        manifest=_json(folder / "manifest.json", MANIFEST),
+        evaluation=_json(folder / "evaluation.json", EVALUATION),
+        metrics=read_rows(folder / "metrics.jsonl", METRICS),
+        failures=read_rows(folder / "failures.jsonl", SOURCE),
+        samples=read_rows(folder / "evaluation_samples.jsonl", SAMPLE),
         preferences=Counter(
-            (str(row.get("source")), str(row.get("split"))) for row in rows_if_there(folder / "preferences.jsonl")
+            (str(row.get("source")), str(row.get("split"))) for row in read_rows(folder / "preferences.jsonl", SOURCE)
         ),
     )
 
 
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8") if path.exists() else ""
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read: {error}") from None
-
-
-def _yaml(path: Path, text: str) -> dict[str, Any]:
-    try:
-        value = read_yaml(text)
-    except UNREADABLE as error:
-        raise DataError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
-    return _mapping(path, value)
-
-
-def _json(path: Path) -> dict[str, Any]:
-    text = _text(path)
-    try:
-        return _mapping(path, json.loads(text) if text else None)
-    except ValueError as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"{path}: not valid JSON: {error}") from None
-
-
-def _mapping(path: Path, value: Any) -> dict[str, Any]:
-    if value is None:
-        return {}
-    if not isinstance(value, dict):
-        raise DataError(f"{path}: must hold an object (got {type(value).__name__})")
-    return value
-
-
-def rows_if_there(path: Path) -> list[dict[str, Any]]:
-    """The file's rows; none where there is no file."""
-    return [row for _, row in read_objects(path)] if path.exists() else []
+def _json(path: Path, form: TypeAdapter[Any]) -> dict[str, Any]:
+    return read_json(path, form) if os.path.lexists(path) else {}

@@ -25,6 +25,7 @@ from rlaif.evaluation.agreement import (
 )
 from rlaif.evaluation.reward_worth import reward_worth
 from rlaif.evaluation.winrate import Match, matches, principle_win_rate, win_rate
+from rlaif.patterns import Endless
 from rlaif.records import Failure, Judgment, Response, plain
 
 SHARE: Bounds = (0.0, 1.0)
@@ -95,26 +96,40 @@ def _change(
 
 
 def passes(constitution: Constitution, response: Response) -> dict[str, bool]:
-    """Whether the response passes each checked principle that applies to its prompt."""
+    """Whether the response passes each checked principle that applies to its prompt, without checks that come to no
+    end on it."""
     checked = [p for p in constitution.for_tags(response.tags) if p.check is not None]
-    return {p.id: p.passes(response.text) for p in checked}
+    return {p.id: passed for p in checked if (passed := _passed(p, response)) is not None}
+
+
+def _passed(principle: Principle, response: Response) -> bool | None:
+    """None where the check comes to no end."""
+    try:
+        return principle.passes(response.text)
+    except Endless:
+        return None
 
 
 def _principle(
     principle: Principle, inputs: EvaluationInputs, matched: Sequence[Match], bootstrap: Bootstrap
 ) -> dict[str, Any]:
     """Code gives a checked principle exact pass rates; a judged one only says which response it prefers."""
-    here = [m for m in matched if principle in inputs.constitution.for_tags(m.after.tags)]
+    applies = [m for m in matched if principle in inputs.constitution.for_tags(m.after.tags)]
+    here = applies
+    if principle.check is not None:
+        here = [m for m in applies if None not in (_passed(principle, m.before), _passed(principle, m.after))]
     entry: dict[str, Any] = {"checked": principle.check is not None, "judged": principle.judged}
     if principle.check is None:
         entry["pass_rate"] = {"before": None, "after": None, "difference": None}
         entry["note"] = "judged by comparison only, so there is no pass rate; see win_rate"
     elif not here:
         entry["pass_rate"] = {"before": None, "after": None, "difference": None}
-        entry["note"] = "applies to none of the held-out prompts"
+        entry["note"] = "applies to none of the held-out prompts" if not applies else "its check came to no end"
     else:
         entry["pass_rate"] = _before_after(here, lambda r: float(principle.passes(r.text)), bootstrap)
-    entry["win_rate"] = principle_win_rate(principle.id, here, inputs.judgments, bootstrap)
+    if len(here) < len(applies):
+        entry["undecided"] = len(applies) - len(here)
+    entry["win_rate"] = principle_win_rate(principle.id, applies, inputs.judgments, bootstrap)
     return entry
 
 
@@ -171,11 +186,18 @@ def _policy(inputs: EvaluationInputs, matched: Sequence[Match], bootstrap: Boots
 
 def _all_checked(constitution: Constitution, matched: Sequence[Match], bootstrap: Bootstrap) -> dict[str, Any] | None:
     """The share of responses that pass every check that applies to them; None when no check applies."""
-    here = [m for m in matched if passes(constitution, m.after)]
+    applies = [m for m in matched if any(p.check for p in constitution.for_tags(m.after.tags))]
+    here = [m for m in applies if not _undecided(constitution, m.before) | _undecided(constitution, m.after)]
     if not here:
         return None
     change = _before_after(here, lambda r: float(all(passes(constitution, r).values())), bootstrap)
-    return change | {"checks": sum(p.check is not None for p in constitution.principles)}
+    undecided = {"undecided": len(applies) - len(here)} if len(here) < len(applies) else {}
+    return change | {"checks": sum(p.check is not None for p in constitution.principles)} | undecided
+
+
+def _undecided(constitution: Constitution, response: Response) -> bool:
+    """Whether a check comes to no end on the response."""
+    return any(p.check and _passed(p, response) is None for p in constitution.for_tags(response.tags))
 
 
 def sample_rows(inputs: EvaluationInputs) -> list[dict[str, Any]]:

@@ -13,8 +13,9 @@ from statistics import fmean
 from typing import Literal, NamedTuple
 
 from rlaif.config.sections import PreferencesSection
-from rlaif.constitution import Constitution
+from rlaif.constitution import Constitution, Principle
 from rlaif.errors import DataError
+from rlaif.patterns import Endless
 from rlaif.records import Judgment, Message, Messages, Pair, Preference, Prompt, Response, Source, content_id
 
 TIE_ROUNDING = 1e-12
@@ -49,9 +50,18 @@ def apart_by_checks(constitution: Constitution) -> Callable[[Pair], float]:
 
     def apart(pair: Pair) -> float:
         checks = [p for p in constitution.for_tags(pair.tags) if p.check is not None]
-        return abs(sum(p.weight * (p.passes(pair.a) - p.passes(pair.b)) for p in checks))
+        return abs(sum(p.weight * _lead(p, pair) for p in checks))
 
     return apart
+
+
+def _lead(principle: Principle, pair: Pair) -> int:
+    """1 where only a passes the check, -1 where only b does; 0 also where the check comes to no end, which labelling
+    will say."""
+    try:
+        return principle.passes(pair.a) - principle.passes(pair.b)
+    except Endless:
+        return 0
 
 
 def make_pairs(

@@ -7,11 +7,12 @@ A share of every budget is spent at random, whatever the router: only those pair
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, TypeAdapter
 
 from rlaif.annotate.publish import publish
 from rlaif.config import load_recipe
@@ -21,7 +22,7 @@ from rlaif.feedback.human import read_human
 from rlaif.hybrid import routers
 from rlaif.hybrid.evidence import margins_of_choice
 from rlaif.hybrid.predictor import predict_errors
-from rlaif.jsonl import read_jsonl, write_json, write_jsonl
+from rlaif.jsonl import read_json, read_jsonl, write_json, write_jsonl
 from rlaif.records import Judgment, Pair, Record
 from rlaif.run import Run
 
@@ -42,9 +43,13 @@ class Routing(Record):
     """Of the router: the bands of the margins, or what the predictor is worth."""
 
 
+ROUTING = TypeAdapter(Routing)
+
+
 def read_routing(run: Run) -> Routing | None:
     """How this run's pairs were routed; None where they were not."""
-    return Routing.model_validate_json(run.routing.read_text(encoding="utf-8")) if run.routing.exists() else None
+    found = read_json(run.routing, ROUTING) if os.path.lexists(run.routing) else None
+    return None if found is None else Routing.model_validate(found)
 
 
 def route_command(

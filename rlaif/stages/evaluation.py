@@ -12,7 +12,8 @@ from rlaif.config.sections import BestOfN, PolicyModel
 from rlaif.constitution import load_constitution
 from rlaif.feedback.prompts import read_prompts
 from rlaif.feedback.sample import check_sample_failures
-from rlaif.jsonl import read_objects, write_json, write_jsonl
+from rlaif.forms import HELDOUT, RATED
+from rlaif.jsonl import read_rows, write_json, write_jsonl
 from rlaif.records import Failure, Judgment, Prompt, Response, content_id
 from rlaif.run import Run
 from rlaif.stages.asking import cost_of, draw_samples, judge_with_bar, made, read_if_there
@@ -26,7 +27,6 @@ def evaluate(recipe: Recipe, run: Run) -> dict[str, Any]:
 
     A recipe without a reward model gets no scores, and one whose evaluation has no judgment no win rate.
     """
-    from rlaif.evaluation.artefacts import rows_if_there
     from rlaif.evaluation.evaluate import EvaluationInputs, sample_rows
     from rlaif.evaluation.evaluate import evaluate as measure
     from rlaif.evaluation.winrate import evaluation_pairs, with_partner
@@ -54,8 +54,8 @@ def evaluate(recipe: Recipe, run: Run) -> dict[str, Any]:
         label_judgments=read_if_there(run.judgments, Judgment),
         failures=[*read_if_there(run.failures, Failure), *judged.failures],
         has_reward_model=has_reward_model,
-        heldout_rows=[row for _, row in read_objects(run.heldout)] if has_reward_model else [],
-        heldout_ratings=rows_if_there(run.heldout_ratings),
+        heldout_rows=read_rows(run.heldout, HELDOUT) if has_reward_model else [],
+        heldout_ratings=read_rows(run.heldout_ratings, RATED),
         kl=measured.kl,
         kl_bound=_kl_bound(recipe),
         scores_before=measured.scores_before,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,7 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rlaif.config import Recipe
 from rlaif.config.sections import Regression
-from rlaif.jsonl import read_jsonl, write_json, write_jsonl
+from rlaif.forms import NUMBERS
+from rlaif.jsonl import read_json, read_jsonl, write_json, write_jsonl
 from rlaif.records import Judgment, Preference, Response, Score, content_id
 from rlaif.run import Run
 from rlaif.stages.asking import made, read_if_there
@@ -167,7 +167,7 @@ def _treated(recipe: Recipe, run: Run, material: Material, parts: dict[str, Part
     for name in ensemble.measuring_names(recipe.reward):
         file = run.checkpoints / "reward" / f"{name}.json"
         if file.exists():
-            found.append(json.loads(file.read_text()))
+            found.append(read_json(file, NUMBERS))
             continue
         found.append(denoise.strengths(_trained(recipe, run, name, material, parts), material.lessons))
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -16,6 +16,7 @@ from rlaif.constitution import Constitution, Principle, load_constitution
 from rlaif.errors import ConfigError, did_you_mean
 from rlaif.feedback.judge.score import score_responses
 from rlaif.models.chat import ChatModel
+from rlaif.patterns import Endless
 from rlaif.records import Prompt
 from rlaif.run import Run
 from rlaif.stages.asking import asking
@@ -70,33 +71,44 @@ def judged(model: ChatModel, source: JudgeScore, constitution: Constitution, rec
 
 
 def checks(constitution: Constitution, source: ChecksScore) -> TextScorer:
-    """The weighted share of the checked principles that each response passes; None where none applies.
+    """The weighted share of the checked principles that each response passes; None where none applies, or one comes to
+    no end.
 
     ConfigError for a principle that the constitution has not, or that has no check.
     """
     checked = _checked(constitution, source.principles)
 
-    def score(prompts: Sequence[Prompt], texts: Sequence[str]) -> list[float | None]:
-        return [_share(checked, prompt, text) for prompt, text in zip(prompts, texts, strict=True)]
+    def share(these: Sequence[Principle], text: str) -> float | None:
+        return sum(p.weight for p in these if p.passes(text)) / sum(p.weight for p in these) if these else None
 
-    return score
+    return _by_checks(checked, share)
 
 
 def vetoes(constitution: Constitution) -> TextScorer:
-    """0 where a checked principle with `veto: true` fails, else 1. ConfigError where the constitution has none."""
+    """0 where a checked principle with `veto: true` fails, else 1; None where one comes to no end.
+
+    ConfigError where the constitution has none."""
     absolute = [p for p in constitution.principles if p.veto and p.check is not None]
     if not absolute:
         raise ConfigError(
             f"optimise.veto: constitution {constitution.id!r} has no principle with both `check` and `veto: true`"
         )
 
-    def strike(prompts: Sequence[Prompt], texts: Sequence[str]) -> list[float | None]:
-        return [
-            float(all(p.passes(text) for p in _that_apply(absolute, prompt)))
-            for prompt, text in zip(prompts, texts, strict=True)
-        ]
+    return _by_checks(absolute, lambda these, text: float(all(p.passes(text) for p in these)))
 
-    return strike
+
+def _by_checks(
+    principles: Sequence[Principle], value: Callable[[Sequence[Principle], str], float | None]
+) -> TextScorer:
+    """The value of each response by the principles that apply to its prompt; None where a check comes to no end."""
+
+    def of(prompt: Prompt, text: str) -> float | None:
+        try:
+            return value([p for p in principles if not p.tags or set(p.tags) & set(prompt.tags)], text)
+        except Endless:
+            return None
+
+    return lambda prompts, texts: [of(prompt, text) for prompt, text in zip(prompts, texts, strict=True)]
 
 
 def _checked(constitution: Constitution, names: Sequence[str]) -> list[Principle]:
@@ -110,17 +122,6 @@ def _checked(constitution: Constitution, names: Sequence[str]) -> list[Principle
                 f"{did_you_mean(name, checked)}"
             )
     return [checked[name] for name in names] if names else list(checked.values())
-
-
-def _that_apply(principles: Sequence[Principle], prompt: Prompt) -> list[Principle]:
-    return [p for p in principles if not p.tags or set(p.tags) & set(prompt.tags)]
-
-
-def _share(principles: Sequence[Principle], prompt: Prompt, text: str) -> float | None:
-    these = _that_apply(principles, prompt)
-    if not these:
-        return None
-    return sum(p.weight for p in these if p.passes(text)) / sum(p.weight for p in these)
 
 
 def _nobody(prompts: Sequence[Prompt], texts: Sequence[str]) -> list[float | None]:

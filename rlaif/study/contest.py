@@ -6,7 +6,6 @@ and nobody is asked. A pair that the judge failed on is in contest/failures.json
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from itertools import combinations
 from pathlib import Path
@@ -15,9 +14,11 @@ from typing import Any, NamedTuple
 from rlaif.annotate.publish import publish
 from rlaif.config import Recipe
 from rlaif.digest import hash_path
+from rlaif.errors import DataError
 from rlaif.feedback.judge import check_failure_cap
 from rlaif.feedback.prompts import read_prompts
-from rlaif.jsonl import read_jsonl, read_objects, write_json, write_jsonl
+from rlaif.forms import OBJECT, SAMPLE
+from rlaif.jsonl import read_json, read_jsonl, read_rows, write_json, write_jsonl
 from rlaif.reads import judge_files
 from rlaif.records import Judgment, Pair, Prompt
 from rlaif.run import Run
@@ -89,7 +90,7 @@ def _is_done(run: Run, recipe: Recipe, asked: Sequence[Pair]) -> bool:
     mark = run.folder / "asked.json"
     if not mark.exists() or not run.judgments.exists():
         return False
-    found, now = json.loads(mark.read_text(encoding="utf-8")), _identity(recipe, asked)
+    found, now = read_json(mark, OBJECT), _identity(recipe, asked)
     return {key: found.get(key) for key in now} == now
 
 
@@ -99,7 +100,7 @@ def meetings(runs: Sequence[ArmRun], prompts: dict[str, Prompt]) -> Iterator[Mee
         answers: dict[tuple[str, int], list[Answer]] = {}
         for run in runs:
             if run.seed == seed:
-                for key, answer in _answers(run):
+                for key, answer in _answers(run, prompts):
                     answers.setdefault(key, []).append(answer)
         for (prompt_id, _), given in answers.items():
             distinct = list({answer.arm: answer for answer in given}.values())
@@ -107,8 +108,17 @@ def meetings(runs: Sequence[ArmRun], prompts: dict[str, Prompt]) -> Iterator[Mee
                 yield Meeting(prompt_id, Pair.of(prompts[prompt_id], one.text, other.text), one, other)
 
 
-def _answers(run: ArmRun) -> Iterator[tuple[tuple[str, int], Answer]]:
-    for _, row in read_objects(run.run.samples):
+def samples_of(run: ArmRun, prompts: dict[str, Prompt]) -> list[dict[str, Any]]:
+    """The rows of the run's evaluation_samples.jsonl. DataError for one of a prompt that is not held out."""
+    rows = read_rows(run.run.samples, SAMPLE)
+    for number, row in enumerate(rows, start=1):
+        if row["prompt_id"] not in prompts:
+            raise DataError(f"{run.run.samples}: row {number}: no held-out prompt has the id {row['prompt_id']!r}")
+    return rows
+
+
+def _answers(run: ArmRun, prompts: dict[str, Prompt]) -> Iterator[tuple[tuple[str, int], Answer]]:
+    for row in samples_of(run, prompts):
         key = row["prompt_id"], row["index"]
         for arm, text in ((REFERENCE, row["before"]), (run.arm, row["after"])):
             yield key, Answer(arm, run.seed, text, len(text.split()))

@@ -23,13 +23,14 @@ from rlaif.evaluation.contest.joint import all_at_equal_length
 from rlaif.evaluation.contest.league import League, league
 from rlaif.evaluation.contest.length import LengthControlled
 from rlaif.evaluation.contest.refusals import Refusals, Reply
-from rlaif.jsonl import read_objects
+from rlaif.forms import SCORED, SOURCE
+from rlaif.jsonl import read_rows
 from rlaif.records import Failure
 from rlaif.run import Run
 from rlaif.stages.asking import read_if_there
 from rlaif.study.arms import ArmRun
 from rlaif.study.config import REFERENCE, Study
-from rlaif.study.contest import meetings, prompts_of, verdicts
+from rlaif.study.contest import meetings, prompts_of, samples_of, verdicts
 
 
 class Judged(NamedTuple):
@@ -136,8 +137,7 @@ def _judged(name: str, games: Sequence[Game], bootstrap: Bootstrap) -> Judged:
 
 
 def _scored(folder: Path) -> Iterator[Scored]:
-    path = folder / "accuracy.jsonl"
-    for _, row in read_objects(path) if path.exists() else ():
+    for row in read_rows(folder / "accuracy.jsonl", SCORED):
         yield Scored(row["pair_id"], row["prompt_id"], row["arm"], row["margin"], row["p_human"], row["seed"])
 
 
@@ -158,7 +158,7 @@ def _curve(run: ArmRun) -> tuple[tuple[Point, ...], Fit | NoFit, Gap | None] | N
 def _replies(study: Study, runs: Sequence[ArmRun]) -> Iterator[Reply]:
     prompts, harmful = prompts_of(study), set(study.harmful_tags)
     for run in runs:
-        for _, row in read_objects(run.run.samples):
+        for row in samples_of(run, prompts):
             asks_harm = bool(harmful & set(prompts[row["prompt_id"]].tags))
             for arm, text in ((REFERENCE, row["before"]), (run.arm, row["after"])):
                 yield Reply(row["prompt_id"], arm, asks_harm, float(refusals.refuses(text)), run.seed)
@@ -184,9 +184,7 @@ def _spent(run: ArmRun) -> Spending:
     """What the run's labels took, as its manifest and its preferences say: every label that became a row."""
     manifest = run.run.read_manifest()["stages"]
     labelled = manifest.get("label", {})
-    people = 0
-    if run.run.preferences.exists():
-        people = sum(row["source"] == "human" for _, row in read_objects(run.run.preferences))
+    people = sum(row.get("source") == "human" for row in read_rows(run.run.preferences, SOURCE))
     judge = 0 if isinstance(run.recipe.preferences.labels, HumanLabels) else labelled.get("pairs", 0)
     return Spending(
         labels=judge + people,

@@ -9,7 +9,8 @@ from typing import Any
 from rlaif.digest import hash_path
 from rlaif.feedback.human import read_human
 from rlaif.feedback.prompts import read_prompts
-from rlaif.jsonl import read_objects, write_jsonl
+from rlaif.forms import SCORED
+from rlaif.jsonl import read_rows, write_jsonl
 from rlaif.records import Judgment
 from rlaif.run import Run
 from rlaif.study.arms import ArmRun, shared_recipe
@@ -35,7 +36,7 @@ def measure_accuracy(study: Study, folder: Path, runs: Sequence[ArmRun]) -> None
     from rlaif.training.reward.pairs import score_pairs  # noqa: PLC0415 (torch)
 
     path = folder / "accuracy.jsonl"
-    known = [row for _, row in read_objects(path)] if path.exists() else []
+    known = read_rows(path, SCORED)
     labels = heldout_labels(study, folder)
     rows: list[dict[str, Any]] = []
     for arm, seed, recipe, run in runs:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from jinja2 import TemplateError, meta, nodes
+from jinja2 import meta, nodes
 
 from rlaif.errors import ConfigError, did_you_mean
 from rlaif.records import Messages
@@ -58,11 +58,41 @@ def _words(tree: nodes.Template) -> set[str]:
     return set(re.findall(r"\w+", _literal(tree)))
 
 
+FILTERS = ("trim", "lower", "upper", "capitalize", "title", "default", "indent", "truncate", "length", "wordcount")
+_TESTS = ("defined", "undefined", "none", "in", "eq", "equalto", "==")
+_ALLOWED: tuple[type[nodes.Node], ...] = (
+    *(nodes.Template, nodes.Block, nodes.Output, nodes.TemplateData, nodes.If, nodes.CondExpr, nodes.Name),
+    *(nodes.Const, nodes.Filter, nodes.Test, nodes.Keyword, nodes.Getitem, nodes.Slice, nodes.Concat, nodes.Add),
+    *(nodes.Compare, nodes.Operand, nodes.And, nodes.Or, nodes.Not, nodes.Neg),
+)
+_WIDEST = 1000
+"""The largest number in a template, as in `indent(2)`."""
+
+
+def check_words(path: Path, tree: nodes.Template) -> None:
+    """Nothing in the template can loop, call, keep a value, draw at random or undo the guard: its text is at most as
+    long as its own and what is filled in, and the same each time."""
+    for node in tree.find_all(nodes.Node):
+        what = type(node).__name__.lower()
+        if isinstance(node, nodes.Extends | nodes.Include | nodes.Import | nodes.FromImport):
+            raise ConfigError(f"{path}:{node.lineno}: a judge template is one file and cannot read another")
+        indexed = isinstance(node, nodes.Getitem) and not isinstance(node.arg, nodes.Slice)
+        if indexed or not isinstance(node, _ALLOWED):
+            raise ConfigError(
+                f"{path}:{node.lineno}: a judge template only fills in texts and has no {what}; it may use "
+                f"placeholders, if, and the filters {', '.join(FILTERS)}"
+            )
+        if isinstance(node, nodes.Filter | nodes.Test):
+            known = FILTERS if isinstance(node, nodes.Filter) else _TESTS
+            if node.name not in known:
+                raise ConfigError(f"{path}:{node.lineno}: no {what} {node.name!r} here{did_you_mean(node.name, known)}")
+        if isinstance(node, nodes.Const) and isinstance(node.value, int | float) and not abs(node.value) <= _WIDEST:
+            raise ConfigError(f"{path}:{node.lineno}: the number {node.value:.4g} is too large for a judge template")
+
+
 def check_tree(path: Path, tree: nodes.Template, kind: Kind) -> None:
     """Blocks and placeholders are those of the kind, and nothing stands outside of blocks."""
     shape = SHAPES[kind]
-    for node in tree.find_all((nodes.Extends, nodes.Include, nodes.Import, nodes.FromImport)):
-        raise ConfigError(f"{path}:{node.lineno}: a judge template is one file and cannot read another")
     blocks = {block.name: block for block in tree.find_all(nodes.Block)}
     for name, block in blocks.items():
         if name not in shape.blocks:
@@ -124,8 +154,8 @@ def check_rendered(path: Path, fill: Callable[[Mapping[str, str]], Messages], sh
     values = {name: str(700100 + 100 * number) for number, name in enumerate(shape.allowed)}
     try:
         messages = fill(values)
-    except (TemplateError, ArithmeticError, LookupError, TypeError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{path}: cannot be rendered: {error}") from None
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {str(error).partition(': ')[2]}") from None
     text = "\n".join(message.content for message in messages)
     for name in shape.graded:
         fenced = re.findall(rf"<([\w-]+)>\s*{values[name]}\s*</\1>", text)

@@ -8,9 +8,10 @@ from jinja2 import StrictUndefined, TemplateSyntaxError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from rlaif.errors import ConfigError
+from rlaif.files import read_file
 from rlaif.records import content_id
 from rlaif.resources import resolve
-from rlaif.templates.checks import check_rendered, check_tree, kind_of, labels_of
+from rlaif.templates.checks import check_rendered, check_tree, check_words, kind_of, labels_of
 from rlaif.templates.guard import Guard
 from rlaif.templates.shapes import SHAPES, Kind
 from rlaif.templates.template import JudgeTemplate
@@ -35,7 +36,7 @@ def load_template(name_or_path: str, kind: Kind | None = None) -> JudgeTemplate:
     """
     path = resolve("prompts/judge", name_or_path)
     try:
-        text = path.read_bytes().decode()
+        text = read_file(path).decode()
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 text (byte {error.start})") from None
     except OSError as error:
@@ -45,14 +46,19 @@ def load_template(name_or_path: str, kind: Kind | None = None) -> JudgeTemplate:
     environment.globals.clear()
     try:
         tree = environment.parse(text)
+        check_words(path, tree)
         kind = kind or kind_of(path, tree)
         check_tree(path, tree, kind)
         labels = labels_of(path, tree, kind)
         compiled = environment.from_string(text)
     except TemplateSyntaxError as error:
         raise ConfigError(f"{path}:{error.lineno}: {error.message}") from None
-    except RecursionError:
+    except (RecursionError, SyntaxError, MemoryError):  # of Python, which Jinja compiles to
         raise ConfigError(f"{path}: nested too deeply") from None
+    except (ValueError, ArithmeticError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"{path}: a number in it cannot be read: {error}") from None
     guard = Guard({*_TAG.findall(text), *_TURNS})
     template = JudgeTemplate(path.stem, content_id(text), kind, labels, compiled, guard, _fence(text, kind))
     check_rendered(path, template.fill, SHAPES[kind])

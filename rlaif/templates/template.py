@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from jinja2 import Template
 
+from rlaif.errors import ConfigError
 from rlaif.records import Message, Messages
 from rlaif.templates.guard import Guard
 from rlaif.templates.shapes import SHAPES, Kind
@@ -74,4 +75,7 @@ class JudgeTemplate:
         return (*messages, Message(role="user", content=texts["user"]))
 
     def _block(self, name: str, values: Mapping[str, str]) -> str:
-        return "".join(self._template.blocks[name](self._template.new_context(dict(values)))).strip()
+        try:
+            return "".join(self._template.blocks[name](self._template.new_context(dict(values)))).strip()
+        except Exception as error:  # the template's own, of whatever kind: a filter fails, text and number are added
+            raise ConfigError(f"judge template {self.name}: cannot be rendered: {error}") from None

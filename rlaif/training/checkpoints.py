@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 
 from rlaif.errors import TrainingError
+from rlaif.jsonl import no_link
 from rlaif.training import parallel
 
 
@@ -40,7 +41,7 @@ class Checkpoints:
         if writes:
             self._folder.mkdir(parents=True, exist_ok=True)
             temporary = self._folder / f".writing-{os.getpid()}.pt"
-            with temporary.open("wb") as file:
+            with open(temporary, "wb", opener=no_link) as file:
                 torch.save({"step": step, **state}, file)
                 file.flush()
                 os.fsync(file.fileno())
@@ -68,5 +69,11 @@ class Checkpoints:
         if not steps:
             return None
         path = files[max(steps)]
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        return Checkpoint(path, int(state["step"]), state)
+        try:
+            with open(path, "rb", opener=no_link) as file:
+                state = torch.load(file, map_location="cpu", weights_only=True)
+            return Checkpoint(path, int(state["step"]), state)
+        except Exception as error:  # whatever torch, zip and pickle make of a damaged file
+            raise TrainingError(
+                f"{path}: no checkpoint that can be read ({type(error).__name__}); delete {self._folder} to start anew"
+            ) from None

@@ -12,6 +12,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor
 
 from rlaif.config.sections import Lora
+from rlaif.patterns import matches
 
 
 class Adapter:
@@ -19,6 +20,9 @@ class Adapter:
 
     def __init__(self, backbone: Any, lora: Lora, seed: int) -> None:
         targets = lora.targets if isinstance(lora.targets, str) else list(lora.targets)
+        if isinstance(targets, str) and targets != "all-linear":
+            for name, _ in backbone.named_modules():
+                matches(targets, name)  # peft matches it against all of these, without a limit of time
         config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=targets, lora_dropout=0.0)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)

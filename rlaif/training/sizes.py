@@ -10,7 +10,6 @@ MLP, r rank of an adapter.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -23,6 +22,7 @@ from rlaif.models.embedded import resolve_model
 from rlaif.models.local.attention import plain_up_to
 from rlaif.models.local.load import device, from_pretrained
 from rlaif.models.local.packing import Row, packs, padded_runs
+from rlaif.patterns import matches
 
 GATED = {"gate_proj", "up_proj", "down_proj"}
 ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj"}
@@ -117,7 +117,7 @@ def _adapted(backbone: Any, lora: Lora) -> list[nn.Linear]:
         if lora.targets == "all-linear":
             found.append(module)
         elif isinstance(lora.targets, str):
-            found += [module] if re.fullmatch(lora.targets, name) else []
+            found += [module] if matches(lora.targets, name) else []
         elif any(name == target or name.endswith(f".{target}") for target in lora.targets):
             found.append(module)
     return found

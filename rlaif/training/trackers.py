@@ -7,7 +7,6 @@ its checkpoints and goes with them. Rows that are made again carry the same step
 
 from __future__ import annotations
 
-import json
 import secrets
 from collections.abc import Mapping
 from importlib.util import find_spec
@@ -16,7 +15,8 @@ from typing import Any
 
 from rlaif.config import Recipe
 from rlaif.errors import ConfigError
-from rlaif.jsonl import write_json
+from rlaif.forms import TEXTS
+from rlaif.jsonl import read_json, write_json
 from rlaif.processes import leads
 
 
@@ -33,7 +33,7 @@ def open_trackers(recipe: Recipe, stage: str, folder: Path) -> dict[str, Any]:
     if not recipe.tracking.to or not leads():
         return {}
     ids = folder / "trackers.json"
-    known: dict[str, str] = json.loads(ids.read_text(encoding="utf-8")) if ids.exists() else {}
+    known: dict[str, str] = read_json(ids, TEXTS) if ids.exists() else {}
     opened: dict[str, Any] = {}
     for name in recipe.tracking.to:
         try:

@@ -190,7 +190,8 @@ async function insist(request) {
         wait(error.message);
         throw error;
       }
-      wait("The server cannot be reached. Trying again …");
+      const busy = error.status === 503;
+      wait(`${busy ? "The answers cannot be read right now" : "The server cannot be reached"}. Trying again …`);
       await new Promise((go) => { setTimeout(go, 1000); });
     }
   }

@@ -15,6 +15,7 @@ from rlaif.config.sections import LabelSection
 from rlaif.constitution import Constitution
 from rlaif.feedback.sample import Progress
 from rlaif.models.chat import ChatModel, ChatRequest, Reply, is_logprob, no_answer
+from rlaif.patterns import Endless
 from rlaif.records import Failure, Provenance
 from rlaif.templates import JudgeTemplate
 
@@ -123,6 +124,11 @@ def choice_sampling(template: JudgeTemplate, seed: int) -> dict[str, float | int
 def no_principle(identity: str, tags: Sequence[str]) -> Failure:
     """The row of a pair or a response to which no principle applies."""
     return Failure(stage="label", id=identity, reason="no principle applies", detail=shown_tags(tags))
+
+
+def no_end(identity: str, principle: str, error: Endless) -> Failure:
+    """The row of a pair or a response on which a check comes to no end."""
+    return Failure(stage="label", id=identity, reason="a check came to no end", detail=str(error), principle=principle)
 
 
 def shown_tags(tags: Sequence[str]) -> str:

@@ -12,6 +12,7 @@ from rlaif.feedback.judge.asking import (
     ask,
     choice_sampling,
     label_logprobs,
+    no_end,
     no_principle,
     provenance,
     with_shared_prefix,
@@ -20,6 +21,7 @@ from rlaif.feedback.judge.result import Cost, JudgeResult
 from rlaif.feedback.sample import Progress
 from rlaif.feedback.verdict import Decided, aggregate, checked, draw, judged
 from rlaif.models.chat import ChatModel, ChatRequest
+from rlaif.patterns import Endless
 from rlaif.records import Failure, Judgment, Messages, Pair, PrincipleJudgment, Provenance, Side, Verdict
 from rlaif.templates import JudgeTemplate
 
@@ -28,11 +30,13 @@ ORDERS: tuple[Side, Side] = ("a", "b")
 
 
 class Plan(NamedTuple):
-    """What one pair needs: the principles that count, what code already decided, what the judge is asked."""
+    """What one pair needs: the principles that count, what code already decided, what the judge is asked; or why
+    nothing can be said of it."""
 
     principles: tuple[Principle, ...]
     checked: dict[str, PrincipleJudgment]
     asked: tuple[Principle, ...]
+    failure: Failure | None = None
 
 
 class Question(NamedTuple):
@@ -56,9 +60,9 @@ def judge_pairs(
 
     A principle with a check is decided by code when exactly one response passes; when both or neither do, it
     is judged if it has a `compare` text and is even otherwise. With `sample`, only the drawn principle
-    counts, plus the checks of veto principles, which cost nothing. A pair with any failed question, or to
-    which no principle applies, stays unlabelled. `progress` counts pairs. Raises ValueError for a pair of
-    one text.
+    counts, plus the checks of veto principles, which cost nothing. A pair with any failed question, to
+    which no principle applies, or on which a check comes to no end, stays unlabelled. `progress` counts pairs. Raises
+    ValueError for a pair of one text.
     """
     plans = [plan(pair, constitution, section, seed) for pair in pairs]
     questions = questions_of(plans)
@@ -72,7 +76,7 @@ def judge_pairs(
     replies = ask(model, requests, [q.pair for q in questions], len(pairs), progress)
 
     verdicts: dict[tuple[int, str], list[Verdict]] = {}
-    failures = without_principle(pairs, plans)
+    failures = undecidable(plans)
     for question, reply in zip(questions, replies, strict=True):
         found = label_logprobs(reply, template.labels, section.min_label_mass)
         if isinstance(found, NoVerdict):
@@ -132,10 +136,14 @@ def plan(pair: Pair, constitution: Constitution, section: LabelSection, seed: in
     for p in candidates:
         if p.check is None:
             continue
-        passes_a, passes_b = p.passes(pair.a), p.passes(pair.b)
+        try:
+            passes_a, passes_b = p.passes(pair.a), p.passes(pair.b)
+        except Endless as error:
+            return Plan((), {}, (), no_end(pair.id, p.id, error))
         if passes_a != passes_b or not (p.judged and p in ask):
             by_code[p.id] = checked(p.id, passes_a, passes_b, section.check_margin)
-    return Plan(candidates, by_code, tuple(p for p in ask if p.id not in by_code))
+    failure = None if candidates else no_principle(pair.id, pair.tags)
+    return Plan(candidates, by_code, tuple(p for p in ask if p.id not in by_code), failure)
 
 
 def questions_of(plans: Sequence[Plan]) -> list[Question]:
@@ -159,13 +167,9 @@ def messages(pair: Pair, question: Question, constitution: Constitution, templat
     )
 
 
-def without_principle(pairs: Sequence[Pair], plans: Sequence[Plan]) -> dict[int, list[Failure]]:
-    """A failure for each pair to which no principle applies, by the pair's index."""
-    return {
-        index: [no_principle(pair.id, pair.tags)]
-        for index, (pair, needs) in enumerate(zip(pairs, plans, strict=True))
-        if not needs.principles
-    }
+def undecidable(plans: Sequence[Plan]) -> dict[int, list[Failure]]:
+    """The failures that are known before anything is asked, by the pair's index."""
+    return {index: [needs.failure] for index, needs in enumerate(plans) if needs.failure}
 
 
 def failure(pairs: Sequence[Pair], question: Question, why: NoVerdict) -> Failure:

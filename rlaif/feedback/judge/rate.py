@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from rlaif.config.sections import LabelSection
 from rlaif.constitution import Constitution
-from rlaif.feedback.judge.compare import Plan, judgments_of, plan, without_principle
+from rlaif.feedback.judge.compare import Plan, judgments_of, plan, undecidable
 from rlaif.feedback.judge.result import JudgeResult
 from rlaif.feedback.judge.score import RateMode, paced, scale_of, score_responses
 from rlaif.feedback.rating import Scale, compared
@@ -42,11 +42,11 @@ def judge_by_rating(
     counted = paced(progress, len(responses), len(pairs))
     rated = score_responses(model, mode, responses, constitution, section, seed, counted)
 
-    failures = without_principle(pairs, plans)
+    failures = undecidable(plans)
     decided: list[list[Decided] | None] = []
     for index, (pair, needs) in enumerate(zip(pairs, plans, strict=True)):
         a, b = rated.scores[2 * index : 2 * index + 2]
-        if a is None or b is None:
+        if a is None or b is None or needs.failure:
             rows = [row for failed in rated.failures[2 * index : 2 * index + 2] for row in failed]
             failures.setdefault(index, [_of_pair(pair, row) for row in rows])
             decided.append(None)

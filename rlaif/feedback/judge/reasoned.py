@@ -20,7 +20,7 @@ from rlaif.feedback.judge.compare import (
     messages,
     plan,
     questions_of,
-    without_principle,
+    undecidable,
 )
 from rlaif.feedback.judge.result import Cost, JudgeResult
 from rlaif.feedback.sample import Progress
@@ -59,7 +59,7 @@ def judge_reasoned(
     template = load_template(mode.template, "reasoned")
     plans = [plan(pair, constitution, section, seed) for pair in pairs]
     thoughts = [_Thought(question, number) for question in questions_of(plans) for number in range(mode.reasons)]
-    failures = without_principle(pairs, plans)
+    failures = undecidable(plans)
 
     first = [_reason_request(pairs, thought, constitution, template, mode, seed) for thought in thoughts]
     reasons = model.chat(first) if first else []

@@ -17,6 +17,7 @@ from rlaif.feedback.judge.asking import (
     ask,
     choice_sampling,
     label_logprobs,
+    no_end,
     no_principle,
     provenance,
     with_shared_prefix,
@@ -25,6 +26,7 @@ from rlaif.feedback.judge.result import Cost
 from rlaif.feedback.rating import CHECKLIST, RATING, Scale, by_code, overall
 from rlaif.feedback.sample import Progress
 from rlaif.models.chat import ChatModel, ChatRequest
+from rlaif.patterns import Endless
 from rlaif.records import Failure, PrincipleScore, Prompt, Provenance, Score, content_id, plain
 from rlaif.templates import SHAPES, load_template
 
@@ -48,6 +50,8 @@ class _Subject(NamedTuple):
     principles: tuple[Principle, ...]
     settled: dict[str, PrincipleScore]
     asked: tuple[Principle, ...]
+    failure: Failure | None
+    """Why there is nothing to ask."""
 
 
 def score_responses(
@@ -89,7 +93,7 @@ def score_responses(
     replies = ask(model, with_shared_prefix(requests, places), places, len(subjects), counted)
 
     scored = [dict(subject.settled) for subject in subjects]
-    failures = [[] if s.principles else [no_principle(s.id, s.prompt.tags)] for s in subjects]
+    failures = [[s.failure] if s.failure else [] for s in subjects]
     for (place, principle), reply in zip(questions, replies, strict=True):
         found = label_logprobs(reply, template.labels, section.min_label_mass)
         if isinstance(found, NoVerdict):
@@ -149,12 +153,22 @@ def _distinct(
         place = places.setdefault((identity, prompt.tags), len(places))
         place_of.append(place)
         if place == len(subjects):
-            principles = constitution.for_tags(prompt.tags)
-            checked = {p.id: by_code(p, text, scale) for p in principles if p.check is not None}
-            asked = tuple(p for p in principles if p.judged and not (p.id in checked and scale.against(checked[p.id])))
-            settled = {key: score for key, score in checked.items() if key not in {p.id for p in asked}}
-            subjects.append(_Subject(identity, prompt, text, principles, settled, asked))
+            subjects.append(_subject(identity, prompt, text, constitution, scale))
     return subjects, place_of
+
+
+def _subject(identity: str, prompt: Prompt, text: str, constitution: Constitution, scale: Scale) -> _Subject:
+    principles = constitution.for_tags(prompt.tags)
+    checked: dict[str, PrincipleScore] = {}
+    for p in principles:
+        try:
+            checked |= {p.id: by_code(p, text, scale)} if p.check is not None else {}
+        except Endless as error:
+            return _Subject(identity, prompt, text, principles, {}, (), no_end(identity, p.id, error))
+    asked = tuple(p for p in principles if p.judged and not (p.id in checked and scale.against(checked[p.id])))
+    settled = {key: score for key, score in checked.items() if key not in {p.id for p in asked}}
+    failure = None if principles else no_principle(identity, prompt.tags)
+    return _Subject(identity, prompt, text, principles, settled, asked, failure)
 
 
 def _score(

@@ -121,8 +121,10 @@ def _score(
     """Scores and costs of all responses, NaN where there is none."""
     score_B, parts = scorers.score(prompts, texts, rows)
     if scorers.veto is not None and section.veto is not None:
-        struck_B = as_scores(scorers.veto(prompts, texts)) == 0
+        veto_B = as_scores(scorers.veto(prompts, texts))
+        struck_B = veto_B == 0
         score_B = torch.where(struck_B, torch.tensor(section.veto.score), score_B)
+        score_B = torch.where(veto_B.isnan(), veto_B, score_B)
         parts = parts | {"vetoed": struck_B.float()}
     cost_B = {name: scorer(prompts, texts, rows).score_B for name, scorer in scorers.costs.items()}
     return _Scores(score_B, cost_B, parts)

@@ -28,7 +28,7 @@ from rlaif.training.scalar_model import as_ended
 TextScorer = Callable[[Sequence[Prompt], Sequence[str]], list[float | None]]
 """From prompts and responses to a number each; None where there is none (the judge failed)."""
 TextSources = Callable[[JudgeScore | ChecksScore | Veto], TextScorer]
-"""Opens what reads text. Of a veto the number is 0 where it strikes, else 1."""
+"""Opens what reads text. Of a veto the number is 0 where it strikes, else 1; None where that cannot be told."""
 
 
 class Scored(NamedTuple):

@@ -45,7 +45,7 @@ def generate(
     rounding. A prompt that several rows share is read once. The end tokens are those of the model's generation config.
     """
     device = model.device
-    end_ids = torch.tensor(end_tokens(model), device=device)
+    end_ids = torch.tensor(end_tokens(model), dtype=torch.long, device=device)
     place = {prompt: i for i, prompt in enumerate(dict.fromkeys(map(tuple, prompts)))}
     prompt_of_B = torch.tensor([place[tuple(prompt)] for prompt in prompts], device=device)
     tokens_BS, mask_BS = left_pad(list(place), pad_id, device)  # until the first token a row per prompt
@@ -154,8 +154,15 @@ def left_pad(rows: Sequence[Sequence[int]], pad_id: int, device: Any) -> tuple[T
 
 
 def end_tokens(model: Any) -> list[int]:
-    """The ids that end a turn, from the generation config (one id or several)."""
+    """The ids that end a turn, from the generation config (one id, several or none)."""
     ids = model.generation_config.eos_token_id
     if ids is None:
-        ids = model.config.eos_token_id
-    return list(ids) if isinstance(ids, list | tuple) else [int(ids)]
+        ids = model.config.get_text_config().eos_token_id
+    return list(ids) if isinstance(ids, list | tuple) else [] if ids is None else [int(ids)]
+
+
+def end_with(model: Any, token: int) -> None:
+    """Let this token end a turn too, here and wherever the model is saved to."""
+    ends = end_tokens(model)
+    if token not in ends:
+        model.generation_config.eos_token_id = [*ends, token]

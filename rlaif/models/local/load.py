@@ -13,6 +13,8 @@ from transformers.utils import logging as transformers_logging
 from rlaif.errors import ModelError
 from rlaif.models.embedded import resolve_model
 from rlaif.models.local.allocator import give_back, keep_freed
+from rlaif.models.local.generate import end_with
+from rlaif.models.local.tokens import turn_of
 
 
 class Loaded(NamedTuple):
@@ -37,17 +39,19 @@ def _tokenizer(name: str, path: str, revision: str | None) -> Any:
     tokenizer = from_pretrained(AutoTokenizer, name, "no tokenizer", path, revision=revision)
     if not tokenizer.chat_template:
         raise ModelError(f"{name}: the tokenizer has no chat template; use an instruction-tuned model")
-    if tokenizer.eos_token_id is None:
-        raise ModelError(f"{name}: the tokenizer has no end-of-turn token")
-    if tokenizer.pad_token_id in {None, tokenizer.eos_token_id}:
-        _choose_padding(tokenizer)
+    try:
+        ends = {tokenizer.eos_token_id, *turn_of(tokenizer).learnt}
+    except ModelError as error:
+        raise ModelError(f"{name}: {error}") from None
+    if tokenizer.pad_token_id in {None, *ends}:
+        _choose_padding(tokenizer, ends)
     return tokenizer
 
 
-def _choose_padding(tokenizer: Any) -> None:
-    """Pad with a special token that no text holds, never with the end token: readers look for the last one before
-    the padding (N+ detail 1). Where there is none, the tokenizer stays as it is."""
-    taken = {tokenizer.eos_token_id, tokenizer.bos_token_id}
+def _choose_padding(tokenizer: Any, ends: set[int]) -> None:
+    """Pad with a special token that no text holds, never with one that ends a turn: readers look for the last one
+    before the padding (N+ detail 1). Where there is none, the tokenizer stays as it is."""
+    taken = {*ends, tokenizer.bos_token_id}
     spare = [i for i, t in tokenizer.added_tokens_decoder.items() if t.special and i not in taken]
     if spare:
         tokenizer.pad_token = tokenizer.convert_ids_to_tokens(max(spare))
@@ -63,6 +67,7 @@ def load_language_model(name: str, revision: str | None, dtype: torch.dtype) -> 
     for setting in ("final_logit_softcapping", "logit_scale", "logits_scaling"):
         if getattr(model.config, setting, None) not in {None, 1.0}:
             raise ModelError(f"{name}: its config sets {setting}, which rlaif's log-probabilities leave out")
+    end_with(model, turn_of(tokenizer).stop)
     return Loaded(model.to(device()).eval(), tokenizer, resolved.revision)
 
 

@@ -19,7 +19,7 @@ from rlaif.models.local.dtype import DTYPES, resolve
 from rlaif.models.local.generate import Sampling, generate
 from rlaif.models.local.load import Loaded, free_memory, load_language_model
 from rlaif.models.local.packing import Row, hidden_states
-from rlaif.models.local.tokens import encode_prompt, label_token
+from rlaif.models.local.tokens import encode_prompt, label_token, response_text
 
 Encoded = tuple[int, ChatRequest, list[int]]  # index of the request, the request, its prompt's token ids
 
@@ -72,7 +72,7 @@ class LocalChatModel:
             (
                 index,
                 Reply(
-                    text=self._tokenizer.decode(sample.tokens, skip_special_tokens=True),
+                    text=response_text(self._tokenizer, sample.tokens),
                     finish_reason="stop" if sample.finished else "length",
                     prompt_tokens=len(ids),
                     completion_tokens=len(sample.tokens),

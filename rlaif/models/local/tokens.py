@@ -1,39 +1,163 @@
-"""Between text and token ids, in one place, so that sampling, reward model and PPO see the same tokens."""
+"""Between text and token ids, in one place, so that sampling, reward model and PPO see the same tokens.
+
+A turn ends as the chat template ends it. How that is, is found by rendering conversations, never by a token's name.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import os
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 from jinja2 import TemplateError
 
 from rlaif.errors import ModelError
-from rlaif.records import Messages, Response, plain
+from rlaif.records import Message, Messages, Response, plain
+
+QUESTION = (Message(role="user", content="Why?"),)
+OPENINGS = (
+    QUESTION,
+    (Message(role="system", content="Be brief."), *QUESTION),
+    (*QUESTION, Message(role="assistant", content="So."), *QUESTION),
+)
+"""Prompts of every shape, on which a template shows its habits."""
+WORDS = ("Yes", "no", "1", "2", "a", "b")
+"""Responses that no template trims and whose last tokens differ, of whatever vocabulary."""
+
+
+class Turn(NamedTuple):
+    """How a chat template ends an assistant's turn."""
+
+    end: tuple[int, ...]
+    """What it writes after the message: a whole conversation is read at the last of these."""
+    learnt: tuple[int, ...]
+    """`end`, with the tokenizer's end token behind it where `end` itself has no token that stops a generation."""
+    stop: int
+    """The first token of `learnt` that stops a generation."""
+    special: frozenset[int]
+    """Tokens that are no text."""
+    opening: tuple[int, ...]
+    """The tokens before a response to `QUESTION`."""
+    seamless: bool
+    """Whether prompt, response and `end`, as tokens, are what the template renders of them together."""
+
+    def written(self) -> tuple[int, ...]:
+        """As far as a policy writes it."""
+        return self.learnt[: self.learnt.index(self.stop) + 1]
+
+    def body(self, response: Sequence[int]) -> tuple[int, ...]:
+        """The response without what ended it: the template's end or a part of it, or any token that is no text."""
+        ids = tuple(response)
+        for ending in (self.learnt, self.end, self.written()):
+            if ending and ids[-len(ending) :] == ending:
+                ids = ids[: -len(ending)]
+                break
+        while ids and ids[-1] in self.special:
+            ids = ids[:-1]
+        return ids
+
+
+def turn_of(tokenizer: Any) -> Turn:
+    """The tokenizer's turn. ModelError where the template refuses an answer, leaves it out or never ends it."""
+    return _turn(tokenizer, str(tokenizer.chat_template))
+
+
+@lru_cache(maxsize=4)
+def _turn(tokenizer: Any, template: str) -> Turn:
+    whole = [render(tokenizer, (*QUESTION, Message(role="assistant", content=word))) for word in WORDS]
+    other = next((ids for ids in whole if ids != whole[0]), None)
+    if other is None:
+        raise ModelError("the model's chat template leaves out what the assistant says")
+    end = tuple(_common([whole[0][::-1], other[::-1]])[::-1])
+    added = tokenizer.added_tokens_decoder
+    special = {*tokenizer.all_special_ids, *(i for i, token in added.items() if token.special)}
+    special |= {i for i in end if i in added and added[i].content.strip()}
+    stops = bool(special.intersection(end))
+    if not stops and tokenizer.eos_token_id is None:
+        raise ModelError("nothing ends an assistant's turn: neither the chat template nor the tokenizer's end token")
+    learnt = end if stops else (*end, tokenizer.eos_token_id)
+    return Turn(
+        end=end,
+        learnt=learnt,
+        stop=next(i for i in learnt if i in special),
+        special=frozenset(special),
+        opening=tuple(encode_prompt(tokenizer, QUESTION)),
+        seamless=(not end or end[0] in special) and all(_goes_on(tokenizer, opening) for opening in OPENINGS),
+    )
+
+
+def _goes_on(tokenizer: Any, prompt: Messages) -> bool:
+    """Whether a conversation begins with the very prompt that its last turn was written after."""
+    try:
+        before = encode_prompt(tokenizer, prompt)
+        return render(tokenizer, (*prompt, Message(role="assistant", content=WORDS[0])))[: len(before)] == before
+    except ModelError:
+        return prompt != QUESTION  # a shape that the template refuses will not be asked for
+
+
+def _common(rows: Sequence[Sequence[int]]) -> list[int]:
+    return list(os.path.commonprefix(list(rows)))  # noqa: RUF071 (token by token)
+
+
+def render(tokenizer: Any, messages: Messages, **options: Any) -> list[int]:
+    """Token ids of the conversation as the chat template has it. ModelError where it refuses, as some do a system
+    turn."""
+    try:
+        ids: list[int] = tokenizer.apply_chat_template(plain(messages), return_dict=False, **options)
+    except (TemplateError, TypeError, ValueError) as error:
+        raise ModelError(f"the model's chat template refuses this conversation: {error}") from None
+    return list(ids)
 
 
 def encode_prompt(tokenizer: Any, messages: Messages, max_tokens: int | None = None) -> list[int]:
     """Token ids up to where the assistant's turn begins; the oldest are cut beyond `max_tokens`.
 
-    ModelError where the template refuses, as some do a system turn.
+    ModelError where the template refuses.
     """
-    try:
-        # Where a template knows of thinking, the turn begins with the response itself; others ignore the word.
-        ids: list[int] = tokenizer.apply_chat_template(
-            plain(messages), add_generation_prompt=True, return_dict=False, enable_thinking=False
-        )
-    except TemplateError as error:
-        raise ModelError(f"the model's chat template refuses this conversation: {error}") from None
+    # Where a template knows of thinking, the turn begins with the response itself; others ignore the word.
+    ids = render(tokenizer, messages, add_generation_prompt=True, enable_thinking=False)
     return ids if max_tokens is None else ids[-max_tokens:]
 
 
 def encode_response(tokenizer: Any, text: str, finished: bool = True) -> list[int]:
-    """Token ids of a response, with the end-of-turn token unless the response was cut off."""
-    ids: list[int] = tokenizer.encode(text, add_special_tokens=False)
-    return [*ids, tokenizer.eos_token_id] if finished else ids
+    """Token ids of a response as they follow a prompt, with the end of the turn unless the response was cut off."""
+    body = _encode_body(tokenizer, text)
+    return [*body, *turn_of(tokenizer).learnt] if finished else body
+
+
+def _encode_body(tokenizer: Any, text: str) -> list[int]:
+    """As the template has it: without a space before the first word, say, where another begins a text with one."""
+    turn = turn_of(tokenizer)
+    whole = render(tokenizer, (*QUESTION, Message(role="assistant", content=text)), enable_thinking=False)
+    first, last = len(turn.opening), len(whole) - len(turn.end)
+    if first <= last and tuple(whole[:first]) == turn.opening and tuple(whole[last:]) == turn.end:
+        return whole[first:last]
+    alone: list[int] = tokenizer.encode(text, add_special_tokens=False)
+    return alone
+
+
+def encode_conversations(tokenizer: Any, prompt: Messages, texts: Sequence[str]) -> tuple[list[int], list[list[int]]]:
+    """The conversations that these responses make of the prompt, as anyone gets them from the chat template: what
+    they have in common up to where the assistant's turn begins, and how each goes on."""
+    whole = [render(tokenizer, (*prompt, Message(role="assistant", content=text))) for text in texts]
+    before = _common([render(tokenizer, prompt, add_generation_prompt=True), *whole])
+    before = before[: min(len(ids) for ids in whole) - 1]
+    return before, [ids[len(before) :] for ids in whole]
 
 
 def response_tokens(tokenizer: Any, response: Response) -> list[int]:
-    """The very tokens that the policy chose, where the model told them; else those of the text."""
-    return list(response.token_ids) or encode_response(tokenizer, response.text, response.finished)
+    """The very tokens that the policy chose, where the model told them; else those of the text, with its end."""
+    if response.token_ids:
+        return list(response.token_ids)
+    ending = turn_of(tokenizer).written() if response.finished else ()
+    return [*_encode_body(tokenizer, response.text), *ending]
+
+
+def response_text(tokenizer: Any, tokens: Sequence[int]) -> str:
+    """What a person reads of a response's tokens."""
+    text: str = tokenizer.decode(list(turn_of(tokenizer).body(tokens)), skip_special_tokens=True)
+    return text
 
 
 def label_token(tokenizer: Any, label: str) -> int:

@@ -96,8 +96,8 @@ def _goes_on(tokenizer: Any, prompt: Messages) -> bool:
         return prompt != QUESTION  # a shape that the template refuses will not be asked for
 
 
-def _common(rows: Sequence[Sequence[int]]) -> list[int]:
-    return list(os.path.commonprefix(list(rows)))  # noqa: RUF071 (token by token)
+def _common(rows: list[list[int]]) -> list[int]:
+    return list(os.path.commonprefix(rows))  # noqa: RUF071 (token by token)
 
 
 def render(tokenizer: Any, messages: Messages, **options: Any) -> list[int]:

@@ -370,8 +370,8 @@ FAULTS = [
     ),
     Fault(
         TOKENS,
-        "learnt = end if stops else (*end, tokenizer.eos_token_id)",
-        "learnt = (tokenizer.eos_token_id,)",
+        "written=end[: stops[0]] if stops else (*end, tokenizer.eos_token_id),",
+        "written=(tokenizer.eos_token_id,),",
         "test_turns.py::test_a_response_ends_as_the_template_ends_it",
         "a turn ends with the tokenizer's end token, whatever the template says",
     ),

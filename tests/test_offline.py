@@ -63,21 +63,21 @@ DEMONSTRATIONS = [
 # ---------------------------------------------------------------------------------------------------------- rows
 
 
-def test_the_end_of_the_turn_is_learnt_where_the_response_ended_itself(tiny_folder):
+def test_the_end_token_is_learnt_where_the_response_ended_itself(tiny_folder):
     tokenizer = policy_of(tiny_folder).tokenizer
     whole, cut = encode(tokenizer, TURN, [Text("ab"), Text("ab", finished=False)], 100)
-    assert whole.response == (*cut.response, *tokenizer.encode("<|im_end|>\n"))
+    assert whole.response == (*cut.response, END)
     assert whole.prompt == cut.prompt and tokenizer.decode(whole.prompt).endswith("<|im_start|>assistant\n")
 
 
 def test_too_long_loses_the_oldest_prompt_tokens_then_the_responses_last(tiny_folder):
     tokenizer = policy_of(tiny_folder).tokenizer
     whole = encode(tokenizer, TURN, [Text("abc"), Text("abcdef")], 100)
-    short = encode(tokenizer, TURN, [Text("abc"), Text("abcdef")], 11)
+    short = encode(tokenizer, TURN, [Text("abc"), Text("abcdef")], 10)
     assert [row.response for row in short] == [row.response for row in whole]
     assert {row.prompt for row in short} == {whole[0].prompt[-3:]}, "one prompt for both, cut for the longer response"
     (tiny,) = encode(tokenizer, TURN, [Text("abcdef")], 5)
-    assert len(tiny.prompt) == 1 and tiny.response == whole[1].response[:4], "cut off, so without an end"
+    assert len(tiny.prompt) == 1 and tiny.response == whole[1].response[:4], "cut off, so without the end token"
 
 
 def test_what_has_no_token_is_no_lesson(tiny_folder):
@@ -193,7 +193,7 @@ def test_a_response_that_was_cut_off_has_no_end_to_learn(tiny_folder):
     policy = policy_of(tiny_folder)
     pair = preference("q", "abc", "xyz")
     (lesson,) = Preferring.of(policy, [pair], DPO, {(pair.prompt_id, "xyz"), ("other", "abc")}).lessons
-    assert [policy.tokenizer.decode(row.response) for row in lesson.rows] == ["abc<|im_end|>\n", "xyz"]
+    assert (lesson.rows[0].response[-1], lesson.rows[1].response[-1]) == (END, policy.tokenizer.encode("z")[0])
 
 
 @some(("seed", "lora"), [(2, LORA)], [(0, None), (1, None)])

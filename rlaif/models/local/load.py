@@ -40,7 +40,7 @@ def _tokenizer(name: str, path: str, revision: str | None) -> Any:
     if not tokenizer.chat_template:
         raise ModelError(f"{name}: the tokenizer has no chat template; use an instruction-tuned model")
     try:
-        ends = {tokenizer.eos_token_id, *turn_of(tokenizer).learnt}
+        ends = {tokenizer.eos_token_id, *turn_of(tokenizer).end}
     except ModelError as error:
         raise ModelError(f"{name}: {error}") from None
     if tokenizer.pad_token_id in {None, *ends}:

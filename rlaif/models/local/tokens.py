@@ -31,10 +31,9 @@ class Turn(NamedTuple):
 
     end: tuple[int, ...]
     """What it writes after the message: a whole conversation is read at the last of these."""
-    learnt: tuple[int, ...]
-    """`end`, with the tokenizer's end token behind it where `end` itself has no token that stops a generation."""
-    stop: int
-    """The first token of `learnt` that stops a generation."""
+    written: tuple[int, ...]
+    """As far as a policy writes it: up to the first token that stops a generation, which is the tokenizer's end token
+    where `end` has none."""
     special: frozenset[int]
     """Tokens that are no text."""
     opening: tuple[int, ...]
@@ -42,14 +41,15 @@ class Turn(NamedTuple):
     seamless: bool
     """Whether prompt, response and `end`, as tokens, are what the template renders of them together."""
 
-    def written(self) -> tuple[int, ...]:
-        """As far as a policy writes it."""
-        return self.learnt[: self.learnt.index(self.stop) + 1]
+    @property
+    def stop(self) -> int:
+        """The token that stops a generation."""
+        return self.written[-1]
 
     def body(self, response: Sequence[int]) -> tuple[int, ...]:
         """The response without what ended it: the template's end or a part of it, or any token that is no text."""
         ids = tuple(response)
-        for ending in (self.learnt, self.end, self.written()):
+        for ending in (self.end, self.written):
             if ending and ids[-len(ending) :] == ending:
                 ids = ids[: -len(ending)]
                 break
@@ -73,14 +73,12 @@ def _turn(tokenizer: Any, template: str) -> Turn:
     added = tokenizer.added_tokens_decoder
     special = {*tokenizer.all_special_ids, *(i for i, token in added.items() if token.special)}
     special |= {i for i in end if i in added and added[i].content.strip()}
-    stops = bool(special.intersection(end))
+    stops = [place for place, token in enumerate(end, start=1) if token in special]
     if not stops and tokenizer.eos_token_id is None:
         raise ModelError("nothing ends an assistant's turn: neither the chat template nor the tokenizer's end token")
-    learnt = end if stops else (*end, tokenizer.eos_token_id)
     return Turn(
         end=end,
-        learnt=learnt,
-        stop=next(i for i in learnt if i in special),
+        written=end[: stops[0]] if stops else (*end, tokenizer.eos_token_id),
         special=frozenset(special),
         opening=tuple(encode_prompt(tokenizer, QUESTION)),
         seamless=(not end or end[0] in special) and all(_goes_on(tokenizer, opening) for opening in OPENINGS),
@@ -121,14 +119,13 @@ def encode_prompt(tokenizer: Any, messages: Messages, max_tokens: int | None = N
 
 
 def encode_response(tokenizer: Any, text: str, finished: bool = True) -> list[int]:
-    """Token ids of a response as they follow a prompt, with the end of the turn unless the response was cut off."""
-    body = _encode_body(tokenizer, text)
-    return [*body, *turn_of(tokenizer).learnt] if finished else body
-
-
-def _encode_body(tokenizer: Any, text: str) -> list[int]:
-    """As the template has it: without a space before the first word, say, where another begins a text with one."""
+    """Token ids of a response as a policy writes it after a prompt: without a space before the first word, say, where
+    the tokenizer begins any other text with one. It ends the turn unless it was cut off."""
     turn = turn_of(tokenizer)
+    return [*_encode_body(tokenizer, text, turn), *(turn.written if finished else ())]
+
+
+def _encode_body(tokenizer: Any, text: str, turn: Turn) -> list[int]:
     whole = render(tokenizer, (*QUESTION, Message(role="assistant", content=text)), enable_thinking=False)
     first, last = len(turn.opening), len(whole) - len(turn.end)
     if first <= last and tuple(whole[:first]) == turn.opening and tuple(whole[last:]) == turn.end:
@@ -147,11 +144,8 @@ def encode_conversations(tokenizer: Any, prompt: Messages, texts: Sequence[str])
 
 
 def response_tokens(tokenizer: Any, response: Response) -> list[int]:
-    """The very tokens that the policy chose, where the model told them; else those of the text, with its end."""
-    if response.token_ids:
-        return list(response.token_ids)
-    ending = turn_of(tokenizer).written() if response.finished else ()
-    return [*_encode_body(tokenizer, response.text), *ending]
+    """The very tokens that the policy chose, where the model told them; else those of the text."""
+    return list(response.token_ids) or encode_response(tokenizer, response.text, response.finished)
 
 
 def response_text(tokenizer: Any, tokens: Sequence[int]) -> str:

@@ -27,7 +27,7 @@ MASKS, PACKING = "models/local/masks.py", "models/local/packing.py"
 POLICY_MODEL, SCALAR = "training/policy_model.py", "training/scalar_model.py"
 SESSION, ATTENTION, HEAD = "training/session.py", "models/local/attention.py", "training/head.py"
 LABELS = "models/labels.py"
-FLEX = "models/local/flex.py"
+FLEX, TOKENS = "models/local/flex.py", "models/local/tokens.py"
 ESTIMATORS, ROLLOUT = "training/optimise/estimators.py", "training/optimise/rollout.py"
 UPDATES = "training/optimise/updates.py"
 REWARD, REWARD_DATA = "training/reward/train.py", "training/reward/data.py"
@@ -379,11 +379,39 @@ FAULTS = [
         "ratios differ from 1 by dropout's noise",
     ),
     Fault(
-        SCALAR,
-        "row if row.response[-1:] == (end,) else",
-        "row if row.response[:-1] == (end,) else",
-        "test_load.py::test_a_cut_off_response_is_scored_with_an_end_token_and_others_are_left_alone",
+        TOKENS,
+        "while ids and ids[-1] in self.special:",
+        "while False:",
+        "test_turns.py::test_a_rollout_is_read_as_a_conversation_however_it_ended",
         "a finished response is scored with two end tokens",
+    ),
+    Fault(
+        TOKENS,
+        "written=end[: stops[0]] if stops else (*end, tokenizer.eos_token_id),",
+        "written=(tokenizer.eos_token_id,),",
+        "test_turns.py::test_a_response_ends_as_the_template_ends_it",
+        "a turn ends with the tokenizer's end token, whatever the template says",
+    ),
+    Fault(
+        SCALAR,
+        "self.model.save_pretrained(folder)",
+        "self.model.config.problem_type = None; self.model.save_pretrained(folder)",
+        "test_one_score.py::test_transformers_and_trl_read_our_score",
+        "the text-classification pipeline squeezes scores into (0, 1)",
+    ),
+    Fault(
+        SCALAR,
+        "tokenizer.add_bos_token = tokenizer.add_eos_token = False",
+        "pass",
+        "test_one_score.py::test_transformers_and_trl_read_our_score",
+        "whoever tokenises a rendered conversation begins it twice",
+    ),
+    Fault(
+        SCALAR,
+        "return self._read(hidden_BTH) - self.reference",
+        "return self._read(hidden_BTH)",
+        "test_scalar_model.py::test_the_critic_starts_as_the_reward_model_which_never_moves",
+        "the critic's values are told from another zero than rewards are",
     ),
     Fault(
         SCALAR,

@@ -47,10 +47,13 @@ ADAPTER = Lora(rank=8, alpha=16.0)
 
 
 class LikesLetters(ScalarModel):
-    """A reward model whose score is the share of lower-case letters, times four; its critic is a real one."""
+    """A reward model whose score is the share of lower-case letters, times four; its critic is a real one.
+
+    The end of a turn, two tokens here, counts as one that is no letter.
+    """
 
     def scores(self, rows: Sequence[Row]) -> Tensor:
-        return torch.tensor([4.0 * sum(t in LETTERS for t in row.response) / len(row.response) for row in rows])
+        return torch.tensor([4.0 * sum(t in LETTERS for t in row.response) / (len(row.response) - 1) for row in rows])
 
 
 def train(

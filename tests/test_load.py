@@ -12,8 +12,6 @@ from rlaif.errors import ModelError
 from rlaif.models import embedded
 from rlaif.models.local import load
 from rlaif.models.local.load import load_language_model, load_tokenizer
-from rlaif.models.local.packing import Row
-from rlaif.training.scalar_model import as_ended
 from tests.tiny import save_tiny, tiny_tokenizer
 
 
@@ -43,10 +41,3 @@ def test_a_model_folder_is_read_for_its_revision_once(tmp_path: Path, monkeypatc
     monkeypatch.setattr(load, "resolve_model", resolve)
     load_language_model(save_tiny(tmp_path / "model"), None, torch.float32)
     assert len(asked) == 1
-
-
-def test_a_cut_off_response_is_scored_with_an_end_token_and_others_are_left_alone() -> None:
-    tokenizer = tiny_tokenizer()
-    end = tokenizer.eos_token_id
-    whole, cut = Row((1, 5), (7, end)), Row((1, 5), (7, 8))
-    assert as_ended([whole, cut], tokenizer) == [whole, Row((1, 5), (7, 8, end))]

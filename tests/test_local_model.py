@@ -20,7 +20,7 @@ from rlaif.models.day import on_that_day
 from rlaif.models.local import LocalChatModel
 from rlaif.models.local import model as module
 from rlaif.models.local.packing import Row
-from rlaif.models.local.tokens import answer_of, encode_prompt, encode_response
+from rlaif.models.local.tokens import answer_of, encode_prompt
 from rlaif.records import Message, plain
 from tests.tiny import CHAT_TEMPLATE, save_tiny, tiny_tokenizer
 
@@ -278,14 +278,12 @@ def test_closing_twice_does_no_harm(folder: str) -> None:
     model.close()
 
 
-def test_prompts_lose_their_oldest_tokens_and_responses_keep_their_end() -> None:
+def test_prompts_lose_their_oldest_tokens() -> None:
     tokenizer = tiny_tokenizer()
     turn = (Message(role="user", content="abc"),)
     whole = encode_prompt(tokenizer, turn)
     assert encode_prompt(tokenizer, turn, 5) == whole[-5:]
     assert encode_prompt(tokenizer, turn, 500) == whole
-    assert encode_response(tokenizer, "ab")[-1] == tokenizer.eos_token_id
-    assert encode_response(tokenizer, "ab", finished=False) == encode_response(tokenizer, "ab")[:-1]
 
 
 # -------------------------------------------------------------------------------------------- reasoning

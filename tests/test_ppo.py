@@ -308,15 +308,15 @@ def test_what_is_said_of_rollouts_does_not_depend_on_the_microbatch(tiny_folder:
 
 def test_actors_are_opened_from_a_recipe_and_a_saved_reward_model(tiny_folder: str, tmp_path: Path) -> None:
     scorer = tiny_scalar(tiny_folder)
-    scorer.offset = 0.7
+    scorer.reference = 0.7
     scorer.save(tmp_path / "reward_model", tiny_tokenizer())
     recipe = tiny_recipe(tiny_folder, optimise=tiny_section())
     actors = open_actors(recipe, tmp_path / "reward_model", no_text, tmp_path / "weights")
-    assert actors.critic.offset == 0.7
+    assert actors.critic.reference == 0.7
     rows = random_rows(0, prompts=2, responses=2)
     score_B = actors.scorers.score([], [], rows).score_B
     ended = as_ended(rows, tiny_tokenizer())
-    torch.testing.assert_close(score_B, scorer.score_all(ended, 1000))
+    torch.testing.assert_close(score_B, scorer.score_all(ended, 1000) - 0.7)
     assert trainable(actors.policy.model)
     assert not {id(p) for p in trainable(actors.policy.model).values()} & {
         id(p) for p in trainable(actors.critic.backbone, actors.critic.head).values()

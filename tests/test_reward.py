@@ -77,9 +77,9 @@ def gradients(model: ScalarModel) -> Tensor:
 
 def test_rows_are_the_conversation_and_the_response_with_its_end() -> None:
     row = encode_pair(TOKENIZER, PREFERENCES[0], 1000).chosen
-    text = "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\ngood<|im_end|>"
+    text = "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\ngood<|im_end|>\n"
     assert TOKENIZER.decode([*row.prompt, *row.response]) == text
-    assert TOKENIZER.decode(row.response) == "good<|im_end|>"
+    assert TOKENIZER.decode(row.response) == "good<|im_end|>\n"
 
 
 @pytest.mark.parametrize("max_length", [1, 2, 5, 12, 40])
@@ -265,7 +265,7 @@ def test_reference_rows_are_the_policys_samples_or_else_the_distinct_training_ro
         Response(id="3", index=2, text="", finished=False, **settings),  # nothing to score
     ]
     rows = reference_rows(TOKENIZER, samples, PREFERENCES, 1000)
-    assert [TOKENIZER.decode(row.response) for row in rows] == ["yes<|im_end|>", "no"]
+    assert [TOKENIZER.decode(row.response) for row in rows] == ["yes<|im_end|>\n", "no<|im_end|>\n"]
     rows = reference_rows(TOKENIZER, [], [*PREFERENCES, preference("out", "a", "b", split="heldout")], 1000)
     assert len(rows) == len(set(rows)) == 8
 

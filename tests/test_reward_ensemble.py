@@ -91,11 +91,11 @@ def test_an_ensemble_is_read_as_one_scorer_of_several(ensemble: Run) -> None:
     critic = scorer.as_critic(LORA, seed=1)
     with torch.no_grad():
         value = critic.values([Row(ROWS[0].prompt, (*ROWS[0].response, 7))])[0, len(ROWS[0].response)]
-    assert float(value) == pytest.approx(float(each_MB[0, 0]), abs=1e-5)
+    assert float(value) == pytest.approx(float(each_MB[0, 0]) - members[0].reference, abs=1e-5)
     torch.testing.assert_close(scorer.scores_by_member(ROWS, 10_000), each_MB, atol=1e-5, rtol=0)
 
 
-def test_every_member_is_centred_by_itself_and_has_learnt(ensemble: Run) -> None:
+def test_every_member_has_a_reference_score_of_its_own_and_has_learnt(ensemble: Run) -> None:
     preferences = planted(100)
     train = encode_pairs(TOKENIZER, [p for p in preferences if p.split == "train"], 1000)
     reference = list(dict.fromkeys(row for pair in train for row in (pair.chosen, pair.rejected)))
@@ -103,7 +103,7 @@ def test_every_member_is_centred_by_itself_and_has_learnt(ensemble: Run) -> None
     assert len(heldout) == 20
     for number, folder in enumerate(member_folders(ensemble.reward_model)):
         member = ScalarModel.load(folder, torch.float32)
-        assert float(plain_scores(member, reference).mean()) == pytest.approx(0.0, abs=1e-4)
+        assert float(plain_scores(member, reference).mean()) == pytest.approx(member.reference, abs=1e-4)
         pairs = encode_pairs(TOKENIZER, [p for p in preferences if p.split == "heldout"], 1000)
         margins = plain_scores(member, [p.chosen for p in pairs]) - plain_scores(member, [p.rejected for p in pairs])
         assert [row["margins"][number] for row in heldout] == pytest.approx(margins.tolist(), abs=1e-4)
@@ -137,7 +137,7 @@ def test_progress_counts_every_step_of_every_model_once(tmp_path: Path) -> None:
 
 def test_a_scorer_of_one_is_the_model_itself(shallow_folder: str, tmp_path: Path) -> None:
     model = tiny_scalar(shallow_folder)
-    model.offset = 0.25
+    model.reference = 0.25
     model.save(tmp_path, TOKENIZER)
     scorer = load_scorer(tmp_path, torch.float32)
     torch.testing.assert_close(scorer.scores_by_member(ROWS, 10_000), model.score_all(ROWS, 10_000)[None])

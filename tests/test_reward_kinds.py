@@ -29,7 +29,7 @@ from rlaif.training import parallel
 from rlaif.training.lora import trainable
 from rlaif.training.reward.data import Lesson, encode_pairs, pair_lessons, principle_labels, rating_lessons
 from rlaif.training.reward.ensemble import load_scorer
-from rlaif.training.reward.train import RewardStage, centre, learn, train
+from rlaif.training.reward.train import RewardStage, learn, set_reference, train
 from rlaif.training.reward.worth import score_heldout
 from rlaif.training.scalar_model import ScalarModel
 from tests.audited import ORIGIN
@@ -330,7 +330,7 @@ def test_each_head_learns_its_own_principle(shallow_folder: str, tmp_path: Path)
     heads = stage.model.heads
     assert heads is not None and heads.names == ("brief", "more-z")
     reference = random_rows(0, prompts=4, responses=2)
-    centre(stage, reference)
+    set_reference(stage, reference)
     heldout = score_heldout([stage.model], TOKENIZER, stage.section, preferences, labels)
     own: dict[str, list[bool]] = {"brief": [], "more-z": []}
     crossed: dict[str, list[bool]] = {"brief": [], "more-z": []}
@@ -351,21 +351,18 @@ def test_each_head_learns_its_own_principle(shallow_folder: str, tmp_path: Path)
     rows_of = [row for pair in encode_pairs(TOKENIZER, preferences[:9], 1000) for row in pair[1:]]
     with torch.no_grad():
         score_BK = stage.model.scores_by_head(rows_of)
-        ended = stage.model.scores_by_head(ended_rows(reference))
-    torch.testing.assert_close(ended.mean(0), torch.zeros(3), atol=1e-5, rtol=0)
+        mean_K = stage.model.scores_by_head(reference).mean(0)
+    recorded_K = torch.tensor([stage.model.reference, *heads.reference_K])
+    torch.testing.assert_close(recorded_K, mean_K, atol=1e-5, rtol=0)
     for place, name in enumerate([None, "brief", "more-z"]):
         scorer = load_scorer(tmp_path / "saved", torch.float32, name)
         torch.testing.assert_close(scorer.score_all(rows_of, 10_000), score_BK[:, place], atol=1e-5, rtol=0)
         critic = scorer.as_critic(LORA, seed=3)
         with torch.no_grad():
             first = [critic.values([Row(row.prompt, (*row.response, 7))])[0, len(row.response)] for row in rows_of[:3]]
-        torch.testing.assert_close(torch.stack(first), score_BK[:3, place], atol=1e-5, rtol=0)
+        torch.testing.assert_close(torch.stack(first), score_BK[:3, place] - recorded_K[place], atol=1e-5, rtol=0)
     with pytest.raises(ConfigError, match="has no head 'breif'; did you mean 'brief'"):
         load_scorer(tmp_path / "saved", torch.float32, "breif")
-
-
-def ended_rows(rows: Sequence[Row]) -> list[Row]:
-    return [Row(row.prompt, (*row.response, TOKENIZER.eos_token_id)) for row in rows]
 
 
 def test_heads_losses_are_added_with_weight_one_over_their_number(shallow_folder: str) -> None:

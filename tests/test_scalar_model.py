@@ -1,4 +1,4 @@
-"""The scalar model: what Hugging Face reads from its folder, its head, its offset, and the critic made from it."""
+"""The scalar model: what Hugging Face reads from its folder, its head, its reference score, the critic made from it."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from rlaif.config.sections import Lora
+from rlaif.errors import ModelError
 from rlaif.models.local.packing import Row, right_pad
 from rlaif.models.local.tokens import encode_prompt
 from rlaif.records import Message, plain
 from rlaif.training.lora import trainable
-from rlaif.training.reward.train import RewardStage, centre
-from rlaif.training.scalar_model import ScalarModel, as_ended
+from rlaif.training.reward.train import RewardStage, set_reference
+from rlaif.training.scalar_model import ScalarModel
 from tests.tiny import CHAT_TEMPLATE, tiny_tokenizer
 from tests.tiny_training import LORA, random_rows, reward_section, same, tiny_scalar, weights
 
@@ -47,14 +48,14 @@ def learn(model: ScalarModel, steps: int = 3) -> None:
 
 
 @pytest.mark.parametrize("lora", [None, LORA])
-def test_hugging_face_reads_our_score_plus_the_offset(lora: Lora | None, scalar: ScalarModel, tmp_path: Path) -> None:
+def test_hugging_face_reads_our_score(lora: Lora | None, scalar: ScalarModel, tmp_path: Path) -> None:
     if lora is not None:
         scalar.add_adapter(lora, seed=3)
         learn(scalar)
-    scalar.offset = 1.75
+    scalar.reference = 1.75
     score_B = scalar.score_all(ROWS, 10_000)
     scalar.save(tmp_path, tiny_tokenizer())
-    torch.testing.assert_close(hugging_face_logits(tmp_path, ROWS), score_B + 1.75, atol=1e-5, rtol=0)
+    torch.testing.assert_close(hugging_face_logits(tmp_path, ROWS), score_B, atol=1e-5, rtol=0)
 
 
 def test_whoever_loads_it_on_another_day_reads_the_same_prompt(scalar: ScalarModel, tmp_path: Path) -> None:
@@ -70,10 +71,10 @@ def test_whoever_loads_it_on_another_day_reads_the_same_prompt(scalar: ScalarMod
 
 
 def test_save_and_load_is_a_round_trip(scalar: ScalarModel, tmp_path: Path) -> None:
-    scalar.offset = -0.3
+    scalar.reference = -0.3
     scalar.save(tmp_path, tiny_tokenizer())
     loaded = ScalarModel.load(tmp_path, torch.float32)
-    assert loaded.offset == scalar.offset
+    assert loaded.reference == scalar.reference
     assert same(weights(loaded.model), weights(scalar.model))
     assert torch.equal(loaded.score_all(ROWS, 10_000), scalar.score_all(ROWS, 10_000))
 
@@ -106,16 +107,18 @@ def test_the_head_starts_small_and_differs_by_seed_only(tiny_folder: str) -> Non
     assert not torch.equal(heads[3], heads[4])
 
 
-def test_centring_makes_the_reference_mean_zero(scalar: ScalarModel) -> None:
+def test_the_reference_score_is_recorded_and_moves_no_score(scalar: ScalarModel) -> None:
     stage = RewardStage(scalar, tiny_tokenizer(), reward_section(), seed=0)
-    rows = as_ended(ROWS, stage.tokenizer)
-    raw = scalar.score_all(rows, 10_000)
-    for _ in range(2):  # the second time it has nothing to shift
-        centre(stage, ROWS)
-        assert float(scalar.score_all(rows, 10_000).mean()) == pytest.approx(0.0, abs=1e-5)
-    assert scalar.offset == pytest.approx(float(raw.mean()), abs=1e-5)
-    margins = scalar.score_all(rows, 10_000) - raw
-    torch.testing.assert_close(margins, margins[:1].expand(len(rows)), atol=1e-5, rtol=0)
+    raw = scalar.score_all(ROWS, 10_000)
+    for _ in range(2):
+        set_reference(stage, ROWS)
+        assert scalar.reference == pytest.approx(float(raw.mean()), abs=1e-5)
+        assert torch.equal(scalar.score_all(ROWS, 10_000), raw)
+
+
+def test_a_folder_of_another_kind_is_refused(tiny_folder: str) -> None:
+    with pytest.raises(ModelError, match="rlaif_reference_score"):
+        ScalarModel.load(tiny_folder, torch.float32)
 
 
 def test_scores_do_not_depend_on_microbatches_or_order(scalar: ScalarModel) -> None:
@@ -126,7 +129,7 @@ def test_scores_do_not_depend_on_microbatches_or_order(scalar: ScalarModel) -> N
 
 @pytest.mark.parametrize("lora", [None, LORA])
 def test_the_critic_starts_as_the_reward_model_which_never_moves(lora: Lora | None, scalar: ScalarModel) -> None:
-    scalar.offset = 0.4
+    scalar.reference = 0.4  # values are told from it, as rewards are
     score_B = scalar.score_all(ROWS, 10_000)
     critic = scalar.as_critic(lora, seed=3)
     # The value before a token is the score of what stands before it, so one token more shows the score itself.
@@ -134,7 +137,7 @@ def test_the_critic_starts_as_the_reward_model_which_never_moves(lora: Lora | No
     with torch.no_grad():
         values_BT = critic.values(longer)
     at_end_B = torch.stack([values_BT[b, len(row.response)] for b, row in enumerate(ROWS)])
-    torch.testing.assert_close(at_end_B, score_B, atol=1e-5, rtol=0)
+    torch.testing.assert_close(at_end_B, score_B - 0.4, atol=1e-5, rtol=0)
 
     learn(critic)
     with torch.no_grad():

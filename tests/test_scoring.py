@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -102,6 +103,7 @@ class Fake:
 
     def __init__(self) -> None:
         self.rows: list[Row] = []
+        self.members = [SimpleNamespace(reference=3.0), SimpleNamespace(reference=0.0)]
 
     def scores_by_member(self, rows: Sequence[Row], max_tokens: int) -> Tensor:
         self.rows += rows
@@ -122,18 +124,18 @@ FIRSTS = [row.response[0] for row in ROWS]
 @pytest.mark.parametrize(
     ("source", "expected"),
     [
-        (ModelScore(), lambda n, first: (n + 1 + 2 * first) / 2),
-        (EnsembleScore(reduce="mean"), lambda n, first: (n + 1 + 2 * first) / 2),
-        (EnsembleScore(reduce="min"), lambda n, first: min(n + 1, 2 * first)),
+        (ModelScore(), lambda n, first: (n - 1 + 2 * first) / 2),
+        (EnsembleScore(reduce="mean"), lambda n, first: (n - 1 + 2 * first) / 2),
+        (EnsembleScore(reduce="min"), lambda n, first: min(n - 1, 2 * first)),
         (
             EnsembleScore(reduce="mean_minus_variance", penalty=0.1),
-            lambda n, first: (n + 1 + 2 * first) / 2 - 0.1 * ((n + 1 - 2 * first) / 2) ** 2,
+            lambda n, first: (n - 1 + 2 * first) / 2 - 0.1 * ((n - 1 - 2 * first) / 2) ** 2,
         ),
         (LengthScore(per=4), lambda n, first: n / 4),
     ],
 )
 def test_a_source_scores_by_its_definition(source: Any, expected: Any) -> None:
-    """The reward model reads every response with its end token, so it sees one token more here."""
+    """The reward model reads every response with its end, so it sees two tokens more here, and three less count."""
     model = Fake()
     score_B = open_scorer(source, shop(model))(SOMEONE, TEXTS, ROWS).score_B
     torch.testing.assert_close(score_B, torch.tensor([float(expected(*p)) for p in zip(LENGTHS, FIRSTS, strict=True)]))

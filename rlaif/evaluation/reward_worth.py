@@ -43,7 +43,7 @@ def reward_worth(rows: Sequence[Row], bootstrap: Bootstrap, ratings: Sequence[Ro
 
 
 def rating_error(rows: Sequence[Row], bootstrap: Bootstrap) -> dict[str, Any] | None:
-    """The mean of |score - rating|, both less their means over these rows: scores are centred on the policy's samples.
+    """The mean of |score - rating|, both less their means over these rows: the zero of scores is anywhere.
 
     `without` is the same of a model that gives every response one score; only an error below it has learnt anything.
     Rows are those of reward_heldout_ratings.jsonl: prompt_id, rating, score. None without rows.

@@ -41,7 +41,7 @@ class Material(NamedTuple):
     truncation: Truncation
     """Of the lessons."""
     reference: list[Row]
-    """Scores are centred on these."""
+    """Scores are told against these."""
 
 
 def reward(recipe: Recipe, run: Run) -> dict[str, Any]:
@@ -124,15 +124,15 @@ def _material(recipe: Recipe, run: Run) -> Material:
 
 
 def reference_responses(run: Run) -> list[Response]:
-    """The untrained policy's responses that scores are centred on: the 512 with the smallest hashes, where there are
-    more. Without any (human labels alone) the training responses take their place, so there a score of 0 is their
-    mean and not the policy's."""
+    """The untrained policy's responses that scores are told against: the 512 with the smallest hashes, where there are
+    more. Without any (human labels alone) the training responses take their place, so there the recorded number is
+    their mean score and not the policy's."""
     by_hash = sorted(read_if_there(run.responses, Response), key=lambda response: content_id("centre", response.id))
     return by_hash[:MOST_REFERENCE_RESPONSES]
 
 
 def _trained(recipe: Recipe, run: Run, name: str, material: Material, parts: dict[str, Part]) -> RewardStage:
-    """One model, trained and centred."""
+    """One model, trained, with its reference score."""
     from rlaif.models.local.load import free_memory
     from rlaif.training.reward import train
 
@@ -141,7 +141,7 @@ def _trained(recipe: Recipe, run: Run, name: str, material: Material, parts: dic
     stage = train.open_stage(recipe, name)
     log = parts[name] if len(parts) > 1 else parts[name].tracker
     train.train(stage, material.lessons, run.checkpoints / "reward" / name, log)
-    train.centre(stage, material.reference)
+    train.set_reference(stage, material.reference)
     return stage
 
 

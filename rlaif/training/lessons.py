@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from rlaif.models.local.packing import Row
-from rlaif.models.local.tokens import encode_prompt, encode_response
+from rlaif.models.local.tokens import encode_conversations, encode_prompt, encode_response
 from rlaif.records import Messages
 
 
@@ -29,13 +29,25 @@ class OfPrompt(Protocol):
 
 
 def encode(tokenizer: Any, prompt: Messages, responses: Sequence[Text], max_length: int) -> tuple[Row, ...]:
-    """A row for each response, all after the same prompt tokens; `max_length` bounds the longest of them.
+    """What a policy learns to write: a row for each response, all after the same prompt tokens.
 
-    Too long: the oldest prompt tokens go (all but one, if need be), then the responses' last ones with the end token.
+    `max_length` bounds the longest of them. Too long: the oldest prompt tokens go (all but one, if need be), then the
+    responses' last ones with the end of the turn.
     """
-    ids = [encode_response(tokenizer, r.text, r.finished)[: max_length - 1] for r in responses]
-    before = tuple(encode_prompt(tokenizer, prompt, max_length - max(len(one) for one in ids)))
-    return tuple(Row(before, tuple(one)) for one in ids)
+    ids = [encode_response(tokenizer, r.text, r.finished) for r in responses]
+    return _cut(encode_prompt(tokenizer, prompt), ids, max_length)
+
+
+def encode_scored(tokenizer: Any, prompt: Messages, texts: Sequence[str], max_length: int) -> tuple[Row, ...]:
+    """What a reward model reads, as whoever loads it from its folder has it: whole conversations, cut as `encode`
+    does."""
+    return _cut(*encode_conversations(tokenizer, prompt, texts), max_length)
+
+
+def _cut(before: Sequence[int], responses: Sequence[Sequence[int]], max_length: int) -> tuple[Row, ...]:
+    ids = [tuple(one[: max_length - 1]) for one in responses]
+    kept = tuple(before[-(max_length - max(map(len, ids))) :])
+    return tuple(Row(kept, one) for one in ids)
 
 
 def distinct(lessons: Iterable[OfPrompt]) -> list[Row]:

@@ -17,10 +17,9 @@ from rlaif.models.local.load import load_tokenizer
 from rlaif.models.local.packing import Row
 from rlaif.models.local.tokens import encode_prompt, response_tokens
 from rlaif.records import Prompt, Response
-from rlaif.training.optimise.scorers import TextSources, Workshop, open_reward_model, open_scorer
+from rlaif.training.optimise.scorers import TextSources, Workshop, as_scored, open_reward_model, open_scorer
 from rlaif.training.policy_model import PolicyModel
 from rlaif.training.reward.ensemble import load_scorer
-from rlaif.training.scalar_model import as_ended
 
 
 class Measured(NamedTuple):
@@ -43,7 +42,7 @@ def measure_responses(
     budget = recipe.reward.microbatch_tokens
     dtype = torch_dtype(recipe.policy.dtype)
     tokenizer = load_tokenizer(str(policy), None)
-    rows_before, rows_after = _rows(tokenizer, before), _rows(tokenizer, after)
+    rows_after = _rows(tokenizer, after)
     kl_B = torch.zeros(0)
     if not isinstance(recipe.optimise, BestOfN):
         trained = (str(policy), None)
@@ -55,7 +54,10 @@ def measure_responses(
     scores: list[list[float]] = [[], []]
     if reward_model is not None:
         scorer = load_scorer(reward_model, dtype)
-        found = [scorer.score_all(as_ended(rows, tokenizer), budget) for rows in (rows_before, rows_after)]
+        found = [
+            scorer.score_all(as_scored(tokenizer, *_shown(responses), _rows(tokenizer, responses)), budget)
+            for responses in (before, after)
+        ]
         scores = [[round(value, 4) for value in score_B.tolist()] for score_B in found]
     return Measured([round(value, 4) for value in kl_B.tolist()], *scores)
 
@@ -72,8 +74,7 @@ def score_by(
     tokenizer = load_tokenizer(recipe.policy.model, recipe.policy.revision)
     load = open_reward_model(reward_model, torch_dtype(recipe.policy.dtype))
     scorer = open_scorer(source, Workshop(load, tokenizer, max_tokens, text))
-    prompts = [Prompt(id=r.prompt_id, messages=r.prompt, tags=r.tags) for r in responses]
-    scored = scorer(prompts, [r.text for r in responses], _rows(tokenizer, responses))
+    scored = scorer(*_shown(responses), _rows(tokenizer, responses))
     return [None if math.isnan(value) else value for value in scored.score_B.tolist()]
 
 
@@ -83,6 +84,11 @@ def _logprobs(
     """logprobs_B of whole responses under a model that is dropped again."""
     policy = PolicyModel.load(*model, dtype)
     return policy.without_gradients(rows, temperature, max_tokens).logprobs_BT.sum(1).cpu()
+
+
+def _shown(responses: Sequence[Response]) -> tuple[list[Prompt], list[str]]:
+    prompts = [Prompt(id=r.prompt_id, messages=r.prompt, tags=r.tags) for r in responses]
+    return prompts, [r.text for r in responses]
 
 
 def _rows(tokenizer: object, responses: Sequence[Response]) -> list[Row]:

@@ -1,7 +1,8 @@
 """A transformer with a scalar head: read at the last real token it is a reward model, read everywhere a critic.
 
-Saved in Hugging Face format: `AutoModelForSequenceClassification` loads the folder, and its single logit minus
-`config.rlaif_score_offset` is our score.
+Saved in Hugging Face format: whoever loads the folder as a sequence classifier and gives it a conversation, rendered by
+the folder's chat template, has our score as its single logit. `config.rlaif_reference_score` is what the untrained
+policy's responses score on average; PPO subtracts it, and nobody else has to know of it.
 
 Shape suffixes: B rows, T response tokens, H hidden size, K heads.
 """
@@ -27,14 +28,17 @@ from rlaif.models.day import on_that_day
 from rlaif.models.local.architecture import backbone_of
 from rlaif.models.local.load import device, from_pretrained
 from rlaif.models.local.packing import Row, hidden_states, microbatches
+from rlaif.models.local.tokens import turn_of
 from rlaif.processes import leads
 from rlaif.training.lora import Adapter
 from rlaif.training.reward.heads import Heads, place_of
 from rlaif.training.sharding import Outline, gather
 
+REFERENCE = "rlaif_reference_score"
+
 
 class ScalarModel:
-    """Backbone, head (float32, no bias) and offset, and maybe a head for every principle. Dropout is off for good."""
+    """Backbone and head (float32, no bias), and maybe a head for every principle. Dropout is off for good."""
 
     def __init__(self, model: Any) -> None:
         if not hasattr(model, "score"):
@@ -42,7 +46,7 @@ class ScalarModel:
         self.model = model.eval()
         self.backbone: Any = backbone_of(model)
         self.head: Any = model.score.float()
-        self.offset: float = getattr(model.config, "rlaif_score_offset", 0.0)
+        self.reference: float = getattr(model.config, REFERENCE, 0.0)
         self.heads: Heads | None = None
         self.adapter: Adapter | None = None
         self.outline: Outline | None = None
@@ -52,6 +56,8 @@ class ScalarModel:
     def load(cls, path: str | Path, dtype: torch.dtype, head: str | None = None) -> ScalarModel:
         """From a folder that `save` wrote; with `head` that principle's own head takes the place of the common one."""
         loaded = cls(_load(path, None, dtype).to(device()))
+        if not hasattr(loaded.model.config, REFERENCE):  # rlaif 0.1.0 read its scores at another token
+            raise ModelError(f"{path}: config.json has no {REFERENCE}; make it again with this rlaif (stage reward)")
         heads = Heads.load(Path(path))
         if head is None:
             loaded.heads = None if heads is None else heads.to(device())
@@ -60,7 +66,7 @@ class ScalarModel:
         assert heads is not None
         with torch.no_grad():
             loaded.head.weight.copy_(heads.weight_KH[place : place + 1])
-        loaded.offset = float(heads.offset_K[place])
+        loaded.reference = float(heads.reference_K[place])
         return loaded
 
     @classmethod
@@ -71,6 +77,7 @@ class ScalarModel:
         model = _load(path, revision, dtype)
         model.config.pad_token_id = pad_id
         reward_model = cls(model.to(device()))
+        reward_model.reference = 0.0
         weight = reward_model.head.weight
         noise = torch.randn(weight.shape, generator=torch.Generator().manual_seed(seed))
         with torch.no_grad():
@@ -102,7 +109,7 @@ class ScalarModel:
         return critic
 
     def scores(self, rows: Sequence[Row]) -> Tensor:
-        """score_B, read at the last real token, offset subtracted. Gradients flow."""
+        """score_B, read at the last real token. Gradients flow."""
         with self._reading():
             hidden_BH = hidden_states(self.backbone, rows).at_last()
         return self._read(hidden_BH)
@@ -116,13 +123,14 @@ class ScalarModel:
         return torch.cat([self._read(hidden_BH).unsqueeze(1), self.heads(hidden_BH)], 1)
 
     def values(self, rows: Sequence[Row]) -> Tensor:
-        """values_BT: the expected return before each response token (padding holds garbage)."""
+        """values_BT: the expected return before each response token (padding holds garbage). Returns are told from
+        the reference score, as the rewards of rollouts are."""
         hidden_BTH = hidden_states(self.backbone, rows).before_response()
-        return self._read(hidden_BTH)
+        return self._read(hidden_BTH) - self.reference
 
     def _read(self, hidden: Tensor) -> Tensor:
         """The head in float32, whatever the weights are kept in."""
-        return F.linear(hidden.float(), self.head.weight.float()).squeeze(-1) - self.offset
+        return F.linear(hidden.float(), self.head.weight.float()).squeeze(-1)
 
     @torch.no_grad()
     def score_all(self, rows: Sequence[Row], max_tokens: int) -> Tensor:
@@ -143,7 +151,7 @@ class ScalarModel:
 
     def finish(self) -> None:
         """Merge the adapter and round the head to the weights' dtype: from here on scores are those of the saved
-        model, so what is centred and measured is what will be loaded."""
+        model, so what is measured is what will be loaded."""
         gather(self)
         if self.adapter is not None:
             self.adapter.merge()
@@ -155,7 +163,8 @@ class ScalarModel:
         self.finish()
         if not leads():
             return
-        self.model.config.rlaif_score_offset = self.offset
+        setattr(self.model.config, REFERENCE, self.reference)
+        tokenizer = for_readers(tokenizer, self.model)
         self.model.save_pretrained(folder)
         if self.heads is not None:
             self.heads.save(folder)
@@ -165,12 +174,32 @@ class ScalarModel:
 
 
 def as_ended(rows: Sequence[Row], tokenizer: Any) -> list[Row]:
-    """The rows as a reward model learns to read them: with an end token, also where the limit cut one off."""
-    end = tokenizer.eos_token_id
-    return [row if row.response[-1:] == (end,) else Row(row.prompt, (*row.response, end)) for row in rows]
+    """A policy's rows as a reward model reads them: the turn ends as the template ends it, whatever token ended the
+    response, and also where the limit cut it off."""
+    turn = turn_of(tokenizer)
+    return [Row(row.prompt, (*turn.body(row.response), *turn.end)) for row in rows]
+
+
+def for_readers(tokenizer: Any, model: Any) -> Any:
+    """The tokenizer as it lies beside the saved model: it adds nothing to a rendered conversation, and pads with a
+    token that ends none. Where it has no such token it is given one, and the model's embedding a row."""
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.padding_side = "right"
+    if tokenizer("a")["input_ids"] != tokenizer.encode("a", add_special_tokens=False):
+        tokenizer.add_bos_token = tokenizer.add_eos_token = False
+    if tokenizer.pad_token_id in {None, tokenizer.eos_token_id, *turn_of(tokenizer).end}:
+        tokenizer.add_special_tokens({"pad_token": "<|padding|>"})
+        rows = model.get_input_embeddings().num_embeddings
+        if len(tokenizer) > rows:
+            model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+            model.get_input_embeddings().weight.data[rows:] = 0
+    model.config.get_text_config().pad_token_id = model.config.pad_token_id = tokenizer.pad_token_id
+    return tokenizer
 
 
 def _load(path: str | Path, revision: str | None, dtype: torch.dtype) -> Any:
     problem = "cannot be loaded as a reward model"
     kind = AutoModelForSequenceClassification
-    return from_pretrained(kind, str(path), problem, path, revision=revision, num_labels=1, dtype=dtype)
+    return from_pretrained(
+        kind, str(path), problem, path, revision=revision, num_labels=1, problem_type="regression", dtype=dtype
+    )

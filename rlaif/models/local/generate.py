@@ -53,7 +53,7 @@ def generate(
         alone = [generate(model, [ids], sampling, [seed], pad_id) for ids, seed in zip(prompts, seeds, strict=True)]
         return [sample for samples in alone for sample in samples]
     device = model.device
-    end_ids = torch.tensor(end_tokens(model), device=device)
+    end_ids = torch.tensor(end_tokens(model), dtype=torch.long, device=device)
     uniforms = torch.stack([_uniforms(seed, sampling.max_tokens) for seed in seeds]).to(device)
     written: list[list[int]] = [[] for _ in prompts]
     finished = [False] * len(prompts)
@@ -247,8 +247,15 @@ def left_pad(rows: Sequence[Sequence[int]], pad_id: int, device: Any) -> tuple[T
 
 
 def end_tokens(model: Any) -> list[int]:
-    """The ids that end a turn, from the generation config (one id or several)."""
+    """The ids that end a turn, from the generation config (one id, several or none)."""
     ids = model.generation_config.eos_token_id
     if ids is None:
-        ids = model.config.eos_token_id
-    return list(ids) if isinstance(ids, list | tuple) else [int(ids)]
+        ids = model.config.get_text_config().eos_token_id
+    return list(ids) if isinstance(ids, list | tuple) else [] if ids is None else [int(ids)]
+
+
+def end_with(model: Any, token: int) -> None:
+    """Let this token end a turn too, here and wherever the model is saved to."""
+    ends = end_tokens(model)
+    if token not in ends:
+        model.generation_config.eos_token_id = [*ends, token]

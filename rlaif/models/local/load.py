@@ -14,7 +14,9 @@ from rlaif.errors import ModelError
 from rlaif.models.embedded import resolve_model
 from rlaif.models.local.allocator import give_back, keep_freed
 from rlaif.models.local.architecture import backbone_of
+from rlaif.models.local.generate import end_with
 from rlaif.models.local.packing import prepare
+from rlaif.models.local.tokens import turn_of
 
 
 class Loaded(NamedTuple):
@@ -39,17 +41,19 @@ def _tokenizer(name: str, path: str, revision: str | None) -> Any:
     tokenizer = from_pretrained(AutoTokenizer, name, "no tokenizer", path, revision=revision)
     if not tokenizer.chat_template:
         raise ModelError(f"{name}: the tokenizer has no chat template; use an instruction-tuned model")
-    if tokenizer.eos_token_id is None:
-        raise ModelError(f"{name}: the tokenizer has no end-of-turn token")
-    if tokenizer.pad_token_id in {None, tokenizer.eos_token_id}:
-        _choose_padding(tokenizer)
+    try:
+        ends = {tokenizer.eos_token_id, *turn_of(tokenizer).end}
+    except ModelError as error:
+        raise ModelError(f"{name}: {error}") from None
+    if tokenizer.pad_token_id in {None, *ends}:
+        _choose_padding(tokenizer, ends)
     return tokenizer
 
 
-def _choose_padding(tokenizer: Any) -> None:
-    """Pad with a special token that no text holds, never with the end token: readers look for the last one before
-    the padding (N+ detail 1). Where there is none, the tokenizer stays as it is."""
-    taken = {tokenizer.eos_token_id, tokenizer.bos_token_id}
+def _choose_padding(tokenizer: Any, ends: set[int]) -> None:
+    """Pad with a special token that no text holds, never with one that ends a turn: readers look for the last one
+    before the padding (N+ detail 1). Where there is none, the tokenizer stays as it is."""
+    taken = {*ends, tokenizer.bos_token_id}
     spare = [i for i, t in tokenizer.added_tokens_decoder.items() if t.special and i not in taken]
     if spare:
         tokenizer.pad_token = tokenizer.convert_ids_to_tokens(max(spare))
@@ -63,6 +67,7 @@ def load_language_model(name: str, revision: str | None, dtype: torch.dtype) -> 
         AutoModelForCausalLM, name, "cannot be loaded", resolved.path, revision=revision, dtype=dtype
     )
     model = model.to(device()).eval()
+    end_with(model, turn_of(tokenizer).stop)
     try:
         prepare(backbone_of(model))
     except ModelError as error:

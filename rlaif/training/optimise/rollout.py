@@ -19,7 +19,7 @@ from rlaif.config.optimise import OnPolicy
 from rlaif.errors import TrainingError
 from rlaif.models.local.generate import Sampling
 from rlaif.models.local.packing import Row, microbatches, response_mask, right_pad
-from rlaif.models.local.tokens import encode_prompt
+from rlaif.models.local.tokens import encode_prompt, response_text
 from rlaif.records import Prompt, derive_seed
 from rlaif.training import parallel
 from rlaif.training.optimise.actors import Actors
@@ -86,7 +86,7 @@ def roll_out(actors: Actors, prompts: Sequence[Prompt], section: OnPolicy, step:
     encoded = [encode_prompt(policy.tokenizer, p.messages, section.max_prompt_tokens) for p in repeated]
     written = actors.sampler.sample(encoded, Sampling(section.max_tokens, section.temperature), seeds)
     rows = [Row(tuple(ids), tuple(each.tokens)) for ids, each in zip(encoded, written, strict=True)]
-    texts = [policy.tokenizer.decode(each.tokens, skip_special_tokens=True).strip() for each in written]
+    texts = [response_text(policy.tokenizer, each.tokens).strip() for each in written]
     scores = _score(actors.scorers, section, repeated, texts, rows)
     kept = _scored(scores, actors.scorers.max_failures, f"{section.kind} step {step}", repeated)
     rows = [rows[i] for i in kept]

@@ -8,6 +8,7 @@ Shape suffixes: B rollouts, M members of an ensemble.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,8 +20,10 @@ from torch import Tensor
 from rlaif.config.scoring import ChecksScore, EnsembleScore, JudgeScore, LengthScore, ModelScore, SumScore, Veto
 from rlaif.config.scoring import Scoring as Source
 from rlaif.models.local.packing import Row, microbatches
+from rlaif.models.local.tokens import encode_prompt, turn_of
 from rlaif.records import Prompt
 from rlaif.training import losses, parallel
+from rlaif.training.lessons import encode_scored
 from rlaif.training.reward.ensemble import Scorer as RewardModel
 from rlaif.training.reward.ensemble import load_scorer
 from rlaif.training.scalar_model import as_ended
@@ -101,29 +104,44 @@ def _text(scorer: TextScorer) -> Scorer:
 
 
 def _reward_model(model: RewardModel, shop: Workshop) -> Scorer:
-    return lambda prompts, texts, rows: Scored(_by_member(model, rows, shop).mean(0), {})
+    return lambda prompts, texts, rows: Scored(
+        _by_member(model, shop, as_scored(shop.tokenizer, prompts, texts, rows)).mean(0), {}
+    )
 
 
 def _ensemble(source: EnsembleScore, model: RewardModel, shop: Workshop) -> Scorer:
     def score(prompts: Sequence[Prompt], texts: Sequence[str], rows: Sequence[Row]) -> Scored:
-        score_MB = _by_member(model, rows, shop)
+        score_MB = _by_member(model, shop, as_scored(shop.tokenizer, prompts, texts, rows))
         joined_B = losses.ensemble_score(score_MB, source.reduce, source.penalty)
         return Scored(joined_B, {"disagreement": score_MB.std(0, unbiased=False)})
 
     return score
 
 
-def _by_member(model: RewardModel, rows: Sequence[Row], shop: Workshop) -> Tensor:
-    """score_MB, the microbatches divided among the processes: each forms the same ones as a single process would."""
-    ended = as_ended(rows, shop.tokenizer)
+def _by_member(model: RewardModel, shop: Workshop, rows: Sequence[Row]) -> Tensor:
+    """score_MB, told from each member's reference score: 0 is what the untrained policy gets. The microbatches are
+    divided among the processes: each forms the same ones as a single process would."""
     parts = [
-        (group, weight * model.scores_by_member([ended[i] for i in group], shop.max_tokens))
-        for group, weight in parallel.turns(list(microbatches(ended, shop.max_tokens)))
+        (group, weight * model.scores_by_member([rows[i] for i in group], shop.max_tokens))
+        for group, weight in parallel.turns(list(microbatches(rows, shop.max_tokens)))
     ]
-    score_MB = torch.zeros(len(parts[0][1]), len(ended))
+    score_MB = torch.zeros(len(parts[0][1]), len(rows))
     for group, part_MB in parts:
         score_MB[:, group] += part_MB
-    return parallel.add_up(score_MB)
+    return parallel.add_up(score_MB) - torch.tensor([[member.reference] for member in model.members])
+
+
+def as_scored(tokenizer: Any, prompts: Sequence[Prompt], texts: Sequence[str], rows: Sequence[Row]) -> list[Row]:
+    """Rollouts as a reward model reads them: the policy's own tokens, unless the chat template renders them otherwise
+    (a thinking model's, say); then what it makes of the texts, after as much of the prompt as the policy read."""
+    if turn_of(tokenizer).seamless:
+        return as_ended(rows, tokenizer)
+    scored = []
+    for prompt, text, row in zip(prompts, texts, rows, strict=True):
+        (whole,) = encode_scored(tokenizer, prompt.messages, [text], sys.maxsize)
+        cut = len(encode_prompt(tokenizer, prompt.messages)) - len(row.prompt)
+        scored.append(whole._replace(prompt=whole.prompt[min(cut, len(whole.prompt) - 1) :]))
+    return scored
 
 
 def _sum(source: SumScore, scorers: Sequence[Scorer]) -> Scorer:

@@ -13,10 +13,9 @@ from typing import Any, NamedTuple
 from rlaif.config.sections import BradleyTerry, RewardSection
 from rlaif.errors import DataError
 from rlaif.models.local.packing import Row
-from rlaif.models.local.tokens import encode_prompt, response_tokens
 from rlaif.records import Judgment, Preference, Response, Score
 from rlaif.training import losses
-from rlaif.training.lessons import Text, encode
+from rlaif.training.lessons import encode_scored
 from rlaif.training.truncation import Truncation
 
 ROUNDING = 1e-12
@@ -55,8 +54,8 @@ def encode_pair(tokenizer: Any, preference: Preference, max_length: int) -> Enco
 
     The prompt is cut for the longer response, so that both are scored after the same conversation.
     """
-    sides = [Text(side[-1].content) for side in (preference.chosen, preference.rejected)]
-    return EncodedPair(preference, *encode(tokenizer, preference.prompt, sides, max_length))
+    sides = [side[-1].content for side in (preference.chosen, preference.rejected)]
+    return EncodedPair(preference, *encode_scored(tokenizer, preference.prompt, sides, max_length))
 
 
 def encode_pairs(
@@ -131,7 +130,7 @@ def heldout_prompts(preferences: Sequence[Preference]) -> set[str]:
 
 def encode_rating(tokenizer: Any, score: Score, max_length: int) -> Row:
     """Conversation and rated response as ids."""
-    (row,) = encode(tokenizer, score.prompt, [Text(score.text)], max_length)
+    (row,) = encode_scored(tokenizer, score.prompt, [score.text], max_length)
     return row
 
 
@@ -168,12 +167,8 @@ def rating_lessons(
 def reference_rows(
     tokenizer: Any, responses: Sequence[Response], preferences: Sequence[Preference], max_length: int
 ) -> list[Row]:
-    """What scores are centred on: the untrained policy's samples, or without any the training responses."""
+    """What scores are told against: the untrained policy's samples, or without any the training responses."""
     if responses:
-        return [
-            Row(tuple(encode_prompt(tokenizer, r.prompt, max_length - len(ids))), tuple(ids))
-            for r in responses
-            if (ids := response_tokens(tokenizer, r)[: max_length - 1])
-        ]
+        return [row for r in responses if r.text for row in encode_scored(tokenizer, r.prompt, [r.text], max_length)]
     pairs = encode_pairs(tokenizer, [p for p in preferences if p.split == "train"], max_length)
     return list(dict.fromkeys(row for pair in pairs for row in (pair.chosen, pair.rejected)))

@@ -36,7 +36,7 @@ class Scorer(Protocol):
 
 
 class EnsembleModel:
-    """Reward models that were trained apart; each is centred by itself."""
+    """Reward models that were trained apart; each has a reference score of its own."""
 
     def __init__(self, members: Sequence[ScalarModel]) -> None:
         self.members: Sequence[ScalarModel] = list(members)

@@ -23,14 +23,14 @@ FILE = Path("heads") / "principles.safetensors"
 
 
 class Heads(torch.nn.Module):
-    """In float32, without biases; each with the offset that its scores are read less of."""
+    """In float32, without biases; each with the mean score of the reference responses."""
 
-    def __init__(self, names: tuple[str, ...], weight_KH: Tensor, offset_K: Tensor) -> None:
+    def __init__(self, names: tuple[str, ...], weight_KH: Tensor, reference_K: Tensor) -> None:
         super().__init__()
         self.names = names
         self.weight_KH = torch.nn.Parameter(weight_KH.float())
-        self.register_buffer("offset_K", offset_K.float())
-        self.offset_K: Tensor
+        self.register_buffer("reference_K", reference_K.float())
+        self.reference_K: Tensor
 
     @classmethod
     def new(cls, names: tuple[str, ...], width: int, seed: int) -> Heads:
@@ -40,12 +40,12 @@ class Heads(torch.nn.Module):
 
     def forward(self, hidden_BH: Tensor) -> Tensor:
         """score_BK."""
-        return F.linear(hidden_BH.float(), self.weight_KH) - self.offset_K
+        return F.linear(hidden_BH.float(), self.weight_KH)
 
     def save(self, folder: Path) -> None:
         """Into the model's folder."""
         (folder / FILE).parent.mkdir(parents=True, exist_ok=True)
-        tensors = {"weight": self.weight_KH.detach().cpu(), "offset": self.offset_K.cpu()}
+        tensors = {"weight": self.weight_KH.detach().cpu(), "reference": self.reference_K.cpu()}
         save_file(tensors, folder / FILE, {"names": json.dumps(self.names)})
 
     @classmethod
@@ -55,7 +55,7 @@ class Heads(torch.nn.Module):
             return None
         with safe_open(folder / FILE, "pt") as file:
             names = tuple(json.loads(file.metadata()["names"]))
-            return cls(names, file.get_tensor("weight"), file.get_tensor("offset"))
+            return cls(names, file.get_tensor("weight"), file.get_tensor("reference"))
 
 
 def place_of(heads: Heads | None, name: str, folder: Path) -> int:

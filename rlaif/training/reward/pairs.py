@@ -12,7 +12,7 @@ from rlaif.config.sections import RewardSection
 from rlaif.models.local.dtype import torch_dtype
 from rlaif.models.local.load import load_tokenizer
 from rlaif.records import Pair
-from rlaif.training.lessons import Text, encode
+from rlaif.training.lessons import encode_scored
 from rlaif.training.reward.ensemble import each_member, member_folders
 from rlaif.training.reward.train import score_rows
 from rlaif.training.scalar_model import ScalarModel
@@ -25,9 +25,7 @@ def score_pairs(folder: Path, section: RewardSection, dtype: Dtype, pairs: Seque
     members = member_folders(folder)
     tokenizer = load_tokenizer(str(members[0] if members else folder))
     rows = [
-        row
-        for pair in pairs
-        for row in encode(tokenizer, pair.prompt, [Text(pair.a), Text(pair.b)], section.max_length)
+        row for pair in pairs for row in encode_scored(tokenizer, pair.prompt, [pair.a, pair.b], section.max_length)
     ]
     models = each_member(folder, torch_dtype(dtype)) if members else [ScalarModel.load(folder, torch_dtype(dtype))]
     score_MN = torch.stack([score_rows(model, rows, section.microbatch_tokens)[:, 0] for model in models])

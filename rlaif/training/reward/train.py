@@ -28,7 +28,7 @@ from rlaif.training.lora import trainable
 from rlaif.training.reward.data import Lesson, pair_lessons
 from rlaif.training.reward.heads import Heads
 from rlaif.training.reward.objective import hits, labels_of, lesson_losses
-from rlaif.training.scalar_model import ScalarModel, as_ended
+from rlaif.training.scalar_model import ScalarModel
 from rlaif.training.session import Group, Session, check_finite
 from rlaif.training.tracking import Tracker
 
@@ -183,11 +183,11 @@ def score_rows(model: ScalarModel, rows: Sequence[Row], max_tokens: int) -> Tens
     return parallel.add_up(score_BK).cpu()
 
 
-def centre(stage: RewardStage, rows: Sequence[Row]) -> None:
-    """Finish the model and shift its scores, each head's for itself, so that these (reference) responses have mean 0
-    (N+ detail 12)."""
+def set_reference(stage: RewardStage, rows: Sequence[Row]) -> None:
+    """Finish the model and record the mean score, each head's for itself, of these (reference) responses. Scores stay
+    as they are; whoever wants them centred (N+ detail 12) subtracts the recorded number."""
     stage.model.finish()
-    mean_K = score_rows(stage.model, as_ended(rows, stage.tokenizer), stage.section.microbatch_tokens).mean(0)
-    stage.model.offset += float(mean_K[0])
+    mean_K = score_rows(stage.model, rows, stage.section.microbatch_tokens).mean(0)
+    stage.model.reference = float(mean_K[0])
     if stage.model.heads is not None:
-        stage.model.heads.offset_K += mean_K[1:].to(stage.model.heads.offset_K)
+        stage.model.heads.reference_K = mean_K[1:].to(stage.model.heads.reference_K)

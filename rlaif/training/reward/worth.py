@@ -81,7 +81,7 @@ def score_heldout(
 
 
 class Rated(NamedTuple):
-    """What is said of one held-out response that was rated; scores are centred elsewhere, ratings are not."""
+    """What is said of one held-out response that was rated; scores and ratings have zeros of their own."""
 
     id: str
     prompt_id: str

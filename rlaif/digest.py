@@ -28,7 +28,7 @@ def hash_files(files: list[Path], root: Path) -> str:
     """SHA-256 (16 hex digits) of these files' names below `root` and their contents."""
     digest = hashlib.sha256()
     for file in files:
-        digest.update(str(file.relative_to(root)).encode())
+        digest.update(os.fsencode(file.relative_to(root)))
         digest.update(file_digest(file))
     return digest.hexdigest()[:16]
 

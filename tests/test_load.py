@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 import torch
 
-from rlaif.errors import ModelError
 from rlaif.models import embedded
 from rlaif.models.local import load
 from rlaif.models.local.load import load_language_model, load_tokenizer
@@ -21,14 +19,6 @@ def test_padding_is_a_spare_special_token_and_never_the_end_token(tmp_path: Path
     tokenizer.pad_token = tokenizer.eos_token
     tokenizer.save_pretrained(folder)
     assert load_tokenizer(folder).pad_token_id not in {None, tokenizer.eos_token_id}
-
-
-def test_a_model_that_transforms_its_logits_is_refused(tmp_path: Path) -> None:
-    folder = Path(save_tiny(tmp_path / "model"))
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"final_logit_softcapping": 30.0}))
-    with pytest.raises(ModelError, match="final_logit_softcapping"):
-        load_language_model(str(folder), None, torch.float32)
 
 
 def test_a_model_folder_is_read_for_its_revision_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

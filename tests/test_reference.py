@@ -95,6 +95,14 @@ def shuffled(count: int, seed: int) -> list[int]:
     return order
 
 
+def as_a_turn(response: tuple[int, ...]) -> tuple[int, ...]:
+    """What the tiny template makes of it: the words, its end token, a line end."""
+    words = list(response)
+    while words and words[-1] in {0, 1, 2}:
+        words.pop()
+    return (*words, 2, *tiny_tokenizer().encode("\n"))
+
+
 def test_ppo_is_the_plain_one(tiny_folder: str, tmp_path: Path) -> None:
     """One step of six updates, all weights, a separate critic, GAE: what is logged, and the weights at the end."""
     section = tiny_section(steps=1, lora=None, critic_lora=None, epochs=3, minibatch_size=4, gae_lambda=0.9, gamma=0.98)
@@ -112,7 +120,7 @@ def test_ppo_is_the_plain_one(tiny_folder: str, tmp_path: Path) -> None:
     with torch.no_grad():
         old = [token_logprobs(policy, row, section.temperature) for row in rows]
         old_values = [values(critic, row) for row in rows]
-        ended = [row if row.response[-1] == 2 else Row(row.prompt, (*row.response, 2)) for row in rows]
+        ended = [Row(row.prompt, as_a_turn(row.response)) for row in rows]
         scorer = tiny_scalar(tiny_folder)
         scores = [float(states(scorer.backbone, row)[-1] @ scorer.head.weight[0]) for row in ended]
     advantages, returns = [], []

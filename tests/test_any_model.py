@@ -252,3 +252,12 @@ def test_rows_longer_than_the_short_rotations_do_not_change_their_neighbours() -
     together = logprobs(model, [short, long])
     alone = torch.cat([logprobs_alone(model, row) for row in (short, long)])
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
+
+
+def test_a_classifier_with_more_than_a_head_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = config("llama", {})
+    settings.num_labels = 1
+    model = hf.AutoModelForSequenceClassification.from_config(settings).eval()
+    model.score.register_forward_hook(lambda module, args, output: output.tanh() + 1)
+    with pytest.raises(ModelError, match="scores by more than `score`"):
+        ScalarModel(model)

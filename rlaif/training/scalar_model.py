@@ -25,9 +25,9 @@ from transformers import AutoModelForSequenceClassification
 from rlaif.config.sections import Lora
 from rlaif.errors import ModelError
 from rlaif.models.day import on_that_day
-from rlaif.models.local.architecture import backbone_of
+from rlaif.models.local.architecture import backbone_of, trial
 from rlaif.models.local.load import device, from_pretrained
-from rlaif.models.local.packing import Row, hidden_states, microbatches
+from rlaif.models.local.packing import Row, hidden_states, microbatches, prepare
 from rlaif.models.local.tokens import turn_of
 from rlaif.processes import leads
 from rlaif.training.lora import Adapter
@@ -45,12 +45,17 @@ class ScalarModel:
             raise ModelError(f"{type(model).__name__} has no `score` head; use a decoder such as Llama or Qwen")
         self.model = model.eval()
         self.backbone: Any = backbone_of(model)
+        prepare(self.backbone)
+        theirs, row = _own_score(model)
         self.head: Any = model.score.float()
         self.reference: float = getattr(model.config, REFERENCE, 0.0)
         self.heads: Heads | None = None
         self.adapter: Adapter | None = None
         self.outline: Outline | None = None
         self._reading: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext
+        rounding = 1e-3 if self.backbone.dtype == torch.float32 else 0.1
+        if not math.isclose(self.score_all([row], len(row.prompt)).item(), theirs, rel_tol=rounding, abs_tol=rounding):
+            raise ModelError(f"{type(model).__name__} scores by more than `score` on its last token's state")
 
     @classmethod
     def load(cls, path: str | Path, dtype: torch.dtype, head: str | None = None) -> ScalarModel:
@@ -195,6 +200,13 @@ def for_readers(tokenizer: Any, model: Any) -> Any:
             model.get_input_embeddings().weight.data[rows:] = 0
     model.config.get_text_config().pad_token_id = model.config.pad_token_id = tokenizer.pad_token_id
     return tokenizer
+
+
+@torch.no_grad()
+def _own_score(model: Any) -> tuple[float, Row]:
+    """The score that the model gives a row by its own code, and the row."""
+    row = Row(tuple(trial(model.config)), ())
+    return model(input_ids=torch.tensor([row.prompt], device=model.device)).logits.item(), row
 
 
 def _load(path: str | Path, revision: str | None, dtype: torch.dtype) -> Any:

@@ -60,9 +60,9 @@ def without_secrets(text: str) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """What an exception of somebody else's code says, short."""
+    """What an exception of somebody else's code says, short: its kind, where it says nothing."""
     try:
-        return textwrap.shorten(str(error), 200, placeholder=" ...")
+        return textwrap.shorten(str(error), 200, placeholder=" ...") or type(error).__name__
     except Exception:  # an exception may fail to say anything
         return "?"
 

@@ -54,7 +54,7 @@ class ScriptedChatModel:
         try:
             value = self._function(request)
         except RequestFailed as failure:
-            value = Reply(error=one_line(failure) or "the script refused")
+            value = Reply(error=one_line(failure) if failure.args else "the script refused")
         except (RlaifError, KeyboardInterrupt):
             raise
         except BaseException as error:  # sys.exit too: a judge must not end a run as if it were done

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rlaif.console import say
-from rlaif.errors import ModelError
+from rlaif.errors import ModelError, one_line
 
 FINE, COARSE = 1e-4, 0.05
 """Relative error of a token's state that is rounding, in float32 and in bf16, which round to 1e-6 and to a hundredth.
@@ -66,7 +66,7 @@ def _first_right(backbone: Any, ways: Sequence[Way], row: Callable[[Sequence[int
                 return way
             problem = problem or "one row's states depend on another's"
         except Exception as error:  # whatever a model's code raises
-            problem = problem or first_line(error)
+            problem = problem or one_line(error)
         if backbone.config._attn_implementation != own:
             backbone.set_attn_implementation(own)
     say(f"  {name}: {alone.name}, which is slow, for all else comes out wrong ({problem})")
@@ -122,11 +122,6 @@ def constant_up_to(config: Any) -> int | None:
             limit: int = each.get("original_max_position_embeddings") or text.max_position_embeddings
             return limit
     return None
-
-
-def first_line(error: Exception) -> str:
-    """What a model's code raised, short."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:160]
 
 
 def context_of(config: Any) -> int | None:
@@ -220,7 +215,7 @@ def _try_parts(model: Any) -> tuple[str, bool]:
         if agree(OwnOutput(model, backbone)(states_NH), logits):
             return name, False
     except (AttributeError, IndexError, TypeError, ValueError, RuntimeError) as error:
-        raise ModelError(f"{kind}: rlaif cannot compute it part by part ({first_line(error)})") from None
+        raise ModelError(f"{kind}: rlaif cannot compute it part by part ({one_line(error)})") from None
     raise ModelError(f"{kind}: its logits are not made of its last hidden states alone")
 
 
@@ -244,7 +239,7 @@ def _watch(model: Any, ids_1N: Tensor) -> tuple[str, Tensor, Tensor]:
     try:
         logits_1NV = model(input_ids=ids_1N).logits
     except Exception as error:  # whatever a model's code raises
-        raise ModelError(f"{type(model).__name__} does not read token ids alone ({first_line(error)})") from None
+        raise ModelError(f"{type(model).__name__} does not read token ids alone ({one_line(error)})") from None
     finally:
         for hook in hooks:
             hook.remove()

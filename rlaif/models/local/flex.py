@@ -19,6 +19,7 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex
 from transformers.masking_utils import causal_mask_function
 
 from rlaif.console import say
+from rlaif.errors import one_line
 from rlaif.models.local.masks import Rule
 
 BLOCK = 128
@@ -125,9 +126,9 @@ def _proven(form: Form) -> bool:
         wrong = [tokens for tokens in (FEWEST, FEWEST + BLOCK) if not _right(form, tokens)]
         reason = "its results are wrong" if wrong else ""
     except Exception as error:  # whatever compiler, driver or kernel raise
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        reason = one_line(error)
     if reason:
-        say(f"  attention by plain masks, which is slower: flex_attention cannot be used here ({reason[:200]})")
+        say(f"  attention by plain masks, which is slower: flex_attention cannot be used here ({reason})")
     return not reason
 
 

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from rlaif.console import say
-from rlaif.models.local.architecture import agree, backbone_of, constant_up_to, first_line, output_of, trial
+from rlaif.errors import one_line
+from rlaif.models.local.architecture import agree, backbone_of, constant_up_to, output_of, trial
 from rlaif.models.local.attention import GROUPED, PACKED
 from rlaif.models.local.cache import roomy_cache
 from rlaif.models.local.packing import Row, hidden_states
@@ -177,7 +178,7 @@ def _try_cache(model: Any, pad_id: int) -> bool:
         found.append(tried.go_on(torch.tensor(following[:2], device=model.device)))
         problem = "" if all(map(agree, found, wanted)) else "padding changes what follows"
     except Exception as error:  # whatever a model's code raises
-        problem = first_line(error)
+        problem = one_line(error)
     if problem:
         say(f"  {type(model).__name__}: writes without a cache, which is slow, for its own comes out wrong ({problem})")
     return not problem

@@ -453,7 +453,7 @@ FAULTS = [
         FLEX,
         "rule(batch, head, positions_N[query], positions_N[key])",
         "rule(batch, head, query, key)",
-        "test_packing.py::test_attention_by_blocks_is_the_models_own[(1, 5, 60)-a window]",
+        "test_packing.py::test_a_window_hides_what_lies_behind_it[blocks]",
         "on a GPU windows are counted along the pack and not along the row",
     ),
     # ------------------------------------------------------------------------------------ loops: from rollouts

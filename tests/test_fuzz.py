@@ -252,20 +252,20 @@ def copy_of(source: Path) -> Callable[[Path], Path]:
 # -------------------------------------------------------------------------------------------- files that people write
 
 
-@seeds(10)
+@seeds(4)
 @pytest.mark.parametrize("name", available("constitutions"))
 def test_constitutions(name: str, seed: int, tmp_path: Path) -> None:
     make = copy_of(resolve("constitutions", name))
     fuzz(name, seed, make, in_yaml, lambda p: lint(load_constitution(str(p))), tmp_path)
 
 
-@seeds(10)
+@seeds(4)
 @pytest.mark.parametrize("name", available("recipes"))
 def test_recipes(name: str, seed: int, tmp_path: Path) -> None:
     fuzz(name, seed, copy_of(resolve("recipes", name)), in_yaml, lambda p: load_recipe(str(p)), tmp_path)
 
 
-@seeds(10)
+@seeds(4)
 def test_overrides(seed: int, tmp_path: Path) -> None:
     keys = ["judge", "optimise.kl", "optimise.steps", "prompts.sources.0", "label.mode.kind", "preferences.labels"]
     for number in range(2 * TRIES):
@@ -291,7 +291,7 @@ prices: {gpu_hour: 1.0}
 """
 
 
-@seeds(10)
+@seeds(4)
 def test_studies(seed: int, tmp_path: Path) -> None:
     def make(folder: Path) -> Path:
         (folder / "study.yaml").write_text(STUDY)
@@ -300,7 +300,7 @@ def test_studies(seed: int, tmp_path: Path) -> None:
     fuzz("study", seed, make, in_yaml, lambda p: list(arm_runs(load_study(p), p.parent)), tmp_path)
 
 
-@seeds(10)
+@seeds(4)
 @pytest.mark.parametrize("name", available("prompts/judge"))
 def test_templates(name: str, seed: int, tmp_path: Path) -> None:
     fuzz(name, seed, copy_of(resolve("prompts/judge", name)), in_text, lambda p: load_template(str(p)), tmp_path)
@@ -313,7 +313,7 @@ PROMPT_ROWS = [
 ]
 
 
-@seeds(10)
+@seeds(4)
 def test_prompts(seed: int, tmp_path: Path) -> None:
     def make(folder: Path) -> Path:
         (folder / "prompts.jsonl").write_text(dump_lines(PROMPT_ROWS))
@@ -325,7 +325,7 @@ def test_prompts(seed: int, tmp_path: Path) -> None:
     fuzz("prompts", seed, make, in_lines, read, tmp_path)
 
 
-@seeds(10)
+@seeds(4)
 @pytest.mark.parametrize("name", FORMS)
 def test_every_human_form(name: str, seed: int, tmp_path: Path) -> None:
     spoil = in_lines if name.endswith("l") else in_json if name.endswith("json") else in_text
@@ -439,7 +439,7 @@ SPOILT = tuple(reads_of(Run(Path("x"))))
 
 
 @pytest.mark.usefixtures("blank_plots")
-@seeds(10)
+@seeds(4)
 @pytest.mark.parametrize("name", SPOILT)
 def test_run_folders(name: str, seed: int, whole: Path, tmp_path: Path) -> None:
     def copied(folder: Path) -> Path:

@@ -53,7 +53,9 @@ class LikesLetters(ScalarModel):
     """
 
     def scores(self, rows: Sequence[Row]) -> Tensor:
-        return torch.tensor([4.0 * sum(t in LETTERS for t in row.response) / (len(row.response) - 1) for row in rows])
+        return torch.tensor(
+            [4.0 * sum(t in LETTERS for t in row.response) / max(1, len(row.response) - 1) for row in rows]
+        )
 
 
 def train(

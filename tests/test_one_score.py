@@ -116,7 +116,7 @@ def test_a_cut_prompt_is_scored_as_far_as_the_policy_read_it(tmp_path: Path) -> 
 @pytest.mark.vllm
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed")
-@pytest.mark.parametrize("family", ["chatml", "llama3", "eos alone"])
+@pytest.mark.parametrize("family", ["chatml", "llama3"])
 def test_vllm_classifies_with_our_score(family: str, tmp_path: Path) -> None:
     shape: dict[str, Any] = {"hidden_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1}
     ours = saved(saved_policy(family, tmp_path / "policy", initializer_range=0.2, **shape), tmp_path / "reward")

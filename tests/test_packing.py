@@ -240,16 +240,18 @@ def test_attention_by_blocks_is_the_models_own(model: str, layout: tuple[int, in
         torch.testing.assert_close(masked, theirs, atol=1e-5, rtol=1e-5)
 
 
-def test_a_window_hides_what_lies_behind_it() -> None:
+@pytest.mark.parametrize("way", [packed, packed_by_blocks], ids=["runs", "blocks"])
+def test_a_window_hides_what_lies_behind_it(way: Callable[..., Hidden], by_blocks: None) -> None:
     """Counted along each row, not along the pack: a second response sees as much of its prompt as the first."""
     rows = [Row((5, 6, 7, 8, 9), (10, 11)), Row((5, 6, 7, 8, 9), (12, 13))]
     changed = [row._replace(prompt=(99, *row.prompt[1:])) for row in rows]
+    longer = Row(tuple(range(20, 29)), (30, 31))  # so that a window of 7 does hide something
     for window, sees in ((3, False), (7, True)):
         # Through two layers a state reaches twice as far; one layer shows the window itself.
         backbone = mistral(2, window)
         backbone.layers = backbone.layers[:1]
         with torch.no_grad():
-            one, other = (packed(backbone, batch).at_last() for batch in (rows, changed))
+            one, other = (way(backbone, [*batch, longer]).at_last()[:2] for batch in (rows, changed))
         assert [bool((a - b).abs().max() > 1e-4) for a, b in zip(one, other, strict=True)] == [sees, sees]
 
 

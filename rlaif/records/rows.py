@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from rlaif.records.core import Messages, Record, Side, Source
 
@@ -24,9 +24,9 @@ class Demonstration(Record):
 class Preference(Record):
     """One training row. `prompt`, `chosen` and `rejected` alone form a valid TRL conversational preference row."""
 
-    prompt: Messages
-    chosen: Messages
-    rejected: Messages
+    prompt: Messages = Field(min_length=1)
+    chosen: Messages = Field(min_length=1)
+    rejected: Messages = Field(min_length=1)
     p_chosen: float = Field(ge=0.5, le=1)
     source: Source
     weight: float = Field(gt=0)
@@ -34,6 +34,13 @@ class Preference(Record):
     prompt_id: str
     pair_id: str
     tags: tuple[str, ...] = ()
+
+    @field_validator("prompt")
+    @classmethod
+    def _ends_with_user(cls, prompt: Messages) -> Messages:
+        if prompt[-1].role != "user":
+            raise ValueError(f"a prompt must end with a user turn (got {prompt[-1].role!r})")
+        return prompt
 
 
 class Failure(Record):

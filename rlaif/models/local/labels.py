@@ -7,11 +7,11 @@ from contextlib import suppress
 from itertools import takewhile
 from typing import Any, NamedTuple
 
-from jinja2 import TemplateError
-
 from rlaif.errors import ModelError
+from rlaif.models.day import strftime_now
 from rlaif.models.labels import BLANK, speaker
-from rlaif.models.local.tokens import encode_prompt, label_token
+from rlaif.models.local.tokens import encode_prompt, label_token, render
+from rlaif.models.reasoning import closing, template_words
 from rlaif.records import Message, Messages, plain
 
 
@@ -62,14 +62,14 @@ def _answer(tokenizer: Any, messages: Messages, label: str) -> list[int]:
     """The tokens after the prompt when the assistant's turn is the label, as the template writes such turns; as the
     tokenizer reads on where the template then writes the prompt itself in another way."""
     prompt = encode_prompt(tokenizer, messages)
-    turns = plain((*messages, Message(role="assistant", content=label)))
-    with suppress(TemplateError):  # some refuse a conversation that the assistant ends
-        whole: list[int] = tokenizer.apply_chat_template(turns, return_dict=False, enable_thinking=False)
+    words = template_words(False)
+    with suppress(ModelError):  # some templates refuse a conversation that the assistant ends
+        whole = render(tokenizer, (*messages, Message(role="assistant", content=label)), **words)
         if whole[: len(prompt)] == prompt:
             return whole[len(prompt) :]
     text = tokenizer.apply_chat_template(
-        plain(messages), add_generation_prompt=True, tokenize=False, enable_thinking=False
+        plain(messages), add_generation_prompt=True, tokenize=False, strftime_now=strftime_now, **words
     )
-    whole = tokenizer.encode(text + label, add_special_tokens=False)
+    whole = tokenizer.encode(text + closing(text) + label, add_special_tokens=False)
     same = len(list(takewhile(lambda pair: pair[0] == pair[1], zip(prompt, whole, strict=False))))
     return whole[same:]

@@ -11,6 +11,8 @@ from rlaif.constitution import Constitution, lint, list_checks, load_constitutio
 from rlaif.errors import ConfigError, did_you_mean
 from rlaif.jsonl import write_json
 from rlaif.strict_yaml import read_yaml_file
+from rlaif.study.arms import recipe_of
+from rlaif.study.config import load_study
 from rlaif.templates import load_template
 
 SCHEMAS = {"constitution": "rlaif:constitution:v1", "recipe": "rlaif:recipe"}
@@ -25,10 +27,16 @@ def check_file(path: Path) -> str:
         template = load_template(str(path))
         return f"{path}: judge template {template.name} of kind {template.kind}, hash {template.hash}: valid"
     if path.suffix not in {".yaml", ".yml"}:
-        raise ConfigError(f"{path}: neither .yaml (constitution or recipe) nor .jinja (judge template)")
-    if _is_recipe(path):
+        raise ConfigError(f"{path}: neither .yaml (constitution, recipe or study) nor .jinja (judge template)")
+    keys = _keys(path)
+    if {"policy", "judge"} & keys:
         recipe = load_recipe(str(path))
         return f"{path}: recipe {recipe.name}: valid"
+    if {"arms", "recipe"} & keys:
+        study = load_study(path)
+        for arm in study.arms:
+            recipe_of(study, arm, study.seeds[0])
+        return f"{path}: study {study.name}, arms {', '.join(study.arms)}: valid"
     constitution = load_constitution(str(path))
     judged = sum(p.judged for p in constitution.principles)
     checked = sum(p.check is not None for p in constitution.principles)
@@ -37,12 +45,12 @@ def check_file(path: Path) -> str:
     return "\n".join([first, *(f"  warning: {warning}" for warning in lint(constitution))])
 
 
-def _is_recipe(path: Path) -> bool:
+def _keys(path: Path) -> set[object]:
     try:
         _, value = read_yaml_file(path)
     except ConfigError:
-        return False  # the constitution loader says what is wrong
-    return isinstance(value, dict) and ("policy" in value or "judge" in value)
+        return set()  # the constitution loader says what is wrong
+    return set(value) if isinstance(value, dict) else set()
 
 
 def check_table() -> str:

@@ -24,10 +24,10 @@ MOST_BYTES = 250_000
 
 MISTAKEN = {
     "bool": (re.compile("yes|no|on|off", re.I), "write true or false, or quote the word"),
-    "int": (re.compile(r"[-+]?0[0-7_]+|.*:.*"), "write a plain number, or quote it"),
+    "int": (re.compile(r"[-+]?0[0-7xXbB_].*|.*:.*"), "write a plain number, or quote it"),
     "float": (re.compile(".*:.*"), "write a plain number, or quote it"),
 }
-"""Scalars by the tag that YAML 1.1 gives them: words that are truth values, octal and base 60."""
+"""Scalars by the tag that YAML 1.1 gives them: words that are truth values, octal, hexadecimal, binary and base 60."""
 TAG = "tag:yaml.org,2002:"
 PLAIN = {"str", "int", "float", "bool", "null", "map", "seq", "merge"}
 

@@ -22,8 +22,9 @@ LAYERS: list[set[str]] = [
     {"audit", "annotate"},
     {"hybrid"},
     {"stages", "reads"},
-    {"pipeline", "checkup"},
+    {"pipeline"},
     {"iterate", "study"},
+    {"checkup"},
     {"cli"},
     {"__main__"},
 ]

@@ -103,7 +103,7 @@ label: {{mode: {{kind: compare, template: {template}}}}}
         (["evaluate", "quickstart", "--out", "r"], "r/reward_model: not there yet; run the reward stage first"),
         (["check"], "check: name at least one file, or give --list-checks"),
         (["check", "gone.yaml"], "gone.yaml: no such file"),
-        (["check", "file"], "file: neither .yaml (constitution or recipe) nor .jinja (judge template)"),
+        (["check", "file"], "file: neither .yaml (constitution, recipe or study) nor .jinja (judge template)"),
         (["schema", "recipy"], "schema: no schema of 'recipy'; did you mean 'recipe'?"),
         (["schema", "recipe", "--out", "file/schema.json"], "file/schema.json: File exists"),
         (["schema", "recipe", "--out", "."], "schema: --out . is a folder; name a file in it"),

@@ -285,7 +285,8 @@ def test_failure_cap_advice_fits_the_reason() -> None:
     check_failure_cap(failing(0), 0, SECTION)
 
 
-def test_the_judge_that_the_docs_show_prefers_the_shorter() -> None:
+@pytest.mark.parametrize("template", ["compare", "compare-brief", "compare-plain"])
+def test_the_judge_that_the_docs_show_prefers_the_shorter(template: str) -> None:
     docs = (Path(__file__).parents[1] / "docs" / "judging.md").read_text(encoding="utf-8")
     code = re.search(r"A function is a judge.*?\n\n(.*?)\n\n\S", docs, re.S)
     assert code is not None
@@ -293,6 +294,6 @@ def test_the_judge_that_the_docs_show_prefers_the_shorter() -> None:
     exec(textwrap.dedent(code[1]), names)
     model = ScriptedChatModel(names["shorter"], "shorter")
     pairs = [pair("a longer one", "short"), pair("short", "a longer one"), pair("x", "xx")]
-    result = judge_pairs(model, pairs, constitution(judged("apt")), TEMPLATE, SECTION, 0)
+    result = judge_pairs(model, pairs, constitution(judged("apt")), load_template(template), SECTION, 0)
     assert [judgment.p_a > 0.5 for judgment in result.judgments] == [False, True, True]
     assert not result.failures

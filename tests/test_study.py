@@ -339,3 +339,16 @@ def test_kinds_change_what_they_say_and_nothing_else(material, tmp_path):
     assert recipes["mine"].optimise.steps == 7 and recipes["mine"].preferences.labels.kind == "ai"
     assert recipes["rlhf"].preferences.labels.kind == "human"
     assert recipes["hybrid"].preferences.labels.kind == "mix"
+
+
+def test_check_reads_a_study_and_its_arms(cli, tmp_path):
+    study = "schema: rlaif/study/v1\nname: one\nrecipe: quickstart\narms:\n  rlaif: {}\n"
+    (tmp_path / "study.yaml").write_text(study)
+    assert cli("check", "study.yaml")[:2] == (0, "study.yaml: study one, arms rlaif: valid\n")
+    for text, reason in (
+        (study.replace("{}", "{overides: []}"), "arms.rlaif.overides: no such key; did you mean 'overrides'?"),
+        (study.replace("{}", "{overrides: [optimise.stepz=1]}"), "did you mean 'steps'?"),
+    ):
+        (tmp_path / "study.yaml").write_text(text)
+        code, _, err = cli("check", "study.yaml")
+        assert code == 2 and reason in err

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import gzip
+import io
 import json
 import os
 import stat
@@ -33,15 +34,31 @@ def first_problem(error: ValidationError) -> str:
     return f"{where}: {problem['msg']} (got {shown})"
 
 
+UNPACKED = (64 * 2**20, 200, 2 * 2**30)
+"""What a .gz file may hold: so many bytes, or so many times its own size where that is more, and never above the last.
+Text is packed to a third, repeated rows to a hundredth; a file that is made to fill the memory, to a thousandth."""
+
+
 def read_text(path: Path) -> str:
-    """A file's text, unpacked if its name ends in .gz. DataError where it is missing, damaged or not UTF-8."""
+    """A file's text, unpacked if its name ends in .gz. DataError where it is missing, damaged or not UTF-8, or where
+    it is packed so densely that it would fill the memory."""
     try:
         data = read_file(path)
-        return (gzip.decompress(data) if path.suffix == ".gz" else data).decode()
+        return (_unpacked(path, data) if path.suffix == ".gz" else data).decode()
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+
+
+def _unpacked(path: Path, data: bytes) -> bytes:
+    least, ratio, most = UNPACKED
+    limit = min(max(least, ratio * len(data)), most)
+    with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
+        unpacked = file.read(limit + 1)
+    if len(unpacked) > limit:
+        raise DataError(f"{path}: {len(data)} bytes unpack to more than {limit}: unpack it yourself if that is right")
+    return unpacked
 
 
 def strict_loads(text: str) -> Any:

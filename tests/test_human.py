@@ -64,6 +64,55 @@ def test_formats_give_the_same_pair(tmp_path: Path, row: dict[str, Any]) -> None
     assert preferred == "Because."
 
 
+BARE = "Human: Hi\n\nAssistant: Hello\n\nHuman: Why?\n\nAssistant:"
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": BARE, "chosen": "Because.", "rejected": "No."},
+        {"prompt": "\n" + BARE, "chosen": " Because.", "rejected": "Assistant: No."},
+        {"prompt": ASK.replace("\n", "\r\n"), "chosen": "Because.\r\n", "rejected": "No."},
+        {"prompt": BARE.replace("\n", "\r\n"), "chosen": "\r\n\r\nAssistant: Because.", "rejected": "No."},
+        {"prompt": ASK, "chosen": "\n\nAssistant: Because.", "rejected": "\n\nAssistant: No."},
+        {"prompt": HI_WHY, "chosen": "\n\nAssistant: Because.", "rejected": "No."},
+        {"prompt": BARE, "chosen": BARE + " Because.", "rejected": BARE + " No."},
+        {key: (text + "\n").replace("\n", "\r\n") for key, text in GOOD.items()},
+    ],
+)
+def test_transcripts_with_other_line_breaks(tmp_path: Path, row: dict[str, Any]) -> None:
+    (judgment,) = read(tmp_path, row).judgments
+    assert judgment == read(tmp_path, GOOD).judgments[0]
+
+
+@pytest.mark.parametrize("prompt", ["Human: what is it?", "Humans\n\nAssistant: x", "Say \n\nHuman: a\n\nAssistant: b"])
+def test_what_only_looks_like_a_transcript_is_one_turn(tmp_path: Path, prompt: str) -> None:
+    (judgment,) = read(tmp_path, {"prompt": prompt, "chosen": "x", "rejected": "Assistant: y"}).judgments
+    assert plain(judgment.pair.prompt) == [{"role": "user", "content": prompt}]
+    assert {judgment.pair.a, judgment.pair.b} == {"x", "Assistant: y"}
+
+
+@pytest.mark.parametrize(
+    "key", ["system", "System", "system_prompt", "systemPrompt", "system_message", "System Message"]
+)
+@pytest.mark.parametrize("value", ["Be brief.", ["Be brief."], [{"role": "system", "content": "Be brief."}]])
+def test_a_system_turn_under_any_spelling(tmp_path: Path, key: str, value: Any) -> None:
+    (judgment,) = read(tmp_path, {"prompt": "q", "chosen": "x", "rejected": "y", key: value}).judgments
+    assert [message.content for message in judgment.pair.prompt] == ["Be brief.", "q"]
+
+
+def test_a_system_turn_that_is_none_and_two_that_disagree(tmp_path: Path) -> None:
+    row = {"prompt": "q", "chosen": "x", "rejected": "y"}
+    assert [
+        len(one.pair.prompt) for one in read(tmp_path, *(row | {"system": none} for none in (None, " ", []))).judgments
+    ]
+    for wrong in (3, ["a", "b"], {"text": "a"}):
+        with pytest.raises(DataError, match=r"h.jsonl:1: system: must be a text, the system turn \(got "):
+            read(tmp_path, row | {"system": wrong})
+    (failure,) = read(tmp_path, row, row | {"system": "a", "system_prompt": "b"}).failures
+    assert failure.reason == "two different system turns"
+
+
 def test_a_is_not_always_the_chosen_one_and_the_label_follows_the_text(tmp_path: Path) -> None:
     rows = [{"prompt": f"q{i}", "chosen": f"yes {i}", "rejected": f"no {i}"} for i in range(40)]
     right = read(tmp_path, *rows).judgments

@@ -33,10 +33,10 @@ def golden(name: str, **form: Any) -> HumanData:
     return read_human([file(GOLDEN / name, form)], NO_RUN)
 
 
-def rows_in(tmp_path: Path, *rows: dict[str, Any], **form: Any) -> HumanData:
+def rows_in(tmp_path: Path, *rows: dict[str, Any], kind: str = "comparisons", **form: Any) -> HumanData:
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return read_human([file(path, form)], NO_RUN)
+    return read_human([file(path, {"kind": kind, **form})], NO_RUN)
 
 
 def said(judgment: Judgment) -> str:
@@ -540,3 +540,111 @@ def test_forms_are_told_by_kind() -> None:
     assert Argilla().question.kind == "ranking"
     with pytest.raises(ValidationError, match="form"):
         HumanFile.model_validate({"path": "x", "form": {"kind": "comparisons", "gap": 2}})
+
+
+def ranked(**columns: Any) -> dict[str, Any]:
+    return {"prompt": "q", "responses": ["x", "y", "z"], **columns}
+
+
+@pytest.mark.parametrize(
+    ("columns", "expected"),
+    [
+        ({"ranks": [1, 2, 3]}, ["x > y", "x > z", "y > z"]),
+        ({"ranks": [2, 0, 1.0]}, ["y > x", "z > x", "y > z"]),
+        ({"ranks": [1, 1, 2]}, ["x = y", "x > z", "y > z"]),
+        ({"scores": [9, 9, "2"]}, ["x = y", "x > z", "y > z"]),
+        ({"ranks": [3, 2, 1], "ratings": ["1/5", "3/5", "5/5"]}, ["y > x", "z > x", "z > y"]),
+        ({"rewards": [0.5, None, -1.5], "rating_counts": [1, 2, 3]}, ["x > y", "x > z", "y > z"]),
+        ({"ranks": None, "ranking_method": "by hand", "rating": 2}, ["x > y", "x > z", "y > z"]),
+    ],
+)
+def test_ranks_and_the_figures_beside_them(tmp_path: Path, columns: dict[str, Any], expected: list[str]) -> None:
+    assert all_said(rows_in(tmp_path, ranked(**columns), kind="rankings")) == expected
+
+
+@pytest.mark.parametrize(
+    ("columns", "reason"),
+    [
+        ({"scores": [1, 2, 3]}, "the row's own figures say that another order is better"),
+        ({"ranks": [1, 1, 2], "ratings": [1, 5, 3]}, "the row's own figures say that another order is better"),
+        ({"reward": [3, None, 4]}, "the row's own figures say that another order is better"),
+        ({"scores": [1, 2]}, "scores and responses are not equally many"),
+        ({"quality": ["good", "good", "bad"]}, "quality.0 is no number"),
+    ],
+)
+def test_figures_that_belie_an_order_are_failures(tmp_path: Path, columns: dict[str, Any], reason: str) -> None:
+    assert failed(rows_in(tmp_path, ranked(), ranked(**columns), kind="rankings")) == [("2", reason)]
+
+
+@pytest.mark.parametrize("ranks", [[4.5, 2, 3], [4, 2, 1], [0, 1, 3], [-1, 0, 1], [1, 1.5, 3]])
+def test_figures_are_no_ranks(tmp_path: Path, ranks: list[float]) -> None:
+    with pytest.raises(DataError, match=r"rows.jsonl:2: ranks.\d: must be a whole number from 1 .*are no ranks$"):
+        rows_in(tmp_path, ranked(), ranked(ranks=ranks), kind="rankings")
+
+
+@pytest.mark.parametrize("columns", [{"rank": [3, 2, 1]}, {"ranking": [3, 2, 1]}, {"response_ranks": [1]}, {"rank": 1}])
+def test_ranks_under_another_name_are_not_forgotten(tmp_path: Path, columns: dict[str, Any]) -> None:
+    with pytest.raises(DataError, match=rf"rows.jsonl:1: key '{next(iter(columns))}' is not read; write 'ranks'"):
+        rows_in(tmp_path, ranked(**columns), kind="rankings")
+
+
+@pytest.mark.parametrize("kind", ["ratings", "rankings"])
+def test_many_responses_to_one_prompt_are_compared_in_part(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As many pairs as are drawn, all different, whatever the order of the rows; the others are counted."""
+    monkeypatch.setattr("rlaif.feedback.human.sheet.MOST_PAIRS", 50)
+    rows = [{"prompt": "q", "response": f"r{i}", "rating": 1 + i / 10} for i in range(40)]
+    if kind == "rankings":
+        rows = [{"prompt": "q", "responses": [f"r{i}" for i in range(40)]}]
+    data = rows_in(tmp_path, *rows, kind=kind, **({"gap": 0.05} if kind == "ratings" else {}))
+    assert len({judgment.pair.id for judgment in data.judgments}) == len(data.judgments) == 50
+    assert data.counts["not_drawn"] == 40 * 39 // 2 - 50
+    assert "730 pairs are beyond" in " ".join(capsys.readouterr().out.split())
+    if kind == "ratings":
+        assert rows_in(tmp_path, *reversed(rows), kind=kind, gap=0.05).judgments == data.judgments
+
+
+def test_three_thousand_responses_to_one_prompt_are_soon_read(tmp_path: Path) -> None:
+    rows = [{"prompt": "q", "response": f"r{i}", "rating": 1 + i % 5} for i in range(3000)]
+    data = rows_in(tmp_path, *rows, kind="ratings")
+    assert len(data.judgments) + data.counts["closer_than_gap"] == 10_000
+
+
+def test_an_argilla_ranking_that_names_a_response_twice_is_a_failure(tmp_path: Path) -> None:
+    def record(status: str, *names: str) -> dict[str, Any]:
+        value = [{"value": name, "rank": rank} for rank, name in enumerate(names, start=1)]
+        fields = {"instruction": "q", "response1": "x", "response2": "y"}
+        return {"fields": fields, "responses": {"ranking": [{"value": value, "user_id": "u", "status": status}]}}
+
+    rows = [record("Submitted", "response1", "response2"), record("submitted", "response1", "response2", "response1")]
+    data = rows_in(tmp_path, *rows, record("Discarded", "response2", "response1"), kind="argilla")
+    assert all_said(data) == ["x > y"]
+    assert failed(data) == [("2 answer 1", "the ranking names a response twice")]
+    assert left(data) == {"discarded": 1}
+
+
+def test_who_said_it_and_why(tmp_path: Path) -> None:
+    row = {"prompt": "q", "chosen": "x", "rejected": "y"}
+    rows = [row | {"annotator": name} for name in ("kim", " kim ", "", None)]
+    assert [judgment.annotator for judgment in rows_in(tmp_path, *rows).judgments] == ["kim", "kim", "human", "human"]
+    (judgment,) = rows_in(tmp_path, row | {"reason": ["kind", "short"]}).judgments
+    assert judgment.answer == Answer(reason="kind; short")
+    for wrong, message in (({"annotator": "  "}, "annotator: must be"), ({"reason": {"why": "x"}}, "reason: must be")):
+        with pytest.raises(DataError, match=rf"rows.jsonl:1: {message} a text"):
+            rows_in(tmp_path, row | wrong)
+
+
+def test_an_annotators_column_that_no_row_has(tmp_path: Path) -> None:
+    rows = [{"prompt": "q", "response": r, "rating": n, "worker": "kim"} for r, n in (("x", 1), ("y", 5))]
+    with pytest.raises(
+        DataError, match=r"rows.jsonl:1: no row has the annotator's column 'workr'; did you mean 'worker'"
+    ):
+        rows_in(tmp_path, *rows, kind="ratings", annotator="workr")
+    assert [j.annotator for j in rows_in(tmp_path, *rows, kind="ratings", annotator="worker").judgments] == ["kim"]
+
+
+def test_a_cell_may_be_long(tmp_path: Path) -> None:
+    (tmp_path / "c.csv").write_text(f"prompt,response_a,response_b,choice\nq,{'x' * 200_000},y,a\n")
+    (judgment,) = read_human([file(tmp_path / "c.csv", {"kind": "csv"})], NO_RUN).judgments
+    assert judgment.p_of("x" * 200_000) == 1

@@ -120,7 +120,10 @@ SIDED: dict[str, tuple[dict[str, Any], Any]] = {
     ),
     "rankings": (
         {"kind": "rankings"},
-        lambda a, b, v: ({"responses": [a, b], "ranks": [v, 4]}, {"responses": [b, a], "ranks": [4, v]}),
+        lambda a, b, v: (
+            {"responses": [a, b], "ranks": [v % 3, 1]},
+            {"responses": [b, a], "ranks": [1, v % 3]},
+        ),
     ),
     "label_studio": (
         {"kind": "label_studio"},

@@ -230,3 +230,18 @@ def test_json_documents_are_for_people_to_read(tmp_path):
     write_json(path, records.Message(role="user", content="gr\u00f6\u00dfer \U0001f600"))
     assert path.read_text(encoding="utf-8") == '{\n  "role": "user",\n  "content": "gr\u00f6\u00dfer \U0001f600"\n}\n'
     assert dumps({"b": 1, "a": "\u2028"}) == '{"b": 1, "a": "\u2028"}'
+
+
+def test_a_file_that_would_fill_the_memory_is_not_unpacked(tmp_path, monkeypatch):
+    path = tmp_path / "bomb.jsonl.gz"
+    rows = b'{"x": 1}\n' * 10_000
+    path.write_bytes(gzip.compress(rows))
+    assert sum(1 for _ in read_objects(path)) == 10_000
+    for limits in ((1000, 20, 2**31), (1000, 10_000, len(rows) - 1)):
+        monkeypatch.setattr(rlaif.jsonl, "UNPACKED", limits)
+        with pytest.raises(DataError, match=r"bomb.jsonl.gz: \d+ bytes unpack to more than \d+: ") as caught:
+            next(read_objects(path))
+        assert "\n" not in str(caught.value)
+    monkeypatch.setattr(rlaif.jsonl, "UNPACKED", (len(rows), 1, 2**31))
+    path.write_bytes(gzip.compress(rows[:900]) + gzip.compress(rows[:900]))  # two members, as `cat` makes them
+    assert sum(1 for _ in read_objects(path)) == 200

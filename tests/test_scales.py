@@ -143,12 +143,21 @@ def test_choices_are_of_one_code(tmp_path: Path) -> None:
         form = FORM.validate_python({"kind": "csv"})
         return p_of_x(read_human([HumanFile(path=str(path), form=form)], Run(tmp_path)))
 
-    assert found("A", "2", "tie", "1", "0") == [1, 0, 0.5, 1, 0.5]
+    assert found("A", "b", "tie", "Tie") == [1, 0, 0.5, 0.5]
+    assert found("1", "2", "0") == [1, 0, 0.5]
     assert found("a", "", "b") == [1, 0]
     with pytest.raises(DataError, match=r"f.csv:3: choice: must be one of a, 1, b, 2, tie, 0 \(got left\): .*2 of 3"):
         found("a", "left", "right")
     with pytest.raises(DataError, match=r"f.csv:3: choice: the file has 0 \(a tie\) and 1 .*write a and b"):
         found("1", "0", "0", "1")
+    for words in (("tie",), ("a", "b"), ("b",)):
+        with pytest.raises(DataError, match=r"f.csv:3: choice: the file has 0 \(a tie\) and 1 .*write a and b"):
+            found("1", "0", *words)
+    for mixed in (("1", "b"), ("a", "2"), ("tie", "1", "2"), ("0", "2", "b")):
+        with pytest.raises(
+            DataError, match=r"f.csv:\d: choice: the file has numbers \(\d\) and words \('\w+', .*f.csv:"
+        ):
+            found(*mixed)
 
 
 def test_shp_labels_are_0_and_1(tmp_path: Path) -> None:
@@ -184,10 +193,13 @@ def test_a_score_of_ultrafeedback_that_is_no_number_costs_its_completion(tmp_pat
     assert (p_of_x(data), [failure.reason for failure in data.failures]) == ([1], ["overall_score is no number"])
 
 
-@pytest.mark.parametrize("key", ["P_chosen", "Ranks", " p_chosen"])
+@pytest.mark.parametrize("key", ["P_chosen", " p_chosen", "pChosen", "p-chosen"])
 def test_a_miscased_strength_is_not_forgotten(tmp_path: Path, key: str) -> None:
-    with pytest.raises(DataError, match=rf"f.jsonl:1: key '{key}' is not read; write '{key.strip().lower()}'$"):
+    with pytest.raises(DataError, match=rf"f.jsonl:1: key '{key}' is not read; write 'p_chosen'$"):
         read(tmp_path / "f.jsonl", [compared(**{key: 0.6})])
+    for other in ("Margin", "Ranks"):
+        with pytest.raises(DataError, match=rf"key '{other}' is not read; write '{other.lower()}'$"):
+            read(tmp_path / "f.jsonl", [compared(**{other: 0.6})])
 
 
 # ---------------------------------------------------------------------------------------------------- signals
@@ -229,8 +241,7 @@ def test_a_rank_is_better_when_it_is_smaller(tmp_path: Path) -> None:
     [
         {"chosen_length": 3, "rejected_length": 90},
         {"chosen_rating_count": 3, "rejected_rating_count": 9},
-        {"chosen_score": [1, 2], "rejected_score": [3, 4]},
-        {"chosen_score": "low", "rejected_score": "high"},
+        {"winner": "the first, by far", "preferred_by": "kim"},
         {"chosen_model": "m", "rejected_model": "n"},
         {"chosen_score": 1},
         {"gap": -3},
@@ -271,3 +282,82 @@ def test_votes_may_not_contradict_an_shp_label(tmp_path: Path) -> None:
     data = read(tmp_path / "f.jsonl", rows, kind="shp")
     assert p_of_x(data) == [1, 0]
     assert [failure.detail for failure in data.failures] == ["score_A 4, score_B 8"]
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "lead"),
+    [("1/5", "4/5", -1), ("3/4", "7/10", 1), ("20%", "80 %", -1), (" 4 ", 3, 1), ("50%", "50%", 0), ("", 3, 1)],
+)
+def test_shares_and_percents_are_figures(tmp_path: Path, one: Any, other: Any, lead: int) -> None:
+    rows = [compared(chosen_score=one, rejected_score=other), {**compared(), "prompt": "other"}]
+    data = read(tmp_path / "f.jsonl", rows)
+    assert p_of_x(data) == {-1: [1], 0: [0.5, 1], 1: [1, 1]}[lead]
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "reason"),
+    [
+        ("2,5", "4,5", "chosen_score is no number"),
+        ([1, 2], [3, 4], "chosen_score is no number"),
+        ({"overall": 1}, {"overall": 4}, "chosen_score is no number"),
+        (4, "high", "rejected_score is no number"),
+        ("1/0", "4/5", "chosen_score is no number"),
+        ("80%", 4, "chosen_score and rejected_score cannot be compared"),
+    ],
+)
+def test_figures_that_nobody_can_compare_are_failures(tmp_path: Path, one: Any, other: Any, reason: str) -> None:
+    rows = [compared(), compared(chosen_score=one, rejected_score=other)]
+    (failure,) = read(tmp_path / "f.jsonl", rows).failures
+    assert (failure.id[-1], failure.reason) == ("2", reason)
+
+
+@pytest.mark.parametrize("key", ["winner", "preference", "Preferred Response", "better_answer"])
+def test_a_column_that_names_the_better_one_is_held_against_the_label(tmp_path: Path, key: str) -> None:
+    rows = [compared(**{key: value}) for value in ("chosen", "Rejected", "tie", "the response of rejected, I think")]
+    data = read(tmp_path / "f.jsonl", rows)
+    assert (p_of_x(data), [failure.detail for failure in data.failures]) == ([1, 0.5, 1], [f"{key} Rejected"])
+    rows = [{**opposed(1)[0], key: value} for value in ("response_a", "B")]
+    assert [failure.id[-1] for failure in read(tmp_path / "f.jsonl", rows, kind="likert").failures] == ["2"]
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "figures"),
+    [
+        ("response_1", "response_2", ("score_1", "score_2")),
+        ("response2", "response1", ("rating_2", "rating_1")),
+        ("left", "right", ("left_votes", "right_votes")),
+        ("answerA", "answerB", ("score_a", "score_b")),
+    ],
+)
+def test_figures_are_named_as_the_responses_are(tmp_path: Path, a: str, b: str, figures: tuple[str, str]) -> None:
+    points = [(1, 9, 2), (1, 2, 9), (5, 2, 9), (1, 4, 4), (3, 9, 2)]
+    rows = [
+        {"prompt": f"q{i}", a: "x", b: "y", "rating": point, figures[0]: one, figures[1]: other}
+        for i, (point, one, other) in enumerate(points)
+    ]
+    data = read(tmp_path / "f.jsonl", rows, kind="likert", response_a=a, response_b=b)
+    assert p_of_x(data) == [1, 0, 0.5, 0.5]
+    assert [failure.id[-1] for failure in data.failures] == ["2"]
+
+
+def test_the_rating_of_the_form_is_no_figure_of_a_response(tmp_path: Path) -> None:
+    row = {"prompt": "q", "response_1": "x", "response_2": "y", "rating_1": 1, "rating_2": 2}
+    form = {"kind": "likert", "response_a": "response_1", "response_b": "response_2", "rating": "rating_1"}
+    assert p_of_x(read(tmp_path / "f.jsonl", [row], **form)) == [1]
+
+
+@pytest.mark.parametrize("margin", [True, "much better", [1], {"value": 1}])
+def test_a_margin_is_a_number(tmp_path: Path, margin: Any) -> None:
+    with pytest.raises(DataError, match=r"f.jsonl:1: margin: must be a number \(got "):
+        read(tmp_path / "f.jsonl", [compared(margin=margin)])
+
+
+def test_p_chosen_is_read_or_refused_in_every_form(tmp_path: Path) -> None:
+    path = tmp_path / "f.csv"
+    cells = ["q,x,y,a,0.8", "r,x,y,b,0.8", "s,x,y,tie,0.5", "t,x,y,a,", "u,x,y,tie,0.8"]
+    path.write_text("\n".join(["prompt,response_a,response_b,choice,p_chosen", *cells]))
+    data = read_human([HumanFile(path=str(path), form=FORM.validate_python({"kind": "csv"}))], Run(tmp_path))
+    assert p_of_x(data) == pytest.approx([0.8, 0.2, 0.5, 1])
+    assert [failure.reason for failure in data.failures] == ["p_chosen says that a tie is none"]
+    with pytest.raises(DataError, match=r"f.jsonl:1: p_chosen: only the forms comparisons, shp, csv have one"):
+        read(tmp_path / "f.jsonl", [{**row, "p_chosen": 0.8} for row in opposed(1)], kind="likert")

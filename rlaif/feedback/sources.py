@@ -20,10 +20,10 @@ from rlaif.feedback.messages import Unusable, message_list
 from rlaif.jsonl import read_items
 from rlaif.records import Message, Messages, Role
 
-HH_TURN = re.compile(r"\n\n(Human|Assistant):")
+HH_TURN = re.compile(r"(?:\r?\n){2}(Human|Assistant):")
 HH_ROLES: dict[str, Role] = {"Human": "user", "Assistant": "assistant"}
-SYSTEM_KEYS = ("system", "system_prompt")
-"""Columns of a system turn beside the prompt."""
+SYSTEM_KEYS = ("system", "systemprompt", "systemmessage")
+"""Columns of a system turn beside the prompt, whatever their case and whatever parts their words."""
 
 
 class SourceRow(NamedTuple):
@@ -77,8 +77,24 @@ def _hub_rows(source: HubSource) -> Iterator[SourceRow]:
 
 
 def is_transcript(text: str) -> bool:
-    """Whether the text is an HH-RLHF transcript: it begins with a `Human:` turn after two newlines."""
-    return text.startswith("\n\nHuman:")
+    """Whether the text is an HH-RLHF transcript: it begins with a `Human:` turn after two newlines, or without them
+    where an `Assistant:` turn follows."""
+    bare = "\n\n" + text.lstrip()
+    first = HH_TURN.match(bare)
+    if first is None or first[1] != "Human":
+        return False
+    return HH_TURN.match(text) is not None or "Assistant" in HH_TURN.findall(bare)
+
+
+def bare_response(text: str) -> str:
+    """The response without the `Assistant:` that stands before it in an HH-RLHF transcript."""
+    first = HH_TURN.match(text)
+    return text[first.end() :] if first is not None and first[1] == "Assistant" else text
+
+
+def after_speaker(text: str) -> str:
+    """As `bare_response`, of what stands beside a transcript: also without blank lines before."""
+    return bare_response("\n\n" + text.lstrip())
 
 
 def parse_transcript(text: str) -> Messages:
@@ -141,8 +157,23 @@ def joined(prompt: Messages, inside: Messages) -> Messages:
 
 def after_system(row: SourceRow, messages: Messages) -> Messages:
     """The conversation after the system turn that the row has in a column of its own. Unusable where it has another."""
-    found = (value for key in SYSTEM_KEYS if isinstance(value := row.value.get(key), str) and value.strip())
-    return after_turn(next(found, None), messages)
+    for key in row.value:
+        if re.sub(r"[\W_]", "", key).lower() in SYSTEM_KEYS:
+            messages = after_turn(_system_text(row, key), messages)
+    return messages
+
+
+def _system_text(row: SourceRow, key: str) -> str | None:
+    """A text, or a list of one text or system turn; None where there is none. DataError for anything else."""
+    value = row.value[key]
+    only = value[0] if isinstance(value, list) and len(value) == 1 else value
+    if isinstance(only, dict) and only.get("role") in ("system", "developer"):
+        only = message_list(only, row.place, key)[0].content
+    if only is None or only == []:
+        return None
+    if not isinstance(only, str):
+        raise DataError(f"{row.place}: {key}: must be a text, the system turn (got {repr(value)[:80]})")
+    return only if only.strip() else None
 
 
 def after_turn(system: str | None, messages: Messages) -> Messages:

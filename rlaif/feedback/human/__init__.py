@@ -23,7 +23,7 @@ from rlaif.feedback.human.opposed import read_csv, read_likert, read_shp
 from rlaif.feedback.human.own import read_judgments, read_own_edits
 from rlaif.feedback.human.rankings import read_rankings
 from rlaif.feedback.human.ratings import read_ratings, read_thumbs
-from rlaif.feedback.human.sheet import HumanData, Sheet
+from rlaif.feedback.human.sheet import MOST_PAIRS, HumanData, Sheet
 from rlaif.feedback.human.source import annotated_run, human_rows
 from rlaif.feedback.human.ultrafeedback import read_ultrafeedback
 from rlaif.feedback.sources import SourceRow, read_rows
@@ -46,6 +46,8 @@ READERS: dict[str, Callable[[Iterable[SourceRow], Any, Sheet], None]] = {
     "judgments": read_judgments,
 }
 """By the form's `kind`."""
+WITH_STRENGTH = ("comparisons", "shp", "csv")
+"""The forms whose rows may say `p_chosen`."""
 
 
 def read_human(sources: Sequence[HumanSource], run: Run, system: str | None = None) -> HumanData:
@@ -65,6 +67,10 @@ def read_human(sources: Sequence[HumanSource], run: Run, system: str | None = No
         raise DataError(f"human_data: not one usable pair: {told(data.failures) if data.failures else _nothing(data)}")
     if data.failures:
         say(f"  human labels: {data.counts['failed']} of {data.counts['rows']} rows failed: {told(data.failures)}")
+    if drawn_from := data.counts["not_drawn"]:
+        say(
+            f"  human labels: {drawn_from} pairs are beyond the {MOST_PAIRS} of one prompt that are drawn, and not used"
+        )
     return data
 
 
@@ -76,11 +82,13 @@ def check_human_failures(data: HumanData, limit: float) -> None:
 
 def read_form(form: Form, rows: Iterable[SourceRow], sheet: Sheet) -> None:
     """Put what these rows say on the sheet. DataError for a row of another shape."""
-    READERS[form.kind](_counted(rows, sheet), form, sheet)
+    READERS[form.kind](_counted(rows, sheet, form.kind in WITH_STRENGTH), form, sheet)
 
 
-def _counted(rows: Iterable[SourceRow], sheet: Sheet) -> Iterator[SourceRow]:
+def _counted(rows: Iterable[SourceRow], sheet: Sheet, with_strength: bool = False) -> Iterator[SourceRow]:
     for row in rows:
+        if row.value.get("p_chosen") is not None and not with_strength:
+            raise DataError(f"{row.place}: p_chosen: only the forms {', '.join(WITH_STRENGTH)} have one; leave it out")
         sheet.tally("rows")
         before = len(sheet.data.failures)
         yield row

@@ -113,8 +113,8 @@ def _given(row: SourceRow, question: str, sheet: Sheet) -> Iterator[tuple[str, G
             given = Given.model_validate(one)
         except ValidationError as error:
             raise DataError(f"{place}: {first_problem(error)}") from None
-        if given.status in UNSAID:
-            sheet.tally(UNSAID[given.status])
+        if (status := _lower(given.status)) in UNSAID:
+            sheet.tally(UNSAID[status])
         else:
             yield place, given
 
@@ -133,8 +133,12 @@ def _answers(row: SourceRow, question: str) -> Iterator[dict[str, Any]]:
         for one in _list(row, value["responses"], dict):
             values = one.get("values")
             answer = values.get(question) if isinstance(values, dict) else None
-            if answer is not None or one.get("status") == "discarded":
+            if answer is not None or _lower(one.get("status")) == "discarded":
                 yield one | {"value": answer.get("value") if isinstance(answer, dict) else answer}
+
+
+def _lower(status: Any) -> str:
+    return str(status).strip().lower()
 
 
 def _list(row: SourceRow, value: Any, kind: type = object) -> list[Any]:
@@ -157,6 +161,8 @@ def _ranks(value: Any, place: str, question: ArgillaRanking) -> list[float]:
             raise DataError(
                 f"{place}: {question.name}: {name!r} is none of the responses {', '.join(question.responses)}"
             )
+        if name in ranks:
+            raise Unusable("the ranking names a response twice", str(name))
         ranks[name] = as_number(item.get("rank"), place, "rank") if isinstance(item, dict) else position
     left_out = [name for name in question.responses if name not in ranks]
     if left_out:

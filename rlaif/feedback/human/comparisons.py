@@ -12,12 +12,14 @@ from typing import NamedTuple
 
 from rlaif.config.sections import Comparisons
 from rlaif.errors import DataError
-from rlaif.feedback.human.sheet import Said, Sheet, require, said_by
-from rlaif.feedback.human.signals import margins, signals
+from rlaif.feedback.human.sheet import Said, Sheet, require, said_by, strength_of
+from rlaif.feedback.human.signals import margins, signals, verdicts
 from rlaif.feedback.messages import Unusable, message_list
 from rlaif.feedback.sources import (
     SourceRow,
+    after_speaker,
     after_system,
+    bare_response,
     is_transcript,
     joined,
     parse_transcript,
@@ -75,16 +77,15 @@ def _strength(row: SourceRow) -> tuple[float, float | None]:
     """p, and the margin where there is no `p_chosen`. Unusable where a figure of the row says that rejected is better;
     where all say that neither is, it is a tie."""
     scores, gaps = list(signals(row, "chosen", "rejected")), list(margins(row))
-    for signal in (*scores, *gaps):
+    said = (*scores, *gaps, *verdicts(row, "chosen", "rejected"))
+    for signal in said:
         if signal.lead < 0:
             raise Unusable("the row's own figures say that rejected is better", signal.said)
-    p_chosen = row.value.get("p_chosen")
+    p_chosen = strength_of(row)
     if p_chosen is not None:
-        if isinstance(p_chosen, bool) or not isinstance(p_chosen, int | float) or not 0.5 <= p_chosen <= 1:
-            raise DataError(f"{row.place}: p_chosen: must be from 0.5 to 1 (got {p_chosen!r})")
-        return float(p_chosen), None
-    leads = [signal.lead for signal in (*scores, *gaps)]
-    margin = None if scores else next((gap.lead for gap in gaps if gap.said.startswith("margin ")), None)
+        return p_chosen, None
+    leads = [signal.lead for signal in said]
+    margin = None if scores else next((gap.lead for gap in gaps if gap.said.lower().startswith("margin ")), None)
     return (1.0 if any(leads) or not leads else 0.5), margin or None
 
 
@@ -102,7 +103,8 @@ def _conversation(row: SourceRow, key: str) -> Messages:
     elif is_transcript(value) or not before:
         messages = parse_transcript(value)
     else:
-        messages = (Message(role="assistant", content=value),)
+        beside = isinstance(prompt, str) and is_transcript(prompt)
+        messages = (Message(role="assistant", content=(after_speaker if beside else bare_response)(value)),)
     # Some data sets repeat the prompt inside `chosen` and `rejected`, with or without a `prompt` column.
     if any(message.role == "user" for message in messages):
         *inside, response = _checked(messages, key)

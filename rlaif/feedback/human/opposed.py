@@ -8,8 +8,8 @@ from typing import NamedTuple
 from rlaif.config.sections import Csv, Likert, Shp
 from rlaif.errors import DataError
 from rlaif.feedback.human.scale import NumberScale, Scale
-from rlaif.feedback.human.sheet import Said, Sheet, number, require, response_text, said_by
-from rlaif.feedback.human.signals import signals
+from rlaif.feedback.human.sheet import Said, Sheet, number, require, response_text, said_by, strength_of
+from rlaif.feedback.human.signals import sides, signals, verdicts
 from rlaif.feedback.messages import Unusable
 from rlaif.feedback.sources import SourceRow
 
@@ -35,7 +35,7 @@ def read_shp(rows: Iterable[SourceRow], form: Shp, sheet: Sheet) -> None:
             if form.min_ratio > 1 and number(row, "score_ratio") < form.min_ratio:
                 sheet.tally("below_min_ratio")
                 continue
-            _label(row, columns, label, said_by(row), sheet)
+            _label(row, columns, _sure(row, label), said_by(row), sheet)
     scale.check()
 
 
@@ -48,7 +48,8 @@ def read_likert(rows: Iterable[SourceRow], form: Likert, sheet: Sheet) -> None:
         require(row, form.kind, *columns, form.rating)
         with sheet.attempt(row.place):
             point = scale.read(row.value[form.rating], row.place, form.rating)
-            _label(row, columns, 0.5 + (middle - point) / (form.points - 1), said_by(row), sheet)
+            p_a = 0.5 + (middle - point) / (form.points - 1)
+            _label(row, columns, p_a, said_by(row), sheet, form.rating)
     scale.check(_other_scale(scale, form))
 
 
@@ -76,18 +77,45 @@ def read_csv(rows: Iterable[SourceRow], form: Csv, sheet: Sheet) -> None:
                 raise Unusable("choice is missing")
             scale.holds(choice in CHOICES, value, row.place, "choice")
             first.setdefault(choice, row.place)
-            _label(row, columns, CHOICES[choice], said_by(row), sheet)
+            _label(row, columns, _sure(row, CHOICES[choice]), said_by(row), sheet, "choice")
     scale.check()
-    if first.keys() == {"0", "1"}:
+    _check_code(first)
+
+
+def _check_code(first: dict[str, str]) -> None:
+    """DataError unless the choices, each with the place of its first row, are surely of one code."""
+    if "0" in first and "1" in first and "2" not in first:
         raise DataError(
             f"{first['0']}: choice: the file has 0 (a tie) and 1 (response_a) and never 2: if 0 and 1 are its two "
             "responses, write a and b; if it has ties, write a and tie"
         )
+    number = next((choice for choice in first if choice.isdigit()), None)
+    word = next((choice for choice in first if not choice.isdigit()), None)
+    if number is not None and word is not None:
+        raise DataError(
+            f"{first[number]}: choice: the file has numbers ({number}) and words ({word!r}, {first[word]}): write a, b "
+            "and tie, or 1, 2 and 0"
+        )
 
 
-def _label(row: SourceRow, columns: Opposed, p_a: float, said: Said, sheet: Sheet) -> None:
+def _sure(row: SourceRow, p_a: float) -> float:
+    """P(a is better) of a verdict, with the row's `p_chosen` if it has one. Unusable where that belies a tie."""
+    p = strength_of(row)
+    if p is None:
+        return p_a
+    if p_a == 0.5 != p:
+        raise Unusable("p_chosen says that a tie is none", f"p_chosen = {p:g}")
+    return p if p_a > 0.5 else 1 - p
+
+
+def _label(row: SourceRow, columns: Opposed, p_a: float, said: Said, sheet: Sheet, verdict: str = "") -> None:
+    """The judgment, held against the row's figures but that in its column `verdict`: equal ones make a tie."""
     a, b = response_text(row, columns.a), response_text(row, columns.b)
-    for signal in signals(row, "a", "b"):
+    names, apart = sides(columns.a, columns.b), {*columns, verdict}
+    found = [*signals(row, *names, apart), *verdicts(row, *names, apart)]
+    for signal in found:
         if (p_a - 0.5) * signal.lead < 0:
             raise Unusable("the row's own figures say that the other is better", signal.said)
+    if found and not any(signal.lead for signal in found) and row.value.get("p_chosen") is None:
+        p_a = 0.5
     sheet.label(sheet.prompt(row, columns.prompt), a, b, p_a, said)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from itertools import combinations
 from typing import NamedTuple
 
 from rlaif.config.sections import Ratings, Thumbs
-from rlaif.errors import DataError
+from rlaif.errors import DataError, did_you_mean
 from rlaif.feedback.human.scale import NumberScale
-from rlaif.feedback.human.sheet import Said, Sheet, require, response_text, said_by
+from rlaif.feedback.human.sheet import Said, Sheet, require, response_text, said_by, some_pairs
 from rlaif.feedback.messages import Unusable
 from rlaif.feedback.sources import SourceRow
 from rlaif.records import Prompt
@@ -32,14 +31,20 @@ def read_ratings(rows: Iterable[SourceRow], form: Ratings, sheet: Sheet) -> None
     """Pairs past the gap."""
     weights = form.rating if isinstance(form.rating, dict) else {form.rating: 1.0}
     scale, rated = NumberScale(*form.scale), []
+    nobody: SourceRow | None = None
+    named = form.annotator == Ratings().annotator
     for row in rows:
         require(row, form.kind, form.prompt, form.response, *weights)
+        named, nobody = named or form.annotator in row.value, nobody or row
         with sheet.attempt(row.place):
             values = {column: scale.read(row.value[column], row.place, column) for column in weights}
             rating = math.fsum(weight * values[column] for column, weight in weights.items())
             said = said_by(row, form.annotator)
             rated.append(Rated(sheet.prompt(row, form.prompt), response_text(row, form.response), rating, said))
     scale.check(other_range(scale))
+    if nobody is not None and not named:
+        near = did_you_mean(form.annotator, nobody.value)
+        raise DataError(f"{nobody.place}: no row has the annotator's column {form.annotator!r}{near}")
     pair_rated(standardised(rated) if form.standardise else rated, form.gap, sheet)
 
 
@@ -82,14 +87,14 @@ def standardised(rated: Sequence[Rated]) -> list[Rated]:
 
 def pair_rated(rated: Sequence[Rated], gap: float | None, sheet: Sheet) -> None:
     """Judgments of all pairs that one annotator rated this far apart (None: at all apart), in an order that does not
-    depend on the rows'. What is in no pair is counted."""
+    depend on the rows'. What is in no pair is counted, and pairs beyond the most of one group."""
     groups: dict[tuple[str, str], list[Rated]] = {}
     for item in rated:
         groups.setdefault((item.prompt.id, item.said.annotator), []).append(item)
-    for group in groups.values():
+    for of_whom, group in groups.items():
         paired = set()
         ordered = sorted(group, key=lambda item: (item.text, item.rating, item.prompt.tags, item.said.seconds or 0.0))
-        for (i, one), (j, other) in combinations(enumerate(ordered), 2):
+        for (i, one), (j, other) in some_pairs(list(enumerate(ordered)), "\n".join(of_whom), sheet):
             if one.text == other.text:
                 sheet.tally("same_text")
             elif gap is not None and abs(one.rating - other.rating) < gap - ROUNDING:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from itertools import combinations
+from random import Random
+from typing import Any, NamedTuple, TypeVar
 
 from rlaif.config.sections import DataSource
 from rlaif.errors import DataError, did_you_mean
@@ -14,9 +16,12 @@ from rlaif.feedback.human.shapes import kind_of
 from rlaif.feedback.messages import Unusable, message_list
 from rlaif.feedback.pairs import oriented
 from rlaif.feedback.prompts import with_system
-from rlaif.feedback.sources import SourceRow, after_system, prompt_value, tags_of
+from rlaif.feedback.sources import SourceRow, after_system, bare_response, prompt_value, tags_of
 from rlaif.records import Answer, Demonstration, Edit, Failure, Judgment, Prompt
 
+Item = TypeVar("Item")
+MOST_PAIRS = 10_000
+"""Of what is compared with each other at once: 142 responses give so many. More teach little more of one prompt."""
 NOBODY = "human"
 """The annotator of a row that does not say who it was."""
 
@@ -31,8 +36,8 @@ class HumanData(NamedTuple):
     """Rows and parts of rows that cannot be used; `id` is the place, `file:line`."""
     counts: Counter[str]
     """`rows`, `failed` (rows with a failure), and what is in order and no label all the same: `closer_than_gap`,
-    `below_min_ratio` and `same_text` (in pairs), `unpaired` (rows, completions or ratings that are in no pair),
-    `discarded`, `cancelled`, `not_submitted` and `unanswered` (answers and records of annotation programs)."""
+    `below_min_ratio`, `same_text` and `not_drawn` (in pairs), `unpaired` (rows, completions or ratings that are in no
+    pair), `discarded`, `cancelled`, `not_submitted` and `unanswered` (answers and records of annotation programs)."""
 
     @classmethod
     def empty(cls) -> HumanData:
@@ -121,6 +126,8 @@ def as_response(value: Any, place: str, key: str) -> str:
         if [message.role for message in messages] != ["assistant"]:
             raise Unusable(f"{key} is not one assistant turn", f"{len(messages)} messages")
         value = messages[0].content
+    elif isinstance(value, str):
+        value = bare_response(value)
     if value is None:
         raise Unusable(f"{key} is missing")
     if not isinstance(value, str):
@@ -157,10 +164,14 @@ def said_by(row: SourceRow, column: str = "annotator") -> Said:
     """Who gave the row's answer, in which time and why, as far as the row has these columns."""
     seconds = row.value.get("seconds")
     reason = row.value.get("reason")
+    if isinstance(reason, list) and all(isinstance(part, str) for part in reason):
+        reason = "; ".join(reason)
+    if reason is not None and not isinstance(reason, str):
+        raise DataError(f"{row.place}: reason: must be a text (got {repr(reason)[:80]})")
     return Said(
         annotator=name_of(row.value.get(column), row.place, column),
         seconds=None if seconds is None else as_number(seconds, row.place, "seconds", low=0),
-        reason=reason if isinstance(reason, str) else "",
+        reason=reason or "",
     )
 
 
@@ -168,6 +179,29 @@ def name_of(value: Any, place: str, key: str) -> str:
     """An annotator's name: a text or a number; `human` where there is none."""
     if value is None or value == "":
         return NOBODY
-    if isinstance(value, bool) or not isinstance(value, str | int):
+    name = str(value).strip()
+    if isinstance(value, bool) or not isinstance(value, str | int) or not name:
         raise DataError(f"{place}: {key}: must be a text or a number (got {value!r})")
-    return str(value)
+    return name
+
+
+def strength_of(row: SourceRow) -> float | None:
+    """The row's `p_chosen`, P of what it says is better; None where it has none. DataError where that is no such p."""
+    p = row.value.get("p_chosen")
+    if p is None:
+        return None
+    if isinstance(p, bool) or not isinstance(p, int | float) or not 0.5 <= p <= 1:
+        raise DataError(f"{row.place}: p_chosen: must be from 0.5 to 1 (got {p!r})")
+    return float(p)
+
+
+def some_pairs(items: Sequence[Item], key: str, sheet: Sheet) -> Iterator[tuple[Item, Item]]:
+    """All pairs, or of more than `MOST_PAIRS` as many, drawn by the key; the others are counted as `not_drawn`."""
+    total = math.comb(len(items), 2)
+    if total <= MOST_PAIRS:
+        yield from combinations(items, 2)
+        return
+    sheet.tally("not_drawn", total - MOST_PAIRS)
+    for number in sorted(Random(key).sample(range(total), MOST_PAIRS)):  # the pairs by their second item, then first
+        second = (1 + math.isqrt(1 + 8 * number)) // 2
+        yield items[number - math.comb(second, 2)], items[second]

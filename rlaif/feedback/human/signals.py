@@ -7,18 +7,24 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+from rlaif.errors import DataError
 from rlaif.feedback.messages import Unusable
 from rlaif.feedback.sources import SourceRow
 
 WORTH = {"score", "scores", "rating", "ratings", "reward", "rewards", "grade", "quality", "votes", "upvotes", "likes"}
 WORTH_BACKWARDS = {"rank", "ranking"}
 """1 is the best."""
-NOT_WORTH = {*["count", "num", "number", "n", "std", "var", "length", "len", "tokens", "id", "max", "min"]}
+NOT_WORTH = {*["count", "counts", "num", "number", "n", "std", "var", "length", "len", "tokens", "id", "max", "min"]}
 """Words that make a figure of a score another one: `chosen_rating_count`."""
+VERDICT = {"winner", "preference", "preferred", "better"}
+"""Words of a column that names the better response: `preferred_response` holds `response_b`."""
+NEITHER = {"tie", "tied", "equal", "both", "neither"}
+BESIDE = {"response", "model", "answer", "completion", "assistant", "option"}
+"""What may stand beside the side that a verdict names."""
 MARGIN = re.compile(r"margin|(score|rating|reward|preference|quality)_(margin|gap|diff|difference|delta|strength)")
 
 
@@ -29,47 +35,98 @@ class Signal(NamedTuple):
     lead: float
 
 
-def signals(row: SourceRow, first: str, second: str) -> Iterator[Signal]:
-    """What the row's figures say of two responses, whose columns have these words in their names.
+def sides(one: str, other: str) -> tuple[str, str]:
+    """The words by which the columns of two responses differ: `1` and `2` of `response_1` and `response_2`."""
+    apart = [(a, b) for a, b in zip(words_of(one), words_of(other), strict=False) if a != b]
+    return apart[0] if len(apart) == 1 and len(words_of(one)) == len(words_of(other)) else ("a", "b")
 
-    Unusable for a figure that is no number one can compare.
-    """
-    named = {_words(key): key for key in row.value}
+
+def signals(row: SourceRow, first: str, second: str, apart: Collection[str] = ()) -> Iterator[Signal]:
+    """What the row's figures say of two responses, whose columns have these words in their names; columns `apart` are
+    not read. Unusable for a figure that is no number one can compare."""
+    named = {words_of(key): key for key in row.value if key not in apart}
     for words, key in named.items():
-        quality = set(words) - {first}
         other = named.get(tuple(second if word == first else word for word in words))
+        quality = set(words) - {first}
         if first not in words or other is None or quality & NOT_WORTH:
             continue
         backwards = bool(quality & WORTH_BACKWARDS)
         if backwards or quality & WORTH:
-            one, two = _figure(row, key), _figure(row, other)
-            if one is not None and two is not None:
-                yield Signal(f"{key} {one:g}, {other} {two:g}", two - one if backwards else one - two)
+            found = lead(row.value[key], row.value[other], key, other)
+            if found is not None:
+                yield found._replace(lead=-found.lead) if backwards else found
+
+
+def verdicts(row: SourceRow, first: str, second: str, apart: Collection[str] = ()) -> Iterator[Signal]:
+    """What its columns that name the better one say of two responses with these names."""
+    for key, value in row.value.items():
+        if key in apart or not set(words_of(key)) & VERDICT or not isinstance(value, str) or len(value) > 40:
+            continue
+        words = set(words_of(value)) - BESIDE
+        if words in ({first}, {second}) or (words and words <= NEITHER):
+            yield Signal(f"{key} {value}", (first in words) - (second in words))
+
+
+def is_worth(key: str) -> bool:
+    """Whether the column's name is one of figures of which more is better."""
+    return bool(set(words_of(key)) & WORTH) and not set(words_of(key)) & NOT_WORTH
+
+
+def lead(one: Any, other: Any, key: str, other_key: str) -> Signal | None:
+    """How far one figure is above another; None where either is absent. Unusable where they cannot be compared."""
+    first, second = figure(one, key), figure(other, other_key)
+    if first is None or second is None:
+        return None
+    if first.unit != second.unit:
+        raise Unusable(f"{key} and {other_key} cannot be compared", f"{one!r}, {other!r}")
+    return Signal(f"{key} {first.value:g}, {other_key} {second.value:g}", first.value - second.value)
 
 
 def margins(row: SourceRow) -> Iterator[Signal]:
-    """What its margins say of chosen over rejected."""
-    for key in row.value:
-        if MARGIN.fullmatch("_".join(_words(key))) and (value := _figure(row, key)) is not None:
-            yield Signal(f"{key} {value:g}", value)
+    """What its margins say of chosen over rejected. DataError for a `margin` that is no number."""
+    for key, value in row.value.items():
+        name = "_".join(words_of(key))
+        if not MARGIN.fullmatch(name):
+            continue
+        if isinstance(value, str) and name.endswith("_strength") and not any(letter.isdigit() for letter in value):
+            continue  # a word: how much better, not which
+        try:
+            found = None if isinstance(value, bool) else figure(value, key)
+        except Unusable as bad:
+            if "finite" in bad.reason:
+                raise
+            found = None
+        if found is not None:
+            yield Signal(f"{key} {found.value:g}", found.value)
+        elif value is not None and value != "":
+            raise DataError(f"{row.place}: {key}: must be a number (got {repr(value)[:80]})")
 
 
 @lru_cache(maxsize=4096)
-def _words(key: str) -> tuple[str, ...]:
+def words_of(name: str) -> tuple[str, ...]:
     """`chosenRating`, `chosen-rating` and `chosen_rating` are the same two words."""
-    apart = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", key).lower()
+    apart = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
     return tuple(re.findall(r"[a-z]+|[0-9]+", apart))
 
 
-def _figure(row: SourceRow, key: str) -> float | None:
-    """The number there, or the text of one; None for what is none (a null, a word, a list)."""
-    value: Any = row.value[key]
-    try:
-        number = float(value)
-    except OverflowError:
-        number = math.inf
-    except (TypeError, ValueError):
+class Figure(NamedTuple):
+    """A number, and what it counts: nothing, `%` or shares (`1/5`)."""
+
+    value: float
+    unit: str
+
+
+def figure(value: Any, key: str) -> Figure | None:
+    """The figure there; None for none. Unusable for what is no number, `n%` or `n/m` (words, lists, objects)."""
+    text = str(value).strip() if isinstance(value, int | float | str) else ""
+    if value is None or (isinstance(value, str) and not text):
         return None
+    unit = "%" if text.endswith("%") else "/" if "/" in text else ""
+    above, _, below = text.removesuffix("%").partition("/")
+    try:
+        number = float(value) if isinstance(value, bool) else float(above) / float(below or 1)
+    except (ValueError, ZeroDivisionError):
+        raise Unusable(f"{key} is no number", f"{key} = {value!r}") from None
     if not math.isfinite(number):
         raise Unusable(f"{key} is no finite number", repr(value))
-    return number
+    return Figure(number, unit)

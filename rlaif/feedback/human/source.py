@@ -12,12 +12,15 @@ from typing import Any
 
 from rlaif.config.sections import Annotations, Csv, FileSource, HumanFile, HumanHub, HumanSource
 from rlaif.errors import DataError
+from rlaif.feedback.human.signals import words_of
 from rlaif.feedback.sources import SourceRow, path_of, read_rows
 from rlaif.jsonl import read_text
 from rlaif.run import Run
 
-ALSO_SAID = {"annotator", "seconds", "reason", "tags", "p_chosen", "ranks"}
+ALSO_SAID = {"annotator", "seconds", "reason", "tags", "p_chosen", "margin", "ranks"}
 """What a row may carry besides, and what is assumed where it does not."""
+LONGEST_CELL = 2**31 - 1
+"""The library's own limit of 131,072 characters is less than a long response."""
 
 
 def source_files(source: HumanSource, run: Run) -> list[Path]:
@@ -49,7 +52,7 @@ def _spelled(row: SourceRow, named: set[str]) -> SourceRow:
     A column that the form names (`named`) may be spelled as it likes.
     """
     for key in row.value:
-        ours = key.strip().lower()
+        ours = "_".join(words_of(key))
         if ours in ALSO_SAID and ours != key and key not in named:
             raise DataError(f"{row.place}: key {key!r} is not read; write {ours!r}")
     return row
@@ -58,9 +61,10 @@ def _spelled(row: SourceRow, named: set[str]) -> SourceRow:
 def csv_rows(path: Path) -> Iterator[SourceRow]:
     """Rows of a CSV file with a header, placed at the line on which each begins. An empty cell is an absent one.
 
-    `tags` is split at semicolons, and `seconds` is a number. DataError for a row with more or fewer cells than the
-    header.
+    `tags` is split at semicolons; `seconds` and `p_chosen` are numbers. DataError for a row with more or fewer cells
+    than the header.
     """
+    csv.field_size_limit(LONGEST_CELL)
     reader = csv.reader(io.StringIO(read_text(path).removeprefix("\ufeff"), newline=""), strict=True)
     header: list[str] | None = None
     line = 1
@@ -85,9 +89,9 @@ def _typed(cells: dict[str, str], place: str) -> dict[str, Any]:
     row: dict[str, Any] = {key: cell for key, cell in cells.items() if cell.strip() or key in required}
     if "tags" in row:
         row["tags"] = [tag.strip() for tag in row["tags"].split(";") if tag.strip()]
-    if "seconds" in row:
+    for key in {"seconds", "p_chosen"} & row.keys():
         try:
-            row["seconds"] = float(row["seconds"])
+            row[key] = float(row[key])
         except ValueError:
-            raise DataError(f"{place}: seconds: must be a number (got {row['seconds']!r})") from None
+            raise DataError(f"{place}: {key}: must be a number (got {row[key]!r})") from None
     return row

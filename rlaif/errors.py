@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable
 
 _SECRETS = re.compile(
     r"""(?:(?<=://)|(?<=https:/)|(?<=http:/))
-        (?:[^/?#\s'"]+(?=@) | [^/?#\s@:'"[]+:(?!\d{0,5}(?:[/?#\s'",;.)]|\Z))[^\n@]+(?:@[^\s@/]+)*(?=@))
+        (?:[^/?#\s'"]+(?=@) | [^/?#\s@:'"[]*:(?!\d{0,5}(?:[/?#\s'",;.)]|\Z))[^\n@]+(?:@[^\s@/]+)*(?=@))
       | (?<=[?&;#])([\w-]*(?:key|token|secret|password|passwd|signature|sig)=)[^&;#\s'"]+""",
     re.IGNORECASE | re.VERBOSE,
 )

@@ -483,5 +483,6 @@ def test_no_error_repeats_a_secret_whoever_raises_it():
     assert str(ConfigError(text)) == shown
     for password in ("p/hunter2", "p hunter2", "p'hunter2", "p#hunter2", "p@hunter2", ":hunter2"):
         assert str(ConfigError(f"at http://me:{password}@h/v1: no")) == "at http://***@h/v1: no"
+    assert str(ConfigError("http://:p/hunter2@h/v1")) == "http://***@h/v1"
     plain = "http://h:8000 is not https://h/@x; a@b.example, 'http://h:port/v1': no"
     assert str(ConfigError(plain)) == plain

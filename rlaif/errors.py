@@ -14,14 +14,19 @@ an error but data: see `records.Failure`.
 from __future__ import annotations
 
 import difflib
+import json
 import re
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 _SECRETS = re.compile(
-    r"(?<=://)[^/?#\s@'\"]+(?=@)|(?<=[?&])([\w-]*(?:key|token|secret|password|passwd|signature|sig)=)[^&#\s'\"]+", re.I
+    r"""(?:(?<=://)|(?<=https:/)|(?<=http:/))
+        (?:[^/?#\s'"]+(?=@) | [^/?#\s@:'"[]*:(?!\d{0,5}(?:[/?#\s'",;.)]|\Z))[^\n@]+(?:@[^\s@/]+)*(?=@))
+      | (?<=[?&;#])([\w-]*(?:key|token|secret|password|passwd|signature|sig)=)[^&;#\s'"]+""",
+    re.IGNORECASE | re.VERBOSE,
 )
-"""In a URL: `user:password@`, and parameters that are named like a secret."""
+"""In a URL: `user:password@`, also where the password has signs that it must not have (what follows the colon is no
+port), and parameters that are named like a secret."""
 
 
 class RlaifError(Exception):
@@ -57,6 +62,24 @@ class TrainingError(RlaifError, RuntimeError):
 def without_secrets(text: str) -> str:
     """The text with `***` in the place of what a URL in it should not hold."""
     return _SECRETS.sub(lambda found: f"{found[1] or ''}***", text)
+
+
+def masker(secret: str) -> Callable[[bytes], bytes]:
+    """A function that puts `***` in the place of this secret, also where it is escaped as JSON, Python, URLs or HTML
+    escape it."""
+    signs = (
+        rf"(?:\\*{re.escape(sign)}|\\+(?:u00|x)(?i:{ord(sign):02x})|%(?i:{ord(sign):02x})"
+        rf"|&\#(?:(?i:x0*{ord(sign):x})|0*{ord(sign)});)"
+        for sign in secret
+    )
+    pattern = re.compile("".join(signs).encode())
+
+    def mask(text: bytes) -> bytes:
+        if b"\0" in text:  # UTF-16 or 32, which JSON may be in
+            text = text.decode(json.detect_encoding(text), errors="replace").encode()
+        return pattern.sub(b"***", text)
+
+    return mask
 
 
 def one_line(error: BaseException) -> str:

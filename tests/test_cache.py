@@ -369,6 +369,7 @@ SOUND = Reply(label_logprobs={"A": -0.1, "B": -3.0})
         Reply(label_logprobs={"A": -1.0, "B": float("inf")}),
         Reply(label_logprobs={"A": -1.0, "B": 1000.0}),
         Reply(label_logprobs={"A": 0.9, "B": 0.1}),
+        Reply(label_logprobs={"A": 0.0, "B": 0.0}),
         Reply(label_logprobs={"A": -1.0}),
         Reply(text="A"),
         SOUND.model_copy(update={"text": "\ud83d"}),

@@ -255,7 +255,7 @@ def test_retry_after_is_honoured() -> None:
 
 def test_retry_after_may_be_seconds_or_a_date_and_is_bounded() -> None:
     assert retry_after_s("1.5") == 1.5
-    assert retry_after_s("86400") == 60
+    assert retry_after_s("86400") == retry_after_s("1e400") == retry_after_s("inf") == 60
     soon = retry_after_s(formatdate(time.time() + 20, usegmt=True))
     assert soon is not None and 15 < soon <= 20
     assert retry_after_s(formatdate(time.time() - 20, usegmt=True)) == 0
@@ -609,12 +609,119 @@ def test_a_reply_cut_off_in_transit_is_asked_again() -> None:
     assert len(server.seen) == 3
 
 
+@pytest.mark.parametrize("finish", ["error", "abort", "cancelled", "Aborted"])
+@pytest.mark.parametrize("labels", [(), ("A", "B")])
+def test_what_the_server_broke_off_is_no_answer(finish: str, labels: tuple[str, ...]) -> None:
+    broken = completion("Half of", finish, {"A": -0.1, "B": -3.0})
+    with fake_server(plain_server(broken)) as server:
+        (reply,) = client(server.url).chat([ask("x", labels=labels)])
+    assert reply == Reply(
+        error=f"failed after 3 tries: the server broke the reply off (finish_reason {finish.lower()})"
+    )
+
+
+def test_the_first_choice_is_found_by_its_index_and_not_its_place() -> None:
+    one, two = ({"index": n, "message": {"content": f"{n}"}} for n in (1, 0))
+    assert parse_reply(choices(one, two), ask("x"), None).text == "0"
+    assert parse_reply(choices(one), ask("x"), None).text == "1"
+    for several in (choices(one, one), choices(two, two), choices({"message": {}}, {"message": {}})):
+        with pytest.raises(BadReply, match=r"has 2 choices, \d of them with index 0"):
+            parse_reply(several, ask("x"), None)
+
+
+@pytest.mark.parametrize("count", [-5, 10**30, -1e9, 1e300, None])
+def test_a_count_of_tokens_that_cannot_be_is_none(count: Any) -> None:
+    usage = {"prompt_tokens": count, "completion_tokens": 3}
+    data = json.dumps({"choices": [{"message": {"content": "Yes."}}], "usage": usage}).encode()
+    assert parse_reply(data, ask("x"), None) == Reply(text="Yes.", completion_tokens=3)
+
+
+def test_labels_told_by_id_have_no_more_than_all_of_the_probability() -> None:
+    ids = {"A": (49,), "B": (50,)}
+
+    def told(*tokens: tuple[str, float]) -> bytes:
+        top = [{"token": token, "logprob": logprob} for token, logprob in tokens]
+        return choices({"message": {"content": "A"}, "logprobs": {"content": [{"top_logprobs": top}]}})
+
+    with pytest.raises(BadReply, match=r"the labels' probabilities sum to 1\.37"):
+        parse_reply(told(("token_id:49", 0.0), ("token_id:50", -1.0)), LABELS, ids)
+    with pytest.raises(BadReply, match="one token twice"):
+        parse_reply(told(("token_id:49", -0.1), ("token_id:50", -3.0), ("token_id:49", -4.0)), LABELS, ids)
+    same = told(("token_id:49", -0.1), ("token_id:50", -3.0), ("token_id:49", -0.1))
+    assert parse_reply(same, LABELS, ids).label_logprobs == {"A": -0.1, "B": -3.0}
+
+
+def test_the_token_itself_is_read_beside_the_likeliest() -> None:
+    top = [{"token": "B", "logprob": -3.0}, {"token": "C", "logprob": -4.0}]
+    position = {"token": "A", "logprob": -0.1, "top_logprobs": top}
+    data = choices({"message": {"content": "A"}, "logprobs": {"content": [position]}})
+    assert parse_reply(data, LABELS, None).label_logprobs == {"A": -0.1, "B": -3.0}
+
+
 def choices(*found: dict[str, Any]) -> bytes:
     return json.dumps({"choices": found}).encode()
 
 
 def body_of(answer: Answer) -> bytes:
     return json.dumps(answer.body).encode()
+
+
+KEY = 'sk-/s+E"c-0123456789'
+SLASHED = KEY.replace('"', '\\"').replace("/", "\\/")
+ESCAPED = "".join(f"\\u{ord(sign):04X}" for sign in KEY)
+ECHOES = {
+    "an error that says 200": (200, json.dumps({"error": f"bad key {KEY}"}).encode()),
+    "a token": (200, body_of(completion("A", "length", {KEY: -0.1, "x": -3.0}))),
+    "no JSON": (200, b"not for " + KEY.encode()),
+    "cut by the message": (200, b"y" * 190 + KEY.encode()),
+    "a reason": (200, body_of(completion(None, KEY))),
+    "slashed": (400, f'{{"error": "{SLASHED}"}}'.encode()),
+    "escaped": (400, f'{{"error": "{ESCAPED}"}}'.encode()),
+    "escaped twice": (400, json.dumps({"error": f'{{"k": "{ESCAPED}"}}'}).encode()),
+    "UTF-16": (400, f'{{"error": "{SLASHED}"}}'.encode("utf-16")),
+    "a page": (403, b"<b>sk-&#x2F;s+E&#34;c-0123456789</b>"),
+    "a redirect": (400, b"/login?k=sk-%2Fs+E%22c-0123456789"),
+}
+
+
+@pytest.mark.parametrize("echo_", ECHOES)
+@pytest.mark.parametrize("labels", [(), ("A", "B")])
+def test_no_message_repeats_the_key_that_a_server_does(
+    echo_: str, labels: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JUDGE_KEY", KEY)
+    answer = Answer(*ECHOES[echo_])
+    with fake_server(plain_server(answer)) as server:
+        try:
+            (reply,) = client(server.url, api_key_env="JUDGE_KEY").chat([ask("x", labels=labels)])
+            said = reply.error or ""
+        except ModelError as error:
+            said = str(error)
+    if echo_ == "a token" and not labels:
+        assert said == ""
+        return
+    assert said and "sk-" not in said and "0123" not in said and "0030" not in said and "s+E" not in said
+
+
+@pytest.mark.parametrize("header", ["X-A\x01", "Content-Length"])
+def test_nor_does_one_about_headers_that_are_none(header: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JUDGE_KEY", KEY)
+    answer = Answer(200, b"{}", {header: KEY, "Content-Length": KEY})
+    with fake_server(lambda _: answer) as server:
+        (reply,) = client(server.url, api_key_env="JUDGE_KEY").chat([ask("x")])
+    assert reply.error and reply.error.startswith("failed after 3 tries: ClientResponseError: Invalid ")
+    assert "sk-" not in reply.error and "0123" not in reply.error
+
+
+def test_the_key_is_in_no_list_of_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JUDGE_KEY", KEY)
+
+    def handle(request: Request) -> Answer:
+        models = Answer(body={"data": [{"id": f"x-{KEY}"}]})
+        return models if request.path == "/v1/models" else failed(404, "does not exist")
+
+    with fake_server(handle) as server, pytest.raises(ModelError, match=r"it has x-\*\*\*$"):
+        client(server.url, api_key_env="JUDGE_KEY").chat([ask("hi")])
 
 
 LABELS = ask("x", labels=("A", "B"))

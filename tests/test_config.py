@@ -434,6 +434,17 @@ def test_every_knob_can_be_written_down(small):
         ("judge.base_urls=http://me:hunter2@h/v1", "judge.base_urls: "),
         ("judge.api_key_env=sk-hunter2", "judge.api_key_env: the name of an environment variable, not the key"),
         ("judge.extra_body={a: {b: ['http://me:hunter2@h']}}", "judge.extra_body: a URL must not hold a user"),
+        ("judge.base_urls=['http://me:p/hunter2@h/v1']", "judge.base_urls: a URL must not hold a user"),
+        ("judge.base_urls=['http://me:7/hunter2@h/v1']", "judge.base_urls: a base URL is http(s)://host[:port]/path"),
+        ("judge.base_urls=['http://me:p hunter2@h/v1']", "judge.base_urls: a URL must not hold a user"),
+        ("judge.base_urls=['http://me:p\"hunter2@h/v1']", "judge.base_urls: a URL must not hold a user"),
+        ("judge.base_urls=['http:/me:hunter2@h/v1']", "judge.base_urls: a URL must not hold a user"),
+        ("judge.base_urls=['me:hunter2@h/v1']", "judge.base_urls: a base URL is http(s)://host[:port]/path"),
+        ("judge.base_urls=['http://h/v1;key=hunter2']", "judge.base_urls: a URL must not hold a user"),
+        ("judge.base_urls=['http://h/v1;k=hunter2']", "judge.base_urls: a base URL is http(s)://host[:port]/path"),
+        ("judge.extra_body={api_key: hunter2}", "judge.extra_body: `api_key` looks like a secret"),
+        ("judge.extra_body={headers: {Authorization: Bearer hunter2}}", "judge.extra_body: `Authorization` looks like"),
+        ("judge.extra_body={a: [{clientSecret: [hunter2]}]}", "judge.extra_body: `clientSecret` looks like a secret"),
         ("judge.model=http://me:hunter2@h/m", "judge.model: a URL must not hold a user"),
         ("prompts.sources.0.path=https://h/x.jsonl?token=hunter2", "prompts.sources.0.path: a URL must not"),
         ("judge.nothing=http://me:hunter2@h", "judge.nothing: "),
@@ -449,12 +460,30 @@ def test_a_secret_in_a_url_is_refused_and_in_no_message(small, override, place):
     assert "hunter2" not in str(caught.value)
 
 
-@pytest.mark.parametrize("url", ["http://127.0.0.1:8000/v1", "https://h/@x/v1", "http://[::1]:8000/v1"])
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1:8000/v1", "https://h/@x/v1", "http://[::1]:8000/v1", "https://h.example"]
+)
 def test_a_url_without_secrets_is_fine(small, url):
     assert load_recipe(small, [f"judge.base_urls=['{url}']"]).judge.base_urls == (url,)
+
+
+@pytest.mark.parametrize("key", ["model", "messages", "n", "stream", "max_tokens", "seed", "temperature", "prompt"])
+def test_what_is_added_to_a_request_replaces_nothing_that_is_asked(small, key):
+    with pytest.raises(ConfigError, match=f"judge.extra_body: `{key}` is said by rlaif"):
+        load_recipe(small, [f"judge.extra_body={{top_k: 5, {key}: 2}}"])
+
+
+def test_what_a_server_wants_to_know_besides_may_be_added(small):
+    added = {"top_k": 5, "prompt_cache_key": "x", "eos_token": "</s>", "chat_template_kwargs": {"token": None}}
+    assert load_recipe(small, [f"judge.extra_body={added}".replace("None", "null")]).judge.extra_body == added
 
 
 def test_no_error_repeats_a_secret_whoever_raises_it():
     text = "cannot reach https://me:hunter2@h/v1?x=1&api_key=hunter2&y=2 or 'git://hunter2@h' (a@b.example)"
     shown = "cannot reach https://***@h/v1?x=1&api_key=***&y=2 or 'git://***@h' (a@b.example)"
     assert str(ConfigError(text)) == shown
+    for password in ("p/hunter2", "p hunter2", "p'hunter2", "p#hunter2", "p@hunter2", ":hunter2"):
+        assert str(ConfigError(f"at http://me:{password}@h/v1: no")) == "at http://***@h/v1: no"
+    assert str(ConfigError("http://:p/hunter2@h/v1")) == "http://***@h/v1"
+    plain = "http://h:8000 is not https://h/@x; a@b.example, 'http://h:port/v1': no"
+    assert str(ConfigError(plain)) == plain

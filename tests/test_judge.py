@@ -200,6 +200,7 @@ def test_sample_still_obeys_checked_vetoes() -> None:
         (Reply(text="A"), "no label log-probabilities", "got {} for labels"),
         (Reply(label_logprobs={"A": -1.0}), "no label log-probabilities", "'A': -1.0"),
         (Reply(label_logprobs={"A": -1.0, "B": -math.inf}), "no label log-probabilities", "inf"),
+        (Reply(label_logprobs={"A": 0.0, "B": 0.0}), "too much probability on the labels", "sum to 2"),
         (Reply(label_logprobs={"A": math.nan, "B": -1.0}), "no label log-probabilities", "nan"),
         (
             Reply(label_logprobs={"A": -6.0, "B": -9.0}),

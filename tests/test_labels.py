@@ -88,6 +88,39 @@ def test_what_is_told_to_be_impossible_is() -> None:
     assert from_likeliest([("A", -0.1), ("x", -3.0), ("B", -math.inf)], AB) == {"A": -0.1, "B": -9999.0}
 
 
+@pytest.mark.parametrize(
+    "tokens",
+    [
+        [("A", 0.0), ("B", 0.0)],
+        [("A", -0.1), ("A", -0.1), ("B", -9.0)],  # reads like one label, and is more than certain
+        [("A", -0.1), (" A", -1.5), ("x", -3.0)],
+    ],
+)
+def test_labels_with_more_than_all_of_the_probability_are_no_verdict(tokens: list[tuple[str, float]]) -> None:
+    with pytest.raises(ValueError, match="the labels' probabilities sum to "):
+        from_likeliest(tokens, AB)
+    assert from_likeliest([("A", 0.001), ("B", -6.0)], AB)["A"] == 0.0  # rounded
+
+
+def test_the_token_itself_counts_where_the_likeliest_do_not_list_it() -> None:
+    found = from_likeliest([("B", -3.0), ("C", -4.0)], AB, ("A", -0.1))
+    assert found == {"A": -0.1, "B": -3.0}
+    assert math.exp(-0.1) / (math.exp(-0.1) + math.exp(-3.0)) == pytest.approx(0.948, abs=1e-3)
+    assert from_likeliest([("A", -0.1), ("B", -3.0)], AB, ("A", -0.1)) == {"A": -0.1, "B": -3.0}  # once
+    assert from_likeliest([(" A", -2.0), ("B", -3.0)], AB, ("A", -0.5))["A"] == pytest.approx(
+        math.log(math.exp(-2) + math.exp(-0.5))
+    )
+
+
+@pytest.mark.parametrize("taken", [("x", -12.0), ("A", -math.inf), ("A", -9999.0), ("A", math.nan)])
+def test_a_token_that_was_taken_by_chance_bounds_no_other(taken: tuple[str, float]) -> None:
+    """It may be less likely than all that are told, and than the label that is not."""
+    told = [("A", -0.01), ("x", -5.0)]
+    assert from_likeliest(told, AB, taken) == from_likeliest(told, AB)
+    told = [("B", -0.01), ("x", -5.0)]
+    assert from_likeliest(told, AB, taken) == from_likeliest(told, AB)
+
+
 @given(st.lists(st.floats(0.001, 1), min_size=3, max_size=30), st.integers(2, 29))
 def test_a_bound_leaves_the_verdict_on_its_side(weights: list[float], k: int) -> None:
     """Whatever the model's probabilities, of which the k likeliest are told: the told label is not the less probable

@@ -22,6 +22,9 @@ FAMILIES = {
     "kimi": ("◁think▷", "◁/think▷"),
     "gemma": ("<|channel>thought\n", "<channel|>"),
     "open thinker": ("<|begin_of_thought|>", "<|end_of_thought|>\n<|begin_of_solution|>"),
+    "scratchpad": ("<scratchpad>\n", "\n</scratchpad>\n"),
+    "analysis": ("<analysis>", "</analysis>"),
+    "reflection": ("\ufeff<reflection>", "</reflection>"),
     "gpt-oss": ("<|channel|>analysis<|message|>", "<|end|><|start|>assistant<|channel|>final<|message|>"),
 }
 FAMILY = pytest.mark.parametrize("family", FAMILIES)
@@ -67,6 +70,27 @@ def test_the_first_end_ends_it_and_the_answer_may_speak_of_markers() -> None:
     assert set_apart("<think>not </thought> this</think>Yes.") == ("Yes.", True)
 
 
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "<think>a<think>b</think>c</think>Answer",
+        "<think>a <think> b </think> c </think> Answer",
+        "[THINK]a[THINK]b[THINK]c[/THINK]d[/THINK]e[/THINK]Answer",
+        "<think>a</think>b</think>Answer",
+        "<think>a</think>\nb\n</think>\n\nc</think>Answer",
+        "<think>a</think></think>Answer",
+        "a</think>b</think><think>c</think>Answer",
+        "<think>it says `<think>` here</think>Answer",
+        "\ufeff<think>a</think>Answer",
+        "\u200b\n\u2060<think>a</think>\ufeff<answer>Answer</answer>",
+        "analysisThe user wants it short.assistantfinalAnswer",
+    ],
+)
+def test_blocks_inside_blocks_and_ends_that_come_twice(reply: str) -> None:
+    assert set_apart(reply) == ("Answer", True)
+    assert set_apart(reply, True) == ("Answer", True)
+
+
 PROSE = [
     "",
     "Yes.",
@@ -77,6 +101,8 @@ PROSE = [
     "```\nHm.\n</think>\n```\nis how it ends.",
     "I think <thoughtful> is no tag, and [thinking] neither.",
     "a < b and b > c, so <b>think</b>.",
+    "analysis of the vote: the assistant won the final",
+    "The <scratchpad> and <analysis> tags.",
     "Here is the analysis<|channel|>final of it.",
 ]
 

@@ -80,7 +80,7 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def _is_secret(text: str) -> bool:
-    return "://" in text and without_secrets(text) != text
+    return ":/" in text and without_secrets(text) != text
 
 
 def _holds_truth(value: Any) -> bool:

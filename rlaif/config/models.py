@@ -3,11 +3,39 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
 from rlaif.config.base import Count, Positive, Section
+
+_BASE_URL = re.compile(
+    r"https?://(?:[^\s@/?#;'\"\\:\[\]]+|\[[0-9a-f:.]+\])(?::\d+)?(?:/(?:(?<=/)@|[^\s@?#;'\"\\])*)?|[^\s@?#;'\"\\]*",
+    re.IGNORECASE,
+)
+"""What can hold no secret: a whole URL, or what is none but has no sign that sets a password apart."""
+_NAMES_A_SECRET = re.compile(
+    r".*(?:secret|password|passwd|pwd|passphrase|credentials?|authorization)|(?:key|token|bearer|sig|signature)"
+    r"|.*(?:api|access|auth|secret|private|subscription|bearer)[_-]?(?:key|token)s?",
+    re.IGNORECASE,
+)
+_OURS = {
+    "model",
+    "messages",
+    "prompt",
+    "input",
+    "n",
+    "best_of",
+    "stream",
+    "stream_options",
+    "temperature",
+    "top_p",
+    "seed",
+}
+_OURS |= {"max_tokens", "max_completion_tokens", "logprobs", "top_logprobs", "logprob_token_ids"}
+_OURS |= {"return_tokens_as_token_ids"}
+"""The fields of a request that say what is asked: rlaif writes them, or needs them to be as they are."""
 
 Dtype = Literal["auto", "bfloat16", "float32"]
 """The number format of weights. auto: bf16 on GPUs and CPUs that multiply it in hardware, float32 elsewhere. A run goes
@@ -62,7 +90,7 @@ class ClientModel(Section):
     """`false` and `true` are said to the chat template (vLLM, SGLang, llama.cpp; OpenAI's servers refuse the word):
     whether the model may think before it writes a text. Reasoning is set apart in any case, and counts as cost."""
     extra_body: dict[str, Any] = Field(default_factory=dict)
-    """Added to every request, e.g. `{reasoning_effort: low}`."""
+    """Added to every request, e.g. `{reasoning_effort: low}`; no field that says what is asked, and no key."""
     concurrency: Count = 128
     timeout_s: Positive = 120.0
     max_tries: Count = 5
@@ -76,7 +104,23 @@ class ClientModel(Section):
             raise ValueError(
                 "a base URL has no query and no fragment; name the variable that holds a key (api_key_env)"
             )
+        if not all(map(_BASE_URL.fullmatch, urls)):
+            raise ValueError(
+                "a base URL is http(s)://host[:port]/path and nothing else: no user, password, blank or quote"
+            )
         return urls
+
+    @field_validator("extra_body")
+    @classmethod
+    def _only_adds(cls, body: dict[str, Any]) -> dict[str, Any]:
+        if ours := sorted(_OURS & body.keys()):
+            raise ValueError(f"`{ours[0]}` is said by rlaif in every request and cannot be added")
+        if secrets := [key for key, _ in _texts_by_key(body) if _NAMES_A_SECRET.fullmatch(key)]:
+            raise ValueError(
+                f"`{secrets[0]}` looks like a secret, and recipes are copied into run folders; name the environment "
+                "variable that holds the key (api_key_env)"
+            )
+        return body
 
     @field_validator("api_key_env")
     @classmethod
@@ -84,6 +128,17 @@ class ClientModel(Section):
         if name is not None and re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", name) is None:
             raise ValueError("the name of an environment variable, not the key that it holds")
         return name
+
+
+def _texts_by_key(value: Any) -> Iterator[tuple[str, str]]:
+    """Every text in a mapping, at any depth, with its key."""
+    if isinstance(value, dict):
+        for key, inside in value.items():
+            texts = inside if isinstance(inside, list | tuple) else [inside]
+            yield from ((str(key), text) for text in texts if isinstance(text, str))
+            yield from _texts_by_key(inside)
+    elif isinstance(value, list | tuple):
+        yield from (pair for inside in value for pair in _texts_by_key(inside))
 
 
 class ScriptedModel(Section):

@@ -6,7 +6,7 @@ Nothing here imports a model. Implementations: `scripted`, `local`, `client`, `s
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Literal, Protocol
 
 from pydantic import Field
@@ -65,10 +65,17 @@ def is_logprob(value: float) -> bool:
     return math.isfinite(value) and value <= ROUNDING
 
 
+def excess(logprobs: Iterable[float]) -> str | None:
+    """Why these are not the log-probabilities of different things; None where, but for rounding, they may be."""
+    mass = math.fsum(math.exp(logprob) for logprob in logprobs)
+    return f"the labels' probabilities sum to {mass:.3g}" if mass > 1 + 2 * ROUNDING else None
+
+
 def answers(request: ChatRequest, reply: Reply) -> bool:
-    """Whether it may be kept: there was no error, and each label has a log-probability."""
+    """Whether it may be kept: there was no error, and the labels have log-probabilities."""
     found = reply.label_logprobs or {}
-    return reply.error is None and all(label in found and is_logprob(found[label]) for label in request.labels)
+    known = all(label in found and is_logprob(found[label]) for label in request.labels)
+    return reply.error is None and known and excess(found[label] for label in request.labels) is None
 
 
 def as_text(reply: Reply) -> Reply:

@@ -12,6 +12,8 @@ import string
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 
+from rlaif.models.chat import excess, is_logprob
+
 BLANK = string.whitespace + "\u2581\u0120\u010a"
 """White space, also as tokenizers write it."""
 ROUNDING = 1e-6
@@ -40,19 +42,28 @@ def ways_to_write(label: str) -> list[str]:
     return [lead + word for word in cases for lead in ("", " ")]
 
 
-def from_likeliest(tokens: Sequence[tuple[str, float]], labels: tuple[str, ...]) -> dict[str, float]:
+def from_likeliest(
+    tokens: Sequence[tuple[str, float]], labels: tuple[str, ...], taken: tuple[str, float] | None = None
+) -> dict[str, float]:
     """The labels' log-probabilities from the (text, log-probability) of a reply's likeliest first tokens.
 
     A label that no token says is as probable as it can be at most, which is the value nearest to even: less than the
     least likely token that was told, and together with the others that were not told what the told ones leave of 1.
-    ValueError where no label was told, or where those that were not might outweigh those that were.
+    `taken` is the first token itself: one that says a label counts also where it is not among the likeliest.
+    ValueError where no label was told, where those that were not might outweigh those that were, or where those that
+    were have more than all of the probability.
     """
     said = speaker(labels)
     told = [(said(text), max(logprob, NOTHING)) for text, logprob in tokens]
+    least = min((logprob for _, logprob in told if not math.isnan(logprob)), default=0.0)
+    if taken is not None and said(taken[0]) and taken[1] > NOTHING and taken[0] not in dict(tokens):
+        told.append((said(taken[0]), taken[1]))
     for label, logprob in told:
-        if label is not None and not logprob <= 0.01:
+        if label is not None and not is_logprob(logprob):
             raise ValueError(f"label token {label!r} has log-probability {logprob}")
     known = [(label, min(logprob, 0.0)) for label, logprob in told if not math.isnan(logprob)]
+    if too_much := excess(logprob for label, logprob in known if label is not None):
+        raise ValueError(too_much)
     found = {}
     for label in labels:
         if spellings := [logprob for its, logprob in known if its == label]:
@@ -65,7 +76,7 @@ def from_likeliest(tokens: Sequence[tuple[str, float]], labels: tuple[str, ...])
         first = repr(tokens[0][0]) if tokens else "none"
         raise ValueError(f"none of the labels {' '.join(labels)} is {among} (first: {first})")
     rest = 1 - math.fsum(math.exp(logprob) for _, logprob in known)
-    most = min(*(logprob for _, logprob in known), math.log(max(rest, ROUNDING) / len(missing)))
+    most = min(least, math.log(max(rest, ROUNDING) / len(missing)))
     if math.log(len(missing)) + most >= total(list(found.values())):
         raise ValueError(f"label token {missing[0]!r} is not {among}, and may be as probable as one that is")
     return {label: found.get(label, most) for label in labels}

@@ -2,14 +2,16 @@
 
 What families of models write around their reasoning (mostly as vLLM 0.32's reasoning parsers know it):
 
-    <think> </think>        DeepSeek R1, Qwen3, GLM, MiniMax, Hunyuan; also thinking, thought(s), reasoning, and with a
-                            prefix or suffix: <seed:think>, <mm:think>, <ifm|think_fast>, <think:x>
+    <think> </think>        DeepSeek R1, Qwen3, GLM, MiniMax, Hunyuan; also thinking, thought(s), reasoning, analysis,
+                            scratchpad, reflection, and with a prefix or suffix: <seed:think>, <mm:think>,
+                            <ifm|think_fast>, <think:x>
     [THINK] [/THINK]        Magistral
     <|START_THINKING|>      Cohere; <|END_THINKING|> ends it
     ◁think▷ ◁/think▷        Kimi
     <|channel>thought       Gemma 4; <channel|> ends it
     <|begin_of_thought|>    Sky-T1, OpenThinker; <|end_of_thought|> ends it
     <|channel|>analysis<|message|> ... <|channel|>final<|message|>      gpt-oss (harmony)
+    analysis ... assistantfinal                                         the same, its special tokens left out
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from __future__ import annotations
 import re
 from typing import Literal, NamedTuple, TypedDict
 
-_NAME = r"(?:\w+[:|])?(?:think(?:ing|_fast|_faster)?|thoughts?|reasoning)(?::[\w-]+)?"
+_NAME = r"(?:\w+[:|])?(?:think(?:ing|_fast|_faster)?|thoughts?|reasoning|analysis|scratchpad|reflection)(?::[\w-]+)?"
 _ENDS = {
     "[think]": "[/THINK]",
     "<|start_thinking|>": "<|END_THINKING|>",
@@ -29,16 +31,19 @@ _ENDS = {
 }
 """By the lower-case beginning. A tag `<x>` ends with `</x>`."""
 _OPENING = rf"<{_NAME}>|{'|'.join(map(re.escape, _ENDS))}"
-_BEGINS = re.compile(rf"\s*({_OPENING})", re.I)
+_BLANK = r"[\s\ufeff\u200b-\u200d\u2060]*"
+"""Also what has no width."""
+_BEGINS = re.compile(rf"{_BLANK}({_OPENING})", re.I)
 _LEFT_OPEN = re.compile(rf"({_OPENING})(\s*)\Z", re.I)
 _CLOSING = re.compile(rf"</{_NAME}>|{'|'.join(map(re.escape, _ENDS.values()))}", re.I)
 _WRAPPED = re.compile(
-    r"\s*(?:<answer>(.*?)(?:</answer>|\Z)|<\|START_RESPONSE\|>(.*?)(?:<\|END_RESPONSE\|>|\Z)"
+    rf"{_BLANK}(?:<answer>(.*?)(?:</answer>|\Z)|<\|START_RESPONSE\|>(.*?)(?:<\|END_RESPONSE\|>|\Z)"
     r"|<\|begin_of_solution\|>(.*?)(?:<\|end_of_solution\|>|\Z))\s*\Z",
     re.S,
 )
 """What some families put around the answer once their reasoning has ended."""
-_HARMONY = re.compile(r"\s*(?:<\|start\|>assistant)?<\|channel\|>")
+_HARMONY = re.compile(rf"{_BLANK}(?:<\|start\|>assistant)?<\|channel\|>")
+_BARE_HARMONY = re.compile(rf"{_BLANK}analysis.*?assistantfinal(.*)", re.S)
 _FINAL = re.compile(r"<\|channel\|>final[^<]*(?:<\|constrain\|>[^<]*)?<\|message\|>(.*?)(?:<\|[a-z]+\|>|\Z)", re.S)
 _HARMONY_TURN = "<|start|>assistant"
 _QUOTES = "`'\"\u201c\u201d\u2018\u2019"
@@ -69,7 +74,8 @@ def set_apart(reply: str, begun: bool | None = None) -> Parted:
     """The answer in a reply.
 
     A marker counts where the reply begins with it (after white space), for one block or several in a row: each ends
-    with the first marker of its own kind that ends one, and one without end leaves no answer. A marker further on is
+    with the first marker of its own kind that ends it and those inside it, and one without end leaves no answer. The
+    same marker once more ends the reasoning once more, unless it stands in a sentence. A marker further on is
     the model's own prose about such markers and stays. So does one that only ends a block, if its beginning stands
     before it, or if it is quoted or in a code block; else the reply began inside a block that its prompt had opened,
     and what is before the marker is reasoning. `begun` says whether the prompt did open one, where that is known.
@@ -77,15 +83,17 @@ def set_apart(reply: str, begun: bool | None = None) -> Parted:
     if _HARMONY.match(reply):
         final = _FINAL.search(reply)
         return Parted(final[1].strip() if final else "", True)
-    rest, reasoned = reply, False
-    if begun and not _BEGINS.match(reply):
+    if bare := _BARE_HARMONY.fullmatch(reply):
+        return Parted(bare[1].strip(), True)
+    rest, reasoned, end = reply, False, None
+    if begun is not False and not _BEGINS.match(reply):
         end = _CLOSING.search(reply)
-        rest, reasoned = reply[end.end() :] if end else "", True
-    while block := _BEGINS.match(rest):
-        end = re.compile(re.escape(_end_of(block[1])), re.I).search(rest, block.end())
+        reasoned = bool(begun or (end and _ends_what_the_prompt_began(reply, end)))
+        if reasoned:
+            rest = reply[end.end() :] if end else ""
+    while (block := _BEGINS.match(rest)) or (reasoned and end and _ends_once_more(rest, end[0])):
+        end = _end_of_block(rest, block) if block else _marker(end[0]).search(rest) if end else None
         rest, reasoned = rest[end.end() :] if end else "", True
-    if begun is None and not reasoned and (end := _CLOSING.search(reply)) and _ends_what_the_prompt_began(reply, end):
-        rest, reasoned = reply[end.end() :], True
     if not reasoned:
         return Parted(reply, False)
     wrapped = _WRAPPED.match(rest)
@@ -146,8 +154,33 @@ def _end_of(opening: str) -> str:
     return _ENDS.get(opening.lower()) or f"</{opening[1:]}"
 
 
+def _marker(*texts: str) -> re.Pattern[str]:
+    return re.compile("|".join(f"({re.escape(text)})" for text in texts), re.I)
+
+
+def _end_of_block(text: str, block: re.Match[str]) -> re.Match[str] | None:
+    """The marker that ends this block and those of its kind inside it; the first one where there are too few."""
+    first, depth = None, 1
+    for mark in _marker(block[1], _end_of(block[1])).finditer(text, block.end()):
+        first = first or (mark if mark[2] else None)
+        if not _quoted(text, mark):
+            depth += -1 if mark[2] else 1
+        if not depth:
+            return mark
+    return first
+
+
+def _ends_once_more(rest: str, end: str) -> bool:
+    """Whether the same marker comes again, where a sentence about it would not have it."""
+    again = _marker(end).search(rest)
+    return bool(again and _ends_what_the_prompt_began(rest, again) and not rest[: again.start()].endswith((" ", "\t")))
+
+
 def _ends_what_the_prompt_began(reply: str, end: re.Match[str]) -> bool:
-    before, after = reply[: end.start()], reply[end.end() :]
-    if re.search(_OPENING, before, re.I) or before.count("```") % 2:
-        return False
-    return not (before[-1:] in _QUOTES and after[:1] in _QUOTES and before[-1:])
+    before = reply[: end.start()]
+    return not (re.search(_OPENING, before, re.I) or before.count("```") % 2 or _quoted(reply, end))
+
+
+def _quoted(text: str, mark: re.Match[str]) -> bool:
+    before, after = text[max(mark.start() - 1, 0) : mark.start()], text[mark.end() : mark.end() + 1]
+    return before in _QUOTES and after in _QUOTES and bool(before)

@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, BeforeValidator, ValidationError
 
 from rlaif.jsonl import first_problem
-from rlaif.models.chat import ChatRequest, Reply
+from rlaif.models.chat import ChatRequest, Reply, excess, is_logprob
 from rlaif.models.dialect import USUAL, Dialect
 from rlaif.models.labels import from_likeliest, total
 from rlaif.models.reasoning import THINKS_FIRST, begins, template_words, written
@@ -22,6 +22,12 @@ from rlaif.records import plain
 
 LONGEST = 200
 """Characters of a server's words in a message."""
+MOST_TOKENS = 10**8
+"""Of one request; a server that counts more counts nothing."""
+STOPPED = {"content_filter": "the server's content filter stopped the reply"} | dict.fromkeys(
+    ("error", "abort", "aborted", "cancelled", "canceled"), "the server broke the reply off"
+)
+"""The reasons for which a reply ends that leave no answer."""
 LabelIds = Mapping[str, tuple[int, ...]]
 """The ids of the tokens that say each label."""
 
@@ -53,9 +59,14 @@ class _Position(BaseModel):
     top_logprobs: list[_Token] | None = None
 
     @property
+    def taken(self) -> tuple[str, float]:
+        """The token itself."""
+        return self.token, self.logprob
+
+    @property
     def told(self) -> list[tuple[str, float]]:
         """The likeliest tokens, or the one that was taken where no others are told."""
-        return [(top.token, top.logprob) for top in self.top_logprobs or ()] or [(self.token, self.logprob)]
+        return [(top.token, top.logprob) for top in self.top_logprobs or ()] or [self.taken]
 
 
 class _Logprobs(BaseModel):
@@ -85,15 +96,22 @@ class _Message(BaseModel):
 
 
 class _Choice(BaseModel):
+    index: int | None = None
     message: _Message
     finish_reason: str | None = None
     logprobs: _Logprobs | None = None
     token_ids: list[int] | None = None
 
 
+def _sane(count: Any) -> Any:
+    """0 for what no request can take: an answer is not lost for that."""
+    absurd = isinstance(count, int | float) and math.isfinite(count) and not 0 <= count <= MOST_TOKENS
+    return 0 if absurd or count is None else count
+
+
 class _Usage(BaseModel):
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
+    prompt_tokens: Annotated[int, BeforeValidator(_sane)] = 0
+    completion_tokens: Annotated[int, BeforeValidator(_sane)] = 0
 
 
 class _Answer(BaseModel):
@@ -159,17 +177,16 @@ def parse_reply(data: bytes, request: ChatRequest, label_ids: LabelIds | None, b
         whole = error.errors(include_url=False)[0]["type"] != "json_invalid"
         reason = first_problem(error) if whole else f"the reply is not JSON: {_start(data)}"
         raise BadReply(reason, whole=whole) from None
-    if not answer.choices:
-        raise BadReply("the reply has no choices")
-    choice, usage = answer.choices[0], answer.usage or _Usage()
+    choice, usage = _first(answer.choices), answer.usage or _Usage()
+    ended = (choice.finish_reason or "").lower()
+    if ended in STOPPED:
+        raise BadReply(f"{STOPPED[ended]} (finish_reason {ended})", whole=ended == "content_filter")
     tokens = {"prompt_tokens": usage.prompt_tokens, "completion_tokens": usage.completion_tokens}
     if request.labels:
         if begun or begins(choice.message.text or ""):
             raise BadReply(THINKS_FIRST)
         found = _label_logprobs(choice, request, label_ids)
         return Reply(text=max(found, key=found.__getitem__), label_logprobs=found, **tokens)
-    if choice.finish_reason == "content_filter":
-        raise BadReply("the server's content filter stopped the reply")
     text, elsewhere = choice.message.text, choice.message.reasoned
     if text is None and not elsewhere:
         raise BadReply(f"the reply has no text (finish_reason {shorten(repr(choice.finish_reason))})")
@@ -178,30 +195,43 @@ def parse_reply(data: bytes, request: ChatRequest, label_ids: LabelIds | None, b
     return Reply(**written(text or "", finish, ids, begun=begun, elsewhere=elsewhere), **tokens)
 
 
+def _first(choices: list[_Choice]) -> _Choice:
+    """The one that was asked for, wherever among others it stands."""
+    if not choices:
+        raise BadReply("the reply has no choices")
+    first = [choice for choice in choices if choice.index == 0] if len(choices) > 1 else choices
+    if len(first) != 1:
+        raise BadReply(f"the reply has {len(choices)} choices, {len(first)} of them with index 0")
+    return first[0]
+
+
 def _label_logprobs(choice: _Choice, request: ChatRequest, label_ids: LabelIds | None) -> dict[str, float]:
-    if choice.finish_reason == "content_filter":
-        raise BadReply("the server's content filter stopped the reply")
     if choice.logprobs is None or not choice.logprobs.content:
         raise NoLogprobs("the reply has no log-probabilities")
-    told = choice.logprobs.content[0].told
+    position = choice.logprobs.content[0]
+    told = position.told
     if label_ids is None:
         try:
-            return from_likeliest(told, request.labels)
+            return from_likeliest(told, request.labels, position.taken)
         except ValueError as error:
             raise BadReply(str(error)) from None
-    found = dict(told)
+    found = dict([position.taken, *told])
+    if len(set(told)) != len(dict(told)):
+        raise BadReply("the reply tells the log-probability of one token twice, and not alike")
     if not any(token.startswith("token_id:") for token in found):
         raise NoLogprobs("the reply has no log-probabilities by token id", by_id=True)
-    return {
-        label: _of_tokens(label, [f"token_id:{token}" for token in label_ids[label]], found) for label in request.labels
-    }
+    names = {label: [f"token_id:{token}" for token in label_ids[label]] for label in request.labels}
+    by_label = {label: _of_tokens(label, names[label], found) for label in request.labels}
+    if too_much := excess(found[token] for tokens in names.values() for token in tokens):
+        raise BadReply(too_much)
+    return by_label
 
 
 def _of_tokens(label: str, tokens: list[str], found: Mapping[str, float]) -> float:
     for token in tokens:
         if token not in found:
             raise BadReply(f"label token {label!r} ({token}) not in the reply")
-        if not math.isfinite(found[token]) or found[token] > 0.01:
+        if not is_logprob(found[token]):
             raise BadReply(f"label token {label!r} has log-probability {found[token]}")
     return total([found[token] for token in tokens])
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from rlaif.config.sections import LabelSection
 from rlaif.constitution import Constitution
 from rlaif.feedback.sample import Progress
-from rlaif.models.chat import ChatModel, ChatRequest, Reply, is_logprob, no_answer
+from rlaif.models.chat import ChatModel, ChatRequest, Reply, excess, is_logprob, no_answer
 from rlaif.patterns import Endless
 from rlaif.records import Failure, Provenance
 from rlaif.templates import JudgeTemplate
@@ -69,6 +69,8 @@ def label_logprobs(reply: Reply, labels: Sequence[str], min_mass: float) -> dict
     if not all(label in logprobs and is_logprob(logprobs[label]) for label in labels):
         return NoVerdict("no label log-probabilities", f"got {logprobs} for labels {tuple(labels)}")
     found = {label: logprobs[label] for label in labels}
+    if too_much := excess(found.values()):
+        return NoVerdict("too much probability on the labels", too_much)
     mass = math.fsum(math.exp(value) for value in found.values())
     if mass < min_mass:
         return NoVerdict(

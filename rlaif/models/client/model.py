@@ -142,7 +142,7 @@ class HttpChatModel:
                 response.server.failed()  # perhaps it fails all, and another server would not
                 return Reply(error=response.error)
             try:
-                reply = parse_reply(response.data, request, ids, self._begun)
+                reply = self._parsed(response.data, request, ids)
             except NoLogprobs as bad:
                 if bad.by_id and True not in self._answered:
                     dialect = dialect._replace(by_id=False)
@@ -158,6 +158,19 @@ class HttpChatModel:
                 self._dialect = dialect
             self._answered.add(bool(request.labels))
             return reply
+
+    def _parsed(self, data: bytes, request: ChatRequest, ids: LabelIds | None) -> Reply:
+        """As `parse_reply`; the reason of a BadReply does not repeat our key."""
+        try:
+            return parse_reply(data, request, ids, self._begun)
+        except BadReply as bad:
+            if (masked := self._replicas.masked(data)) != data:
+                bad.args = ("the reply is none",)
+                try:
+                    parse_reply(masked, request, ids, self._begun)
+                except BadReply as shown:
+                    bad.args = shown.args
+            raise
 
     async def _after_refusal(
         self, session: aiohttp.ClientSession, response: Response, dialect: Dialect, asked: Mapping[str, Any]

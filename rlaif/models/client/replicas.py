@@ -9,8 +9,10 @@ import asyncio
 import email.utils
 import math
 import os
+import re
 import time
 import urllib.request
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -18,7 +20,7 @@ import aiohttp
 from yarl import URL
 
 from rlaif.config.sections import ClientModel
-from rlaif.errors import ConfigError, ModelError
+from rlaif.errors import ConfigError, ModelError, masker
 from rlaif.models.wire import error_message, model_names, shorten
 
 TRANSIENT = frozenset({408, 429, 500, 502, 503, 504})
@@ -104,6 +106,8 @@ class Replicas:
         self._connect_s = min(CONNECT_TIMEOUT_S, config.timeout_s)
         self._key = _key(config.api_key_env)
         self._headers = {"Content-Type": "application/json"}
+        self.masked: Callable[[bytes], bytes] = masker(self._key) if self._key else bytes
+        """A text without our key, which some servers repeat: for whatever becomes a message."""
         if self._key:
             self._headers["Authorization"] = f"Bearer {self._key}"
 
@@ -160,12 +164,13 @@ class Replicas:
         if not served:
             raise ModelError(f"{server.url} is not an OpenAI-compatible server: HTTP 404; see base_urls")
         if name not in served:
-            raise ModelError(f"{server.url} has no model {name!r}; it has {shorten(', '.join(served[:10]))}")
+            shown = self.masked(", ".join(served[:10]).encode(errors="replace")).decode()
+            raise ModelError(f"{server.url} has no model {name!r}; it has {shorten(shown)}")
 
     async def _read(self, server: Server, answer: aiohttp.ClientResponse) -> Response:
         """The whole reply, unpacked as it comes; of one that is too large no more than the limit is ever here.
 
-        Raises what aiohttp raises. A server that repeats our key in its complaint is not quoted with it.
+        Raises what aiohttp raises.
         """
         data = bytearray()
         async for part in answer.content.iter_any():
@@ -175,9 +180,7 @@ class Replicas:
                 reason = f"the reply is larger than {self._most_bytes >> 20} MiB (HTTP {answer.status})"
                 return Response(server, TOO_LARGE, reason.encode())
         found = bytes(data)
-        if answer.status != 200 and self._key:
-            found = found.replace(self._key.encode(), b"***")
-        return Response(server, answer.status, found)
+        return Response(server, answer.status, found if answer.status == 200 else self.masked(found))
 
     def all_avoided(self) -> bool:
         """Whether every server lately failed to answer."""
@@ -216,6 +219,9 @@ class Replicas:
                 return "the reply cannot be unpacked" if packed else "the server hung up in the middle of its reply"
         # The text of a ClientResponseError names the proxy, password and all.
         words = error.message if isinstance(error, aiohttp.ClientResponseError) else str(error)
+        # What is no HTTP is quoted after what is wrong with it, and may be an echo of our headers.
+        words = re.split(r":\s*(?:b['\"]|\n)", words, maxsplit=1)[0]
+        words = self.masked(words.encode(errors="replace")).decode()
         return shorten(f"{type(error).__name__}: {words}".removesuffix(": "))
 
 

@@ -16,12 +16,16 @@ from __future__ import annotations
 import difflib
 import re
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 _SECRETS = re.compile(
     r"(?<=://)[^/?#\s@'\"]+(?=@)|(?<=[?&])([\w-]*(?:key|token|secret|password|passwd|signature|sig)=)[^&#\s'\"]+", re.I
 )
 """In a URL: `user:password@`, and parameters that are named like a secret."""
+
+
+MOST_LINES = 20
+"""Of one error: who reads more?"""
 
 
 class RlaifError(Exception):
@@ -65,6 +69,21 @@ def one_line(error: BaseException) -> str:
         return textwrap.shorten(str(error), 200, placeholder=" ...") or type(error).__name__
     except Exception:  # an exception may fail to say anything
         return "?"
+
+
+def shown(value: object, most: int = 80) -> str:
+    """How a value stands in a message: as Python writes it, cut to `most` characters, no secret of a URL among them."""
+    try:
+        text = without_secrets(repr(value))
+    except ValueError:  # an int of thousands of digits
+        return "a number of thousands of digits"
+    return text if len(text) <= most else text[: most - 3] + "..."
+
+
+def few(lines: Sequence[str]) -> str:
+    """The lines as one text: the first MOST_LINES, and how many more there are."""
+    more = [f"and {len(lines) - MOST_LINES:,} more"] if len(lines) > MOST_LINES else []
+    return "\n".join([*lines[:MOST_LINES], *more])
 
 
 def did_you_mean(value: str, choices: Iterable[str]) -> str:

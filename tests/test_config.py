@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from itertools import pairwise
 
 import pytest
@@ -363,10 +364,10 @@ def test_aliases_that_stand_for_too_much_or_for_nothing_are_one_line(tmp_path, t
         load_recipe(str(path))
 
 
-@pytest.mark.parametrize("name", ["", " ", "a/b", "..", "."])
+@pytest.mark.parametrize("name", ["", " ", "a/b", "..", ".", "a\0b", "a\nb", "a\x1b[31m", "a\u2028b"])
 def test_a_name_is_a_folder(small, name):
     with pytest.raises(ConfigError, match="name: must be usable as the name of a folder"):
-        load_recipe(small, [f"name='{name}'"])
+        load_recipe(small, [f"name={json.dumps(name)}"])
 
 
 PIECES = st.sampled_from(

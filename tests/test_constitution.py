@@ -102,11 +102,11 @@ def test_for_tags(tmp_path):
         ),
         (
             "- id: a\n  compare: x\n  weight: 0",
-            "8: principle 'a': weight: should be greater than or equal to 1e-06 (got 0)",
+            "8: principle 'a': weight: should be greater than or equal to 0.000001 (got 0)",
         ),
         (
             "- id: a\n  compare: x\n  weight: 5.0e-324",
-            "8: principle 'a': weight: should be greater than or equal to 1e-06 (got 5e-324)",
+            "8: principle 'a': weight: should be greater than or equal to 0.000001 (got 5e-324)",
         ),
         (
             "- id: a\n  compare: x\n  weight: 1.0e+308",

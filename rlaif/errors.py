@@ -80,9 +80,10 @@ def shown(value: object, most: int = 80) -> str:
     return text if len(text) <= most else text[: most - 3] + "..."
 
 
-def few(lines: Sequence[str]) -> str:
-    """The lines as one text: the first MOST_LINES, and how many more there are."""
-    more = [f"and {len(lines) - MOST_LINES:,} more"] if len(lines) > MOST_LINES else []
+def few(lines: Sequence[str], beyond: int = 0) -> str:
+    """The lines as one text: the first MOST_LINES, and how many more there are, `beyond` those given."""
+    count = max(0, len(lines) - MOST_LINES) + beyond
+    more = [f"and {count:,} more"] if count else []
     return "\n".join([*lines[:MOST_LINES], *more])
 
 

@@ -17,6 +17,9 @@ from rlaif.errors import ConfigError, did_you_mean, few, shown
 from rlaif.resources import resolve
 from rlaif.strict_yaml import Problem, read_yaml_file
 
+MOST_EXPLAINED = 500
+"""Mistakes of one file; to find the line and the nearest name of each takes time."""
+
 
 def load_constitution(name_or_path: str) -> Constitution:
     """The constitution of a shipped name (`harmlessness`) or a path.
@@ -25,17 +28,19 @@ def load_constitution(name_or_path: str) -> Constitution:
     """
     path = resolve("constitutions", name_or_path)
     root, data, problems = _parse(path)
-    constitution = None
+    constitution, beyond = None, 0
     try:
         constitution = Constitution.model_validate(data)
     except ValidationError as error:
         empty = {line for line, _ in problems}
-        for problem in error.errors(include_url=False):
+        found = error.errors(include_url=False)
+        beyond = max(0, len(found) - MOST_EXPLAINED)
+        for problem in found[:MOST_EXPLAINED]:
             line, message = _explain(problem, root, data)
             if _real(problem) and not (problem["input"] is None and line in empty):
                 problems.append((line, message))
     if problems or constitution is None:
-        raise ConfigError(few([f"{path}:{line}: {message}" for line, message in sorted(set(problems))]))
+        raise ConfigError(few([f"{path}:{line}: {message}" for line, message in sorted(set(problems))], beyond))
     return constitution
 
 

@@ -17,7 +17,7 @@ import difflib
 import json
 import re
 import textwrap
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 _SECRETS = re.compile(
     r"""(?:(?<=://)|(?<=https:/)|(?<=http:/))
@@ -27,6 +27,10 @@ _SECRETS = re.compile(
 )
 """In a URL: `user:password@`, also where the password has signs that it must not have (what follows the colon is no
 port), and parameters that are named like a secret."""
+
+
+MOST_LINES = 20
+"""Of one error: who reads more?"""
 
 
 class RlaifError(Exception):
@@ -88,6 +92,22 @@ def one_line(error: BaseException) -> str:
         return textwrap.shorten(str(error), 200, placeholder=" ...") or type(error).__name__
     except Exception:  # an exception may fail to say anything
         return "?"
+
+
+def shown(value: object, most: int = 80) -> str:
+    """How a value stands in a message: as Python writes it, cut to `most` characters, no secret of a URL among them."""
+    try:
+        text = without_secrets(repr(value))
+    except ValueError:  # an int of thousands of digits
+        return "a number of thousands of digits"
+    return text if len(text) <= most else text[: most - 3] + "..."
+
+
+def few(lines: Sequence[str], beyond: int = 0) -> str:
+    """The lines as one text: the first MOST_LINES, and how many more there are, `beyond` those given."""
+    count = max(0, len(lines) - MOST_LINES) + beyond
+    more = [f"and {count:,} more"] if count else []
+    return "\n".join([*lines[:MOST_LINES], *more])
 
 
 def did_you_mean(value: str, choices: Iterable[str]) -> str:

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import jsonlines
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from rlaif.errors import DataError
+from rlaif.errors import DataError, shown
 from rlaif.files import read_file
 from rlaif.processes import leads
 
@@ -29,9 +29,7 @@ def first_problem(error: ValidationError) -> str:
     """The first pydantic complaint as `field: message (got value)`."""
     problem = error.errors(include_url=False)[0]
     where = ".".join(str(part) for part in problem["loc"]) or "row"
-    value = repr(problem["input"])
-    shown = value if len(value) <= 80 else value[:77] + "..."
-    return f"{where}: {problem['msg']} (got {shown})"
+    return f"{where}: {problem['msg']} (got {shown(problem['input'])})"
 
 
 UNPACKED = (64 * 2**20, 200, 2 * 2**30)

@@ -11,14 +11,16 @@ import atexit
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
+import warnings
 from collections import Counter
 from functools import lru_cache
 
-from rlaif.errors import DataError
+from rlaif.errors import DataError, shown
 
 LIMIT_S = 1.0
 """Of computing, not of waiting: a busy machine changes no result."""
@@ -31,15 +33,28 @@ with contextlib.suppress(OSError, ValueError):  # macOS has no such limit
     resource.setrlimit(resource.RLIMIT_AS, ({MOST_MEMORY}, {MOST_MEMORY}))
 for line in sys.stdin.buffer:
     pattern, text, seconds, how = json.loads(line)
-    signal.setitimer(signal.ITIMER_PROF, seconds)
     try:
-        found = getattr(re, how)(pattern, text) is not None
+        compiled = re.compile(pattern)
+        signal.setitimer(signal.ITIMER_PROF, seconds)
+        found = getattr(compiled, how)(text) is not None
     except MemoryError:
         signal.raise_signal(signal.SIGPROF)
     signal.setitimer(signal.ITIMER_PROF, 0)
     sys.stdout.buffer.write(b"yes\\n" if found else b"no\\n")
     sys.stdout.buffer.flush()
 """
+
+
+def check_pattern(pattern: str) -> None:
+    """ValueError for what is no regular expression, or is one that a later Python reads otherwise (`[[a]`)."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", FutureWarning)
+            re.compile(pattern)
+    except FutureWarning as error:
+        raise ValueError(f"not a regular expression: {error}; write a backslash before it") from None
+    except (re.error, OverflowError, RecursionError) as error:
+        raise ValueError(f"not a regular expression: {error}") from None
 
 
 class Endless(DataError):
@@ -119,8 +134,7 @@ def matches(pattern: str, text: str) -> bool:
 def _told(pattern: str, text: str, seconds: float, how: str) -> bool:
     found = _run(pattern, text, seconds, how)
     if found is None:
-        shown = pattern if len(pattern) <= 80 else pattern[:77] + "..."
-        raise Endless(f"the pattern {shown!r} came to no end on a text of {len(text):,} characters")
+        raise Endless(f"the pattern {shown(pattern)} came to no end on a text of {len(text):,} characters")
     return found
 
 

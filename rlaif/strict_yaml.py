@@ -14,13 +14,16 @@ from typing import Any
 
 import yaml
 
-from rlaif.errors import ConfigError
+from rlaif.errors import ConfigError, few, shown
 from rlaif.files import read_file
 
 MOST_COPIED = 10_000
 """Values that a file's aliases may stand for, together: a few lines can stand for millions."""
 MOST_BYTES = 250_000
 """Of a file: ten times what people write, and some seconds of reading."""
+
+MOST_DEEP = 100
+"""Lists and mappings in each other."""
 
 MISTAKEN = {
     "bool": (re.compile("yes|no|on|off", re.I), "write true or false, or quote the word"),
@@ -53,11 +56,16 @@ class _Loader(yaml.SafeLoader):
         super().__init__(text)
         self.problems: list[Problem] = []
         self._copied = 0
+        self._depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
             return self._copy(self.get_event())  # type: ignore[no-untyped-call]
+        self._depth += 1
+        if self._depth > MOST_DEEP:  # before more is read: what is open makes each further one slower
+            raise NotYaml((self.line + 1, f"{BROKEN}: nested too deeply"))
         node = super().compose_node(parent, index)
+        self._depth -= 1
         kind = node.tag.removeprefix(TAG) if node else "null"
         if node and kind not in PLAIN:
             self._refuse(f"a value of kind {kind!r} is not allowed; if it is text, write it in quotes", node)
@@ -76,7 +84,7 @@ class _Loader(yaml.SafeLoader):
         node = super().compose_scalar_node(anchor)
         pattern, remedy = MISTAKEN.get(node.tag.removeprefix(TAG), (None, ""))
         if pattern and pattern.fullmatch(node.value):
-            self._refuse(f"{node.value} can be read in two ways; {remedy}", node)
+            self._refuse(f"{node.value[:80]} can be read in two ways; {remedy}", node)
         try:
             # Two escapes may spell one character, as JSON does it.
             node.value = node.value.encode("utf-16", "surrogatepass").decode("utf-16")
@@ -90,7 +98,7 @@ class _Loader(yaml.SafeLoader):
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode):
                 if key.value in lines:
-                    self._refuse(f"key {key.value!r} appears twice; the first is in line {lines[key.value]}", key)
+                    self._refuse(f"key {shown(key.value)} appears twice; the first is in line {lines[key.value]}", key)
                 lines.setdefault(key.value, _line(key.start_mark))
         return node
 
@@ -156,4 +164,4 @@ def read_yaml_file(path: Path) -> tuple[yaml.Node | None, Any]:
         line = data.count(b"\n", 0, error.start) + 1
         raise ConfigError(f"{path}:{line}: not UTF-8 text") from None
     except NotYaml as error:
-        raise ConfigError("\n".join(f"{path}:{line}: {message}" for line, message in sorted(error.problems))) from None
+        raise ConfigError(few([f"{path}:{line}: {message}" for line, message in sorted(error.problems)])) from None

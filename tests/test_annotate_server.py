@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import stat
 from typing import Any
 
@@ -232,3 +233,7 @@ def test_the_token_lies_in_a_file_that_only_its_owner_reads_and_stays(tmp_path):
     assert len(run_token(path)) >= 43
     path.unlink()
     assert run_token(path) != token
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(OSError, match="not a regular file"):
+        run_token(path)

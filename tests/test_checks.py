@@ -1,11 +1,14 @@
 """Checks against their definitions, in several scripts."""
 
+import re
+
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from rlaif.constitution.checks import (
+    _TERMINALS,
     CHECKS,
     Check,
     EndsInSentence,
@@ -42,6 +45,25 @@ texts = st.text(max_size=80)
 )
 def test_words(text, count):
     assert len(words(text)) == count
+
+
+_MARKS = re.escape("".join(sorted(_TERMINALS)))
+_DEFINITION = re.compile(rf"(?<=[{_MARKS}])[^\w\s]*\s+(?![a-z])|(?<=[\u3002\uff01\uff1f])|\n\s*\n")
+
+
+@settings(max_examples=400)
+@given(st.text(st.sampled_from('aB1.!?)"_ \n\t\u3002\uff01\u0964\u0301'), max_size=25) | st.text(max_size=25))
+def test_sentences_against_their_definition(text):
+    """After a mark, and what closes, comes white space and no small letter; or a full-width mark; or a blank line."""
+    assert sentences(text) == sum(any(c.isalpha() for c in piece) for piece in _DEFINITION.split(text))
+
+
+@pytest.mark.parametrize("piece", ["!", ".", "\u3002", "\n", " ", "! ", ".a", '"', 'a."', "1. ", "\n-", "_", "\n \t"])
+def test_a_check_takes_no_longer_than_the_text_is_long(piece):
+    """A quadratic one would take minutes."""
+    text = "a" + piece * (200_000 // len(piece))
+    for check in (MaxSentences(limit=3), MaxWords(limit=3), EndsInSentence(), NoRepetition(n=100), NoList()):
+        check.passes(text)
 
 
 def test_word_limits_include_the_limit():
@@ -179,7 +201,10 @@ def test_absent_is_the_opposite_of_present(text):
         {"kind": "max_words", "limit": True},
         {"kind": "max_words", "limit": 3, "unit": "words"},
         {"kind": "no_repetition", "max_share": 1.5},
+        {"kind": "no_repetition", "n": 10_000},
         {"kind": "regex_present", "pattern": "("},
+        {"kind": "regex_present", "pattern": "[[a]"},
+        {"kind": "regex_absent", "pattern": "[a&&b]"},
         {"kind": "regex_present", "pattern": "a{99999999999999999999}"},
         {"kind": "rhymes"},
         {"limit": 3},

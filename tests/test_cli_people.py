@@ -83,3 +83,36 @@ def test_a_study_that_has_not_run_says_so(cli, tmp_path):
     (tmp_path / "study.yaml").write_text("schema: rlaif/study/v1\nname: s\nrecipe: quickstart\narms: {rlaif: {}}\n")
     code, _, err = cli("compare", ".")
     assert code == 2 and "not evaluated yet; `rlaif study`" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "out"),
+    [
+        (["export", "made", "--to", "trl"], "preferences.jsonl"),
+        (["export", "truth.jsonl", "--to", "trl"], "judgments.jsonl"),
+        (["compare", "made", "other"], "report.html"),
+        (["compare", "made", "other"], "manifest.html"),  # its figures go to manifest.json
+        (["annotators", "report", "truth.jsonl"], "annotators.json"),
+        (["annotators", "simulate", "truth.jsonl", "--crew", "careful:2"], "annotations.jsonl"),
+        (["schema", "recipe"], "recipe.yaml"),
+        (["constitution", "distill", "truth.jsonl"], "policy/found.yaml"),
+        (["constitution", "fit", "quickstart", "--gold", "truth.jsonl"], "recipe.yaml"),
+        (["audit", "quickstart", "--gold", "truth.jsonl"], "evaluation.json"),
+    ],
+)
+def test_no_command_writes_over_a_file_of_a_run(cli, truth, tmp_path, words, out):
+    run = tmp_path / "made"
+    run.mkdir()
+    for name in ("recipe.yaml", "manifest.json", "preferences.jsonl"):
+        (run / name).write_text("{}")
+    code, _, err = cli(*words, "--out", f"made/{out}")
+    assert code == 2 and err.startswith(f"error: --out made/{out}: ") and err.count("\n") == 1
+    assert "is the run's own in" in err
+    assert sorted(path.name for path in run.iterdir()) == ["manifest.json", "preferences.jsonl", "recipe.yaml"]
+    assert all(path.read_text() == "{}" for path in run.iterdir())
+
+
+def test_a_file_with_another_name_may_lie_in_a_run_folder(cli, tmp_path):
+    for name in ("recipe.yaml", "manifest.json"):
+        (tmp_path / name).write_text("{}")
+    assert cli("schema", "recipe", "--out", "recipe.schema.json")[0] == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from itertools import pairwise
 
 import pytest
@@ -26,7 +27,8 @@ from rlaif.config.sections import (
     VllmModel,
     Weighted,
 )
-from rlaif.errors import ConfigError
+from rlaif.constitution import load_constitution
+from rlaif.errors import ConfigError, shown
 from rlaif.resources import available, resolve
 
 SMALL = """
@@ -151,8 +153,9 @@ def test_another_alternative_does_not_inherit_a_knob_that_means_something_else()
         load_recipe("quickstart", ["judge.batch_size=4", "judge.backend=vllm"])
 
 
-def test_the_last_override_wins_and_the_file_stays(small):
-    assert load_recipe(small, ["optimise.steps=3", "optimise.steps=4"]).optimise.steps == 4
+def test_a_later_list_of_overrides_wins_and_the_file_stays(small):
+    assert load_recipe(small, ["optimise.steps=3"], ["optimise.steps=4"]).optimise.steps == 4
+    assert load_recipe(small, ["reward={epochs: 2}", "reward.minibatch_size=8"]).reward.epochs == 2
     assert load_recipe(small).optimise.steps == Recipe.model_fields["optimise"].default.steps
 
 
@@ -261,7 +264,43 @@ def test_every_mistake_is_listed(small):
 def test_a_bad_override_is_named(small, override, reason):
     with pytest.raises(ConfigError) as error:
         load_recipe(small, [override])
-    assert str(error.value) == f"override {override!r}: {reason}".replace(": is not of", " is not of")
+    assert str(error.value) == f"override {shown(override)}: {reason}".replace(": is not of", " is not of")
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["seed=1", "seed=2"],
+        ["reward.epochs=2", "reward={minibatch_size: 8}"],
+        ["optimise.kl.coef=0.1", "name=x", "optimise={kind: dpo}"],
+        ["ppo.steps=3", "optimise.steps=4"],
+        ["prompts.sources.0.limit=3", "prompts.sources=[]"],
+    ],
+)
+def test_an_override_that_undoes_another_is_refused(small, overrides):
+    with pytest.raises(ConfigError) as error:
+        load_recipe(small, overrides)
+    assert str(error.value) == f"override {overrides[-1]!r} undoes {overrides[0]!r} before it; keep one"
+
+
+def test_a_message_shows_the_beginning_of_a_long_value(small):
+    long = "9" * 5000
+    for key in ("seed", "name.x", f"prompts.sources.{long}.path", f"judge.{long}", long, f"judge.kind.{long}"):
+        for value in (long, f"x{long}", f"[{long[:4000]}]", f"0x{long}"):
+            with pytest.raises(ConfigError) as error:
+                load_recipe(small, [f"{key}={value}"])
+            assert all(len(line) < 500 for line in str(error.value).splitlines()), (key[:30], value[:30])
+
+
+def test_an_error_of_very_many_lines_says_how_many_more(tmp_path, small):
+    unknown = "".join(f"key{i}: 1\n" for i in range(200))
+    with pytest.raises(ConfigError) as error:
+        load_recipe(small, [f"{{{i}}}=1" for i in range(200)])
+    assert str(error.value).count("\n") == 21 and str(error.value).endswith("and 180 more")
+    (tmp_path / "c.yaml").write_text(f"schema: rlaif/constitution/v1\n{unknown}")
+    with pytest.raises(ConfigError) as error:
+        load_constitution(str(tmp_path / "c.yaml"))
+    assert str(error.value).count("\n") == 20 and str(error.value).endswith(" more")
 
 
 @pytest.mark.parametrize(
@@ -326,10 +365,10 @@ def test_aliases_that_stand_for_too_much_or_for_nothing_are_one_line(tmp_path, t
         load_recipe(str(path))
 
 
-@pytest.mark.parametrize("name", ["", " ", "a/b", "..", "."])
+@pytest.mark.parametrize("name", ["", " ", "a/b", "..", ".", "a\0b", "a\nb", "a\x1b[31m", "a\u2028b"])
 def test_a_name_is_a_folder(small, name):
     with pytest.raises(ConfigError, match="name: must be usable as the name of a folder"):
-        load_recipe(small, [f"name='{name}'"])
+        load_recipe(small, [f"name={json.dumps(name)}"])
 
 
 PIECES = st.sampled_from(

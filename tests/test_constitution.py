@@ -100,7 +100,18 @@ def test_for_tags(tmp_path):
             "- {id: a, compar: x, check: {kind: no_list}}",
             "6: principle 'a': unknown key 'compar'; did you mean 'compare'?",
         ),
-        ("- id: a\n  compare: x\n  weight: 0", "8: principle 'a': weight: should be greater than 0 (got 0)"),
+        (
+            "- id: a\n  compare: x\n  weight: 0",
+            "8: principle 'a': weight: should be greater than or equal to 0.000001 (got 0)",
+        ),
+        (
+            "- id: a\n  compare: x\n  weight: 5.0e-324",
+            "8: principle 'a': weight: should be greater than or equal to 0.000001 (got 5e-324)",
+        ),
+        (
+            "- id: a\n  compare: x\n  weight: 1.0e+308",
+            "8: principle 'a': weight: should be less than or equal to 1000000 (got 1e+308)",
+        ),
         (
             "- id: a\n  compare: x\n  weight: .nan",
             "8: principle 'a': weight: should be a finite number (got nan)",

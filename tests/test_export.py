@@ -14,7 +14,7 @@ from rlaif.config.sections import HumanFile, HumanHub, PreferencesSection
 from rlaif.errors import ConfigError, DataError
 from rlaif.feedback.export import FORMATS, argilla_row, export_command, openrlhf_row, trl_implicit_row, trl_row
 from rlaif.feedback.human import read_human
-from rlaif.feedback.pairs import WeightedJudgment, oriented, to_preferences
+from rlaif.feedback.pairs import WeightedJudgment, oriented, read_preferences, to_preferences
 from rlaif.jsonl import read_objects, write_jsonl
 from rlaif.records import Message, Preference, Prompt, plain
 from rlaif.run import Run
@@ -212,6 +212,40 @@ def test_what_cannot_be_exported_is_one_clear_line(run: Run, tmp_path: Path) -> 
         export_command(run.folder, "trl_implicit", tmp_path / "out.jsonl")
     with pytest.raises(DataError, match=r"preferences.jsonl: no such file"):
         export_command(tmp_path, "trl", tmp_path / "out.jsonl")
+    before = run.preferences.read_bytes()
+    for source in (run.folder, run.preferences):
+        with pytest.raises(ConfigError, match=r"preferences.jsonl: is the source, which it would replace"):
+            export_command(source, "trl", run.folder / "." / "preferences.jsonl")
+    assert run.preferences.read_bytes() == before
     write_jsonl(run.preferences, [ROWS[3]])
     with pytest.raises(DataError, match=r"preferences.jsonl: no row to write \(1 rows, 1 of them ties\)"):
         export_command(run.folder, "trl", tmp_path / "out.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ('"weight": 1.0', '"weight": 1e400'),
+        ('"p_chosen": 1.0', '"p_chosen": NaN'),
+    ],
+)
+def test_a_number_that_is_none_is_named_with_its_line(changed: str, reason: str, run: Run, tmp_path: Path) -> None:
+    text = run.preferences.read_text()
+    assert changed in text
+    run.preferences.write_text(text.replace(changed, reason, 1))
+    with pytest.raises(DataError, match=r"preferences.jsonl:1: (weight|p_chosen): .*finite number"):
+        export_command(run.folder, "trl", tmp_path / "out.jsonl")
+
+
+def test_rows_that_no_run_writes_are_named_with_their_line(run: Run, tmp_path: Path) -> None:
+    """Each pair once from each source, and none whose sides are equal."""
+    text = run.preferences.read_text()
+    run.preferences.write_text(text + "\n" + text)
+    with pytest.raises(DataError, match=rf"jsonl:{len(ROWS) + 2}: pair \S+ \(human\) is there twice; delete the row"):
+        export_command(run.folder, "trl", tmp_path / "out.jsonl")
+    write_jsonl(run.preferences, [ROWS[0], ROWS[1].model_copy(update={"rejected": ROWS[1].chosen})])
+    with pytest.raises(DataError, match=r"jsonl:2: chosen and rejected are equal; delete the row"):
+        read_preferences(run.preferences)
+    both = [ROWS[0], ROWS[0].model_copy(update={"source": "ai"})]
+    write_jsonl(run.preferences, both)
+    assert read_preferences(run.preferences) == both

@@ -52,7 +52,8 @@ PRINCIPLE = st.builds(
     swap_gap=st.none() | SHARE,
     verdicts=st.lists(VERDICT, max_size=2).map(tuple),
 )
-PROVENANCE = st.builds(records.Provenance, sampling=st.dictionaries(TEXT, NUMBER | st.integers() | TEXT, max_size=3))
+FINITE = st.floats(allow_nan=False, allow_infinity=False)
+PROVENANCE = st.builds(records.Provenance, sampling=st.dictionaries(TEXT, FINITE | st.integers() | TEXT, max_size=3))
 RECORDS = {
     records.Message: MESSAGE,
     records.Prompt: PROMPT,
@@ -75,7 +76,7 @@ RECORDS = {
         chosen=MESSAGES,
         rejected=MESSAGES,
         p_chosen=st.floats(0.5, 1),
-        weight=st.floats(min_value=0, exclude_min=True),
+        weight=st.floats(min_value=0, exclude_min=True, allow_infinity=False),
     ),
     records.Answer: st.builds(records.Answer, seconds=st.none() | st.floats(0, 1e4), reason=TEXT),
     records.Edit: st.builds(records.Edit, prompt=MESSAGES, original=TEXT, edited=TEXT, annotator=TEXT),

@@ -127,13 +127,35 @@ def test_evaluation_counts_what_it_could_not_tell() -> None:
     assert found["principles"]["p"]["pass_rate"]["difference"]["n"] == len(given.after) - 1
 
 
+def test_reading_a_long_pattern_is_not_searching_with_it() -> None:
+    """It takes longer than the limit, once."""
+    assert not search("|".join(f"{i}z" for i in range(20_000)), "abc", seconds=0.02)
+
+
+def test_a_pattern_that_another_python_reads_otherwise_is_refused() -> None:
+    for pattern in ("[[a]", "[a||b]", "[a--b]"):
+        with pytest.raises(ValueError, match="not a regular expression: Possible "):
+            constitution(pattern)
+        with pytest.raises(ValueError, match=r"write a backslash before it \(got "):
+            Lora(targets=pattern)
+
+
 @pytest.mark.parametrize("pattern", [*DOUBTFUL, "(x+x+)+y", r"([a-z]+)*[A-Z]", r"(\d+,?)+;"])
 def test_the_lint_warns_of_it(pattern: str) -> None:
     assert any("comes to no end" in warning for warning in lint(constitution(pattern)))
 
 
 @pytest.mark.parametrize(
-    "pattern", [r"(?i)\bas an ai\b", r"^\s*[-*] ", r"\d{3}-\d{4}", "[\u4e00-\u9fff]", "a|b|c", r"\s+$"]
+    "pattern",
+    [
+        r"(?i)\bas an ai\b",
+        r"^\s*[-*] ",
+        r"\d{3}-\d{4}",
+        "[\u4e00-\u9fff]",
+        "a|b|c",
+        r"\s+$",
+        "|".join(f"{i}x" for i in range(20_000)),
+    ],
 )
 def test_and_of_no_ordinary_pattern(pattern: str) -> None:
     assert not any("comes to no end" in warning for warning in lint(constitution(pattern)))

@@ -417,6 +417,7 @@ def test_a_template_that_cannot_render_is_refused(complaint, expression):
         ("{{ 'x' * 10**9 }}", "has no mul"),
         ("{{ '%1000000000d' % 1 }}", "has no mod"),
         ("{{ 9**9**9 }}", "has no pow"),
+        ("{% autoescape true %}{{ principle }}{% endautoescape %}", "has no autoescape"),
         ("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "has no macro"),
         ("{% set a = principle ~ principle %}{{ a ~ a }}", "has no assign"),
         ("{{ 'abc' | random }}", "no filter 'random' here; valid choices: capitalize, "),

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs
 
+from rlaif.files import read_file
 from rlaif.jsonl import write_atomic
 
 Scope = MutableMapping[str, Any]
@@ -54,8 +55,9 @@ SAFE = {"GET", "HEAD"}
 def run_token(path: Path) -> str:
     """The token kept in this file, which only its owner can read; made if there is none."""
     if path.exists():
+        known = read_file(path).decode("ascii", "replace").strip()
         os.chmod(path, 0o600)
-        if len(known := path.read_text(encoding="ascii", errors="replace").strip()) >= 32 and known.isascii():
+        if len(known) >= 32 and known.isascii():
             return known
     token = secrets.token_urlsafe(32)
     before = os.umask(0o077)

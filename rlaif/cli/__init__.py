@@ -13,6 +13,7 @@ import typer
 
 from rlaif import __version__
 from rlaif.cli import people, tools
+from rlaif.cli.outputs import not_a_run_file
 from rlaif.cli.tools import Overrides, RecipeName
 from rlaif.errors import ConfigError, RlaifError
 from rlaif.processes import leads, several
@@ -147,7 +148,12 @@ def study(
 def compare(
     runs: Annotated[list[Path], typer.Argument(help="Run folders; or the one folder of a study.")],
     out: Annotated[
-        Path | None, typer.Option("--out", help="The page to write; the numbers go beside it as JSON. Not for a study.")
+        Path | None,
+        typer.Option(
+            "--out",
+            help="The page to write; the numbers go beside it as JSON. Not for a study.",
+            callback=not_a_run_file,
+        ),
     ] = None,
 ) -> None:
     """Several runs side by side, or a study's comparison, with intervals, as a table and a page."""
@@ -182,7 +188,8 @@ def _print_table(rows: Sequence[Sequence[str]]) -> None:
 def schema(
     kind: Annotated[str, typer.Argument(metavar="constitution|recipe")],
     out: Annotated[
-        Path | None, typer.Option("--out", help="Write it here and print the line that VS Code wants.")
+        Path | None,
+        typer.Option("--out", help="Write it here and print the line that VS Code wants.", callback=not_a_run_file),
     ] = None,
 ) -> None:
     """JSON Schema, for editors."""

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from rlaif.cli.outputs import not_a_run_file
+
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
 ROUTERS = "random, uncertainty, swap_gap, disagreement, margin (of the reward model) or predicted (errors of the judge)"
 
@@ -61,7 +63,7 @@ def conflicts(
 def export(
     source: Annotated[Path, typer.Argument(metavar="RUN|FILE", help="A run folder or a preferences.jsonl.")],
     to: Annotated[str, typer.Option("--to", metavar="trl|trl-implicit|openrlhf|argilla")],
-    out: Annotated[Path, typer.Option("--out", help="The JSONL file to write.")],
+    out: Annotated[Path, typer.Option("--out", help="The JSONL file to write.", callback=not_a_run_file)],
 ) -> None:
     """Preferences in another tool's format."""
     from rlaif.console import say
@@ -76,7 +78,9 @@ def report(
     sources: Annotated[list[Path], typer.Argument(metavar="RUN|FILE...", help="Run folders, or files of labels.")],
     gold: Annotated[list[Path] | None, typer.Option("--gold", help="Labels known to be right.")] = None,
     remove: Annotated[str, typer.Option("--remove", help="Rules, as min_gold_accuracy=0.6,min_seconds=2.")] = "",
-    out: Annotated[Path | None, typer.Option("--out", help="The same figures as JSON.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The same figures as JSON.", callback=not_a_run_file)
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Of the intervals.")] = 0,
 ) -> None:
     """Everyone who labelled: agreement, gold questions, Dawid-Skene, skill, speed, and Krippendorff's alpha."""
@@ -94,7 +98,7 @@ def report(
 def simulate(
     source: Annotated[Path, typer.Argument(metavar="RUN|FILE", help="Labels that are taken for the truth.")],
     crew: Annotated[str, typer.Option("--crew", help="As careful:3,lazy:2,flipper:1.")],
-    out: Annotated[Path, typer.Option("--out", help="The labels to write (JSONL).")],
+    out: Annotated[Path, typer.Option("--out", help="The labels to write (JSONL).", callback=not_a_run_file)],
     per_pair: Annotated[int, typer.Option("--per-pair", min=1, help="How many of them see each pair.")] = 1,
     seed: Annotated[int, typer.Option("--seed")] = 0,
 ) -> None:

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from rlaif.audit import MEASURES, PROBE_PAIRS
+from rlaif.cli.outputs import not_a_run_file
 from rlaif.errors import ConfigError
 
 RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A shipped recipe (quickstart) or a YAML file.")]
@@ -33,7 +34,10 @@ def audit(
     *,
     gold: Gold,
     gate: Annotated[str | None, typer.Option("--gate", help=GATE_HELP)] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="Folder or file. Default: runs/audit-<recipe>.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="Folder or file. Default: runs/audit-<recipe>.", callback=not_a_run_file),
+    ] = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="At most so many labelled pairs.")] = None,
     probe_pairs: Annotated[
         int, typer.Option("--probe-pairs", min=0, help="Pairs that each probe judges once more; 0: no probes.")
@@ -76,7 +80,7 @@ def distill(
     overrides: Overrides = None,
     *,
     recipe: Annotated[str, typer.Option("--recipe", help="Whose judge proposes and votes.")] = "quickstart",
-    out: Annotated[Path, typer.Option("--out", help="The constitution to write.")],
+    out: Annotated[Path, typer.Option("--out", help="The constitution to write.", callback=not_a_run_file)],
     proposals: Annotated[int, typer.Option("--proposals", min=1, help="Pairs that principles are proposed for.")] = 100,
     candidates: Annotated[int, typer.Option("--candidates", min=1, help="Proposed principles put to the vote.")] = 24,
     votes: Annotated[int, typer.Option("--votes", min=1, help="Pairs that each is put to the vote on.")] = 100,
@@ -100,7 +104,7 @@ def fit(
     overrides: Overrides = None,
     *,
     gold: Gold,
-    out: Annotated[Path, typer.Option("--out", help="The new version of the constitution.")],
+    out: Annotated[Path, typer.Option("--out", help="The new version of the constitution.", callback=not_a_run_file)],
     loss: Annotated[Literal["logistic", "hinge"], typer.Option("--loss")] = "logistic",
 ) -> None:
     """Weights of the principles fitted on human labels, written as a new version."""

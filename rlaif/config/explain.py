@@ -11,7 +11,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from rlaif.config.base import Section, kinds_in
-from rlaif.errors import did_you_mean
+from rlaif.errors import did_you_mean, shown
 
 TAGS = ("backend", "kind")
 """The keys that tell the alternatives of a union apart."""
@@ -34,8 +34,7 @@ def explain(error: ValidationError, values: Any, root: type[Section]) -> list[st
 
 def _message(problem: ErrorDetails, root: type[Section]) -> str:
     context, place = problem.get("ctx", {}), problem["loc"]
-    given = repr(problem["input"])
-    got = f"(got {given if len(given) <= 80 else given[:77] + '...'})"
+    got = f"(got {shown(problem['input'])})"
     match problem["type"]:
         case "extra_forbidden":
             message = f"no such key{did_you_mean(str(place[-1]), _keys(place[:-1], root))}"
@@ -46,7 +45,7 @@ def _message(problem: ErrorDetails, root: type[Section]) -> str:
         case "union_tag_invalid":
             key, tag = context["discriminator"].strip("'"), str(context["tag"])
             known = re.findall("'(.*?)'", context["expected_tags"])
-            message = f"no {key} {tag!r}{did_you_mean(tag, known)}"
+            message = f"no {key} {shown(tag)}{did_you_mean(tag, known)}"
         case "model_type" | "model_attributes_type":
             message = f"a section of keys and values, not a single value {got}"
         case "value_error":
@@ -63,7 +62,7 @@ def _written(place: Place, values: Any) -> Iterator[str]:
         if not named and isinstance(node, dict) and part in [node.get(tag) for tag in TAGS]:
             named = True
             continue
-        yield str(part)
+        yield str(part)[:80]
         named = False
         try:
             node = node[part]

@@ -86,8 +86,8 @@ class Weighted(Section):
     """All labels are kept, weighted by source."""
 
     kind: Literal["weighted"] = "weighted"
-    ai: Positive = 1.0
-    human: Positive = 1.0
+    ai: float = Field(default=1.0, ge=1e-6, le=1e6)
+    human: float = Field(default=1.0, ge=1e-6, le=1e6)
 
 
 class ByTag(Section):

@@ -12,23 +12,26 @@ from pydantic import ValidationError
 from rlaif.config.explain import explain
 from rlaif.config.overrides import apply_overrides
 from rlaif.config.sections import Recipe
-from rlaif.errors import ConfigError
+from rlaif.errors import ConfigError, few, shown
 from rlaif.resources import resolve
 from rlaif.strict_yaml import read_yaml_file
 
 
-def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
-    """The recipe of that name or file with the overrides applied. Raises ConfigError listing every mistake."""
+def load_recipe(name_or_path: str, overrides: Sequence[str] = (), *later: Sequence[str]) -> Recipe:
+    """The recipe of that name or file with the overrides applied. Raises ConfigError listing every mistake.
+
+    No override may undo one of the same list; those of a `later` list may undo the earlier ones.
+    """
     path = resolve("recipes", name_or_path)
     values = read_mapping(path, "a recipe")
     _rename_old(values, path)
-    apply_overrides(values, overrides)
+    apply_overrides(values, overrides, *later)
     _rename_old(values, path)
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
-        lines = [f"{path}: invalid recipe", *(f"  {line}" for line in explain(error, values, Recipe))]
-        raise ConfigError("\n".join(lines)) from None
+        lines = [f"  {line}" for line in explain(error, values, Recipe)]
+        raise ConfigError(f"{path}: invalid recipe\n{few(lines)}") from None
 
 
 def read_mapping(path: Path, what: str) -> dict[str, Any]:
@@ -46,7 +49,7 @@ def _rename_old(values: dict[str, Any], path: Path) -> None:
     old = values["ppo"]
     if not isinstance(old, dict):
         raise ConfigError(
-            f"{path}: invalid recipe\n  ppo: a section of keys and values, not a single value (got {old!r})"
+            f"{path}: invalid recipe\n  ppo: a section of keys and values, not a single value (got {shown(old)})"
         )
     if "optimise" in values:
         raise ConfigError(f"{path}: invalid recipe\n  ppo: the older name of optimise, which is there too; keep one")

@@ -9,32 +9,42 @@ from pydantic.fields import FieldInfo
 
 from rlaif.config.explain import TAGS, sections_in
 from rlaif.config.sections import Recipe, Section
-from rlaif.errors import ConfigError
+from rlaif.errors import ConfigError, shown
 from rlaif.strict_yaml import BROKEN, NotYaml, read_yaml
 
 Choices = Sequence[type[Section]]
 """The sections that may stand at a place: several where it is a union, none where no section may."""
 
 
-def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> None:
-    """Set them in place, in this order. Raises ConfigError for the first that cannot be set."""
+def apply_overrides(values: dict[str, Any], *lists: Sequence[str]) -> None:
+    """Set them in place, in this order. Raises ConfigError for the first that cannot be set, or that undoes another of
+    its own list."""
     given: set[str] = set()
-    for override in overrides:
-        _apply(values, override, given)
+    for overrides in lists:
+        set_by: dict[str, str] = {}  # each key that was set, and each section in which one was
+        for override in overrides:
+            key = _apply(values, override, given)
+            if key in set_by:
+                raise ConfigError(f"override {shown(override)} undoes {shown(set_by[key])} before it; keep one")
+            parts = key.split(".")
+            set_by |= {".".join(parts[:length]): override for length in range(1, len(parts) + 1)}
 
 
-def _apply(values: dict[str, Any], override: str, given: set[str]) -> None:
-    """Set one; its value is read as YAML, and an index of a list is a number: `a.0.b=1`. `given`: the keys so far."""
+def _apply(values: dict[str, Any], override: str, given: set[str]) -> str:
+    """Set one, and return its key. `given`: the keys so far.
+
+    Its value is read as YAML, and an index of a list is a number: `a.0.b=1`.
+    """
     key, equals, text = override.partition("=")
     parts = [part.strip() for part in key.split(".")]
     if not equals or not all(parts) or text.startswith("="):
-        raise ConfigError(f"override {override!r} is not of the form section.key=value")
+        raise ConfigError(f"override {shown(override)} is not of the form section.key=value")
     try:
         value = read_yaml(text)
     except NotYaml as error:
         problem = error.problems[0][1]
         broken = "the value is not valid YAML; quote it"
-        raise ConfigError(f"override {override!r}: {broken if problem.startswith(BROKEN) else problem}") from None
+        raise ConfigError(f"override {shown(override)}: {broken if problem.startswith(BROKEN) else problem}") from None
     parts, value = _todays_name(parts, value)
     node: Any = values
     choices: Choices = [Recipe]
@@ -48,6 +58,7 @@ def _apply(values: dict[str, Any], override: str, given: set[str]) -> None:
             _switch(node, choices, value, {name for name in node if ".".join([*place, str(name)]) in given})
         node[last] = value
     given.add(".".join(parts))
+    return ".".join(parts)
 
 
 def _todays_name(parts: list[str], value: Any) -> tuple[list[str], Any]:
@@ -71,7 +82,7 @@ def _descend(node: Any, choices: Choices, part: str, override: str) -> tuple[Any
         if child is None:
             child = node[part] = _written(field.get_default() if field else None)
     if not isinstance(child, dict | list):
-        raise ConfigError(f"override {override!r}: {part} is a value, not a section (got {child!r})")
+        raise ConfigError(f"override {shown(override)}: {part} is a value, not a section (got {shown(child)})")
     return child, choices
 
 
@@ -113,6 +124,6 @@ def _same_knob(one: FieldInfo | None, other: FieldInfo | None) -> bool:
 
 
 def _index(node: list[Any], part: str, override: str) -> int:
-    if not part.isdecimal() or int(part) >= len(node):
-        raise ConfigError(f"override {override!r}: {part!r} is not a position in a list of {len(node)}")
+    if not part.isdecimal() or len(part) > 9 or int(part) >= len(node):
+        raise ConfigError(f"override {shown(override)}: {shown(part)} is not a position in a list of {len(node)}")
     return int(part)

@@ -14,6 +14,7 @@ from rlaif.config.optimise import BestOfN, OnPolicy, Optimise, Ppo, RunDemonstra
 from rlaif.config.reward import Regression, RewardSection
 from rlaif.config.scoring import EnsembleScore, ModelScore
 from rlaif.config.training import ComputeSection, TrackingSection
+from rlaif.errors import shown
 
 
 class EvaluateSection(Section):
@@ -58,8 +59,10 @@ class Recipe(Section):
     @field_validator("name")
     @classmethod
     def _name_is_a_folder(cls, name: str) -> str:
-        if not name.strip() or name in {".", ".."} or "/" in name:
-            raise ValueError(f"must be usable as the name of a folder, without '/' (got {name!r})")
+        if not name.strip() or name in {".", ".."} or "/" in name or not name.isprintable():
+            raise ValueError(
+                f"must be usable as the name of a folder, without '/' or control characters (got {shown(name)})"
+            )
         return name
 
     @property

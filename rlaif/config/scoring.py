@@ -61,7 +61,7 @@ class Part(Section):
     """One term of a sum."""
 
     source: SimpleScore
-    weight: float = 1.0
+    weight: float = Field(default=1.0, ge=-1e6, le=1e6)
 
 
 class SumScore(Section):

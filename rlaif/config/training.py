@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from typing import Literal
 
 from pydantic import field_validator
 
 from rlaif.config.base import Count, Positive, Section
+from rlaif.errors import shown
+from rlaif.patterns import check_pattern
 
 
 class Lora(Section):
@@ -21,10 +22,11 @@ class Lora(Section):
     @field_validator("targets")
     @classmethod
     def _compiles(cls, targets: str | tuple[str, ...]) -> str | tuple[str, ...]:
-        try:
-            re.compile(targets if isinstance(targets, str) else "")
-        except (re.error, OverflowError, RecursionError) as error:
-            raise ValueError(f"not a regular expression: {error} (got {targets!r})") from None
+        if isinstance(targets, str):
+            try:
+                check_pattern(targets)
+            except ValueError as error:
+                raise ValueError(f"{error} (got {shown(targets)})") from None
         return targets
 
 

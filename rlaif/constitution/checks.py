@@ -14,7 +14,7 @@ from typing import Annotated, Literal, NamedTuple, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from rlaif.patterns import search
+from rlaif.patterns import check_pattern, search
 
 # Sentence-ending marks of the scripts in use (Unicode property Sentence_Terminal, and the ellipsis).
 _TERMINALS = frozenset(
@@ -29,9 +29,9 @@ _TERMINALS = frozenset(
 )
 _OPEN_OR_CLOSE = frozenset({"Pe", "Pf", "Pi"})  # what one language opens a quotation with, another closes it with
 _WIDE = re.compile("([\u3041-\u30ff\u3400-\u4dbf\u4e00-\u9fff])")
-_SENTENCE_END = re.compile(
-    rf"(?<=[{re.escape(''.join(sorted(_TERMINALS)))}])[^\w\s]*\s+(?![a-z])|(?<=[\u3002\uff01\uff1f])|\n\s*\n"
-)
+_MARKS = re.escape("".join(sorted(_TERMINALS)))
+# Each run of marks is looked at once, from its first: linear in the text, whatever it is.
+_SENTENCE_END = re.compile(rf"(?<![^\w\s])[^\w\s{_MARKS}]*[{_MARKS}][^\w\s]*\s+(?![a-z])|[\u3002\uff01\uff1f]|\n\s*\n")
 _LIST_LINE = re.compile(r"^[ \t]*(?:[-*+\u2022\u2023\u25e6\u25aa\u2043]|\(?(?:\d{1,3}|[A-Za-z])[.)])[ \t]+\S", re.M)
 _LIST_NUMBER = re.compile(r"\(?\d{1,3}[.)]")
 
@@ -116,10 +116,7 @@ class _Regex(_Check):
     @field_validator("pattern")
     @classmethod
     def _compiles(cls, pattern: str) -> str:
-        try:
-            re.compile(pattern)
-        except (re.error, OverflowError, RecursionError) as error:
-            raise ValueError(f"not a regular expression: {error}") from None
+        check_pattern(pattern)
         return pattern
 
 
@@ -148,8 +145,10 @@ class EndsInSentence(_Check):
 
     def passes(self, text: str) -> bool:
         body = text.rstrip()
-        while body and (body[-1] in "\"'`*_" or unicodedata.category(body[-1]) in _OPEN_OR_CLOSE):
-            body = body[:-1]
+        end = len(body)
+        while end and (body[end - 1] in "\"'`*_" or unicodedata.category(body[end - 1]) in _OPEN_OR_CLOSE):
+            end -= 1
+        body = body[:end]
         *above, last = body.split("\n")
         cut_in_list = any(line.strip() for line in above) and _LIST_NUMBER.fullmatch(last.strip())
         return body[-1:] in _TERMINALS and any(c.isalnum() for c in body) and not cut_in_list
@@ -159,7 +158,7 @@ class NoRepetition(_Check):
     """At most `max_share` of the runs of `n` words repeat an earlier one; a text under `n` words passes."""
 
     kind: Literal["no_repetition"] = "no_repetition"
-    n: int = Field(default=4, ge=1)
+    n: int = Field(default=4, ge=1, le=100)
     max_share: float = Field(default=0.2, ge=0, le=1)
 
     def passes(self, text: str) -> bool:

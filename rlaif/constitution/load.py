@@ -13,9 +13,12 @@ from pydantic_core import ErrorDetails
 
 from rlaif.constitution.checks import CHECKS, parameters
 from rlaif.constitution.schema import SCHEMA, Constitution, Example, Principle, repeated
-from rlaif.errors import ConfigError, did_you_mean
+from rlaif.errors import ConfigError, did_you_mean, few, shown
 from rlaif.resources import resolve
 from rlaif.strict_yaml import Problem, read_yaml_file
+
+MOST_EXPLAINED = 500
+"""Mistakes of one file; to find the line and the nearest name of each takes time."""
 
 
 def load_constitution(name_or_path: str) -> Constitution:
@@ -25,17 +28,19 @@ def load_constitution(name_or_path: str) -> Constitution:
     """
     path = resolve("constitutions", name_or_path)
     root, data, problems = _parse(path)
-    constitution = None
+    constitution, beyond = None, 0
     try:
         constitution = Constitution.model_validate(data)
     except ValidationError as error:
         empty = {line for line, _ in problems}
-        for problem in error.errors(include_url=False):
+        found = error.errors(include_url=False)
+        beyond = max(0, len(found) - MOST_EXPLAINED)
+        for problem in found[:MOST_EXPLAINED]:
             line, message = _explain(problem, root, data)
             if _real(problem) and not (problem["input"] is None and line in empty):
                 problems.append((line, message))
     if problems or constitution is None:
-        raise ConfigError("\n".join(f"{path}:{line}: {message}" for line, message in sorted(set(problems))))
+        raise ConfigError(few([f"{path}:{line}: {message}" for line, message in sorted(set(problems))], beyond))
     return constitution
 
 
@@ -112,21 +117,20 @@ def _message(problem: ErrorDetails) -> str:
     loc, kind, value = problem["loc"], problem["type"], problem["input"]
     name = str(loc[-1]) if loc else ""
     if kind == "extra_forbidden":
-        return f"unknown key {name!r}{did_you_mean(name, _keys(loc))}"
+        return f"unknown key {shown(name)}{did_you_mean(name, _keys(loc))}"
     if kind == "missing":
         return f"`{f'schema: {SCHEMA}' if name == 'schema' else name}` is missing"
     if kind == "union_tag_invalid":
         tag = str(problem["ctx"]["tag"])
-        return f"check {tag!r} does not exist{did_you_mean(tag, CHECKS)}"
+        return f"check {shown(tag)} does not exist{did_you_mean(tag, CHECKS)}"
     if kind == "union_tag_not_found":
         return f"`check` needs a `kind`{did_you_mean('', CHECKS)}"
     if kind == "example" or (kind == "value_error" and name != "pattern"):  # our validators say it all
         return str(problem["ctx"]["error"])
     path = (str(step) for step in loc[1:] if step not in CHECKS and not isinstance(step, int))
     field = ".".join(path) or ("" if loc[1:] else name)
-    shown = repr(value) if len(repr(value)) <= 60 else repr(value)[:57] + "..."
     complaint = _complaint(field, kind, value) or re.sub("^(Value error, |Input )", "", problem["msg"])
-    return f"{field}: {complaint} (got {shown})".removeprefix(": ")
+    return f"{field}: {complaint} (got {shown(value, 60)})".removeprefix(": ")
 
 
 def _complaint(field: str, kind: str, value: Any) -> str:

@@ -42,7 +42,7 @@ class Principle(_Part):
     """A yes/no question about one response."""
     desired: Literal["yes", "no"] | None = None
     """The reply to `question` that follows the principle."""
-    weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    weight: float = Field(default=1.0, ge=1e-6, le=1e6, allow_inf_nan=False)
     """How much it counts beside the others where the recipe aggregates by weight."""
     priority: int = 1
     """Lower is decided first where the recipe aggregates lexicographically."""

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 from uuid import NAMESPACE_URL, uuid5
 
 from rlaif.errors import ConfigError, DataError, did_you_mean
-from rlaif.feedback.pairs import oriented
-from rlaif.jsonl import read_jsonl, write_jsonl
+from rlaif.feedback.pairs import oriented, read_preferences
+from rlaif.jsonl import write_jsonl
 from rlaif.records import Messages, Preference, Prompt, plain
 from rlaif.run import Run
 
@@ -103,7 +103,9 @@ def export_command(run_or_file: Path, to: str, out: Path) -> list[str]:
     if to not in FORMATS:
         raise ConfigError(f"--to {to}: no such format{did_you_mean(to, FORMATS)}")
     source = Run(run_or_file).preferences if run_or_file.is_dir() else run_or_file
-    rows = read_jsonl(source, Preference)
+    if out.resolve() == source.resolve():
+        raise ConfigError(f"{out}: is the source, which it would replace; name another file")
+    rows = read_preferences(source)
     kept = [row for row in rows if row.p_chosen > 0.5] if FORMATS[to].trains else rows
     train = [row for row in kept if row.split == "train"] if FORMATS[to].trains else kept
     if not train:

@@ -8,13 +8,15 @@ between the two.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from itertools import combinations
+from itertools import combinations, islice
+from pathlib import Path
 from statistics import fmean
 from typing import Literal, NamedTuple
 
 from rlaif.config.sections import PreferencesSection
 from rlaif.constitution import Constitution, Principle
 from rlaif.errors import DataError
+from rlaif.jsonl import read_jsonl, read_objects
 from rlaif.patterns import Endless
 from rlaif.records import Judgment, Message, Messages, Pair, Preference, Prompt, Response, Source, content_id
 
@@ -125,6 +127,21 @@ def to_preferences(weighted: Sequence[WeightedJudgment], section: PreferencesSec
         "heldout": sum(row.split == "heldout" for row in rows),
     }
     return PreferenceResult(rows, counts)
+
+
+def read_preferences(path: Path) -> list[Preference]:
+    """The rows of a file. DataError, naming the line, for what no such file has: one pair twice from one source, and a
+    response that is preferred to itself."""
+    rows = read_jsonl(path, Preference)
+    seen: set[tuple[str, Source]] = set()
+    for index, row in enumerate(rows):
+        twice = (row.pair_id, row.source) in seen
+        if twice or row.chosen == row.rejected:
+            line = next(islice(read_objects(path), index, None))[0]
+            problem = f"pair {row.pair_id} ({row.source}) is there twice" if twice else "chosen and rejected are equal"
+            raise DataError(f"{path}:{line}: {problem}; delete the row")
+        seen.add((row.pair_id, row.source))
+    return rows
 
 
 class _Draft(NamedTuple):

@@ -25,9 +25,9 @@ def derive_seed(*parts: Any) -> int:
 
 
 class Record(BaseModel):
-    """Base of all rows: frozen, and an unknown field is an error."""
+    """Base of all rows: frozen, and an unknown field or a number that is infinite or none is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Message(Record):

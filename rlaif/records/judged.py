@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import ConfigDict, Field, FiniteFloat
 
 from rlaif.records.core import Messages, Pair, Record, Side, Source
 
@@ -13,6 +13,8 @@ class Verdict(Record):
     `logprob_first` and `logprob_second` are the natural-log probabilities of the two labels, as the model gave them
     (not normalised over the two); of a label that a server left out of its likeliest tokens, the highest it can have.
     """
+
+    model_config = ConfigDict(allow_inf_nan=True)  # a label may be impossible
 
     first: Side
     logprob_first: float
@@ -96,9 +98,11 @@ class Judgment(Record):
 class PrincipleScore(Record):
     """What one principle says about one response."""
 
+    model_config = ConfigDict(allow_inf_nan=True)  # as in `Verdict`
+
     principle: str
     checked: bool
-    value: float
+    value: FiniteFloat
     """`score`: the expected rating, from -1 to 1. `checklist`: the probability that it is followed, from 0 to 1."""
     logprobs: dict[str, float] = Field(default_factory=dict)
     """Of the labels, as in `Verdict`; empty when checked."""

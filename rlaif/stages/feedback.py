@@ -21,13 +21,20 @@ from rlaif.feedback.human import HumanData, check_human_failures, read_human
 from rlaif.feedback.judge import JudgeResult, check_failure_cap
 from rlaif.feedback.judge.revise import first_responses, revise_responses
 from rlaif.feedback.mix import MixResult, for_the_judge, mix, within_share
-from rlaif.feedback.pairs import WeightedJudgment, any_pair, apart_by_checks, make_pairs, to_preferences
+from rlaif.feedback.pairs import (
+    WeightedJudgment,
+    any_pair,
+    apart_by_checks,
+    make_pairs,
+    read_preferences,
+    to_preferences,
+)
 from rlaif.feedback.prompts import PromptSplit, read_prompts
 from rlaif.feedback.sample import check_sample_failures
 from rlaif.hybrid.overlap import believed, conflicts, overlap_of
 from rlaif.hybrid.route import read_routing
 from rlaif.jsonl import read_jsonl, write_json, write_jsonl
-from rlaif.records import Judgment, Pair, Preference, Prompt, Response
+from rlaif.records import Judgment, Pair, Prompt, Response
 from rlaif.run import Run
 from rlaif.stages.asking import asking, cost_of, draw_samples, judge_with_bar, made
 
@@ -159,7 +166,7 @@ def pairs(recipe: Recipe, run: Run) -> dict[str, Any]:
     if recipe.preferences.include:
         heldout = {prompt.id for prompt in read_prompts(recipe.prompts).heldout}
         files = [Path(name).expanduser() for name in recipe.preferences.include]
-        earlier = [row for file in files for row in read_jsonl(file, Preference)]
+        earlier = [row for file in files for row in read_preferences(file)]
         rows, joined = join(rows, earlier, heldout)
         counts = counts | joined
     write_jsonl(run.preferences, rows)

@@ -19,11 +19,12 @@ from rlaif.config.sections import (
 from rlaif.console import bar
 from rlaif.errors import DataError
 from rlaif.feedback.demonstrations import Shown, ask_judge, read_demonstrations
+from rlaif.feedback.pairs import read_preferences
 from rlaif.feedback.prompts import read_prompts
 from rlaif.feedback.sample import check_sample_failures
 from rlaif.jsonl import read_jsonl, write_json, write_jsonl
 from rlaif.processes import leads
-from rlaif.records import Demonstration, Message, Preference, Prompt, Response, derive_seed
+from rlaif.records import Demonstration, Message, Prompt, Response, derive_seed
 from rlaif.run import Run
 from rlaif.stages.asking import asking, made, read_if_there
 from rlaif.stages.publish import publishing
@@ -112,7 +113,7 @@ def _chosen(run: Run) -> list[Shown]:
     cut_off = _cut_off(run)
     return [
         Shown(Prompt(id=row.prompt_id, messages=row.prompt, tags=row.tags), text, (row.prompt_id, text) not in cut_off)
-        for row in read_jsonl(made(run.preferences, "pairs"), Preference)
+        for row in read_preferences(made(run.preferences, "pairs"))
         if row.split == "train" and row.p_chosen > 0.5
         for text in [row.chosen[-1].content]
     ]
@@ -164,7 +165,7 @@ def dpo(recipe: Recipe, run: Run) -> dict[str, Any]:
 
     section = recipe.optimise
     assert isinstance(section, Dpo)
-    preferences = read_jsonl(made(run.preferences, "pairs"), Preference)
+    preferences = read_preferences(made(run.preferences, "pairs"))
     cut_off = _cut_off(run)
     policy = _policy(recipe)
     seen = Truncation("optimise", section)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rlaif.config import Recipe
 from rlaif.config.sections import Regression
+from rlaif.feedback.pairs import read_preferences
 from rlaif.forms import NUMBERS
 from rlaif.jsonl import read_json, read_jsonl, write_json, write_jsonl
 from rlaif.records import Judgment, Preference, Response, Score, content_id
@@ -105,7 +106,7 @@ def _material(recipe: Recipe, run: Run) -> Material:
     from rlaif.training.truncation import Truncation
 
     section = recipe.reward
-    preferences = read_jsonl(made(run.preferences, "pairs"), Preference)
+    preferences = read_preferences(made(run.preferences, "pairs"))
     tokenizer = load_tokenizer(recipe.policy.model, recipe.policy.revision)
     labels: PrincipleLabels = {}
     scores: list[Score] = []

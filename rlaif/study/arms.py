@@ -28,9 +28,9 @@ def recipe_of(study: Study, name: str, seed: int) -> Recipe:
     kind = kind_of(name, arm)
     labels = [] if kind == "custom" else [f"preferences.labels={_flow(_labels(study, kind, arm))}"]
     named = [f"name={study.name}-{name}-{seed}", f"seed={seed}"]
-    overrides = [*study.overrides, *labels, *METHOD.get(kind, ()), *arm.overrides, *named]
+    ours = [*labels, *METHOD.get(kind, ())]
     try:
-        return load_recipe(study.recipe, overrides)
+        return load_recipe(study.recipe, study.overrides, ours, arm.overrides, named)
     except ConfigError as error:
         raise ConfigError(f"arms.{name}: {error}") from None
 

@@ -13,7 +13,7 @@ from rlaif.config.explain import explain
 from rlaif.config.human import HumanSource
 from rlaif.config.load import read_mapping
 from rlaif.config.models import JudgeModel
-from rlaif.errors import ConfigError, did_you_mean
+from rlaif.errors import ConfigError, did_you_mean, few
 from rlaif.evaluation.contest.cost import Prices
 
 SCHEMA = "rlaif/study/v1"
@@ -101,8 +101,8 @@ def load_study(path: Path) -> Study:
     try:
         return Study.model_validate(values)
     except ValidationError as error:
-        lines = [f"{path}: invalid study", *(f"  {line}" for line in explain(error, values, Study))]
-        raise ConfigError("\n".join(lines)) from None
+        lines = [f"  {line}" for line in explain(error, values, Study)]
+        raise ConfigError(f"{path}: invalid study\n{few(lines)}") from None
 
 
 def dump_study(study: Study) -> str:

@@ -73,21 +73,23 @@ def check_words(path: Path, tree: nodes.Template) -> None:
     """Nothing in the template can loop, call, keep a value, draw at random or undo the guard: its text is at most as
     long as its own and what is filled in, and the same each time."""
     for node in tree.find_all(nodes.Node):
-        what = type(node).__name__.lower()
+        what = "autoescape" if isinstance(node, nodes.Scope) else type(node).__name__.lower()
+        # Jinja gives some nodes no line: then it is that of what stands in them.
+        line = next((part.lineno for part in (node, *node.find_all(nodes.Node)) if part.lineno), 1)
         if isinstance(node, nodes.Extends | nodes.Include | nodes.Import | nodes.FromImport):
-            raise ConfigError(f"{path}:{node.lineno}: a judge template is one file and cannot read another")
+            raise ConfigError(f"{path}:{line}: a judge template is one file and cannot read another")
         indexed = isinstance(node, nodes.Getitem) and not isinstance(node.arg, nodes.Slice)
         if indexed or not isinstance(node, _ALLOWED):
             raise ConfigError(
-                f"{path}:{node.lineno}: a judge template only fills in texts and has no {what}; it may use "
+                f"{path}:{line}: a judge template only fills in texts and has no {what}; it may use "
                 f"placeholders, if, and the filters {', '.join(FILTERS)}"
             )
         if isinstance(node, nodes.Filter | nodes.Test):
             known = FILTERS if isinstance(node, nodes.Filter) else _TESTS
             if node.name not in known:
-                raise ConfigError(f"{path}:{node.lineno}: no {what} {node.name!r} here{did_you_mean(node.name, known)}")
+                raise ConfigError(f"{path}:{line}: no {what} {node.name!r} here{did_you_mean(node.name, known)}")
         if isinstance(node, nodes.Const) and isinstance(node.value, int | float) and not abs(node.value) <= _WIDEST:
-            raise ConfigError(f"{path}:{node.lineno}: the number {node.value:.4g} is too large for a judge template")
+            raise ConfigError(f"{path}:{line}: the number {node.value:.4g} is too large for a judge template")
 
 
 def check_tree(path: Path, tree: nodes.Template, kind: Kind) -> None:

@@ -270,10 +270,8 @@ def test_a_bad_override_is_named(small, override, reason):
 @pytest.mark.parametrize(
     "overrides",
     [
-        ["seed=1", "seed=2"],
         ["reward.epochs=2", "reward={minibatch_size: 8}"],
         ["optimise.kl.coef=0.1", "name=x", "optimise={kind: dpo}"],
-        ["ppo.steps=3", "optimise.steps=4"],
         ["prompts.sources.0.limit=3", "prompts.sources=[]"],
     ],
 )
@@ -281,6 +279,10 @@ def test_an_override_that_undoes_another_is_refused(small, overrides):
     with pytest.raises(ConfigError) as error:
         load_recipe(small, overrides)
     assert str(error.value) == f"override {overrides[-1]!r} undoes {overrides[0]!r} before it; keep one"
+
+
+def test_of_a_key_set_twice_the_last_value_holds(small):
+    assert load_recipe(small, ["seed=1", "ppo.steps=3", "seed=2", "optimise.steps=4"]).seed == 2
 
 
 def test_a_message_shows_the_beginning_of_a_long_value(small):

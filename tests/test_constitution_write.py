@@ -30,7 +30,7 @@ PRINCIPLE = st.fixed_dictionaries(
     optional={
         "critique": TEXT,
         "revise": TEXT,
-        "weight": st.floats(1e-9, 1e9),
+        "weight": st.floats(1e-6, 1e6),
         "priority": st.integers(-5, 5),
         "veto": st.booleans(),
         "tags": st.lists(TEXT, max_size=3),

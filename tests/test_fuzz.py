@@ -370,7 +370,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
         prompt_id=prompt.id,
         pair_id="p",
     )
-    run.preferences.write_text((row.model_dump_json() + "\n") * 3)
+    rows = [row.model_copy(update={"pair_id": f"p{number}"}) for number in range(3)]
+    run.preferences.write_text("".join(each.model_dump_json() + "\n" for each in rows))
     first = "".join(run.judgments.read_text().splitlines(keepends=True)[:2])
     run.annotations.write_text(first.replace('"source":"ai"', '"source":"human"'))
     run.routing.write_text(json.dumps({"by": "random", "budget": 3, "seed": 0, "picked": ["a"], "facts": {"x": 1.5}}))

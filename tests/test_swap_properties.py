@@ -115,7 +115,7 @@ TEMPLATE = load_template("compare")
 def moody(request: ChatRequest) -> dict[str, float]:
     """Log-probs that hang on every byte of the question: opinions, position bias, noise, all at once."""
     digest = int(content_id(request.messages[-1].content), 16)
-    return {"A": -(digest % 997) / 300, "B": -(digest % 991) / 300}
+    return {"A": -0.7 - (digest % 997) / 400, "B": -0.7 - (digest % 991) / 400}
 
 
 @settings(max_examples=50)

@@ -20,7 +20,8 @@ from rlaif.strict_yaml import read_yaml_file
 def load_recipe(name_or_path: str, overrides: Sequence[str] = (), *later: Sequence[str]) -> Recipe:
     """The recipe of that name or file with the overrides applied. Raises ConfigError listing every mistake.
 
-    No override may undo one of the same list; those of a `later` list may undo the earlier ones.
+    Of a key set twice the last value holds. A section may not replace what its own list has set in it; one of a `later`
+    list may.
     """
     path = resolve("recipes", name_or_path)
     values = read_mapping(path, "a recipe")

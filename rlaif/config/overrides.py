@@ -17,17 +17,17 @@ Choices = Sequence[type[Section]]
 
 
 def apply_overrides(values: dict[str, Any], *lists: Sequence[str]) -> None:
-    """Set them in place, in this order. Raises ConfigError for the first that cannot be set, or that undoes another of
-    its own list."""
+    """Set them in place, in this order; of a key set twice the last value holds. Raises ConfigError for the first that
+    cannot be set, or that replaces a section in which another of its own list has set something."""
     given: set[str] = set()
     for overrides in lists:
-        set_by: dict[str, str] = {}  # each key that was set, and each section in which one was
+        set_in: dict[str, str] = {}  # sections, and what was set in each
         for override in overrides:
             key = _apply(values, override, given)
-            if key in set_by:
-                raise ConfigError(f"override {shown(override)} undoes {shown(set_by[key])} before it; keep one")
+            if key in set_in:
+                raise ConfigError(f"override {shown(override)} undoes {shown(set_in[key])} before it; keep one")
             parts = key.split(".")
-            set_by |= {".".join(parts[:length]): override for length in range(1, len(parts) + 1)}
+            set_in |= {".".join(parts[:length]): override for length in range(1, len(parts))}
 
 
 def _apply(values: dict[str, Any], override: str, given: set[str]) -> str:

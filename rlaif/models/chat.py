@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Literal, Protocol
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from rlaif.records import Messages, Record
 
@@ -40,6 +40,8 @@ class ChatRequest(Record):
 
 class Reply(Record):
     """What came back. With `error` set there is no answer, and the other fields mean nothing."""
+
+    model_config = ConfigDict(allow_inf_nan=True)  # whatever it is, `answers` says whether it is one
 
     text: str = ""
     finish_reason: Literal["stop", "length", "reasoning"] = "stop"

@@ -9,6 +9,7 @@ What families of models write around their reasoning (mostly as vLLM 0.32's reas
     <|START_THINKING|>      Cohere; <|END_THINKING|> ends it
     ◁think▷ ◁/think▷        Kimi
     <|channel>thought       Gemma 4; <channel|> ends it
+    Here is my thought process: ... Here is my response:      Granite
     <|begin_of_thought|>    Sky-T1, OpenThinker; <|end_of_thought|> ends it
     <|channel|>analysis<|message|> ... <|channel|>final<|message|>      gpt-oss (harmony)
     analysis ... assistantfinal                                         the same, its special tokens left out
@@ -36,6 +37,9 @@ _BLANK = r"[\s\ufeff\u200b-\u200d\u2060]*"
 _BEGINS = re.compile(rf"{_BLANK}({_OPENING})", re.I)
 _LEFT_OPEN = re.compile(rf"({_OPENING})(\s*)\Z", re.I)
 _CLOSING = re.compile(rf"</{_NAME}>|{'|'.join(map(re.escape, _ENDS.values()))}", re.I)
+_GRANITE = re.compile(
+    rf"{_BLANK}Here(?:'s|\u2019s| is) my thought process:.*?(?:Here(?:'s|\u2019s| is) my response:(.*))?", re.S | re.I
+)
 _WRAPPED = re.compile(
     rf"{_BLANK}(?:<answer>(.*?)(?:</answer>|\Z)|<\|START_RESPONSE\|>(.*?)(?:<\|END_RESPONSE\|>|\Z)"
     r"|<\|begin_of_solution\|>(.*?)(?:<\|end_of_solution\|>|\Z))\s*\Z",
@@ -83,6 +87,8 @@ def set_apart(reply: str, begun: bool | None = None) -> Parted:
     if _HARMONY.match(reply):
         final = _FINAL.search(reply)
         return Parted(final[1].strip() if final else "", True)
+    if granite := _GRANITE.fullmatch(reply):
+        return Parted((granite[1] or "").strip(), True)
     if bare := _BARE_HARMONY.fullmatch(reply):
         return Parted(bare[1].strip(), True)
     rest, reasoned, end = reply, False, None

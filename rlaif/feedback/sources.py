@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rlaif.config.sections import DataSource, FileSource, HubSource
-from rlaif.errors import DataError, did_you_mean
+from rlaif.errors import DataError, did_you_mean, shown
 from rlaif.feedback.messages import Unusable, message_list
 from rlaif.jsonl import read_items
 from rlaif.records import Message, Messages, Role
@@ -172,7 +172,7 @@ def _system_text(row: SourceRow, key: str) -> str | None:
     if only is None or only == []:
         return None
     if not isinstance(only, str):
-        raise DataError(f"{row.place}: {key}: must be a text, the system turn (got {repr(value)[:80]})")
+        raise DataError(f"{row.place}: {key}: must be a text, the system turn (got {shown(value)})")
     return only if only.strip() else None
 
 

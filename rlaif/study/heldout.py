@@ -38,13 +38,13 @@ def measure_accuracy(study: Study, folder: Path, runs: Sequence[ArmRun]) -> None
     path = folder / "accuracy.jsonl"
     known = read_rows(path, SCORED)
     labels = heldout_labels(study, folder)
+    held = {label.pair.id: label.pair for label in labels}
+    now = [(label.pair.id, label.p_of(held[label.pair.id].a)) for label in labels]
     rows: list[dict[str, Any]] = []
     for arm, seed, recipe, run in runs:
         if not labels or not run.reward_model.exists():
             continue
         model = hash_path(run.reward_model)
-        held = {label.pair.id: label.pair for label in labels}
-        now = [(label.pair.id, label.p_of(held[label.pair.id].a)) for label in labels]
         found = [row for row in known if (row["arm"], row["seed"], row["model"]) == (arm, seed, model)]
         if [(row["pair_id"], row["p_human"]) for row in found] != now:
             margins = score_pairs(run.reward_model, recipe.reward, recipe.policy.dtype, list(held.values()))

@@ -55,8 +55,8 @@ def measure_responses(
     if reward_model is not None:
         scorer = load_scorer(reward_model, dtype)
         found = [
-            scorer.score_all(as_scored(tokenizer, *_shown(responses), _rows(tokenizer, responses)), budget)
-            for responses in (before, after)
+            scorer.score_all(as_scored(tokenizer, *_shown(responses), rows), budget)
+            for responses, rows in ((before, _rows(tokenizer, before)), (after, rows_after))
         ]
         scores = [[round(value, 4) for value in score_B.tolist()] for score_B in found]
     return Measured([round(value, 4) for value in kl_B.tolist()], *scores)

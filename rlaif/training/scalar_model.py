@@ -25,7 +25,7 @@ from transformers import AutoModelForSequenceClassification
 from rlaif.config.sections import Lora
 from rlaif.errors import ModelError
 from rlaif.models.day import on_that_day
-from rlaif.models.local.architecture import backbone_of, trial
+from rlaif.models.local.architecture import backbone_of
 from rlaif.models.local.load import device, from_pretrained
 from rlaif.models.local.packing import Row, hidden_states, microbatches, prepare
 from rlaif.models.local.tokens import turn_of
@@ -46,18 +46,12 @@ class ScalarModel:
         self.model = model.eval()
         self.backbone: Any = backbone_of(model)
         prepare(self.backbone)
-        theirs, row = _own_score(model)
         self.head: Any = model.score.float()
         self.reference: float = getattr(model.config, REFERENCE, 0.0)
         self.heads: Heads | None = None
         self.adapter: Adapter | None = None
         self.outline: Outline | None = None
         self._reading: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext
-        rounding = 1e-3 if self.backbone.dtype == torch.float32 else 0.1
-        with torch.no_grad():
-            ours = self._read(hidden_states(self.backbone, [row]).at_last()).item()
-        if not math.isclose(ours, theirs, rel_tol=rounding, abs_tol=rounding):
-            raise ModelError(f"{type(model).__name__} scores by more than `score` on its last token's state")
 
     @classmethod
     def load(cls, path: str | Path, dtype: torch.dtype, head: str | None = None) -> ScalarModel:
@@ -175,8 +169,6 @@ class ScalarModel:
         self.model.save_pretrained(folder)
         if self.heads is not None:
             self.heads.save(folder)
-        tokenizer = copy.copy(tokenizer)  # others would print the day on which they ask
-        tokenizer.chat_template = on_that_day(tokenizer.chat_template)
         tokenizer.save_pretrained(folder)
 
 
@@ -188,9 +180,11 @@ def as_ended(rows: Sequence[Row], tokenizer: Any) -> list[Row]:
 
 
 def for_readers(tokenizer: Any, model: Any) -> Any:
-    """The tokenizer as it lies beside the saved model: it adds nothing to a rendered conversation, and pads with a
-    token that ends none. Where it has no such token it is given one, and the model's embedding a row."""
+    """The tokenizer as it lies beside the saved model: it adds nothing to a rendered conversation, prints the day that
+    we print, and pads with a token that ends none. Where it has no such token it is given one, and the model's
+    embedding a row."""
     tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.chat_template = on_that_day(tokenizer.chat_template)
     tokenizer.padding_side = "right"
     if tokenizer("a")["input_ids"] != tokenizer.encode("a", add_special_tokens=False):
         tokenizer.add_bos_token = tokenizer.add_eos_token = False
@@ -202,13 +196,6 @@ def for_readers(tokenizer: Any, model: Any) -> Any:
             model.get_input_embeddings().weight.data[rows:] = 0
     model.config.get_text_config().pad_token_id = model.config.pad_token_id = tokenizer.pad_token_id
     return tokenizer
-
-
-@torch.no_grad()
-def _own_score(model: Any) -> tuple[float, Row]:
-    """The score that the model gives a row by its own code, and the row."""
-    row = Row(tuple(trial(model.config)), ())
-    return model(input_ids=torch.tensor([row.prompt], device=model.device)).logits.item(), row
 
 
 def _load(path: str | Path, revision: str | None, dtype: torch.dtype) -> Any:

@@ -11,7 +11,7 @@ from random import Random
 from typing import Any, NamedTuple, TypeVar
 
 from rlaif.config.sections import DataSource
-from rlaif.errors import DataError, did_you_mean
+from rlaif.errors import DataError, did_you_mean, shown
 from rlaif.feedback.human.shapes import kind_of
 from rlaif.feedback.messages import Unusable, message_list
 from rlaif.feedback.pairs import oriented
@@ -147,7 +147,7 @@ def as_number(value: Any, place: str, key: str, low: float = -math.inf, high: fl
     if value is None:
         raise Unusable(f"{key} is missing")
     if isinstance(value, bool) or not isinstance(value, int | float) or not _is_finite(value):
-        raise DataError(f"{place}: {key}: must be a number (got {repr(value)[:80]})")
+        raise DataError(f"{place}: {key}: must be a number (got {shown(value)})")
     if not low <= value <= high:
         raise Unusable(f"{key} is not between {low:g} and {high:g}", f"{key} = {value!r}")
     return float(value)
@@ -167,7 +167,7 @@ def said_by(row: SourceRow, column: str = "annotator") -> Said:
     if isinstance(reason, list) and all(isinstance(part, str) for part in reason):
         reason = "; ".join(reason)
     if reason is not None and not isinstance(reason, str):
-        raise DataError(f"{row.place}: reason: must be a text (got {repr(reason)[:80]})")
+        raise DataError(f"{row.place}: reason: must be a text (got {shown(reason)})")
     return Said(
         annotator=name_of(row.value.get(column), row.place, column),
         seconds=None if seconds is None else as_number(seconds, row.place, "seconds", low=0),

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from rlaif.errors import DataError
+from rlaif.errors import DataError, shown
 from rlaif.feedback.messages import Unusable
 from rlaif.feedback.sources import SourceRow
 
@@ -99,7 +99,7 @@ def margins(row: SourceRow) -> Iterator[Signal]:
         if found is not None:
             yield Signal(f"{key} {found.value:g}", found.value)
         elif value is not None and value != "":
-            raise DataError(f"{row.place}: {key}: must be a number (got {repr(value)[:80]})")
+            raise DataError(f"{row.place}: {key}: must be a number (got {shown(value)})")
 
 
 @lru_cache(maxsize=4096)

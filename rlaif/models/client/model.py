@@ -154,8 +154,7 @@ class HttpChatModel:
                 if bad.whole:
                     return Reply(error=str(bad))
                 raise Transient(str(bad)) from None
-            if dialect != self._dialect:
-                self._dialect = dialect
+            self._dialect = dialect
             self._answered.add(bool(request.labels))
             return reply
 

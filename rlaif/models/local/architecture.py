@@ -207,16 +207,27 @@ def _try_parts(model: Any) -> tuple[str, bool]:
     backbone, output = model.get_submodule(name), model.get_output_embeddings()
     try:
         if not agree(pass_through(backbone, [ids], None)[0], states_NH):
-            raise ModelError(f"{kind} gives its {name} more than token ids; rlaif cannot compute it")
-        if output is None:  # a scalar head, read by who put it there
+            problem = f" gives its {name} more than token ids; rlaif cannot compute it"
+        elif output is None:
+            if _is_scalar_head(model.score, states_NH[-1], logits):
+                return name, True
+            problem = " scores by more than `score` on its last token's state"
+        elif isinstance(output, nn.Linear) and agree(output(states_NH), logits):
             return name, True
-        if isinstance(output, nn.Linear) and agree(output(states_NH), logits):
-            return name, True
-        if agree(OwnOutput(model, backbone)(states_NH), logits):
+        elif agree(OwnOutput(model, backbone)(states_NH), logits):
             return name, False
+        else:
+            problem = ": its logits are not made of its last hidden states alone"
     except (AttributeError, IndexError, TypeError, ValueError, RuntimeError) as error:
-        raise ModelError(f"{kind}: rlaif cannot compute it part by part ({one_line(error)})") from None
-    raise ModelError(f"{kind}: its logits are not made of its last hidden states alone")
+        problem = f": rlaif cannot compute it part by part ({one_line(error)})"
+    raise ModelError(f"{kind}{problem}")
+
+
+def _is_scalar_head(head: nn.Linear, state_H: Tensor, score_1: Tensor) -> bool:
+    """Whether the head's matrix alone makes the score of the state; the rounding allowed is absolute for small ones."""
+    rounding = 1e-3 if state_H.dtype == torch.float32 else 0.1
+    ours = F.linear(state_H.float(), head.weight.float())
+    return torch.allclose(ours, score_1.float(), rtol=rounding, atol=rounding)
 
 
 def _watch(model: Any, ids_1N: Tensor) -> tuple[str, Tensor, Tensor]:

@@ -28,7 +28,7 @@ from transformers.masking_utils import eager_mask, sdpa_mask
 
 from rlaif.errors import ModelError
 from rlaif.models.local import flex
-from rlaif.models.local.masks import Rule, Run
+from rlaif.models.local.masks import Rule, Run, additive
 
 PACKED, GROUPED = "packed", "grouped"
 LONGEST_PLAIN = {torch.bfloat16: 1024, torch.float32: 200}
@@ -92,7 +92,7 @@ def packed_attention(
     if _masks.get() is not None:
         raise ModelError(f"{type(module).__name__} attends in a way of its own")
     if any_of(extras):
-        mask = _additive(attention_mask, query, key)
+        mask = _as_numbers(attention_mask, query, key)
         return _plain(query, key, value, mask, scaling, extras).transpose(1, 2), None
     return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **options)
 
@@ -102,7 +102,7 @@ def grouped_attention(
 ) -> tuple[Tensor, None]:
     """transformers' attention interface for few queries and many keys, which are not copied for each query head."""
     scaling, extras = _taken(module, query, options)
-    return _plain(query, key, value, _additive(attention_mask, query, key), scaling, extras).transpose(1, 2), None
+    return _plain(query, key, value, _as_numbers(attention_mask, query, key), scaling, extras).transpose(1, 2), None
 
 
 def _taken(module: Any, query: Tensor, options: dict[str, Any]) -> tuple[float, Extras]:
@@ -193,14 +193,14 @@ def _fused(q_RQLD: Tensor, k_RKLD: Tensor, v_RKLD: Tensor, mask_R1LL: Tensor, sc
     return F.scaled_dot_product_attention(q_RQLD, k_RQLD, v_RQLD, attn_mask=mask_R1LL, scale=scaling)
 
 
-def _additive(mask: Tensor | None, query: Tensor, key: Tensor) -> Tensor:
+def _as_numbers(mask: Tensor | None, query: Tensor, key: Tensor) -> Tensor:
     """As it is; of a mask of booleans the same in numbers; of none the one that looks at no later key."""
     if mask is not None and mask.dtype != torch.bool:
         return mask
     if mask is None:
         mask = query.new_ones(query.shape[2], key.shape[2], dtype=torch.bool).tril(key.shape[2] - query.shape[2])
         mask = mask[None, None]
-    return torch.zeros_like(mask, dtype=query.dtype).masked_fill(~mask, torch.finfo(query.dtype).min)
+    return additive(mask, query.dtype)
 
 
 AttentionInterface.register(PACKED, packed_attention)

@@ -99,6 +99,7 @@ class Cached:
     def __init__(self, model: Any, prompts: Sequence[Sequence[int]], pad_id: int) -> None:
         place = {prompt: i for i, prompt in enumerate(dict.fromkeys(map(tuple, prompts)))}
         self._model, self._cache = model, roomy_cache(model.config)
+        self._known = inspect.signature(model.forward).parameters
         self._prompt_of_B = torch.tensor([place[tuple(prompt)] for prompt in prompts], device=model.device)
         # Until the first token a row for every different prompt.
         self._tokens_BS, self._mask_BS = left_pad(list(place), pad_id, model.device)
@@ -129,8 +130,7 @@ class Cached:
             # An index, not 1: of a slice, which is not contiguous, the bf16 product takes 200 times as long.
             "logits_to_keep": torch.tensor([ids_BS.shape[1] - 1], device=ids_BS.device),
         }
-        known = inspect.signature(self._model.forward).parameters
-        options = {name: value for name, value in options.items() if name in known}
+        options = {name: value for name, value in options.items() if name in self._known}
         logits_BSV: Tensor = self._model(input_ids=ids_BS, **options).logits
         return logits_BSV[:, -1]
 

@@ -51,9 +51,9 @@ class RunMasks:
         for members in alike([len(each) for each in segments]):
             packs = slice(done, done + len(members))
             done += len(members)
-            seen_R1LL = _tree(_padded(segments[packs], device))
-            at_RL = _padded(positions[packs], device)
-            mask_R1LL, places = _additive(seen_R1LL, dtype), _places(members, device)
+            segments_RL, at_RL = (right_pad(of[packs], 0, torch.long, device) for of in (segments, positions))
+            seen_R1LL = _tree(segments_RL)
+            mask_R1LL, places = additive(seen_R1LL, dtype), _places(members, device)
             self._runs.append(Run(sum(members), len(members), members[-1], mask_R1LL, *places))
             self._seen.append((seen_R1LL, at_RL))
 
@@ -68,7 +68,7 @@ class RunMasks:
         both_R1LL = seen_R1LL & rule(0, 0, at_RL[:, None, :, None], at_RL[:, None, None, :])
         if torch.equal(both_R1LL, seen_R1LL):
             return run
-        return run._replace(mask_R1LL=_additive(both_R1LL, run.mask_R1LL.dtype))
+        return run._replace(mask_R1LL=additive(both_R1LL, run.mask_R1LL.dtype))
 
 
 def alike(lengths: Iterable[int]) -> Iterator[list[int]]:
@@ -83,9 +83,10 @@ def alike(lengths: Iterable[int]) -> Iterator[list[int]]:
         yield members
 
 
-def _padded(rows: Sequence[list[int]], device: Any) -> Tensor:
-    longest = len(rows[-1])
-    return torch.tensor([row + [0] * (longest - len(row)) for row in rows], device=device)
+def right_pad(rows: Sequence[Sequence[Any]], value: Any, dtype: torch.dtype, device: Any) -> Tensor:
+    """(rows, longest), short rows filled with `value` on the right."""
+    longest = max(len(row) for row in rows)
+    return torch.tensor([[*row, *[value] * (longest - len(row))] for row in rows], dtype=dtype, device=device)
 
 
 def _tree(segments_RL: Tensor) -> Tensor:
@@ -94,7 +95,8 @@ def _tree(segments_RL: Tensor) -> Tensor:
     return (own_RLL | (segments_RL == 0).unsqueeze(1)).tril()[:, None]
 
 
-def _additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
+def additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
+    """0 where a token may look, the dtype's lowest value elsewhere."""
     return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill(~seen, torch.finfo(dtype).min)
 
 

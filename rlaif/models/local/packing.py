@@ -20,7 +20,7 @@ from torch import Tensor
 from rlaif.models.local import flex
 from rlaif.models.local.architecture import Way, constant_up_to, pass_through, way_of
 from rlaif.models.local.attention import packing, use_packed_attention
-from rlaif.models.local.masks import RunMasks, alike
+from rlaif.models.local.masks import RunMasks, alike, right_pad
 from rlaif.models.local.threads import share_cores
 
 
@@ -66,12 +66,6 @@ def microbatches(rows: Sequence[Row], max_tokens: int) -> Iterator[list[int]]:
         tokens += pack.length
     if group:
         yield group
-
-
-def right_pad(rows: Sequence[Sequence[Any]], value: Any, dtype: torch.dtype, device: Any) -> Tensor:
-    """(rows, longest), short rows filled with `value` on the right."""
-    longest = max(len(row) for row in rows)
-    return torch.tensor([[*row, *[value] * (longest - len(row))] for row in rows], dtype=dtype, device=device)
 
 
 def response_mask(rows: Sequence[Row], device: Any) -> Tensor:

@@ -104,23 +104,24 @@ def _text(scorer: TextScorer) -> Scorer:
 
 
 def _reward_model(model: RewardModel, shop: Workshop) -> Scorer:
-    return lambda prompts, texts, rows: Scored(
-        _by_member(model, shop, as_scored(shop.tokenizer, prompts, texts, rows)).mean(0), {}
-    )
+    return lambda *rollouts: Scored(_by_member(model, shop, *rollouts).mean(0), {})
 
 
 def _ensemble(source: EnsembleScore, model: RewardModel, shop: Workshop) -> Scorer:
     def score(prompts: Sequence[Prompt], texts: Sequence[str], rows: Sequence[Row]) -> Scored:
-        score_MB = _by_member(model, shop, as_scored(shop.tokenizer, prompts, texts, rows))
+        score_MB = _by_member(model, shop, prompts, texts, rows)
         joined_B = losses.ensemble_score(score_MB, source.reduce, source.penalty)
         return Scored(joined_B, {"disagreement": score_MB.std(0, unbiased=False)})
 
     return score
 
 
-def _by_member(model: RewardModel, shop: Workshop, rows: Sequence[Row]) -> Tensor:
+def _by_member(
+    model: RewardModel, shop: Workshop, prompts: Sequence[Prompt], texts: Sequence[str], written: Sequence[Row]
+) -> Tensor:
     """score_MB, told from each member's reference score: 0 is what the untrained policy gets. The microbatches are
     divided among the processes: each forms the same ones as a single process would."""
+    rows = as_scored(shop.tokenizer, prompts, texts, written)
     parts = [
         (group, weight * model.scores_by_member([rows[i] for i in group], shop.max_tokens))
         for group, weight in parallel.turns(list(microbatches(rows, shop.max_tokens)))

@@ -150,13 +150,13 @@ def rating_lessons(
     DataError where there are none, or too much of them is cut.
     """
     heldout = heldout_prompts(preferences)
+    rated = [score for score in scores if score.prompt_id not in heldout]
     lessons = [
         Lesson(score.id, score.prompt_id, (encode_rating(tokenizer, score, max_length),), score.value, 1.0)
-        for score in scores
-        if score.prompt_id not in heldout
+        for score in rated
     ]
     if truncation is not None:
-        for lesson, score in zip(lessons, (s for s in scores if s.prompt_id not in heldout), strict=True):
+        for lesson, score in zip(lessons, rated, strict=True):
             truncation.saw(lesson.rows, partial(_alone, tokenizer, score))
         truncation.check()
     if not lessons:

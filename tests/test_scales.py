@@ -72,6 +72,8 @@ def test_a_signed_scale_is_read_where_the_form_says_so(tmp_path: Path, points: i
         ({}, (1, 0), 2, "got 0"),
         ({}, (1, 2.5), 2, "must be a point from 1 to 5 .got 2.5."),
         ({}, (1, 90), 2, "they are from 1 to 90"),
+        ({}, (1, 3.5), 2, "they are from 1 to 3.5$"),
+        ({"points": 7, "scale": "signed"}, (-3, 1.5), 2, "they are from -3 to 1.5$"),
     ],
 )
 def test_one_answer_off_its_scale_refuses_the_file(

@@ -54,13 +54,16 @@ def read_likert(rows: Iterable[SourceRow], form: Likert, sheet: Sheet) -> None:
 
 
 def _other_scale(scale: NumberScale, form: Likert) -> str:
-    """What to declare, where the answers look like those of another scale."""
+    """What to declare, where the answers look like those of a scale that is not declared."""
     span = f"; they are from {scale.least:g} to {scale.most:g}"
     if scale.least < 0 and scale.least >= -3 and scale.most <= 3:
         points = 5 if max(-scale.least, scale.most) <= 2 and form.points == 5 else 7
-        return f"{span}: if 0 is a tie, declare form: {{kind: likert, points: {points}, scale: signed}}"
+        if (form.points, form.scale) != (points, "signed"):
+            return f"{span}: if 0 is a tie, declare form: {{kind: likert, points: {points}, scale: signed}}"
     if scale.least >= 1 and scale.most <= 7:
-        return f"{span}: declare form: {{kind: likert, points: {5 if scale.most <= 5 else 7}}}"
+        points = 5 if scale.most <= 5 else 7
+        if (form.points, form.scale) != (points, "counted"):
+            return f"{span}: declare form: {{kind: likert, points: {points}}}"
     return span
 
 

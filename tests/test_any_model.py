@@ -261,3 +261,19 @@ def test_a_classifier_with_more_than_a_head_is_refused(monkeypatch: pytest.Monke
     model.score.register_forward_hook(lambda module, args, output: output.tanh() + 1)
     with pytest.raises(ModelError, match="scores by more than `score`"):
         ScalarModel(model)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("lengths", [(20, 8), (30, 8), (40, 30)], ids=str)
+def test_text_that_grows_beyond_the_short_rotations_is_what_the_model_says_alone(lengths: tuple[int, int]) -> None:
+    """From one token on all rotations are others, those of what was read before too."""
+    model = causal("phi3", {"rope_parameters": LONGROPE, "original_max_position_embeddings": 24})
+    prompts = [list(range(20, 20 + length)) for length in lengths]
+    expected = []
+    for prompt in prompts:
+        tokens = list(prompt)
+        while len(tokens) < len(prompt) + 10 and 2 not in tokens:
+            tokens.append(int(model(input_ids=torch.tensor([tokens])).logits[0, -1].argmax()))
+        expected.append(tokens[len(prompt) :])
+    found = generate(model, prompts, Sampling(10, 0.0), [0, 0], 0)
+    assert [sample.tokens for sample in found] == expected

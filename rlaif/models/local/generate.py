@@ -59,7 +59,7 @@ def generate(
     written: list[list[int]] = [[] for _ in prompts]
     finished = [False] * len(prompts)
     rows = torch.arange(len(prompts), device=device)  # which request each row of the batch is
-    writer: Writer = Cached(model, prompts, pad_id) if caches(model, pad_id) else Recomputed(model, prompts)
+    writer = open_writer(model, prompts, pad_id)
     logits_BV = writer.begin()
     for step in range(sampling.max_tokens):
         share_cores()
@@ -76,7 +76,11 @@ def generate(
         if running_B.sum() <= 0.875 * len(rows):
             writer.keep(running_B)
             rows, next_B = rows[running_B], next_B[running_B]
-        logits_BV = writer.go_on(next_B)
+        if limit is not None and len(prompts[0]) + len(written[0]) == limit + 1:  # alone, and all it has read turns
+            writer = open_writer(model, [[*prompts[0], *written[0]]], pad_id)
+            logits_BV = writer.begin()
+        else:
+            logits_BV = writer.go_on(next_B)
     return [Sample(tokens, ended) for tokens, ended in zip(written, finished, strict=True)]
 
 
@@ -153,6 +157,11 @@ class Recomputed:
 
     def keep(self, running_B: Tensor) -> None:
         self._rows = [row for row, runs in zip(self._rows, running_B.tolist(), strict=True) if runs]
+
+
+def open_writer(model: Any, prompts: Sequence[Sequence[int]], pad_id: int) -> Writer:
+    """The faster one that is right for this model."""
+    return Cached(model, prompts, pad_id) if caches(model, pad_id) else Recomputed(model, prompts)
 
 
 def caches(model: Any, pad_id: int) -> bool:

@@ -2,11 +2,13 @@
 
     python benchmarks/judge.py                                  a vLLM server on this machine, embedded model
     python benchmarks/judge.py --model Qwen/Qwen3-8B --pairs 512
+    python benchmarks/judge.py --only modes --pairs 6           what contrast costs beside compare, and no more
 
 Both sides send the same requests to the same server with the same number in flight, in turns, each on an empty
 prefix cache. `raw` is an aiohttp client of a dozen lines whose bodies are ready before the clock starts: the ceiling.
 `rlaif` is judge_pairs through the reply cache, rendering and parsing included. Figures are medians over the rounds;
-ratios are what to compare between machines.
+ratios are what to compare between machines. Then `contrast`, in both templates and with an empty `against`, beside
+`compare`: the same pairs, one principle and eight.
 """
 
 from __future__ import annotations
@@ -29,9 +31,9 @@ import httpx
 
 os.environ["VLLM_SERVER_DEV_MODE"] = "1"  # for /reset_prefix_cache
 
-from rlaif.config.sections import ClientModel, LabelSection, VllmModel
+from rlaif.config.sections import ClientModel, CompareMode, ContrastMode, LabelSection, MemberMode, VllmModel
 from rlaif.constitution import Constitution
-from rlaif.feedback.judge import judge_pairs
+from rlaif.feedback.judge import judge_pairs, judge_with
 from rlaif.feedback.judge.result import Cost
 from rlaif.jsonl import read_objects
 from rlaif.models.cache import CachedModel
@@ -48,6 +50,13 @@ TEMPLATE = load_template("compare")
 SECTION = LabelSection(min_label_mass=0.0)
 PAIR_TOKENS = 512
 PRINCIPLES = 8
+WAYS: dict[str, tuple[MemberMode, bool]] = {
+    "compare": (CompareMode(), True),
+    "contrast": (ContrastMode(), True),
+    "contrast-wrapped": (ContrastMode(template="contrast-wrapped"), True),
+    "contrast, no against": (ContrastMode(), False),
+}
+"""Each with whether the principles' `against` says something."""
 
 
 class Timing(NamedTuple):
@@ -72,9 +81,17 @@ class Recorder:
         pass
 
 
-def constitution(principles: int) -> Constitution:
+def constitution(principles: int, against: bool = True) -> Constitution:
     nouns = ("care", "detail", "warmth", "caution", "wit", "order", "candour", "respect")
-    rows = [{"id": f"p{i}", "compare": f"Which response shows more {nouns[i]}?"} for i in range(principles)]
+
+    def contrast(noun: str) -> dict[str, str]:
+        told = f"You are a person of great {noun}. You answer with {noun} whatever you are asked."
+        return {"for": told, "against": told.replace("great", "little").replace("with", "without") if against else ""}
+
+    rows = [
+        {"id": f"p{i}", "compare": f"Which response shows more {noun}?", "contrast": contrast(noun)}
+        for i, noun in enumerate(nouns[:principles])
+    ]
     head = {"schema": "rlaif/constitution/v1", "id": "bench", "version": "1.0.0", "title": "Benchmark"}
     return Constitution.model_validate(head | {"principles": rows})
 
@@ -155,6 +172,7 @@ def main() -> None:
     options.add_argument(
         "--argument", action="append", default=[], help="passed on to vLLM, e.g. --argument=--block-size=32"
     )
+    options.add_argument("--only", choices=("raw", "modes"), help="one of the two parts; default: both")
     given = options.parse_args()
 
     server = VllmChatModel(
@@ -166,7 +184,11 @@ def main() -> None:
         warm = judge_pairs(server, sample[:1], one, TEMPLATE, SECTION, 0)  # starts the server
         tokens = warm.cost.prompt_tokens / warm.cost.calls
         print(f"server ready; a question about a pair has {tokens:.0f} prompt tokens")
-        measure(given, server, sample, {"rlaif": many, "one": one}, Path(folder))
+        if given.only != "modes":
+            measure(given, server, sample, {"rlaif": many, "one": one}, Path(folder))
+        if given.only != "raw":
+            for principles in (1, PRINCIPLES):
+                measure_modes(given, server, sample, principles, Path(folder))
     server.close()
 
 
@@ -178,9 +200,7 @@ def measure(
     folder: Path,
 ) -> None:
     url, root = server.base_url, server.base_url.removesuffix("/v1")
-    client = HttpChatModel(
-        ClientModel(model=server.name, revision="bench", base_urls=(url,), concurrency=given.concurrency)
-    )
+    client = client_of(server, given)
     label_ids = asyncio.run(label_token_ids(root, server.name, requests_of(sample[:1], rules["one"])[0]))
     bodies = [
         json.dumps(request_body(request, server.name, label_ids, {})).encode()
@@ -199,8 +219,9 @@ def measure(
             ("rlaif", partial(judged, "rlaif", number)),
             ("raw", partial(raw, url, bodies, given.concurrency)),
         ]
-        # Whoever goes second finds the machine warm: take turns.
-        for name, work in [*sides[:: 1 if number % 2 else -1], ("one", partial(judged, "one", number))]:
+        sides = sides[:: 1 if number % 2 else -1]  # whoever goes second finds the machine warm: take turns
+        sides.append(("one", partial(judged, "one", number)))
+        for name, work in sides:
             timings[name].append(timed(root, work))
         for name, rows in timings.items():
             last, calls = rows[-1], rows[-1].cost.calls
@@ -210,6 +231,46 @@ def measure(
                 f"prefix cache {last.cached_share:4.0%}"
             )
     report(timings, len(sample))
+
+
+def client_of(server: VllmChatModel, given: argparse.Namespace) -> HttpChatModel:
+    config = ClientModel(
+        model=server.name, revision="bench", base_urls=(server.base_url,), concurrency=given.concurrency
+    )
+    return HttpChatModel(config)
+
+
+def measure_modes(
+    given: argparse.Namespace, server: VllmChatModel, sample: Sequence[Pair], principles: int, folder: Path
+) -> None:
+    """The same pairs in each of WAYS by so many principles, in turns, each on an empty prefix cache."""
+    root, client = server.base_url.removesuffix("/v1"), client_of(server, given)
+
+    def judged(name: str, number: int) -> Cost:
+        mode, against = WAYS[name]
+        model = CachedModel(client, folder / f"{name}-{principles}-{number}.sqlite")
+        result = judge_with(model, mode, sample, constitution(principles, against), SECTION, 0)
+        assert not result.failures, result.failures[0]
+        return result.cost
+
+    timings: dict[str, list[Timing]] = {name: [] for name in WAYS}
+    for number in range(given.rounds):
+        for name in [*WAYS][:: 1 if number % 2 else -1]:
+            timings[name].append(timed(root, partial(judged, name, number)))
+    seconds = {name: statistics.median(row.seconds for row in rows) for name, rows in timings.items()}
+    costs = {name: rows[0].cost for name, rows in timings.items()}
+    figures = {}
+    print(f"principles: {principles}; pairs: {len(sample)}; medians of {given.rounds} rounds")
+    for name, cost in costs.items():
+        time_ratio = seconds[name] / seconds["compare"]
+        token_ratio = cost.prompt_tokens / costs["compare"].prompt_tokens
+        figures[name] = {"seconds_over_compare": round(time_ratio, 3), "tokens_over_compare": round(token_ratio, 3)}
+        share = statistics.median(row.cached_share for row in timings[name])
+        print(
+            f"  {name:<21} {cost.calls:>5} requests  {seconds[name]:7.2f} s ({time_ratio:5.2f} x compare)  "
+            f"{cost.prompt_tokens:>7} tokens sent ({token_ratio:5.2f} x)  prefix cache {share:4.0%}"
+        )
+    print(json.dumps({"principles": principles, **figures}))
 
 
 async def label_token_ids(root: str, model: str, request: ChatRequest) -> LabelIds | None:

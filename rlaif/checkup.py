@@ -64,8 +64,8 @@ def json_schema(kind: str) -> dict[str, Any]:
     """JSON Schema of a constitution or a recipe, as strict as the loader where a schema can say it.
 
     Draft 7, because the editors' YAML server reads that one and ignores newer keywords. What only the loader
-    knows: repeated ids, regular expressions that do not compile, examples of a principle that is not there, and
-    rules between the sections of a recipe.
+    knows: repeated ids, regular expressions that do not compile, examples of a principle that is not there, a
+    contrast of one text with itself, and rules between the sections of a recipe.
     """
     if kind not in SCHEMAS:
         raise ConfigError(f"schema: no schema of {kind!r}{did_you_mean(kind, SCHEMAS)}")
@@ -98,11 +98,11 @@ def schema_header(path: Path) -> str:
 def _constitution_schema() -> dict[str, Any]:
     """Pydantic's, and what the loader says besides: no null, no blank text, and keys that need each other."""
     schema: dict[str, Any] = _without_null(Constitution.model_json_schema(by_alias=True))
-    principle, example = schema["$defs"]["Principle"], schema["$defs"]["Example"]
-    for text in (text for part in (schema, principle, example) for text in part["properties"].values()):
+    principle, *others = (schema["$defs"][name] for name in ("Principle", "Contrast", "Example"))
+    for text in (text for part in (schema, principle, *others) for text in part["properties"].values()):
         if text.get("minLength") == 1:
             text["pattern"] = r"\S"
-    principle["anyOf"] = [{"required": ["compare"]}, {"required": ["check"]}]
+    principle["anyOf"] = [{"required": [key]} for key in ("compare", "contrast", "check")]
     principle["dependencies"] = {"question": ["desired"], "desired": ["question"]}
     return schema
 

@@ -1,10 +1,13 @@
-"""Read a file that a person named, or that stands in a run folder: never one that does not end."""
+"""Files that a person named, or that stand in a run folder: none is read that does not end, none written unnamed."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import re
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -21,3 +24,27 @@ def read_file(path: Path) -> bytes:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise OSError(errno.EINVAL, "not a regular file", str(path))
         return file.read()
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Inside, what the system refuses (a full disk) is an OSError that names `path`.
+
+    Libraries hide the refusal: torch.save raises a RuntimeError on its way out, safetensors an error of its own whose
+    text ends in "(os error 28)".
+    """
+    try:
+        yield
+    except Exception as error:
+        refused = _refused(error)
+        if refused is None:
+            raise
+        raise OSError(refused.errno, refused.strerror or str(refused), str(path)) from None
+
+
+def _refused(error: BaseException | None) -> OSError | None:
+    if isinstance(error, OSError):
+        return error
+    if found := re.search(r"\(os error (\d+)\)$", str(error)):
+        return OSError(int(found[1]), os.strerror(int(found[1])))
+    return _refused(error.__context__) if type(error) is RuntimeError else None

@@ -19,7 +19,7 @@ import jsonlines
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from rlaif.errors import DataError, shown
-from rlaif.files import read_file
+from rlaif.files import read_file, writing
 from rlaif.processes import leads
 
 Row = TypeVar("Row", bound=BaseModel)
@@ -208,7 +208,7 @@ def write_atomic(path: Path, data: bytes) -> None:
     if not leads():
         return
     temporary = path.with_name(f".{path.name}.tmp")
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.unlink(missing_ok=True)
         with open(temporary, "wb", opener=no_link) as file:
@@ -216,8 +216,6 @@ def write_atomic(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 def write_jsonl(path: Path, rows: Iterable[Any]) -> None:

@@ -28,7 +28,9 @@ from rlaif.config.needs import Artefact, feedback_stages, learns_from
 from rlaif.config.sections import Annotations
 from rlaif.console import heartbeat, say
 from rlaif.errors import ConfigError
+from rlaif.evaluation.instruments import instruments
 from rlaif.feedback.human.source import annotated_run
+from rlaif.feedback.judge import check_modes
 from rlaif.processes import several
 from rlaif.run import Run
 from rlaif.stages.forecast import forecast
@@ -62,7 +64,11 @@ def _learnt_from(recipe: Recipe, run: Run) -> list[Path]:
 STAGES: dict[str, Stage] = {
     "sample": Stage(
         stages.sample,
-        lambda recipe, run: [*reads.prompt_files(recipe), *reads.policy_files(recipe)],
+        lambda recipe, run: [
+            *reads.prompt_files(recipe),
+            *reads.policy_files(recipe),
+            *reads.instruction_files(recipe),
+        ],
         lambda run: [run.responses, run.sample_failures],
     ),
     "label": Stage(
@@ -70,6 +76,7 @@ STAGES: dict[str, Stage] = {
         lambda recipe, run: [
             run.responses,
             *reads.judge_files(recipe),
+            *reads.instruction_files(recipe),
             *reads.audit_files(recipe),
             *reads.human_files(recipe, run),
             *reads.prompt_files(recipe),
@@ -121,6 +128,7 @@ STAGES: dict[str, Stage] = {
             *reads.method_files(recipe),
             *reads.prompt_files(recipe),
             *reads.reference_files(recipe),
+            *reads.measure_files(recipe),
         ],
         lambda run: [run.evaluation, run.samples, run.evaluation_judgments, run.evaluation_failures],
     ),
@@ -154,6 +162,8 @@ def run_recipe(recipe: Recipe, folder: Path, only: Sequence[str] | None = None) 
         recipe = _by_first(lambda: _claimed(recipe, run))
         _by_first(lambda: _publish_answers(recipe, run))
         check_trackers(recipe)
+        check_modes(recipe)
+        instruments(recipe.evaluate.measures)  # a function that is not there is said now too
         wanted = stages_of(recipe)
         todo = sorted({_place(wanted, name) for name in (wanted if only is None else only)})
         for place in todo:

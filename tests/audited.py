@@ -116,7 +116,9 @@ def recipe_of(folder: Path, judge: str, *overrides: str, constitution: str = CON
         "quickstart",
         [
             *own,
+            "sample.contrast=null",
             "label.mode={kind: compare, template: compare}",
+            "optimise.scoring={kind: reward_model}",
             "label.pairs_per_prompt=3",
             "evaluate.bootstrap_samples=200",
             *overrides,

@@ -113,7 +113,9 @@ def failed(status: int, message: str, **headers: str) -> Answer:
 def tokenized(body: dict[str, Any], vocabulary: Mapping[str, int]) -> dict[str, Any]:
     """What vLLM's /tokenize says of a prompt or a conversation: the longest known piece each time, else a character."""
     text = body.get("prompt") or "".join(f"<{turn['role']}>{turn['content']}" for turn in body["messages"])
-    text += "<assistant>" * bool(body.get("add_generation_prompt"))
+    if "messages" in body:
+        answered = body["messages"][-1]["role"] == "assistant" and not body.get("add_generation_prompt")
+        text += "<end>" if answered else "<assistant>" * bool(body.get("add_generation_prompt"))
     pieces: list[str] = []
     while text:
         known = [piece for piece in vocabulary if text.startswith(piece)]

@@ -15,6 +15,7 @@ import socket
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from threading import Thread
 from typing import Any
 
@@ -22,6 +23,8 @@ from rlaif.records import derive_seed
 from tests.fake_server import tokenized
 
 Schedule = Callable[[str, int], str | None]
+Good = Callable[[int], dict[str, Any]]
+"""What a server without faults answers the nth time."""
 
 PASSING = ("refuse", "hang", "busy", "error", "truncated", "cut", "trickle", "die")
 """Faults that another try may not meet: hangs up; never answers; 429; 500; half of the JSON; a connection that breaks
@@ -35,7 +38,7 @@ LASTING = {
 FAULTS = (*PASSING, *LASTING)
 GONE_S = 0.03
 """How long a server that died stays away."""
-TOKENS = {"A": 49, "B": 50}
+TOKENS = {"A": 49, "B": 50, "<end>": 2}
 
 
 def seeded(seed: int, share: float, faults: Sequence[str] = FAULTS, deaths: int = 2) -> Schedule:
@@ -86,11 +89,13 @@ class FaultyServer:
     async def _open(self) -> None:
         listening = socket.create_server(self._address, backlog=256)
         self._address = listening.getsockname()
-        self._listener = await asyncio.start_server(self._serve, sock=listening)
+        self._listener = await asyncio.start_server(self._accept, sock=listening)
 
     def _die(self) -> None:
         if self._listener is not None:
-            self._listener.close()
+            # Those that are being accepted just now would be left open by a listener that is closed before them.
+            self._loop.remove_reader(self._listener.sockets[0].fileno())
+            self._loop.call_soon(self._listener.close)
             self._listener = None
         for connection in self._connections:
             connection.transport.abort()
@@ -107,6 +112,7 @@ class FaultyServer:
 
     async def _close(self) -> None:
         self._die()
+        await asyncio.sleep(0)
         # Also those that are being accepted just now, which make tasks of their own before they are ours.
         while others := asyncio.all_tasks() - {asyncio.current_task()}:
             for task in others:
@@ -115,11 +121,14 @@ class FaultyServer:
 
     # ------------------------------------------------------------------------------------------- requests
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._listener is None:
+            writer.transport.abort()
+            return
         self._connections.add(writer)
-        task = asyncio.current_task()
-        assert task is not None
-        self._handlers.add(task)
+        self._spawn(self._serve(reader, writer))
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             with suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
                 while await self._answer(reader, writer):
@@ -127,7 +136,6 @@ class FaultyServer:
         finally:
             writer.close()
             self._connections.discard(writer)
-            self._handlers.discard(task)
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         """Whether the connection stays open."""
@@ -138,11 +146,18 @@ class FaultyServer:
             writer.write(whole(200, tokenized(body, TOKENS)))
         elif " /v1/models" in head:
             writer.write(whole(200, {"data": [{"id": "judge"}]}))
+        elif " /inference/" in head:
+            writer.write(whole(404, {"detail": "Not Found"}))
+        elif " /v1/completions" in head:
+            return await self._judge(question(body["prompt"]), partial(likelihood, body["prompt"]), reader, writer)
         else:
-            return await self._judge(body["messages"][-1]["content"], reader, writer)
+            content = body["messages"][-1]["content"]
+            return await self._judge(content, partial(verdict, content), reader, writer)
         return True
 
-    async def _judge(self, content: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+    async def _judge(
+        self, content: str, good: Good, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> bool:
         self.asked[content] += 1
         self.on_request()
         fault = self._schedule(content, self.asked[content])
@@ -150,22 +165,21 @@ class FaultyServer:
             await asyncio.sleep(self._delay_s)
             if self._listener is None:
                 return False  # dead by now
-            writer.write(whole(200, verdict(content, self.asked[content] if self._wavering else 0)))
+            writer.write(whole(200, good(self.asked[content] if self._wavering else 0)))
             self.answered += 1
             if self.answered == self._lifetime:
                 self._die()
             return True
         self.met[fault] += 1
-        return await self._fail(fault, content, reader, writer)
+        return await self._fail(fault, json.dumps(good(0)).encode(), reader, writer)
 
-    async def _fail(self, fault: str, content: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-        good = json.dumps(verdict(content)).encode()
+    async def _fail(self, fault: str, good: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         answers = {
             "busy": whole(429, {"error": {"message": "slow down"}}, "Retry-After: 0.01\r\n"),
             "error": whole(500, {"error": {"message": "oops"}}),
             "truncated": whole(200, good[: len(good) // 2]),
             "empty": whole(200, {"choices": []}),
-            "no_logprobs": whole(200, verdict(content) | {"choices": [{"message": {"content": "A"}}]}),
+            "no_logprobs": whole(200, {"choices": [{"message": {"content": "A"}, "text": "A"}]}),
             "not_found": whole(404, {"error": {"message": "no such adapter"}}),
         }
         if fault in answers:
@@ -216,6 +230,21 @@ def verdict(content: str, nth: int = 0) -> dict[str, Any]:
     top += [{"token": f"token_id:{TOKENS['B']}", "logprob": math.log(1 - p)}]
     choice = {"message": {"content": "A"}, "finish_reason": "length", "logprobs": {"content": [{"top_logprobs": top}]}}
     return {"choices": [choice], "usage": {"prompt_tokens": 7, "completion_tokens": 1}}
+
+
+def question(row: Sequence[int]) -> str:
+    """The user's text in a row of tokens, as `tokenized` makes them."""
+    text = "".join(chr(token - 1000) for token in row if token > 1000)
+    return text.rpartition("<user>")[2].partition("<assistant>")[0]
+
+
+def likelihood(row: Sequence[int], nth: int = 0) -> dict[str, Any]:
+    """The log-probabilities of a row's tokens as vLLM writes them, made from the row."""
+    sha, told = hashlib.sha256(f"{nth}".encode()), list[Any]()
+    for token in row:
+        sha.update(b" %d" % token)
+        told.append({str(token): {"logprob": -sha.digest()[0] / 32, "rank": 1}})
+    return {"choices": [{"index": 0, "prompt_logprobs": [None, *told[1:]]}], "usage": {"prompt_tokens": len(row)}}
 
 
 def whole(status: int, body: Any, headers: str = "") -> bytes:

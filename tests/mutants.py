@@ -26,14 +26,67 @@ ADVANTAGES, PREFERENCE = f"{LOSSES}/advantages.py", f"{LOSSES}/preference.py"
 MASKS, PACKING = "models/local/masks.py", "models/local/packing.py"
 POLICY_MODEL, SCALAR = "training/policy_model.py", "training/scalar_model.py"
 SESSION, ATTENTION, HEAD = "training/session.py", "models/local/attention.py", "training/head.py"
-LABELS = "models/labels.py"
+LABELS, LIKELIHOOD = "models/labels.py", "models/local/likelihood.py"
+RATIO, CONTRAST, SCORE = "feedback/ratio.py", "feedback/judge/contrast.py", "feedback/judge/score.py"
 FLEX, TOKENS = "models/local/flex.py", "models/local/tokens.py"
 ESTIMATORS, ROLLOUT = "training/optimise/estimators.py", "training/optimise/rollout.py"
 UPDATES = "training/optimise/updates.py"
 REWARD, REWARD_DATA = "training/reward/train.py", "training/reward/data.py"
+JUDGE_LOSS, JUDGE_LOOP, JUDGE_METHODS = f"{LOSSES}/judge.py", "training/judge/loop.py", "training/judge/methods.py"
+JUDGE_SPLIT, JUDGE_MATERIAL = "audit/judge_training/split.py", "audit/judge_training/material.py"
 OBJECTIVE, OFFLINE, DPO = "training/reward/objective.py", "training/offline/loop.py", "training/offline/dpo.py"
 
 FAULTS = [
+    # ------------------------------------------------------------------------------------------ density ratios
+    Fault(
+        RATIO,
+        "ratio.logprob_for - ratio.logprob_against",
+        "ratio.logprob_for",
+        "test_contrast.py::test_p_is_the_sigma_of_the_difference_over_tau",
+        "what is likely by itself passes for what follows the principle",
+    ),
+    Fault(
+        RATIO,
+        "math.tanh((a.value - b.value) / 2)",
+        "math.tanh(a.value - b.value)",
+        "test_contrast.py::test_p_is_the_sigma_of_the_difference_over_tau",
+        "labels are twice as sure as tau says",
+    ),
+    Fault(
+        CONTRAST,
+        "for instruction in (principle.contrast.for_, principle.contrast.against)",
+        "for instruction in (principle.contrast.against, principle.contrast.for_)",
+        "test_contrast.py::test_p_is_the_sigma_of_the_difference_over_tau",
+        "the policy learns the opposite of every principle",
+    ),
+    Fault(
+        CONTRAST,
+        'update={"second": mode.against is not None}',
+        'update={"second": False}',
+        "test_contrast.py::test_two_models_stand_for_the_two_sides_and_one_at_a_time_is_open",
+        "the strong model is held against itself",
+    ),
+    Fault(
+        LIKELIHOOD,
+        "before = [places[-count:]",
+        "before = [places[:count]",
+        "test_likelihood.py::test_answers_after_instructions_at_the_end_share_what_stands_before_these",
+        "where siblings share a part of their prompts, tokens of the prompt are read for those of the answer",
+    ),
+    Fault(
+        LIKELIHOOD,
+        "logprob=sum(own[:text]), end_logprob=sum(own[text:])",
+        "logprob=sum(own), end_logprob=sum(own[text:])",
+        "test_likelihood.py::test_answers_are_as_likely_as_the_definition_says",
+        "a response that a token limit cut off is judged by the end that it does not have",
+    ),
+    Fault(
+        SCORE,
+        "by_ratio(mode, section) if isinstance(mode, ContrastMode)",
+        "by_ratio(mode, section) if not isinstance(mode, ContrastMode)",
+        "test_contrast.py::test_each_response_is_read_under_both_instructions_and_asked_about_once",
+        "contrast asks for labels",
+    ),
     # ------------------------------------------------------------------------------------- label probabilities
     Fault(
         LABELS,
@@ -562,5 +615,90 @@ FAULTS = [
         "logprobs_B = policy.token_logprobs(present, AS_WRITTEN).mean(1)",
         "test_offline.py::test_dpo_is_its_definition",
         "DPO's log-probabilities shrink with padding",
+    ),
+    # ------------------------------------------------------------------------------------ a judge that learns
+    Fault(
+        JUDGE_LOSS,
+        "logprob_N2L[:, 0, 0], logprob_N2L[:, 1, 1]",
+        "logprob_N2L[:, 0, 0], logprob_N2L[:, 1, 0]",
+        "test_losses_judge.py::test_compare_is_the_soft_cross_entropy_of_both_orders",
+        "the judge learns to take whatever stands first",
+    ),
+    Fault(
+        JUDGE_LOSS,
+        ".logsumexp(-1) for tokens in ids",
+        ".amax(-1) for tokens in ids",
+        "test_losses_judge.py::test_a_label_has_the_probability_of_all_tokens_that_say_it",
+        "one spelling of a label is taught, and judging adds up all",
+    ),
+    Fault(
+        JUDGE_LOSS,
+        "torch.sign(place[:, None] - place)",
+        "torch.sign(place - place[:, None])",
+        "test_losses_judge.py::test_score_is_the_cross_entropy_of_the_p_that_judging_computes",
+        "the better response is taught to be rated lower",
+    ),
+    Fault(
+        JUDGE_LOSS,
+        "[0.0, 1.0, 0.5]",
+        "[0.0, 1.0, 0.0]",
+        "test_losses_judge.py::test_checklist_is_the_cross_entropy_of_the_p_that_judging_computes",
+        "what cannot be told is taught to go against the principle",
+    ),
+    Fault(
+        JUDGE_LOSS,
+        "(ratio_N2[:, 0] - ratio_N2[:, 1]) / tau",
+        "(ratio_N2[:, 0] - ratio_N2[:, 1]) * tau",
+        "test_losses_judge.py::test_contrast_is_the_cross_entropy_of_the_ratios_difference",
+        "what is taught is not what is judged",
+    ),
+    Fault(
+        JUDGE_METHODS,
+        "(logprob_BT * of_text_BT).sum(1)",
+        "logprob_BT.sum(1)",
+        "test_judge_train.py::test_what_is_trained_is_the_number_that_the_judge_says[contrast]",
+        "the end of a response is taught, and judging leaves it out",
+    ),
+    Fault(
+        JUDGE_LOOP,
+        "one.lesson.weight / total",
+        "1 / len(lessons)",
+        "test_judge_train.py::test_a_pair_counts_by_its_weight_and_in_whatever_microbatch",
+        "weights of labels do nothing",
+    ),
+    Fault(
+        JUDGE_LOOP,
+        "self._parameters[name].copy_(weights)",
+        "del name, weights",
+        "test_judge_train.py::test_training_stops_early_and_keeps_the_best",
+        "the last epoch is saved as the best",
+    ),
+    Fault(
+        JUDGE_LOOP,
+        "seen.agreement > epochs[best].agreement if best == 0 else ahead",
+        "ahead",
+        "test_judge_train.py::test_the_best_epoch_must_beat_none_and_ties_go_to_the_least_loss",
+        "a judge that agrees no more than the untrained one is saved",
+    ),
+    Fault(
+        JUDGE_SPLIT,
+        "key_of(label) not in audited | heldout",
+        "key_of(label) not in audited",
+        "test_judge_train_labels.py::test_no_prompt_is_in_two_parts_and_each_has_its_share",
+        "training stops by labels that it has learnt",
+    ),
+    Fault(
+        JUDGE_SPLIT,
+        'for m in prompt if m.role != "system"',
+        "for m in prompt",
+        "test_judge_train_labels.py::test_a_prompt_is_the_same_under_another_system_turn_and_other_blanks",
+        "a judge is audited on what it learnt under another system turn",
+    ),
+    Fault(
+        JUDGE_MATERIAL,
+        "Question(0, principle, first), constitution, template) for first in ORDERS",
+        "Question(0, principle, first), constitution, template) for first in ORDERS[::-1]",
+        "test_judge_train_labels.py::test_what_is_taught_are_the_very_requests_that_judging_makes[compare]",
+        "both orders are taught the wrong response",
     ),
 ]

@@ -46,8 +46,8 @@ def test_ppo_is_an_older_name_of_optimise(cli, monkeypatch, tmp_path):
         return Run(folder)
 
     monkeypatch.setattr("rlaif.pipeline.run_recipe", run_recipe)
-    assert cli("ppo", "quickstart", "ppo.steps=3")[0] == 0
-    assert cli("optimise", "quickstart", "optimise.steps=4")[0] == 0
+    assert cli("ppo", "hh-rlaif", "ppo.steps=3")[0] == 0
+    assert cli("optimise", "hh-rlaif", "optimise.steps=4")[0] == 0
     assert seen == [("ppo", 3, ["optimise"]), ("ppo", 4, ["optimise"])]
 
 
@@ -137,12 +137,12 @@ def test_a_bad_file_is_named_with_its_line(cli, tmp_path, what, text, reason):
     names[what] = bad(tmp_path, "bad.yaml", text)
     recipe = bad(tmp_path, "recipe.yaml", RECIPE.format(**names))
     out = tmp_path / "run"
-    if what != "prompts":  # where the judge is first needed
+    if what == "template":  # where the judge is first needed
         out.mkdir()
         code, _, err = cli("label", recipe, "--out", str(out))
         assert code == 2 and "responses.jsonl: not there yet" in err
         (out / "responses.jsonl").write_text("")
-    code, _, err = cli("sample" if what == "prompts" else "label", recipe, "--out", str(out))
+    code, _, err = cli("label" if what == "template" else "sample", recipe, "--out", str(out))
     assert code == 2 and reason in err and "Traceback" not in err
 
 
@@ -272,6 +272,7 @@ def judged_by(tmp_path, monkeypatch):
             "judge.backend=scripted",
             f"judge.model=tests.audited:{judge}",
             "constitution=goodness.yaml",
+            "label.mode={kind: compare}",
             "evaluate.bootstrap_samples=200",
         ]
 

@@ -51,7 +51,7 @@ def client(*urls: str, model: str = "judge", backoff: wait_base | None = None, *
 def warm(*urls: str, **fields: Any) -> HttpChatModel:
     """A client that has had an answer already, so that it no longer sends the first request alone."""
     model = client(*urls, **fields)
-    model._answered = {True, False}
+    model._answered = {"text", "labels", "answer"}
     return model
 
 

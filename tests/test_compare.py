@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
 
+from rlaif.config.sections import LongWords, Syllables
 from rlaif.errors import DataError
 from rlaif.evaluation.compare import compare_runs
+from rlaif.evaluation.instruments import instruments
+from rlaif.evaluation.wording import number
 from tests.fake_run import RECIPE, inputs, write_run
 
 pytestmark = pytest.mark.usefixtures("blank_plots")
@@ -31,6 +35,22 @@ def test_the_table_has_a_column_a_run(compared):
     names = [row[0] for row in rows]
     assert names[:3] == ["All checks: before", "All checks: after", "All checks: change"]
     assert "Win rate against the reference" in names
+
+
+def test_a_measure_of_any_run_has_a_row(tmp_path):
+    given = inputs(prompts=6)
+    with_measures = dataclasses.replace(
+        given, instruments=instruments([Syllables(name="syllables / word. all"), LongWords()])
+    )
+    runs = [
+        write_run(tmp_path / "one", with_measures),
+        write_run(tmp_path / "two", given, RECIPE.replace("60}", "90}")),
+    ]
+    rows = {row[0]: row[1:] for row in compare_runs(runs, tmp_path / "out.html")}
+    change = json.loads((runs[0] / "evaluation.json").read_text())["measures"][0]["difference"]["value"]
+    own, other = rows["syllables / word. all: change"]
+    assert own.startswith(number(change, signed=True)) and other == "\u2013"
+    assert "points (" in rows["words of 3 or more syllables: change"][0]
 
 
 def test_page_and_numbers(compared):

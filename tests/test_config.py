@@ -29,6 +29,7 @@ from rlaif.config.sections import (
 )
 from rlaif.constitution import load_constitution
 from rlaif.errors import ConfigError, shown
+from rlaif.feedback.judge import modes_of
 from rlaif.resources import available, resolve
 
 SMALL = """
@@ -58,7 +59,7 @@ def test_shipped_recipes_are_valid_and_name_shipped_things(name):
     recipe = load_recipe(name)
     assert recipe.name == name and recipe.title
     assert recipe.constitution in available("constitutions")
-    assert recipe.label.mode.template in available("prompts/judge")
+    assert {mode.template for mode in modes_of(recipe)} <= set(available("prompts/judge"))
     assert resolve("recipes", name).read_text().startswith("#"), "a recipe begins by saying what it is for"
 
 
@@ -206,6 +207,13 @@ def test_ppo_is_an_older_name_of_optimise(tmp_path, small):
         ("prompts.sources.0.lmit=1", "prompts.sources.0.lmit: no such key; did you mean 'limit'?"),
         ("1=2", "1: no such key; valid choices: compute, constitution, evaluate, "),
         ("optimise.steps=true", "optimise.steps: a number, not true or false (got True)"),
+        (
+            "sample={responses_per_prompt: 3, contrast: {}}",
+            "sample: responses_per_prompt must be even with `contrast`, ",
+        ),
+        ("sample.contrast.labels=orign", "sample.contrast.labels: Input should be 'origin', 'judge' or 'both' (got "),
+        ("sample.contrast.lables=both", "sample.contrast.lables: no such key; did you mean 'labels'?"),
+        ("sample.contrast.p_origin=0.5", "sample.contrast.p_origin: Input should be greater than 0.5 (got 0.5)"),
         ("optimise.learning_rate=true", "optimise.learning_rate: a number, not true or false (got True)"),
         ("prompts.limit=false", "prompts.limit: a number, not true or false (got False)"),
         ("optimise.learning_rate=.inf", "optimise.learning_rate: Input should be a finite number (got inf)"),

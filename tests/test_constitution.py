@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlaif.constitution import Constitution, Principle, lint, load_constitution
-from rlaif.constitution.lint import similarity
+from rlaif.constitution.wording import similarity
 from rlaif.errors import ConfigError
 from rlaif.resources import available
 
@@ -46,7 +46,7 @@ def test_shipped_constitutions_are_whole_and_lint_clean(name):
     assert lint(constitution) == []
     for principle in constitution.principles:
         if principle.judged:
-            assert principle.compare.endswith("?") and "response" in principle.compare
+            assert principle.compare.endswith("?") and "response" in principle.compare and principle.contrast
             assert principle.critique and principle.revise
             assert principle.question.endswith("?") and principle.desired in ("yes", "no")
         else:
@@ -150,7 +150,7 @@ def test_for_tags(tmp_path):
         ("- {id: a, compare: x, question: y}", "6: principle 'a': `question` and `desired` go together"),
         (
             "- {id: a, revise: x}",
-            "6: principle 'a': has neither `compare` nor `check`, so nothing decides it",
+            "6: principle 'a': has neither `compare`, `contrast` nor `check`, so nothing decides it",
         ),
         ("- {compare: x}", "6: principle number 1: `id` is missing"),
         ("- just text", "6: principle number 1: must be a mapping (got 'just text')"),
@@ -249,11 +249,31 @@ def test_all_that_yaml_reads_otherwise_is_told_at_once(complaints):
     assert [line.split(":")[0] for line in lines] == ["7", "8", "8", "9", "10"]
 
 
+@pytest.mark.parametrize("key", ["check", "contrast", "examples", "principles", "max_words", "pattern"])
+@pytest.mark.parametrize(
+    ("place", "known"),
+    [
+        ("KEY: 1\n", {"principles", "examples"}),
+        ("principles:\n- {id: a, KEY: 1}\n", {"check", "contrast"}),
+        ("principles:\n- {id: a, contrast: {KEY: 1}}\n", set()),
+        ("principles:\n- {id: a, check: {kind: max_words, limit: 3, KEY: 1}}\n", set()),
+    ],
+)
+def test_an_unknown_key_may_be_called_what_another_part_is(complaints, place, known, key):
+    found = complaints(HEAD[: HEAD.index("principles")] + place.replace("KEY", key))
+    assert any(f"unknown key '{key}'" in line for line in found) is (key not in known)
+
+
+KEYS = ["id", "compare", "contrast", "for", "against", "check", "kind", "limit", "principles"]
 junk = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
     lambda inner: (
         st.lists(inner, max_size=3)
-        | st.dictionaries(st.sampled_from(["id", "compare", "check", "kind", "limit", "principles"]), inner, max_size=4)
+        | st.dictionaries(
+            st.sampled_from(KEYS),
+            inner,
+            max_size=4,
+        )
     ),
     max_leaves=12,
 )

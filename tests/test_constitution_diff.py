@@ -20,6 +20,7 @@ CALM = {
 }
 EXAMPLE = {"prompt": "p", "response": "r", "critique": "c", "revision": "v"}
 BRIEF = {"id": "brief", "check": {"kind": "max_words", "limit": 60}}
+BOTH = {"for": "Be calm.", "against": "Be heated."}
 
 
 def of(*principles, **head):
@@ -103,6 +104,46 @@ def test_each_change_has_its_sentence_and_level(new, level, sentence):
     found = diff(OLD, new)
     assert [(change.level, change.sentence) for change in found.changes] == [(level, sentence)]
     assert found.advice == level
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "level", "sentence"),
+    [
+        (None, BOTH, "minor", 'contrast added: "Be calm." against "Be heated."'),
+        (None, {"for": "Be calm."}, "minor", 'contrast added: "Be calm." against the model as it is'),
+        (BOTH, None, "major", 'contrast removed: "Be calm." against "Be heated."'),
+        (BOTH, BOTH | {"for": "Be cool."}, "major", "contrast.for reworded: Be [-calm.-] {+cool.+}"),
+        (BOTH, BOTH | {"against": "Be hot."}, "major", "contrast.against reworded: Be [-heated.-] {+hot.+}"),
+        (BOTH, {"for": "Be calm."}, "major", "contrast.against removed: Be heated."),
+        ({"for": "Be calm."}, BOTH, "major", "contrast.against added: Be heated."),
+        (BOTH, BOTH | {"for": "Be\ncalm."}, "patch", "contrast.for: only spaces or line breaks changed"),
+    ],
+)
+def test_each_change_of_a_contrast_has_its_sentence_and_level(before, after, level, sentence):
+    old, new = (of(CALM | ({"contrast": texts} if texts else {}), BRIEF) for texts in (before, after))
+    (change,) = diff(old, new).changes
+    assert (change.level, change.sentence, change.principle) == (level, f"calm: {sentence}", "calm")
+
+
+def test_both_sides_turned_round_are_two_changes():
+    turned = {"for": BOTH["against"], "against": BOTH["for"]}
+    changes = diff(of(CALM | {"contrast": BOTH}), of(CALM | {"contrast": turned})).changes
+    assert [(c.level, c.before, c.after) for c in changes] == [
+        ("major", "Be calm.", "Be heated."),
+        ("major", "Be heated.", "Be calm."),
+    ]
+
+
+def test_a_principle_by_contrast_alone_is_named_by_it():
+    alone = {"id": "calm", "contrast": BOTH}
+    (added,) = diff(of(BRIEF), of(BRIEF, alone)).changes
+    assert added.sentence == 'principle calm added: "Be calm." against "Be heated."'
+    (gained,) = diff(of(BRIEF, alone), of(BRIEF, alone | {"compare": "Which response is calm?"})).changes
+    assert (gained.level, gained.sentence) == ("minor", "calm: compare added: Which response is calm?")
+    (renamed,) = diff(of(BRIEF, alone), of(BRIEF, alone | {"id": "cool"})).changes
+    assert renamed.sentence == "principle calm renamed to cool: it says the same"
+    other = alone | {"id": "cool", "contrast": {"for": "Be cool."}}
+    assert [c.level for c in diff(of(BRIEF, alone), of(BRIEF, other)).changes] == ["minor", "major"]
 
 
 def test_the_same_content_is_no_change():

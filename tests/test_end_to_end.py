@@ -21,7 +21,9 @@ PROMPTS, HELDOUT = 120, 32
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory, tiny_folder):
-    return small_recipe(tmp_path_factory.mktemp("inputs"), tiny_folder, PROMPTS)
+    measures = [{"kind": "words"}, {"kind": "code", "function": "tests.scripted_judge:letters", "better": "higher"}]
+    folder = tmp_path_factory.mktemp("inputs")
+    return small_recipe(folder, tiny_folder, PROMPTS, evaluate={"measures": measures})
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +63,15 @@ def test_the_judge_prefers_the_policy_on_prompts_never_trained_on(evaluation):
 def test_code_agrees_that_the_checked_principle_is_kept_more_often(evaluation):
     rate = evaluation["principles"]["no-digits"]["pass_rate"]
     assert rate["after"] > rate["before"] + 0.1
+
+
+def test_a_measure_confirms_it_and_the_labels_say_which_principle_taught_it(evaluation):
+    words, letters = evaluation["measures"]
+    assert letters["difference"]["low"] > 0 and letters["seen"] == "the judge, a function of the same module"
+    assert words["seen"] is None
+    taught = evaluation["labels"]["by_principle"]["plain-letters"]
+    assert taught["measures"][1]["value"] > 0.95 and taught["measures"][1]["side"] == "higher"
+    assert 0 < taught["signal"] < 1 and taught["agrees"]["value"] > 0.5
 
 
 def test_the_critic_and_the_kl_are_alive(run):

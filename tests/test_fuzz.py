@@ -24,7 +24,7 @@ import yaml
 from rlaif.annotate.questions import read_questions
 from rlaif.audit import gate
 from rlaif.audit.identity import differences
-from rlaif.config import dump_recipe, load_recipe
+from rlaif.config import auto, dump_recipe, load_recipe
 from rlaif.config.sections import FileSource, HumanFile, PromptsSection
 from rlaif.constitution import lint, load_constitution
 from rlaif.errors import RlaifError
@@ -376,7 +376,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run.annotations.write_text(first.replace('"source":"ai"', '"source":"human"'))
     run.routing.write_text(json.dumps({"by": "random", "budget": 3, "seed": 0, "picked": ["a"], "facts": {"x": 1.5}}))
     run.route.write_text("".join(p.model_dump_json() + "\n" for p in pairs(2)))
-    audit = {"schema": gate.SCHEMA, "audited": {"judge": {"model": "x"}}, "agreement": {"value": 0.9, "low": 0.8}}
+    audit = {"schema": auto.SCHEMA, "audited": {"judge": {"model": "x"}}, "agreement": {"value": 0.9, "low": 0.8}}
     audit["calibration"] = {"isotonic": {"x": [0.5, 0.9], "y": [0.5, 0.8]}}
     (folder / "audit.json").write_text(json.dumps(audit))
     scored = {"arm": "a", "seed": 0, "model": "m", "pair_id": "p", "prompt_id": "q", "p_human": 1.0, "margin": 0.5}
@@ -406,7 +406,7 @@ def reads_of(run: Run) -> dict[str, list[Callable[[], object]]]:
         return terminal(read_json(run.evaluation, EVALUATION)), _row(1, run)
 
     def audited() -> object:
-        audit = gate._read(folder / "audit.json")
+        audit = auto.read_audit(folder / "audit.json")
         differences(audit["audited"], {"judge": {"model": "x"}})
         return gate.check_gate(audit, {"accuracy.low": 0.5}), fitted(audit.get("calibration") or {}, "isotonic")
 

@@ -60,6 +60,10 @@ RECORDS = {
     records.Response: st.builds(records.Response, prompt=MESSAGES, text=TEXT),
     records.Pair: PAIR,
     records.Verdict: VERDICT,
+    records.DensityRatio: st.builds(
+        records.DensityRatio, logprob_for=FINITE, logprob_against=FINITE, tokens=st.integers(0, 10**6)
+    ),
+    records.Origin: st.builds(records.Origin, principle=TEXT),
     records.PrincipleJudgment: PRINCIPLE,
     records.Provenance: PROVENANCE,
     records.Judgment: st.builds(

@@ -24,6 +24,7 @@ from rlaif.feedback.judge.compare import judge_pairs
 from rlaif.feedback.judge.result import JudgeResult
 from rlaif.jsonl import write_jsonl
 from rlaif.models.cache import CachedModel, cache_summary
+from rlaif.models.chat import ChatRequest, Reply
 from rlaif.models.client import HttpChatModel
 from rlaif.records import Judgment, Message, Pair, Prompt, Response
 from rlaif.run import Run
@@ -58,6 +59,18 @@ def judge(cache: Path, n: int, *urls: str, **settings: Any) -> JudgeResult:
     model = CachedModel(HttpChatModel(client, wait_exponential(multiplier=0.02)), cache)
     try:
         return judge_pairs(model, pairs(n), CONSTITUTION, load_template("compare"), LabelSection(), seed=0)
+    finally:
+        model.close()
+
+
+def read(cache: Path, n: int, *urls: str, **settings: Any) -> list[Reply]:
+    """How likely two answers to each of the first n questions are."""
+    config = {"timeout_s": 60.0, "max_tries": MAX_TRIES, "concurrency": CONCURRENCY} | settings
+    client = ClientModel(model="judge", revision="1", base_urls=urls, **config)
+    model = CachedModel(HttpChatModel(client, wait_exponential(multiplier=0.02)), cache)
+    asked = [(Message(role="user", content=f"Question {number}"),) for number in range(n)]
+    try:
+        return model.chat([ChatRequest(messages=turn, answer=text) for turn in asked for text in ("one", "two")])
     finally:
         model.close()
 
@@ -141,6 +154,25 @@ def test_all_troubles_at_once(seed: int, tmp_path: Path, peaceful: dict[str, Jud
     assert again.failures == ()
     check_whole(again, 40, peaceful)
     assert mended.asked.total() == len(result.failures), "only what failed is asked again"
+
+
+@seeds(4)
+def test_all_troubles_at_once_for_answers_that_are_read(seed: int, tmp_path: Path) -> None:
+    cache = tmp_path / "replies.sqlite"
+    with faulty_server() as server:
+        peaceful_ = read(tmp_path / "peaceful.sqlite", 40, server.url)
+    assert not any(reply.error for reply in peaceful_) and len({reply.likelihood for reply in peaceful_}) == 80
+
+    with faulty_server(seeded(seed, 0.3)) as server:
+        replies = read(cache, 40, server.url, concurrency=32, timeout_s=1.0)
+    known = [reply for reply in replies if reply.error is None]
+    assert all(reply == wanted for reply, wanted in zip(replies, peaceful_, strict=True) if reply.error is None)
+    assert 0 < len(known) < 80 and len(server.met) > 5
+    assert max(server.asked.values()) <= 2 * MAX_TRIES, "two answers to each question"
+
+    with faulty_server() as mended:
+        assert read(cache, 40, mended.url) == peaceful_
+    assert mended.asked.total() == 80 - len(known), "only what failed is asked again"
 
 
 # --------------------------------------------------------------------------------------------- replicas

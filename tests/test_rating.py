@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from rlaif.constitution import Principle
-from rlaif.feedback.rating import CHECKLIST, DIGITS, RATING, Scale, by_code, compared, overall
+from rlaif.feedback.rating import CHECKLIST, DIGITS, RATING, Scale, answer, by_code, compared, overall, rate
 from rlaif.feedback.verdict import checked
 from rlaif.records import PrincipleScore
 
@@ -53,7 +53,7 @@ def p_a(scale: Scale, a: PrincipleScore, b: PrincipleScore) -> float:
 def test_a_rating_by_hand() -> None:
     """Half on 4, a quarter each on 8 and 10: s = 6.5, so 2 * 5.5 / 9 - 1."""
     logprobs = dict.fromkeys(DIGITS, -9999.0) | {"3": math.log(0.4), "7": math.log(0.2), "9": math.log(0.2)}
-    found = RATING.read(principle(), logprobs)
+    found = rate(principle(), logprobs)
     assert found.value == pytest.approx(2 * 5.5 / 9 - 1, abs=1e-12)
     assert found.logprobs == logprobs
     assert not found.checked
@@ -63,14 +63,14 @@ def test_a_rating_by_hand() -> None:
 @example(dict.fromkeys(DIGITS, -9999.0) | {"0": 0.0, "1": -36.7369, "2": -36.7369})  # the shares add up to 1 + 2^-52
 def test_the_rating_is_the_rescaled_expectation(logprobs: dict[str, float]) -> None:
     expected = sum(rating * p for rating, p in zip(range(1, 11), shares(logprobs), strict=True))
-    value = RATING.read(principle(), logprobs).value
+    value = rate(principle(), logprobs).value
     assert value == pytest.approx(2 * (expected - 1) / 9 - 1, abs=1e-6)
     assert -1 <= value <= 1
 
 
 @pytest.mark.parametrize(("digit", "value"), [("0", -1.0), ("9", 1.0)])
 def test_certain_ratings_reach_the_ends(digit: str, value: float) -> None:
-    assert RATING.read(principle(), dict.fromkeys(DIGITS, -9999.0) | {digit: 0.0}).value == value
+    assert rate(principle(), dict.fromkeys(DIGITS, -9999.0) | {digit: 0.0}).value == value
 
 
 @given(RATINGS, RATINGS)
@@ -79,14 +79,14 @@ def test_p_a_of_ratings_is_the_double_sum(one: dict[str, float], other: dict[str
     for i, p in enumerate(shares(one)):
         for j, q in enumerate(shares(other)):
             expected += p * q * (1.0 if i > j else 0.5 if i == j else 0.0)
-    a, b = (RATING.read(principle(), logprobs) for logprobs in (one, other))
+    a, b = (rate(principle(), logprobs) for logprobs in (one, other))
     assert p_a(RATING, a, b) == pytest.approx(expected, abs=1e-6)
 
 
 def test_the_order_of_the_labels_in_a_row_means_nothing() -> None:
     logprobs = logs(*(i / 55 for i in range(1, 11)))
     turned = dict(reversed(logprobs.items()))
-    assert RATING.read(principle(), turned).value == RATING.read(principle(), logprobs).value
+    assert rate(principle(), turned).value == rate(principle(), logprobs).value
 
 
 # ------------------------------------------------------------------------------------------------- checklist
@@ -94,16 +94,16 @@ def test_the_order_of_the_labels_in_a_row_means_nothing() -> None:
 
 def test_an_answer_by_hand() -> None:
     """The three labels share 0.8 of the probability: Yes 0.4 / 0.8, Unknown 0.2 / 0.8."""
-    found = CHECKLIST.read(principle(), answers(0.4, 0.2, 0.2))
+    found = answer(principle(), answers(0.4, 0.2, 0.2))
     assert found.value == pytest.approx(0.5 + 0.25 / 2, abs=1e-12)
     assert found.unknown == pytest.approx(0.25, abs=1e-12)
-    assert CHECKLIST.read(principle(desired="no"), answers(0.4, 0.2, 0.2)).value == 1 - found.value
+    assert answer(principle(desired="no"), answers(0.4, 0.2, 0.2)).value == 1 - found.value
 
 
 @given(ANSWERS, st.sampled_from(["yes", "no"]))
 def test_the_answer_is_the_desired_one_and_half_of_unknown(logprobs: dict[str, float], desired: str) -> None:
     yes, no, unknown = shares(logprobs)
-    found = CHECKLIST.read(principle(desired=desired), logprobs)
+    found = answer(principle(desired=desired), logprobs)
     assert found.value == pytest.approx((yes if desired == "yes" else no) + unknown / 2, abs=1e-6)
     assert found.unknown == pytest.approx(unknown, abs=1e-6)
     assert 0 <= found.value <= 1
@@ -111,7 +111,7 @@ def test_the_answer_is_the_desired_one_and_half_of_unknown(logprobs: dict[str, f
 
 @given(ANSWERS, ANSWERS)
 def test_p_a_of_answers_is_one_alone_and_half_of_the_same(one: dict[str, float], other: dict[str, float]) -> None:
-    a, b = (CHECKLIST.read(principle(), logprobs) for logprobs in (one, other))
+    a, b = (answer(principle(), logprobs) for logprobs in (one, other))
     only_a, same = a.value * (1 - b.value), a.value * b.value + (1 - a.value) * (1 - b.value)
     assert p_a(CHECKLIST, a, b) == pytest.approx(only_a + same / 2, abs=1e-6)
 
@@ -123,8 +123,8 @@ def test_p_a_of_answers_is_one_alone_and_half_of_the_same(one: dict[str, float],
 def test_exchanging_a_and_b_mirrors_p_exactly(
     one: dict[str, float], other: dict[str, float], said: dict[str, float], replied: dict[str, float]
 ) -> None:
-    for scale, first, second in ((RATING, one, other), (CHECKLIST, said, replied)):
-        a, b = (scale.read(principle(), logprobs) for logprobs in (first, second))
+    for scale, read, first, second in ((RATING, rate, one, other), (CHECKLIST, answer, said, replied)):
+        a, b = (read(principle(), logprobs) for logprobs in (first, second))
         assert 0 <= p_a(scale, a, b) <= 1
         assert p_a(scale, a, b) == 1 - p_a(scale, b, a)
         assert p_a(scale, a, a) == 0.5
@@ -142,7 +142,7 @@ def test_a_check_is_worth_an_end_of_the_scale(scale: Scale, low: float) -> None:
 
 def test_who_was_asked_has_passed_the_check() -> None:
     """However badly it is rated, a response that passes is preferred to one that fails."""
-    asked = RATING.read(principle("short"), dict.fromkeys(DIGITS, -9999.0) | {"0": 0.0})
+    asked = rate(principle("short"), dict.fromkeys(DIGITS, -9999.0) | {"0": 0.0})
     failed = by_code(short(), "one two three four", RATING)
     assert compared(short(), asked, failed, RATING, MARGIN) == checked("short", True, False, MARGIN)
     assert compared(short(), failed, asked, RATING, MARGIN) == checked("short", False, True, MARGIN)

@@ -9,7 +9,10 @@ import re
 
 import pytest
 
+from rlaif.config.sections import Syllables, WordCount
 from rlaif.errors import DataError
+from rlaif.evaluation.compare import compare_runs
+from rlaif.evaluation.instruments import instruments
 from rlaif.evaluation.plots import Interval, dots, running_mean
 from rlaif.evaluation.report import write_report
 from rlaif.evaluation.verdict import verdict
@@ -34,6 +37,29 @@ def test_the_page_says_what_happened(page):
     for part in ("The judge", "Training", "Before and after", "Cost", "Provenance", "quickstart", "no label token"):
         assert part in page
     assert page.count('<article class="example">') == 6
+
+
+def test_the_page_shows_what_no_part_of_the_run_has_seen(tmp_path):
+    given = inputs(prompts=6)
+    measures = instruments([Syllables(name="<b>syllables</b>"), WordCount()])
+    given = dataclasses.replace(
+        given, instruments=(measures[0], dataclasses.replace(measures[1], seen="the check brief"))
+    )
+    folder = write_run(tmp_path / "run", dataclasses.replace(given, label_judgments=given.judgments))
+    (folder / "metrics.jsonl").unlink()
+    page = write_report(folder).read_text()
+    assert (
+        "<h2>Measures that no part of the run has seen</h2>" in page
+        and "No part of the run has seen this measure: " in page
+    )
+    assert "&lt;b&gt;syllables&lt;/b&gt;" in page and "<b>syllables" not in page
+    assert "seen by the check brief" in page
+    assert "<h2>Which principle taught what</h2>" in page and "The judge gave all of the label signal." in page
+    assert "Lower in words" in page
+
+
+def test_a_run_without_measures_or_ai_labels_has_no_such_part(page):
+    assert "no part of the run has seen" not in page.lower() and "taught what" not in page
 
 
 def test_the_page_needs_nothing_from_elsewhere(page):
@@ -78,6 +104,17 @@ def test_one_missing_file_is_no_obstacle(tmp_path, missing):
     assert "The judge" in write_report(folder, tmp_path / "page.html").read_text()
 
 
+@pytest.mark.parametrize("value", [1.5, "twelve", [1], {"a": 1}, True, None])
+def test_a_recipe_that_was_changed_by_hand_stops_no_page(tmp_path, value):
+    runs = [write_run(tmp_path / name, inputs()) for name in "ab"]
+    keys = {"policy": ["model", "dtype"], "judge": ["model"], "optimise": ["kind"], "evaluate": ["examples"]}
+    recipe = {"title": value, "constitution": value, "sample": {"contrast": {"labels": value}}}
+    recipe |= {section: dict.fromkeys(names, value) for section, names in keys.items()}
+    (runs[0] / "recipe.yaml").write_text(json.dumps(recipe | {"preferences": {"labels": {"kind": value}}}))
+    assert write_report(runs[0]).exists()
+    compare_runs(runs, tmp_path / "compared.html")
+
+
 def test_an_empty_folder_says_that_nothing_was_evaluated(tmp_path):
     page = write_report(tmp_path).read_text()
     assert "Not evaluated yet" in page and "No AI judge was used" in page
@@ -113,6 +150,11 @@ def test_a_broken_file_is_one_clear_line(tmp_path):
             "policy.kl.value: Input should be a",
         ),
         ({"policy": [1]}, "policy: Input should be an object"),
+        (
+            {"measures": [{"name": "x", "unit": "inch", "before": 1, "after": 2, "difference": None}]},
+            "measures.0.unit: Input should be",
+        ),
+        ({"labels": {"pairs": 3, "prefers": 2}}, "labels.by_principle: Field required"),
         ({"cost": {"judge_calls": -1}}, "cost.judge_calls: Input should be greater than or equal to 0"),
         (
             {"all_checked": {"before": 0, "after": 0, "difference": {}, "before_interval": [0, 1, 2]}},

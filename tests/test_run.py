@@ -227,7 +227,7 @@ def test_models_on_this_disk_are_inputs(run, monkeypatch, tmp_path):
     folder = Path("base")
     readers = {name: set(stage.reads(recipe, run)) for name, stage in STAGES.items()}
     assert [name for name, files in readers.items() if folder in files] == ["sample", "reward", "optimise", "evaluate"]
-    assert [name for name, files in readers.items() if module in files] == ["label", "evaluate"]
+    assert [name for name, files in readers.items() if module in files] == ["label", "optimise", "evaluate"]
     assert Path() not in set().union(*readers.values())
     missing = load_recipe("quickstart", ["judge.backend=scripted", "judge.model=no.such_module:judge"])
     assert STAGES["label"].reads(missing, run)

@@ -13,7 +13,7 @@ from rlaif.errors import DataError
 from rlaif.feedback.sample import SampleResult, check_sample_failures, sample_responses
 from rlaif.models.chat import ChatRequest, Reply
 from rlaif.models.scripted import ScriptedChatModel
-from rlaif.records import Message, Prompt
+from rlaif.records import Message, Prompt, Response
 
 SECTION = SampleSection(responses_per_prompt=3, temperature=0.9, top_p=0.8, max_tokens=7)
 
@@ -80,6 +80,31 @@ def test_errors_are_failures_never_responses() -> None:
 def test_a_response_depends_on_its_own_prompt_and_index_only(order: list[str], n: int) -> None:
     alone = {r.id: r for text in order for r in run([text], n=n).responses}
     assert {r.id: r for r in run(order, n=n).responses} == alone
+
+
+def test_ids_and_seeds_are_what_they_were_before_there_were_instructions() -> None:
+    """Told from elsewhere: labels, caches and folders of plain samples stay. Evaluation draws by the same section."""
+    seeds = []
+
+    def note(request: ChatRequest) -> str:
+        seeds.append(request.seed)
+        return "x"
+
+    model = ScriptedChatModel(note, "policy")
+    model.revision = "r1"
+    for section in (SampleSection(responses_per_prompt=2), SampleSection(responses_per_prompt=2, contrast={})):
+        seeds.clear()
+        found = sample_responses(model, [prompt("Why is the sky blue?")], section, 7, "sample").responses
+        assert [r.id for r in found] == ["9c988d55ba166d15", "a1431a5542196876"]
+        assert seeds == [6218630962431758415, 3615513189083802215]
+        assert {r.origin for r in found} == {None}
+
+
+def test_a_row_from_before_there_were_origins_is_read() -> None:
+    (row,) = run(["x"], n=1).responses
+    old = row.model_dump()
+    del old["origin"]
+    assert Response.model_validate(old) == row
 
 
 def test_seed_stage_and_knobs_change_the_response() -> None:

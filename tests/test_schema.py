@@ -100,6 +100,14 @@ def test_an_unknown_kind_names_the_known_ones(tmp_path):
         constitution(JUDGED | {"critique": None}),
         constitution(JUDGED | {"compare": " "}),
         constitution(JUDGED | {"id": "a b"}),
+        constitution({"id": "a", "contrast": {}}),
+        constitution({"id": "a", "contrast": {"against": "x"}}),
+        constitution({"id": "a", "contrast": {"for": " "}}),
+        constitution({"id": "a", "contrast": {"for_": "x"}}),
+        constitution({"id": "a", "contrast": {"for": "x", "agianst": "y"}}),
+        constitution({"id": "a", "contrast": {"for": "x", "against": 3}}),
+        constitution({"id": "a", "contrast": ["x", "y"]}),
+        constitution(JUDGED | {"contrast": {"against": ""}}),
         constitution({"id": "a", "check": {"kind": "max_word", "limit": 3}}),
         constitution({"id": "a", "check": {"kind": "max_words"}}),
         constitution({"id": "a", "check": {"kind": "max_words", "limit": 0}}),
@@ -133,10 +141,17 @@ CHECK = st.one_of(
         | dict.fromkeys(("limit", "pattern", "text", "n", "max_share", "limt"), VALUES),
     ),
 )
+# That the two sides differ only the loader knows.
+CONTRAST = st.one_of(
+    VALUES,
+    st.fixed_dictionaries({}, optional={"for": VALUES, "against": VALUES, "x": VALUES}).filter(
+        lambda sides: sides.get("for") != sides.get("against")
+    ),
+)
 PRINCIPLE = st.fixed_dictionaries(
     {"id": st.sampled_from(["a", "", "a b", 1])},
     optional=dict.fromkeys(("compare", "critique", "question", "desired", "weight", "priority", "veto", "x"), VALUES)
-    | {"tags": VALUES, "check": CHECK},
+    | {"tags": VALUES, "check": CHECK, "contrast": CONTRAST},
 )
 
 
@@ -206,7 +221,7 @@ def test_what_the_loader_takes_in_a_recipe_the_schema_takes(change):
 
 def test_hovering_over_any_key_of_a_constitution_says_something():
     schema = json_schema("constitution")
-    for definition in (schema, schema["definitions"]["Principle"], schema["definitions"]["Example"]):
+    for definition in (schema, *(schema["definitions"][name] for name in ("Principle", "Contrast", "Example"))):
         assert [key for key, value in definition["properties"].items() if not value.get("description")] == []
     kinds = {d["properties"]["kind"]["const"]: d for d in schema["definitions"].values() if "kind" in d["properties"]}
     assert set(kinds) == set(CHECKS)

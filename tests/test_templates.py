@@ -231,6 +231,8 @@ SHIPPED = {
     "compare": "compare",
     "compare-brief": "compare",
     "compare-plain": "compare",
+    "contrast": "contrast",
+    "contrast-wrapped": "contrast",
     "propose": "propose",
     "reasoned": "reasoned",
     "revise": "revise",
@@ -245,7 +247,7 @@ def test_each_kind_ships_and_is_told_from_the_text():
         assert load_template(name, kind) == load_template(name)
 
 
-@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize("name", [name for name, kind in SHIPPED.items() if kind != "contrast"])
 def test_what_the_principles_share_comes_first_and_little_comes_after(name):
     template = load_template(name)
     responses = ("one", "two")[: len(SHAPES[template.kind].responses)]

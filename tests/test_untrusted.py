@@ -23,7 +23,9 @@ from rlaif.resources import available
 from rlaif.templates import SHAPES, JudgeTemplate, load_template
 
 ATTACKS = load_attacks()
-SHIPPED = available("prompts/judge")
+INSTRUCTING = ("contrast", "contrast-wrapped")
+"""Templates in which graded text stands in turns of its own, not between tags."""
+SHIPPED = [name for name in available("prompts/judge") if name not in INSTRUCTING]
 ROLES = ("system", "user", "assistant", "user")
 TURNS = tuple(f"turn {number}" for number in range(len(ROLES)))
 
@@ -231,12 +233,14 @@ def conversation(name: str, text: str) -> Messages:
     template = load_template_once(name)
     shape = SHAPES[template.kind]
     prompt = tuple(Message(role=role, content=text) for role in ROLES)
+    if shape.instructs:
+        return (*template.instructed(prompt[1:], "Be kind."), Message(role="assistant", content=template.defused(text)))
     messages = template.render(prompt=prompt, responses=[text] * len(shape.responses), principle="Why?")
     return messages if shape.follow_up is None else (*messages, template.neutral(text), template.follow_up("Why?"))
 
 
 @pytest.mark.embedded
-@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize("name", [*SHIPPED, *INSTRUCTING])
 def test_graded_text_never_becomes_a_control_token(name, control_tokens, embedded_tokenizer):
     innocent = control_tokens(conversation(name, "Fine."))
     own = [str(token) for token in embedded_tokenizer.added_tokens_decoder.values()]

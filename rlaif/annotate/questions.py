@@ -48,12 +48,13 @@ def read_questions(run: Run, pairs: Path | None, gold: Path | None, principles: 
     if not asked:
         raise ConfigError(f"{pairs or run.folder}: no pairs to ask about")
     shown = load_constitution(recipe.constitution).principles if recipe and principles else ()
-    # What only code decides has no words to put to a person, who would not decide it better either.
+    # What only code decides has no words to put to a person, who would not decide it better either; two instructions
+    # to whoever answers are no question.
     return Questions(tuple(asked.values()), tuple(known.values()), tuple(p for p in shown if wording(p)))
 
 
 def wording(principle: Principle) -> str:
-    """The principle as a question; empty for one that only code decides."""
+    """The principle as a question; empty for one that only code or its contrast decides."""
     return principle.compare or principle.question or ""
 
 

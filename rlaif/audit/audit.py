@@ -12,21 +12,25 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rlaif.audit import PROBE_PAIRS
-from rlaif.audit.gate import SCHEMA, Shortfall, check_gate, parse_gate
+from rlaif.audit.gate import Shortfall, check_gate, parse_gate
 from rlaif.audit.gold import Gold, read_gold
 from rlaif.audit.identity import identity, subject
+from rlaif.audit.judge_training.record import refuse_seen
 from rlaif.audit.judges import Judges, judge_gold, open_judges
 from rlaif.audit.labelled import Labelled, agreement, decided, match
 from rlaif.audit.metrics import accuracy, summarise
+from rlaif.audit.modes import try_modes
 from rlaif.audit.opinion import opinion
 from rlaif.audit.probes import PROBES, Bench, judged_only, rounds, to_probe
+from rlaif.audit.proposal import lines
 from rlaif.audit.report import write_audit_page
 from rlaif.config import Recipe
-from rlaif.config.sections import CompareMode, ReviseMode
+from rlaif.config.auto import SCHEMA
+from rlaif.config.sections import CompareMode, Mode, ReviseMode
 from rlaif.console import bar
 from rlaif.constitution import Constitution, load_constitution
 from rlaif.evaluation.agreement import Bootstrap, clustered_mean
-from rlaif.feedback.judge import passes
+from rlaif.feedback.judge import JudgeResult, passes
 from rlaif.feedback.judge.result import Cost
 from rlaif.jsonl import write_json
 from rlaif.records import Judgment, plain
@@ -48,11 +52,13 @@ class Audited(NamedTuple):
     def lines(self) -> list[str]:
         """What to print, the sentence first."""
         said = self.audit["opinion"]
+        modes = lines(self.audit["modes"]) if "modes" in self.audit else []
         gate = [f"gate: {short}" for short in self.shortfalls]
         if self.audit["gate"] and not gate:
             gate = ["gate: passed"]
         cautions = [f"  - {caution}" for caution in said["cautions"]]
         return [
+            *modes,
             said["sentence"],
             *([" ".join(said["reasons"])] if said["reasons"] else []),
             *cautions,
@@ -70,19 +76,23 @@ def audit_command(
     *,
     limit: int | None = None,
     probe_pairs: int = PROBE_PAIRS,
+    modes: Sequence[Mode] = (),
 ) -> Audited:
     """Audit the recipe's judge on these files of human labels; write audit.json and audit.html.
 
+    With `modes` one of them is chosen on half of the prompts, and the audit is of that mode on the others (`modes.py`).
+
     `out` is a folder (by default runs/audit-<recipe>), or either of the two files: the other stands beside it. `limit`
     bounds the pairs; `probe_pairs` those that each probe judges again, 0 for no probes. A gate is written as
-    `parse_gate` says and never raises: see `shortfalls`.
+    `parse_gate` says and never raises: see `shortfalls`. DataError where the judge was trained on prompts of the gold.
     """
     thresholds = parse_gate(gate) if gate else {}
     file = _file(out or Path("runs") / f"audit-{recipe.name}")
     labels = read_gold(gold, limit)
+    refuse_seen(recipe, [label.pair for label in labels.judgments], modes)
     file.parent.mkdir(parents=True, exist_ok=True)  # before the judging: it would be a pity to fail after it
     with open_judges(recipe.judge, str(file.resolve())) as judges:
-        audit = run_audit(recipe, labels, judges, probe_pairs)
+        audit = run_audit(recipe, labels, judges, probe_pairs, modes)
     shortfalls = check_gate(audit, thresholds)
     audit["gate"] = (
         {"thresholds": thresholds, "shortfalls": [short._asdict() for short in shortfalls]} if gate else None
@@ -91,17 +101,31 @@ def audit_command(
     return Audited(audit, shortfalls, write_audit_page(audit, file.with_suffix(".html")), file)
 
 
-def run_audit(recipe: Recipe, gold: Gold, judges: Judges, probe_pairs: int = PROBE_PAIRS) -> dict[str, Any]:
+def run_audit(
+    recipe: Recipe, gold: Gold, judges: Judges, probe_pairs: int = PROBE_PAIRS, modes: Sequence[Mode] = ()
+) -> dict[str, Any]:
     """The audit as plain values, ready for JSON.
 
     The keys of `metrics.summarise`; `audited` and `subject` (identity.py); `judges` as they named themselves; `gold`
     and `gold_rows`; `probes`; `probe_cost`; `examples`; and `opinion`. There is no gate in it, and no clock time: equal
-    work gives an equal document, as far as the judge itself replies equally.
+    work gives an equal document, as far as the judge itself replies equally. With `modes` there is one more key,
+    `modes` (`modes.try_modes`); `total_cost` then holds what all of them cost.
     """
+    if not modes:
+        constitution = load_constitution(recipe.constitution)
+        result = judge_gold(judges.cached, gold, constitution, recipe.label, recipe.seed)
+        return _audit(recipe, gold, judges, probe_pairs, result)
+    trial = try_modes(recipe, gold, judges, modes)
+    audit = _audit(trial.recipe, trial.gold, judges, probe_pairs, trial.result)
+    total = trial.cost.plus(Cost(**audit["probe_cost"]))
+    return audit | {"total_cost": total._asdict(), "modes": trial.block}
+
+
+def _audit(recipe: Recipe, gold: Gold, judges: Judges, probe_pairs: int, result: JudgeResult) -> dict[str, Any]:
+    """The audit of this result, which is the recipe's judge on this gold."""
     constitution = load_constitution(recipe.constitution)
     about = identity(recipe, constitution)
     bootstrap = Bootstrap.of(recipe.evaluate, recipe.seed)
-    result = judge_gold(judges.cached, gold, constitution, recipe.label, recipe.seed)
     labelled = match(result.judgments, gold.judgments)
     probes, probe_cost = _probe(recipe, constitution, judges, result.judgments, min(probe_pairs, len(gold.judgments)))
     summary = summarise(labelled, result.judgments, result.failures, result.cost, bootstrap)

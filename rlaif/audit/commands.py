@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rlaif.audit.ablate import Ablation, AblationResult, ablate, check_ablatable
 from rlaif.audit.gold import read_gold
+from rlaif.audit.judge_training.record import refuse_seen
 from rlaif.audit.judges import judge_gold, open_judges
 from rlaif.config import Recipe
 from rlaif.config.sections import ChecklistMode
@@ -34,6 +35,7 @@ def ablate_command(recipe: Recipe, gold: Sequence[Path]) -> list[str]:
     """Agreement with the human labels of these files: the whole constitution, and each principle left out or alone."""
     check_ablatable(recipe.label)
     labels = read_gold(gold)
+    refuse_seen(recipe, [label.pair for label in labels.judgments])
     constitution = load_constitution(recipe.constitution)
     scope = ",".join(str(path.resolve()) for path in gold)
     with open_judges(recipe.judge, scope) as judges:
@@ -57,6 +59,7 @@ def fit_command(recipe: Recipe, gold: Sequence[Path], out: Path, loss: Loss = "l
     if out.resolve() == resolve("constitutions", recipe.constitution).resolve():
         raise ConfigError(f"{out}: is the constitution to be fitted, which would lose its comments; name another file")
     labels = read_gold(gold)
+    refuse_seen(recipe, [label.pair for label in labels.judgments])
     constitution = load_constitution(recipe.constitution)
     mode = recipe.label.mode if isinstance(recipe.label.mode, ChecklistMode) else ChecklistMode()
     section = recipe.label.model_copy(update={"mode": mode})

@@ -14,14 +14,11 @@ from typing import Any, NamedTuple
 from rlaif.audit import MEASURES
 from rlaif.audit.identity import differences, identity
 from rlaif.config import Recipe
+from rlaif.config.auto import command, read_audit
 from rlaif.config.sections import ReviseMode
 from rlaif.constitution import load_constitution
 from rlaif.errors import ConfigError, DataError, did_you_mean
 from rlaif.feedback.calibration import Isotonic, Temperature, fitted
-from rlaif.files import read_file
-from rlaif.jsonl import strict_loads
-
-SCHEMA = "rlaif/audit/v1"
 
 LOW = ".low"
 WITHOUT_INTERVAL = {"coverage"}
@@ -104,12 +101,12 @@ def check_requirement(recipe: Recipe) -> Temperature | Isotonic | None:
         return None
     path = Path(os.path.expanduser(requirement.file))
     check_names(requirement.gate, "label.audit.gate")
-    audit = _read(path)
+    audit = read_audit(path)
     different = differences(audit["audited"], identity(recipe, load_constitution(recipe.constitution)))
     if different:
         raise ConfigError(
             f"label.audit.file: {path} is about another judge, mode or constitution: {'; '.join(different)}; "
-            f"audit this one: {_command(path)}"
+            f"audit this one: {command(path)}"
         )
     short = check_gate(audit, requirement.gate)
     if short:
@@ -128,19 +125,3 @@ def check_requirement(recipe: Recipe) -> Temperature | Isotonic | None:
         return fitted(audit.get("calibration") or {}, requirement.calibrate)
     except DataError as error:
         raise ConfigError(f"label.audit.calibrate: {path}: {error}") from None
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        audit = strict_loads(read_file(path).decode())
-    except FileNotFoundError:
-        raise ConfigError(f"label.audit.file: {path}: no such file; make it with: {_command(path)}") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError(f"label.audit.file: {path}: cannot be read as JSON: {error}") from None
-    if not isinstance(audit, dict) or audit.get("schema") != SCHEMA or not isinstance(audit.get("audited"), dict):
-        raise ConfigError(f"label.audit.file: {path}: is not what `rlaif audit` writes (schema {SCHEMA})")
-    return audit
-
-
-def _command(path: Path) -> str:
-    return f"rlaif audit RECIPE --gold FILE --out {path}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from itertools import groupby
 from pathlib import Path
 from statistics import fmean
@@ -58,6 +58,16 @@ class Gold(NamedTuple):
         """Usable pairs that the limit left out."""
         return len(self.file_of) - len(self.judgments)
 
+    def without(self, pair_ids: Set[str]) -> Gold:
+        """The same files without these pairs."""
+        judgments = tuple(judgment for judgment in self.judgments if judgment.pair.id not in pair_ids)
+        used = [self.file_of[judgment.pair.id] for judgment in judgments]
+        return self._replace(
+            judgments=judgments,
+            files=tuple(file._replace(pairs=used.count(file.name)) for file in self.files),
+            file_of={pair_id: name for pair_id, name in self.file_of.items() if pair_id not in pair_ids},
+        )
+
 
 def read_gold(paths: Sequence[Path], limit: int | None = None) -> Gold:
     """All human labels of these files (JSONL, a JSON array, CSV), or the `limit` pairs with the smallest hashes.
@@ -73,9 +83,9 @@ def read_gold(paths: Sequence[Path], limit: int | None = None) -> Gold:
     file_of: dict[str, str] = {}
     counts: list[tuple[Path, str, int, int]] = []
     repeated = 0
-    for given, name in zip(paths, _names(paths), strict=True):
+    for given, name in zip(paths, file_names(paths), strict=True):
         path = Path(os.path.expanduser(given))
-        data = _read(path)
+        data = people_said(path, gold_rows(path))
         for judgment in data.judgments:
             repeated += judgment.pair.id in labels
             labels.setdefault(judgment.pair.id, []).append(judgment)
@@ -101,7 +111,7 @@ def read_gold(paths: Sequence[Path], limit: int | None = None) -> Gold:
     )
 
 
-def _names(paths: Sequence[Path]) -> list[str]:
+def file_names(paths: Sequence[Path]) -> list[str]:
     """The files' names, with the folder where two have the same: a path tells where, a name what."""
     names = [path.name for path in paths]
     return [f"{p.parent.name}/{p.name}" if names.count(p.name) > 1 else p.name for p in paths]
@@ -114,14 +124,23 @@ def _limited(pair_ids: list[str], limit: int | None) -> list[str]:
     return [pair_id for pair_id in pair_ids if pair_id in kept]
 
 
-def _read(path: Path) -> HumanData:
-    """Everything in the file; neighbouring rows of one form are read together, since some pairs need several rows."""
+def gold_rows(path: Path) -> Iterator[SourceRow]:
+    """The rows of a file of labels; a category is a tag."""
+    return map(_with_category, human_rows(_source(path)))
+
+
+def people_said(path: Path, rows: Iterable[SourceRow]) -> HumanData:
+    """What people say in these rows of the file, whatever their forms. Neighbouring rows of one form are read together,
+    since some pairs need several rows."""
     data = HumanData.empty()
-    form: Form = Csv() if ".csv" in path.suffixes else Comparisons()
-    source = HumanFile(path=str(path), form=form)
-    for kind, rows in groupby(map(_with_category, human_rows(source)), key=_kind):
-        read_form(FORM.validate_python({"kind": kind}), rows, Sheet(source, None, data, "gold"))
+    for kind, some in groupby(rows, key=_kind):
+        read_form(FORM.validate_python({"kind": kind}), some, Sheet(_source(path), None, data, "gold"))
     return data
+
+
+def _source(path: Path) -> HumanFile:
+    form: Form = Csv() if ".csv" in path.suffixes else Comparisons()
+    return HumanFile(path=str(path), form=form)
 
 
 def _kind(row: SourceRow) -> str:

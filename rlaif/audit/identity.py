@@ -12,6 +12,7 @@ from typing import Any
 from rlaif.config import Recipe
 from rlaif.config.sections import (
     CompareMode,
+    ContrastMode,
     JudgeModel,
     LocalModel,
     MemberMode,
@@ -87,7 +88,10 @@ def _model(config: JudgeModel) -> dict[str, Any]:
 
 def _mode(mode: MemberMode | RankMode) -> dict[str, Any]:
     template = load_template(mode.template)
-    return mode.model_dump(mode="json") | {"template": {"name": template.name, "hash": template.hash}}
+    found = mode.model_dump(mode="json") | {"template": {"name": template.name, "hash": template.hash}}
+    if isinstance(mode, ContrastMode) and mode.against is not None:
+        found["against"] = _model(mode.against)
+    return found
 
 
 def _panel(mode: PanelMode) -> dict[str, Any]:

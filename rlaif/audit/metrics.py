@@ -50,7 +50,7 @@ def summarise(
     decided_prompts             those with a human preference on one pair at least
     """
     right = accuracy(labelled, bootstrap)
-    spread = [part for judgment in judgments for part in _members(judgment)]
+    spread = [part for judgment in judgments for part in as_asked(judgment)]
     consistency = order_consistency(spread, *bootstrap)
     consistencies = consistency.pop("by_principle") if consistency is not None else {}
     principles = by_principle(labelled, bootstrap)
@@ -82,7 +82,7 @@ def _dump(estimate: Estimate | None) -> dict[str, Any] | None:
     return None if estimate is None else estimate.model_dump()
 
 
-def _members(judgment: Judgment) -> list[Judgment]:
+def as_asked(judgment: Judgment) -> list[Judgment]:
     """The judgment itself, or for a panel one judgment a member: it is the members who were asked."""
     if not judgment.members:
         return [judgment]
@@ -136,7 +136,7 @@ def by_principle(labelled: Sequence[Labelled], bootstrap: Bootstrap) -> dict[str
     """
     rows: dict[str, list[tuple[Labelled, PrincipleJudgment]]] = {}
     for item in decided(labelled):
-        for judgment in _members(item.judgment):
+        for judgment in as_asked(item.judgment):
             for principle in judgment.principles:
                 rows.setdefault(principle.principle, []).append((item, principle))
     return {name: _principle(rows[name], bootstrap) for name in sorted(rows)}

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from rlaif.audit import tables
+from rlaif.audit import proposal, tables
 from rlaif.audit.gate import estimate
 from rlaif.audit.opinion import named
 from rlaif.evaluation import plots
@@ -47,6 +47,10 @@ def write_audit_page(audit: Mapping[str, Any], path: Path) -> Path:
         "facts": _facts(audit, constitution),
         "outcome": TONES[said["outcome"]],
         "said": said,
+        "modes": audit.get("modes"),
+        "mode_columns": proposal.COLUMNS,
+        "mode_rows": proposal.table(audit["modes"]) if "modes" in audit else [],
+        "mode_problems": proposal.problems(audit["modes"]) if "modes" in audit else [],
         "gate": tables.gate(audit),
         "tiles": tables.tiles(audit),
         "confidence": percent(audit["confidence"]),

@@ -126,6 +126,7 @@ app.command()(tools.audit)
 for _command in (people.route, people.annotate, people.conflicts, people.export):
     app.command()(_command)
 app.add_typer(people.annotators_app, name="annotators")
+app.add_typer(tools.judge_app, name="judge")
 app.add_typer(tools.constitution_app, name="constitution")
 app.add_typer(tools.cache_app, name="cache")
 

@@ -1,5 +1,5 @@
-"""Commands about the judge and its constitution: audit, constitution diff/ablate/distill/fit, cache. Thin, as all of
-the command line: each parses its words, calls one function and prints what came back."""
+"""Commands about the judge and its constitution: audit, judge train, constitution diff/ablate/distill/fit, cache. Thin,
+as all of the command line: each parses its words, calls one function and prints what came back."""
 
 from __future__ import annotations
 
@@ -21,14 +21,20 @@ GATE_HELP = (
     "Least values, as accuracy.low=0.6; exit code 1 where one is not reached. Measures: "
     f"{', '.join(MEASURES)}; with .low the lower end of the interval."
 )
+MODES_HELP = (
+    "Ways of judging to choose one from, on half of the prompts; the audit is of that one, on the others. Names "
+    "(compare,checklist,contrast) or a section ('{kind: contrast, length: mean}'); may be given several times. A "
+    "proposal is no gate: the exit code is as without it."
+)
 GATE_FAILED = 1
-"""The exit code of a gate that was not passed; 2 is for mistakes."""
+"""The exit code of a gate that was not passed, and of work that came to nothing; 2 is for mistakes."""
 
 constitution_app = typer.Typer(no_args_is_help=True, help="Compare, test, fit and find constitutions.")
+judge_app = typer.Typer(no_args_is_help=True, help="Make a better judge.")
 cache_app = typer.Typer(help="The store of judge replies that all runs share.", invoke_without_command=True)
 
 
-def audit(
+def audit(  # noqa: PLR0913 (each is a word of the command line)
     recipe: RecipeName,
     overrides: Overrides = None,
     *,
@@ -42,13 +48,19 @@ def audit(
     probe_pairs: Annotated[
         int, typer.Option("--probe-pairs", min=0, help="Pairs that each probe judges once more; 0: no probes.")
     ] = PROBE_PAIRS,
+    modes: Annotated[list[str] | None, typer.Option("--modes", metavar="KIND,KIND,...", help=MODES_HELP)] = None,
 ) -> None:
-    """The judge against human labels: may it be used for this constitution?"""
+    """The judge against human labels: may it be used for this constitution, and in which mode?"""
     from rlaif.audit.audit import audit_command
+    from rlaif.audit.named_modes import parse_modes
     from rlaif.config import load_recipe
+    from rlaif.config.sections import CompareMode
     from rlaif.console import say
 
-    audited = audit_command(load_recipe(recipe, overrides or []), gold, gate, out, limit=limit, probe_pairs=probe_pairs)
+    # Which mode `auto` is, this audit is to find out; should it propose none, it is about the default.
+    found = load_recipe(recipe, overrides or [], auto=CompareMode() if modes else None)
+    tried = parse_modes(modes, found.label.mode) if modes else ()
+    audited = audit_command(found, gold, gate, out, limit=limit, probe_pairs=probe_pairs, modes=tried)
     for line in audited.lines:
         say(line)
     if audited.shortfalls:
@@ -114,6 +126,35 @@ def fit(
 
     for line in fit_command(load_recipe(recipe, overrides or []), gold, out, loss):
         say(line)
+
+
+@judge_app.command()
+def train(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    *,
+    gold: Annotated[
+        list[Path],
+        typer.Option("--gold", help="Labels of people, or judgments of another judge (JSONL); may be given often."),
+    ],
+    audit: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--audit", help="Labels to audit by, on other prompts. Default: of a share of the gold's prompts."
+        ),
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="The folder. Default: runs/judge-<recipe>.")] = None,
+) -> None:
+    """Fit the recipe's judge to labelled pairs: exit code 1 where no epoch was better than none."""
+    from rlaif.audit.judge_training.command import train_command
+    from rlaif.config import load_recipe
+    from rlaif.console import say
+
+    trained = train_command(load_recipe(recipe, overrides or []), gold, audit, out)
+    for line in trained.lines:
+        say(line)
+    if trained.folder is None:
+        raise typer.Exit(GATE_FAILED)
 
 
 @cache_app.callback()

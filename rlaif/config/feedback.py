@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from rlaif.config.annotators import AnnotatorsSection
 from rlaif.config.base import Count, Positive, Section, Share
 from rlaif.config.human import HumanSource
-from rlaif.config.judging import AuditRequirement, CompareMode, Mode
+from rlaif.config.judging import AuditRequirement, CompareMode, WrittenMode
 from rlaif.config.sources import DataSource
 
 
@@ -27,6 +27,25 @@ class PromptsSection(Section):
     """Where surely more of the rows hold no prompt (blank, a tool's turn, a picture) the sources are refused."""
 
 
+class ContrastSample(Section):
+    """Responses written under both instructions of a principle's `contrast` (RLCD, arXiv 2307.12950): half of a
+    prompt's responses under `for`, half under `against`. Whatever trains on them sees the plain prompt.
+
+    Each prompt has one principle, drawn by weight among those that apply to its tags and have a `contrast`. Only pairs
+    of a `for` with an `against` response are labelled.
+    """
+
+    principles: tuple[str, ...] = ()
+    """Ids of the principles to draw among; none = all that have a `contrast`."""
+    template: str = "contrast"
+    """As in label.mode.kind=contrast."""
+    labels: Literal["origin", "judge", "both"] = "origin"
+    """Who labels a pair of the two: where they came from; the judge; or both: then the judge, and a pair on which it
+    does not prefer the response written under `for` is a tie."""
+    p_origin: float = Field(default=0.9, gt=0.5, le=1)
+    """p(the response written under `for`), where the origin says it."""
+
+
 class SampleSection(Section):
     """How the policy's responses are drawn."""
 
@@ -34,6 +53,17 @@ class SampleSection(Section):
     temperature: Positive = 0.7
     top_p: float = Field(default=1.0, gt=0, le=1)
     max_tokens: Count = 256
+    contrast: ContrastSample | None = None
+    """Under which instructions; none = the prompt alone."""
+
+    @model_validator(mode="after")
+    def _two_halves(self) -> Self:
+        if self.contrast is not None and self.responses_per_prompt % 2:
+            raise ValueError(
+                "responses_per_prompt must be even with `contrast`, half for each of the two instructions (got "
+                f"{self.responses_per_prompt})"
+            )
+        return self
 
 
 class Mean(Section):
@@ -59,7 +89,7 @@ class Lexicographic(Section):
 class LabelSection(Section):
     """How the judge labels pairs of responses."""
 
-    mode: Mode = CompareMode()
+    mode: WrittenMode = CompareMode()
     audit: AuditRequirement | None = None
     """An audit that this judge must have passed before it labels."""
     aggregation: Annotated[Mean | SampleOne | Lexicographic, Field(discriminator="kind")] = Mean()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -56,6 +56,25 @@ class ChecklistMode(Section):
     template: str = "checklist"
 
 
+class ContrastMode(Section):
+    """Each response alone, by how much likelier one instruction makes it than its opposite (arXiv 2411.02481).
+
+    Nothing is chosen and nothing written: the model reads each response under the two instructions of a principle's
+    `contrast`. With s = log p(y | for, x) - log p(y | against, x), p(a) = sigma((s_a - s_b) / tau).
+    """
+
+    kind: Literal["contrast"] = "contrast"
+    template: str = "contrast"
+    length: Literal["sum", "mean", "root"] = "sum"
+    """How s depends on the response's n tokens: their sum, their mean, or the sum over the root of n, whose spread does
+    not grow with n where tokens are independent."""
+    tau: Positive | None = None
+    """The s at which odds are e to 1; none: `rlaif.feedback.ratio.TAU` of this `length`. An audit fits a better one
+    (`label.audit.calibrate`)."""
+    against: JudgeModel | None = None
+    """The model that reads the `against` side, weaker than the judge; none: the judge itself."""
+
+
 class RankMode(Section):
     """All responses to a prompt at once, by Bradley-Terry strengths over comparisons."""
 
@@ -79,7 +98,9 @@ class ReviseMode(Section):
     """p(revision over original): nobody compared the two."""
 
 
-MemberMode = Annotated[CompareMode | ReasonedMode | ScoreMode | ChecklistMode, Field(discriminator="kind")]
+MemberMode = Annotated[
+    CompareMode | ReasonedMode | ScoreMode | ChecklistMode | ContrastMode, Field(discriminator="kind")
+]
 
 
 class PanelMember(Section):
@@ -109,10 +130,19 @@ class PanelMode(Section):
         return self
 
 
-Mode = Annotated[
-    CompareMode | ReasonedMode | ScoreMode | ChecklistMode | RankMode | ReviseMode | PanelMode,
-    Field(discriminator="kind"),
-]
+class AutoMode(Section):
+    """The mode that an audit chose among several (`rlaif audit --modes`): the audit that `label.audit.file` names."""
+
+    kind: Literal["auto"] = "auto"
+
+
+AnyMode = CompareMode | ReasonedMode | ScoreMode | ChecklistMode | ContrastMode | RankMode | ReviseMode | PanelMode
+Mode = Annotated[AnyMode, Field(discriminator="kind")]
+
+if TYPE_CHECKING:
+    WrittenMode = Mode  # `load_recipe` puts the chosen mode in the place of `auto`, so no code meets it
+else:
+    WrittenMode = Annotated[AnyMode | AutoMode, Field(discriminator="kind")]
 
 
 class AuditRequirement(Section):

@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import ValidationError
 
+from rlaif.config.auto import settle_mode
 from rlaif.config.explain import explain
+from rlaif.config.judging import Mode
 from rlaif.config.overrides import apply_overrides
+from rlaif.config.recipe import OF_NO_RUN
 from rlaif.config.sections import Recipe
+from rlaif.console import say
 from rlaif.errors import ConfigError, few, shown
 from rlaif.resources import resolve
 from rlaif.strict_yaml import read_yaml_file
 
 
-def load_recipe(name_or_path: str, overrides: Sequence[str] = (), *later: Sequence[str]) -> Recipe:
+def load_recipe(
+    name_or_path: str, overrides: Sequence[str] = (), *later: Sequence[str], auto: Mode | None = None
+) -> Recipe:
     """The recipe of that name or file with the overrides applied. Raises ConfigError listing every mistake.
 
     Of a key set twice the last value holds. A section may not replace what its own list has set in it; one of a `later`
-    list may.
+    list may. Where `label.mode` is `auto`, the recipe has the mode that the audit in `label.audit` chose, and a line on
+    the screen says so; or the mode `auto`, where one is given.
     """
     path = resolve("recipes", name_or_path)
     values = read_mapping(path, "a recipe")
@@ -29,10 +37,22 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = (), *later: Sequen
     apply_overrides(values, overrides, *later)
     _rename_old(values, path)
     try:
+        settled = settle_mode(values, auto)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: invalid recipe\n  {error}") from None
+    if settled is not None:
+        _say_once(settled)
+    try:
         return Recipe.model_validate(values)
     except ValidationError as error:
         lines = [f"  {line}" for line in explain(error, values, Recipe)]
         raise ConfigError(f"{path}: invalid recipe\n{few(lines)}") from None
+
+
+@cache
+def _say_once(line: str) -> None:
+    """A study loads one recipe for each arm and seed."""
+    say(line)
 
 
 def read_mapping(path: Path, what: str) -> dict[str, Any]:
@@ -63,8 +83,8 @@ def dump_recipe(recipe: Recipe) -> str:
 
 
 def changed_keys(old: Recipe, new: Recipe) -> list[str]:
-    """`section.key: old -> new` for every value that differs."""
-    before, after = (dict(_flatten(r.model_dump(mode="json"))) for r in (old, new))
+    """`section.key: old -> new` for every value of a run's sections that differs."""
+    before, after = (dict(_flatten(r.model_dump(mode="json", exclude=OF_NO_RUN))) for r in (old, new))
     keys = [*before, *(key for key in after if key not in before)]
     return [
         f"{k}: {before.get(k, 'unset')} -> {after.get(k, 'unset')}"

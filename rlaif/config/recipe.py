@@ -7,14 +7,28 @@ from typing import Self
 from pydantic import Field, field_validator, model_validator
 
 from rlaif.config.base import Count, Section, Seed
-from rlaif.config.feedback import AiLabels, HumanLabels, LabelSection, PreferencesSection, PromptsSection, SampleSection
+from rlaif.config.feedback import (
+    AiLabels,
+    Debiased,
+    HumanLabels,
+    LabelSection,
+    MixedLabels,
+    PreferencesSection,
+    PromptsSection,
+    SampleSection,
+)
+from rlaif.config.judge_training import JudgeTrainSection
 from rlaif.config.judging import ChecklistMode, ReviseMode, ScoreMode
+from rlaif.config.measures import Measure, title
 from rlaif.config.models import JudgeModel, LocalModel, PolicyModel, VllmModel
 from rlaif.config.optimise import BestOfN, OnPolicy, Optimise, Ppo, RunDemonstrations, Sft
 from rlaif.config.reward import Regression, RewardSection
 from rlaif.config.scoring import EnsembleScore, ModelScore
 from rlaif.config.training import ComputeSection, TrackingSection
 from rlaif.errors import shown
+
+OF_NO_RUN = {"judge_training"}
+"""Sections that no stage reads: a run is the same whatever they say."""
 
 
 class EvaluateSection(Section):
@@ -30,6 +44,18 @@ class EvaluateSection(Section):
     confidence: float = Field(default=0.95, gt=0, lt=1)
     examples: Count = 12
     """Prompts shown with before and after in the report."""
+    measures: tuple[Measure, ...] = ()
+    """What else is measured of every response, before and after. Take what neither the constitution, the judge nor the
+    reward looks at: then it can confirm what the run says of itself."""
+
+    @field_validator("measures")
+    @classmethod
+    def _names_differ(cls, measures: tuple[Measure, ...]) -> tuple[Measure, ...]:
+        names = [title(measure) for measure in measures]
+        for index, name in enumerate(names):
+            if name in names[:index]:
+                raise ValueError(f"two are called {name!r}; give one of them another `name`")
+        return measures
 
 
 class Recipe(Section):
@@ -55,6 +81,7 @@ class Recipe(Section):
     compute: ComputeSection = ComputeSection()
     tracking: TrackingSection = TrackingSection()
     evaluate: EvaluateSection = EvaluateSection()
+    judge_training: JudgeTrainSection = JudgeTrainSection()
 
     @field_validator("name")
     @classmethod
@@ -114,12 +141,39 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
+    def _contrast_is_used(self) -> Self:
+        """Human labels alone use no sample at all, whatever the section says."""
+        contrast, labels = self.sample.contrast, self.preferences.labels
+        if contrast is None:
+            return self
+        if isinstance(self.label.mode, ReviseMode):
+            raise ValueError("label.mode.kind is 'revise', which revises plain samples; set sample.contrast=null")
+        if not isinstance(labels, HumanLabels) and labels.pairs == "human":
+            raise ValueError(
+                "preferences.labels.pairs is 'human', so nothing is sampled; set sample.contrast=null or pairs=sampled"
+            )
+        if contrast.labels == "origin" and self.label.audit is not None:
+            raise ValueError("label.audit is about the judge, which sample.contrast.labels=origin does not ask")
+        if contrast.labels == "both" and isinstance(labels, MixedLabels) and isinstance(labels.policy, Debiased):
+            raise ValueError(
+                "preferences.labels.policy.kind is 'debiased', which would label by length alone the ties that "
+                "sample.contrast.labels=both makes; set it to judge or origin"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _reward_finds_its_labels(self) -> Self:
         judged = not isinstance(self.preferences.labels, HumanLabels)
         if isinstance(self.reward.loss, Regression) and not (
             judged and isinstance(self.label.mode, ScoreMode | ChecklistMode)
         ):
             raise ValueError("reward.loss.kind is 'regression', which learns the ratings of label.mode.kind=score")
+        contrast = self.sample.contrast
+        if isinstance(self.reward.loss, Regression) and contrast is not None and contrast.labels != "judge":
+            raise ValueError(
+                "reward.loss.kind is 'regression', which learns the judge's ratings alone; set "
+                f"sample.contrast.labels=judge (got {contrast.labels!r})"
+            )
         if self.reward.principle_heads and not judged:
             raise ValueError("reward.principle_heads learn a judge's labels, and preferences.labels.kind is 'human'")
         return self

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from rlaif.config.base import Count, Positive, Section
-from rlaif.config.judging import ChecklistMode, ScoreMode
+from rlaif.config.judging import ChecklistMode, ContrastMode, ScoreMode
 from rlaif.config.models import JudgeModel
 
 
@@ -29,10 +29,11 @@ class EnsembleScore(Section):
 
 
 class JudgeScore(Section):
-    """The judge itself, with no reward model between (direct RLAIF, arXiv 2309.00267): a number in [-1, 1]."""
+    """The judge itself, with no reward model between (direct RLAIF, arXiv 2309.00267): a number in [-1, 1], or with
+    `contrast` the log density ratio over tau."""
 
     kind: Literal["judge"] = "judge"
-    mode: Annotated[ScoreMode | ChecklistMode, Field(discriminator="kind")] = ScoreMode()
+    mode: Annotated[ScoreMode | ChecklistMode | ContrastMode, Field(discriminator="kind")] = ScoreMode()
     model: JudgeModel | None = None
     """None = the recipe's judge."""
 

@@ -3,11 +3,12 @@
 from rlaif.constitution.checks import CheckHelp, list_checks, repetition_rate
 from rlaif.constitution.lint import lint
 from rlaif.constitution.load import load_constitution
-from rlaif.constitution.schema import Constitution, Example, Principle
+from rlaif.constitution.schema import Constitution, Contrast, Example, Principle
 
 __all__ = [
     "CheckHelp",
     "Constitution",
+    "Contrast",
     "Example",
     "Principle",
     "lint",

@@ -3,9 +3,9 @@
 The rule, by what became of the questions behind a label that the old version gave:
 
     major   one is not asked any more, or asked otherwise: a principle removed; its compare text, question, desired
-            reply, check or veto changed; the preamble changed
+            reply, contrast, check or veto changed; the preamble changed
     minor   all are asked as before, with others or counted otherwise, which may turn close labels: a principle added,
-            renamed or given its first question; its weight, priority or tags changed
+            renamed or given its first question or contrast; its weight, priority or tags changed
     patch   only titles, critique and revise texts, or examples: labels of given pairs stay as they are
     none    the same content; the order of principles and the layout of the file change nothing
 
@@ -23,7 +23,7 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel
 
-from rlaif.constitution.schema import Constitution, Principle
+from rlaif.constitution.schema import Constitution, Contrast, Principle
 
 Level = Literal["none", "patch", "minor", "major"]
 LEVELS: tuple[Level, ...] = ("none", "patch", "minor", "major")
@@ -34,13 +34,14 @@ PRINCIPLE_LEVELS: dict[str, Level] = {
     "revise": "patch",
     "question": "major",
     "desired": "major",
+    "contrast": "major",
     "weight": "minor",
     "priority": "minor",
     "veto": "major",
     "tags": "minor",
     "check": "major",
 }
-_IDENTITY = ("compare", "question", "desired", "check")
+_IDENTITY = ("compare", "question", "desired", "contrast", "check")
 """What makes two principles the same under different ids."""
 _SEMVER = re.compile(r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(?:[-+][0-9A-Za-z.+-]+)?")
 _ALIKE = 0.5
@@ -137,6 +138,7 @@ def _renamed(gone: list[Principle], come: list[Principle]) -> dict[str, str]:
 
 def _gist(principle: Principle) -> str:
     shown = [principle.compare] if principle.compare else []
+    shown += [_both(principle.contrast)] if principle.contrast and not principle.compare else []
     return "; ".join(shown + ([f"check {_check(principle.check)}"] if principle.check else []))
 
 
@@ -148,15 +150,33 @@ def _principle(old: Principle, new: Principle) -> Iterator[Change]:
         level = PRINCIPLE_LEVELS.get(field, "minor")
         if field == "tags" and set(before) == set(after):
             continue
-        if field in _SENTENCES:
+        if field == "contrast":
+            yield from _contrasts(new.id, before, after)
+        elif field in _SENTENCES:
             yield Change(level, f"{new.id}: {_SENTENCES[field](before, after)}", new.id)
         elif field == "desired":
             if old.question and new.question:  # otherwise it came, or went, with its question
                 yield Change(level, f'{new.id}: desired reply flipped from "{before}" to "{after}"', new.id)
         else:
-            # A question where there was none takes nothing away: checklist and score gain a principle.
-            gained = field == "question" and before is None
+            # A text by which nothing was asked takes nothing away: the modes that ask by it gain a principle.
+            gained = before is None and (field == "question" or (field == "compare" and old.check is None))
             yield _text_change(new.id, field, before, after, "minor" if gained else level)
+
+
+def _contrasts(name: str, before: Contrast | None, after: Contrast | None) -> Iterator[Change]:
+    """By side, since one side reworded leaves the other as it was. A first contrast is as a first question."""
+    if before and after:
+        for side, was, now in (("for", before.for_, after.for_), ("against", before.against, after.against)):
+            if was != now:
+                yield _text_change(name, f"contrast.{side}", was, now, PRINCIPLE_LEVELS["contrast"])
+    elif after:
+        yield Change("minor", f"{name}: contrast added: {_both(after)}", name)
+    elif before:
+        yield Change(PRINCIPLE_LEVELS["contrast"], f"{name}: contrast removed: {_both(before)}", name)
+
+
+def _both(contrast: Contrast) -> str:
+    return f'"{contrast.for_}" against ' + (f'"{contrast.against}"' if contrast.against else "the model as it is")
 
 
 def _weight(before: float, after: float) -> str:

@@ -6,21 +6,17 @@ Mistakes that make a constitution unusable are errors and belong to `load.py`. T
 from __future__ import annotations
 
 import contextlib
-import difflib
 import re
 from collections.abc import Iterator, Sequence
 from itertools import combinations
 
 from rlaif.constitution.checks import MaxWords, MinWords
 from rlaif.constitution.diff import is_semver
+from rlaif.constitution.lint_contrast import lint_contrast
 from rlaif.constitution.schema import Constitution, Principle
+from rlaif.constitution.wording import NEAR, opposed, similarity, vague
 from rlaif.patterns import Endless, search
 
-_VAGUE = re.compile(
-    r"\b(good|better|best|bad|worse|worst|nice|nicer|appropriate|appropriately|proper|properly|suitable|ideal"
-    r"|reasonable|quality|overall|great|ethical)\b",
-    re.I,
-)
 # A second criterion shows itself after "and"/"or": a comparison of its own, or a verb of its own.
 _SECOND = (
     r"(?:more|less|fewer|most|least|better|worse|not|also|is|are|does|has|avoids?|gives?|uses?|stays?|shows?"
@@ -41,16 +37,6 @@ _ALLOWS = re.compile(
     re.I,
 )
 _NOT_YES_NO = re.compile(r"(what|which|who|whom|whose|when|where|why|how)\b", re.I)
-_OPENING = re.compile(
-    r"^(?:in )?which response (?:is |does |would )?(?:the )?(?:less|more|least|most)?(?: likely to)?", re.I
-)
-# Words that turn a comparison round: an odd number more of them in one of two like texts makes it the opposite.
-_TURNS = re.compile(
-    r"\b(less|least|fewer|fewest|lower|shorter|briefer|weaker|not|no|never|without|avoids?|lacks?|refuses?|declines?)\b",
-    re.I,
-)
-NEAR = 0.75
-"""Two compare texts with at least this share of words in common are near-duplicates."""
 _FAINT = 50
 """A principle that weighs this many times less than another one does not turn a mean."""
 
@@ -65,6 +51,7 @@ def lint(constitution: Constitution) -> list[str]:
     warnings = [warning for principle in judged for warning in _lint_principle(principle)]
     warnings += [warning for principle in constitution.principles for warning in _lint_pattern(principle)]
     warnings += _lint_pairs(constitution.principles)
+    warnings += lint_contrast(constitution.principles)
     warnings += _lint_weights(constitution.principles)
     if judged and all(_only_forbids(principle) for principle in judged):
         warnings.append(
@@ -99,23 +86,6 @@ def _lint_pattern(principle: Principle) -> list[str]:
                 "like it are not decided; let no repeated part match a text in two ways"
             ]
     return []
-
-
-def vague(text: str) -> str | None:
-    """The first word that leaves the judge to choose its own standard, if there is one."""
-    found = _VAGUE.search(text)
-    return found[0] if found else None
-
-
-def similarity(one: str, other: str) -> float:
-    """Share of words that two compare texts have in common and in order, their usual opening aside; symmetric."""
-    mine, theirs = (re.findall(r"[\w'-]+", _OPENING.sub("", text).casefold()) for text in sorted((one, other)))
-    return difflib.SequenceMatcher(None, mine, theirs, autojunk=False).ratio()
-
-
-def opposed(one: str, other: str) -> bool:
-    """Whether one text turns round what the other asks ("less" for "more"), as far as single words show it."""
-    return (len(_TURNS.findall(one)) - len(_TURNS.findall(other))) % 2 == 1
 
 
 def _lint_principle(principle: Principle) -> list[str]:
@@ -164,6 +134,6 @@ def _lint_weights(principles: Sequence[Principle]) -> Iterator[str]:
 
 
 def _only_forbids(principle: Principle) -> bool:
-    text = f"{principle.compare} {principle.question or ''}"
-    forbids = principle.desired == "no" or _FORBIDS.search(principle.compare or "") is not None
-    return forbids and not _ALLOWS.search(text)
+    asks = principle.compare or (principle.contrast.for_ if principle.contrast else "")
+    forbids = principle.desired == "no" or _FORBIDS.search(asks) is not None
+    return forbids and not _ALLOWS.search(f"{asks} {principle.question or ''}")

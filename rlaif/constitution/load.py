@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from rlaif.constitution.checks import CHECKS, parameters
-from rlaif.constitution.schema import SCHEMA, Constitution, Example, Principle, repeated
+from rlaif.constitution.schema import SCHEMA, Constitution, Contrast, Example, Principle, repeated
 from rlaif.errors import ConfigError, did_you_mean, few, shown
 from rlaif.resources import resolve
 from rlaif.strict_yaml import Problem, read_yaml_file
@@ -126,7 +126,8 @@ def _message(problem: ErrorDetails) -> str:
     if kind == "union_tag_not_found":
         return f"`check` needs a `kind`{did_you_mean('', CHECKS)}"
     if kind == "example" or (kind == "value_error" and name != "pattern"):  # our validators say it all
-        return str(problem["ctx"]["error"])
+        error = str(problem["ctx"]["error"])
+        return f"{'.'.join(map(str, loc[2:]))}: {error}" if loc[2:3] == ("contrast",) else error
     path = (str(step) for step in loc[1:] if step not in CHECKS and not isinstance(step, int))
     field = ".".join(path) or ("" if loc[1:] else name)
     complaint = _complaint(field, kind, value) or re.sub("^(Value error, |Input )", "", problem["msg"])
@@ -148,7 +149,7 @@ def _complaint(field: str, kind: str, value: Any) -> str:
         "bool_type": "must be true or false",
         "int_type": "must be a whole number",
         "tuple_type": "must be a list, like [this]",
-        "model_type": "must be a mapping",
+        "model_type": f"must be a mapping{', like {for: ..., against: ...}' if field == 'contrast' else ''}",
         "model_attributes_type": "must be a mapping, like {kind: no_list}",
     }
     return plain.get(kind, "")
@@ -156,10 +157,18 @@ def _complaint(field: str, kind: str, value: Any) -> str:
 
 def _keys(loc: tuple[int | str, ...]) -> list[str]:
     """The keys allowed where an unknown one was found."""
-    if loc[0] == "examples" and len(loc) > 1:
-        return list(Example.model_fields)
-    if len(loc) == 1:
-        return [field.alias or name for name, field in Constitution.model_fields.items()]
-    if "check" in loc:
-        return parameters(CHECKS[str(loc[-2])])
-    return list(Principle.model_fields)
+    match loc[:-1]:  # by its place: the unknown key itself may be called anything, `check` too
+        case ():
+            return _named(Constitution)
+        case ("examples", *_):
+            return _named(Example)
+        case ("principles", _, "check", kind, *_):
+            return parameters(CHECKS[str(kind)])
+        case ("principles", _, "contrast", *_):
+            return _named(Contrast)
+    return _named(Principle)
+
+
+def _named(part: type[BaseModel]) -> list[str]:
+    """The keys of a mapping as a file writes them."""
+    return [field.alias or name for name, field in part.model_fields.items()]

@@ -27,8 +27,30 @@ class _Part(BaseModel):
     )
 
 
+def _plain(text: str) -> str:
+    """The text without its case, its line breaks and its last full stop."""
+    return " ".join(text.casefold().split()).rstrip(".!")
+
+
+class Contrast(_Part):
+    """Two instructions to whoever answers: how much likelier the first makes a response than the second is how far the
+    response follows the principle (a density ratio, arXiv 2411.02481)."""
+
+    for_: Text = Field(alias="for")
+    """What an answer that follows the principle would have been told: "Answer in short, plain words."."""
+    against: str = ""
+    """The opposite, of like length and form: "Answer in long, learned words."; empty = the model as it is."""
+
+    @field_validator("against")
+    @classmethod
+    def _differs(cls, against: str, info: ValidationInfo) -> str:
+        if "for_" in info.data and _plain(against) == _plain(info.data["for_"]):
+            raise ValueError("is the same as `for`, so the two tell no responses apart")
+        return against
+
+
 class Principle(_Part):
-    """One thing to look for. With `compare` it is judged, with `check` it is checked; it may be both."""
+    """One thing to look for. With `compare` or `contrast` it is judged, with `check` it is checked; it may be both."""
 
     id: Name
     """Names the principle in labels, reports and audits: letters, digits, - and _."""
@@ -42,6 +64,8 @@ class Principle(_Part):
     """A yes/no question about one response."""
     desired: Literal["yes", "no"] | None = None
     """The reply to `question` that follows the principle."""
+    contrast: Contrast | None = None
+    """Two instructions, of which the first asks for what the principle wants."""
     weight: float = Field(default=1.0, ge=1e-6, le=1e6, allow_inf_nan=False)
     """How much it counts beside the others where the recipe aggregates by weight."""
     priority: int = 1
@@ -55,8 +79,8 @@ class Principle(_Part):
 
     @model_validator(mode="after")
     def _decidable(self) -> Self:
-        if not self.compare and not self.check:
-            raise ValueError("has neither `compare` nor `check`, so nothing decides it")
+        if not self.compare and not self.check and not self.contrast:
+            raise ValueError("has neither `compare`, `contrast` nor `check`, so nothing decides it")
         if (self.question is None) != (self.desired is None):
             raise ValueError("`question` and `desired` go together")
         return self
@@ -64,7 +88,11 @@ class Principle(_Part):
     @property
     def judged(self) -> bool:
         """Whether the judge is asked about it."""
-        return self.compare is not None
+        return self.compare is not None or self.contrast is not None
+
+    def asked_in(self, mode: str) -> bool:
+        """Whether a judge of this mode is asked about it: `contrast` reads two instructions, any other `compare`."""
+        return (self.contrast if mode == "contrast" else self.compare) is not None
 
     @property
     def revisable(self) -> bool:
@@ -137,9 +165,14 @@ class Constitution(_Part):
     @property
     def hash(self) -> str:
         """Of the content: comments, layout and written-out defaults do not change it."""
-        # Examples came later: a constitution without any keeps the hash that its labels name.
-        without = None if self.examples else {"examples"}
-        return content_id(self.model_dump(mode="json", by_alias=True, exclude=without))
+        whole = self.model_dump(mode="json", by_alias=True)
+        # These came later: a constitution without any keeps the hash that its labels name.
+        if not self.examples:
+            del whole["examples"]
+        for principle in whole["principles"]:
+            if principle["contrast"] is None:
+                del principle["contrast"]
+        return content_id(whole)
 
     def for_tags(self, tags: tuple[str, ...]) -> tuple[Principle, ...]:
         """The principles that apply to a prompt with these tags, in order."""

@@ -29,7 +29,7 @@ def dump_constitution(constitution: Constitution, header: str = "") -> str:
 
 
 def _plain(principle: Principle) -> dict[str, Any]:
-    fields: dict[str, Any] = principle.model_dump(mode="json", exclude_defaults=True)
+    fields: dict[str, Any] = principle.model_dump(mode="json", by_alias=True, exclude_defaults=True)
     if principle.check is not None:
         fields["check"] = principle.check.model_dump(mode="json")  # `kind` is a default, and the one key it needs
     return fields

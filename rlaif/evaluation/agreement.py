@@ -136,6 +136,26 @@ def clustered_mean_difference(
     return clustered_mean(differences, clusters, *bootstrap, bounds)
 
 
+def change(
+    before: Sequence[float],
+    after: Sequence[float],
+    clusters: Sequence[str],
+    bootstrap: Bootstrap,
+    bounds: Bounds | None,
+) -> dict[str, Any]:
+    """Means before and after, each with its interval, and the paired difference, whose interval decides."""
+    one = clustered_mean(before, clusters, *bootstrap, bounds)
+    two = clustered_mean(after, clusters, *bootstrap, bounds)
+    reach = None if bounds is None else (bounds[0] - bounds[1], bounds[1] - bounds[0])
+    return {
+        "before": one.value,
+        "after": two.value,
+        "difference": clustered_mean_difference(before, after, clusters, bootstrap, reach).model_dump(),
+        "before_interval": [one.low, one.high],
+        "after_interval": [two.low, two.high],
+    }
+
+
 # ---------------------------------------------------------------------------------------------- the judge
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from pydantic import TypeAdapter
 
@@ -13,6 +13,8 @@ from rlaif.config.load import read_mapping
 from rlaif.errors import DataError
 from rlaif.forms import EVALUATION, MANIFEST, METRICS, SAMPLE, SOURCE
 from rlaif.jsonl import read_json, read_rows, read_text
+
+T = TypeVar("T")
 
 
 class Artefacts(NamedTuple):
@@ -32,14 +34,14 @@ class Artefacts(NamedTuple):
     @property
     def name(self) -> str:
         """The recipe's name, or the folder's."""
-        return str(self.recipe.get("name") or self.folder.resolve().name)
+        return self.setting("name", str) or self.folder.resolve().name
 
-    def setting(self, key: str) -> Any:
-        """The recipe's value at a dotted key; None where there is none."""
+    def setting(self, key: str, kind: type[T]) -> T | None:
+        """The recipe's value at a dotted key; None where there is none of this kind: the file may have been changed."""
         value: Any = self.recipe
         for part in key.split("."):
             value = value.get(part) if isinstance(value, dict) else None
-        return value
+        return value if isinstance(value, kind) else None
 
 
 def read_artefacts(folder: Path) -> Artefacts:

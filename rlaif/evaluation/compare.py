@@ -29,6 +29,8 @@ class Figure(NamedTuple):
     unit: Unit
     reference: tuple[float, str] | None = None
     """A value that a run could have without having learned anything."""
+    measure: str | None = None
+    """The path begins in the entry of this measure."""
 
 
 NO_CHANGE, A_COIN = (0.0, "no change"), (COIN, "a coin")
@@ -53,15 +55,16 @@ def compare_runs(folders: Sequence[Path], out: Path) -> Table:
         raise DataError(f"{out}: this is where the raw numbers go; name the page something.html")
     runs = _read(folders)
     names = _names(runs)
-    figures = {f.name: [_estimate(run, f.path) for run in runs] for f in FIGURES}
-    table = [("", *names), *_rows(runs, figures)]
+    shown = [*FIGURES, *_measures(runs)]
+    figures = {f.name: [_estimate(run, f) for run in runs] for f in shown}
+    table = [("", *names), *_rows(runs, shown, figures)]
     differences = recipe_differences([run.recipe for run in runs])
     direct = _direct(runs, names)
     context = {
         "title": f"{len(runs)} runs side by side",
         "names": names,
         "table": table[1:],
-        "plots": _forest(names, figures),
+        "plots": _forest(names, shown, figures),
         "direct": [_direct_row(row) for row in direct],
         "confidence": percent(_confidence(runs)),
         "adjusted": f"{100 * _adjusted(runs):.4g}%",
@@ -101,9 +104,21 @@ def _names(runs: Sequence[Artefacts]) -> list[str]:
     return [str(run.folder) for run in runs]
 
 
-def _estimate(run: Artefacts, path: str) -> dict[str, Any] | None:
+def _measures(runs: Sequence[Artefacts]) -> list[Figure]:
+    """How much each measure changed that any of the runs has."""
+    units: dict[str, Unit] = {
+        entry["name"]: "points" if entry["unit"] == "share" else "signed"
+        for run in runs
+        for entry in run.evaluation.get("measures", ())
+    }
+    return [Figure(f"{name}: change", "difference", unit, NO_CHANGE, name) for name, unit in units.items()]
+
+
+def _estimate(run: Artefacts, shown: Figure) -> dict[str, Any] | None:
     value: Any = run.evaluation
-    for part in path.split("."):
+    if shown.measure is not None:
+        value = next((entry for entry in value.get("measures", ()) if entry["name"] == shown.measure), None)
+    for part in shown.path.split("."):
         value = value.get(part) if isinstance(value, dict) else None
     return value if isinstance(value, dict) and value.get("value") is not None else None
 
@@ -112,10 +127,12 @@ def _confidence(runs: Sequence[Artefacts]) -> float:
     return float(runs[0].evaluation.get("confidence", 0.95))
 
 
-def _rows(runs: Sequence[Artefacts], figures: Mapping[str, Sequence[dict[str, Any] | None]]) -> Table:
+def _rows(
+    runs: Sequence[Artefacts], all_shown: Sequence[Figure], figures: Mapping[str, Sequence[dict[str, Any] | None]]
+) -> Table:
     rows: Table = [("All checks: before", *(percent(_before(run, "before")) for run in runs))]
     rows.append(("All checks: after", *(percent(_before(run, "after")) for run in runs)))
-    for shown in FIGURES:
+    for shown in all_shown:
         cells = zip(runs, figures[shown.name], strict=True)
         rows.append((shown.name, *(_cell(e, shown.unit) if e else _why_none(run, shown) for run, e in cells)))
     return [row for row in rows if any(cell != NONE for cell in row[1:])]
@@ -141,9 +158,11 @@ def _why_none(run: Artefacts, shown: Figure) -> str:
     return str(place.get("note", NONE)) if isinstance(place, dict) else NONE
 
 
-def _forest(names: Sequence[str], figures: Mapping[str, Sequence[dict[str, Any] | None]]) -> list[Picture]:
+def _forest(
+    names: Sequence[str], all_shown: Sequence[Figure], figures: Mapping[str, Sequence[dict[str, Any] | None]]
+) -> list[Picture]:
     pictures = []
-    for shown in FIGURES:
+    for shown in all_shown:
         rows = {
             name: plots.Interval(e["value"], e["low"], e["high"])
             for name, e in zip(names, figures[shown.name], strict=True)
@@ -236,9 +255,9 @@ def _warnings(runs: Sequence[Artefacts]) -> list[str]:
     found = []
     if len({_constitution(run) for run in runs}) > 1:
         found.append("The runs follow different constitutions: pass rates and win rates do not measure the same thing.")
-    if len({run.setting("judge.model") for run in runs}) > 1:
+    if len({run.setting("judge.model", str) for run in runs}) > 1:
         found.append("The runs used different judges, whose win rates are not on one scale.")
-    if len({run.setting("policy.model") for run in runs}) > 1:
+    if len({run.setting("policy.model", str) for run in runs}) > 1:
         found.append("The runs start from different policies, so each is measured against its own reference.")
     prompts = [frozenset(row["prompt_id"] for row in run.samples) for run in runs]
     if len(set(prompts)) > 1:

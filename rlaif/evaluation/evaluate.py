@@ -17,13 +17,16 @@ from rlaif.errors import DataError
 from rlaif.evaluation.agreement import (
     Bootstrap,
     Bounds,
+    change,
     clustered_mean,
-    clustered_mean_difference,
     coverage,
     heldout_accuracy,
     order_consistency,
 )
+from rlaif.evaluation.instruments import Instrument
+from rlaif.evaluation.measures import measure_changes, values
 from rlaif.evaluation.reward_worth import reward_worth
+from rlaif.evaluation.taught import labels_by_principle
 from rlaif.evaluation.winrate import Match, matches, principle_win_rate, win_rate
 from rlaif.patterns import Endless
 from rlaif.records import Failure, Judgment, Response, plain
@@ -60,6 +63,8 @@ class EvaluationInputs:
     """Where KL cannot be estimated: what it is at most (best-of-n)."""
     scores_before: Sequence[float] = ()
     scores_after: Sequence[float] = ()
+    instruments: Sequence[Instrument] = ()
+    """Measures of `evaluate.measures`, beside the checks and the judge."""
     cost: Mapping[str, Any] = field(default_factory=dict)
     """judge_calls, prompt_tokens, completion_tokens, seconds (by stage)."""
 
@@ -72,27 +77,7 @@ def _before_after(
 ) -> dict[str, Any]:
     before = [measure(m.before) for m in matched]
     after = [measure(m.after) for m in matched]
-    return _change(before, after, [m.after.prompt_id for m in matched], bootstrap, bounds)
-
-
-def _change(
-    before: Sequence[float],
-    after: Sequence[float],
-    clusters: Sequence[str],
-    bootstrap: Bootstrap,
-    bounds: Bounds | None,
-) -> dict[str, Any]:
-    """Means before and after, each with its interval, and the paired difference, whose interval decides."""
-    one = clustered_mean(before, clusters, *bootstrap, bounds)
-    two = clustered_mean(after, clusters, *bootstrap, bounds)
-    reach = None if bounds is None else (bounds[0] - bounds[1], bounds[1] - bounds[0])
-    return {
-        "before": one.value,
-        "after": two.value,
-        "difference": clustered_mean_difference(before, after, clusters, bootstrap, reach).model_dump(),
-        "before_interval": [one.low, one.high],
-        "after_interval": [two.low, two.high],
-    }
+    return change(before, after, [m.after.prompt_id for m in matched], bootstrap, bounds)
 
 
 def passes(constitution: Constitution, response: Response) -> dict[str, bool]:
@@ -153,6 +138,8 @@ def evaluate(inputs: EvaluationInputs, section: EvaluateSection, seed: int) -> d
         "policy": _policy(inputs, matched, bootstrap),
         "principles": {p.id: _principle(p, inputs, matched, bootstrap) for p in constitution.principles},
         "all_checked": _all_checked(constitution, matched, bootstrap),
+        "measures": measure_changes(inputs.instruments, matched, bootstrap),
+        "labels": labels_by_principle(inputs.label_judgments, constitution, inputs.instruments, bootstrap),
         "cost": dict(inputs.cost),
     }
 
@@ -173,7 +160,7 @@ def _policy(inputs: EvaluationInputs, matched: Sequence[Match], bootstrap: Boots
         kl = {"value": inputs.kl_bound, "low": None, "high": None, "n": len(matched), "note": BEST_OF_N_BOUND}
     scores = None
     if inputs.scores_after:
-        scores = _change(inputs.scores_before, inputs.scores_after, clusters, bootstrap, bounds=None)
+        scores = change(inputs.scores_before, inputs.scores_after, clusters, bootstrap, bounds=None)
     return {
         "win_rate_vs_reference": win_rate(matched, inputs.judgments, inputs.constitution, bootstrap),
         "kl": kl,
@@ -201,7 +188,7 @@ def _undecided(constitution: Constitution, response: Response) -> bool:
 
 
 def sample_rows(inputs: EvaluationInputs) -> list[dict[str, Any]]:
-    """The rows of evaluation_samples.jsonl: each response before and after, and which checks they pass."""
+    """The rows of evaluation_samples.jsonl: each response before and after, the checks it passes, its measures."""
     rows = []
     for i, (before, after) in enumerate(matches(inputs.before, inputs.after)):
         row: dict[str, Any] = {
@@ -214,6 +201,8 @@ def sample_rows(inputs: EvaluationInputs) -> list[dict[str, Any]]:
             row[f"{name}_tokens"] = response.tokens
             row[f"{name}_finished"] = response.finished
             row[f"{name}_passes"] = passes(inputs.constitution, response)
+            if inputs.instruments:
+                row[f"{name}_measures"] = values(inputs.instruments, response.text)
         if inputs.scores_after:
             row |= {"score_before": inputs.scores_before[i], "score_after": inputs.scores_after[i]}
         if inputs.kl:

@@ -15,6 +15,7 @@ from typing import Any
 
 from rlaif.evaluation import plots, tables
 from rlaif.evaluation.artefacts import Artefacts, read_artefacts
+from rlaif.evaluation.measured import label_table, measure_rows, measure_sentences
 from rlaif.evaluation.page import Picture, picture, write_page
 from rlaif.evaluation.reward_worth import worth_table
 from rlaif.evaluation.verdict import Verdict, verdict
@@ -34,11 +35,13 @@ def write_report(run_folder: Path, out: Path | None = None) -> Path:
     path = out or run_folder / "report.html"
     evaluation = run.evaluation
     context = {
-        "title": run.setting("title") or run.name,
+        "title": run.setting("title", str) or run.name,
         "facts": _facts(run),
-        "verdict": verdict(evaluation) if evaluation else _not_evaluated(),
+        "verdict": _verdict(evaluation) if evaluation else _not_evaluated(),
         "tiles": tables.tiles(evaluation),
         "principles": tables.principles(evaluation),
+        "measures": measure_rows(evaluation),
+        "labels": label_table(evaluation),
         "principle_plot": tables.principle_plot(evaluation),
         "prompts": evaluation.get("heldout", {}).get("prompts", 0),
         "responses": evaluation.get("heldout", {}).get("responses", 0),
@@ -57,13 +60,21 @@ def write_report(run_folder: Path, out: Path | None = None) -> Path:
     return path
 
 
+def _verdict(evaluation: Mapping[str, Any]) -> Verdict:
+    """The checks first, then the measures that no part of the run has seen."""
+    found = verdict(evaluation)
+    measured = measure_sentences(evaluation)
+    first, *rest = found.paragraphs
+    return found._replace(paragraphs=[first, *([" ".join(measured)] if measured else []), *rest])
+
+
 def _not_evaluated() -> Verdict:
     sentence = "This run has no evaluation.json: nothing can be said about it until `rlaif evaluate` has run."
     return Verdict("unclear", "Not evaluated yet", [sentence], [])
 
 
 def _facts(run: Artefacts) -> dict[str, str]:
-    kind = KINDS.get(run.setting("preferences.labels.kind") or "")
+    kind = KINDS.get(run.setting("preferences.labels.kind", str) or "")
     judged = run.evaluation.get("judge", {}).get("order_consistency")
     by_source = Counter[str]()
     for (source, _), count in run.preferences.items():
@@ -73,23 +84,36 @@ def _facts(run: Artefacts) -> dict[str, str]:
     facts = {
         "Run": run.name,
         "Trained on": kind,
-        "Constitution": run.setting("constitution"),
-        "Policy": run.setting("policy.model"),
-        "Compared with": run.setting("reference.model"),
-        "Method": run.setting("optimise.kind"),
-        "Judge": run.setting("judge.model") if kind != KINDS["human"] or judged else None,
+        "Constitution": run.setting("constitution", str),
+        "Policy": run.setting("policy.model", str),
+        "Compared with": run.setting("reference.model", str),
+        "Method": run.setting("optimise.kind", str),
+        "Judge": run.setting("judge.model", str) if kind != KINDS["human"] or judged else None,
+        "Pairs": _contrast(run),
         "Preferences": sources,
         "Number format": _dtypes(run),
     }
-    return {name: str(value) for name, value in facts.items() if value}
+    return {name: value for name, value in facts.items() if value}
+
+
+def _contrast(run: Artefacts) -> str | None:
+    """How pairs were made under two instructions, and how often the judge agrees; None where they were not."""
+    labels, label = run.setting("sample.contrast.labels", str), run.manifest.get("stages", {}).get("label")
+    if labels is None or label is None:
+        return None
+    counts = [label.get(f"judge_{which}", 0) for which in ("with_origin", "against_origin", "even")]
+    if not sum(counts):
+        return "written under two instructions, labelled by which of them it was"
+    agreed = f"the judge prefers what was written under `for` in {percent(counts[0] / sum(counts))} of {sum(counts):,}"
+    return f"written under two instructions; {agreed}{', and the others are ties' if labels == 'both' else ''}"
 
 
 def _dtypes(run: Artefacts) -> str:
     """Of the models that have one, those of one format together: bfloat16 (policy, judge)."""
     models: dict[str, list[str]] = {}
     for name in ("policy", "reference", "judge"):
-        if found := run.setting(f"{name}.dtype"):
-            models.setdefault(str(found), []).append(name)
+        if found := run.setting(f"{name}.dtype", str):
+            models.setdefault(found, []).append(name)
     return "; ".join(f"{found} ({', '.join(names)})" for found, names in models.items())
 
 
@@ -177,7 +201,7 @@ def _more_curves(metrics: Sequence[Mapping[str, Any]]) -> list[Picture]:
 
 def _examples(run: Artefacts) -> list[dict[str, Any]]:
     """One response a prompt, in the order of the file: picking would mislead."""
-    limit = run.setting("evaluate.examples") or EXAMPLES
+    limit = run.setting("evaluate.examples", int) or EXAMPLES
     by_prompt: dict[str, Mapping[str, Any]] = {}
     for row in run.samples:
         by_prompt.setdefault(row["prompt_id"], row)

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from rlaif.evaluation import plots
 from rlaif.evaluation.artefacts import Artefacts
+from rlaif.evaluation.measured import measure_rows
 from rlaif.evaluation.page import Picture, picture
 from rlaif.evaluation.verdict import COIN, direction, judge_is_noise
 from rlaif.evaluation.wording import NONE, Unit, figure, number, percent, points, span
@@ -64,16 +65,33 @@ def _as_tile(name: str, before: str, value: str, detail: str, tone: str) -> dict
 
 
 def terminal(evaluation: Mapping[str, Any]) -> Table:
-    """The same figures and principles for the end of a run in a terminal."""
+    """The same figures and principles for the end of a run in a terminal; before them the measures that no part of the
+    run has seen, also at equal length, and after them those that some part has."""
     table = Table(box=None, pad_edge=False, title=None)
     for title in ("", "before", "after", "interval"):
         table.add_column(title, justify="left" if title in {"", "interval"} else "right")
+    measures = measure_rows(evaluation)
+    for measure in measures:
+        if not measure["seen"]:
+            _add_measure(table, measure)
     for tile in tiles(evaluation):
         table.add_row(tile["name"], tile["before"], tile["value"], tile["detail"])
     for row in principles(evaluation):
         if row["after"] != NONE and not row["total"]:
             table.add_row(f"  passes {row['name']}", row["before"], row["after"], f"{row['change']} ({row['span']})")
+    for measure in measures:
+        if measure["seen"]:
+            _add_measure(table, measure)
     return table
+
+
+def _add_measure(table: Table, measure: Mapping[str, str]) -> None:
+    name = f"  {measure['name']}" if measure["seen"] else measure["name"][:1].upper() + measure["name"][1:]
+    change = [f"{measure['change']} ({measure['span']})"] if measure["span"] else []
+    without = [measure["without"]] if measure["without"] else []
+    table.add_row(name, measure["before"], measure["after"], "; ".join([*change, *without]))
+    if measure["equal_span"]:
+        table.add_row("  at equal length", "", "", f"{measure['equal']} ({measure['equal_span']})")
 
 
 # ---------------------------------------------------------------------------------------------- principles
@@ -134,9 +152,10 @@ def judge(run: Artefacts) -> dict[str, Any] | None:
     """What is known of the judge itself; None where no judge was used."""
     consistency = run.evaluation.get("judge", {}).get("order_consistency")
     coverage = run.evaluation.get("judge", {}).get("coverage") or {}
-    if consistency is None and not coverage.get("failed"):
+    if consistency is None and not coverage.get("judged") and not coverage.get("failed"):
         return None
-    intro = [f"{run.setting('judge.model') or 'The judge'} read every pair in both orders."]
+    orders = "every pair in both orders" if consistency is not None else "each response alone, so there is no order"
+    intro = [f"{run.setting('judge.model', str) or 'The judge'} read {orders}."]
     if coverage.get("value") is not None:
         intro.append(
             f"Of {coverage['judged'] + coverage['failed']:,} pairs, {coverage['judged']:,} have a judgment "

@@ -86,7 +86,17 @@ def _outcome(evaluation: Mapping[str, Any]) -> tuple[Literal["better", "worse", 
         return "unclear", "Nothing here says whether the policy is better"
     if found == "unclear":
         return "unclear", unclear
+    if found == "up" and _confirmed(evaluation):
+        return "better", f"{up}, and on measures that no part of the run has seen"
     return ("better", up) if found == "up" else ("worse", down)
+
+
+def _confirmed(evaluation: Mapping[str, Any]) -> bool:
+    """Whether of the measures that no part of the run has seen one clearly changed as wanted, and none otherwise."""
+    unseen = [m for m in evaluation.get("measures", ()) if m.get("better") and not m.get("seen")]
+    wanted = {"lower": "down", "higher": "up"}
+    moved = [(direction(m["difference"]), wanted[m["better"]]) for m in unseen]
+    return any(found == good for found, good in moved) and all(found in {good, "unclear"} for found, good in moved)
 
 
 def _checks(evaluation: Mapping[str, Any], confidence: float) -> list[str]:
@@ -148,8 +158,14 @@ def _preference(evaluation: Mapping[str, Any]) -> list[str]:
 
 def _judge(evaluation: Mapping[str, Any]) -> list[str]:
     consistency = _consistency(evaluation)
-    if consistency is None:
+    coverage = evaluation.get("judge", {}).get("coverage") or {}
+    if consistency is None and not coverage.get("judged"):
         return ["No AI judge was used."]
+    if consistency is None:
+        return [
+            "The judge looked at each response alone, so no order could bias it; whether it is right, only an audit or "
+            "a measure that it has not seen can say."
+        ]
     said = (
         "Shown each pair in both orders, the judge preferred the same response "
         f"{with_interval(consistency, 'share')} of the time; a coin would 50% of the time"

@@ -16,9 +16,10 @@ from typing import Literal, NamedTuple
 from rlaif.config.sections import PreferencesSection
 from rlaif.constitution import Constitution, Principle
 from rlaif.errors import DataError
+from rlaif.feedback.origin import may_pair
 from rlaif.jsonl import read_jsonl, read_objects
 from rlaif.patterns import Endless
-from rlaif.records import Judgment, Message, Messages, Pair, Preference, Prompt, Response, Source, content_id
+from rlaif.records import Judgment, Message, Messages, Origin, Pair, Preference, Prompt, Response, Source, content_id
 
 TIE_ROUNDING = 1e-12
 """p and 1 - p may differ from their mirror images in the last bit; a tie must be one in both orientations."""
@@ -76,17 +77,23 @@ def make_pairs(
     """All pairs of different responses to each prompt, or the `per_prompt` that are worth most; among equals those
     with the smallest seeded hashes.
 
-    Equal texts count once, so no pair compares a text with itself. In prompt order, then by response index. A
+    Equal texts count once, so no pair compares a text with itself. Responses that were written under a principle's two
+    instructions make pairs across the two only (see `origin.may_pair`). In prompt order, then by response index. A
     response to a prompt that is not among `prompts` is a DataError.
     """
-    texts: dict[str, dict[str, None]] = {prompt.id: {} for prompt in prompts}
+    texts: dict[str, dict[str, set[Origin]]] = {prompt.id: {} for prompt in prompts}
     for response in sorted(responses, key=lambda response: response.index):
         if response.prompt_id not in texts:
             raise DataError(f"response {response.id} belongs to prompt {response.prompt_id}, which is not in this run")
-        texts[response.prompt_id][response.text] = None
+        origins = texts[response.prompt_id].setdefault(response.text, set())
+        origins |= {response.origin} if response.origin else set()
     pairs: list[Pair] = []
     for prompt in {prompt.id: prompt for prompt in prompts}.values():
-        found = [oriented(prompt, one, other, seed) for one, other in combinations(texts[prompt.id], 2)]
+        found = [
+            oriented(prompt, one, other, seed)
+            for (one, its), (other, others) in combinations(texts[prompt.id].items(), 2)
+            if may_pair(its, others)
+        ]
         best_first = sorted(found, key=lambda pair: (-worth(pair), content_id("pairs", seed, pair.id)))
         taken = {pair.id for pair in best_first[:per_prompt]}
         pairs.extend(pair for pair in found if pair.id in taken)
@@ -115,7 +122,7 @@ def to_preferences(weighted: Sequence[WeightedJudgment], section: PreferencesSec
     drafts = [_draft(group) for group in groups.values()]
     is_tie = [draft.p_chosen - 0.5 <= section.tie_margin + TIE_ROUNDING for draft in drafts]
     kept = [draft for draft, tie in zip(drafts, is_tie, strict=True) if not tie or section.ties == "keep"]
-    heldout = _heldout_prompts({draft.pair.prompt_id for draft in kept}, section.heldout_share)
+    heldout = heldout_prompts({draft.pair.prompt_id for draft in kept}, section.heldout_share)
     rows = tuple(_row(draft, "heldout" if draft.pair.prompt_id in heldout else "train") for draft in kept)
     counts = {
         "judgments": len(weighted),
@@ -190,8 +197,10 @@ def _turn(text: str) -> Messages:
     return (Message(role="assistant", content=text),)
 
 
-def _heldout_prompts(prompt_ids: set[str], share: float) -> set[str]:
-    fraction = {prompt_id: int(content_id("split", prompt_id), 16) / 16**16 for prompt_id in prompt_ids}
+def heldout_prompts(prompt_ids: set[str], share: float, salt: str = "split") -> set[str]:
+    """The prompts whose hash, as a fraction, is below the share; where that leaves a side empty its nearest prompt
+    changes sides. None of a single one."""
+    fraction = {prompt_id: int(content_id(salt, prompt_id), 16) / 16**16 for prompt_id in prompt_ids}
     ranked = sorted(prompt_ids, key=lambda prompt_id: (fraction[prompt_id], prompt_id))
     heldout = {prompt_id for prompt_id in ranked if fraction[prompt_id] < share}
     if len(ranked) < 2:

@@ -1,7 +1,7 @@
 """From label log-probabilities to the value of one response: the mathematics of `score` and `checklist`, no model.
 
-A `Scale` says how one principle's labels become a value and how two values become p(a); the rest is the same for
-both. Exchanging a and b maps p to 1 - p exactly. Next: `judge/rate.py`, which asks.
+A `Scale` says how two values become p(a); the rest is the same for both, and for `contrast` (ratio.py). Exchanging a
+and b maps p to 1 - p exactly. Next: `judge/rate.py`, which asks.
 """
 
 from __future__ import annotations
@@ -22,12 +22,10 @@ YES, NO, UNKNOWN = "Yes", "No", "Unknown"
 
 
 class Scale(NamedTuple):
-    """One way to value a response by a principle. A response that fails a check has `low`, one that passes `high`."""
+    """How values of responses by a principle lie. A response that fails a check has `low`, one that passes `high`."""
 
     low: float
     high: float
-    read: Callable[[Principle, Mapping[str, float]], PrincipleScore]
-    """From the natural-log probabilities of the labels."""
     lead: Callable[[PrincipleScore, PrincipleScore], float]
     """P(a follows the principle better) - P(b does), for two judged responses."""
 
@@ -62,7 +60,8 @@ def compared(
     if a.checked or b.checked:
         passes_a, passes_b = (not (score.checked and scale.against(score)) for score in (a, b))
         return checked(principle.id, passes_a, passes_b, margin)
-    return PrincipleJudgment(principle=principle.id, checked=False, p_a=_half_more(scale.lead(a, b)))
+    ratios = (a.ratio, b.ratio) if a.ratio and b.ratio else ()
+    return PrincipleJudgment(principle=principle.id, checked=False, p_a=_half_more(scale.lead(a, b)), ratios=ratios)
 
 
 def rate(principle: Principle, logprobs: Mapping[str, float]) -> PrincipleScore:
@@ -98,9 +97,9 @@ def answer_lead(a: PrincipleScore, b: PrincipleScore) -> float:
     return a.value - b.value
 
 
-RATING = Scale(-1.0, 1.0, rate, rating_lead)
+RATING = Scale(-1.0, 1.0, rating_lead)
 """`score`: from -1 to 1."""
-CHECKLIST = Scale(0.0, 1.0, answer, answer_lead)
+CHECKLIST = Scale(0.0, 1.0, answer_lead)
 """`checklist`: from 0 to 1."""
 
 

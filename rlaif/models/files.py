@@ -17,7 +17,7 @@ from pathlib import Path
 from rlaif.errors import ModelError
 
 ADAPTER = "adapter_config.json"
-NO_PART = re.compile(r"\.|rlaif_|README|LICENSE|.*\.md$", re.DOTALL)
+NO_PART = re.compile(r"\.|rlaif_|judge\.json$|README|LICENSE|.*\.md$", re.DOTALL)
 """Names in a model folder that no library reads."""
 NOT_OWN = [*(Path(sysconfig.get_path(key)).resolve() for key in ("stdlib", "platstdlib")), Path(__file__).parents[1]]
 

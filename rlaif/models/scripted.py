@@ -16,12 +16,12 @@ from typing import Any
 
 from rlaif.digest import hash_path
 from rlaif.errors import ConfigError, RlaifError, did_you_mean, one_line
-from rlaif.models.chat import ChatRequest, OnReplies, Reply, as_text
+from rlaif.models.chat import ChatRequest, Likelihood, OnReplies, Reply, as_text
 from rlaif.models.files import module_files
 from rlaif.models.reasoning import written
 from rlaif.records import content_id
 
-Script = Callable[[ChatRequest], "Reply | str | dict[str, float]"]
+Script = Callable[[ChatRequest], "Reply | str | float | dict[str, float]"]
 
 
 class RequestFailed(Exception):
@@ -29,7 +29,8 @@ class RequestFailed(Exception):
 
 
 class ScriptedChatModel:
-    """Answers each request with `function(request)`: a Reply, a text, or for labels their log-probabilities.
+    """Answers each request with `function(request)`: a Reply, a text, for labels their log-probabilities, for an
+    `answer` its log-probability (its words then count as tokens).
 
     What it raises other than RequestFailed is a bug in the function: ConfigError with its place. A log-probability that
     is of no number's type gives an errored reply.
@@ -58,11 +59,14 @@ class ScriptedChatModel:
         except (RlaifError, KeyboardInterrupt):
             raise
         except BaseException as error:  # sys.exit too: a judge must not end a run as if it were done
-            raise ConfigError(f"script {self.name}: {_said(error)}") from error
+            raise ConfigError(f"script {self.name}: {said(error)}") from error
         if isinstance(value, str):
             value = Reply(**written(value, "stop"), completion_tokens=len(value.split()))
         elif isinstance(value, dict):
             value = _from_labels(value)
+        elif request.answer is not None and isinstance(value, int | float) and not isinstance(value, bool):
+            likely = Likelihood(logprob=value, end_logprob=0.0, tokens=len(request.answer.split()))
+            value = Reply(likelihood=likely, prompt_tokens=likely.tokens)
         elif not isinstance(value, Reply):
             wanted = "a Reply, a text or label log-probabilities"
             raise ConfigError(f"script {self.name}: must return {wanted} (got {_shown(value)})")
@@ -74,27 +78,32 @@ class ScriptedChatModel:
 
 def from_path(path: str) -> ScriptedChatModel:
     """The model of `package.module:function`. Raises ConfigError for a path that names no function."""
+    return ScriptedChatModel(load_function(path, "scripted model"), name=path)
+
+
+def load_function(path: str, what: str) -> Callable[..., Any]:
+    """The function of `package.module:function`. ConfigError, which says what it is for, where there is none."""
     module_name, colon, function_name = path.partition(":")
     if not colon or not module_name or not function_name:
-        raise ConfigError(f"scripted model '{path}': must be written package.module:function")
+        raise ConfigError(f"{what} '{path}': must be written package.module:function")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())  # a console script does not look where the user works
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        raise ConfigError(f"scripted model '{path}': no module named '{error.name}'") from None
+        raise ConfigError(f"{what} '{path}': no module named '{error.name}'") from None
     except KeyboardInterrupt:
         raise
     except BaseException as error:
-        raise ConfigError(f"scripted model '{path}': cannot be imported: {_said(error)}") from error
+        raise ConfigError(f"{what} '{path}': cannot be imported: {said(error)}") from error
     function = getattr(module, function_name, None)
     if not callable(function):
         own = [name for name, value in vars(module).items() if inspect.isfunction(value)]
         raise ConfigError(
-            f"scripted model '{path}': {module_name} has no function '{function_name}'"
-            f"{did_you_mean(function_name, own)}"
+            f"{what} '{path}': {module_name} has no function '{function_name}'{did_you_mean(function_name, own)}"
         )
-    return ScriptedChatModel(function, name=path)
+    found: Callable[..., Any] = function
+    return found
 
 
 def _from_labels(values: dict[Any, Any]) -> Reply:
@@ -115,7 +124,7 @@ def _shown(value: object) -> str:
     return " ".join(reprlib.repr(value).split())
 
 
-def _said(error: BaseException) -> str:
+def said(error: BaseException) -> str:
     """What was raised, and where in the user's files, on one line."""
     frames = [f for f in traceback.extract_tb(error.__traceback__)[1:] if "importlib" not in f.filename]
     # A syntax error says its place itself.

@@ -28,6 +28,7 @@ from rlaif.models.embedded import ResolvedModel, resolve_model
 from rlaif.models.files import named_files
 from rlaif.models.process import ServerProcess
 from rlaif.models.reasoning import left_open, template_words
+from rlaif.models.wire import tokenized
 from rlaif.records import content_id
 
 
@@ -69,9 +70,9 @@ class VllmChatModel:
             stop_server(process)
 
     def _start(self) -> tuple[HttpChatModel, ServerProcess]:
-        dated = _on_a_fixed_day(self._config)
+        ours = (*_on_a_fixed_day(self._config), *_for_likelihoods())
         self.base_url, process = start_server(
-            self._config.model_copy(update={"arguments": (*dated, *self._config.arguments)}), self._resolved
+            self._config.model_copy(update={"arguments": (*ours, *self._config.arguments)}), self._resolved
         )
         config = ClientModel(
             model=self.name,
@@ -99,6 +100,17 @@ def _on_a_fixed_day(config: VllmModel) -> tuple[str, ...]:
     file = cache_folder() / "templates" / f"{content_id(dated)}.jinja"
     write_atomic(file, dated.encode())
     return ("--chat-template", str(file))
+
+
+def _for_likelihoods() -> tuple[str, ...]:
+    """What lets `client.likelihood` read on from the prefix cache, where the installed vLLM knows it: an unknown
+    argument would keep the server from starting."""
+    found = importlib.util.find_spec("vllm")
+    folders = [Path(folder) for folder in (found and found.submodule_search_locations) or ()]
+    files = [file for folder in folders for file in (folder / "entrypoints").rglob("cli_args.py")]
+    known = "".join(file.read_text(encoding="utf-8") for file in files)
+    names = ("enable_scale_out", "enable_prompt_tokens_details")
+    return tuple(f"--{name.replace('_', '-')}" for name in names) if all(name in known for name in names) else ()
 
 
 def require_vllm() -> None:
@@ -170,11 +182,10 @@ def _begins_inside(base_url: str, config: ClientModel) -> bool | None:
     asked = {"model": config.model, "messages": turn, "chat_template_kwargs": words, "return_token_strs": True}
     url = f"{base_url.removesuffix('/v1')}/tokenize"
     try:
-        tokens = httpx.post(url, json=asked, timeout=config.timeout_s, trust_env=False).json()["token_strs"]
-        # Byte-level tokens spell a space and an end of line as these.
-        return left_open("".join(tokens[-24:]).replace("\u0120", " ").replace("\u010a", "\n")) or None
-    except (httpx.HTTPError, ValueError, LookupError, TypeError, RecursionError):
+        answer = httpx.post(url, json=asked, timeout=config.timeout_s, trust_env=False)
+    except httpx.HTTPError:
         return None
+    return left_open(tokenized(answer.content).ending) or None
 
 
 def _free_port() -> int:

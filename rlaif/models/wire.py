@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ValidationError
 
@@ -19,6 +19,8 @@ from rlaif.models.dialect import USUAL, Dialect
 from rlaif.models.labels import from_likeliest, total
 from rlaif.models.reasoning import THINKS_FIRST, begins, template_words, written
 from rlaif.records import plain
+
+Shape = TypeVar("Shape", bound=BaseModel)
 
 LONGEST = 200
 """Characters of a server's words in a message."""
@@ -124,6 +126,13 @@ class Tokens(BaseModel):
 
     tokens: list[int] = []
     token_strs: list[str] | None = None
+    max_model_len: int | None = None
+
+    @property
+    def ending(self) -> str:
+        """The last of them as text. Byte-level tokens spell a space and an end of line in their own way."""
+        text = "".join((self.token_strs or [])[-24:])
+        return text.replace("\u0120", " ").replace("\u2581", " ").replace("\u010a", "\n")
 
 
 class _Model(BaseModel):
@@ -171,12 +180,7 @@ def request_body(
 def parse_reply(data: bytes, request: ChatRequest, label_ids: LabelIds | None, begun: bool | None = None) -> Reply:
     """The Reply in the body of a 200, its reasoning set apart (`begun`: see there). Raises BadReply with the reason
     where there is none."""
-    try:
-        answer = _Answer.model_validate_json(data)
-    except ValidationError as error:
-        whole = error.errors(include_url=False)[0]["type"] != "json_invalid"
-        reason = first_problem(error) if whole else f"the reply is not JSON: {_start(data)}"
-        raise BadReply(reason, whole=whole) from None
+    answer = from_json(_Answer, data)
     choice, usage = _first(answer.choices), answer.usage or _Usage()
     ended = (choice.finish_reason or "").lower()
     if ended in STOPPED:
@@ -193,6 +197,16 @@ def parse_reply(data: bytes, request: ChatRequest, label_ids: LabelIds | None, b
     finish: Literal["length", "stop"] = "length" if choice.finish_reason == "length" else "stop"
     ids = tuple(choice.token_ids or ())
     return Reply(**written(text or "", finish, ids, begun=begun, elsewhere=elsewhere), **tokens)
+
+
+def from_json(shape: type[Shape], data: bytes) -> Shape:
+    """The body of a reply, checked. Raises BadReply."""
+    try:
+        return shape.model_validate_json(data)
+    except ValidationError as error:
+        whole = error.errors(include_url=False)[0]["type"] != "json_invalid"
+        reason = first_problem(error) if whole else f"the reply is not JSON: {_start(data)}"
+        raise BadReply(reason, whole=whole) from None
 
 
 def _first(choices: list[_Choice]) -> _Choice:

@@ -10,6 +10,7 @@ Records are frozen and refuse unknown fields. No record holds a clock time: equa
 from rlaif.records.core import (
     Message,
     Messages,
+    Origin,
     Pair,
     Prompt,
     Record,
@@ -23,6 +24,7 @@ from rlaif.records.core import (
 )
 from rlaif.records.judged import (
     Answer,
+    DensityRatio,
     Edit,
     Judgment,
     MemberJudgment,
@@ -41,12 +43,14 @@ from rlaif.records.rows import Demonstration, Failure, Preference
 __all__ = [
     "Answer",
     "Demonstration",
+    "DensityRatio",
     "Edit",
     "Failure",
     "Judgment",
     "MemberJudgment",
     "Message",
     "Messages",
+    "Origin",
     "Pair",
     "Preference",
     "PrincipleJudgment",

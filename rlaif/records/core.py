@@ -64,12 +64,20 @@ class Prompt(Record):
         return cls(id=content_id(plain(messages)), messages=messages, tags=tags)
 
 
+class Origin(Record):
+    """Which of a principle's two instructions a response was written under (`sample.contrast`)."""
+
+    principle: str
+    side: Literal["for", "against"]
+
+
 class Response(Record):
     """One sample of the policy. `finished` is False when the token limit cut it off."""
 
     id: str
     prompt_id: str
     prompt: Messages
+    """The prompt as training will see it, without an instruction that the response was written under."""
     tags: tuple[str, ...] = ()
     index: int = Field(ge=0)
     text: str
@@ -78,6 +86,8 @@ class Response(Record):
     token_ids: tuple[int, ...] = ()
     """The tokens themselves, where the model told them."""
     model: str
+    origin: Origin | None = None
+    """None: written to the prompt alone."""
 
 
 class Pair(Record):

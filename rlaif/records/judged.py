@@ -23,6 +23,16 @@ class Verdict(Record):
     """The chain of thought that the judge wrote before it; empty where none was asked for."""
 
 
+class DensityRatio(Record):
+    """How likely a principle's two instructions make one response: `feedback/ratio.py` says what follows."""
+
+    logprob_for: float
+    """Natural log, summed over the response's tokens, under the instruction that asks for what the principle wants."""
+    logprob_against: float
+    """Under its opposite."""
+    tokens: int = Field(ge=0)
+
+
 class PrincipleJudgment(Record):
     """What one principle says about a pair: judged (two verdicts, one an order) or checked (by code, no verdicts)."""
 
@@ -33,6 +43,8 @@ class PrincipleJudgment(Record):
     """|p1 - p2| over the two orders; None where nothing was judged in both."""
     verdicts: tuple[Verdict, ...] = ()
     """a first, then b first; with several reasons, that many times over."""
+    ratios: tuple[DensityRatio, ...] = ()
+    """`contrast`: of a and of b."""
 
 
 class Provenance(Record):
@@ -103,11 +115,14 @@ class PrincipleScore(Record):
     principle: str
     checked: bool
     value: FiniteFloat
-    """`score`: the expected rating, from -1 to 1. `checklist`: the probability that it is followed, from 0 to 1."""
+    """`score`: the expected rating, from -1 to 1. `checklist`: the probability that it is followed, from 0 to 1.
+    `contrast`: the log density ratio over tau."""
     logprobs: dict[str, float] = Field(default_factory=dict)
     """Of the labels, as in `Verdict`; empty when checked."""
     unknown: float = Field(default=0.0, ge=0, le=1)
     """`checklist`: the probability of the label that says it cannot be told."""
+    ratio: DensityRatio | None = None
+    """`contrast`: what the value is made of."""
 
 
 class Score(Record):

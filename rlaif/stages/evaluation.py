@@ -29,6 +29,7 @@ def evaluate(recipe: Recipe, run: Run) -> dict[str, Any]:
     """
     from rlaif.evaluation.evaluate import EvaluationInputs, sample_rows
     from rlaif.evaluation.evaluate import evaluate as measure
+    from rlaif.evaluation.instruments import instruments_of
     from rlaif.evaluation.winrate import evaluation_pairs, with_partner
     from rlaif.training.measure import measure_responses
 
@@ -37,6 +38,7 @@ def evaluate(recipe: Recipe, run: Run) -> dict[str, Any]:
     policy = made(run.policy, "optimise")
     trained = recipe.policy.model_copy(update={"model": str(policy), "revision": None})
     prompts = evaluation_prompts(recipe)
+    by_origin = recipe.sample.contrast is not None and recipe.sample.contrast.labels == "origin"
     failures: list[Failure] = []
     # One model after the other: each is closed, and a server stopped, before the next one needs the GPU.
     answers = _best_of_n if isinstance(recipe.optimise, BestOfN) else _answers
@@ -46,12 +48,13 @@ def evaluate(recipe: Recipe, run: Run) -> dict[str, Any]:
     judged = judge_with_bar(recipe, run, evaluation_pairs(before, after), "evaluate")
     write_jsonl(run.evaluation_failures, [*failures, *judged.failures])
     measured = measure_responses(recipe, reward_model, policy, before, after)
+    constitution = load_constitution(recipe.constitution)
     inputs = EvaluationInputs(
-        constitution=load_constitution(recipe.constitution),
+        constitution=constitution,
         before=before,
         after=after,
         judgments=judged.judgments,
-        label_judgments=read_if_there(run.judgments, Judgment),
+        label_judgments=[] if by_origin else read_if_there(run.judgments, Judgment),
         failures=[*read_if_there(run.failures, Failure), *judged.failures],
         has_reward_model=has_reward_model,
         heldout_rows=read_rows(run.heldout, HELDOUT) if has_reward_model else [],
@@ -60,6 +63,7 @@ def evaluate(recipe: Recipe, run: Run) -> dict[str, Any]:
         kl_bound=_kl_bound(recipe),
         scores_before=measured.scores_before,
         scores_after=measured.scores_after,
+        instruments=instruments_of(recipe, constitution),
         cost=_cost(run, cost_of(judged)),
     )
     write_jsonl(run.samples, sample_rows(inputs))

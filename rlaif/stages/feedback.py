@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rlaif.audit.gate import check_requirement
 from rlaif.config import Recipe
 from rlaif.config.needs import feedback_stages
-from rlaif.config.sections import Calibrated, Debiased, HumanLabels, MixedLabels, Reliable, ReviseMode
+from rlaif.config.sections import (
+    Calibrated,
+    ContrastSample,
+    Debiased,
+    HumanLabels,
+    MixedLabels,
+    Reliable,
+    ReviseMode,
+)
 from rlaif.console import bar, say
 from rlaif.constitution import load_constitution
 from rlaif.errors import DataError
 from rlaif.feedback.annotators import trusted
 from rlaif.feedback.calibration import apply_calibration
+from rlaif.feedback.contrast_sample import Instructions, sample_contrasts
 from rlaif.feedback.earlier import join
 from rlaif.feedback.failures import causes, told
 from rlaif.feedback.human import HumanData, check_human_failures, read_human
 from rlaif.feedback.judge import JudgeResult, check_failure_cap
+from rlaif.feedback.judge.origin import hold_to_origin, label_by_origin
 from rlaif.feedback.judge.revise import first_responses, revise_responses
 from rlaif.feedback.mix import MixResult, for_the_judge, mix, within_share
+from rlaif.feedback.origin import crossings, unpaired
 from rlaif.feedback.pairs import (
     WeightedJudgment,
     any_pair,
@@ -30,10 +42,11 @@ from rlaif.feedback.pairs import (
     to_preferences,
 )
 from rlaif.feedback.prompts import PromptSplit, read_prompts
-from rlaif.feedback.sample import check_sample_failures
+from rlaif.feedback.sample import SampleResult, check_sample_failures
 from rlaif.hybrid.overlap import believed, conflicts, overlap_of
 from rlaif.hybrid.route import read_routing
 from rlaif.jsonl import read_jsonl, write_json, write_jsonl
+from rlaif.models.cache.model import UNKNOWN
 from rlaif.records import Judgment, Pair, Prompt, Response
 from rlaif.run import Run
 from rlaif.stages.asking import asking, cost_of, draw_samples, judge_with_bar, made
@@ -74,36 +87,55 @@ def sample(recipe: Recipe, run: Run) -> dict[str, Any]:
     """responses.jsonl and sample_failures.jsonl: n responses of the untrained policy to every training prompt.
 
     With `by_tag` only to those that the judge may label. Failures are on disk before their share is held against the
-    recipe's limit; a stage within it goes on without them.
+    recipe's limit; a stage within it goes on without them. With `sample.contrast` half of each prompt's responses are
+    written under either instruction.
     """
     split = read_prompts(recipe.prompts)
     _say_failures(split)
     prompts = for_the_judge(split.train, recipe.preferences.labels)
-    result = draw_samples(recipe, run, recipe.policy, prompts, "sample")
+    if recipe.sample.contrast is None:
+        result = draw_samples(recipe, run, recipe.policy, prompts, "sample")
+    else:
+        result = _draw_contrasts(recipe, run, recipe.sample.contrast, prompts)
     write_jsonl(run.sample_failures, result.failures)
     check_sample_failures(result, recipe.label.max_failures, "sample")
     write_jsonl(run.responses, result.responses)
+    principles = {r.prompt_id: r.origin.principle for r in result.responses if r.origin}
+    by_principle = dict(Counter(principles.values()).most_common())
     return {
         "responses": len(result.responses),
         "failed": len(result.failures),
         "completion_tokens": result.completion_tokens,
         **({"prompt_failures": causes(split.failures)} if split.failures else {}),
+        **({"prompts_by_principle": by_principle} if by_principle else {}),
     }
+
+
+def _draw_contrasts(recipe: Recipe, run: Run, section: ContrastSample, prompts: Sequence[Prompt]) -> SampleResult:
+    instructions = Instructions.of(section, load_constitution(recipe.constitution))
+    total = len(prompts) * recipe.sample.responses_per_prompt
+    with asking(recipe.policy, run) as model, bar("sample", total, "responses") as advance:
+        return sample_contrasts(model, prompts, instructions, recipe.sample, recipe.seed, "sample", advance)
 
 
 def label(recipe: Recipe, run: Run) -> dict[str, Any]:
     """judgments.jsonl and failures.jsonl, and what the mode keeps besides: scores, rankings, revisions, demonstrations.
 
     An audit that the recipe requires is looked at before anything is asked. Failures are on disk before their share is
-    held against the recipe's limit.
+    held against the recipe's limit. With `sample.contrast.labels=origin` no judge is opened.
     """
     calibration = check_requirement(recipe) if recipe.label.audit else None
-    read: dict[str, Any] = {}
+    facts: dict[str, Any] = {}
     if isinstance(recipe.label.mode, ReviseMode):
         result, asked = _revise(recipe, run, recipe.label.mode)
     else:
-        pairs, read = _pairs_to_label(recipe, run)
-        result, asked = judge_with_bar(recipe, run, pairs, "label"), len(pairs)
+        pairs, responses, facts = _pairs_to_label(recipe, run)
+        asked = len(pairs)
+        if recipe.sample.contrast is None:
+            result = judge_with_bar(recipe, run, pairs, "label")
+        else:
+            result, agreement = _label_contrasts(recipe, run, recipe.sample.contrast, pairs, responses)
+            facts |= agreement
     if calibration is not None:
         result = apply_calibration(result, calibration)
     write_jsonl(run.failures, result.failures)
@@ -118,24 +150,53 @@ def label(recipe: Recipe, run: Run) -> dict[str, Any]:
         if rows:
             write_jsonl(path, rows)
     write_jsonl(run.judgments, result.judgments)
-    return {"pairs": asked, "unlabelled": asked - len(result.judgments), **cost_of(result), **read}
+    return {"pairs": asked, "unlabelled": asked - len(result.judgments), **cost_of(result), **facts}
 
 
-def _pairs_to_label(recipe: Recipe, run: Run) -> tuple[list[Pair], dict[str, Any]]:
-    """Each pair once, and what became of the rows of people's data, where they are taken from there."""
-    read: dict[str, Any] = {}
+def _label_contrasts(
+    recipe: Recipe, run: Run, section: ContrastSample, pairs: Sequence[Pair], responses: Sequence[Response]
+) -> tuple[JudgeResult, dict[str, int]]:
+    """Pairs of responses written under two instructions, labelled as the section says; how often the judge, if it was
+    asked, prefers what was written under `for`."""
+    crossed = crossings(pairs, responses)
+    if len(crossed) < len(pairs):
+        raise DataError(f"{run.responses}: responses without `origin`, which sample.contrast gives; sample them again")
+    if section.labels == "origin":
+        constitution, revision = load_constitution(recipe.constitution), recipe.policy.revision or UNKNOWN
+        return label_by_origin(pairs, crossed, recipe.sample, constitution, revision, recipe.seed), {}
+    judged = judge_with_bar(recipe, run, pairs, "label")
+    result, agreement = hold_to_origin(judged, crossed, section.labels == "both")
+    ties = "; the others become ties" if section.labels == "both" else ""
+    agreed = f"{agreement.judge_with_origin} of {len(judged.judgments)}"
+    say(f"  the judge prefers the response written under `for` in {agreed} pairs{ties}")
+    return result, agreement._asdict()
+
+
+class _ToLabel(NamedTuple):
+    pairs: list[Pair]
+    """Each once."""
+    responses: list[Response]
+    """What they are made of; none where they are people's."""
+    facts: dict[str, Any]
+    """What became of the rows of people's data, where they are taken from there, or which samples make no pair."""
+
+
+def _pairs_to_label(recipe: Recipe, run: Run) -> _ToLabel:
     labels = recipe.preferences.labels
     assert not isinstance(labels, HumanLabels)
+    responses: list[Response] = []
     if labels.pairs == "human":
         data = _human_labels(recipe, run)
-        pairs, read = [judgment.pair for judgment in data.judgments], _facts_of(data)
+        pairs, facts = [judgment.pair for judgment in data.judgments], _facts_of(data)
     else:
         responses = read_jsonl(made(run.responses, "sample"), Response)
         prompts = {r.prompt_id: Prompt(id=r.prompt_id, messages=r.prompt, tags=r.tags) for r in responses}
         by_checks = recipe.label.pair_choice == "checks"
         worth = apart_by_checks(load_constitution(recipe.constitution)) if by_checks else any_pair
         pairs = make_pairs(list(prompts.values()), responses, recipe.label.pairs_per_prompt, recipe.seed, worth)
-    return for_the_judge(list({pair.id: pair for pair in pairs}.values()), labels), read
+        facts = unpaired(responses)
+    pairs = for_the_judge(list({pair.id: pair for pair in pairs}.values()), labels)
+    return _ToLabel(pairs, responses, facts)
 
 
 def _revise(recipe: Recipe, run: Run, mode: ReviseMode) -> tuple[JudgeResult, int]:

@@ -1,25 +1,31 @@
 """How long a run will take on this machine, said before it starts: the tokens that its models read, write and learn
 from, times the products of a token, over the rate of products that this machine was just measured at.
 
-Only for models in this process on a CPU, judged by `compare` and trained by PPO: what the quickstart is. A forecast of
-half or double the true time is still a help; constants that were measured say so.
+Only for models in this process on a CPU, judged by `compare` or `contrast`, trained on their own rollouts: what the
+quickstart is. A forecast of half or double the true time is still a help; constants that were measured say so.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from rlaif.config import Recipe
-from rlaif.config.judging import CompareMode
-from rlaif.config.optimise import LocalRollouts, Ppo
+from rlaif.config.judging import CompareMode, ContrastMode
+from rlaif.config.optimise import LocalRollouts, OnPolicy, Ppo
+from rlaif.config.scoring import JudgeScore
 from rlaif.config.sections import AiLabels, LocalModel
-from rlaif.constitution import load_constitution
+from rlaif.constitution import Constitution, load_constitution
 from rlaif.feedback.prompts import read_prompts
 
-WRITING, LEARNING = 3.0, 2.4
-"""Cost of a token that is written (few rows at a time), and of one learnt from through an adapter, in tokens read."""
+LEARNING = 2.4
+"""Cost of a token that is learnt from through an adapter, in tokens read."""
+ALONE = 48
+"""Cost of reading the weights once, in tokens read: what a token costs that is written by one row alone."""
 QUESTION, PRINCIPLE = 75, 30
 """Tokens of the template `compare`: once per pair and order, and once more per principle."""
+INSTRUCTION, LOGITS = 25, 1.3
+"""Tokens of an instruction of `contrast`; and the cost of a token whose log-probability is wanted, in tokens read."""
 WORD = 1.6
 """Tokens per word of a conversation, its turn's delimiters among them."""
 FILLED = 0.8
@@ -44,10 +50,11 @@ def work(recipe: Recipe) -> Work | None:
     if not (
         isinstance(recipe.policy, LocalModel)
         and isinstance(recipe.judge, LocalModel)
-        and isinstance(recipe.label.mode, CompareMode)
+        and isinstance(recipe.label.mode, CompareMode | ContrastMode)
         and isinstance(labels, AiLabels)
-        and isinstance(method, Ppo)
+        and isinstance(method, OnPolicy)
         and isinstance(method.rollouts, LocalRollouts)
+        and all(isinstance(s.mode, ContrastMode) for s in method.sources if isinstance(s, JudgeScore))
     ):
         return None
     found = read_prompts(recipe.prompts)
@@ -55,23 +62,61 @@ def work(recipe: Recipe) -> Work | None:
     prompt = WORD * sum(len(text.split()) for text in texts) / max(1, len(texts)) + 12
     train, heldout = len(found.train), len(found.heldout[: recipe.evaluate.prompts])
     n, response = recipe.sample.responses_per_prompt, FILLED * recipe.sample.max_tokens
-    principles = sum(p.judged for p in load_constitution(recipe.constitution).principles)
-    asked = 2 * (QUESTION + prompt + 2 * response + principles * PRINCIPLE) if principles else 0.0
-    pairs = min(recipe.label.pairs_per_prompt or n * n, n * (n - 1) // 2)
+    contrast = recipe.sample.contrast
+    most = (n // 2) ** 2 if contrast else n * (n - 1) // 2
+    pairs = min(recipe.label.pairs_per_prompt or most, most)
+    asked = contrast is None or contrast.labels != "origin"
+    constitution = load_constitution(recipe.constitution)
+    reading, judged = _reading(constitution, prompt, response), _judging(recipe, constitution, prompt, response)
     rows = prompt + n * response
     rollouts, written = method.rollouts_per_step, FILLED * method.max_tokens
-    step = rollouts * (prompt / method.responses_per_prompt + written)
-    own = method.critic == "own"
+    siblings = method.responses_per_prompt
+    step = rollouts * (prompt / siblings + written)
+    judges = sum(isinstance(source, JudgeScore) for source in method.sources)
+    own = isinstance(method, Ppo) and method.critic == "own"
     answers = recipe.evaluate.responses_per_prompt * heldout
+    batch = recipe.policy.batch_size
     learnt = 1 - recipe.preferences.heldout_share
     return Work(
-        sample=train * (prompt + WRITING * n * response),
-        label=train * pairs * asked,
+        sample=train
+        * (
+            (prompt if contrast is None else 2 * (prompt + INSTRUCTION))
+            + _writing(min(batch, train * n)) * n * response
+        ),
+        label=train * asked * judged(min(n, 2 * pairs), pairs),
         reward=train * rows * (1 + learnt * recipe.reward.epochs * LEARNING),
         optimise=method.steps
-        * (WRITING * rollouts * written + step * (3 + own + (1 + own) * method.epochs * LEARNING)),
-        evaluate=answers * (2 * (prompt + WRITING * response) + asked + 4 * (prompt + response)),
+        * (
+            _writing(rollouts) * rollouts * written
+            + step * (3 + own + (1 + own) * method.epochs * LEARNING)
+            + judges * rollouts / siblings * reading(siblings)
+        ),
+        evaluate=answers
+        * (2 * (prompt + _writing(min(batch, answers)) * response) + judged(2, 1) + 4 * (prompt + response)),
     )
+
+
+def _writing(rows: int) -> float:
+    """The work of a token that is written, of so many rows at a time."""
+    return 1 + ALONE / max(1, rows)
+
+
+def _reading(constitution: Constitution, prompt: float, response: float) -> Callable[[float], float]:
+    """The work of reading so many responses to one prompt under the instructions of all principles that have them."""
+    principles = sum(p.asked_in("contrast") for p in constitution.principles)
+    return lambda responses: 2 * principles * (INSTRUCTION + prompt + responses * LOGITS * response)
+
+
+def _judging(
+    recipe: Recipe, constitution: Constitution, prompt: float, response: float
+) -> Callable[[float, float], float]:
+    """The work of judging so many pairs of so many responses to one prompt."""
+    if isinstance(recipe.label.mode, ContrastMode):
+        reading = _reading(constitution, prompt, response)
+        return lambda responses, pairs: reading(responses)
+    principles = sum(p.asked_in("compare") for p in constitution.principles)
+    each = 2 * (QUESTION + prompt + 2 * response + principles * PRINCIPLE) if principles else 0.0
+    return lambda responses, pairs: pairs * each
 
 
 def forecast(recipe: Recipe) -> str | None:

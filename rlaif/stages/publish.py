@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from rlaif.files import writing
 from rlaif.processes import leads, several
 
 
@@ -17,10 +18,11 @@ def publishing(folder: Path) -> Iterator[Path]:
     temporary = folder.with_name(f".{folder.name}.tmp")
     if leads():
         shutil.rmtree(temporary, ignore_errors=True)
-    yield temporary
-    if leads():
-        shutil.rmtree(folder, ignore_errors=True)
-        temporary.rename(folder)
+    with writing(folder):
+        yield temporary
+        if leads():
+            shutil.rmtree(folder, ignore_errors=True)
+            temporary.rename(folder)
     if several():
         from rlaif.training import parallel
 

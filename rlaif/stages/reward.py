@@ -126,8 +126,8 @@ def _material(recipe: Recipe, run: Run) -> Material:
 
 def reference_responses(run: Run) -> list[Response]:
     """The untrained policy's responses that scores are told against: the 512 with the smallest hashes, where there are
-    more. Without any (human labels alone) the training responses take their place, so there the recorded number is
-    their mean score and not the policy's."""
+    more; with `sample.contrast` as they are, written under its instructions. Without any (human labels alone) the
+    training responses take their place, so there the recorded number is their mean score and not the policy's."""
     by_hash = sorted(read_if_there(run.responses, Response), key=lambda response: content_id("centre", response.id))
     return by_hash[:MOST_REFERENCE_RESPONSES]
 

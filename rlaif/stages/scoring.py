@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 
 from rlaif.config import Recipe
 from rlaif.config.scoring import ChecksScore, JudgeScore, Veto
 from rlaif.config.sections import ChecklistMode, JudgeModel
 from rlaif.constitution import Constitution, Principle, load_constitution
 from rlaif.errors import ConfigError, did_you_mean
+from rlaif.feedback.judge.contrast import Versus
 from rlaif.feedback.judge.score import score_responses
 from rlaif.models.chat import ChatModel
 from rlaif.patterns import Endless
@@ -51,13 +53,18 @@ def text_scorers(recipe: Recipe, run: Run) -> Iterator[Callable[[JudgeScore | Ch
                 return checks(constitution, source)
             if parallel.rank():
                 return _nobody
-            return judged(judge(source.model or recipe.judge), source, constitution, recipe)
+            model, weaker = source.model or recipe.judge, getattr(source.mode, "against", None)
+            if weaker is None:
+                return judged(judge(model), source, constitution, recipe)
+            both = [nullcontext(judge(one)) for one in (model, weaker)]
+            return judged(Versus(lambda: both[0], lambda: both[1]), source, constitution, recipe)
 
         yield scorer
 
 
 def judged(model: ChatModel, source: JudgeScore, constitution: Constitution, recipe: Recipe) -> TextScorer:
-    """What the judge says of each response, in [-1, 1]; None where a question failed."""
+    """What the judge says of each response, in [-1, 1], or with `contrast` the log density ratio over tau; None where a
+    question failed."""
 
     def score(prompts: Sequence[Prompt], texts: Sequence[str]) -> list[float | None]:
         responses = list(zip(prompts, texts, strict=True))

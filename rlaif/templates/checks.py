@@ -28,6 +28,8 @@ def kind_of(path: Path, tree: nodes.Template) -> Kind:
     """
     blocks = {block.name for block in tree.find_all(nodes.Block)}
     found = meta.find_undeclared_variables(tree)
+    if "instruction" in found:
+        return "contrast"
     for kind, shape in SHAPES.items():
         if shape.follow_up in blocks:
             return kind

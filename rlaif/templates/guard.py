@@ -76,7 +76,7 @@ class Guard:
     """Escapes graded text for one template, whose delimiters are the tags of these names."""
 
     def __init__(self, tags: Iterable[str]) -> None:
-        names = "|".join(re.escape(name).replace("_", r"[\s_-]*") for name in sorted(tags))
+        names = "|".join(re.escape(name).replace("_", r"[\s_-]*") for name in sorted(tags)) or "(?!)"
         self._forgery = re.compile(rf"(?i:<[\s/\\!?]*(?:{names})(?![\w-]))|{_CONTROL}")
         self._escaped = lru_cache(64)(self._escape)  # a pair's texts are rendered once for each principle and order
 

@@ -59,7 +59,7 @@ def load_template(name_or_path: str, kind: Kind | None = None) -> JudgeTemplate:
         if isinstance(error, ConfigError):
             raise
         raise ConfigError(f"{path}: a number in it cannot be read: {error}") from None
-    guard = Guard({*_TAG.findall(text), *_TURNS})
+    guard = Guard({*_TAG.findall(text), *(() if SHAPES[kind].instructs else _TURNS)})
     template = JudgeTemplate(path.stem, content_id(text), kind, labels, compiled, guard, _fence(text, kind))
     check_rendered(path, template.fill, SHAPES[kind])
     return template

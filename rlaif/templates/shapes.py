@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-Kind = Literal["compare", "reasoned", "score", "checklist", "revise", "propose"]
+Kind = Literal["compare", "reasoned", "score", "checklist", "contrast", "revise", "propose"]
 
 
 class Shape(NamedTuple):
@@ -18,18 +18,23 @@ class Shape(NamedTuple):
     follow_up: str | None = None
     """The block of a second user turn, which comes after the judge's first reply."""
     principle: bool = True
+    instructs: bool = False
+    """Whether it asks no judge about a response, but tells whoever answers how to: its blocks are turns of the
+    conversation itself."""
 
     @property
     def graded(self) -> tuple[str, ...]:
-        return ("conversation", *self.responses)
+        return () if self.instructs else ("conversation", *self.responses)
 
     @property
     def required(self) -> tuple[str, ...]:
+        if self.instructs:
+            return ("instruction", "prompt")
         return (*self.graded, "principle") if self.principle else self.graded
 
     @property
     def allowed(self) -> tuple[str, ...]:
-        return (*self.required, "preamble")
+        return (*self.required, "system" if self.instructs else "preamble")
 
     @property
     def turns(self) -> tuple[str, ...]:
@@ -48,6 +53,7 @@ SHAPES: dict[Kind, Shape] = {
     # Ten ratings, 1 to 10, as the digits 0 to 9: "10" is two tokens of many models, and P("1") would hold both.
     "score": Shape(("response",), labels=tuple("0123456789")),
     "checklist": Shape(("response",), labels=("Yes", "No", "Unknown")),
+    "contrast": Shape((), instructs=True),
     "revise": Shape(("response",), follow_up="revision"),
     "propose": Shape(PAIR, principle=False),
 }

@@ -41,6 +41,21 @@ class JudgeTemplate:
         values = {name: escape(text) for name, text in shown}
         return self.fill(values | {"conversation": "\n".join(turns), "preamble": preamble, "principle": principle})
 
+    def instructed(self, prompt: Messages, instruction: str) -> Messages:
+        """The conversation with this instruction to whoever answers it; without any, the conversation. Only of the
+        kind `contrast`. The prompt is untrusted text: what looks like a control token is text in it."""
+        turns = tuple(Message(role=m.role, content=self._guard.escape(m.content)) for m in prompt)
+        if not instruction:
+            return turns
+        system = turns[0].content if turns[0].role == "system" else ""
+        told = self.fill({"instruction": instruction, "system": system, "prompt": turns[-1].content})
+        replaced = 1 if system and len(told) > 1 else 0
+        return (*told[:-1], *turns[replaced:-1], told[-1])
+
+    def defused(self, response: str) -> str:
+        """A response to be read as the assistant's turn, with what looks like a control token as text."""
+        return self._guard.escape(response)
+
     def follow_up(self, principle: str = "") -> Message:
         """The second user turn, after the judge's reply to the first; the principle is trusted text. Only of kinds
         that have one."""

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 
 from rlaif.errors import TrainingError
+from rlaif.files import writing
 from rlaif.jsonl import no_link
 from rlaif.training import parallel
 
@@ -41,11 +42,12 @@ class Checkpoints:
         if writes:
             self._folder.mkdir(parents=True, exist_ok=True)
             temporary = self._folder / f".writing-{os.getpid()}.pt"
-            with open(temporary, "wb", opener=no_link) as file:
-                torch.save({"step": step, **state}, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, final)
+            with writing(final):
+                with open(temporary, "wb", opener=no_link) as file:
+                    torch.save({"step": step, **state}, file)
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.replace(temporary, final)
         if self._sharded:
             parallel.wait()
         if parallel.rank() == 0:

@@ -19,10 +19,14 @@ class Text(NamedTuple):
 
 
 class OfPrompt(Protocol):
-    """Whatever is learnt from rows after one prompt."""
+    """Whatever is learnt of one prompt."""
 
     @property
     def prompt_id(self) -> str: ...
+
+
+class WithRows(OfPrompt, Protocol):
+    """From rows after it."""
 
     @property
     def rows(self) -> tuple[Row, ...]: ...
@@ -50,7 +54,7 @@ def _cut(before: Sequence[int], responses: Sequence[Sequence[int]], max_length: 
     return tuple(Row(kept, one) for one in ids)
 
 
-def distinct(lessons: Iterable[OfPrompt]) -> list[Row]:
+def distinct(lessons: Iterable[WithRows]) -> list[Row]:
     """Each different row once, in order of first appearance."""
     return list(dict.fromkeys(row for lesson in lessons for row in lesson.rows))
 

@@ -75,10 +75,12 @@ class Plan(NamedTuple):
 
 
 def plan_memory(recipe: Recipe, stage: str, rows: Sequence[Row] = (), loaded: Any = None) -> Plan:
-    """What `reward` or `optimise` needs. `rows` are what it will learn from, as far as is known; without any the
-    longest that the recipe allows are assumed. `loaded`: a model of the stage that is in memory already."""
+    """What `reward`, `optimise` or `judge_training` needs. `rows` are what it will learn from, as far as is known;
+    without any the longest that the recipe allows are assumed. `loaded`: a model of it that is in memory already."""
     if stage == "reward":
         found = needs.reward(recipe, rows)
+    elif stage == "judge_training":
+        found = needs.judge(recipe, rows)
     elif isinstance(recipe.optimise, OnPolicy):
         found = needs.from_rollouts(recipe, recipe.optimise, rows)
     elif isinstance(recipe.optimise, Offline):

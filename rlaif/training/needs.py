@@ -9,7 +9,17 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from rlaif.config import Recipe
-from rlaif.config.sections import Dpo, LocalRollouts, Lora, Offline, OnPolicy, Ppo, RewardSection
+from rlaif.config.sections import (
+    Dpo,
+    LocalModel,
+    LocalRollouts,
+    Lora,
+    Offline,
+    OnPolicy,
+    Ppo,
+    RewardSection,
+    VllmModel,
+)
 from rlaif.models.local.dtype import torch_dtype
 from rlaif.models.local.load import device
 from rlaif.models.local.packing import Row, microbatches, packs
@@ -66,6 +76,19 @@ def from_texts(recipe: Recipe, section: Offline, rows: Sequence[Row]) -> Needs:
     learner = _Learner(recipe, "optimise", model, section.lora)
     learning = [*learner.learning(), learner.logits(batch)]
     return Needs([learner.weights("policy"), learner.optimiser()], learning, [], model.unknown)
+
+
+def judge(recipe: Recipe, rows: Sequence[Row]) -> Needs:
+    """`rows` are one pass."""
+    section, base = recipe.judge_training, recipe.judge
+    assert isinstance(base, LocalModel | VllmModel)
+    again, dtype = recipe.compute.gradient_checkpointing, torch_dtype(base.dtype)
+    model = sizes(Wanted(base.model, base.revision, dtype, section.lora, scalar=False, recompute=again), rows)
+    learner = _Learner(recipe, "judge_training", model, section.lora)
+    logits = learner.logits(rows) if recipe.label.mode.kind == "contrast" else learner.last_logits(rows)
+    merged = _weights("merged weights", model.adapted, model.e, "a smaller judge.model")  # to judge by, between epochs
+    writing = [merged] if section.lora is not None else []
+    return Needs([learner.weights("judge"), learner.optimiser()], [*learner.learning(), logits], writing, model.unknown)
 
 
 def from_rollouts(recipe: Recipe, section: OnPolicy, rows: Sequence[Row]) -> Needs:
@@ -136,6 +159,9 @@ class _Learner(NamedTuple):
 
     @property
     def remedy(self) -> str:
+        if self.stage == "judge_training":
+            adapters = "" if self.lora else "judge_training.lora, "
+            return f"{adapters}a smaller judge.model or judge.dtype=bfloat16"
         if self.lora is None:
             return f"learn through adapters ({self.stage}.lora), or several processes with compute.sharding=fsdp"
         return "a smaller policy.model, policy.dtype=bfloat16, or several processes with compute.sharding=fsdp"
@@ -177,6 +203,13 @@ class _Learner(NamedTuple):
         note = f"{few} rows x {self.model.vocabulary:,} words x {each} B" if not kept else f"{count} rows"
         size = (each * few + kept) * self.model.vocabulary
         return Item("logits", size, f"lower {self.stage}.microbatch_tokens", note)
+
+    def last_logits(self, rows: Sequence[Row]) -> Item:
+        """Of one state of each row, in float32: they, their softmax and the gradients of both; bf16 weights are widened
+        for that."""
+        wide = 0 if self.model.e == 4 else 4 * self.model.vocabulary * self.model.width
+        size = 16 * len(rows) * self.model.vocabulary + wide
+        return Item("logits", size, f"lower {self.stage}.microbatch_tokens", f"{len(rows)} rows")
 
 
 def _weights(name: str, count: float, each: int, remedy: str) -> Item:

@@ -49,6 +49,8 @@ class Sizes(NamedTuple):
     adapted: int
     """Weights that adapters lie over."""
     vocabulary: int
+    width: int
+    """Of a token's state."""
     cached: int
     """Keys and values of one token."""
     e: int
@@ -99,6 +101,7 @@ def sizes(wanted: Wanted, rows: Sequence[Row]) -> Sizes:
         trained=(count + output) if wanted.lora is None else thin + output * wanted.scalar,
         adapted=sum(module.weight.numel() for module in adapters),
         vocabulary=text.vocab_size,
+        width=text.hidden_size,
         cached=2 * len(layers) * (parts[0].key if parts else 0),
         e=e,
         layers=len(layers),

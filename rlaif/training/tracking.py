@@ -20,6 +20,7 @@ SHOWN = {
     "loss": "loss",
     "accuracy": "accuracy",
     "heldout_accuracy": "held-out accuracy",
+    "label_mass": "on labels",
     "score": "score",
     "gold": "gold",
     "kl": "KL",

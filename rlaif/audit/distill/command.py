@@ -18,6 +18,7 @@ from rlaif.audit.distill.select import Tested, select
 from rlaif.audit.distill.settings import DistillSettings
 from rlaif.audit.distill.vote import Votes, constitution_of, vote
 from rlaif.audit.gold import read_gold
+from rlaif.audit.judge_training.record import refuse_seen
 from rlaif.audit.judges import open_judges
 from rlaif.config import Recipe
 from rlaif.config.sections import CompareMode
@@ -75,6 +76,7 @@ def distill_command(
     if out.suffix not in {".yaml", ".yml"}:
         raise ConfigError(f"{out}: the constitution to write must be a .yaml file; the report goes beside it as .json")
     labels = read_gold(gold)
+    refuse_seen(recipe, [label.pair for label in labels.judgments])
     ours, theirs = halves(labels.judgments, settings, recipe.seed)
     mode = recipe.label.mode
     asking = load_template(TEMPLATE, "propose")
@@ -193,7 +195,7 @@ def _measured(kept: Sequence[Tested], pairs: int, confidence: float, alpha: floa
         f"{alpha:g} after",
         "Holm's correction for all candidates tested. Other principles may explain the labels as well.",
         *(f"  {tested.candidate.id}: {supported(tested)}" for tested in kept),
-        "For more modes than compare, add critique, revise, question and desired.",
+        "For more modes than compare, add critique, revise, question, desired and contrast.",
     ]
 
 

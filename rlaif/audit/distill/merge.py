@@ -16,7 +16,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from rlaif.audit.distill.propose import OPENING, Proposal
-from rlaif.constitution.lint import NEAR, opposed, similarity
+from rlaif.constitution.wording import NEAR, opposed, similarity
 
 _EMPTY = re.compile(
     r"an?|and|any|are|as|at|be|by|can|could|do|does|for|from|gives?|has|have|in|into|is|it|its|likely|more|most|of|on|or"

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from rlaif.audit.distill.settings import DistillSettings
-from rlaif.constitution.lint import vague
+from rlaif.constitution.wording import vague
 from rlaif.feedback.judge.asking import ask
 from rlaif.feedback.judge.result import Cost
 from rlaif.feedback.sample import Progress

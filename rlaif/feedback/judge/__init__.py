@@ -5,7 +5,17 @@ The mathematics of the replies is in `feedback/verdict.py`.
 """
 
 from rlaif.feedback.judge.compare import judge_pairs
-from rlaif.feedback.judge.modes import OpenJudge, judge_by_mode, judge_with, passes
+from rlaif.feedback.judge.modes import OpenJudge, check_modes, judge_by_mode, judge_with, modes_of, passes
 from rlaif.feedback.judge.result import JudgeResult, check_failure_cap
 
-__all__ = ["JudgeResult", "OpenJudge", "check_failure_cap", "judge_by_mode", "judge_pairs", "judge_with", "passes"]
+__all__ = [
+    "JudgeResult",
+    "OpenJudge",
+    "check_failure_cap",
+    "check_modes",
+    "judge_by_mode",
+    "judge_pairs",
+    "judge_with",
+    "modes_of",
+    "passes",
+]

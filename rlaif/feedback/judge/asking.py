@@ -8,15 +8,17 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import NamedTuple
 
 from rlaif.config.sections import LabelSection
-from rlaif.constitution import Constitution
+from rlaif.constitution import Constitution, Principle
+from rlaif.errors import ConfigError
+from rlaif.feedback.rating import Scale
 from rlaif.feedback.sample import Progress
 from rlaif.models.chat import ChatModel, ChatRequest, Reply, excess, is_logprob, no_answer
 from rlaif.patterns import Endless
-from rlaif.records import Failure, Provenance
+from rlaif.records import Failure, PrincipleScore, Prompt, Provenance
 from rlaif.templates import JudgeTemplate
 
 
@@ -25,6 +27,18 @@ class NoVerdict(NamedTuple):
 
     reason: str
     detail: str
+
+
+class Asking(NamedTuple):
+    """How one mode asks about one response by one principle, and what it makes of the replies."""
+
+    template: JudgeTemplate
+    scale: Scale
+    requests: Callable[[Prompt, str, Principle, Constitution], tuple[ChatRequest, ...]]
+    read: Callable[[Principle, Sequence[Reply]], PrincipleScore | NoVerdict]
+    """From the replies to these requests."""
+    sampling: dict[str, float | int | str]
+    """For the provenance."""
 
 
 def ask(
@@ -116,6 +130,22 @@ def provenance(
         sampling=sampling | {"check_margin": section.check_margin},
         aggregation=f"{section.aggregation.kind}({shown})" if shown else section.aggregation.kind,
     )
+
+
+def check_texts(constitution: Constitution, mode: str) -> None:
+    """ConfigError for a principle that lacks the text by which a judge of this mode is asked about it."""
+    for principle in constitution.principles:
+        if principle.check is None and not principle.asked_in(mode):
+            field, others = ("contrast", "compare") if mode == "contrast" else ("compare", "contrast")
+            raise ConfigError(
+                f"constitution {constitution.id!r}: principle {principle.id!r} has no `{field}`, which "
+                f"label.mode.kind={mode} asks by: add it, or judge by label.mode.kind={others}"
+            )
+        if mode in {"score", "checklist"} and principle.asked_in(mode) and principle.question is None:
+            raise ConfigError(
+                f"constitution {constitution.id!r}: principle {principle.id!r} has no `question`, and {mode} "
+                "looks at one response at a time: add `question` and `desired`, or judge by compare (a fit cannot)"
+            )
 
 
 def choice_sampling(template: JudgeTemplate, seed: int) -> dict[str, float | int | str]:

@@ -123,8 +123,9 @@ def judgments_of(
     )
 
 
-def plan(pair: Pair, constitution: Constitution, section: LabelSection, seed: int) -> Plan:
-    """The principles for this pair's tags, and which of them code decides. ValueError for a pair of one text."""
+def plan(pair: Pair, constitution: Constitution, section: LabelSection, seed: int, mode: str = "compare") -> Plan:
+    """The principles for this pair's tags, and which of them code decides, where a judge of this mode is asked about
+    the others. ValueError for a pair of one text."""
     if pair.a == pair.b:
         raise ValueError(f"pair {pair.id}: a and b are the same text; make_pairs never builds such a pair")
     candidates = constitution.for_tags(pair.tags)
@@ -140,7 +141,7 @@ def plan(pair: Pair, constitution: Constitution, section: LabelSection, seed: in
             passes_a, passes_b = p.passes(pair.a), p.passes(pair.b)
         except Endless as error:
             return Plan((), {}, (), no_end(pair.id, p.id, error))
-        if passes_a != passes_b or not (p.judged and p in ask):
+        if passes_a != passes_b or not (p.asked_in(mode) and p in ask):
             by_code[p.id] = checked(p.id, passes_a, passes_b, section.check_margin)
     failure = None if candidates else no_principle(pair.id, pair.tags)
     return Plan(candidates, by_code, tuple(p for p in ask if p.id not in by_code), failure)

@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from itertools import groupby
 from typing import assert_never
 
+from rlaif.config import Recipe
 from rlaif.config.sections import (
+    BestOfN,
     ChecklistMode,
     CompareMode,
+    ContrastMode,
     JudgeModel,
+    JudgeScore,
     LabelSection,
     MemberMode,
     Mode,
+    OnPolicy,
     PanelMode,
     RankMode,
     ReasonedMode,
     ReviseMode,
     ScoreMode,
 )
-from rlaif.constitution import Constitution
+from rlaif.constitution import Constitution, load_constitution
+from rlaif.feedback.judge.asking import check_texts
 from rlaif.feedback.judge.compare import judge_pairs
+from rlaif.feedback.judge.contrast import Versus
 from rlaif.feedback.judge.panel import combine
 from rlaif.feedback.judge.rank import judge_by_rank
 from rlaif.feedback.judge.rate import judge_by_rating
@@ -52,13 +59,43 @@ def judge_by_mode(
     mode = section.mode
     if isinstance(mode, PanelMode):
         results = []
-        for which, members in groupby(mode.members, key=lambda member: member.model):
-            with open_judge(which) as model:
+        for which, members in groupby(mode.members, key=lambda member: (member.model, _weaker(member.mode))):
+            with _opened(open_judge, *which) as model:
                 results += [judge_with(model, m.mode, pairs, constitution, section, seed, progress) for m in members]
         return combine(mode, pairs, results)
-    with open_judge(None) as model:
+    with _opened(open_judge, None, _weaker(mode)) as model:
         single = CompareMode() if isinstance(mode, ReviseMode) else mode
         return judge_with(model, single, pairs, constitution, section, seed, progress)
+
+
+def modes_of(recipe: Recipe) -> list[MemberMode | RankMode | ReviseMode]:
+    """Every single mode in which the recipe's judges judge: labelling's, a panel's members', and those that score
+    rollouts."""
+    mode = recipe.label.mode
+    labelling = [member.mode for member in mode.members] if isinstance(mode, PanelMode) else [mode]
+    sources = recipe.optimise.sources if isinstance(recipe.optimise, OnPolicy | BestOfN) else ()
+    return [*labelling, *(source.mode for source in sources if isinstance(source, JudgeScore))]
+
+
+def check_modes(recipe: Recipe) -> None:
+    """ConfigError, before any work, for a principle that some judge of the recipe could not be asked about."""
+    constitution = load_constitution(recipe.constitution)
+    for mode in modes_of(recipe):
+        if not isinstance(mode, ReviseMode):
+            check_texts(constitution, mode.kind)
+
+
+def _weaker(mode: Mode) -> JudgeModel | None:
+    """The model that reads the other side of a contrast, where it is another one."""
+    return mode.against if isinstance(mode, ContrastMode) else None
+
+
+def _opened(
+    open_judge: OpenJudge, judge: JudgeModel | None, weaker: JudgeModel | None
+) -> AbstractContextManager[ChatModel]:
+    if weaker is None:
+        return open_judge(judge)
+    return nullcontext(Versus(lambda: open_judge(judge), lambda: open_judge(weaker)))
 
 
 def passes(mode: Mode) -> int:
@@ -76,13 +113,14 @@ def judge_with(
     progress: Progress | None = None,
 ) -> JudgeResult:
     """The pairs judged by one model in one mode."""
+    check_texts(constitution, mode.kind)
     match mode:
         case CompareMode():
             template = load_template(mode.template, "compare")
             return judge_pairs(model, pairs, constitution, template, section, seed, progress)
         case ReasonedMode():
             return judge_reasoned(model, mode, pairs, constitution, section, seed, progress)
-        case ScoreMode() | ChecklistMode():
+        case ScoreMode() | ChecklistMode() | ContrastMode():
             return judge_by_rating(model, mode, pairs, constitution, section, seed, progress)
         case RankMode():
             return judge_by_rank(model, mode, pairs, constitution, section, seed, progress)

@@ -1,4 +1,4 @@
-"""Judge pairs by what is said of each response alone (`score`, `checklist`).
+"""Judge pairs by what is said of each response alone (`score`, `checklist`, `contrast`).
 
 A response that stands in several pairs is asked about once, and no order can bias the judge. `score.py` asks; the
 mathematics is in `feedback/rating.py`.
@@ -31,12 +31,12 @@ def judge_by_rating(
 ) -> JudgeResult:
     """Judge each pair by what is said of its two responses alone, by each principle; see `score_responses`.
 
-    Per principle p(a) is P(a is rated higher) + P(both are rated the same)/2 with `score`, and P(only a follows it) +
-    P(both or neither do)/2 with `checklist`. With `sample` the drawn principle counts for the pair as in
-    `judge_pairs`, but all are asked about: a response's score is made of all. A pair of which a question failed, or to
-    which no principle applies, stays unlabelled. `progress` counts pairs.
+    Per principle p(a) is P(a is rated higher) + P(both are rated the same)/2 with `score`, P(only a follows it) +
+    P(both or neither do)/2 with `checklist`, and what `ratio.py` says with `contrast`. With `sample` the drawn
+    principle counts for the pair as in `judge_pairs`, but all are asked about: a response's score is made of all. A
+    pair of which a question failed, or to which no principle applies, stays unlabelled. `progress` counts pairs.
     """
-    plans = [plan(pair, constitution, section, seed) for pair in pairs]
+    plans = [plan(pair, constitution, section, seed, mode.kind) for pair in pairs]
     prompts = [Prompt(id=pair.prompt_id, messages=pair.prompt, tags=pair.tags) for pair in pairs]
     responses = [(prompt, text) for prompt, pair in zip(prompts, pairs, strict=True) for text in (pair.a, pair.b)]
     counted = paced(progress, len(responses), len(pairs))
@@ -51,7 +51,7 @@ def judge_by_rating(
             failures.setdefault(index, [_of_pair(pair, row) for row in rows])
             decided.append(None)
         else:
-            decided.append(_decided(needs, a, b, scale_of(mode), section.check_margin))
+            decided.append(_decided(needs, a, b, scale_of(mode, section), section.check_margin))
     distinct = {(score.id, score.tags): score for score in rated.scores if score is not None}
     first = next(iter(distinct.values()), None)
     return JudgeResult(

@@ -102,7 +102,9 @@ class CachedModel:
     def _keys(self, requests: Sequence[ChatRequest]) -> list[bytes]:
         scope = self._scope if self.revision == UNKNOWN else ""
         model = [ASKED, self.name, self.revision, scope]
-        texts = (json.dumps([*model, request.model_dump(mode="json")], sort_keys=True) for request in requests)
+        # `answer` came later: a request without one keeps the key under which its reply lies.
+        asked = (r.model_dump(mode="json", exclude={"answer"} if r.answer is None else None) for r in requests)
+        texts = (json.dumps([*model, one], sort_keys=True) for one in asked)
         return [hashlib.sha256(text.encode()).digest() for text in texts]
 
     def _save(self, replies: Mapping[bytes, Reply]) -> dict[bytes, Reply]:

@@ -9,10 +9,10 @@ request of a call goes alone until one of its kind was answered.
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any, Literal, TypeVar
 
 import aiohttp
 from tenacity.wait import wait_base
@@ -21,7 +21,9 @@ from rlaif.config.sections import ClientModel
 from rlaif.errors import ModelError
 from rlaif.models.chat import ChatRequest, OnReplies, Reply
 from rlaif.models.client.labels import find_label_ids
-from rlaif.models.client.replicas import TOO_LARGE, Replicas, Response, Transient
+from rlaif.models.client.likelihood import AnswerReader
+from rlaif.models.client.refusals import Unfit, unwelcome
+from rlaif.models.client.replicas import Replicas, Response, Transient, encode
 from rlaif.models.client.tries import Tries
 from rlaif.models.dialect import UNSUPPORTED, USUAL, Dialect, refused_parameter
 from rlaif.models.reasoning import template_words
@@ -29,18 +31,9 @@ from rlaif.models.wire import BadReply, LabelIds, NoLogprobs, Tokens, parse_repl
 from rlaif.records import Message, content_id
 
 T = TypeVar("T")
-OF_THE_REQUEST = frozenset({400, 404, 409, 413, 414, 422, 431, 451, TOO_LARGE})
-"""Refusals that may concern this request and no other."""
 NEUTRAL = (Message(role="user", content="Hello."),)
-
-
-class Unfit(Exception):
-    """A failure that may befall every request of its kind; for `certain` it does."""
-
-    def __init__(self, reason: str, line: str, *, certain: bool = False) -> None:
-        super().__init__(reason)
-        self.line = line
-        self.certain = certain
+Kind = Literal["text", "labels", "answer"]
+"""What is asked for."""
 
 
 class HttpChatModel:
@@ -56,8 +49,9 @@ class HttpChatModel:
         self._begun = begun
         self._label_ids: dict[frozenset[str], LabelIds | None] = {}
         self._dialect = USUAL
-        self._answered: set[bool] = set()
-        """The kinds of requests, with labels (True) and without, of which one was answered."""
+        self._reader = AnswerReader(config, self._replicas)
+        self._answered: set[Kind] = set()
+        """The kinds of requests of which one was answered."""
         self._tried = asyncio.Event()
         """Whether the first request of a call has met the server, so that the others may."""
 
@@ -75,6 +69,7 @@ class HttpChatModel:
         waiting = iter(enumerate(requests))
         arrived: list[tuple[int, Reply]] = []
         tried = self._tried = asyncio.Event()
+        self._reader.forget()
 
         async def work(session: aiohttp.ClientSession) -> None:
             for index, request in waiting:  # shared by all workers: whoever is free takes the next
@@ -89,7 +84,7 @@ class HttpChatModel:
                 async with asyncio.TaskGroup() as group:
                     for _ in range(min(self._config.concurrency, len(requests))):
                         group.create_task(work(session))
-                        if bool(requests[0].labels) not in self._answered:
+                        if _kind(requests[0]) not in self._answered:
                             await tried.wait()
             except BaseExceptionGroup as failures:
                 # One cause stops the call; what its neighbours met while being stopped is not news.
@@ -99,14 +94,15 @@ class HttpChatModel:
     async def _answer(self, session: aiohttp.ClientSession, request: ChatRequest) -> Reply:
         """One request with its retries. Raises ModelError where no server is there, or none can answer its kind."""
         answers_before = self._replicas.answers
-        reached = True
+        reached, again = True, False
 
         async def once() -> Reply:
-            nonlocal answers_before, reached
+            nonlocal answers_before, reached, again
             if reached:
                 answers_before = self._replicas.answers
             try:
-                return await self._exchange(session, request)
+                this, again = again, True
+                return await self._exchange(session, request, again=this)
             except Transient as failure:
                 reached = not failure.unreachable
                 self._tried.set()  # the others need not wait for what may last
@@ -115,8 +111,7 @@ class HttpChatModel:
         try:
             return await self._tries.of(once)
         except Unfit as unfit:
-            kind = bool(request.labels)
-            if kind not in self._answered and (unfit.certain or await self._also_unfit(session, request)):
+            if _kind(request) not in self._answered and (unfit.certain or await self._also_unfit(session, request)):
                 raise ModelError(unfit.line) from None
             return Reply(error=str(unfit))
         except Transient as failure:
@@ -125,11 +120,15 @@ class HttpChatModel:
                 raise self._nobody(failure) from None
             return Reply(error=f"failed after {self._tries}: {failure}")
 
-    async def _exchange(self, session: aiohttp.ClientSession, request: ChatRequest) -> Reply:
+    async def _exchange(self, session: aiohttp.ClientSession, request: ChatRequest, *, again: bool = False) -> Reply:
         """One request in the server's dialect, asked again in others for as long as it is refused for its form.
 
         Raises Transient, Unfit, and ModelError where the server has no such model.
         """
+        if request.answer is not None:
+            read = await self._reader.read(session, request, again=again)
+            self._answered |= set() if read.error else {"answer"}
+            return read
         dialect = self._dialect
         while True:
             ids = self._label_ids.get(frozenset(request.labels)) if dialect.by_id else None
@@ -142,9 +141,11 @@ class HttpChatModel:
                 response.server.failed()  # perhaps it fails all, and another server would not
                 return Reply(error=response.error)
             try:
-                reply = self._parsed(response.data, request, ids)
+                reply = self._replicas.parsed(
+                    response.data, partial(parse_reply, request=request, label_ids=ids, begun=self._begun)
+                )
             except NoLogprobs as bad:
-                if bad.by_id and True not in self._answered:
+                if bad.by_id and "labels" not in self._answered:
                     dialect = dialect._replace(by_id=False)
                     continue
                 response.server.failed()
@@ -155,21 +156,8 @@ class HttpChatModel:
                     return Reply(error=str(bad))
                 raise Transient(str(bad)) from None
             self._dialect = dialect
-            self._answered.add(bool(request.labels))
+            self._answered.add(_kind(request))
             return reply
-
-    def _parsed(self, data: bytes, request: ChatRequest, ids: LabelIds | None) -> Reply:
-        """As `parse_reply`; the reason of a BadReply does not repeat our key."""
-        try:
-            return parse_reply(data, request, ids, self._begun)
-        except BadReply as bad:
-            if (masked := self._replicas.masked(data)) != data:
-                bad.args = ("the reply is none",)
-                try:
-                    parse_reply(masked, request, ids, self._begun)
-                except BadReply as shown:
-                    bad.args = shown.args
-            raise
 
     async def _after_refusal(
         self, session: aiohttp.ClientSession, response: Response, dialect: Dialect, asked: Mapping[str, Any]
@@ -177,9 +165,8 @@ class HttpChatModel:
         """The dialect to try next; None where the refusal concerns this request. Raises as `_exchange`."""
         if response.status == 404:
             await self._replicas.check_model(session, response.server, self.name)
-        if response.status < 500 and response.status not in OF_THE_REQUEST:
-            key = "; api_key_env names the environment variable that holds the key" * (response.status in {401, 403})
-            raise Unfit(response.error, f"{response.server.url}: {response.error}{key}", certain=response.status == 401)
+        if (unfit := unwelcome(response)) is not None:
+            raise unfit
         parameter = refused_parameter(response.data, response.error, asked)
         other = dialect.after(response.error, parameter, asked)
         if other is None and parameter is not None and UNSUPPORTED.search(response.error):
@@ -189,7 +176,8 @@ class HttpChatModel:
     async def _also_unfit(self, session: aiohttp.ClientSession, request: ChatRequest) -> bool:
         """Whether a request of this kind that nobody could object to fails in this way too."""
         try:
-            await self._exchange(session, request.model_copy(update={"messages": NEUTRAL}))
+            answer = None if request.answer is None else NEUTRAL[0].content
+            await self._exchange(session, request.model_copy(update={"messages": NEUTRAL, "answer": answer}))
         except Unfit:
             return True
         except Transient:
@@ -260,5 +248,5 @@ def _revision(config: ClientModel) -> str:
     return f"{config.revision}-{content_id(added)}" if added else config.revision
 
 
-def encode(body: dict[str, Any]) -> bytes:
-    return json.dumps(body, ensure_ascii=False).encode()
+def _kind(request: ChatRequest) -> Kind:
+    return "answer" if request.answer is not None else "labels" if request.labels else "text"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import email.utils
+import json
 import math
 import os
 import re
@@ -14,14 +15,16 @@ import time
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import aiohttp
 from yarl import URL
 
 from rlaif.config.sections import ClientModel
 from rlaif.errors import ConfigError, ModelError, masker
-from rlaif.models.wire import error_message, model_names, shorten
+from rlaif.models.wire import BadReply, error_message, model_names, shorten
+
+T = TypeVar("T")
 
 TRANSIENT = frozenset({408, 429, 500, 502, 503, 504})
 MAX_RETRY_AFTER_S = 60.0
@@ -124,10 +127,12 @@ class Replicas:
             cookie_jar=aiohttp.DummyCookieJar(),
         )
 
-    async def post(self, session: aiohttp.ClientSession, path: str, body: bytes, *, at_root: bool = False) -> Response:
+    async def post(
+        self, session: aiohttp.ClientSession, path: str, body: bytes, *, at_root: bool = False, more_bytes: int = 0
+    ) -> Response:
         """POST to the least busy server, those that lately failed last, once one has room. Raises Transient.
 
-        `at_root` is where vLLM keeps what is not OpenAI's.
+        `at_root` is where vLLM keeps what is not OpenAI's. The reply may have so many bytes more than others.
         """
         while (server := self._free()) is None:
             await asyncio.sleep(LOOK_AGAIN_S)  # no try: who asks a busy server only uses up tries
@@ -136,7 +141,7 @@ class Replicas:
         try:
             # A redirected POST would come back as a GET of something else.
             async with session.post(url, data=body, proxy=server.proxy, allow_redirects=False) as answer:
-                response = await self._read(server, answer)
+                response = await self._read(server, answer, self._most_bytes + more_bytes)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             server.failed()
             raise self._transient(error) from None
@@ -157,7 +162,7 @@ class Replicas:
         """After a 404: ModelError unless the server says that it has the model. Raises Transient."""
         try:
             async with session.get(f"{server.url}/models", proxy=server.proxy, allow_redirects=False) as answer:
-                response = await self._read(server, answer)
+                response = await self._read(server, answer, self._most_bytes)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise self._transient(error) from None
         served = model_names(response.data) if response.status == 200 else []
@@ -167,7 +172,20 @@ class Replicas:
             shown = self.masked(", ".join(served[:10]).encode(errors="replace")).decode()
             raise ModelError(f"{server.url} has no model {name!r}; it has {shorten(shown)}")
 
-    async def _read(self, server: Server, answer: aiohttp.ClientResponse) -> Response:
+    def parsed(self, data: bytes, parse: Callable[[bytes], T]) -> T:
+        """What `parse` makes of a reply; the reason of its BadReply does not repeat our key."""
+        try:
+            return parse(data)
+        except BadReply as bad:
+            if (masked := self.masked(data)) != data:
+                bad.args = ("the reply is none",)
+                try:
+                    parse(masked)
+                except BadReply as shown:
+                    bad.args = shown.args
+            raise
+
+    async def _read(self, server: Server, answer: aiohttp.ClientResponse, most_bytes: int) -> Response:
         """The whole reply, unpacked as it comes; of one that is too large no more than the limit is ever here.
 
         Raises what aiohttp raises.
@@ -175,9 +193,9 @@ class Replicas:
         data = bytearray()
         async for part in answer.content.iter_any():
             data += part
-            if len(data) > self._most_bytes:
+            if len(data) > most_bytes:
                 answer.close()
-                reason = f"the reply is larger than {self._most_bytes >> 20} MiB (HTTP {answer.status})"
+                reason = f"the reply is larger than {most_bytes >> 20} MiB (HTTP {answer.status})"
                 return Response(server, TOO_LARGE, reason.encode())
         found = bytes(data)
         return Response(server, answer.status, found if answer.status == 200 else self.masked(found))
@@ -223,6 +241,11 @@ class Replicas:
         words = re.split(r":\s*(?:b['\"]|\n)", words, maxsplit=1)[0]
         words = self.masked(words.encode(errors="replace")).decode()
         return shorten(f"{type(error).__name__}: {words}".removesuffix(": "))
+
+
+def encode(body: dict[str, Any]) -> bytes:
+    """The body of a request."""
+    return json.dumps(body, ensure_ascii=False).encode()
 
 
 def retry_after_s(value: str | None) -> float | None:

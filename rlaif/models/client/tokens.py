@@ -7,21 +7,20 @@ Nothing is chat here, and no reply is spared: whoever asks needs all of them. Se
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import aiohttp
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 from tenacity.wait import wait_base
 
 from rlaif.config.sections import ClientModel
 from rlaif.errors import ModelError
-from rlaif.jsonl import first_problem
-from rlaif.models.client.model import encode, run
-from rlaif.models.client.replicas import Replicas, Response, Transient
+from rlaif.models.client.model import run
+from rlaif.models.client.replicas import Replicas, Response, Transient, encode
 from rlaif.models.client.tries import Tries
-from rlaif.models.wire import BadReply
+from rlaif.models.wire import BadReply, from_json
+from rlaif.models.wire_likelihood import checked_logprobs, read_logprobs, reading_body
 
 T = TypeVar("T")
 
@@ -53,10 +52,6 @@ class Lost(NamedTuple):
     reason: str
 
 
-class _Logprob(BaseModel):
-    logprob: float
-
-
 class _Logprobs(BaseModel):
     token_logprobs: list[float]
 
@@ -64,7 +59,6 @@ class _Logprobs(BaseModel):
 class _Choice(BaseModel):
     token_ids: list[int] | None = None
     logprobs: _Logprobs | None = None
-    prompt_logprobs: list[dict[int, _Logprob] | None] | None = None
 
 
 class _Completion(BaseModel):
@@ -85,8 +79,8 @@ class TokenClient:
 
     def read(self, rows: Sequence[Sequence[int]]) -> list[list[float] | Lost]:
         """The raw log-probability (temperature 1) of every token of each row but its first."""
-        bodies = [_reading(self._config.model, row) for row in rows]
-        return self._ask(bodies, _read)
+        bodies = [reading_body(self._config.model, row, {}) for row in rows]
+        return self._ask(bodies, lambda data, body: read_logprobs(data, body["prompt"]))
 
     def control(self, path: str, body: dict[str, Any]) -> bytes:
         """POST to a path beside /v1 that commands the server; its answer. Raises ModelError with the server's words."""
@@ -149,12 +143,11 @@ def _writing(model: str, request: TokenRequest) -> dict[str, Any]:
     }
 
 
-def _reading(model: str, row: Sequence[int]) -> dict[str, Any]:
-    return {"model": model, "prompt": list(row), "max_tokens": 1, "temperature": 0.0, "prompt_logprobs": 0}
-
-
 def _continuation(data: bytes, body: dict[str, Any]) -> Continuation:
-    choice = _choice(data)
+    choices = from_json(_Completion, data).choices
+    if len(choices) != 1:
+        raise BadReply(f"the reply has {len(choices)} choices")
+    choice = choices[0]
     if not choice.token_ids:
         raise BadReply("the reply has no token ids")
     logprobs = choice.logprobs.token_logprobs if choice.logprobs else []
@@ -165,34 +158,4 @@ def _continuation(data: bytes, body: dict[str, Any]) -> Continuation:
         raise BadReply(f"the reply has {count} tokens, {limit} were asked for")
     if count < limit and choice.token_ids[-1] not in body["stop_token_ids"]:
         raise BadReply(f"the reply stops after {count} of {limit} tokens without an end token")
-    return Continuation(choice.token_ids, _finite(logprobs))
-
-
-def _read(data: bytes, body: dict[str, Any]) -> list[float]:
-    row, told = body["prompt"], _choice(data).prompt_logprobs or []
-    if len(told) != len(row):
-        raise BadReply(f"the reply has log-probabilities of {len(told)} tokens, not of {len(row)}")
-    found = []
-    for token, known in zip(row[1:], told[1:], strict=True):
-        if known is None or token not in known:
-            raise BadReply(f"the reply has no log-probability of token {token}")
-        found.append(known[token].logprob)
-    return _finite(found)
-
-
-def _finite(logprobs: list[float]) -> list[float]:
-    """Checked, and at most 0: rounding may leave a hair above."""
-    for logprob in logprobs:
-        if not math.isfinite(logprob) or logprob > 0.01:
-            raise BadReply(f"the reply has a log-probability of {logprob}")
-    return [min(logprob, 0.0) for logprob in logprobs]
-
-
-def _choice(data: bytes) -> _Choice:
-    try:
-        choices = _Completion.model_validate_json(data).choices
-    except ValidationError as error:
-        raise BadReply(first_problem(error)) from None
-    if len(choices) != 1:
-        raise BadReply(f"the reply has {len(choices)} choices")
-    return choices[0]
+    return Continuation(choice.token_ids, checked_logprobs(logprobs))

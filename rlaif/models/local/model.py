@@ -6,9 +6,9 @@ and asks again for what is missing forms the same batches, and gets the same byt
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -18,12 +18,23 @@ from rlaif.models.local.architecture import backbone_of, context_of, next_logits
 from rlaif.models.local.dtype import DTYPES, resolve
 from rlaif.models.local.generate import Sampling, generate
 from rlaif.models.local.labels import LabelTokens, decoded, label_tokens
+from rlaif.models.local.likelihood import answer_rows, likelihoods, shared_rows
 from rlaif.models.local.load import Loaded, free_memory, load_language_model
-from rlaif.models.local.packing import Row, hidden_states
-from rlaif.models.local.tokens import answer_of, encode_prompt, prompt_end
+from rlaif.models.local.packing import hidden_states
+from rlaif.models.local.tokens import answer_of, encode_prompt, encode_response, prompt_end, turn_of
 from rlaif.models.reasoning import left_open
 
-Encoded = tuple[int, ChatRequest, list[int]]  # index of the request, the request, its prompt's token ids
+
+class Encoded(NamedTuple):
+    """A request as tokens."""
+
+    place: int
+    """Among the requests."""
+    request: ChatRequest
+    ids: list[int]
+    """Of the prompt, then of the request's `answer` and of what ends it, if it has one."""
+    answer: int = 0
+    """How many are of the answer and its end."""
 
 
 class LocalChatModel:
@@ -44,7 +55,7 @@ class LocalChatModel:
 
     def chat(self, requests: Sequence[ChatRequest], on_replies: OnReplies | None = None) -> list[Reply]:
         replies: list[Reply | None] = [None] * len(requests)
-        encoded = [(i, r, self._encode(r)) for i, r in enumerate(requests)]
+        encoded = [self._encode(index, request) for index, request in enumerate(requests)]
         for answered in self._answer(encoded):
             for index, reply in answered:
                 replies[index] = reply
@@ -58,60 +69,79 @@ class LocalChatModel:
         Those take no place in a batch: an error is not cached, so asked again it would cut the batches elsewhere.
         """
         too_long = {}
-        for index, request, ids in encoded:
-            if self._context is not None and len(ids) + request.max_tokens > self._context:
+        for place, request, ids, answer in encoded:
+            if self._context is not None and len(ids) + (0 if answer else request.max_tokens) > self._context:
                 error = f"prompt of {len(ids)} tokens does not fit a context of {self._context}"
-                too_long[index] = Reply(error=error, prompt_tokens=len(ids))
+                too_long[place] = Reply(error=error, prompt_tokens=len(ids))
         if too_long:
             yield list(too_long.items())
-        for batch in _batches([item for item in encoded if item[0] not in too_long], self._batch_size):
-            yield self._read_labels(batch) if batch[0][1].labels else self._write(batch)
+        for batch in _batches([item for item in encoded if item.place not in too_long], self._batch_size):
+            if batch[0].answer:
+                yield self._read_answers(batch)
+            else:
+                yield self._read_labels(batch) if batch[0].request.labels else self._write(batch)
 
-    def _encode(self, request: ChatRequest) -> list[int]:
-        return encode_prompt(self._tokenizer, request.messages, thinking=self._thinking and not request.labels)
+    def _encode(self, index: int, request: ChatRequest) -> Encoded:
+        thinking = self._thinking and not request.labels and request.answer is None
+        ids = encode_prompt(self._tokenizer, request.messages, thinking=thinking)
+        if request.answer is None:
+            return Encoded(index, request, ids)
+        answer = encode_response(self._tokenizer, request.answer)
+        return Encoded(index, request, [*ids, *answer], len(answer))
 
     def _begun(self, ids: list[int]) -> bool | None:
         """Whether the prompt leaves a block of reasoning open; else a model may still write the end of one."""
         return (self._thinking and left_open(prompt_end(self._tokenizer, ids))) or None
 
     def _write(self, batch: Sequence[Encoded]) -> list[tuple[int, Reply]]:
-        first = batch[0][1]
+        first = batch[0].request
         sampling = Sampling(first.max_tokens, first.temperature, first.top_p)
-        prompts = [ids for _, _, ids in batch]
-        seeds = [request.seed for _, request, _ in batch]
+        prompts = [item.ids for item in batch]
+        seeds = [item.request.seed for item in batch]
         samples = generate(self._model, prompts, sampling, seeds, self._tokenizer.pad_token_id or 0)
         return [
             (
-                index,
+                item.place,
                 Reply(
-                    **answer_of(self._tokenizer, sample.tokens, sample.finished, self._begun(ids)),
-                    prompt_tokens=len(ids),
+                    **answer_of(self._tokenizer, sample.tokens, sample.finished, self._begun(item.ids)),
+                    prompt_tokens=len(item.ids),
                     completion_tokens=len(sample.tokens),
                 ),
             )
-            for (index, _, ids), sample in zip(batch, samples, strict=True)
+            for item, sample in zip(batch, samples, strict=True)
         ]
 
     @torch.inference_mode()
     def _read_labels(self, batch: Sequence[Encoded]) -> list[tuple[int, Reply]]:
         """The log-probability that the answer begins with each label; what requests share is read once."""
-        labels = batch[0][1].labels
-        lead, ids = self._label_tokens(batch[0][1])
-        rows = [row for group in _siblings(batch) for row in _rows(group, lead)]
+        labels = batch[0].request.labels
+        lead, ids = self._label_tokens(batch[0].request)
+        rows = [row for group in _siblings(batch) for row in shared_rows([[*item.ids, *lead] for item in group])]
         hidden_BH = hidden_states(backbone_of(self._model), rows).at_last()
         logprobs_BV = torch.log_softmax(next_logits(self._model, hidden_BH), -1)
         logprobs_BL = torch.stack([logprobs_BV[:, tokens].logsumexp(-1).clamp(max=0.0) for tokens in ids], -1).tolist()
         return [
             (
-                index,
+                item.place,
                 Reply(
                     text=labels[max(range(len(labels)), key=values.__getitem__)],
                     label_logprobs=dict(zip(labels, values, strict=True)),
-                    prompt_tokens=len(ids),
+                    prompt_tokens=len(item.ids),
                     completion_tokens=1,
                 ),
             )
-            for (index, _, ids), values in zip(batch, logprobs_BL, strict=True)
+            for item, values in zip(batch, logprobs_BL, strict=True)
+        ]
+
+    @torch.inference_mode()
+    def _read_answers(self, batch: Sequence[Encoded]) -> list[tuple[int, Reply]]:
+        """How likely each answer is; what requests share is read once."""
+        rows = [row for group in _siblings(batch) for row in answer_rows([(item.ids, item.answer) for item in group])]
+        ends = [item.answer - len(turn_of(self._tokenizer).written) for item in batch]
+        found = likelihoods(self._model, rows, [item.answer for item in batch], ends)
+        return [
+            (item.place, Reply(likelihood=likely, prompt_tokens=len(item.ids)))
+            for item, likely in zip(batch, found, strict=True)
         ]
 
     def _label_tokens(self, request: ChatRequest) -> LabelTokens:
@@ -135,10 +165,10 @@ def _batches(encoded: Sequence[Encoded], size: int) -> Iterator[list[Encoded]]:
     """
 
     def kind(item: Encoded) -> tuple[object, ...]:
-        request = item[1]
-        return (request.labels, request.max_tokens, request.temperature, request.top_p)
+        request = item.request
+        return (request.labels, item.answer > 0, request.max_tokens, request.temperature, request.top_p)
 
-    groups = sorted(_siblings(encoded), key=lambda group: (kind(group[0]), -_length(group), group[0][0]))
+    groups = sorted(_siblings(encoded), key=lambda group: (kind(group[0]), -_length(group), group[0].place))
     batch: list[Encoded] = []
     for group in groups:
         if batch and (len(batch) + len(group) > size or kind(group[0]) != kind(batch[0])):
@@ -150,23 +180,17 @@ def _batches(encoded: Sequence[Encoded], size: int) -> Iterator[list[Encoded]]:
 
 
 def _siblings(encoded: Sequence[Encoded]) -> list[list[Encoded]]:
-    """Label requests with the same shared prefix, together; any other request alone."""
+    """Requests that are only read and have the same shared prefix, together; any other request alone."""
     groups: dict[object, list[Encoded]] = {}
     for item in encoded:
-        index, request, _ = item
+        request = item.request
         *before, last = request.messages
         shared = last.content[: request.shared_prefix]
-        key = (tuple(before), last.role, shared, request.labels) if request.labels and shared else index
+        read = (request.labels or item.answer) and shared
+        key = (tuple(before), last.role, shared, request.labels, item.answer > 0) if read else item.place
         groups.setdefault(key, []).append(item)
     return list(groups.values())
 
 
 def _length(group: Sequence[Encoded]) -> int:
-    return max(len(ids) for _, _, ids in group)
-
-
-def _rows(group: Sequence[Encoded], lead: Sequence[int]) -> list[Row]:
-    """The siblings' tokens and `lead`, cut where they begin to differ (each keeps its last token for itself)."""
-    ids = [[*item[2], *lead] for item in group]
-    shared = len(os.path.commonprefix([row[:-1] for row in ids]))  # noqa: RUF071 (token by token)
-    return [Row(tuple(row[:shared]), tuple(row[shared:])) for row in ids]
+    return max(len(item.ids) for item in group)

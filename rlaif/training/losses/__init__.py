@@ -8,6 +8,16 @@ from rlaif.training.losses.advantages import (
     moving_baseline,
     spread,
 )
+from rlaif.training.losses.judge import (
+    Answered,
+    better_answer,
+    compare_loss,
+    density_ratio,
+    higher_rating,
+    label_logprobs,
+    rated_loss,
+    ratio_loss,
+)
 from rlaif.training.losses.kl import kl_k1, kl_k3, next_kl_coef
 from rlaif.training.losses.masked import explained_variance, masked_mean, response_mean, whiten
 from rlaif.training.losses.policy import (
@@ -33,19 +43,25 @@ from rlaif.training.losses.preference import (
 
 __all__ = [
     "Advantages",
+    "Answered",
     "Clipped",
     "Treated",
+    "better_answer",
     "bradley_terry_loss",
+    "compare_loss",
     "constrained_score",
     "davidson_loss",
+    "density_ratio",
     "dpo_loss",
     "ensemble_score",
     "explained_variance",
     "gae",
     "group_relative",
+    "higher_rating",
     "importance_weights",
     "kl_k1",
     "kl_k3",
+    "label_logprobs",
     "leave_one_out",
     "masked_mean",
     "moving_baseline",
@@ -54,6 +70,8 @@ __all__ = [
     "pair_weights",
     "policy_loss",
     "rao_kupper_loss",
+    "rated_loss",
+    "ratio_loss",
     "regression_loss",
     "response_mean",
     "spread",

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rlaif.errors import TrainingError
+from rlaif.files import writing
 from rlaif.training import parallel
 from rlaif.training.policy_model import PolicyModel
 
@@ -32,11 +33,12 @@ def _replace(policy: PolicyModel, state: dict[str, Any], folder: Path, own_head:
     new = folder.with_name(f"{folder.name}.writing")
     shutil.rmtree(new, ignore_errors=True)
     try:
-        _save(policy, state, new, own_head)
-        shutil.rmtree(folder, ignore_errors=True)
-        new.rename(folder)
+        with writing(folder):
+            _save(policy, state, new, own_head)
+            shutil.rmtree(folder, ignore_errors=True)
+            new.rename(folder)
     except OSError as error:
-        raise TrainingError(f"cannot write the policy's weights for the server to {folder}: {error}") from None
+        raise TrainingError(f"cannot write the policy's weights for the server to {folder}: {error.strerror}") from None
 
 
 def _save(policy: PolicyModel, state: dict[str, Any], folder: Path, own_head: bool) -> None:

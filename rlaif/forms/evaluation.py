@@ -1,22 +1,16 @@
-"""What the JSON files of a run folder hold, as far as anything reads them back: one edited by hand gets one line.
-
-Records (`records/`) are whole; these are not: keys that a reader can do without may be missing, and others may be
-there. Each form is for `jsonl.read_json` or `jsonl.read_rows`, which give the values as they are in the file.
-"""
+"""What evaluation.json holds, as far as the report and the comparison read it back."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, NotRequired
+from typing import Annotated, Literal, NotRequired
 
-from pydantic import AfterValidator, Field, StringConstraints, TypeAdapter
+from pydantic import Field
 from typing_extensions import TypedDict
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]
 Interval = tuple[Number | None, Number | None]
-InFolder = Annotated[str, StringConstraints(pattern=r"^[^./\\\x00][^/\\\x00]*$")]
-"""The name of what lies in the run folder itself."""
 
 
 class Estimate(TypedDict):
@@ -151,6 +145,46 @@ class Policy(TypedDict, total=False):
     repetition: Change | None
 
 
+class MeasureChange(PassRate):
+    name: str
+    unit: Literal["number", "share"]
+    better: NotRequired[Literal["lower", "higher"] | None]
+    seen: NotRequired[str | None]
+    without_value: NotRequired[dict[str, Count]]
+    equal_length: NotRequired[Measured | None]
+
+
+class Agreement(Estimate):
+    """How often what is preferred is lower, or higher, by a measure."""
+
+    name: str
+    side: Literal["lower", "higher"]
+    ties: NotRequired[Count]
+    without_value: NotRequired[Count]
+
+
+class LabelPart(TypedDict):
+    checked: bool
+    pairs: Count
+    prefers: Count
+    signal: Share | None
+    agrees: NotRequired[Measured | None]
+    measures: NotRequired[list[Agreement]]
+
+
+class Label(TypedDict, total=False):
+    measures: list[Agreement]
+
+
+class Labels(TypedDict):
+    """What the labels say, by principle."""
+
+    pairs: Count
+    prefers: Count
+    by_principle: dict[str, LabelPart]
+    label: NotRequired[Label]
+
+
 class Heldout(TypedDict, total=False):
     prompts: Count
     responses: Count
@@ -178,112 +212,6 @@ class Evaluation(TypedDict, total=False):
     policy: Policy
     principles: dict[str, Principle]
     all_checked: AllChecked | None
+    measures: list[MeasureChange]
+    labels: Labels | None
     cost: Cost
-
-
-class Mark(TypedDict, total=False):
-    """What the manifest says of a finished stage."""
-
-    inputs: str
-    outputs: dict[InFolder, str]
-    seconds: Number
-    pairs: Count
-    train: Count
-    judge_calls: Count
-    prompt_tokens: Count
-    completion_tokens: Count
-
-
-class Manifest(TypedDict):
-    """manifest.json."""
-
-    stages: dict[str, Mark]
-    started: NotRequired[dict[str, str]]
-
-
-class Turn(TypedDict):
-    role: str
-    content: str
-
-
-class Sample(TypedDict):
-    """A row of evaluation_samples.jsonl."""
-
-    prompt_id: str
-    index: Count
-    prompt: list[Turn]
-    before: str
-    after: str
-    before_tokens: Count
-    after_tokens: Count
-    before_finished: bool
-    after_finished: bool
-    before_passes: NotRequired[dict[str, bool]]
-    after_passes: NotRequired[dict[str, bool]]
-    score_before: NotRequired[Number | None]
-    score_after: NotRequired[Number | None]
-    kl: NotRequired[Number | None]
-
-
-class Margin(TypedDict):
-    p_chosen: Share
-    margin: Number
-
-
-class HeldoutMargin(Margin):
-    """A row of reward_heldout.jsonl."""
-
-    prompt_id: str
-    source: str
-    margins: NotRequired[list[Number]]
-    heads: NotRequired[dict[str, Margin]]
-
-
-class Rated(TypedDict):
-    """A row of reward_heldout_ratings.jsonl."""
-
-    prompt_id: str
-    rating: Number
-    score: Number
-
-
-class Scored(TypedDict):
-    """A row of a study's accuracy.jsonl."""
-
-    arm: str
-    seed: int
-    model: str
-    pair_id: str
-    prompt_id: str
-    p_human: Share
-    margin: Number
-
-
-class Source(TypedDict, total=False):
-    """As much of a preference as is counted."""
-
-    source: str
-    split: str
-
-
-def _numbers(row: dict[str, Any]) -> dict[str, Any]:
-    if not isinstance(row.get("stage"), str) or type(row.get("step")) is not int or row["step"] < 0:
-        raise ValueError("needs 'stage', a text, and 'step', a whole number")
-    for key, value in row.items():
-        if key != "stage" and value is not None and type(value) not in (int, float):
-            raise ValueError(f"{key!r} must be a number (got {str(value)[:60]!r})")
-    return row
-
-
-EVALUATION: TypeAdapter[Any] = TypeAdapter(Evaluation)
-MANIFEST: TypeAdapter[Any] = TypeAdapter(Manifest)
-SAMPLE: TypeAdapter[Any] = TypeAdapter(Sample)
-HELDOUT: TypeAdapter[Any] = TypeAdapter(HeldoutMargin)
-RATED: TypeAdapter[Any] = TypeAdapter(Rated)
-SCORED: TypeAdapter[Any] = TypeAdapter(Scored)
-SOURCE: TypeAdapter[Any] = TypeAdapter(Source)
-METRICS: TypeAdapter[Any] = TypeAdapter(Annotated[dict[str, Any], AfterValidator(_numbers)])
-"""A row of metrics.jsonl."""
-OBJECT: TypeAdapter[Any] = TypeAdapter(dict[str, Any])
-TEXTS: TypeAdapter[Any] = TypeAdapter(dict[str, str])
-NUMBERS: TypeAdapter[Any] = TypeAdapter(list[Number])

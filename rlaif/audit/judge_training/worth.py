@@ -1,0 +1,129 @@
+"""What training was worth: the judge before and after, asked about the same pairs.
+
+A pair without a judgment has no choice and is worth a half, as a coin is: training that makes a judge answer where it
+gave no answer is a gain, and is told apart by the coverage.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import Any, NamedTuple
+
+from rlaif.audit.judge_training.labels import Label
+from rlaif.audit.judge_training.split import decided, key_of, keys_of
+from rlaif.audit.labelled import agreement
+from rlaif.config import Recipe
+from rlaif.constitution import Constitution
+from rlaif.evaluation.agreement import (
+    Bootstrap,
+    clustered_mean,
+    clustered_mean_difference,
+    coverage,
+    order_consistency,
+)
+from rlaif.evaluation.wording import percent, points, span
+from rlaif.feedback.judge import JudgeResult, OpenJudge, judge_by_mode
+from rlaif.feedback.pairs import choice
+from rlaif.feedback.sample import Progress
+from rlaif.feedback.verdict import log_odds
+
+
+class Agreement(NamedTuple):
+    """Of one look at the judge."""
+
+    share: float
+    """Of the labels that have a preference."""
+    loss: float
+    """Mean cross-entropy with all labels, in nats; ln 2 for a pair without a judgment."""
+    failed: int
+
+
+def ask(
+    open_judge: OpenJudge,
+    labels: Sequence[Label],
+    constitution: Constitution,
+    recipe: Recipe,
+    progress: Progress | None = None,
+) -> JudgeResult:
+    """The labels' pairs, judged as the recipe does."""
+    pairs = [label.pair for label in labels]
+    return judge_by_mode(open_judge, pairs, constitution, recipe.label, recipe.seed, progress)
+
+
+def agreement_with(labels: Sequence[Label], result: JudgeResult) -> Agreement:
+    """How far the judgments are from the labels (of which one at least has a preference)."""
+    ps = _p_by_pair(result)
+    return Agreement(
+        share=fmean(_right(label, ps) for label in decided(labels)),
+        loss=fmean(_cross_entropy(label.p_a, log_odds(ps.get(label.pair.id, 0.5))) for label in labels),
+        failed=sum(label.pair.id not in ps for label in labels),
+    )
+
+
+def worth(labels: Sequence[Label], before: JudgeResult, after: JudgeResult, bootstrap: Bootstrap) -> dict[str, Any]:
+    """Both audits and the paired difference in agreement, its interval over prompts, ready for JSON."""
+    rows, clusters = decided(labels), [key_of(label) for label in decided(labels)]
+    old, new = ([_right(label, ps) for label in rows] for ps in (_p_by_pair(before), _p_by_pair(after)))
+    looks = {
+        name: {
+            "agreement": clustered_mean(right, clusters, *bootstrap).model_dump(),
+            "consistency": _consistency(result, bootstrap),
+            "coverage": coverage(result.judgments, result.failures),
+            "loss": agreement_with(labels, result).loss,
+        }
+        for name, right, result in (("before", old, before), ("after", new, after))
+    }
+    return {
+        "pairs": len(labels),
+        "prompts": len(keys_of(labels)),
+        "ties": len(labels) - len(rows),
+        **looks,
+        "difference": clustered_mean_difference(old, new, clusters, bootstrap).model_dump(),
+    }
+
+
+def table(found: Mapping[str, Any], confidence: float) -> list[str]:
+    """The audits side by side."""
+    before, after, gain = found["before"], found["after"], found["difference"]
+    rows: list[tuple[str, ...]] = [("", "before", "after", "difference")]
+    own = [f"{percent(look['agreement']['value'])} ({span(look['agreement'], 'share')})" for look in (before, after)]
+    rows.append(("agrees with the labels", *own, f"{points(gain['value'])} points ({span(gain, 'points')})"))
+    if before["consistency"] or after["consistency"]:
+        rows.append(("same choice in both orders", *(_share(look["consistency"]) for look in (before, after)), ""))
+    rows.append(("pairs with a judgment", *(_share(look["coverage"]) for look in (before, after)), ""))
+    rows.append(("cross-entropy, nats", *(f"{look['loss']:.3f}" for look in (before, after)), ""))
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    ties = f", {found['ties']} of them ties" if found["ties"] else ""
+    return [
+        f"Audit on {found['pairs']} pairs{ties}, of {found['prompts']} prompts that neither trained nor stopped; in "
+        f"brackets {confidence:.0%} intervals, by prompt",
+        *("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows),
+    ]
+
+
+def _share(estimate: Mapping[str, Any] | None) -> str:
+    return percent(estimate["value"] if estimate else None)
+
+
+def _p_by_pair(result: JudgeResult) -> dict[str, float]:
+    return {judgment.pair.id: judgment.p_a for judgment in result.judgments}
+
+
+def _right(label: Label, ps: Mapping[str, float]) -> float:
+    return agreement(choice(ps.get(label.pair.id, 0.5)), choice(label.p_a))
+
+
+def _cross_entropy(p: float, lead: float) -> float:
+    """-p log sigma(lead) - (1 - p) log sigma(-lead)."""
+    return p * _softplus(-lead) + (1 - p) * _softplus(lead)
+
+
+def _softplus(x: float) -> float:
+    return max(x, 0.0) + math.log1p(math.exp(-abs(x)))
+
+
+def _consistency(result: JudgeResult, bootstrap: Bootstrap) -> dict[str, Any] | None:
+    found = order_consistency(result.judgments, *bootstrap)
+    return {key: value for key, value in found.items() if key != "by_principle"} if found else None

@@ -1,0 +1,93 @@
+"""Judge by reading alone: how much likelier a response is under a principle's instruction than under its opposite.
+
+Nothing is chosen, so there is no order to be biased by, and nothing must be followed but the instruction itself. The
+mathematics is in `feedback/ratio.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+
+from rlaif.config.sections import ContrastMode, LabelSection
+from rlaif.constitution import Constitution, Principle
+from rlaif.feedback.judge.asking import Asking, NoVerdict
+from rlaif.feedback.ratio import TAU, rated, ratio_scale
+from rlaif.models.chat import ChatModel, ChatRequest, OnReplies, Reply, answers
+from rlaif.records import DensityRatio, PrincipleScore, Prompt, content_id
+from rlaif.templates import load_template
+
+
+def by_ratio(mode: ContrastMode, section: LabelSection) -> Asking:
+    """Two requests for each response and principle: what follows `for`, and what follows `against`."""
+    template = load_template(mode.template, "contrast")
+    tau = mode.tau or TAU[mode.length]
+
+    def requests(prompt: Prompt, text: str, principle: Principle, _: Constitution) -> tuple[ChatRequest, ChatRequest]:
+        assert principle.contrast is not None, "a principle without instructions is not asked about"
+        told, opposite = (
+            ChatRequest(messages=template.instructed(prompt.messages, instruction), answer=template.defused(text))
+            for instruction in (principle.contrast.for_, principle.contrast.against)
+        )
+        return told, opposite.model_copy(update={"second": mode.against is not None})
+
+    def read(principle: Principle, replies: Sequence[Reply]) -> PrincipleScore | NoVerdict:
+        for reply in replies:
+            if (problem := _unread(reply)) is not None:
+                return problem
+        told, opposite = (reply.likelihood for reply in replies)
+        assert told is not None and opposite is not None
+        ratio = DensityRatio(logprob_for=told.logprob, logprob_against=opposite.logprob, tokens=told.tokens)
+        return rated(principle, ratio, mode.length, tau)
+
+    sampling: dict[str, float | int | str] = {"length": mode.length, "tau": tau}
+    return Asking(template, ratio_scale(section.check_margin), requests, read, sampling)
+
+
+def _unread(reply: Reply) -> NoVerdict | None:
+    """Why a reply says no likelihood to trust."""
+    if reply.error is not None:
+        return NoVerdict("model error", reply.error)
+    if not answers(ChatRequest(messages=(), answer=""), reply):
+        return NoVerdict("no likelihood of the response", f"got {reply.likelihood}")
+    return None
+
+
+Opened = Callable[[], AbstractContextManager[ChatModel]]
+
+
+class Versus:
+    """Two models as one judge: requests that are marked `second` go to the second. One at a time is open, since two may
+    not fit the GPU; name and revision are known once both have been."""
+
+    def __init__(self, first: Opened, second: Opened) -> None:
+        self._opened = (first, second)
+        self._known = [("", ""), ("", "")]
+
+    @property
+    def name(self) -> str:
+        return " over ".join(name for name, _ in self._known)
+
+    @property
+    def revision(self) -> str:
+        revisions = [revision for _, revision in self._known]
+        return "unknown" if "unknown" in revisions else content_id(*revisions)
+
+    def chat(self, requests: Sequence[ChatRequest], on_replies: OnReplies | None = None) -> list[Reply]:
+        """Answer all, first those of the first model."""
+        replies: dict[int, Reply] = {}
+        for which, opened in enumerate(self._opened):
+            places = [place for place, request in enumerate(requests) if request.second == bool(which)]
+
+            def hand_on(lot: Sequence[tuple[int, Reply]], places: Sequence[int] = places) -> None:
+                if on_replies is not None:
+                    on_replies([(places[at], reply) for at, reply in lot])
+
+            with opened() as model:
+                found = model.chat([requests[place] for place in places], hand_on)
+                self._known[which] = model.name, model.revision
+            replies |= dict(zip(places, found, strict=True))
+        return [replies[place] for place in range(len(requests))]
+
+    def close(self) -> None:
+        """Whoever opens a model closes it."""

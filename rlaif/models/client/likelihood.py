@@ -1,0 +1,221 @@
+"""How likely given answers are, read by a vLLM server: which tokens they are (its /tokenize), and what it says of them.
+
+The tokens are those of `models.local.tokens`: of the prompt as a model would write after it, of the answer as the chat
+template writes it after any question. Each prompt and each answer is made tokens once for all requests around it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Hashable
+from functools import partial
+from typing import Any
+
+import aiohttp
+
+from rlaif.config.sections import ClientModel
+from rlaif.models.chat import ChatRequest, Likelihood, Reply
+from rlaif.models.client.refusals import Unfit, unwelcome
+from rlaif.models.client.replicas import Replicas, Response, Transient, encode
+from rlaif.models.reasoning import closing, template_words
+from rlaif.models.wire import BadReply, NoLogprobs, Tokens, from_json
+from rlaif.models.wire_likelihood import (
+    OF_THE_TEMPLATE,
+    QUESTION,
+    WORDS,
+    Cached,
+    Row,
+    Turn,
+    answer_tokens,
+    parse_likelihood,
+    parse_shared,
+    reading_body,
+    row_of,
+    sharing_body,
+    turn_of,
+)
+from rlaif.records import Message, Messages, plain
+
+Ask = Callable[[dict[str, Any]], Awaitable[Tokens]]
+"""A request to /tokenize."""
+
+REMEMBERED = 4096
+"""Prompts and answers whose tokens are kept."""
+BYTES_PER_TOKEN = 256
+"""Of a reply, at most: some eighty are usual."""
+
+
+class AnswerReader:
+    """One server, or several of one model, for one `HttpChatModel`. Nothing is asked twice here but what one server can
+    do and another cannot: tries are `model`'s."""
+
+    def __init__(self, config: ClientModel, replicas: Replicas) -> None:
+        self._config = config
+        self._replicas = replicas
+        self._known = Remembered()
+        self._turn: Turn | None = None
+        self._shares: bool | None = None
+        """Whether the servers read on from a prefix cache and say how far that reached; None until one was asked."""
+
+    def forget(self) -> None:
+        """Before each call: what is being found out belongs to an event loop."""
+        self._known = Remembered()
+
+    async def read(self, session: aiohttp.ClientSession, request: ChatRequest, *, again: bool = False) -> Reply:
+        """The reply's likelihood, or its error. `again`: the first try failed, so the cache is left alone.
+
+        Raises Transient, Unfit, and ModelError where the server has no such model.
+        """
+        assert request.answer is not None
+        ask = partial(self._tokens, session)
+        if self._turn is None:
+            self._turn = await self._known.of(("turn",), partial(self._find_turn, ask))
+        (prompt, limit), answer = await asyncio.gather(
+            self._known.of(("prompt", request.messages), partial(self._prompt, ask, request.messages)),
+            self._known.of(("answer", request.answer), partial(self._answer, ask, self._turn, request.answer)),
+        )
+        row = row_of(prompt, answer, self._turn)
+        count = len(row.tokens)
+        if limit is not None and count + 1 > limit:  # one token must be written
+            error = f"prompt of {count} tokens does not fit a context of {limit}"
+            return Reply(error=error, prompt_tokens=count)
+        likely = None if again or self._shares is False else await self._shared(session, row)
+        if likely is None:
+            try:
+                likely = await self._alone(session, row)
+            except BadReply as bad:
+                return Reply(error=str(bad))
+            self._shares = bool(self._shares)
+        return Reply(likelihood=likely, prompt_tokens=count)
+
+    # ------------------------------------------------------------------------------------------------ reading
+
+    async def _shared(self, session: aiohttp.ClientSession, row: Row) -> Likelihood | None:
+        """Read on from the prefix cache; None where that told nothing of this row. Raises Transient."""
+        body = sharing_body(self._config.model, row.tokens, self._config.extra_body)
+        response = await self._post(session, "/inference/v1/generate", body, row, at_root=True)
+        if response.status != 200:
+            self._shares = False if response.status in {404, 405} else self._shares
+            return None
+        try:
+            likely = self._replicas.parsed(response.data, partial(parse_shared, row=row))
+        except Cached:
+            self._shares = True
+            return None
+        except BadReply:
+            return None
+        self._shares = likely is not None
+        return likely
+
+    async def _alone(self, session: aiohttp.ClientSession, row: Row) -> Likelihood:
+        """Read from the beginning. Raises Transient, Unfit, BadReply."""
+        body = reading_body(self._config.model, row.tokens, self._config.extra_body)
+        response = await self._post(session, "/completions", body, row)
+        if response.status != 200:
+            response.server.failed()  # perhaps it fails all, and another server would not
+            raise await self._unfit(session, response)
+        try:
+            return self._replicas.parsed(response.data, partial(parse_likelihood, row=row))
+        except BadReply as bad:
+            response.server.failed()
+            if isinstance(bad, NoLogprobs):
+                raise Unfit(str(bad), self._tells_none(response, str(bad))) from None
+            if not bad.whole:
+                raise Transient(str(bad)) from None
+            raise
+
+    async def _post(
+        self, session: aiohttp.ClientSession, path: str, body: dict[str, Any], row: Row, *, at_root: bool = False
+    ) -> Response:
+        more = BYTES_PER_TOKEN * len(row.tokens)
+        return await self._replicas.post(session, path, encode(body), at_root=at_root, more_bytes=more)
+
+    # ------------------------------------------------------------------------------------------------- tokens
+
+    async def _find_turn(self, ask: Ask) -> Turn:
+        """How the chat template frames an answer. Raises Transient, Unfit."""
+        opening, _ = await self._prompt(ask, (QUESTION,))
+        wholes = await asyncio.gather(*(ask(_answered(word) | {"return_token_strs": True}) for word in WORDS))
+        try:
+            return turn_of(opening, wholes)
+        except ValueError as error:
+            reason = f"the chat template of {self._config.model} {error}"
+            line = f"{reason}, so no answer's likelihood can be read from a server: use the local backend"
+            raise Unfit(reason, line, certain=True) from None
+
+    async def _prompt(self, ask: Ask, messages: Messages) -> tuple[list[int], int | None]:
+        """The tokens before an answer, with no reasoning between; and the most that the model reads."""
+        prompt = await ask({"messages": plain(messages), "add_generation_prompt": True, "return_token_strs": True})
+        rest = closing(prompt.ending)
+        after = (await ask({"prompt": rest, "add_special_tokens": False})).tokens if rest else []
+        return [*prompt.tokens, *after], prompt.max_model_len
+
+    async def _answer(self, ask: Ask, turn: Turn, text: str) -> list[int]:
+        """As the template writes it, or as it is by itself where the template does something else with it."""
+        framed = answer_tokens(turn, (await ask(_answered(text))).tokens)
+        if framed is not None or not text:
+            return framed or []
+        return (await ask({"prompt": text, "add_special_tokens": False})).tokens
+
+    async def _tokens(self, session: aiohttp.ClientSession, asked: dict[str, Any]) -> Tokens:
+        """What /tokenize makes of it. Raises Transient, Unfit."""
+        extra = self._config.extra_body
+        if "messages" in asked:
+            words = {**(extra.get("chat_template_kwargs") or {}), **template_words(False)}
+            asked = (
+                {key: extra[key] for key in OF_THE_TEMPLATE if key in extra} | asked | {"chat_template_kwargs": words}
+            )
+        data = encode({"model": self._config.model, **asked})
+        response = await self._replicas.post(session, "/tokenize", data, at_root=True)
+        if response.status != 200:
+            raise await self._unfit(session, response)
+        try:
+            found = self._replicas.parsed(response.data, partial(from_json, Tokens))
+        except BadReply as bad:
+            if not bad.whole and response.data.lstrip().startswith(b"{"):  # JSON that was cut off, and no page
+                raise Transient(str(bad)) from None
+            found = Tokens()
+        if not found.tokens:
+            reason = "its /tokenize tells no tokens"
+            raise Unfit(reason, self._tells_none(response, reason))
+        return found
+
+    # ----------------------------------------------------------------------------------------------- refusals
+
+    async def _unfit(self, session: aiohttp.ClientSession, response: Response) -> Unfit:
+        """What a refusal means. Raises Transient, and ModelError where the server has no such model."""
+        if response.status == 404:
+            await self._replicas.check_model(session, response.server, self._config.model)
+        return unwelcome(response) or Unfit(response.error, self._tells_none(response, response.error))
+
+    def _tells_none(self, response: Response, reason: str) -> str:
+        return (
+            f"{response.server.url} tells no log-probabilities of given text ({reason}), and contrast reads them: use "
+            "vLLM, the local backend, or label.mode.kind=compare"
+        )
+
+
+def _answered(text: str) -> dict[str, Any]:
+    """A request to /tokenize for a conversation that the assistant ends."""
+    turns = plain((QUESTION, Message(role="assistant", content=text)))
+    return {"messages": turns, "add_generation_prompt": False}
+
+
+class Remembered:
+    """The last few things that were found out, each once for all who want it while it is being found out."""
+
+    def __init__(self) -> None:
+        self._tasks: dict[Hashable, asyncio.Task[Any]] = {}
+
+    async def of(self, key: Hashable, find: Callable[[], Awaitable[Any]]) -> Any:
+        """What `find` found for this key, perhaps before. A failure is met by all who wait; later ones find anew."""
+        if key not in self._tasks:
+            if len(self._tasks) >= REMEMBERED:
+                del self._tasks[next(iter(self._tasks))]
+            task = self._tasks[key] = asyncio.ensure_future(find())
+            task.add_done_callback(partial(self._drop_failed, key))
+        return await asyncio.shield(self._tasks[key])
+
+    def _drop_failed(self, key: Hashable, task: asyncio.Task[Any]) -> None:
+        if (task.cancelled() or task.exception() is not None) and self._tasks.get(key) is task:
+            del self._tasks[key]

@@ -1,0 +1,229 @@
+"""The loop in which a judge learns: epochs of lessons, each followed by a look at how the judge now does.
+
+A checkpoint holds the state of the loop, what was seen after each epoch and the best weights so far: a loop that is
+killed and begun again ends with the same bytes.
+Shape suffixes: N questions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from rlaif.config.sections import JudgeTrainSection
+from rlaif.records import derive_seed
+from rlaif.training.judge.lessons import Encoder, Lesson, Question
+from rlaif.training.judge.methods import Method, Rows
+from rlaif.training.lessons import minibatches
+from rlaif.training.lora import trainable
+from rlaif.training.policy_model import PolicyModel
+from rlaif.training.session import Group, Session, check_finite, warmup_then_linear
+from rlaif.training.tracking import Tracker
+
+STAGE = "judge"
+
+
+class Seen(NamedTuple):
+    """How the judge does on pairs that it does not learn from."""
+
+    agreement: float
+    """Share of the labels with a preference that its choice agrees with; no choice is worth a half."""
+    loss: float
+    """Cross-entropy with the labels, nats per pair."""
+    failed: int
+    """Pairs that came to no judgment."""
+
+
+class Trained(NamedTuple):
+    """What came of it."""
+
+    epochs: list[Seen]
+    """Before the first epoch, and after each."""
+    best: int
+    """0: no epoch was better than none. Else the policy now has the weights that it had after this one."""
+    steps: int
+
+
+class Learner(NamedTuple):
+    """Who learns, and how."""
+
+    policy: PolicyModel
+    method: Method
+    encoder: Encoder
+    section: JudgeTrainSection
+
+
+class Encoded(NamedTuple):
+    """A lesson and the rows of its questions."""
+
+    lesson: Lesson
+    rows: list[Rows]
+
+    @property
+    def tokens(self) -> int:
+        """In one pass, what rows share counted once."""
+        distinct = {row for rows in self.rows for row in rows}
+        shared = {row.prompt for row in distinct}
+        return sum(map(len, shared)) + sum(len(row.response) for row in distinct)
+
+
+def train(
+    learner: Learner,
+    lessons_of: Callable[[int], Sequence[Lesson]],
+    seed: int,
+    checkpoints: Path,
+    tracker: Tracker,
+    look: Callable[[], Seen],
+) -> Trained:
+    """Train a policy that is trainable by now; in the end it has the best epoch's weights.
+
+    `lessons_of(epoch)` gives as many lessons, of the same pairs, for each epoch. The best epoch is the one with the
+    most agreement, among equals the one with the least loss; it must agree more than the untrained judge. Training
+    stops after `patience` epochs without a better one.
+    """
+    section = learner.section
+    plan = plan_of(lessons_of(0), section, seed)
+    total = sum(map(len, plan))
+    keeper = _Keeper(learner, checkpoints)
+    tracker.rewind(keeper.done)
+
+    def see(step: int) -> None:
+        keeper.epochs.append(look())
+        tracker.say(_said(keeper.epochs))
+        keeper.keep_if_best()
+        keeper.save(step)
+
+    if not keeper.epochs:
+        see(0)
+    first = 0  # step of the epoch
+    for epoch, batches in enumerate(plan):
+        if stops(keeper.epochs, section.patience):
+            break
+        last = first + len(batches)
+        if len(keeper.epochs) == epoch + 1:  # not yet looked at
+            lessons = lessons_of(epoch)
+            for step in range(max(first, keeper.done), last):
+                scale = warmup_then_linear(step, total, section.warmup_share)
+                batch = [lessons[place] for place in batches[step - first]]
+                tracker.log(step, _update(learner, keeper.session, batch, step, scale))
+                if (step + 1) % section.checkpoint_every == 0:
+                    keeper.save(step + 1)
+            see(last)
+        first = last
+    keeper.put_back_best()
+    return Trained(keeper.epochs, best_of(keeper.epochs), first)
+
+
+class _Keeper:
+    """The session of the loop, what was seen after each epoch, and the weights after the best one."""
+
+    def __init__(self, learner: Learner, checkpoints: Path) -> None:
+        section = learner.section
+        self._parameters = trainable(learner.policy.model)
+        group = Group(self._parameters, section.learning_rate)
+        self.session = Session([group], checkpoints, section.max_grad_norm, section.weight_decay)
+        self.done, extra = self.session.restore()
+        self.epochs = [Seen(*row) for row in extra.get("epochs", [])]
+        self._best: dict[str, Tensor] = extra.get("best", {})
+
+    def keep_if_best(self) -> None:
+        if best_of(self.epochs) == len(self.epochs) - 1 > 0:
+            self._best = {name: p.detach().to("cpu", copy=True) for name, p in self._parameters.items()}
+
+    def save(self, step: int) -> None:
+        self.session.save(step, {"epochs": [list(seen) for seen in self.epochs], "best": self._best})
+
+    @torch.no_grad()
+    def put_back_best(self) -> None:
+        for name, weights in self._best.items():
+            self._parameters[name].copy_(weights)
+
+
+def _update(learner: Learner, session: Session, lessons: Sequence[Lesson], step: int, scale: float) -> dict[str, float]:
+    """One step of the optimiser; returns the row of metrics."""
+    where = f"judge step {step}"
+    row = learn(learner, lessons, where)
+    row["gradient_norm"] = session.update(where, scale)
+    return row | {"learning_rate": scale * learner.section.learning_rate}
+
+
+def plan_of(lessons: Sequence[Lesson], section: JudgeTrainSection, seed: int) -> list[list[list[int]]]:
+    """Of each epoch its minibatches: places of lessons, whole prompts in an order of the epoch's own."""
+    return [
+        minibatches(lessons, section.minibatch_size, derive_seed(seed, STAGE, "order", epoch))
+        for epoch in range(section.epochs)
+    ]
+
+
+def best_of(epochs: Sequence[Seen]) -> int:
+    """The epoch after which the judge was best, 0 where it was never better than untrained."""
+    best = 0
+    for number, seen in enumerate(epochs):
+        ahead = (seen.agreement, -seen.loss) > (epochs[best].agreement, -epochs[best].loss)
+        if seen.agreement > epochs[best].agreement if best == 0 else ahead:
+            best = number
+    return best
+
+
+def stops(epochs: Sequence[Seen], patience: int) -> bool:
+    """Whether the last `patience` epochs were no better than one before them."""
+    return len(epochs) - 1 - best_of(epochs) >= patience
+
+
+def learn(learner: Learner, lessons: Sequence[Lesson], where: str) -> dict[str, float]:
+    """Accumulate the gradient of the minibatch's loss, the mean over lessons by weight of each one's mean over its
+    questions; returns the row of metrics."""
+    total = sum(lesson.weight for lesson in lessons)
+    encoded = [Encoded(lesson, learner.encoder.rows(lesson)) for lesson in lessons]
+    loss, masses, right = 0.0, list[float](), list[float]()
+    for group in microbatches(encoded, learner.section.microbatch_tokens):
+        asked = [question for one in group for question in one.lesson.questions]
+        rows = [rows for one in group for rows in one.rows]
+        answered = learner.method.answer(learner.policy, learner.encoder, asked, rows)
+        shares = [one.lesson.weight / total / len(one.rows) for one in group for _ in one.rows]
+        part = (torch.tensor(shares, device=answered.loss_N.device) * answered.loss_N).sum()
+        check_finite(part, f"{where}, pairs {[one.lesson.id for one in group][:4]}")
+        part.backward()
+        loss += float(part.detach())
+        masses += answered.mass_N.tolist() if answered.mass_N is not None else []
+        right += _right(asked, answered.lead_N.tolist())
+    found = {"loss": loss, "tokens": float(sum(one.tokens for one in encoded))}
+    means = {"accuracy": right, "label_mass": masses}
+    return found | {name: fmean(values) for name, values in means.items() if values}
+
+
+def _right(questions: Sequence[Question], leads: Sequence[float]) -> list[float]:
+    """Of the questions whose label has a preference: 1 where the judge's choice is the label's, a half for none."""
+    return [
+        0.5 if lead == 0 else float((lead > 0) == (question.p_a > 0.5))
+        for question, lead in zip(questions, leads, strict=True)
+        if question.p_a != 0.5
+    ]
+
+
+def microbatches(encoded: Sequence[Encoded], max_tokens: int) -> Iterator[list[Encoded]]:
+    """Whole lessons in groups of at most `max_tokens`, shortest first; a longer one is a group of its own."""
+    group: list[Encoded] = []
+    tokens = 0
+    for one in sorted(encoded, key=lambda one: (one.tokens, one.lesson.id)):
+        if group and tokens + one.tokens > max_tokens:
+            yield group
+            group, tokens = [], 0
+        group = [*group, one]
+        tokens += one.tokens
+    if group:
+        yield group
+
+
+def _said(epochs: Sequence[Seen]) -> str:
+    """One line of the epoch that ended."""
+    seen, number = epochs[-1], len(epochs) - 1
+    which = f"after epoch {number}" if number else "untrained"
+    failed = f", {seen.failed} without a judgment" if seen.failed else ""
+    best = "; the best so far" if number and best_of(epochs) == number else ""
+    return f"  judge {which}: agrees with {seen.agreement:.1%} of held-out labels, loss {seen.loss:.3f}{failed}{best}"

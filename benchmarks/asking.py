@@ -25,18 +25,9 @@ import numpy as np
 
 from rlaif.audit.calibration import TEMPERATURES, Confident, fit_temperature
 from rlaif.audit.gold import read_gold
-from rlaif.config.judging import Mode
-from rlaif.config.sections import (
-    ChecklistMode,
-    CompareMode,
-    ContrastMode,
-    LabelSection,
-    LocalModel,
-    PanelMember,
-    PanelMode,
-    SampleSection,
-    ScoreMode,
-)
+from rlaif.config.feedback import LabelSection, SampleSection
+from rlaif.config.judging import ChecklistMode, CompareMode, ContrastMode, Mode, PanelMember, PanelMode, ScoreMode
+from rlaif.config.models import LocalModel
 from rlaif.constitution import Constitution
 from rlaif.constitution.write import write_constitution
 from rlaif.evaluation.agreement import Estimate, clustered_mean

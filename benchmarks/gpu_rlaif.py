@@ -14,7 +14,9 @@ import torch
 from gpu_work import RATE, Case, Shape, byte_tokenizer, preferences, prompts
 
 from rlaif.config import Recipe
-from rlaif.config.sections import ComputeSection, Dpo, Lora, RewardSection, Sft
+from rlaif.config.optimise import Dpo, Sft
+from rlaif.config.reward import RewardSection
+from rlaif.config.training import ComputeSection, Lora
 from rlaif.models.local.generate import Sampling, generate
 from rlaif.models.local.packing import Row
 from rlaif.models.local.tokens import encode_prompt

@@ -31,7 +31,9 @@ import httpx
 
 os.environ["VLLM_SERVER_DEV_MODE"] = "1"  # for /reset_prefix_cache
 
-from rlaif.config.sections import ClientModel, CompareMode, ContrastMode, LabelSection, MemberMode, VllmModel
+from rlaif.config.feedback import LabelSection
+from rlaif.config.judging import CompareMode, ContrastMode, MemberMode
+from rlaif.config.models import ClientModel, VllmModel
 from rlaif.constitution import Constitution
 from rlaif.feedback.judge import judge_pairs, judge_with
 from rlaif.feedback.judge.result import Cost

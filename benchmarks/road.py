@@ -22,7 +22,9 @@ from typing import NamedTuple
 
 from rlaif.audit.gold import read_gold
 from rlaif.config import Recipe, load_recipe
-from rlaif.config.sections import CompareMode, LabelSection, Ppo
+from rlaif.config.feedback import LabelSection
+from rlaif.config.judging import CompareMode
+from rlaif.config.optimise import Ppo
 from rlaif.constitution import Constitution, load_constitution
 from rlaif.feedback.judge import judge_by_mode
 from rlaif.models.chat import ChatRequest, OnReplies, Reply

@@ -28,7 +28,7 @@ from scipy.optimize import minimize
 from scipy.special import expit
 from scipy.stats import t as student_t
 
-from rlaif.config.sections import HumanFile
+from rlaif.config.human import HumanFile
 from rlaif.console import bar, say
 from rlaif.errors import DataError
 from rlaif.feedback.annotators.simulate import crew_of, simulate

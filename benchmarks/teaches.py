@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 from scipy.stats import t as student_t
 
 from rlaif.config import load_recipe
-from rlaif.config.sections import LongWords, Readability, Syllables, WordCount
+from rlaif.config.measures import LongWords, Readability, Syllables, WordCount
 from rlaif.constitution import Constitution, Contrast, load_constitution
 from rlaif.constitution.write import write_constitution
 from rlaif.evaluation.agreement import clustered_mean

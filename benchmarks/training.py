@@ -32,7 +32,8 @@ from pathlib import Path
 import torch
 
 from rlaif.config import Recipe
-from rlaif.config.sections import Lora, RewardSection
+from rlaif.config.reward import RewardSection
+from rlaif.config.training import Lora
 from rlaif.models.local.dtype import resolve
 from rlaif.models.local.load import load_tokenizer
 from rlaif.records import Message, Preference, Prompt, content_id

@@ -21,8 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from rlaif.config import Recipe
+from rlaif.config.feedback import HumanLabels
 from rlaif.config.needs import learns_from
-from rlaif.config.sections import BestOfN, FileSource, HumanLabels, JudgeDemonstrations, Sft
+from rlaif.config.optimise import BestOfN, JudgeDemonstrations, Sft
+from rlaif.config.sources import FileSource
 from rlaif.console import say
 from rlaif.errors import ConfigError
 from rlaif.forms import EVALUATION

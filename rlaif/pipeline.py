@@ -24,8 +24,8 @@ from typing import Any, NamedTuple, TypeVar
 from rlaif import reads, stages
 from rlaif.annotate.publish import publish
 from rlaif.config import Recipe
+from rlaif.config.human import Annotations
 from rlaif.config.needs import Artefact, feedback_stages, learns_from
-from rlaif.config.sections import Annotations
 from rlaif.console import heartbeat, say
 from rlaif.errors import ConfigError
 from rlaif.evaluation.instruments import instruments

@@ -10,23 +10,12 @@ import os
 from pathlib import Path
 
 from rlaif.config import Recipe
-from rlaif.config.sections import (
-    CodeMeasure,
-    ContrastMode,
-    Dpo,
-    FileSource,
-    JudgeDemonstrations,
-    JudgeModel,
-    JudgeScore,
-    Mode,
-    OnPolicy,
-    PanelMode,
-    PolicyModel,
-    ScriptedModel,
-    Sft,
-    VllmModel,
-    VllmRollouts,
-)
+from rlaif.config.judging import ContrastMode, Mode, PanelMode
+from rlaif.config.measures import CodeMeasure
+from rlaif.config.models import JudgeModel, PolicyModel, ScriptedModel, VllmModel
+from rlaif.config.optimise import Dpo, JudgeDemonstrations, OnPolicy, Sft, VllmRollouts
+from rlaif.config.scoring import JudgeScore
+from rlaif.config.sources import FileSource
 from rlaif.feedback.human.source import source_files
 from rlaif.feedback.judge import modes_of
 from rlaif.feedback.sources import path_of

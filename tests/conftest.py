@@ -151,7 +151,7 @@ def served_judge(embedded_folder: str) -> Iterator[Any]:
     """
     import psutil
 
-    from rlaif.config.sections import VllmModel
+    from rlaif.config.models import VllmModel
     from rlaif.models.embedded import EMBEDDED
     from rlaif.models.server import VllmChatModel
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from scipy.special import log_expit
 
-from rlaif.config.sections import EvaluateSection
+from rlaif.config.recipe import EvaluateSection
 from rlaif.constitution import Constitution
 from rlaif.evaluation.evaluate import EvaluationInputs, evaluate, sample_rows
 from rlaif.evaluation.winrate import evaluation_pairs

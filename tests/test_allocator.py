@@ -8,13 +8,12 @@ import sys
 import pytest
 
 PROGRAM = """
-import resource, torch
+import resource, statistics, torch
 from rlaif.models.local import allocator
 
-def faults():
+def fresh_pages():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(6):
-        torch.ones(2**24).sum()  # 64 MB, 16,384 pages
+    torch.ones(2**24).sum()  # 64 MB, 16,384 pages
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 def resident():
@@ -23,11 +22,11 @@ def resident():
 
 if {keep}:
     allocator.keep_freed()
-faults()  # small things settle between the large ones meanwhile
-again = faults()
+# Now and then something small settles in the freed room, and the next tensor needs another one: not the rule.
+usual = statistics.median(fresh_pages() for _ in range(15))
 full = resident()
 allocator.give_back()
-print(again, full - resident())
+print(int(usual), full - resident())
 """
 
 
@@ -41,6 +40,6 @@ def test_kept_memory_has_no_fresh_pages_until_it_is_given_back() -> None:
         return [int(word) for word in done.stdout.split()]
 
     (usual, _), (kept, returned) = run(keep=False), run(keep=True)
-    assert kept < 6000
-    if usual > 60_000:  # elsewhere than with 4 KB pages and glibc there is nothing to save
+    assert kept < 1000
+    if usual > 10_000:  # elsewhere than with 4 KB pages and glibc there is nothing to save
         assert returned > 8000

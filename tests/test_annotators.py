@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from scipy.optimize import approx_fprime
 from scipy.stats import binom
 
-from rlaif.config.sections import AnnotatorsSection, Removal
+from rlaif.config.annotators import AnnotatorsSection, Removal
 from rlaif.errors import ConfigError, DataError
 from rlaif.feedback.annotators import AnnotatorReport, Rate, aggregate, alpha, credibility, removed, trusted
 from rlaif.feedback.annotators.aggregate import accuracies

@@ -12,7 +12,7 @@ from statistics import fmean, median
 import pytest
 from pydantic import ValidationError
 
-from rlaif.config.sections import AnnotatorsSection, Removal
+from rlaif.config.annotators import AnnotatorsSection, Removal
 from rlaif.errors import ConfigError
 from rlaif.feedback.annotators import SimulatedAnnotator, aggregate, credibility, crew_of, removed, simulate, trusted
 from rlaif.feedback.annotators.credibility import counted

@@ -20,15 +20,8 @@ from rlaif.audit.named_modes import DEFAULTS, mode_name, parse_modes
 from rlaif.checkup import check_file, json_schema
 from rlaif.cli import main
 from rlaif.config import load_recipe
-from rlaif.config.sections import (
-    ChecklistMode,
-    CompareMode,
-    ContrastMode,
-    PanelMember,
-    PanelMode,
-    ReasonedMode,
-    ScriptedModel,
-)
+from rlaif.config.judging import ChecklistMode, CompareMode, ContrastMode, PanelMember, PanelMode, ReasonedMode
+from rlaif.config.models import ScriptedModel
 from rlaif.errors import ConfigError, DataError
 from rlaif.evaluation.agreement import Bootstrap
 from rlaif.feedback.judge.result import Cost

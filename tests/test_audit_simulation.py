@@ -24,7 +24,7 @@ from rlaif.audit.calibration import Confident, reliability, temperature_estimate
 from rlaif.audit.labelled import agreement, choice, match
 from rlaif.audit.metrics import accuracy, always_longer, by_principle, by_tag, kappa, repetition, summarise
 from rlaif.audit.probes import Bench
-from rlaif.config.sections import LabelSection
+from rlaif.config.feedback import LabelSection
 from rlaif.constitution import Constitution
 from rlaif.evaluation.agreement import Bootstrap, clustered_mean_difference, order_consistency
 from rlaif.feedback.judge import judge_pairs

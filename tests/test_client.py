@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 from tenacity import wait_none
 from tenacity.wait import wait_base
 
-from rlaif.config.sections import ClientModel
+from rlaif.config.models import ClientModel
 from rlaif.errors import ConfigError, ModelError
 from rlaif.models.chat import ChatRequest, Reply
 from rlaif.models.client import HttpChatModel

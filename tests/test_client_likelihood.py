@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tenacity import wait_none
 
-from rlaif.config.sections import ClientModel
+from rlaif.config.models import ClientModel
 from rlaif.errors import ModelError
 from rlaif.models import server as own_server
 from rlaif.models.cache import CachedModel

@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from rlaif.config.sections import LongWords, Syllables
+from rlaif.config.measures import LongWords, Syllables
 from rlaif.errors import DataError
 from rlaif.evaluation.compare import compare_runs
 from rlaif.evaluation.instruments import instruments

@@ -12,21 +12,12 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from rlaif.config import Recipe, changed_keys, dump_recipe, load_recipe, recipe_schema
-from rlaif.config.sections import (
-    AdaptiveKl,
-    AiLabels,
-    CompareMode,
-    FixedKl,
-    HubSource,
-    HumanLabels,
-    Lexicographic,
-    MixedLabels,
-    RankMode,
-    ScoreMode,
-    Section,
-    VllmModel,
-    Weighted,
-)
+from rlaif.config.base import Section
+from rlaif.config.feedback import AiLabels, HumanLabels, Lexicographic, MixedLabels, Weighted
+from rlaif.config.judging import CompareMode, RankMode, ScoreMode
+from rlaif.config.models import VllmModel
+from rlaif.config.optimise import AdaptiveKl, FixedKl
+from rlaif.config.sources import HubSource
 from rlaif.constitution import load_constitution
 from rlaif.errors import ConfigError, shown
 from rlaif.feedback.judge import modes_of

@@ -11,15 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlaif.config.sections import (
-    CompareMode,
-    ContrastMode,
-    JudgeModel,
-    LabelSection,
-    PanelMember,
-    PanelMode,
-    ScriptedModel,
-)
+from rlaif.config.feedback import LabelSection
+from rlaif.config.judging import CompareMode, ContrastMode, PanelMember, PanelMode
+from rlaif.config.models import JudgeModel, ScriptedModel
 from rlaif.constitution import Constitution
 from rlaif.errors import ConfigError
 from rlaif.feedback.judge import JudgeResult, judge_by_mode

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from rlaif import stages
 from rlaif.annotate.questions import read_questions
 from rlaif.config import Recipe
+from rlaif.config.feedback import SampleSection
 from rlaif.config.load import load_recipe
-from rlaif.config.sections import SampleSection
 from rlaif.constitution import Constitution, load_constitution
 from rlaif.errors import ConfigError, DataError
 from rlaif.evaluation.report import write_report

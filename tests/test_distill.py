@@ -19,7 +19,7 @@ from rlaif.audit.distill.propose import Proposal, cleaned, preferred_first, prop
 from rlaif.audit.distill.select import holm, select
 from rlaif.audit.distill.vote import vote
 from rlaif.config import load_recipe
-from rlaif.config.sections import LabelSection, SampleOne
+from rlaif.config.feedback import LabelSection, SampleOne
 from rlaif.constitution import lint, load_constitution
 from rlaif.errors import ConfigError, DataError
 from rlaif.evaluation.agreement import Bootstrap

@@ -10,7 +10,8 @@ import pytest
 import torch
 from datasets import Dataset, load_dataset
 
-from rlaif.config.sections import HumanFile, HumanHub, PreferencesSection
+from rlaif.config.feedback import PreferencesSection
+from rlaif.config.human import HumanFile, HumanHub
 from rlaif.errors import ConfigError, DataError
 from rlaif.feedback.export import FORMATS, argilla_row, export_command, openrlhf_row, trl_implicit_row, trl_row
 from rlaif.feedback.human import read_human

@@ -25,7 +25,9 @@ from rlaif.annotate.questions import read_questions
 from rlaif.audit import gate
 from rlaif.audit.identity import differences
 from rlaif.config import auto, dump_recipe, load_recipe
-from rlaif.config.sections import FileSource, HumanFile, PromptsSection
+from rlaif.config.feedback import PromptsSection
+from rlaif.config.human import HumanFile
+from rlaif.config.sources import FileSource
 from rlaif.constitution import lint, load_constitution
 from rlaif.errors import RlaifError
 from rlaif.evaluation.compare import compare_runs

@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
-from rlaif.config.sections import FileSource, HumanFile, HumanHub, PromptsSection
+from rlaif.config.feedback import PromptsSection
+from rlaif.config.human import HumanFile, HumanHub
+from rlaif.config.sources import FileSource
 from rlaif.errors import DataError
 from rlaif.feedback.human import HumanData, read_human
 from rlaif.feedback.pairs import oriented

@@ -12,7 +12,7 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from rlaif.audit.gold import read_gold
-from rlaif.config.sections import Annotations, Argilla, Form, HumanFile, HumanHub, Ratings
+from rlaif.config.human import Annotations, Argilla, Form, HumanFile, HumanHub, Ratings
 from rlaif.errors import DataError
 from rlaif.feedback.human import HumanData, read_human
 from rlaif.feedback.human.edits import edit_of

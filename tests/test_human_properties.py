@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from rlaif.config.sections import Form, HumanFile, HumanHub
+from rlaif.config.human import Form, HumanFile, HumanHub
 from rlaif.errors import DataError
 from rlaif.feedback.human import HumanData, Sheet, read_form
 from rlaif.feedback.human.source import human_rows

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlaif.audit.labelled import match
-from rlaif.config.sections import Calibrated, Debiased, Reliable
+from rlaif.config.feedback import Calibrated, Debiased, Reliable
 from rlaif.errors import DataError
 from rlaif.feedback.pairs import WeightedJudgment
 from rlaif.hybrid import routers

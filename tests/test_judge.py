@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlaif.config.sections import LabelSection, Lexicographic, SampleOne
+from rlaif.config.feedback import LabelSection, Lexicographic, SampleOne
 from rlaif.constitution import Constitution
 from rlaif.errors import JudgeError
 from rlaif.feedback.judge import JudgeResult, check_failure_cap, judge_pairs

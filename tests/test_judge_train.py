@@ -22,7 +22,7 @@ from rlaif.audit.judge_training.labels import Label, read_labels
 from rlaif.audit.judge_training.material import Material, material_of, method_of
 from rlaif.audit.judge_training.split import Split, key_of, split
 from rlaif.config import Recipe, changed_keys
-from rlaif.config.sections import LocalModel
+from rlaif.config.models import LocalModel
 from rlaif.constitution import load_constitution
 from rlaif.errors import ConfigError, DataError
 from rlaif.feedback.judge import JudgeResult

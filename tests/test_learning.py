@@ -14,7 +14,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from rlaif.config.sections import ComputeSection, Dpo, Lora, OnPolicy
+from rlaif.config.optimise import Dpo, OnPolicy
+from rlaif.config.training import ComputeSection, Lora
 from rlaif.models.local.generate import Sampling
 from rlaif.models.local.packing import Row
 from rlaif.models.local.tokens import encode_prompt

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from rlaif.config.sections import LocalModel
+from rlaif.config.models import LocalModel
 from rlaif.models.chat import ChatRequest, Likelihood, Reply
 from rlaif.models.local import LocalChatModel
 from rlaif.models.local.likelihood import answer_rows

@@ -10,7 +10,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from rlaif.config.sections import LocalModel
+from rlaif.config.models import LocalModel
 from rlaif.errors import ModelError
 from rlaif.models.chat import ChatRequest
 from rlaif.models.local import LocalChatModel

@@ -12,7 +12,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from rlaif.config.sections import LocalModel
+from rlaif.config.models import LocalModel
 from rlaif.errors import ModelError
 from rlaif.models.cache import CachedModel
 from rlaif.models.chat import ChatModel, ChatRequest, Reply

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from rlaif.config.sections import AdaptiveKl, FixedKl
+from rlaif.config.optimise import AdaptiveKl, FixedKl
 from rlaif.training import losses
 from rlaif.training.session import warmup_then_linear
 from tests.tensors import close, mask_of, noise, tensor

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from rlaif.config.sections import FlipLabels, KeepLabels, SoftenLabels, StrengthMargin
+from rlaif.config.reward import FlipLabels, KeepLabels, SoftenLabels, StrengthMargin
 from rlaif.training import losses
 from tests.tensors import close, noise, tensor
 

@@ -13,16 +13,8 @@ from hypothesis import strategies as st
 
 from rlaif import reads
 from rlaif.config import load_recipe
-from rlaif.config.sections import (
-    CodeMeasure,
-    EvaluateSection,
-    Lexicon,
-    LongWords,
-    Measure,
-    Readability,
-    Syllables,
-    WordCount,
-)
+from rlaif.config.measures import CodeMeasure, Lexicon, LongWords, Measure, Readability, Syllables, WordCount
+from rlaif.config.recipe import EvaluateSection
 from rlaif.constitution import load_constitution
 from rlaif.errors import ConfigError
 from rlaif.evaluation.agreement import Bootstrap

@@ -15,17 +15,9 @@ import pytest
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
-from rlaif.config.sections import (
-    ChosenDemonstrations,
-    ComputeSection,
-    Dpo,
-    Ensemble,
-    Grpo,
-    Lora,
-    Ppo,
-    RewardSection,
-    Sft,
-)
+from rlaif.config.optimise import ChosenDemonstrations, Dpo, Grpo, Ppo, Sft
+from rlaif.config.reward import Ensemble, RewardSection
+from rlaif.config.training import ComputeSection, Lora
 from rlaif.errors import ConfigError, TrainingError
 from rlaif.models.local.dtype import multiplies_bf16
 from rlaif.models.local.packing import Row, hidden_states

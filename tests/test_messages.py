@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from rlaif.audit.gold import read_gold
-from rlaif.config.sections import FileSource, HubSource, HumanFile, HumanHub, PromptsSection
+from rlaif.config.feedback import PromptsSection
+from rlaif.config.human import HumanFile, HumanHub
+from rlaif.config.sources import FileSource, HubSource
 from rlaif.errors import DataError
 from rlaif.feedback.annotators.commands import read_labels
 from rlaif.feedback.demonstrations import read_demonstrations

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from rlaif.config.sections import AiLabels, ByTag, HumanFile, HumanWins, MixedLabels, Weighted
+from rlaif.config.feedback import AiLabels, ByTag, HumanWins, MixedLabels, Weighted
+from rlaif.config.human import HumanFile
 from rlaif.errors import ConfigError
 from rlaif.feedback.mix import MixResult, for_the_judge, mix, within_share
 from rlaif.records import Judgment, Message, Pair, Prompt, Source

@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 from tenacity import wait_exponential
 
-from rlaif.config.sections import ClientModel, LabelSection
+from rlaif.config.feedback import LabelSection
+from rlaif.config.models import ClientModel
 from rlaif.constitution import Constitution, Principle
 from rlaif.errors import ModelError
 from rlaif.feedback.judge.compare import judge_pairs

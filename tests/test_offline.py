@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlaif.config.sections import ComputeSection, Dpo, Sft
+from rlaif.config.optimise import Dpo, Sft
+from rlaif.config.training import ComputeSection
 from rlaif.errors import TrainingError
 from rlaif.models.local.packing import Row
 from rlaif.records import Message, Preference

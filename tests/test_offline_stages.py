@@ -11,7 +11,7 @@ import pytest
 
 from rlaif.config import Recipe
 from rlaif.config.needs import learns_from
-from rlaif.config.sections import FileSource
+from rlaif.config.sources import FileSource
 from rlaif.errors import DataError, RlaifError
 from rlaif.evaluation.compare import compare_runs
 from rlaif.feedback.demonstrations import read_demonstrations

@@ -15,8 +15,8 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
+from rlaif.config.models import VllmModel
 from rlaif.config.scoring import ModelScore
-from rlaif.config.sections import VllmModel
 from rlaif.models.embedded import ResolvedModel
 from rlaif.models.local.load import load_tokenizer
 from rlaif.models.local.packing import Row

@@ -9,9 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from rlaif.config.optimise import AdaptiveKl
+from rlaif.config.optimise import AdaptiveKl, Grpo, OnPolicy, Reinforce, Rloo
 from rlaif.config.scoring import Constraint, LengthScore
-from rlaif.config.sections import Grpo, OnPolicy, Reinforce, Rloo
 from rlaif.models.local.packing import Row, response_mask
 from rlaif.training.optimise.estimators import State, Targets, make_targets
 from rlaif.training.optimise.rollout import Rollouts

@@ -12,9 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from rlaif.config.optimise import AdaptiveKl, StopRules
+from rlaif.config.optimise import AdaptiveKl, OnPolicy, StopRules
 from rlaif.config.scoring import ChecksScore, Constraint, Gold, LengthScore, ModelScore, Part, SumScore
-from rlaif.config.sections import OnPolicy
 from rlaif.errors import TrainingError
 from rlaif.models.local.packing import Row
 from rlaif.records import Prompt

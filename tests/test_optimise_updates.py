@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from rlaif.config.optimise import VllmRollouts
 from rlaif.config.scoring import ChecksScore
-from rlaif.config.sections import VllmRollouts
 from rlaif.run import Run
 from rlaif.training.lora import trainable
 from rlaif.training.optimise.actors import Actors

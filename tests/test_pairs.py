@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlaif.config.sections import PreferencesSection
+from rlaif.config.feedback import PreferencesSection
 from rlaif.constitution import load_constitution
 from rlaif.errors import DataError
 from rlaif.feedback.pairs import (

@@ -15,7 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
-from rlaif.config.sections import JudgeModel, LabelSection, PanelMode
+from rlaif.config.feedback import LabelSection
+from rlaif.config.judging import PanelMode
+from rlaif.config.models import JudgeModel
 from rlaif.constitution import Constitution
 from rlaif.feedback.judge import judge_by_mode
 from rlaif.feedback.judge.panel import combine

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from rlaif import patterns
-from rlaif.config.sections import ChecklistMode, LabelSection
+from rlaif.config.feedback import LabelSection
+from rlaif.config.judging import ChecklistMode
 from rlaif.config.training import Lora
 from rlaif.constitution import Constitution, Principle, lint
 from rlaif.evaluation.evaluate import EvaluationInputs, evaluate

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
-from rlaif.config.sections import Lora
+from rlaif.config.training import Lora
 from rlaif.models.local.packing import Row, response_mask
 from rlaif.training.lora import trainable
 from rlaif.training.policy_model import PolicyModel

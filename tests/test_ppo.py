@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from rlaif.config.sections import AdaptiveKl, ComputeSection
+from rlaif.config.optimise import AdaptiveKl
+from rlaif.config.training import ComputeSection
 from rlaif.errors import ConfigError, TrainingError
 from rlaif.run import Run
 from rlaif.training import losses

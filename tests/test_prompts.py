@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlaif.config.sections import FileSource, HubSource, PromptsSection
+from rlaif.config.feedback import PromptsSection
+from rlaif.config.sources import FileSource, HubSource
 from rlaif.errors import ConfigError, DataError
 from rlaif.feedback.prompts import PromptSplit, read_prompts
 from rlaif.records import Prompt, plain

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
-from rlaif.config.sections import ChecklistMode, JudgeModel, LabelSection, Lexicographic, SampleOne, ScoreMode
+from rlaif.config.feedback import LabelSection, Lexicographic, SampleOne
+from rlaif.config.judging import ChecklistMode, ScoreMode
+from rlaif.config.models import JudgeModel
 from rlaif.constitution import Constitution
 from rlaif.errors import ConfigError
 from rlaif.feedback.judge import JudgeResult, judge_by_mode

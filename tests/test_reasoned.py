@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlaif.config.sections import LabelSection, Lexicographic, Mean, ReasonedMode, SampleOne
+from rlaif.config.feedback import LabelSection, Lexicographic, Mean, SampleOne
+from rlaif.config.judging import ReasonedMode
 from rlaif.constitution import Constitution
 from rlaif.feedback.judge.reasoned import judge_reasoned
 from rlaif.feedback.judge.result import JudgeResult

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from rlaif.config.sections import ComputeSection, Lora
+from rlaif.config.training import ComputeSection, Lora
 from rlaif.errors import ConfigError
 from rlaif.models.local.generate import Sampling, generate
 from rlaif.training.lora import trainable

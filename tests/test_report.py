@@ -9,7 +9,7 @@ import re
 
 import pytest
 
-from rlaif.config.sections import Syllables, WordCount
+from rlaif.config.measures import Syllables, WordCount
 from rlaif.errors import DataError
 from rlaif.evaluation.compare import compare_runs
 from rlaif.evaluation.instruments import instruments

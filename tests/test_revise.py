@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlaif.audit.attacks import load_attacks, planted
-from rlaif.config.sections import LabelSection, ReviseMode
+from rlaif.config.feedback import LabelSection
+from rlaif.config.judging import ReviseMode
 from rlaif.constitution import Constitution
 from rlaif.errors import ConfigError
 from rlaif.feedback.calibration import Temperature, apply_calibration

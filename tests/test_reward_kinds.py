@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from transformers import AutoModelForSequenceClassification
 
 from rlaif import stages
-from rlaif.config.sections import RewardSection
+from rlaif.config.reward import RewardSection
 from rlaif.errors import ConfigError, DataError, TrainingError
 from rlaif.evaluation.agreement import Bootstrap
 from rlaif.evaluation.reward_worth import rating_error, reward_worth

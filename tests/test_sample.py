@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlaif.config.sections import SampleSection
+from rlaif.config.feedback import SampleSection
 from rlaif.errors import DataError
 from rlaif.feedback.sample import SampleResult, check_sample_failures, sample_responses
 from rlaif.models.chat import ChatRequest, Reply

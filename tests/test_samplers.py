@@ -17,8 +17,9 @@ import torch
 from tenacity import wait_none
 from transformers import AutoModelForCausalLM
 
+from rlaif.config.models import ClientModel
 from rlaif.config.optimise import Ppo, VllmRollouts
-from rlaif.config.sections import ClientModel, Lora
+from rlaif.config.training import Lora
 from rlaif.errors import ModelError, TrainingError
 from rlaif.models.client.tokens import Continuation, Lost, TokenClient, TokenRequest
 from rlaif.models.local.generate import Sampling

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from rlaif.config.sections import Lora
+from rlaif.config.training import Lora
 from rlaif.errors import ModelError
 from rlaif.models.local.masks import right_pad
 from rlaif.models.local.packing import Row

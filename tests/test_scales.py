@@ -10,7 +10,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from rlaif.audit.gold import read_gold
-from rlaif.config.sections import Form, HumanFile
+from rlaif.config.human import Form, HumanFile
 from rlaif.errors import DataError
 from rlaif.feedback.human import HumanData, read_human
 from rlaif.jsonl import dumps

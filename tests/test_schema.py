@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from rlaif.checkup import SCHEMAS, json_schema, schema_header, write_schema
-from rlaif.config.sections import Recipe
+from rlaif.config.recipe import Recipe
 from rlaif.constitution import Constitution
 from rlaif.constitution.checks import CHECKS
 from rlaif.errors import ConfigError

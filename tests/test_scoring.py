@@ -12,6 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from rlaif.config.judging import ChecklistMode, ScoreMode
+from rlaif.config.models import ScriptedModel
 from rlaif.config.scoring import (
     ChecksScore,
     EnsembleScore,
@@ -23,7 +25,6 @@ from rlaif.config.scoring import (
     SumScore,
     Veto,
 )
-from rlaif.config.sections import ChecklistMode, ScoreMode, ScriptedModel
 from rlaif.constitution import load_constitution
 from rlaif.errors import ConfigError
 from rlaif.models.chat import ChatRequest

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from rlaif.config.sections import ScriptedModel
+from rlaif.config.models import ScriptedModel
 from rlaif.errors import ConfigError
 from rlaif.models.chat import ChatRequest, Reply
 from rlaif.models.files import module_files

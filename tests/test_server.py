@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from tenacity import wait_none
 
-from rlaif.config.sections import ClientModel, VllmModel
+from rlaif.config.models import ClientModel, VllmModel
 from rlaif.errors import ModelError
 from rlaif.models import process, server
 from rlaif.models.chat import ChatRequest

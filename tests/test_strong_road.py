@@ -15,7 +15,7 @@ import pytest
 
 from benchmarks.road import read_tokens
 from rlaif.config import load_recipe
-from rlaif.config.sections import PanelMode
+from rlaif.config.judging import PanelMode
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "strong-judge.md").read_text()

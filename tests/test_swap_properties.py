@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlaif.config.sections import LabelSection, Lexicographic, Mean, PreferencesSection, SampleOne
+from rlaif.config.feedback import LabelSection, Lexicographic, Mean, PreferencesSection, SampleOne
 from rlaif.constitution import Constitution, Principle
 from rlaif.feedback.judge import judge_pairs
 from rlaif.feedback.pairs import WeightedJudgment, to_preferences

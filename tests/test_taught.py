@@ -8,7 +8,7 @@ import random
 import numpy as np
 import pytest
 
-from rlaif.config.sections import CodeMeasure, Readability, WordCount
+from rlaif.config.measures import CodeMeasure, Readability, WordCount
 from rlaif.constitution import Constitution
 from rlaif.evaluation.agreement import Bootstrap
 from rlaif.evaluation.instruments import Instrument, instruments

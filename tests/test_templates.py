@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlaif.config.sections import ChecklistMode, LabelSection
+from rlaif.config.feedback import LabelSection
+from rlaif.config.judging import ChecklistMode
 from rlaif.constitution import Constitution
 from rlaif.errors import ConfigError
 from rlaif.feedback.judge.score import score_responses

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from rlaif.config.sections import TrackingSection
+from rlaif.config.training import TrackingSection
 from rlaif.errors import ConfigError
 from rlaif.run import Run
 from rlaif.training.trackers import check_trackers, open_trackers

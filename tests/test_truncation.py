@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from rlaif.config.sections import Dpo, Regression, Sft
+from rlaif.config.optimise import Dpo, Sft
+from rlaif.config.reward import Regression
 from rlaif.errors import DataError
 from rlaif.jsonl import write_jsonl
 from rlaif.models.local.packing import Row

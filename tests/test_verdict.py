@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlaif.config.sections import Lexicographic, Mean, SampleOne
+from rlaif.config.feedback import Lexicographic, Mean, SampleOne
 from rlaif.constitution import Principle
 from rlaif.feedback.verdict import (
     LOGIT_LIMIT,

@@ -13,11 +13,10 @@ from contextlib import nullcontext
 
 import pytest
 
-from rlaif.config.sections import (
+from rlaif.config.feedback import LabelSection
+from rlaif.config.judging import (
     ChecklistMode,
     CompareMode,
-    LabelSection,
-    LocalModel,
     Mode,
     PanelMember,
     PanelMode,
@@ -26,6 +25,7 @@ from rlaif.config.sections import (
     ReviseMode,
     ScoreMode,
 )
+from rlaif.config.models import LocalModel
 from rlaif.constitution import Constitution
 from rlaif.feedback.judge import JudgeResult, judge_by_mode
 from rlaif.feedback.judge.revise import revise_responses

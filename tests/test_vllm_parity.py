@@ -14,7 +14,8 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from rlaif.config.sections import LabelSection, LocalModel, VllmModel
+from rlaif.config.feedback import LabelSection
+from rlaif.config.models import LocalModel, VllmModel
 from rlaif.constitution import Constitution
 from rlaif.feedback.judge import JudgeResult, judge_pairs
 from rlaif.models.chat import ChatModel, ChatRequest

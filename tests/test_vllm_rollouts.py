@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from rlaif.config.optimise import VllmRollouts
-from rlaif.config.sections import Lora
+from rlaif.config.training import Lora
 from rlaif.errors import TrainingError
 from rlaif.models.client.tokens import TokenClient
 from rlaif.models.local.generate import Sampling

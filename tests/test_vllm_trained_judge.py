@@ -12,7 +12,7 @@ import pytest
 from rlaif.audit.judge_training import worth
 from rlaif.audit.judge_training.command import train_command
 from rlaif.audit.judge_training.labels import read_labels
-from rlaif.config.sections import JudgeModel, LocalModel, VllmModel
+from rlaif.config.models import JudgeModel, LocalModel, VllmModel
 from rlaif.constitution import load_constitution
 from rlaif.feedback.judge import JudgeResult
 from rlaif.models.open import open_model

@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from rlaif.config.sections import EvaluateSection
+from rlaif.config.recipe import EvaluateSection
 from rlaif.errors import DataError
 from rlaif.evaluation.agreement import Bootstrap
 from rlaif.evaluation.evaluate import EvaluationInputs, evaluate, sample_rows

@@ -11,19 +11,12 @@ from typing import Any
 import torch
 
 from rlaif.config import Recipe
-from rlaif.config.sections import (
-    FileSource,
-    Grpo,
-    LocalModel,
-    Lora,
-    OnPolicy,
-    Ppo,
-    PromptsSection,
-    Reinforce,
-    RewardSection,
-    Rloo,
-    ScriptedModel,
-)
+from rlaif.config.feedback import PromptsSection
+from rlaif.config.models import LocalModel, ScriptedModel
+from rlaif.config.optimise import Grpo, OnPolicy, Ppo, Reinforce, Rloo
+from rlaif.config.reward import RewardSection
+from rlaif.config.sources import FileSource
+from rlaif.config.training import Lora
 from rlaif.models.local.packing import Row
 from rlaif.records import Message, Preference, Prompt, content_id
 from rlaif.run import Run

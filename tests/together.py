@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from rlaif.config.sections import ComputeSection, Lora, Sft
+from rlaif.config.optimise import Sft
+from rlaif.config.training import ComputeSection, Lora
 from rlaif.errors import ConfigError, TrainingError
 from rlaif.models.local.packing import microbatches
 from rlaif.run import Run

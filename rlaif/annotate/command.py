@@ -19,7 +19,8 @@ from rlaif.annotate.publish import publish
 from rlaif.annotate.questions import Questions, read_questions
 from rlaif.annotate.store import AnswerStore
 from rlaif.config import Recipe, load_recipe
-from rlaif.config.sections import Annotations, HumanLabels, MixedLabels
+from rlaif.config.feedback import HumanLabels, MixedLabels
+from rlaif.config.human import Annotations
 from rlaif.console import say
 from rlaif.errors import ConfigError
 from rlaif.run import Run

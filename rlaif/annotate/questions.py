@@ -10,7 +10,7 @@ from typing import NamedTuple
 from pydantic import ValidationError
 
 from rlaif.config import Recipe, load_recipe
-from rlaif.config.sections import Annotations, HumanFile, HumanSource
+from rlaif.config.human import Annotations, HumanFile, HumanSource
 from rlaif.constitution import Principle, load_constitution
 from rlaif.errors import ConfigError, DataError
 from rlaif.feedback.human import read_human

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from rlaif.audit.labelled import Labelled, agreement, decided, match
-from rlaif.config.sections import LabelSection, PanelMode, RankMode, SampleOne
+from rlaif.config.feedback import LabelSection, SampleOne
+from rlaif.config.judging import PanelMode, RankMode
 from rlaif.constitution import Constitution
 from rlaif.errors import ConfigError, DataError
 from rlaif.evaluation.agreement import Bootstrap, Estimate, clustered_mean, clustered_mean_difference

@@ -26,7 +26,7 @@ from rlaif.audit.proposal import lines
 from rlaif.audit.report import write_audit_page
 from rlaif.config import Recipe
 from rlaif.config.auto import SCHEMA
-from rlaif.config.sections import CompareMode, Mode, ReviseMode
+from rlaif.config.judging import CompareMode, Mode, ReviseMode
 from rlaif.console import bar
 from rlaif.constitution import Constitution, load_constitution
 from rlaif.evaluation.agreement import Bootstrap, clustered_mean

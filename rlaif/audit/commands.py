@@ -13,7 +13,7 @@ from rlaif.audit.gold import read_gold
 from rlaif.audit.judge_training.record import refuse_seen
 from rlaif.audit.judges import judge_gold, open_judges
 from rlaif.config import Recipe
-from rlaif.config.sections import ChecklistMode
+from rlaif.config.judging import ChecklistMode
 from rlaif.constitution import load_constitution
 from rlaif.constitution.write import write_constitution
 from rlaif.errors import ConfigError

@@ -15,7 +15,7 @@ from rlaif.audit import MEASURES
 from rlaif.audit.identity import differences, identity
 from rlaif.config import Recipe
 from rlaif.config.auto import command, read_audit
-from rlaif.config.sections import ReviseMode
+from rlaif.config.judging import ReviseMode
 from rlaif.constitution import load_constitution
 from rlaif.errors import ConfigError, DataError, did_you_mean
 from rlaif.feedback.calibration import Isotonic, Temperature, fitted

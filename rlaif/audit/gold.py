@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from pydantic import TypeAdapter
 
-from rlaif.config.sections import Comparisons, Csv, Form, HumanFile
+from rlaif.config.human import Comparisons, Csv, Form, HumanFile
 from rlaif.errors import DataError
 from rlaif.feedback.human import HumanData, Sheet, read_form
 from rlaif.feedback.human.shapes import SHAPES, kind_of

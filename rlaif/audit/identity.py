@@ -10,18 +10,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rlaif.config import Recipe
-from rlaif.config.sections import (
-    CompareMode,
-    ContrastMode,
-    JudgeModel,
-    LocalModel,
-    MemberMode,
-    PanelMode,
-    RankMode,
-    ReviseMode,
-    ScriptedModel,
-    VllmModel,
-)
+from rlaif.config.judging import CompareMode, ContrastMode, MemberMode, PanelMode, RankMode, ReviseMode
+from rlaif.config.models import JudgeModel, LocalModel, ScriptedModel, VllmModel
 from rlaif.constitution import Constitution
 from rlaif.digest import hash_path
 from rlaif.models.files import model_folders, named_files

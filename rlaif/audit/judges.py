@@ -10,7 +10,8 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import NamedTuple
 
 from rlaif.audit.gold import Gold
-from rlaif.config.sections import JudgeModel, LabelSection
+from rlaif.config.feedback import LabelSection
+from rlaif.config.models import JudgeModel
 from rlaif.console import bar
 from rlaif.constitution import Constitution
 from rlaif.feedback.judge import JudgeResult, OpenJudge, judge_by_mode, passes

@@ -27,7 +27,8 @@ from rlaif.audit.named_modes import mode_name
 from rlaif.audit.proposal import reason, said
 from rlaif.config import Recipe
 from rlaif.config.auto import Chosen
-from rlaif.config.sections import ContrastMode, LabelSection, Mode, PanelMode
+from rlaif.config.feedback import LabelSection
+from rlaif.config.judging import ContrastMode, Mode, PanelMode
 from rlaif.console import say
 from rlaif.constitution import Constitution, load_constitution
 from rlaif.errors import ConfigError, DataError, JudgeError, ModelError

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from rlaif.config.base import Section
 from rlaif.config.explain import explain
-from rlaif.config.sections import (
+from rlaif.config.judging import (
     ChecklistMode,
     CompareMode,
     ContrastMode,

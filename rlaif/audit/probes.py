@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 from rlaif.audit.attacks import Attack, load_attacks, planted
 from rlaif.audit.labelled import agreement
 from rlaif.audit.metrics import stability
-from rlaif.config.sections import CompareMode, LabelSection, RankMode
+from rlaif.config.feedback import LabelSection
+from rlaif.config.judging import CompareMode, RankMode
 from rlaif.constitution import Constitution
 from rlaif.evaluation.agreement import Bootstrap, Estimate, clustered_mean
 from rlaif.feedback.judge import OpenJudge, judge_by_mode

@@ -54,7 +54,7 @@ def audit(  # noqa: PLR0913 (each is a word of the command line)
     from rlaif.audit.audit import audit_command
     from rlaif.audit.named_modes import parse_modes
     from rlaif.config import load_recipe
-    from rlaif.config.sections import CompareMode
+    from rlaif.config.judging import CompareMode
     from rlaif.console import say
 
     # Which mode `auto` is, this audit is to find out; should it propose none, it is about the default.

@@ -1,4 +1,8 @@
-"""What every section is made of."""
+"""What every section is made of. A docstring under a field is its help (`rlaif schema recipe`).
+
+Where there are alternatives they are tagged unions, so a knob that does not apply cannot be set. Defaults cite their
+source. What is derived is a property; nothing is filled in later.
+"""
 
 from __future__ import annotations
 

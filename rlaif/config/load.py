@@ -14,8 +14,7 @@ from rlaif.config.auto import settle_mode
 from rlaif.config.explain import explain
 from rlaif.config.judging import Mode
 from rlaif.config.overrides import apply_overrides
-from rlaif.config.recipe import OF_NO_RUN
-from rlaif.config.sections import Recipe
+from rlaif.config.recipe import OF_NO_RUN, Recipe
 from rlaif.console import say
 from rlaif.errors import ConfigError, few, shown
 from rlaif.resources import resolve

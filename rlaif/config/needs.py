@@ -16,7 +16,7 @@ from rlaif.config.optimise import (
     RunDemonstrations,
     Sft,
 )
-from rlaif.config.sections import Recipe
+from rlaif.config.recipe import Recipe
 
 Artefact = Literal["demonstrations", "preferences", "reward_model"]
 MADE_BY: dict[Artefact | None, tuple[str, ...]] = {

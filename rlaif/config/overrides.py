@@ -7,8 +7,9 @@ from typing import Any
 
 from pydantic.fields import FieldInfo
 
+from rlaif.config.base import Section
 from rlaif.config.explain import TAGS, sections_in
-from rlaif.config.sections import Recipe, Section
+from rlaif.config.recipe import Recipe
 from rlaif.errors import ConfigError, shown
 from rlaif.strict_yaml import BROKEN, NotYaml, read_yaml
 

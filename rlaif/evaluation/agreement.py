@@ -18,7 +18,7 @@ from scipy.stats import binomtest
 from scipy.stats import bootstrap as scipy_bootstrap
 from scipy.stats import t as student_t
 
-from rlaif.config.sections import EvaluateSection
+from rlaif.config.recipe import EvaluateSection
 from rlaif.records import Failure, Judgment, Record, Verdict
 
 Bounds = tuple[float, float]

@@ -17,20 +17,20 @@ from typing import Literal
 import textstat_rs
 
 from rlaif.config import Recipe
-from rlaif.config.measures import Better, title
-from rlaif.config.sections import (
-    BestOfN,
+from rlaif.config.measures import (
+    Better,
     CodeMeasure,
-    LengthScore,
     Lexicon,
     LongWords,
     Measure,
-    OnPolicy,
     Readability,
-    ScriptedModel,
     Syllables,
     WordCount,
+    title,
 )
+from rlaif.config.models import ScriptedModel
+from rlaif.config.optimise import BestOfN, OnPolicy
+from rlaif.config.scoring import LengthScore
 from rlaif.constitution import Constitution
 from rlaif.constitution.checks import words
 from rlaif.errors import ConfigError, RlaifError, shown

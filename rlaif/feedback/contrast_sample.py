@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from rlaif.config.sections import ContrastSample, SampleSection
+from rlaif.config.feedback import ContrastSample, SampleSection
 from rlaif.constitution import Constitution, Principle
 from rlaif.errors import ConfigError, did_you_mean
 from rlaif.feedback.sample import NO_PRINCIPLE, Place, Progress, SampleResult, write_responses

@@ -7,7 +7,9 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from rlaif.config.sections import FileSource, JudgeDemonstrations, SampleSection
+from rlaif.config.feedback import SampleSection
+from rlaif.config.optimise import JudgeDemonstrations
+from rlaif.config.sources import FileSource
 from rlaif.errors import DataError
 from rlaif.feedback.messages import Unusable, message_list
 from rlaif.feedback.prompts import with_system

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple, TypeVar
 
-from rlaif.config.sections import AiLabels, ByTag, HumanLabels, MixedLabels, MixPolicy, Weighted
+from rlaif.config.feedback import AiLabels, ByTag, HumanLabels, MixedLabels, MixPolicy, Weighted
 from rlaif.errors import ConfigError
 from rlaif.feedback.pairs import WeightedJudgment
 from rlaif.records import Judgment, Pair, Prompt, content_id

@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Literal, NamedTuple
 
-from rlaif.config.sections import PreferencesSection
+from rlaif.config.feedback import PreferencesSection
 from rlaif.constitution import Constitution, Principle
 from rlaif.errors import DataError
 from rlaif.feedback.origin import may_pair

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from rlaif.config.sections import DataSource, FileSource, PromptsSection
+from rlaif.config.feedback import PromptsSection
+from rlaif.config.sources import DataSource, FileSource
 from rlaif.errors import ConfigError, DataError, did_you_mean
 from rlaif.feedback.failures import check_share
 from rlaif.feedback.messages import Unusable, message_list

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from rlaif.config.sections import SampleSection
+from rlaif.config.feedback import SampleSection
 from rlaif.errors import DataError
 from rlaif.models.chat import ChatModel, ChatRequest, Reply, no_answer
 from rlaif.records import Failure, Messages, Origin, Prompt, Response, content_id, derive_seed, plain

@@ -14,7 +14,7 @@ from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rlaif.config.sections import DataSource, FileSource, HubSource
+from rlaif.config.sources import DataSource, FileSource, HubSource
 from rlaif.errors import DataError, did_you_mean, shown
 from rlaif.feedback.messages import Unusable, message_list
 from rlaif.jsonl import read_items

@@ -13,7 +13,7 @@ from statistics import fmean
 
 from scipy.special import expit, logit
 
-from rlaif.config.sections import Lexicographic, Mean, SampleOne
+from rlaif.config.feedback import Lexicographic, Mean, SampleOne
 from rlaif.constitution import Principle
 from rlaif.records import PrincipleJudgment, Verdict, derive_seed
 

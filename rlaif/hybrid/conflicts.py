@@ -7,7 +7,7 @@ import textwrap
 from pathlib import Path
 
 from rlaif.annotate.publish import publish
-from rlaif.config.sections import Annotations
+from rlaif.config.human import Annotations
 from rlaif.errors import ConfigError
 from rlaif.feedback.human import read_human
 from rlaif.feedback.pairs import choice

@@ -13,7 +13,7 @@ from scipy.stats import binomtest
 
 from rlaif.audit.calibration import Confident, fit_isotonic, fit_temperature
 from rlaif.audit.labelled import Labelled, decided, match
-from rlaif.config.sections import Calibrated, Debiased, Reliable
+from rlaif.config.feedback import Calibrated, Debiased, Reliable
 from rlaif.errors import DataError
 from rlaif.feedback.calibration import calibrate
 from rlaif.feedback.pairs import WeightedJudgment, choice

@@ -16,7 +16,7 @@ from pydantic import Field, TypeAdapter
 
 from rlaif.annotate.publish import publish
 from rlaif.config import load_recipe
-from rlaif.config.sections import Annotations, HumanFile, HumanSource
+from rlaif.config.human import Annotations, HumanFile, HumanSource
 from rlaif.errors import ConfigError, DataError, did_you_mean
 from rlaif.feedback.human import read_human
 from rlaif.hybrid import routers

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import assert_never
 
-from rlaif.config.sections import ClientModel, LocalModel, ScriptedModel, VllmModel
+from rlaif.config.models import ClientModel, LocalModel, ScriptedModel, VllmModel
 from rlaif.models.chat import ChatModel
 
 

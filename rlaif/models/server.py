@@ -16,7 +16,7 @@ from types import MappingProxyType
 
 import httpx
 
-from rlaif.config.sections import ClientModel, VllmModel
+from rlaif.config.models import ClientModel, VllmModel
 from rlaif.digest import hash_path
 from rlaif.errors import ModelError
 from rlaif.jsonl import write_atomic

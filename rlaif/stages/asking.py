@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rlaif.config import Recipe
-from rlaif.config.sections import JudgeModel, PolicyModel
+from rlaif.config.models import JudgeModel, PolicyModel
 from rlaif.console import bar
 from rlaif.constitution import load_constitution
 from rlaif.errors import ConfigError

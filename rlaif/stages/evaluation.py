@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from rlaif.config import Recipe
+from rlaif.config.models import PolicyModel
 from rlaif.config.needs import learns_from
-from rlaif.config.sections import BestOfN, PolicyModel
+from rlaif.config.optimise import BestOfN
 from rlaif.constitution import load_constitution
 from rlaif.feedback.prompts import read_prompts
 from rlaif.feedback.sample import check_sample_failures

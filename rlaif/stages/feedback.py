@@ -9,16 +9,9 @@ from typing import Any, NamedTuple
 
 from rlaif.audit.gate import check_requirement
 from rlaif.config import Recipe
+from rlaif.config.feedback import Calibrated, ContrastSample, Debiased, HumanLabels, MixedLabels, Reliable
+from rlaif.config.judging import ReviseMode
 from rlaif.config.needs import feedback_stages
-from rlaif.config.sections import (
-    Calibrated,
-    ContrastSample,
-    Debiased,
-    HumanLabels,
-    MixedLabels,
-    Reliable,
-    ReviseMode,
-)
 from rlaif.console import bar, say
 from rlaif.constitution import load_constitution
 from rlaif.errors import DataError

@@ -11,10 +11,11 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from rlaif.config import Recipe
+from rlaif.config.feedback import AiLabels
 from rlaif.config.judging import CompareMode, ContrastMode
+from rlaif.config.models import LocalModel
 from rlaif.config.optimise import LocalRollouts, OnPolicy, Ppo
 from rlaif.config.scoring import JudgeScore
-from rlaif.config.sections import AiLabels, LocalModel
 from rlaif.constitution import Constitution, load_constitution
 from rlaif.feedback.prompts import read_prompts
 

@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rlaif.config import Recipe
-from rlaif.config.sections import (
+from rlaif.config.optimise import (
     BestOfN,
     ChosenDemonstrations,
     Dpo,
-    FileSource,
     HumanDemonstrations,
     JudgeDemonstrations,
     RunDemonstrations,
     Sft,
 )
+from rlaif.config.sources import FileSource
 from rlaif.console import bar
 from rlaif.errors import DataError
 from rlaif.feedback.demonstrations import Shown, ask_judge, read_demonstrations

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rlaif.config import Recipe
-from rlaif.config.sections import Dpo, OnPolicy, Sft
+from rlaif.config.optimise import Dpo, OnPolicy, Sft
 from rlaif.constitution import load_constitution
 from rlaif.feedback.prompts import read_prompts
 from rlaif.run import Run

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rlaif.config import Recipe
-from rlaif.config.sections import Regression
+from rlaif.config.reward import Regression
 from rlaif.feedback.pairs import read_preferences
 from rlaif.forms import NUMBERS
 from rlaif.jsonl import read_json, read_jsonl, write_json, write_jsonl

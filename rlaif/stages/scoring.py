@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 
 from rlaif.config import Recipe
+from rlaif.config.judging import ChecklistMode
+from rlaif.config.models import JudgeModel
 from rlaif.config.scoring import ChecksScore, JudgeScore, Veto
-from rlaif.config.sections import ChecklistMode, JudgeModel
 from rlaif.constitution import Constitution, Principle, load_constitution
 from rlaif.errors import ConfigError, did_you_mean
 from rlaif.feedback.judge.contrast import Versus

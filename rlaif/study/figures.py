@@ -10,7 +10,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rlaif.config.sections import BestOfN, HumanLabels
+from rlaif.config.feedback import HumanLabels
+from rlaif.config.optimise import BestOfN
 from rlaif.evaluation.agreement import Bootstrap, coverage
 from rlaif.evaluation.compare import recipe_differences
 from rlaif.evaluation.contest import accuracy, caution, frontier, headtohead, refusals

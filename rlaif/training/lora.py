@@ -11,7 +11,7 @@ from peft import LoraConfig, get_peft_model
 from peft.tuners.lora import LoraLayer
 from torch import Tensor
 
-from rlaif.config.sections import Lora
+from rlaif.config.training import Lora
 from rlaif.patterns import matches
 
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from rlaif.config import Recipe
-from rlaif.config.sections import BestOfN, Scoring
+from rlaif.config.optimise import BestOfN
+from rlaif.config.scoring import Scoring
 from rlaif.models.local.dtype import torch_dtype
 from rlaif.models.local.load import load_tokenizer
 from rlaif.models.local.packing import Row

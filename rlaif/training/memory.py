@@ -17,7 +17,7 @@ import psutil
 import torch
 
 from rlaif.config import Recipe
-from rlaif.config.sections import Offline, OnPolicy
+from rlaif.config.optimise import Offline, OnPolicy
 from rlaif.console import say
 from rlaif.errors import ConfigError, TrainingError
 from rlaif.models.local.load import device, load_tokenizer

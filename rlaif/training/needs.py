@@ -9,17 +9,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from rlaif.config import Recipe
-from rlaif.config.sections import (
-    Dpo,
-    LocalModel,
-    LocalRollouts,
-    Lora,
-    Offline,
-    OnPolicy,
-    Ppo,
-    RewardSection,
-    VllmModel,
-)
+from rlaif.config.models import LocalModel, VllmModel
+from rlaif.config.optimise import Dpo, LocalRollouts, Offline, OnPolicy, Ppo
+from rlaif.config.reward import RewardSection
+from rlaif.config.training import Lora
 from rlaif.models.local.dtype import torch_dtype
 from rlaif.models.local.load import device
 from rlaif.models.local.packing import Row, microbatches, packs

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from rlaif.config.sections import Lora
+from rlaif.config.training import Lora
 from rlaif.models.local.architecture import backbone_of, output_of
 from rlaif.models.local.load import load_language_model
 from rlaif.models.local.packing import Row, hidden_states, microbatches, response_mask

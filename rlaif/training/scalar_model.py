@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
-from rlaif.config.sections import Lora
+from rlaif.config.training import Lora
 from rlaif.errors import ModelError
 from rlaif.models.day import on_that_day
 from rlaif.models.local.architecture import backbone_of

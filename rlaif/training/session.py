@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from rlaif.config.sections import Offline, RewardSection
+from rlaif.config.optimise import Offline
+from rlaif.config.reward import RewardSection
 from rlaif.errors import TrainingError
 from rlaif.training import parallel
 from rlaif.training.checkpoints import Checkpoints

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModel
 
-from rlaif.config.sections import Lora
+from rlaif.config.training import Lora
 from rlaif.models.embedded import resolve_model
 from rlaif.models.local.attention import plain_up_to
 from rlaif.models.local.load import device, from_pretrained

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from rlaif.config.sections import Offline, RewardSection
+from rlaif.config.optimise import Offline
+from rlaif.config.reward import RewardSection
 from rlaif.console import say
 from rlaif.errors import DataError
 from rlaif.models.local.packing import Row

@@ -21,7 +21,7 @@ from rlaif.audit.gold import read_gold
 from rlaif.audit.judge_training.record import refuse_seen
 from rlaif.audit.judges import open_judges
 from rlaif.config import Recipe
-from rlaif.config.sections import CompareMode
+from rlaif.config.judging import CompareMode
 from rlaif.console import bar
 from rlaif.constitution import Constitution
 from rlaif.constitution.write import write_constitution

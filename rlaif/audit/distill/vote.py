@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlaif.audit.distill.merge import Candidate
-from rlaif.config.sections import CompareMode, LabelSection, Mean
+from rlaif.config.feedback import LabelSection, Mean
+from rlaif.config.judging import CompareMode
 from rlaif.constitution import Constitution, Principle
 from rlaif.constitution.schema import SCHEMA
 from rlaif.feedback.judge import judge_pairs

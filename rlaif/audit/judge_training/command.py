@@ -20,7 +20,7 @@ from rlaif.audit.judge_training.record import FILE, SCHEMA, prompts_of, read_rec
 from rlaif.audit.judge_training.split import Split, decided, key_of, keys_of, split
 from rlaif.audit.judge_training.work import Work, Worked, do
 from rlaif.config import Recipe
-from rlaif.config.sections import LocalModel, VllmModel
+from rlaif.config.models import LocalModel, VllmModel
 from rlaif.console import say
 from rlaif.constitution import Constitution, load_constitution
 from rlaif.errors import ConfigError

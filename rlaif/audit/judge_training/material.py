@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from rlaif.audit.judge_training.labels import Label
 from rlaif.audit.judge_training.split import key_of
 from rlaif.config import Recipe
-from rlaif.config.sections import ChecklistMode, CompareMode, ContrastMode, LabelSection, Mean, ScoreMode
+from rlaif.config.feedback import LabelSection, Mean
+from rlaif.config.judging import ChecklistMode, CompareMode, ContrastMode, ScoreMode
 from rlaif.constitution import Constitution, Principle
 from rlaif.errors import ConfigError, DataError
 from rlaif.feedback.judge.asking import check_texts

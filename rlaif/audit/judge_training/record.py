@@ -12,7 +12,8 @@ from typing_extensions import TypedDict
 
 from rlaif.audit.judge_training.split import prompt_key
 from rlaif.config import Recipe
-from rlaif.config.sections import JudgeModel, LocalModel, Mode, PanelMode, VllmModel
+from rlaif.config.judging import Mode, PanelMode
+from rlaif.config.models import JudgeModel, LocalModel, VllmModel
 from rlaif.errors import DataError
 from rlaif.jsonl import read_json
 from rlaif.records import Pair

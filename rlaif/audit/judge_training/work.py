@@ -13,7 +13,7 @@ from rlaif.audit.judge_training.material import Material, method_of, without_lon
 from rlaif.audit.judge_training.split import Split
 from rlaif.audit.judges import open_judges
 from rlaif.config import Recipe
-from rlaif.config.sections import LocalModel
+from rlaif.config.models import LocalModel
 from rlaif.console import bar, heartbeat, say
 from rlaif.constitution import Constitution
 from rlaif.feedback.judge import JudgeResult

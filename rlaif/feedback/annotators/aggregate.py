@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
-from rlaif.config.sections import AnnotatorsSection, DawidSkene, MeanOfAnnotators
+from rlaif.config.annotators import AnnotatorsSection, DawidSkene, MeanOfAnnotators
 from rlaif.feedback.annotators.labels import Table, first_text, shared, table, votes
 from rlaif.feedback.annotators.noisy_bradley_terry import comparisons, fit_noisy_bradley_terry
 from rlaif.feedback.dawid_skene import fit_dawid_skene

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from rlaif.config.sections import AnnotatorsSection, HumanFile, Removal
+from rlaif.config.annotators import AnnotatorsSection, Removal
+from rlaif.config.human import HumanFile
 from rlaif.errors import ConfigError, DataError, did_you_mean
 from rlaif.feedback.annotators.alpha import Alpha
 from rlaif.feedback.annotators.credibility import AnnotatorReport, Rate

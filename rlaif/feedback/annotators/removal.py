@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from rlaif.config.sections import Removal
+from rlaif.config.annotators import Removal
 from rlaif.feedback.annotators.credibility import AnnotatorReport, Rate
 
 

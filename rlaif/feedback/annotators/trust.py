@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from rlaif.config.sections import AnnotatorsSection
+from rlaif.config.annotators import AnnotatorsSection
 from rlaif.errors import DataError
 from rlaif.feedback.annotators.aggregate import aggregate
 from rlaif.feedback.annotators.alpha import Alpha, alpha

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from rlaif.config.sections import Annotations, FileSource, Form, HumanSource, Judgments
+from rlaif.config.human import Annotations, Form, HumanSource, Judgments
+from rlaif.config.sources import FileSource
 from rlaif.console import say
 from rlaif.errors import DataError
 from rlaif.feedback.failures import check_share, told

@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from rlaif.config.sections import Argilla, ArgillaRanking, ArgillaRating
+from rlaif.config.human import Argilla, ArgillaRanking, ArgillaRating
 from rlaif.errors import DataError
 from rlaif.feedback.export import PEOPLE
 from rlaif.feedback.human.rankings import pair_ranked

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from rlaif.config.sections import Comparisons
+from rlaif.config.human import Comparisons
 from rlaif.errors import DataError
 from rlaif.feedback.human.sheet import Said, Sheet, require, said_by, strength_of
 from rlaif.feedback.human.signals import margins, signals, verdicts

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-from rlaif.config.sections import Edits
+from rlaif.config.human import Edits
 from rlaif.feedback.human.sheet import Said, Sheet, require, response_text, said_by
 from rlaif.feedback.messages import Unusable
 from rlaif.feedback.sources import SourceRow

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from rlaif.config.sections import LabelStudio
+from rlaif.config.human import LabelStudio
 from rlaif.errors import DataError
 from rlaif.feedback.human.sheet import Said, Sheet, as_number, name_of, require, response_text
 from rlaif.feedback.messages import Unusable

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from rlaif.config.sections import Csv, Likert, Shp
+from rlaif.config.human import Csv, Likert, Shp
 from rlaif.errors import DataError
 from rlaif.feedback.human.scale import NumberScale, Scale
 from rlaif.feedback.human.sheet import Said, Sheet, number, require, response_text, said_by, strength_of

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from rlaif.config.sections import Judgments
+from rlaif.config.human import Judgments
 from rlaif.errors import DataError
 from rlaif.feedback.human.edits import keep_edit
 from rlaif.feedback.human.sheet import Said, Sheet, require

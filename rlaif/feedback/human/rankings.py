@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby, pairwise
 from typing import Any
 
-from rlaif.config.sections import Rankings
+from rlaif.config.human import Rankings
 from rlaif.errors import DataError
 from rlaif.feedback.human.scale import Scale
 from rlaif.feedback.human.sheet import Said, Sheet, as_number, as_response, require, said_by, some_pairs

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from rlaif.config.sections import Ratings, Thumbs
+from rlaif.config.human import Ratings, Thumbs
 from rlaif.errors import DataError, did_you_mean
 from rlaif.feedback.human.scale import NumberScale
 from rlaif.feedback.human.sheet import Said, Sheet, require, response_text, said_by, some_pairs

@@ -10,7 +10,7 @@ from itertools import combinations
 from random import Random
 from typing import Any, NamedTuple, TypeVar
 
-from rlaif.config.sections import DataSource
+from rlaif.config.sources import DataSource
 from rlaif.errors import DataError, did_you_mean, shown
 from rlaif.feedback.human.shapes import kind_of
 from rlaif.feedback.messages import Unusable, message_list

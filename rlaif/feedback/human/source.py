@@ -10,7 +10,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from rlaif.config.sections import Annotations, Csv, FileSource, HumanFile, HumanHub, HumanSource
+from rlaif.config.human import Annotations, Csv, HumanFile, HumanHub, HumanSource
+from rlaif.config.sources import FileSource
 from rlaif.errors import DataError
 from rlaif.feedback.human.signals import words_of
 from rlaif.feedback.sources import SourceRow, path_of, read_rows

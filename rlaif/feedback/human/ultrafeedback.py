@@ -14,7 +14,7 @@ from itertools import zip_longest
 from statistics import fmean
 from typing import Any
 
-from rlaif.config.sections import UltraFeedback
+from rlaif.config.human import UltraFeedback
 from rlaif.errors import DataError
 from rlaif.feedback.human.ratings import Rated, pair_rated
 from rlaif.feedback.human.sheet import Said, Sheet, as_number, as_response, require

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from typing import NamedTuple
 
-from rlaif.config.sections import LabelSection
+from rlaif.config.feedback import LabelSection
 from rlaif.constitution import Constitution, Principle
 from rlaif.errors import ConfigError
 from rlaif.feedback.rating import Scale

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from rlaif.config.sections import LabelSection, SampleOne
+from rlaif.config.feedback import LabelSection, SampleOne
 from rlaif.constitution import Constitution, Principle
 from rlaif.feedback.judge.asking import (
     NoVerdict,

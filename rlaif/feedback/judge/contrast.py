@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 
-from rlaif.config.sections import ContrastMode, LabelSection
+from rlaif.config.feedback import LabelSection
+from rlaif.config.judging import ContrastMode
 from rlaif.constitution import Constitution, Principle
 from rlaif.feedback.judge.asking import Asking, NoVerdict
 from rlaif.feedback.ratio import TAU, rated, ratio_scale

@@ -8,23 +8,22 @@ from itertools import groupby
 from typing import assert_never
 
 from rlaif.config import Recipe
-from rlaif.config.sections import (
-    BestOfN,
+from rlaif.config.feedback import LabelSection
+from rlaif.config.judging import (
     ChecklistMode,
     CompareMode,
     ContrastMode,
-    JudgeModel,
-    JudgeScore,
-    LabelSection,
     MemberMode,
     Mode,
-    OnPolicy,
     PanelMode,
     RankMode,
     ReasonedMode,
     ReviseMode,
     ScoreMode,
 )
+from rlaif.config.models import JudgeModel
+from rlaif.config.optimise import BestOfN, OnPolicy
+from rlaif.config.scoring import JudgeScore
 from rlaif.constitution import Constitution, load_constitution
 from rlaif.feedback.judge.asking import check_texts
 from rlaif.feedback.judge.compare import judge_pairs

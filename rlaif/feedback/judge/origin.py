@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from rlaif.config.sections import SampleSection
+from rlaif.config.feedback import SampleSection
 from rlaif.constitution import Constitution
 from rlaif.feedback.judge.result import JudgeResult
 from rlaif.feedback.origin import Crossing

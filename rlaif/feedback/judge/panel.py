@@ -11,7 +11,7 @@ from functools import reduce
 from statistics import fmean
 from typing import NamedTuple
 
-from rlaif.config.sections import PanelMode
+from rlaif.config.judging import PanelMode
 from rlaif.feedback.dawid_skene import fit_dawid_skene
 from rlaif.feedback.judge.result import Cost, JudgeResult
 from rlaif.feedback.pairs import choice

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from rlaif.config.sections import LabelSection, RankMode
+from rlaif.config.feedback import LabelSection
+from rlaif.config.judging import RankMode
 from rlaif.constitution import Constitution
 from rlaif.feedback.judge.asking import provenance
 from rlaif.feedback.judge.compare import judge_pairs

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rlaif.config.sections import LabelSection
+from rlaif.config.feedback import LabelSection
 from rlaif.constitution import Constitution
 from rlaif.feedback.judge.compare import Plan, judgments_of, plan, undecidable
 from rlaif.feedback.judge.result import JudgeResult

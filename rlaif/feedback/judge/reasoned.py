@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from rlaif.config.sections import LabelSection, ReasonedMode
+from rlaif.config.feedback import LabelSection
+from rlaif.config.judging import ReasonedMode
 from rlaif.constitution import Constitution
 from rlaif.feedback.judge.asking import NoVerdict, ask, label_logprobs, no_text, provenance
 from rlaif.feedback.judge.compare import (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from rlaif.config.sections import LabelSection
+from rlaif.config.feedback import LabelSection
 from rlaif.errors import JudgeError
 from rlaif.models.chat import Reply
 from rlaif.records import Demonstration, Failure, Judgment, Ranking, Reliability, Revision, Score

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from rlaif.config.sections import LabelSection, ReviseMode
+from rlaif.config.feedback import LabelSection
+from rlaif.config.judging import ReviseMode
 from rlaif.constitution import Constitution, Example, Principle
 from rlaif.errors import ConfigError
 from rlaif.feedback.judge.asking import NoVerdict, ask, no_text, provenance, shown_tags

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from itertools import islice
 from typing import NamedTuple
 
-from rlaif.config.sections import ChecklistMode, ContrastMode, LabelSection, ScoreMode
+from rlaif.config.feedback import LabelSection
+from rlaif.config.judging import ChecklistMode, ContrastMode, ScoreMode
 from rlaif.constitution import Constitution, Principle
 from rlaif.feedback.judge.asking import (
     Asking,

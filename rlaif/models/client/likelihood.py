@@ -13,7 +13,7 @@ from typing import Any
 
 import aiohttp
 
-from rlaif.config.sections import ClientModel
+from rlaif.config.models import ClientModel
 from rlaif.models.chat import ChatRequest, Likelihood, Reply
 from rlaif.models.client.refusals import Unfit, unwelcome
 from rlaif.models.client.replicas import Replicas, Response, Transient, encode

@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeVar
 import aiohttp
 from tenacity.wait import wait_base
 
-from rlaif.config.sections import ClientModel
+from rlaif.config.models import ClientModel
 from rlaif.errors import ModelError
 from rlaif.models.chat import ChatRequest, OnReplies, Reply
 from rlaif.models.client.labels import find_label_ids

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, TypeVar
 import aiohttp
 from yarl import URL
 
-from rlaif.config.sections import ClientModel
+from rlaif.config.models import ClientModel
 from rlaif.errors import ConfigError, ModelError, masker
 from rlaif.models.wire import BadReply, error_message, model_names, shorten
 

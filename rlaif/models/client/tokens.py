@@ -14,7 +14,7 @@ import aiohttp
 from pydantic import BaseModel
 from tenacity.wait import wait_base
 
-from rlaif.config.sections import ClientModel
+from rlaif.config.models import ClientModel
 from rlaif.errors import ModelError
 from rlaif.models.client.model import run
 from rlaif.models.client.replicas import Replicas, Response, Transient, encode

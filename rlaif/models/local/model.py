@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import torch
 
-from rlaif.config.sections import LocalModel
+from rlaif.config.models import LocalModel
 from rlaif.models.chat import ChatRequest, OnReplies, Reply
 from rlaif.models.local.architecture import backbone_of, context_of, next_logits
 from rlaif.models.local.dtype import DTYPES, resolve

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from rlaif.config.sections import JudgeTrainSection
+from rlaif.config.judge_training import JudgeTrainSection
 from rlaif.records import derive_seed
 from rlaif.training.judge.lessons import Encoder, Lesson, Question
 from rlaif.training.judge.methods import Method, Rows

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rlaif.config.sections import AdaptiveKl, FixedKl
+from rlaif.config.optimise import AdaptiveKl, FixedKl
 
 
 def kl_k1(logprobs_BT: Tensor, ref_logprobs_BT: Tensor) -> Tensor:

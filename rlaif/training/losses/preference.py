@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rlaif.config.sections import Denoise, FlipLabels, KeepLabels, StrengthMargin
+from rlaif.config.reward import Denoise, FlipLabels, KeepLabels, StrengthMargin
 
 
 def bradley_terry_loss(

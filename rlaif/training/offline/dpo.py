@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlaif.config.sections import Dpo
+from rlaif.config.optimise import Dpo
 from rlaif.records import Preference
 from rlaif.training import losses
 from rlaif.training.lessons import Text, encode

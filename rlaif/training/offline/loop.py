@@ -15,7 +15,8 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from rlaif.config.sections import ComputeSection, Lora, Offline
+from rlaif.config.optimise import Offline
+from rlaif.config.training import ComputeSection, Lora
 from rlaif.models.local.packing import Row, microbatches
 from rlaif.records import derive_seed
 from rlaif.training import parallel

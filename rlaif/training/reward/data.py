@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-from rlaif.config.sections import BradleyTerry, RewardSection
+from rlaif.config.reward import BradleyTerry, RewardSection
 from rlaif.errors import DataError
 from rlaif.models.local.packing import Row
 from rlaif.records import Judgment, Preference, Response, Score

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import torch
 
-from rlaif.config.sections import RewardSection
+from rlaif.config.reward import RewardSection
 from rlaif.training import losses
 from rlaif.training.lessons import distinct
 from rlaif.training.reward.data import Lesson

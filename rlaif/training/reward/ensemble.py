@@ -12,7 +12,8 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from rlaif.config.sections import KeepLabels, Lora, RewardSection
+from rlaif.config.reward import KeepLabels, RewardSection
+from rlaif.config.training import Lora
 from rlaif.models.local.packing import Row
 from rlaif.training.scalar_model import ScalarModel
 from rlaif.training.tracking import Tracker

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from rlaif.config.sections import BradleyTerry, RaoKupper, Regression, RewardLoss
+from rlaif.config.reward import BradleyTerry, RaoKupper, Regression, RewardLoss
 from rlaif.training import losses
 from rlaif.training.reward.data import Lesson
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from rlaif.config.models import Dtype
-from rlaif.config.sections import RewardSection
+from rlaif.config.reward import RewardSection
 from rlaif.models.local.dtype import torch_dtype
 from rlaif.models.local.load import load_tokenizer
 from rlaif.records import Pair

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from rlaif.config import Recipe
-from rlaif.config.sections import ComputeSection, Lora, Regression, RewardSection
+from rlaif.config.reward import Regression, RewardSection
+from rlaif.config.training import ComputeSection, Lora
 from rlaif.errors import ConfigError, DataError
 from rlaif.models.embedded import resolve_model
 from rlaif.models.local.dtype import torch_dtype

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from rlaif.config.sections import RewardSection
+from rlaif.config.reward import RewardSection
 from rlaif.records import Preference, Score
 from rlaif.training.reward.data import PrincipleLabels, by_principle, encode_pairs, encode_rating, heldout_prompts
 from rlaif.training.reward.train import score_rows

@@ -16,8 +16,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from rlaif.config.models import ClientModel, VllmModel
 from rlaif.config.optimise import VllmRollouts
-from rlaif.config.sections import ClientModel, VllmModel
 from rlaif.errors import ModelError, TrainingError
 from rlaif.models.client.tokens import Continuation, Lost, TokenClient, TokenRequest
 from rlaif.models.embedded import ResolvedModel

@@ -1,8 +1,8 @@
 """Does the method find the truth where the truth is known? Arms of a synthetic world, SIMULATED people and judges.
 
-    python benchmarks/known_truth.py [--repetitions 100] [--share 0.2] [--prompts 60] [--first 0] [--json FILE]
+    python -m benchmarks.known_truth [--repetitions 100] [--share 0.2] [--prompts 60] [--first 0] [--json FILE]
 
-Every repetition is a world of its own (rlaif/study/world): new prompts, new labels, all arms trained again, then a
+Every repetition is a world of its own (benchmarks/world): new prompts, new labels, all arms trained again, then a
 study of 60 new prompts by a held-out judge. It is done with a biased judge of preferences (0.4 log-odds a word for
 length, blind to one kind of bad word) and with an unbiased one. For each arm the table has
 
@@ -30,15 +30,15 @@ import numpy as np
 from scipy.stats import binomtest
 from scipy.stats import t as student_t
 
+from benchmarks.world.labels import BIASED, UNBIASED, Traits
+from benchmarks.world.policies import Size, budget_of, train_arms
+from benchmarks.world.truth import Draw, Order, hold, order_of, true_rates
 from rlaif.console import bar
 from rlaif.evaluation.agreement import Bootstrap, Estimate
 from rlaif.evaluation.contest.headtohead import win_rate
 from rlaif.evaluation.contest.league import league
 from rlaif.evaluation.contest.length import length_controlled
 from rlaif.jsonl import write_json
-from rlaif.study.world.labels import BIASED, UNBIASED, Traits
-from rlaif.study.world.policies import Size, budget_of, train_arms
-from rlaif.study.world.truth import Draw, Order, hold, order_of, true_rates
 
 JUDGES = {"biased": BIASED, "unbiased": UNBIASED}
 REFERENCE = "reference"

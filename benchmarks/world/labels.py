@@ -13,10 +13,10 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import log_expit
 
+from benchmarks.world.texts import FALSEHOODS, VALUES, WORDS, Array, World, gold_preference
 from rlaif.feedback.annotators.simulate import crew_of, simulate
 from rlaif.feedback.verdict import judged
 from rlaif.records import Judgment, Pair, Side, Verdict
-from rlaif.study.world.texts import FALSEHOODS, VALUES, WORDS, Array, World, gold_preference
 
 PEOPLE = crew_of("careful:5:0.25")
 """They choose by the gold preference and then say the opposite in 25 % (AlpacaFarm's training pool, 2305.14387)."""

@@ -16,13 +16,13 @@ import numpy as np
 from scipy.special import expit
 from scipy.stats import kendalltau
 
+from benchmarks.world.labels import CONTEST, Judge, Traits, judge_of
+from benchmarks.world.texts import Array, World
 from rlaif.evaluation.contest.games import Contest, Game, contest, prompts_of
 from rlaif.evaluation.contest.league import League
 from rlaif.evaluation.contest.power import power_of
 from rlaif.feedback.pairs import oriented
 from rlaif.records import derive_seed
-from rlaif.study.world.labels import CONTEST, Judge, Traits, judge_of
-from rlaif.study.world.texts import Array, World
 
 
 def true_rates(world: World, policies: Mapping[str, Array], prompts: Sequence[int]) -> dict[tuple[str, str], float]:

@@ -61,14 +61,12 @@ ALL = [command for page in PAGES for command in commands(page)]
 
 @pytest.mark.parametrize("command", ALL, ids=[f"{c.place} {c.words[1]}" for c in ALL])
 def test_a_printed_command_is_one(command: Command) -> None:
-    group, words = typer.main.get_command(app), command.words[1:]
-    with group.make_context("rlaif", list(words), resilient_parsing=False) as context:
-        rest = [*context._protected_args, *context.args]
-        while isinstance(group, TyperGroup) and rest:
-            name, found, rest = group.resolve_command(context, rest)
-            assert found is not None
-            context, group = found.make_context(name, rest, parent=context), found
-            rest = [*context._protected_args, *context.args]
+    command_or_group = typer.main.get_command(app)
+    context = command_or_group.make_context("rlaif", list(command.words[1:]))
+    while isinstance(command_or_group, TyperGroup) and (rest := [*context._protected_args, *context.args]):
+        name, found, rest = command_or_group.resolve_command(context, rest)
+        assert found is not None
+        command_or_group, context = found, found.make_context(name, rest, parent=context)
     recipe = context.params.get("recipe")
     if recipe and recipe != "RECIPE" and not Path(recipe).suffix:
         load_recipe(recipe, context.params.get("overrides") or [])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +145,23 @@ def parse_yaml(text: str) -> tuple[yaml.Node | None, Any]:
     except RecursionError:
         line, reason = loader.line + 1 if loader else 1, "nested too deeply"
     raise NotYaml((line, f"{BROKEN}: {' '.join(reason.split())}"))
+
+
+def line_of(root: yaml.Node | None, place: Sequence[int | str]) -> int | None:
+    """The line of the deepest key or item on the way to a place; steps that the file lacks (the tag of a union) are
+    passed over. None where it has none of them."""
+    node, line = root, None
+    for step in place:
+        if isinstance(node, yaml.SequenceNode):
+            if isinstance(step, int) and step < len(node.value):
+                node = node.value[step]
+                line = _line(node.start_mark)
+        elif isinstance(node, yaml.MappingNode):
+            for key, value in node.value:
+                if key.value == str(step):
+                    line, node = _line(key.start_mark), value
+                    break
+    return line
 
 
 def read_yaml(text: str) -> Any:

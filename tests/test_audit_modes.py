@@ -557,7 +557,7 @@ def test_auto_without_an_audit_is_one_clear_line(
     words = [f"{key}={json.dumps(value)}" for key, value in change.items()]
     with pytest.raises(ConfigError, match=said) as caught:
         load_recipe("quickstart", planned_words(tmp_path), auto(chosen), words)
-    assert str(caught.value).count("\n") == 1  # the recipe's name, and the mistake
+    assert "\n" not in str(caught.value)
 
 
 def test_an_audit_that_chose_nothing_is_refused_with_advice(chosen: Audited, hopeless: Audited, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import yaml
@@ -193,7 +194,7 @@ def test_ppo_is_an_older_name_of_optimise(tmp_path, small):
         ("title=a: b", "title: Input should be a valid string (got {'a': 'b'})"),
         ("constitution=null", "constitution: Input should be a valid string (got None)"),
         ("optimise.minibatch_size=5", "optimise: minibatch_size must divide rollouts_per_step"),
-        ("preferences.labels.human_data=[]", "recipe: preferences.labels.pairs is 'human', so preferences.labels."),
+        ("preferences.labels.human_data=[]", "preferences.labels.pairs is 'human', so preferences.labels."),
         ("prompts.sources.0.kind=hub", "prompts.sources.0.dataset: required, but missing"),
         ("prompts.sources.0.lmit=1", "prompts.sources.0.lmit: no such key; did you mean 'limit'?"),
         ("1=2", "1: no such key; valid choices: compute, constitution, evaluate, "),
@@ -217,15 +218,26 @@ def test_ppo_is_an_older_name_of_optimise(tmp_path, small):
 def test_a_bad_value_is_one_line(small, override, line):
     with pytest.raises(ConfigError) as error:
         load_recipe(small, [override])
-    first, *rest = str(error.value).split("\n")
-    assert first == f"{small}: invalid recipe"
-    assert len(rest) == 1 and rest[0].startswith(f"  {line}")
+    place, found = str(error.value).split(": ", 1)
+    assert found.startswith(line) and "\n" not in found
+    assert place in ("override", str(small)) or place.startswith(f"{small}:")
+
+
+def test_a_mistake_has_its_line_or_is_said_to_be_an_override(small):
+    text = Path(small).read_text()
+    Path(small).write_text(text + "nmae: x\n")
+    last = len(text.splitlines()) + 1
+    with pytest.raises(ConfigError) as error:
+        load_recipe(small, ["optimise.steps=0"])
+    override, written = sorted(str(error.value).split("\n"), key=lambda line: not line.startswith("override"))
+    assert override.startswith("override: optimise.steps: ")
+    assert written == f"{small}:{last}: nmae: no such key; did you mean 'name'?"
 
 
 def test_every_mistake_is_listed(small):
     with pytest.raises(ConfigError) as error:
         load_recipe(small, ["optimise.steps=0", "nmae=x", "sample.top_p=2"])
-    assert [line.split(":")[0].strip() for line in str(error.value).split("\n")[1:]] == [
+    assert [line.split(": ")[1] for line in str(error.value).split("\n")] == [
         "sample.top_p",
         "optimise.steps",
         "nmae",
@@ -297,7 +309,7 @@ def test_an_error_of_very_many_lines_says_how_many_more(tmp_path, small):
     unknown = "".join(f"key{i}: 1\n" for i in range(200))
     with pytest.raises(ConfigError) as error:
         load_recipe(small, [f"{{{i}}}=1" for i in range(200)])
-    assert str(error.value).count("\n") == 21 and str(error.value).endswith("and 180 more")
+    assert str(error.value).count("\n") == 20 and str(error.value).endswith("and 180 more")
     (tmp_path / "c.yaml").write_text(f"schema: rlaif/constitution/v1\n{unknown}")
     with pytest.raises(ConfigError) as error:
         load_constitution(str(tmp_path / "c.yaml"))

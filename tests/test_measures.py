@@ -212,8 +212,7 @@ def test_evaluation_depends_on_the_functions_file(functions, tmp_path):
 def test_a_bad_measure_is_one_line(measures, message):
     with pytest.raises(ConfigError) as error:
         load_recipe("quickstart", [f"evaluate.measures={measures}"])
-    heading, *lines = str(error.value).splitlines()
-    assert heading.endswith("quickstart.yaml: invalid recipe") and len(lines) == 1 and message in lines[0]
+    assert message in str(error.value) and len(str(error.value).splitlines()) == 1
 
 
 def test_what_the_run_looks_at_itself_is_said(tmp_path):

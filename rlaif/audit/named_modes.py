@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pydantic import ValidationError
 
 from rlaif.config.base import Section
-from rlaif.config.explain import explain
+from rlaif.config.explain import mistakes
 from rlaif.config.judging import (
     ChecklistMode,
     CompareMode,
@@ -90,7 +90,7 @@ def _written(text: str) -> Mode:
     except NotYaml as error:
         raise ConfigError(f"--modes {shown(text)}: {error.problems[0][1]}") from None
     except ValidationError as error:
-        first, *_ = explain(error, values, _Written)
+        first, *_ = mistakes(error, values, _Written)
         raise ConfigError(f"--modes {shown(text)}: {first}") from None
     if mode.kind == "revise":
         raise ConfigError(f"--modes: not revise: {NO_NAMES['revise']}")

@@ -1,18 +1,22 @@
-"""What pydantic says of a bad recipe, in the words of the recipe: `section.key: message (got value)`."""
+"""What pydantic says of a bad recipe or study, in its own words: `file:line: section.key: message (got value)`."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from typing import Any, get_origin
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar, get_origin
 
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
+from yaml import Node
 
 from rlaif.config.base import Section, kinds_in
-from rlaif.errors import did_you_mean, shown
+from rlaif.errors import ConfigError, did_you_mean, few, shown
+from rlaif.strict_yaml import line_of
 
+S = TypeVar("S", bound=Section)
 TAGS = ("backend", "kind")
 """The keys that tell the alternatives of a union apart."""
 
@@ -20,16 +24,47 @@ Place = Sequence[int | str]
 """Pydantic's path to a value. Where it passes a union it also names the alternative (`ppo.kl.fixed.coef`)."""
 
 
-def explain(error: ValidationError, values: Any, root: type[Section]) -> list[str]:
-    """One line for each mistake in the values of a `root`, with the nearest valid name for a typo."""
+class Mistake(NamedTuple):
+    """One thing that is wrong with a file's values."""
+
+    place: tuple[int | str, ...]
+    """The keys that lead to it, as the file writes them."""
+    message: str
+
+    def __str__(self) -> str:
+        return f"{'.'.join(str(part)[:80] for part in self.place)}: {self.message}".removeprefix(": ")
+
+
+def mistakes(error: ValidationError, values: Any, root: type[Section]) -> list[Mistake]:
+    """Each mistake in the values of a `root`, with the nearest valid name for a typo."""
     problems = error.errors(include_url=False)
     inside = {problem["loc"][:length] for problem in problems for length in range(len(problem["loc"]))}
     # A complaint about what contains another mistake only repeats it.
     return [
-        f"{'.'.join(_written(problem['loc'], values)) or root.__name__.lower()}: {_message(problem, root)}"
+        Mistake(tuple(_written(problem["loc"], values)), _message(problem, root))
         for problem in problems
         if problem["loc"] not in inside
     ]
+
+
+def validated(model: type[S], path: Path, node: Node | None, values: Any, overridden: Collection[str] = ()) -> S:
+    """The values of a file as a section, `node` being the file as it is written and `overridden` the dotted keys that
+    do not come from it. ConfigError, a line with its place for each mistake."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        lines = [
+            f"{_source(mistake.place, path, node, overridden)}: {mistake}" for mistake in mistakes(error, values, model)
+        ]
+        raise ConfigError(few(lines)) from None
+
+
+def _source(place: Place, path: Path, node: Node | None, overridden: Collection[str]) -> str:
+    keys = [".".join(map(str, place[: length + 1])) for length in range(len(place))]
+    if any(key in overridden for key in keys):
+        return "override"
+    line = line_of(node, place)
+    return f"{path}:{line}" if line else str(path)
 
 
 def _message(problem: ErrorDetails, root: type[Section]) -> str:
@@ -55,14 +90,14 @@ def _message(problem: ErrorDetails, root: type[Section]) -> str:
     return message
 
 
-def _written(place: Place, values: Any) -> Iterator[str]:
+def _written(place: Place, values: Any) -> Iterator[int | str]:
     """The parts of the key as the recipe has them, without alternatives of unions."""
     node, named = values, False
     for part in place:
         if not named and isinstance(node, dict) and part in [node.get(tag) for tag in TAGS]:
             named = True
             continue
-        yield str(part)[:80]
+        yield part
         named = False
         try:
             node = node[part]

@@ -8,15 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
 
 from rlaif.config.auto import settle_mode
-from rlaif.config.explain import explain
+from rlaif.config.explain import validated
 from rlaif.config.judging import Mode
 from rlaif.config.overrides import apply_overrides
 from rlaif.config.recipe import OF_NO_RUN, Recipe
 from rlaif.console import say
-from rlaif.errors import ConfigError, few, shown
+from rlaif.errors import ConfigError, shown
 from rlaif.resources import resolve
 from rlaif.strict_yaml import read_yaml_file
 
@@ -31,21 +30,17 @@ def load_recipe(
     the screen says so; or the mode `auto`, where one is given.
     """
     path = resolve("recipes", name_or_path)
-    values = read_mapping(path, "a recipe")
+    node, values = read_mapping(path, "a recipe")
     _rename_old(values, path)
-    apply_overrides(values, overrides, *later)
+    overridden = apply_overrides(values, overrides, *later)
     _rename_old(values, path)
     try:
         settled = settle_mode(values, auto)
     except ConfigError as error:
-        raise ConfigError(f"{path}: invalid recipe\n  {error}") from None
+        raise ConfigError(f"{path}: {error}") from None
     if settled is not None:
         _say_once(settled)
-    try:
-        return Recipe.model_validate(values)
-    except ValidationError as error:
-        lines = [f"  {line}" for line in explain(error, values, Recipe)]
-        raise ConfigError(f"{path}: invalid recipe\n{few(lines)}") from None
+    return validated(Recipe, path, node, values, overridden)
 
 
 @cache
@@ -54,12 +49,12 @@ def _say_once(line: str) -> None:
     say(line)
 
 
-def read_mapping(path: Path, what: str) -> dict[str, Any]:
-    """The keys and values of a YAML file; `what` it is, for the ConfigError where it is none."""
-    _, values = read_yaml_file(path)
+def read_mapping(path: Path, what: str) -> tuple[yaml.Node | None, dict[str, Any]]:
+    """A YAML file as it is written, and its keys and values; `what` it is, for the ConfigError where it is none."""
+    node, values = read_yaml_file(path)
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: {what} is a mapping of sections (got {type(values).__name__})")
-    return values
+    return node, values
 
 
 def _rename_old(values: dict[str, Any], path: Path) -> None:
@@ -68,11 +63,9 @@ def _rename_old(values: dict[str, Any], path: Path) -> None:
         return
     old = values["ppo"]
     if not isinstance(old, dict):
-        raise ConfigError(
-            f"{path}: invalid recipe\n  ppo: a section of keys and values, not a single value (got {shown(old)})"
-        )
+        raise ConfigError(f"{path}: ppo: a section of keys and values, not a single value (got {shown(old)})")
     if "optimise" in values:
-        raise ConfigError(f"{path}: invalid recipe\n  ppo: the older name of optimise, which is there too; keep one")
+        raise ConfigError(f"{path}: ppo: the older name of optimise, which is there too; keep one")
     values["optimise"] = {"kind": "ppo", **values.pop("ppo")}
 
 

@@ -17,9 +17,10 @@ Choices = Sequence[type[Section]]
 """The sections that may stand at a place: several where it is a union, none where no section may."""
 
 
-def apply_overrides(values: dict[str, Any], *lists: Sequence[str]) -> None:
-    """Set them in place, in this order; of a key set twice the last value holds. Raises ConfigError for the first that
-    cannot be set, or that replaces a section in which another of its own list has set something."""
+def apply_overrides(values: dict[str, Any], *lists: Sequence[str]) -> set[str]:
+    """Set them in place, in this order, and return their keys; of a key set twice the last value holds. Raises
+    ConfigError for the first that cannot be set, or that replaces a section in which another of its own list has set
+    something."""
     given: set[str] = set()
     for overrides in lists:
         set_in: dict[str, str] = {}  # sections, and what was set in each
@@ -29,6 +30,7 @@ def apply_overrides(values: dict[str, Any], *lists: Sequence[str]) -> None:
                 raise ConfigError(f"override {shown(override)} undoes {shown(set_in[key])} before it; keep one")
             parts = key.split(".")
             set_in |= {".".join(parts[:length]): override for length in range(1, len(parts))}
+    return given
 
 
 def _apply(values: dict[str, Any], override: str, given: set[str]) -> str:

@@ -15,7 +15,7 @@ from rlaif.constitution.checks import CHECKS, parameters
 from rlaif.constitution.schema import SCHEMA, Constitution, Contrast, Example, Principle, repeated
 from rlaif.errors import ConfigError, did_you_mean, few, shown
 from rlaif.resources import resolve
-from rlaif.strict_yaml import Problem, read_yaml_file
+from rlaif.strict_yaml import Problem, line_of, read_yaml_file
 
 MOST_EXPLAINED = 500
 """Mistakes of one file; to find the line and the nearest name of each takes time."""
@@ -84,22 +84,7 @@ def _real(problem: ErrorDetails) -> bool:
 
 def _explain(problem: ErrorDetails, root: yaml.Node, data: dict[str, Any]) -> Problem:
     loc = (*problem["loc"], *problem.get("ctx", {}).get("at", ()))
-    return _line(root, loc), f"{_subject(loc, data)}{_message(problem)}"
-
-
-def _line(node: yaml.Node, loc: tuple[int | str, ...]) -> int:
-    """The line of the deepest node on the path; steps that the file lacks (a union's tag) are passed over."""
-    line = node.start_mark.line + 1
-    for step in loc:
-        if isinstance(node, yaml.SequenceNode) and isinstance(step, int) and step < len(node.value):
-            node = node.value[step]
-            line = node.start_mark.line + 1
-        elif isinstance(node, yaml.MappingNode):
-            for key, value in node.value:
-                if key.value == str(step):
-                    line, node = key.start_mark.line + 1, value
-                    break
-    return line
+    return line_of(root, loc) or 1, f"{_subject(loc, data)}{_message(problem)}"
 
 
 def _subject(loc: tuple[int | str, ...], data: dict[str, Any]) -> str:

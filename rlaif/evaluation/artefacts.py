@@ -50,7 +50,7 @@ def read_artefacts(folder: Path) -> Artefacts:
         raise DataError(f"{folder}: no such run folder")
     recipe_text, recipe = "", {}
     if os.path.lexists(path := folder / "recipe.yaml"):
-        recipe_text, recipe = read_text(path), read_mapping(path, "a recipe")
+        recipe_text, (_, recipe) = read_text(path), read_mapping(path, "a recipe")
     return Artefacts(
         folder=folder,
         recipe=recipe,

@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Literal, Self
 
 import yaml
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from rlaif.config.base import Section, Seed
-from rlaif.config.explain import explain
+from rlaif.config.explain import validated
 from rlaif.config.human import HumanSource
 from rlaif.config.load import read_mapping
 from rlaif.config.models import JudgeModel
-from rlaif.errors import ConfigError, did_you_mean, few
+from rlaif.errors import did_you_mean
 from rlaif.evaluation.contest.cost import Prices
 
 SCHEMA = "rlaif/study/v1"
@@ -97,12 +97,8 @@ def kind_of(name: str, arm: Arm) -> ArmKind:
 
 def load_study(path: Path) -> Study:
     """The study of this file. ConfigError listing every mistake."""
-    values = read_mapping(path, "a study")
-    try:
-        return Study.model_validate(values)
-    except ValidationError as error:
-        lines = [f"  {line}" for line in explain(error, values, Study)]
-        raise ConfigError(f"{path}: invalid study\n{few(lines)}") from None
+    node, values = read_mapping(path, "a study")
+    return validated(Study, path, node, values)
 
 
 def dump_study(study: Study) -> str:

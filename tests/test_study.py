@@ -311,7 +311,7 @@ def test_a_study_that_does_not_hold_together_is_one_clear_line(material, tmp_pat
 def test_an_override_that_does_not_fit_is_said_before_anything_runs(material, tmp_path):
     arms = {"rlaif": {}, "rlhf": {"overrides": ["optimise.stps=3"]}}
     study = load_study(write_study(tmp_path, material / "recipe.yaml", material / "human.jsonl", arms=arms))
-    with pytest.raises(ConfigError, match=r"arms.rlhf: .*\n  optimise.stps: no such key; did you mean 'steps'\?"):
+    with pytest.raises(ConfigError, match=r"arms.rlhf: override: optimise.stps: no such key; did you mean 'steps'\?"):
         run_study(study, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

@@ -48,7 +48,7 @@ def read_artefacts(folder: Path) -> Artefacts:
     """Everything a report or a comparison shows. DataError, naming the file, for one that cannot be read."""
     if not folder.is_dir():
         raise DataError(f"{folder}: no such run folder")
-    recipe_text, recipe = "", {}
+    recipe_text, recipe = "", dict[str, Any]()
     if os.path.lexists(path := folder / "recipe.yaml"):
         recipe_text, (_, recipe) = read_text(path), read_mapping(path, "a recipe")
     return Artefacts(

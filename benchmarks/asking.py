@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rlaif.audit.calibration import TEMPERATURES, Confident, fit_temperature
+from rlaif.audit.calibration import TEMPERATURES, Confidences, fit_temperature
 from rlaif.audit.gold import read_gold
 from rlaif.config.feedback import LabelSection, SampleSection
 from rlaif.config.judging import ChecklistMode, CompareMode, ContrastMode, Mode, PanelMember, PanelMode, ScoreMode
@@ -280,7 +280,7 @@ def tempered(mode: Mode, judgments: Sequence[Judgment], p_of: dict[str, float]) 
         return ""
     p = np.array([one.p_a for one in judgments])
     hits, prompts = right(judgments, p_of)
-    data = Confident(np.maximum(p, 1 - p), np.array(hits), tuple(prompts))
+    data = Confidences(np.maximum(p, 1 - p), np.array(hits), tuple(prompts))
     half = np.array([chooses(one.pair) for one in judgments])
     temperature = fit_temperature(data.take(half)).value
     loss = np.mean(np.logaddexp(0, -data.take(~half).lead / temperature))

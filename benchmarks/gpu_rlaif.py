@@ -21,15 +21,15 @@ from rlaif.models.local.generate import Sampling, generate
 from rlaif.models.local.packing import Row
 from rlaif.models.local.tokens import encode_prompt
 from rlaif.training.lessons import Text, distinct
-from rlaif.training.offline.dpo import Preferring
+from rlaif.training.offline.dpo import DpoMethod
 from rlaif.training.offline.loop import make_learner, train
-from rlaif.training.offline.sft import Demonstrated, Imitation
+from rlaif.training.offline.sft import SftExample, SftMethod
 from rlaif.training.optimise.actors import open_actors
 from rlaif.training.optimise.loop import train_policy
 from rlaif.training.policy_model import PolicyModel
 from rlaif.training.reward.data import pair_lessons
 from rlaif.training.reward.train import RewardStage, train_reward_model
-from rlaif.training.samplers import Sampler, Written
+from rlaif.training.samplers import SampledResponse, Sampler
 from rlaif.training.scalar_model import ScalarModel
 
 ADAPTER = Lora()
@@ -78,9 +78,9 @@ class Recorder:
     def sync(self) -> None:
         self._sampler.sync()
 
-    def sample(self, prompts: Any, sampling: Any, seeds: Any) -> list[Written]:
+    def sample(self, prompts: Any, sampling: Any, seeds: Any) -> list[SampledResponse]:
         if self._kept:
-            found = [Written(list(tokens), tokens[-1] == 2) for tokens in self._kept[len(self.written)]]
+            found = [SampledResponse(list(tokens), tokens[-1] == 2) for tokens in self._kept[len(self.written)]]
         else:
             found = self._sampler.sample(prompts, sampling, seeds)
         self.written.append([one.tokens for one in found])
@@ -125,11 +125,11 @@ def _from_texts(case: Case, shape: Shape, folder: Path, dtype: torch.dtype, cloc
     policy = PolicyModel.load(str(folder / "policy"), None, dtype)
     section = (Sft if case.kind == "sft" else Dpo)(**_settings(case, shape))
     pairs = preferences(shape)
-    shown = [Demonstrated(pair.prompt_id, pair.prompt, Text(pair.chosen[-1].content)) for pair in pairs]
+    shown = [SftExample(pair.prompt_id, pair.prompt, Text(pair.chosen[-1].content)) for pair in pairs]
     method: Any = (
-        Imitation.of(policy.tokenizer, shown, section.max_length)
+        SftMethod.of(policy.tokenizer, shown, section.max_length)
         if isinstance(section, Sft)
-        else Preferring.of(policy, pairs, section)
+        else DpoMethod.of(policy, pairs, section)
     )
     make_learner(policy, section.lora, 0, ComputeSection())
     train(policy, method, section, 0, scratch, clock)

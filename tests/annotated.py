@@ -6,9 +6,9 @@ import itertools
 from pathlib import Path
 from typing import Any
 
-from rlaif.annotate.desk import Item
+from rlaif.annotate.desk import DeskItem
 from rlaif.annotate.questions import Questions, read_questions
-from rlaif.annotate.store import Given
+from rlaif.annotate.store import PageAnswer
 from rlaif.config import dump_recipe, load_recipe
 from rlaif.jsonl import write_atomic, write_jsonl
 from rlaif.records import Message, Pair, Prompt
@@ -54,19 +54,19 @@ def questions(run: Run) -> Questions:
     return read_questions(run, None, None, True)
 
 
-def given(item: Item | Pair, annotator: str = "Ada", choice: str = "a", **more: Any) -> Given:
+def given(item: DeskItem | Pair, annotator: str = "Ada", choice: str = "a", **more: Any) -> PageAnswer:
     values = {
         "id": f"answer-{next(NUMBERS):06d}",
-        "pair_id": item.pair_id if isinstance(item, Item) else item.id,
+        "pair_id": item.pair_id if isinstance(item, DeskItem) else item.id,
         "annotator": annotator,
         "choice": choice,
-        "shown_first": item.shown_first if isinstance(item, Item) else "a",
+        "shown_first": item.shown_first if isinstance(item, DeskItem) else "a",
         "seconds": 2.5,
         **more,
     }
-    return Given.model_validate(values)
+    return PageAnswer.model_validate(values)
 
 
-def good(item: Item) -> str:
+def good(item: DeskItem) -> str:
     """Which of the item's responses is the good one."""
     return "a" if item.a.startswith("Good") else "b"

@@ -23,7 +23,7 @@ from rlaif.models.local.dtype import multiplies_bf16, torch_dtype
 from rlaif.models.local.packing import Row
 from rlaif.training.memory import plan_memory, rollout_rows
 from rlaif.training.offline import loop
-from rlaif.training.offline.sft import Imitation
+from rlaif.training.offline.sft import SftMethod
 from rlaif.training.optimise.actors import open_actors
 from rlaif.training.optimise.loop import train_policy
 from rlaif.training.policy_model import PolicyModel
@@ -80,8 +80,8 @@ def reward(folder: str, dtype: str, lora: Lora | None, run: Path) -> tuple[Recip
 def sft(folder: str, dtype: str, lora: Lora | None, run: Path) -> tuple[Recipe, list[Row]]:
     section = Sft(data=ChosenDemonstrations(), lora=lora, minibatch_size=1)
     both = [rows(size, 1) for size in (SMALL, 2 * large(dtype))]
-    method = Imitation(
-        [loop.Lesson(i, str(i), str(i), each, float(len(each[0].response))) for i, each in enumerate(both)]
+    method = SftMethod(
+        [loop.TextLesson(i, str(i), str(i), each, float(len(each[0].response))) for i, each in enumerate(both)]
     )
     seed = first_small(lambda seed: [batch[0].place for batch in loop.plan_of(method, section, seed)] == [0, 1])
     recipe = recipe_of(folder, dtype, optimise=section)

@@ -170,8 +170,8 @@ FAULTS = [
     ),
     Fault(
         POLICY,
-        "return Clipped(torch.maximum(plain_BT, clipped_BT), clipped_BT > plain_BT)",
-        "return Clipped(torch.minimum(plain_BT, clipped_BT), clipped_BT > plain_BT)",
+        "return ClippedLoss(torch.maximum(plain_BT, clipped_BT), clipped_BT > plain_BT)",
+        "return ClippedLoss(torch.minimum(plain_BT, clipped_BT), clipped_BT > plain_BT)",
         "test_losses.py::test_clipping_takes_the_pessimistic_side",
         "the clip takes the optimistic side and bounds nothing",
     ),
@@ -198,8 +198,8 @@ FAULTS = [
     ),
     Fault(
         POLICY,
-        "Clipped(0.5 * torch.maximum(plain_BT, clipped_BT)",
-        "Clipped(0.5 * torch.minimum(plain_BT, clipped_BT)",
+        "ClippedLoss(0.5 * torch.maximum(plain_BT, clipped_BT)",
+        "ClippedLoss(0.5 * torch.minimum(plain_BT, clipped_BT)",
         "test_losses.py::test_value_clipping",
         "a value that ran off is not pulled back",
     ),

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from rlaif.audit.audit import Audited, audit_command
-from rlaif.audit.choice import Tried, agreement_on, beats_a_coin, choose, chooses, flattery
+from rlaif.audit.choice import ModeTrial, agreement_on, beats_a_coin, choose, chooses, flattery
 from rlaif.audit.gate import check_requirement
 from rlaif.audit.gold import read_gold
 from rlaif.audit.named_modes import DEFAULTS, mode_name, parse_modes
@@ -284,7 +284,7 @@ PROMPTS, PER_PROMPT, SAMPLES = 60, 2, 200
 
 def world(
     rng: np.random.Generator, accuracies: Sequence[float], shared: float = 0.0
-) -> tuple[list[Tried], dict[str, str], dict[str, str]]:
+) -> tuple[list[ModeTrial], dict[str, str], dict[str, str]]:
     """Modes that are right with these probabilities; of a share of the pairs all err on the same ones. Later modes are
     cheaper."""
     halves = [
@@ -300,7 +300,7 @@ def world(
         chose, reported = (
             {pair: float((together if alike[pair] else own)[pair] < accuracy) for pair in half} for half in halves
         )
-        tried.append(Tried(f"m{number}", chose, reported, Cost(9 - number, 900 - 100 * number)))
+        tried.append(ModeTrial(f"m{number}", chose, reported, Cost(9 - number, 900 - 100 * number)))
     return tried, halves[0], halves[1]
 
 
@@ -365,9 +365,9 @@ def outcomes(right: int, pairs: int = 40) -> dict[str, float]:
     return {f"p{number}": float(number < right) for number in range(pairs)}
 
 
-def modes_of(*right_and_tokens: tuple[int, int]) -> list[Tried]:
+def modes_of(*right_and_tokens: tuple[int, int]) -> list[ModeTrial]:
     return [
-        Tried(f"m{i}", outcomes(right), outcomes(right), Cost(1, tokens))
+        ModeTrial(f"m{i}", outcomes(right), outcomes(right), Cost(1, tokens))
         for i, (right, tokens) in enumerate(right_and_tokens)
     ]
 
@@ -393,7 +393,7 @@ def test_a_cheap_coin_does_not_take_the_place_of_a_mode_that_is_better_than_one(
 def test_cheaper_is_fewer_tokens_read_and_written_then_fewer_requests(
     costs: tuple[tuple[int, int, int], ...], picked: str
 ) -> None:
-    tried = [Tried(f"m{i}", outcomes(35), outcomes(35), Cost(*cost)) for i, cost in enumerate(costs)]
+    tried = [ModeTrial(f"m{i}", outcomes(35), outcomes(35), Cost(*cost)) for i, cost in enumerate(costs)]
     assert choose(tried, EACH_ITS_OWN, Bootstrap()).picked == picked
     assert choose(tried[::-1], EACH_ITS_OWN, Bootstrap()).picked == picked
 

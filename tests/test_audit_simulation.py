@@ -20,7 +20,7 @@ from scipy.stats import norm
 
 from rlaif.audit.audit import _lead
 from rlaif.audit.bias import verbosity
-from rlaif.audit.calibration import Confident, reliability, temperature_estimate
+from rlaif.audit.calibration import Confidences, reliability, temperature_estimate
 from rlaif.audit.labelled import agreement, choice, match
 from rlaif.audit.metrics import accuracy, always_longer, by_principle, by_tag, kappa, repetition, summarise
 from rlaif.audit.probes import Bench
@@ -252,7 +252,7 @@ def the_rest(world: World, drawn: Draw, judgments: list[Judgment], seed: int) ->
         "change of p": same["mean_change"],
         "flipped by a probe": flipped,
         "shift of p": shift,
-    } | {f"bin from {row['lower']:g}": row["accuracy"] for row in reliability(Confident.of(labelled), how)}
+    } | {f"bin from {row['lower']:g}": row["accuracy"] for row in reliability(Confidences.of(labelled), how)}
 
 
 def estimates(judgments: list[Judgment], labels: list[Judgment], seed: int) -> dict[str, dict[str, Any]]:
@@ -275,7 +275,7 @@ def estimates(judgments: list[Judgment], labels: list[Judgment], seed: int) -> d
         "wrong when shorter": length["wrong_when_human_prefers_shorter"],
         "wrong when longer": length["wrong_when_human_prefers_longer"],
         "verbosity bias": length["bias"],
-        "temperature": temperature_estimate(Confident.of(rows), how),
+        "temperature": temperature_estimate(Confidences.of(rows), how),
     }
 
 

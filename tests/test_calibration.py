@@ -15,7 +15,7 @@ from scipy.special import expit
 from rlaif.audit.calibration import (
     FOLDS,
     TEMPERATURES,
-    Confident,
+    Confidences,
     calibration,
     fit_isotonic,
     fit_temperature,
@@ -171,8 +171,8 @@ def test_scores_by_hand() -> None:
 def test_the_interval_of_a_bin_resamples_prompts() -> None:
     """Forty pairs that are four prompts are worth little more than four pairs."""
     p, right = [0.7] * 40, [int(i % 4 != 0) for i in range(40)]
-    (alone,) = reliability(Confident.of(labelled(p, right)), FEW)
-    data = Confident.of(labelled(p, right))
+    (alone,) = reliability(Confidences.of(labelled(p, right)), FEW)
+    data = Confidences.of(labelled(p, right))
     (together,) = reliability(data._replace(prompt_ids=tuple(str(i % 4) for i in range(40))), FEW)
     assert alone["accuracy"]["value"] == together["accuracy"]["value"] == 0.75
     width = [row["accuracy"]["high"] - row["accuracy"]["low"] for row in (alone, together)]
@@ -183,7 +183,7 @@ def test_the_interval_of_a_bin_resamples_prompts() -> None:
 
 @pytest.mark.parametrize("p", [0.55, 0.6, 0.65, 0.7, 0.85, 0.95, 1.0])
 def test_a_confidence_on_an_edge_is_in_the_bin_above_from_either_side(p: float) -> None:
-    (above,) = reliability(Confident.of(labelled([p, 1 - p, p - 1e-15, 1 - p + 1e-15], [1, 1, 1, 1])), FEW)
+    (above,) = reliability(Confidences.of(labelled([p, 1 - p, p - 1e-15, 1 - p + 1e-15], [1, 1, 1, 1])), FEW)
     assert above["n"] == 4 and above["lower"] == pytest.approx(min(p, 0.95))
 
 
@@ -208,7 +208,7 @@ def test_the_temperature_has_the_least_log_loss() -> None:
         return float(np.logaddexp(0, -signed * math.exp(-log_t)).mean())
 
     best = minimize_scalar(log_loss, bounds=np.log(TEMPERATURES), method="bounded", options={"xatol": 1e-9})
-    assert fit_temperature(Confident.of(rows)).value == pytest.approx(math.exp(best.x), rel=1e-5)
+    assert fit_temperature(Confidences.of(rows)).value == pytest.approx(math.exp(best.x), rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -233,7 +233,7 @@ def test_a_temperature_without_end_stops_at_the_limit_and_says_so(
 
 @given(st.lists(st.tuples(st.sampled_from([0.1, 0.3, 0.45, 0.5, 0.6, 0.8, 0.95]), st.booleans()), min_size=1))
 def test_isotonic_is_the_upper_half_of_the_fit_to_both_orientations(rows: list[tuple[float, bool]]) -> None:
-    found = fit_isotonic(Confident.of(labelled([p for p, _ in rows], [float(h) for _, h in rows])))
+    found = fit_isotonic(Confidences.of(labelled([p for p, _ in rows], [float(h) for _, h in rows])))
     both = [(p, float(h)) for p, h in rows] + [(1 - p, 1 - float(h)) for p, h in rows]
     where = sorted({round(p, 9) for p, _ in both})
     groups = [[h for p, h in both if round(p, 9) == x] for x in where]
@@ -246,13 +246,13 @@ def test_isotonic_is_the_upper_half_of_the_fit_to_both_orientations(rows: list[t
 def test_isotonic_by_hand_pools_and_keeps_off_certainty() -> None:
     # Confidence 0.6: 3 of 4 right; 0.8: 1 of 2, so both pool to 4 of 6; 0.95: always.
     p, h = [0.6] * 4 + [0.8] * 2 + [0.95] * 2, [1.0, 1, 1, 0, 1, 0, 1, 1]
-    found = fit_isotonic(Confident.of(labelled(p, h)))
+    found = fit_isotonic(Confidences.of(labelled(p, h)))
     assert found.x == pytest.approx((0.5, 0.6, 0.8, 0.95))
     assert found.y == pytest.approx((0.5, 4 / 6, 4 / 6, 0.9))
 
 
 def test_a_judge_that_is_wrong_when_sure_is_mapped_to_even() -> None:
-    found = fit_isotonic(Confident.of(labelled([0.9] * 6, [1.0, 0, 0, 0, 1, 0])))
+    found = fit_isotonic(Confidences.of(labelled([0.9] * 6, [1.0, 0, 0, 0, 1, 0])))
     assert (found.x, found.y) == ((0.5, 0.9), (0.5, 0.5))
     assert calibrate(0.9, found) == 0.5
 
@@ -272,7 +272,7 @@ def test_a_map_is_measured_on_prompts_that_it_was_not_fitted_to() -> None:
     # it must cost more than saying 0.5 always.
     rng = np.random.default_rng(0)
     rows = labelled([float(p) for p in rng.uniform(0.5, 1, 200)], [float(h) for h in rng.integers(0, 2, 200)])
-    data = Confident.of(rows)
+    data = Confidences.of(rows)
     how = fit_isotonic(data)
     mapped = np.array([calibrate(float(p), how) for p in data.confidence])
     in_sample = float(-np.log(np.where(data.correct == 1, mapped, 1 - mapped)).mean())

@@ -18,8 +18,8 @@ from rlaif.audit.audit import audit_command
 from rlaif.audit.commands import ablate_command
 from rlaif.audit.judge_training import command, worth
 from rlaif.audit.judge_training.command import TrainedJudge, train_command
-from rlaif.audit.judge_training.labels import Label, read_labels
-from rlaif.audit.judge_training.material import Material, material_of, method_of
+from rlaif.audit.judge_training.labels import PairLabel, read_labels
+from rlaif.audit.judge_training.material import JudgeTrainMaterial, material_of, method_of
 from rlaif.audit.judge_training.split import Split, key_of, split
 from rlaif.config import Recipe, changed_keys
 from rlaif.config.models import LocalModel
@@ -34,8 +34,8 @@ from rlaif.run import Run
 from rlaif.training import memory
 from rlaif.training.judge import loop
 from rlaif.training.judge.inside import as_judge
-from rlaif.training.judge.lessons import Encoder, Lesson
-from rlaif.training.judge.loop import Learner, Seen, best_of, stops
+from rlaif.training.judge.lessons import Encoder, JudgeLesson
+from rlaif.training.judge.loop import HeldoutAgreement, Learner, best_of, stops
 from rlaif.training.offline.loop import make_learner
 from rlaif.training.policy_model import PolicyModel
 from rlaif.training.tracking import Tracker
@@ -85,7 +85,7 @@ def learnt(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str],
     yield train
 
 
-def judged(folder: Path, labels: Sequence[Label], recipe: Recipe) -> JudgeResult:
+def judged(folder: Path, labels: Sequence[PairLabel], recipe: Recipe) -> JudgeResult:
     model = open_model(LocalModel(model=str(folder), dtype="float32"))
     return worth.ask(lambda _: nullcontext(model), labels, load_constitution(recipe.constitution), recipe)
 
@@ -209,8 +209,8 @@ class Small(NamedTuple):
     """A judge that has learnt nothing, and what it could learn."""
 
     learner: Learner
-    material: Material
-    labels: tuple[Label, ...]
+    material: JudgeTrainMaterial
+    labels: tuple[PairLabel, ...]
     recipe: Recipe
 
 
@@ -245,7 +245,7 @@ def test_what_is_trained_is_the_number_that_the_judge_says(kind: str, tmp_path: 
     said = {(j.pair.id, part.principle): part.p_a for j in result.judgments for part in j.principles}
     assert len(said) == 24 and max(said.values()) - min(said.values()) > 0.01
     whole = [material.whole(subject) for subject in material.subjects]
-    single = [Lesson(one.id, one.prompt_id, (question,)) for one in whole for question in one.questions]
+    single = [JudgeLesson(one.id, one.prompt_id, (question,)) for one in whole for question in one.questions]
     for lessons in (whole, single):
         questions = [question for lesson in lessons for question in lesson.questions]
         token_rows = [each for lesson in lessons for each in learner.encoder.rows(lesson)]
@@ -263,7 +263,7 @@ def test_questions_of_a_pair_share_what_they_have_in_common(tmp_path: Path) -> N
     assert len(first.response) < len(first.prompt)
 
 
-def gradients(learner: Learner, lessons: Sequence[Lesson]) -> tuple[float, list[torch.Tensor]]:
+def gradients(learner: Learner, lessons: Sequence[JudgeLesson]) -> tuple[float, list[torch.Tensor]]:
     row = loop.learn(learner, lessons, "here")
     found = [p.grad.clone() for p in learner.policy.model.parameters() if p.grad is not None]
     learner.policy.model.zero_grad()
@@ -315,21 +315,31 @@ def test_a_pair_without_a_judgment_is_worth_a_half(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------- when it stops
 
 
-def looks(*agreements: float) -> list[Seen]:
-    return [Seen(agreement, 1.0, 0) for agreement in agreements]
+def looks(*agreements: float) -> list[HeldoutAgreement]:
+    return [HeldoutAgreement(agreement, 1.0, 0) for agreement in agreements]
 
 
 def test_the_best_epoch_must_beat_none_and_ties_go_to_the_least_loss() -> None:
     assert best_of(looks(0.5)) == best_of(looks(0.5, 0.5, 0.4)) == 0
-    assert best_of([Seen(0.5, 0.7, 0), Seen(0.5, 0.1, 0)]) == 0, "surer is not better"
+    assert best_of([HeldoutAgreement(0.5, 0.7, 0), HeldoutAgreement(0.5, 0.1, 0)]) == 0, "surer is not better"
     assert best_of(looks(0.5, 0.6, 0.8, 0.7, 0.8)) == 2
-    assert best_of([Seen(0.5, 0.7, 0), Seen(0.5, 0.1, 0), Seen(0.6, 0.6, 0), Seen(0.6, 0.5, 0)]) == 3
+    assert (
+        best_of(
+            [
+                HeldoutAgreement(0.5, 0.7, 0),
+                HeldoutAgreement(0.5, 0.1, 0),
+                HeldoutAgreement(0.6, 0.6, 0),
+                HeldoutAgreement(0.6, 0.5, 0),
+            ]
+        )
+        == 3
+    )
     assert not stops(looks(0.5, 0.6, 0.5), 2) and stops(looks(0.5, 0.6, 0.5, 0.6), 2) and stops(looks(0.5, 0.5), 1)
 
 
 def train_small(
     folder: Path, agreements: Sequence[float], dies_at: int = 0, dies_in: str = "look"
-) -> tuple[loop.Trained, dict[str, torch.Tensor], list[dict[str, torch.Tensor]]]:
+) -> tuple[loop.JudgeTraining, dict[str, torch.Tensor], list[dict[str, torch.Tensor]]]:
     """A training whose held-out agreement is made up; what came of it, and the weights at each look."""
     learner, material, *_ = small(folder, "compare", epochs=6, minibatch_size=6, checkpoint_every=3)
     seen = list(agreements)
@@ -343,12 +353,12 @@ def train_small(
         if dies_in == what and calls[what] == dies_at:
             raise Killed
 
-    def look() -> Seen:
+    def look() -> HeldoutAgreement:
         count("look")
         at_looks.append(weights(learner.policy.model))
         which = done + len(at_looks)
         earlier.write_text(json.dumps(which))
-        return Seen(seen[which - 1], 1.0, 0)
+        return HeldoutAgreement(seen[which - 1], 1.0, 0)
 
     run = folder / "run"
     run.mkdir(exist_ok=True)

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from rlaif.audit.judge_training.labels import Label, Labels, read_labels
-from rlaif.audit.judge_training.material import Material, material_of, trainable_mode
+from rlaif.audit.judge_training.labels import PairLabel, PairLabels, read_labels
+from rlaif.audit.judge_training.material import JudgeTrainMaterial, material_of, trainable_mode
 from rlaif.audit.judge_training.split import key_of, keys_of, prompt_key, split
 from rlaif.config import Recipe
 from rlaif.config.judge_training import JudgeTrainSection
@@ -39,7 +39,7 @@ def recipe(tmp_path: Path) -> Recipe:
     return recipe_of(tmp_path, "compare", constitution=TWO)
 
 
-def labels_of(tmp_path: Path, recipe: Recipe, *values: dict[str, Any]) -> Labels:
+def labels_of(tmp_path: Path, recipe: Recipe, *values: dict[str, Any]) -> PairLabels:
     return read_labels([write(tmp_path / "gold.jsonl", values)], constitution_of(recipe))
 
 
@@ -47,11 +47,11 @@ def pair(question: str, a: str, b: str, *tags: str) -> Pair:
     return Pair.of(Prompt.of((Message(role="user", content=question),), tags), a, b)
 
 
-def p_of(label: Label, text: str) -> float:
+def p_of(label: PairLabel, text: str) -> float:
     return label.p_a if label.pair.a == text else 1 - label.p_a
 
 
-def taught(material: Material, epoch: int = 0) -> list[tuple[str, float]]:
+def taught(material: JudgeTrainMaterial, epoch: int = 0) -> list[tuple[str, float]]:
     """(the principle's text in the request, p of the response that stands first in it) of every question."""
     return [
         (question.requests[0].messages[-1].content.rpartition("\n")[2], question.p_a)
@@ -139,7 +139,7 @@ def test_another_judges_judgments_teach_each_principle_its_own_p(tmp_path: Path,
 def test_a_panel_of_the_mean_teaches_each_principle_the_mean_of_its_members(tmp_path: Path, recipe: Recipe) -> None:
     members = [{"name": name, "mode": recipe.label.mode.model_dump()} for name in ("one", "two")]
 
-    def by_panel(how: str) -> Label:
+    def by_panel(how: str) -> PairLabel:
         asked = 0
 
         def judge(request: ChatRequest) -> dict[str, float]:
@@ -181,9 +181,9 @@ def test_what_another_constitution_says_by_principle_is_not_used_and_counted(tmp
 # ------------------------------------------------------------------------------------------------------- split
 
 
-def label(question: str, a: str = "xxxx", b: str = "aaaa", p_a: float = 1.0, system: str = "") -> Label:
+def label(question: str, a: str = "xxxx", b: str = "aaaa", p_a: float = 1.0, system: str = "") -> PairLabel:
     turns = ([Message(role="system", content=system)] if system else []) + [Message(role="user", content=question)]
-    return Label(Pair.of(Prompt.of(tuple(turns)), a, b), p_a)
+    return PairLabel(Pair.of(Prompt.of(tuple(turns)), a, b), p_a)
 
 
 def test_no_prompt_is_in_two_parts_and_each_has_its_share() -> None:

@@ -21,7 +21,7 @@ from rlaif.models.local.packing import Row
 from rlaif.models.local.tokens import encode_prompt
 from rlaif.run import Run
 from rlaif.training.offline import loop as offline
-from rlaif.training.offline.dpo import Preferring
+from rlaif.training.offline.dpo import DpoMethod
 from rlaif.training.optimise.actors import Actors
 from rlaif.training.optimise.loop import train_policy
 from rlaif.training.policy_model import PolicyModel
@@ -202,7 +202,7 @@ def test_dpo_writes_what_was_preferred_among_its_own_responses(seed: int, tiny_f
     reference_NK = offline.look_at(policy, lessons, section.microbatch_tokens)
     before = float(scorer.scores(write(32, 5000)).mean())
     offline.make_learner(policy, section.lora, seed, ComputeSection())
-    method = Preferring(lessons, torch.ones(len(lessons)), reference_NK, section)
+    method = DpoMethod(lessons, torch.ones(len(lessons)), reference_NK, section)
     offline.train(policy, method, section, seed, tmp_path / "checkpoints", tiny_tracker(tmp_path / "run"))
     after = float(scorer.scores(write(32, 5000)).mean())
     assert before < 0.8

@@ -23,11 +23,11 @@ from rlaif.models.local.dtype import multiplies_bf16
 from rlaif.models.local.packing import Row, hidden_states
 from rlaif.training import memory
 from rlaif.training.lora import trainable
-from rlaif.training.memory import Plan, plan_memory, rollout_rows, within
-from rlaif.training.needs import Item
+from rlaif.training.memory import MemoryPlan, plan_memory, rollout_rows, within
+from rlaif.training.needs import MemoryItem
 from rlaif.training.policy_model import PolicyModel
 from rlaif.training.recompute import recompute
-from rlaif.training.sizes import Wanted, sizes
+from rlaif.training.sizes import ModelRequest, sizes
 from tests.forked import exit_code
 from tests.memory_process import measure
 from tests.tiny import save_tiny, tiny_model, tiny_tokenizer
@@ -39,7 +39,7 @@ LONG = [Row((1,) * 600, (2,) * 700)]
 """Beyond what plain products compute."""
 
 
-def by_name(plan: Plan) -> dict[str, float]:
+def by_name(plan: MemoryPlan) -> dict[str, float]:
     return {item.name: item.bytes for item in [*plan.stays, *plan.learning, *plan.writing]}
 
 
@@ -57,7 +57,7 @@ def test_the_formula_is_what_the_loaded_model_has_and_keeps(
     rows: list[Row], lora: Lora | None, dtype: torch.dtype, tmp_path: Path
 ) -> None:
     folder = save_tiny(tmp_path, num_hidden_layers=4, hidden_size=96, intermediate_size=256)
-    found = sizes(Wanted(folder, None, dtype, lora, scalar=False, recompute=False), rows)
+    found = sizes(ModelRequest(folder, None, dtype, lora, scalar=False, recompute=False), rows)
     policy = learner(folder, dtype, lora)
     assert found.weights == sum(p.numel() for p in policy.model.parameters())
     assert found.trained == sum(p.numel() for p in trainable(policy.model).values())
@@ -70,7 +70,8 @@ def test_the_formula_is_what_the_loaded_model_has_and_keeps(
 def test_recomputing_keeps_what_enters_each_layer(lora: Lora | None, tmp_path: Path) -> None:
     folder = save_tiny(tmp_path, num_hidden_layers=12)
     whole, again = (
-        sizes(Wanted(folder, None, torch.float32, lora, scalar=False, recompute=again), ROWS) for again in (False, True)
+        sizes(ModelRequest(folder, None, torch.float32, lora, scalar=False, recompute=again), ROWS)
+        for again in (False, True)
     )
     policy = learner(folder, torch.float32, lora)
     one_layer = kept(policy, ROWS) / 12
@@ -87,7 +88,7 @@ def test_norms_over_heads_are_counted(lora: Lora | None, tmp_path: Path) -> None
     config = Qwen3Config(vocab_size=262, num_key_value_heads=2, head_dim=32, tie_word_embeddings=False, **settings)
     Qwen3ForCausalLM(config).save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
-    found = sizes(Wanted(folder, None, torch.float32, lora, scalar=False, recompute=False), ROWS)
+    found = sizes(ModelRequest(folder, None, torch.float32, lora, scalar=False, recompute=False), ROWS)
     policy = learner(folder, torch.float32, lora)
     assert found.weights == sum(p.numel() for p in policy.model.parameters())
     assert found.activations == pytest.approx(kept(policy, ROWS), rel=0.05)
@@ -101,7 +102,7 @@ def test_of_a_layer_that_is_not_known_the_rest_is_counted_and_it_is_named(tmp_pa
     )  # fmt: skip
     Qwen3MoeForCausalLM(config).save_pretrained(tmp_path)
     tiny_tokenizer().save_pretrained(tmp_path)
-    found = sizes(Wanted(str(tmp_path), None, torch.float32, None, scalar=False, recompute=False), ROWS)
+    found = sizes(ModelRequest(str(tmp_path), None, torch.float32, None, scalar=False, recompute=False), ROWS)
     model = PolicyModel.load(str(tmp_path), None, torch.float32).model
     assert found.weights == sum(p.numel() for p in model.parameters())
     assert found.unknown == ("Qwen3MoeSparseMoeBlock",)
@@ -112,7 +113,7 @@ def test_of_a_layer_that_is_not_known_the_rest_is_counted_and_it_is_named(tmp_pa
 
 def test_by_blocks_no_scores_are_kept(tiny_folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a GPU; plain products keep those of every token against every other."""
-    wanted = Wanted(tiny_folder, None, torch.bfloat16, None, scalar=False, recompute=False)
+    wanted = ModelRequest(tiny_folder, None, torch.bfloat16, None, scalar=False, recompute=False)
     rows = [Row((1, 2, 3), (4,) * 500)]
     plain = sizes(wanted, rows).activations
     monkeypatch.setattr("rlaif.training.sizes.device", lambda: torch.device("cuda"))
@@ -218,16 +219,22 @@ def test_an_ensemble_of_whole_models_is_trained_whole_and_scores_with_all_member
 # ----------------------------------------------------------------------------------------------- the check
 
 
-def plan(there: float, refuses: bool = True) -> Plan:
-    stays = [Item("policy", 2e9, "a smaller one", "1,000.0 M x 2 B"), Item("reference", 0, "", "adapter off")]
-    learning = [Item("gradients", 1e9, "none"), Item("activations", 4e9, "lower optimise.microbatch_tokens")]
-    return Plan("optimise", stays, learning, [Item("KV cache", 3e9, "fewer")], there, refuses)
+def plan(there: float, refuses: bool = True) -> MemoryPlan:
+    stays = [
+        MemoryItem("policy", 2e9, "a smaller one", "1,000.0 M x 2 B"),
+        MemoryItem("reference", 0, "", "adapter off"),
+    ]
+    learning = [
+        MemoryItem("gradients", 1e9, "none"),
+        MemoryItem("activations", 4e9, "lower optimise.microbatch_tokens"),
+    ]
+    return MemoryPlan("optimise", stays, learning, [MemoryItem("KV cache", 3e9, "fewer")], there, refuses)
 
 
-SMALL_PLAN = Plan("reward", [Item("policy", 2e9, "a smaller one")], [], [], 3e9, True)
+SMALL_PLAN = MemoryPlan("reward", [MemoryItem("policy", 2e9, "a smaller one")], [], [], 3e9, True)
 
 
-def allowed(plan: Plan) -> None:
+def allowed(plan: MemoryPlan) -> None:
     with within(plan):
         pass
 
@@ -250,7 +257,7 @@ def test_what_is_printed_and_what_is_refused(capsys: pytest.CaptureFixture[str])
 
 
 def test_writing_counts_where_it_is_more_than_learning() -> None:
-    writing = plan(there=1e12)._replace(writing=[Item("KV cache", 9e9, "fewer")])
+    writing = plan(there=1e12)._replace(writing=[MemoryItem("KV cache", 9e9, "fewer")])
     assert writing.together == 11e9
     assert [item.name for item in writing.items] == ["policy", "reference", "KV cache"]
 

@@ -19,9 +19,9 @@ from rlaif.records import Message, Preference
 from rlaif.training import parallel
 from rlaif.training.lessons import Text, encode
 from rlaif.training.lora import trainable
-from rlaif.training.offline.dpo import Preferring
-from rlaif.training.offline.loop import Lesson, learn, look_at, make_learner, plan_of, planned_updates, train
-from rlaif.training.offline.sft import Demonstrated, Imitation
+from rlaif.training.offline.dpo import DpoMethod
+from rlaif.training.offline.loop import TextLesson, learn, look_at, make_learner, plan_of, planned_updates, train
+from rlaif.training.offline.sft import SftExample, SftMethod
 from rlaif.training.policy_model import PolicyModel
 from tests.tiers import some
 from tests.tiny_training import LORA, planted, preference, tiny_tracker
@@ -36,8 +36,8 @@ def policy_of(folder: str) -> PolicyModel:
     return PolicyModel.load(folder, None, torch.float32)
 
 
-def shown(question: str, answer: str, finished: bool = True) -> Demonstrated:
-    return Demonstrated(question, (Message(role="user", content=question),), Text(answer, finished))
+def shown(question: str, answer: str, finished: bool = True) -> SftExample:
+    return SftExample(question, (Message(role="user", content=question),), Text(answer, finished))
 
 
 def gradients(policy: PolicyModel) -> dict[str, torch.Tensor]:
@@ -83,8 +83,8 @@ def test_too_long_loses_the_oldest_prompt_tokens_then_the_responses_last(tiny_fo
 
 def test_what_has_no_token_is_no_lesson(tiny_folder):
     tokenizer = policy_of(tiny_folder).tokenizer
-    assert not Imitation.of(tokenizer, [shown("Hi", "", finished=False)], 100).lessons
-    assert not Preferring.of(policy_of(tiny_folder), [preference("q", "abcdef", "abcxyz")], Dpo(max_length=4)).lessons
+    assert not SftMethod.of(tokenizer, [shown("Hi", "", finished=False)], 100).lessons
+    assert not DpoMethod.of(policy_of(tiny_folder), [preference("q", "abcdef", "abcxyz")], Dpo(max_length=4)).lessons
 
 
 # ----------------------------------------------------------------------------------------------------------- SFT
@@ -93,7 +93,7 @@ def test_what_has_no_token_is_no_lesson(tiny_folder):
 @pytest.mark.parametrize("max_tokens", [1, 60, 4096])
 def test_sft_is_cross_entropy_over_response_tokens_alone(tiny_folder, max_tokens):
     policy = policy_of(tiny_folder)
-    method = Imitation.of(policy.tokenizer, DEMONSTRATIONS, 100)
+    method = SftMethod.of(policy.tokenizer, DEMONSTRATIONS, 100)
     make_learner(policy, None, 1, ComputeSection())
     row = learn(policy, method, method.lessons, max_tokens, "here")
     found = gradients(policy)
@@ -114,7 +114,7 @@ def test_sft_is_cross_entropy_over_response_tokens_alone(tiny_folder, max_tokens
 
 def test_a_demonstration_that_comes_twice_counts_twice(tiny_folder):
     policy = policy_of(tiny_folder)
-    twice = Imitation.of(policy.tokenizer, [DEMONSTRATIONS[0], DEMONSTRATIONS[0], DEMONSTRATIONS[3]], 100)
+    twice = SftMethod.of(policy.tokenizer, [DEMONSTRATIONS[0], DEMONSTRATIONS[0], DEMONSTRATIONS[3]], 100)
     make_learner(policy, None, 1, ComputeSection())
     row = learn(policy, twice, twice.lessons, 4096, "here")
     one, other = (-plain_logprob(policy, *twice.lessons[i].rows[0]) for i in (0, 2))
@@ -126,7 +126,7 @@ def test_sft_learns_what_it_is_shown(tiny_folder, tmp_path, seed, lora):
     answers = {"Hi": "good", "Why?": "abc", "2 + 2": "4", "Name a colour.": "red"}
     section = SFT.model_copy(update={"epochs": 60, "lora": lora, "learning_rate": 2e-2})
     policy = policy_of(tiny_folder)
-    method = Imitation.of(policy.tokenizer, [shown(q, a) for q, a in answers.items()], 100)
+    method = SftMethod.of(policy.tokenizer, [shown(q, a) for q, a in answers.items()], 100)
     make_learner(policy, section.lora, seed, ComputeSection())
     tracker = tiny_tracker(tmp_path / "run")
     train(policy, method, section, seed, tmp_path / "checkpoints", tracker)
@@ -153,7 +153,7 @@ def test_dpo_is_its_definition(tiny_folder, max_tokens, smoothing):
     """Eq. 7 with soft labels, from log-probabilities of the plain model, the reference being another set of weights."""
     policy = policy_of(tiny_folder)
     section = Dpo(beta=0.3, label_smoothing=smoothing)
-    method = Preferring.of(policy, soft_pairs(), section)
+    method = DpoMethod.of(policy, soft_pairs(), section)
     reference_NK = torch.tensor(
         [[plain_logprob(policy, row.prompt, row.response) for row in lesson.rows] for lesson in method.lessons]
     )
@@ -183,7 +183,7 @@ def test_dpo_is_its_definition(tiny_folder, max_tokens, smoothing):
 
 def test_dpo_begins_at_its_reference(tiny_folder):
     policy = policy_of(tiny_folder)
-    method = Preferring.of(policy, soft_pairs(), DPO)
+    method = DpoMethod.of(policy, soft_pairs(), DPO)
     make_learner(policy, LORA, 1, ComputeSection())
     row = learn(policy, method, method.lessons, 4096, "here")
     assert row["loss"] == pytest.approx(0.693147, abs=1e-5)
@@ -193,7 +193,7 @@ def test_dpo_begins_at_its_reference(tiny_folder):
 def test_a_response_that_was_cut_off_has_no_end_to_learn(tiny_folder):
     policy = policy_of(tiny_folder)
     pair = preference("q", "abc", "xyz")
-    (lesson,) = Preferring.of(policy, [pair], DPO, {(pair.prompt_id, "xyz"), ("other", "abc")}).lessons
+    (lesson,) = DpoMethod.of(policy, [pair], DPO, {(pair.prompt_id, "xyz"), ("other", "abc")}).lessons
     assert (lesson.rows[0].response[-1], lesson.rows[1].response[-1]) == (END, policy.tokenizer.encode("z")[0])
 
 
@@ -202,7 +202,7 @@ def test_dpo_ranks_unseen_pairs_and_prefers_what_is_preferred(tiny_folder, tmp_p
     section = DPO.model_copy(update={"lora": lora, "learning_rate": 3e-3 if lora else 1e-3})
     pairs = planted(240, seed)
     policy = policy_of(tiny_folder)
-    seen, unseen = (Preferring.of(policy, [p for p in pairs if p.split == s], section) for s in ("train", "heldout"))
+    seen, unseen = (DpoMethod.of(policy, [p for p in pairs if p.split == s], section) for s in ("train", "heldout"))
     assert unseen.summary(policy)["accuracy"] == pytest.approx(0.5, abs=0.01), "no opinion before: all margins are 0"
     make_learner(policy, lora, seed, ComputeSection())
     train(policy, seen, section, seed, tmp_path / "checkpoints", tiny_tracker(tmp_path / "run"))
@@ -222,9 +222,9 @@ def test_every_lesson_once_an_epoch_prompts_together(count, size, epochs, seed):
     pairs = [preference(f"q{rng.randrange(6)}", "a" * (i + 1), "b") for i in range(count)]
     section = Dpo(minibatch_size=size, epochs=epochs)
     lessons = [
-        Lesson(i, p.pair_id, p.prompt_id, (Row((1,), (3, i)), Row((1,), (4, i))), 1.0) for i, p in enumerate(pairs)
+        TextLesson(i, p.pair_id, p.prompt_id, (Row((1,), (3, i)), Row((1,), (4, i))), 1.0) for i, p in enumerate(pairs)
     ]
-    method = Imitation(lessons)
+    method = SftMethod(lessons)
     plan = plan_of(method, section, seed)
     assert len(plan) == planned_updates(method, section, seed)
     places = [lesson.place for batch in plan for lesson in batch]
@@ -242,7 +242,7 @@ def test_processes_add_up_to_one(tiny_folder, monkeypatch, max_tokens):
     """Three processes' gradients and metrics are the one's; in the last turn some have nothing that counts."""
     policy = policy_of(tiny_folder)
     pairs = planted(24)
-    method = Preferring.of(policy, pairs, DPO)
+    method = DpoMethod.of(policy, pairs, DPO)
     make_learner(policy, None, 1, ComputeSection())
     alone = learn(policy, method, method.lessons, max_tokens, "here")
     expected = gradients(policy)
@@ -260,13 +260,13 @@ def test_processes_add_up_to_one(tiny_folder, monkeypatch, max_tokens):
 
 def test_looking_does_not_depend_on_how_rows_are_gathered(tiny_folder):
     policy = policy_of(tiny_folder)
-    lessons = Preferring.of(policy, planted(30), DPO).lessons
+    lessons = DpoMethod.of(policy, planted(30), DPO).lessons
     torch.testing.assert_close(look_at(policy, lessons, 1), look_at(policy, lessons, 4096), rtol=1e-5, atol=1e-4)
 
 
 def test_a_loss_that_is_not_finite_names_step_and_rows(tiny_folder, tmp_path: Path):
     policy = policy_of(tiny_folder)
-    method = Imitation.of(policy.tokenizer, DEMONSTRATIONS, 100)
+    method = SftMethod.of(policy.tokenizer, DEMONSTRATIONS, 100)
     make_learner(policy, None, 1, ComputeSection())
     with torch.no_grad():
         policy.model.get_output_embeddings().weight.fill_(float("nan"))

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from rlaif.training.policy_model import PolicyModel
-from rlaif.training.resting import Resting
+from rlaif.training.resting import RestingWeights
 from tests.tiny import tiny_model
 from tests.tiny_training import random_rows, same, weights
 
@@ -30,7 +30,7 @@ def test_resting_weights_take_no_memory_and_come_back_as_they_were(tmp_path: Pat
     models = [tiny_model(seed, hidden_size=128).to(dtype).requires_grad_(False) for seed in (0, 1)]
     before = [weights(model) for model in models]
     tied = models[0].lm_head.weight is models[0].model.embed_tokens.weight
-    resting = Resting(models, tmp_path)
+    resting = RestingWeights(models, tmp_path)
     assert list(tmp_path.iterdir()) == []
     address = models[0].model.embed_tokens.weight.untyped_storage().data_ptr()
     size = models[0].model.embed_tokens.weight.untyped_storage().nbytes()
@@ -49,11 +49,11 @@ def test_what_learns_is_left_alone(tiny_folder: str, tmp_path: Path) -> None:
     rows = random_rows(1, prompts=2, responses=2)
     was = policy.reference_logprobs(rows, 1.0)
     trained = next(policy.model.parameters()).data_ptr()
-    Resting([policy.model, policy.reference], tmp_path)
+    RestingWeights([policy.model, policy.reference], tmp_path)
     assert next(policy.model.parameters()).data_ptr() == trained
     assert torch.equal(policy.reference_logprobs(rows, 1.0), was)
 
 
 def test_with_nothing_to_rest_nothing_happens(tmp_path: Path) -> None:
-    Resting([], tmp_path / "none").rest()
+    RestingWeights([], tmp_path / "none").rest()
     assert not (tmp_path / "none").exists()

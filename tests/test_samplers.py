@@ -28,7 +28,7 @@ from rlaif.run import Run
 from rlaif.training.optimise.loop import train_policy
 from rlaif.training.policy_model import PolicyModel
 from rlaif.training.samplers import vllm
-from rlaif.training.samplers.parity import Follower, Parity, Said, check
+from rlaif.training.samplers.parity import Follower, LogprobPair, Parity, check
 from rlaif.training.samplers.vllm import VllmSampler, _refuses
 from rlaif.training.samplers.weights import write_weights
 from tests.fake_server import Answer, Request, failed, fake_server
@@ -200,13 +200,13 @@ def test_log_probabilities_at_another_temperature_are_found_out(fake: FakeVllm, 
         sampler_of(policy_of(folder), tmp_path).sync()
 
 
-def says(seed: int, noise: float, tokens: int = 200) -> Callable[[torch.Tensor, torch.Tensor], Said]:
+def says(seed: int, noise: float, tokens: int = 200) -> Callable[[torch.Tensor, torch.Tensor], LogprobPair]:
     """Both sides of true log-probabilities, each with rounding of its own."""
     random = torch.Generator().manual_seed(seed)
 
-    def draw(server_N: torch.Tensor, policy_N: torch.Tensor) -> Said:
+    def draw(server_N: torch.Tensor, policy_N: torch.Tensor) -> LogprobPair:
         rounding = [noise * torch.randn(tokens, generator=random, dtype=torch.float64) for _ in range(2)]
-        return Said(server_N + rounding[0], policy_N + rounding[1])
+        return LogprobPair(server_N + rounding[0], policy_N + rounding[1])
 
     return draw
 

@@ -17,7 +17,7 @@ from rlaif.run import Run
 from rlaif.stages.offline import dpo
 from rlaif.stages.reward import reward
 from rlaif.training.lessons import Text
-from rlaif.training.offline.sft import Demonstrated, Imitation
+from rlaif.training.offline.sft import SftExample, SftMethod
 from rlaif.training.reward.data import encode_pairs, pair_lessons, rating_lessons
 from rlaif.training.truncation import Truncation
 from tests.tiny import tiny_tokenizer
@@ -104,10 +104,10 @@ def test_ratings_and_demonstrations_are_counted_too() -> None:
     ratings = Truncation("reward", section, "ratings")
     assert len(rating_lessons(TOKENIZER, made, [], 64, ratings)) == 2
     assert ratings.facts() == {"truncated": 1, "prompts_cut": 1, "responses_cut": 1}
-    shown = [Demonstrated("q", prompt("Hi").messages, Text(text)) for text in (LONG, LONG, "good")]
+    shown = [SftExample("q", prompt("Hi").messages, Text(text)) for text in (LONG, LONG, "good")]
     demonstrations = Truncation("optimise", Sft(max_length=64), "demonstrations")
     with pytest.raises(DataError, match=r"2 of 3 demonstrations are longer than optimise.max_length=64"):
-        Imitation.of(TOKENIZER, shown, 64, demonstrations)
+        SftMethod.of(TOKENIZER, shown, 64, demonstrations)
 
 
 @pytest.mark.parametrize("method", ["reward", "dpo"])

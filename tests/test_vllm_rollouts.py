@@ -24,7 +24,7 @@ from rlaif.models.local.packing import Row
 from rlaif.run import Run
 from rlaif.training.optimise.loop import train_policy
 from rlaif.training.policy_model import PolicyModel
-from rlaif.training.samplers import Written
+from rlaif.training.samplers import SampledResponse
 from rlaif.training.samplers.vllm import VllmSampler
 from tests.tiny import save_tiny
 from tests.tiny_training import no_checks, prompts, same, tiny_actors, tiny_method, tiny_tracker, weights
@@ -67,7 +67,7 @@ def learn(policy: PolicyModel, name: str, size: float) -> None:
                 parameter.add_(size * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
 
 
-def gap(policy: PolicyModel, written: Sequence[Written], temperature: float = SAMPLING.temperature) -> float:
+def gap(policy: PolicyModel, written: Sequence[SampledResponse], temperature: float = SAMPLING.temperature) -> float:
     """Largest difference of a token's log-probability between the server that wrote it and the policy."""
     rows = [Row(tuple(prompt), tuple(one.tokens)) for prompt, one in zip(PROMPTS, written, strict=True)]
     scored_BT = policy.without_gradients(rows, temperature, 999).logprobs_BT

@@ -21,7 +21,7 @@ from rlaif.training import parallel, sharding
 from rlaif.training.lessons import Text
 from rlaif.training.lora import trainable
 from rlaif.training.offline.loop import make_learner, train
-from rlaif.training.offline.sft import Demonstrated, Imitation
+from rlaif.training.offline.sft import SftExample, SftMethod
 from rlaif.training.optimise.loop import train_policy
 from rlaif.training.policy_model import PolicyModel
 from rlaif.training.reward.train import RewardStage, train_reward_model
@@ -78,8 +78,8 @@ def learn_policy(
 def imitate(tiny: str, folder: Path, lora: Lora | None = None, compute: ComputeSection = WHOLE) -> Found:
     """Metrics and final weights of supervised fine-tuning."""
     policy = PolicyModel.load(tiny, None, torch.float32)
-    shown = [Demonstrated(p.prompt_id, p.prompt, Text(p.chosen[-1].content)) for p in PREFERENCES]
-    method = Imitation.of(policy.tokenizer, shown, 200)
+    shown = [SftExample(p.prompt_id, p.prompt, Text(p.chosen[-1].content)) for p in PREFERENCES]
+    method = SftMethod.of(policy.tokenizer, shown, 200)
     section = Sft(lora=lora, minibatch_size=10, learning_rate=1e-3, microbatch_tokens=100)
     make_learner(policy, lora, 0, compute)
     train(policy, method, section, 0, folder / "checkpoints", tiny_tracker(folder))

@@ -14,10 +14,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlaif.annotate.desk import Desk, Work
-from rlaif.annotate.guard import CSRF_HEADER, App, Guard, derived
+from rlaif.annotate.desk import Assignment, Desk
+from rlaif.annotate.guard import CSRF_HEADER, AccessGuard, App, derived
 from rlaif.annotate.questions import Questions, wording
-from rlaif.annotate.store import Annotator, AnswerId, Given
+from rlaif.annotate.store import Annotator, AnswerId, PageAnswer
 from rlaif.console import say
 from rlaif.errors import DataError
 from rlaif.records import Record
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 PAGE = Path(__file__).parent / "page"
 
 
-class Who(Record):
+class AssignmentRequest(Record):
     """Whose work is asked for."""
 
     annotator: Annotator
@@ -63,15 +63,15 @@ def make_app(desk: Desk, questions: Questions, title: str, token: str, port: int
         }
 
     @app.post("/api/work")
-    async def work(who: Who) -> Work:
+    async def work(who: AssignmentRequest) -> Assignment:
         return desk.work(who.annotator)
 
     @app.post("/api/answers")
-    async def answers(given: Given) -> Work:
+    async def answers(given: PageAnswer) -> Assignment:
         return desk.answer(given)
 
     @app.post("/api/undo")
-    async def undo(undo: Undo) -> Work:
+    async def undo(undo: Undo) -> Assignment:
         return desk.undo(undo.annotator, undo.answer_id)
 
     @app.exception_handler(DataError)
@@ -87,4 +87,4 @@ def make_app(desk: Desk, questions: Questions, title: str, token: str, port: int
         return JSONResponse({"detail": f"{where}: {problem['msg']}"}, status_code=422)
 
     app.mount("/", StaticFiles(directory=PAGE, html=True))
-    return Guard(app, token, port)
+    return AccessGuard(app, token, port)

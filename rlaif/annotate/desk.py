@@ -11,7 +11,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator
 
 from rlaif.annotate.questions import Questions
-from rlaif.annotate.store import AnswerStore, Given, Held
+from rlaif.annotate.store import AnswerStore, Hold, PageAnswer
 from rlaif.records import Message, Pair, Record, Side, derive_seed
 
 AHEAD = 2
@@ -22,7 +22,7 @@ GOLD_EVERY = 8
 """Of so many questions one is gold, at a place that nobody can guess, as long as there are gold ones left."""
 
 
-class Item(Record):
+class DeskItem(Record):
     """One pair as the page shows it."""
 
     pair_id: str
@@ -33,11 +33,11 @@ class Item(Record):
     principles: tuple[str, ...]
 
 
-class Work(Record):
+class Assignment(Record):
     """What an annotator is to do next, and how far they and all have come."""
 
     annotator: str
-    items: tuple[Item, ...]
+    items: tuple[DeskItem, ...]
     """The first is to be shown now."""
     done: int
     """This annotator's answers, without what they skipped."""
@@ -76,7 +76,7 @@ class Desk:
         self._per_pair = per_pair
         self._clock = clock
 
-    def work(self, annotator: str) -> Work:
+    def work(self, annotator: str) -> Assignment:
         """What this annotator is to do now, held for them from here on."""
         given, now = self._store.standing(), self._clock()
         everything = self._store.held()
@@ -99,7 +99,7 @@ class Desk:
         self._store.hold(annotator, items, now + HOLD_S)
         done, total = self._everybody(given)
         everyone = self._open(given, [], set(answered))
-        return Work(
+        return Assignment(
             annotator=annotator,
             items=tuple(self._item(pair, annotator) for pair in items),
             done=sum(answer.choice != "skip" for answer in answered.values()),
@@ -111,12 +111,12 @@ class Desk:
             last=next((answer.id for answer in reversed(given) if answer.annotator == annotator), None),
         )
 
-    def answer(self, given: Given) -> Work:
+    def answer(self, given: PageAnswer) -> Assignment:
         """Keep an answer, whoever was given the pair meanwhile, and hand out the next."""
         self._store.add(given, self._by_id.get(given.pair_id))
         return self.work(given.annotator)
 
-    def undo(self, annotator: str, answer_id: str) -> Work:
+    def undo(self, annotator: str, answer_id: str) -> Assignment:
         """Take back an answer of this annotator, whose pair is then shown to them again."""
         self._store.undo(annotator, answer_id)
         return self.work(annotator)
@@ -125,7 +125,7 @@ class Desk:
         """Everybody who has answered, in the order of their first answer."""
         return list(dict.fromkeys(answer.annotator for answer in self._store.standing()))
 
-    def _open(self, given: list[Given], others: list[Held], seen: set[str]) -> list[Pair]:
+    def _open(self, given: list[PageAnswer], others: list[Hold], seen: set[str]) -> list[Pair]:
         """Pairs, in order, that want an answer, that others do not hold and that this annotator has not seen."""
         taken = Counter(answer.pair_id for answer in given if answer.choice != "skip")
         taken.update(held.pair_id for held in others)
@@ -135,7 +135,7 @@ class Desk:
         left = [pair for pair in self._questions.gold if pair.id not in seen]
         return sorted(left, key=lambda pair: derive_seed("annotate", "gold", annotator, pair.id))
 
-    def _everybody(self, given: list[Given]) -> tuple[int, int]:
+    def _everybody(self, given: list[PageAnswer]) -> tuple[int, int]:
         """Answers given and wanted in all. Gold questions count as the others do, or the figure would tell them."""
         real = {pair.id for pair in self._questions.pairs}
         labelled = [answer.pair_id for answer in given if answer.choice != "skip"]
@@ -148,8 +148,8 @@ class Desk:
         expected = wanted // (GOLD_EVERY - 1) if self._questions.gold else 0
         return enough + tested, max(wanted + expected, enough + tested + 1)
 
-    def _item(self, pair: Pair, annotator: str) -> Item:
-        return Item(
+    def _item(self, pair: Pair, annotator: str) -> DeskItem:
+        return DeskItem(
             pair_id=pair.id,
             prompt=pair.prompt,
             a=pair.a,

@@ -88,7 +88,7 @@ NO_TOKEN = Refusal(
 )
 
 
-class Guard:
+class AccessGuard:
     """Stands before the application: refuses what may not be served, and puts the headers on every reply."""
 
     def __init__(self, app: App, token: str, port: int) -> None:

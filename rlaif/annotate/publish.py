@@ -13,7 +13,7 @@ from typing import NamedTuple
 from filelock import FileLock
 
 from rlaif.annotate.questions import prompt_of
-from rlaif.annotate.store import AnswerStore, Given
+from rlaif.annotate.store import AnswerStore, PageAnswer
 from rlaif.feedback.human.edits import edit_of
 from rlaif.jsonl import dumps, write_atomic
 from rlaif.records import Answer, Edit, Judgment, Pair, PrincipleJudgment, Record
@@ -23,7 +23,7 @@ P_A = {"a": 1.0, "tie": 0.5, "b": 0.0}
 LOCK_S = 60.0
 
 
-class Published(NamedTuple):
+class Publication(NamedTuple):
     """What lies in the run folder now."""
 
     answers: int
@@ -31,13 +31,13 @@ class Published(NamedTuple):
     edits: int
 
 
-def publish(run: Run) -> Published:
+def publish(run: Run) -> Publication:
     """Bring both files up to date with what people have answered; nothing is written where nothing changed.
 
     Without answers.sqlite nothing happens. May be called at any time, also while the page is served.
     """
     if not run.answers.exists():
-        return Published(0, 0, 0)
+        return Publication(0, 0, 0)
     # Server and pipeline may both come here, and an atomic write is for one writer at a time.
     with FileLock(run.folder / ".publish.lock", timeout=LOCK_S):
         store = AnswerStore(run.answers)
@@ -51,10 +51,10 @@ def publish(run: Run) -> Published:
         edits = [edit for answer in labels if (edit := _edit(pairs[answer.pair_id], answer))]
         _write_changed(run.annotations, judgments)
         _write_changed(run.annotation_edits, edits)
-    return Published(len(judgments), len({answer.annotator for answer in labels}), len(edits))
+    return Publication(len(judgments), len({answer.annotator for answer in labels}), len(edits))
 
 
-def _judgment(pair: Pair, answer: Given) -> Judgment:
+def _judgment(pair: Pair, answer: PageAnswer) -> Judgment:
     return Judgment(
         pair=pair,
         source="human",
@@ -68,7 +68,7 @@ def _judgment(pair: Pair, answer: Given) -> Judgment:
     )
 
 
-def _edit(pair: Pair, answer: Given) -> Edit | None:
+def _edit(pair: Pair, answer: PageAnswer) -> Edit | None:
     original = pair.a if answer.choice == "a" else pair.b
     if answer.edited is None or answer.edited == original:
         return None

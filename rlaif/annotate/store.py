@@ -59,7 +59,7 @@ Decided = Literal["a", "b", "tie"]
 Choice = Literal["a", "b", "tie", "skip"]
 
 
-class Given(Record):
+class PageAnswer(Record):
     """One answer as the page sends it. The id is made there, so that one that is sent twice counts once."""
 
     id: AnswerId
@@ -83,7 +83,7 @@ class Given(Record):
         return self
 
 
-class Held(NamedTuple):
+class Hold(NamedTuple):
     """A pair that was given to an annotator who has not answered it yet, until this clock time."""
 
     pair_id: str
@@ -117,7 +117,7 @@ class AnswerStore:
 
     # ---------------------------------------------------------------------------------------------- answers
 
-    def add(self, given: Given, pair: Pair | None = None) -> None:
+    def add(self, given: PageAnswer, pair: Pair | None = None) -> None:
         """Keep the answer; it is on disk when this returns. One with an id that is known already changes nothing.
 
         DataError for a pair that was never shown to anybody, unless the pair itself is given too.
@@ -145,13 +145,13 @@ class AnswerStore:
                 self._base.execute("DELETE FROM held WHERE pair_id = ? AND annotator = ?", [row[0], annotator])
                 self._base.execute("INSERT INTO held VALUES (?, ?, ?, 0)", [min(first or 0, 0) - 1, row[0], annotator])
 
-    def standing(self) -> list[Given]:
+    def standing(self) -> list[PageAnswer]:
         """The answers that count, in the order in which they came."""
-        columns = ", ".join(Given.model_fields)
+        columns = ", ".join(PageAnswer.model_fields)
         with self._usable():
             rows = self._base.execute(f"SELECT {columns} FROM standing ORDER BY number").fetchall()
-        found = (dict(zip(Given.model_fields, row, strict=True)) for row in rows)
-        return [Given.model_construct(**row | {"principles": json.loads(row["principles"])}) for row in found]
+        found = (dict(zip(PageAnswer.model_fields, row, strict=True)) for row in rows)
+        return [PageAnswer.model_construct(**row | {"principles": json.loads(row["principles"])}) for row in found]
 
     def pairs(self) -> dict[str, Pair]:
         """Every pair that was ever shown, by id."""
@@ -161,11 +161,11 @@ class AnswerStore:
 
     # ------------------------------------------------------------------------------------------ who holds what
 
-    def held(self) -> list[Held]:
+    def held(self) -> list[Hold]:
         """All that is held, or was until its time ran out, in the order in which it is to be shown."""
         with self._usable():
             rows = self._base.execute("SELECT pair_id, annotator, until FROM held ORDER BY number").fetchall()
-        return [Held(*row) for row in rows]
+        return [Hold(*row) for row in rows]
 
     def hold(self, annotator: str, pairs: list[Pair], until: float) -> None:
         """Let the annotator hold exactly these until then: new ones come last, others of theirs are given back."""

@@ -29,7 +29,7 @@ TEMPERATURES = (0.05, 100.0)
 """Least and greatest: a judge that is never wrong would have 0, one that knows nothing infinity."""
 
 
-class Confident(NamedTuple):
+class Confidences(NamedTuple):
     """The judge's confidence on each pair, and whether it was right."""
 
     confidence: Array
@@ -39,17 +39,17 @@ class Confident(NamedTuple):
     prompt_ids: tuple[str, ...]
 
     @classmethod
-    def of(cls, labelled: Sequence[Labelled]) -> Confident:
+    def of(cls, labelled: Sequence[Labelled]) -> Confidences:
         """Of the pairs on which the human has a preference."""
         rows = decided(labelled)
         p = np.array([item.judgment.p_a for item in rows], dtype=float)
         right = np.array([item.right for item in rows], dtype=float)
         return cls(np.maximum(p, 1 - p), right, tuple(item.prompt_id for item in rows))
 
-    def take(self, mask: Mask) -> Confident:
+    def take(self, mask: Mask) -> Confidences:
         """Those pairs alone."""
         kept = tuple(name for name, taken in zip(self.prompt_ids, mask, strict=True) if taken)
-        return Confident(self.confidence[mask], self.correct[mask], kept)
+        return Confidences(self.confidence[mask], self.correct[mask], kept)
 
     @property
     def lead(self) -> Array:
@@ -71,7 +71,7 @@ def calibration(labelled: Sequence[Labelled], bootstrap: Bootstrap) -> dict[str,
     What a map would do to ece, brier and log_loss is measured out of fold: prompts fall into 5 folds by hash, and each
     fold is mapped by a fit on the others. With all prompts in one fold nothing can be fitted and the maps are None.
     """
-    data = Confident.of(labelled)
+    data = Confidences.of(labelled)
     if not data.prompt_ids:
         return None
     after_temperature = _out_of_fold(data, fit_temperature)
@@ -89,7 +89,7 @@ def calibration(labelled: Sequence[Labelled], bootstrap: Bootstrap) -> dict[str,
     }
 
 
-def _scores(data: Confident) -> dict[str, float]:
+def _scores(data: Confidences) -> dict[str, float]:
     wrong_by = data.correct - data.confidence
     bins = np.bincount(_bin(data.confidence), weights=wrong_by, minlength=BINS)
     # With correct of 0.5, p is 0.5: (1 - 0.5)^2 and (0 - 0.5)^2 are the same, and not (0.5 - 0.5)^2.
@@ -106,7 +106,7 @@ def _bin(confidence: Array) -> NDArray[np.intp]:
     return np.searchsorted(EDGES[1:-1], confidence.round(12), side="right")
 
 
-def reliability(data: Confident, bootstrap: Bootstrap) -> list[dict[str, Any]]:
+def reliability(data: Confidences, bootstrap: Bootstrap) -> list[dict[str, Any]]:
     """Ten bins of equal width over confidence 0.5 to 1, the empty ones left out.
 
     Each: `lower` (in the bin) and `upper` (in the next), n, the mean `confidence`, and `accuracy` with its interval.
@@ -132,7 +132,7 @@ def reliability(data: Confident, bootstrap: Bootstrap) -> list[dict[str, Any]]:
 # ----------------------------------------------------------------------------------------------- the maps
 
 
-def fit_temperature(data: Confident) -> Temperature:
+def fit_temperature(data: Confidences) -> Temperature:
     """The temperature with the least log loss, within TEMPERATURES; 1 for a judge that always says 0.5."""
     (value,) = _temperatures(data.lead, np.ones((1, len(data.lead))), 1e-9)
     return Temperature(value=1.0 if math.isnan(value) else float(value))
@@ -159,7 +159,7 @@ def _temperatures(lead: Array, weights: Array, tolerance: float) -> Array:
     return np.where(weights @ (lead != 0) > 0, np.exp(log_t), math.nan)
 
 
-def temperature_estimate(data: Confident, bootstrap: Bootstrap) -> dict[str, Any]:
+def temperature_estimate(data: Confidences, bootstrap: Bootstrap) -> dict[str, Any]:
     """`fit_temperature` with its interval over prompts, and whether it stopped at a limit."""
     value = fit_temperature(data).value
     lead = data.lead
@@ -170,7 +170,7 @@ def temperature_estimate(data: Confident, bootstrap: Bootstrap) -> dict[str, Any
     return {"value": value, "low": low, "high": high, "at_limit": at_limit}
 
 
-def fit_isotonic(data: Confident) -> Isotonic:
+def fit_isotonic(data: Confidences) -> Isotonic:
     """The non-decreasing antisymmetric map with the least squared error on these pairs.
 
     The least-squares fit to all pairs in both orientations, (p, y) and (1 - p, 1 - y), is antisymmetric; its upper half
@@ -189,7 +189,7 @@ def fit_isotonic(data: Confident) -> Isotonic:
     return Isotonic(x=tuple(points), y=tuple(points.values()))
 
 
-def _out_of_fold(data: Confident, fit: Callable[[Confident], Temperature | Isotonic]) -> Confident | None:
+def _out_of_fold(data: Confidences, fit: Callable[[Confidences], Temperature | Isotonic]) -> Confidences | None:
     """The confidences after calibration, each by a map fitted on the other folds of prompts; None with one fold."""
     fold = np.array([int(content_id("calibration fold", name), 16) % FOLDS for name in data.prompt_ids])
     if len(set(fold.tolist())) < 2:

@@ -21,7 +21,7 @@ Prompts = Mapping[str, str]
 """The prompt of each pair on which people have a preference, by the pair's id."""
 
 
-class Tried(NamedTuple):
+class ModeTrial(NamedTuple):
     """What one mode made of the pairs on which people have a preference, by pair id: 1 where it chose as they did, 0
     where it did not, 0.5 where it was even. A pair that it could not judge is in neither half."""
 
@@ -56,7 +56,7 @@ def chooses(prompt_id: str) -> bool:
     return int(content_id("audit", "modes", prompt_id), 16) % 2 == 0
 
 
-def choose(tried: Sequence[Tried], prompts: Prompts, bootstrap: Bootstrap) -> Choice:
+def choose(tried: Sequence[ModeTrial], prompts: Prompts, bootstrap: Bootstrap) -> Choice:
     """Pick a mode by the agreement on the choosing half, whose pairs and prompts these are.
 
     The best, or where it cannot be told from the second (the interval of their paired difference holds 0) the cheaper

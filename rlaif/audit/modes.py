@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 from rlaif.audit.choice import (
     Choice,
+    ModeTrial,
     Prompts,
-    Tried,
     agreement_on,
     beats_a_coin,
     choose,
@@ -26,7 +26,7 @@ from rlaif.audit.metrics import as_asked, cost_per_pair
 from rlaif.audit.named_modes import mode_name
 from rlaif.audit.proposal import reason, said
 from rlaif.config import Recipe
-from rlaif.config.auto import Chosen
+from rlaif.config.auto import ModeChoice
 from rlaif.config.feedback import LabelSection
 from rlaif.config.judging import ContrastMode, Mode, PanelMode
 from rlaif.console import say
@@ -147,12 +147,12 @@ def _results(judged: _Judged) -> list[JudgeResult]:
     return [result for result in (judged.choosing, judged.reporting) if result is not None]
 
 
-def _tried(name: str, judged: _Judged, halves: tuple[Gold, Gold]) -> Tried:
+def _tried(name: str, judged: _Judged, halves: tuple[Gold, Gold]) -> ModeTrial:
     choosing, reporting = (
         {item.judgment.pair.id: item.right for item in decided(match(result.judgments, half.judgments))}
         for result, half in zip(_results(judged), halves, strict=True)
     )
-    return Tried(name, choosing, reporting, sum_of(_results(judged)))
+    return ModeTrial(name, choosing, reporting, sum_of(_results(judged)))
 
 
 # ------------------------------------------------------------------------------------------------ what it says
@@ -160,7 +160,7 @@ def _tried(name: str, judged: _Judged, halves: tuple[Gold, Gold]) -> Tried:
 
 def _block(
     judged: Mapping[str, _Judged],
-    tried: Sequence[Tried],
+    tried: Sequence[ModeTrial],
     choice: Choice | None,
     prompts: Sequence[Prompts],
     bootstrap: Bootstrap,
@@ -204,7 +204,7 @@ def _block(
     }
     chosen = None
     if picked is not None and beats:
-        chosen = Chosen(name=picked, mode=judged[picked].mode, reason=reason(agreement[picked]))
+        chosen = ModeChoice(name=picked, mode=judged[picked].mode, reason=reason(agreement[picked]))
     block["chosen"] = chosen.model_dump(mode="json") if chosen else None
     return said(block) | block
 

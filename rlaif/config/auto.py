@@ -22,7 +22,7 @@ SCHEMA = "rlaif/audit/v1"
 """Of what `rlaif audit` writes."""
 
 
-class Chosen(Section):
+class ModeChoice(Section):
     """The mode that an audit proposes, as its JSON holds it under `modes.chosen`."""
 
     name: str
@@ -57,7 +57,7 @@ def settle_mode(values: dict[str, Any], instead: Mode | None = None) -> str | No
     return f"label.mode: {chosen.name}, by audit {audit['file']}: {chosen.reason}"
 
 
-def chosen_mode(path: Path) -> Chosen:
+def chosen_mode(path: Path) -> ModeChoice:
     """What the audit in this file proposes."""
     modes = read_audit(path, modes=True).get("modes")
     if not isinstance(modes, dict):
@@ -71,7 +71,7 @@ def chosen_mode(path: Path) -> Chosen:
             "Audit with more labels, with another judge or constitution, or name a mode here"
         )
     try:
-        return Chosen.model_validate(modes["chosen"])
+        return ModeChoice.model_validate(modes["chosen"])
     except ValidationError as error:
         raise ConfigError(
             f"label.audit.file: {path}: modes.chosen is not what `rlaif audit` writes: {first_problem(error)}"

@@ -9,14 +9,14 @@ from rlaif.errors import DataError
 from rlaif.records import Preference
 
 
-class Joined(NamedTuple):
+class JoinResult(NamedTuple):
     """This round's rows, then the earlier ones that joined; what became of the others."""
 
     rows: tuple[Preference, ...]
     counts: dict[str, int]
 
 
-def join(rows: Sequence[Preference], earlier: Sequence[Preference], never: Collection[str]) -> Joined:
+def join(rows: Sequence[Preference], earlier: Sequence[Preference], never: Collection[str]) -> JoinResult:
     """Both, the newer label first where a pair has one from the same source in each.
 
     `never`: ids of prompts that no training may see. A prompt that is held out in either set is held out in both, so
@@ -30,7 +30,7 @@ def join(rows: Sequence[Preference], earlier: Sequence[Preference], never: Colle
     joined = tuple(row.model_copy(update={"split": "heldout"}) if row.prompt_id in heldout else row for row in every)
     if not any(row.split == "train" for row in joined):
         raise DataError("preferences.include: with these files every prompt is held out; nothing is left to train on")
-    return Joined(
+    return JoinResult(
         joined,
         {
             "included": len(fresh),

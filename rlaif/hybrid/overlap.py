@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from scipy.stats import binomtest
 
-from rlaif.audit.calibration import Confident, fit_isotonic, fit_temperature
+from rlaif.audit.calibration import Confidences, fit_isotonic, fit_temperature
 from rlaif.audit.labelled import Labelled, decided, match
 from rlaif.config.feedback import Calibrated, Debiased, Reliable
 from rlaif.errors import DataError
@@ -75,7 +75,7 @@ def believed(
     people = [item for item in weighted if item.judgment.source == "human"]
     judge = [item for item in weighted if item.judgment.source == "ai"]
     if isinstance(policy, Calibrated):
-        data = Confident.of(rows)
+        data = Confidences.of(rows)
         how = fit_temperature(data) if policy.map == "temperature" else fit_isotonic(data)
         return [*people, *(_with_p(item, calibrate(_raw(item.judgment), how)) for item in judge)]
     if isinstance(policy, Debiased):

@@ -50,16 +50,16 @@ def sft(recipe: Recipe, run: Run) -> dict[str, Any]:
     """policy/: the policy after imitating demonstrations."""
     from rlaif.training.lessons import Text
     from rlaif.training.offline import loop
-    from rlaif.training.offline.sft import Demonstrated, Imitation
+    from rlaif.training.offline.sft import SftExample, SftMethod
     from rlaif.training.truncation import Truncation
 
     section = recipe.optimise
     assert isinstance(section, Sft)
     shown, dropped = demonstrations(recipe, run, section)
     policy = _policy(recipe)
-    rows = [Demonstrated(s.prompt.id, s.prompt.messages, Text(s.text, s.finished)) for s in shown]
+    rows = [SftExample(s.prompt.id, s.prompt.messages, Text(s.text, s.finished)) for s in shown]
     truncation = Truncation("optimise", section, "demonstrations")
-    method = Imitation.of(policy.tokenizer, rows, section.max_length, truncation)
+    method = SftMethod.of(policy.tokenizer, rows, section.max_length, truncation)
     if not method.lessons:
         raise DataError(f"optimise.data.kind={section.data.kind}: no demonstrations to learn from")
     loop.make_learner(policy, section.lora, _lora_seed(recipe), recipe.compute)
@@ -160,7 +160,7 @@ def dpo(recipe: Recipe, run: Run) -> dict[str, Any]:
     """policy/: the policy after direct preference optimisation. Held-out preferences only measure its implicit
     reward: the last row of its metrics, under the step after the last."""
     from rlaif.training.offline import loop
-    from rlaif.training.offline.dpo import Preferring
+    from rlaif.training.offline.dpo import DpoMethod
     from rlaif.training.truncation import Truncation
 
     section = recipe.optimise
@@ -171,7 +171,7 @@ def dpo(recipe: Recipe, run: Run) -> dict[str, Any]:
     seen = Truncation("optimise", section)
     unseen = Truncation("optimise", section, "held-out pairs", limited=False)
     method, heldout = (
-        Preferring.of(policy, [row for row in preferences if row.split == split], section, cut_off, truncation)
+        DpoMethod.of(policy, [row for row in preferences if row.split == split], section, cut_off, truncation)
         for split, truncation in (("train", seen), ("heldout", unseen))
     )
     if not method.lessons:

@@ -29,7 +29,7 @@ def narrow(master: Tensor, own: Tensor, low: Tensor) -> None:
     own.view(torch.int16).copy_(bits.sub_(low).bitwise_right_shift_(16))
 
 
-class Part(NamedTuple):
+class MasterPart(NamedTuple):
     """Some neighbouring weights of one parameter, as the optimiser steps them."""
 
     own: Tensor
@@ -38,7 +38,7 @@ class Part(NamedTuple):
     """Float32 weights themselves; of others empty, except between `open` and `close`."""
 
     @classmethod
-    def of(cls, own: Tensor, low: Tensor | None) -> Part:
+    def of(cls, own: Tensor, low: Tensor | None) -> MasterPart:
         """`own` float32, or bf16 with its `low_bits`."""
         return cls(own, low, own if low is None else torch.empty(0, device=own.device))
 

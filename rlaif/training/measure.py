@@ -23,7 +23,7 @@ from rlaif.training.policy_model import PolicyModel
 from rlaif.training.reward.ensemble import load_scorer
 
 
-class Measured(NamedTuple):
+class Measurements(NamedTuple):
     """One number a response, in the order given; none at all of what was not measured."""
 
     kl: list[float]
@@ -34,7 +34,7 @@ class Measured(NamedTuple):
 
 def measure_responses(
     recipe: Recipe, reward_model: Path | None, policy: Path, before: Sequence[Response], after: Sequence[Response]
-) -> Measured:
+) -> Measurements:
     """Score both sets with the reward model, and measure the KL of the policy's own responses from the reference.
 
     Without a reward model there are no scores. Of best-of-n, whose responses were picked, no KL can be measured.
@@ -60,7 +60,7 @@ def measure_responses(
             for responses, rows in ((before, _rows(tokenizer, before)), (after, rows_after))
         ]
         scores = [[round(value, 4) for value in score_B.tolist()] for score_B in found]
-    return Measured([round(value, 4) for value in kl_B.tolist()], *scores)
+    return Measurements([round(value, 4) for value in kl_B.tolist()], *scores)
 
 
 def score_by(

@@ -25,7 +25,7 @@ from rlaif.models.local.packing import Row
 from rlaif.models.local.tokens import encode_prompt
 from rlaif.records import Prompt
 from rlaif.training import needs
-from rlaif.training.needs import Item, total
+from rlaif.training.needs import MemoryItem, total
 
 LIBRARIES = 1.2e8
 """What kernels and threads take, and holes in the C library's heap (measured on a CPU)."""
@@ -33,15 +33,15 @@ NO_MEMORY = ("can't allocate memory", "cannot allocate memory", "not enough memo
 CGROUP = Path("/sys/fs/cgroup")
 
 
-class Plan(NamedTuple):
+class MemoryPlan(NamedTuple):
     """The needs of one stage, and what there is."""
 
     stage: str
-    stays: list[Item]
+    stays: list[MemoryItem]
     """All the time."""
-    learning: list[Item]
+    learning: list[MemoryItem]
     """While it learns."""
-    writing: list[Item]
+    writing: list[MemoryItem]
     """While the policy writes."""
     there: float
     refuses: bool
@@ -50,7 +50,7 @@ class Plan(NamedTuple):
     """Parts of the models that are counted too low."""
 
     @property
-    def items(self) -> list[Item]:
+    def items(self) -> list[MemoryItem]:
         """At the moment when most is needed."""
         return self.stays + max(self.learning, self.writing, key=total)
 
@@ -74,7 +74,7 @@ class Plan(NamedTuple):
         return "\n  ".join(lines)
 
 
-def plan_memory(recipe: Recipe, stage: str, rows: Sequence[Row] = (), loaded: Any = None) -> Plan:
+def plan_memory(recipe: Recipe, stage: str, rows: Sequence[Row] = (), loaded: Any = None) -> MemoryPlan:
     """What `reward`, `optimise` or `judge_training` needs. `rows` are what it will learn from, as far as is known;
     without any the longest that the recipe allows are assumed. `loaded`: a model of it that is in memory already."""
     if stage == "reward":
@@ -89,9 +89,9 @@ def plan_memory(recipe: Recipe, stage: str, rows: Sequence[Row] = (), loaded: An
         found = needs.Needs([], [], [], ())  # best of n trains nothing
     has = sum(p.numel() * p.element_size() for p in loaded.parameters()) if loaded is not None else 0
     if found.stays:
-        found.stays.append(Item("libraries", LIBRARIES, ""))
+        found.stays.append(MemoryItem("libraries", LIBRARIES, ""))
     there, refuses = available() + has, recipe.compute.check_memory
-    return Plan(stage, found.stays, found.learning, found.writing, there, refuses, found.unknown)
+    return MemoryPlan(stage, found.stays, found.learning, found.writing, there, refuses, found.unknown)
 
 
 def rollout_rows(recipe: Recipe, prompts: Sequence[Prompt]) -> list[Row]:
@@ -108,7 +108,7 @@ def rollout_rows(recipe: Recipe, prompts: Sequence[Prompt]) -> list[Row]:
 
 
 @contextlib.contextmanager
-def within(plan: Plan) -> Iterator[None]:
+def within(plan: MemoryPlan) -> Iterator[None]:
     """Print the plan. ConfigError, naming the largest item and what makes it smaller, where it does not fit; inside,
     TrainingError with the same advice where memory runs out all the same."""
     if not plan.items:

@@ -18,10 +18,10 @@ from rlaif.models.local.load import device
 from rlaif.models.local.packing import Row, microbatches, packs
 from rlaif.training import parallel
 from rlaif.training.head import ROWS as HEAD_ROWS
-from rlaif.training.sizes import Sizes, Wanted, sizes
+from rlaif.training.sizes import ModelRequest, Sizes, sizes
 
 
-class Item(NamedTuple):
+class MemoryItem(NamedTuple):
     """One use of memory, in bytes, what makes it smaller, and how it is reckoned."""
 
     name: str
@@ -36,7 +36,7 @@ class Item(NamedTuple):
         return f"{self.name} {size}{f' ({self.note})' if self.note else ''}"
 
 
-def total(items: Sequence[Item]) -> float:
+def total(items: Sequence[MemoryItem]) -> float:
     """Bytes of all of them."""
     return sum(item.bytes for item in items)
 
@@ -44,9 +44,9 @@ def total(items: Sequence[Item]) -> float:
 class Needs(NamedTuple):
     """Of a stage, as in `Plan`."""
 
-    stays: list[Item]
-    learning: list[Item]
-    writing: list[Item]
+    stays: list[MemoryItem]
+    learning: list[MemoryItem]
+    writing: list[MemoryItem]
     unknown: tuple[str, ...]
 
 
@@ -76,7 +76,7 @@ def judge(recipe: Recipe, rows: Sequence[Row]) -> Needs:
     section, base = recipe.judge_training, recipe.judge
     assert isinstance(base, LocalModel | VllmModel)
     again, dtype = recipe.compute.gradient_checkpointing, torch_dtype(base.dtype)
-    model = sizes(Wanted(base.model, base.revision, dtype, section.lora, scalar=False, recompute=again), rows)
+    model = sizes(ModelRequest(base.model, base.revision, dtype, section.lora, scalar=False, recompute=again), rows)
     learner = _Learner(recipe, "judge_training", model, section.lora)
     logits = learner.logits(rows) if recipe.label.mode.kind == "contrast" else learner.last_logits(rows)
     merged = _weights("merged weights", model.adapted, model.e, "a smaller judge.model")  # to judge by, between epochs
@@ -120,7 +120,7 @@ def _critic(recipe: Recipe, section: Ppo, rows: Sequence[Row]) -> Sizes:
     return sizes(wanted, rows)
 
 
-def _writing(section: OnPolicy, learner: _Learner, rows: Sequence[Row]) -> list[Item]:
+def _writing(section: OnPolicy, learner: _Learner, rows: Sequence[Row]) -> list[MemoryItem]:
     """Rollouts are divided among the processes; of a sharded policy each has all the weights meanwhile."""
     if not isinstance(section.rollouts, LocalRollouts):
         return []
@@ -129,7 +129,7 @@ def _writing(section: OnPolicy, learner: _Learner, rows: Sequence[Row]) -> list[
     model = learner.model
     token = model.cached * model.e
     note = f"{tokens:,} tokens x {token / 1e3:.1f} kB"
-    cache = Item("KV cache", tokens * token, "lower optimise.rollouts_per_step or max_tokens", note)
+    cache = MemoryItem("KV cache", tokens * token, "lower optimise.rollouts_per_step or max_tokens", note)
     merged = model.adapted + (model.weights if learner.parts > 1 else 0)
     return [cache, *([_weights("merged weights", merged, model.e, "a smaller policy.model")] if merged else [])]
 
@@ -159,24 +159,24 @@ class _Learner(NamedTuple):
             return f"learn through adapters ({self.stage}.lora), or several processes with compute.sharding=fsdp"
         return "a smaller policy.model, policy.dtype=bfloat16, or several processes with compute.sharding=fsdp"
 
-    def weights(self, name: str) -> Item:
+    def weights(self, name: str) -> MemoryItem:
         return _weights(name, self.model.weights / self.parts, self.model.e, self.remedy)
 
-    def adapters(self, name: str) -> Item:
+    def adapters(self, name: str) -> MemoryItem:
         item = _weights(name, self.model.trained / self.parts, self.model.e, self.remedy)
         return item._replace(note=f"adapter over the reward model, {item.note}")
 
-    def reference(self) -> Item:
+    def reference(self) -> MemoryItem:
         if self.lora is not None:
-            return Item("reference", 0, "", "adapter off")
+            return MemoryItem("reference", 0, "", "adapter off")
         return _weights("reference", self.model.weights, self.model.e, self.remedy)
 
-    def optimiser(self, beside: _Learner | None = None) -> Item:
+    def optimiser(self, beside: _Learner | None = None) -> MemoryItem:
         """AdamW's two moments in float32, and of bf16 weights the 16 bits that their masters have more."""
         trained = self.model.trained / self.parts + (beside.model.trained / beside.parts if beside else 0)
         return _weights("optimiser", trained, 8 if self.model.e == 4 else 10, self.remedy)
 
-    def learning(self) -> list[Item]:
+    def learning(self) -> list[MemoryItem]:
         again = " or set compute.gradient_checkpointing=true"
         remedy = f"lower {self.stage}.microbatch_tokens{'' if self.recipe.compute.gradient_checkpointing else again}"
         model = self.model
@@ -184,10 +184,10 @@ class _Learner(NamedTuple):
         note = f"{model.tokens:,} tokens x {model.layers} layers x {token / 1e3:.1f} kB"
         return [
             _weights("gradients", model.trained / self.parts, model.e, self.remedy),
-            Item("activations", model.activations, remedy, note),
+            MemoryItem("activations", model.activations, remedy, note),
         ]
 
-    def logits(self, rows: Sequence[Row]) -> Item:
+    def logits(self, rows: Sequence[Row]) -> MemoryItem:
         """Of the few rows computed at a time: in the weights' format and twice in float32. A divided output layer has
         float32 logits of all rows wait for the backward pass."""
         count = sum(len(row.response) for row in rows)
@@ -195,26 +195,26 @@ class _Learner(NamedTuple):
         each, kept = self.model.e + 8, 0 if self.parts == 1 else 4 * count
         note = f"{few} rows x {self.model.vocabulary:,} words x {each} B" if not kept else f"{count} rows"
         size = (each * few + kept) * self.model.vocabulary
-        return Item("logits", size, f"lower {self.stage}.microbatch_tokens", note)
+        return MemoryItem("logits", size, f"lower {self.stage}.microbatch_tokens", note)
 
-    def last_logits(self, rows: Sequence[Row]) -> Item:
+    def last_logits(self, rows: Sequence[Row]) -> MemoryItem:
         """Of one state of each row, in float32: they, their softmax and the gradients of both; bf16 weights are widened
         for that."""
         wide = 0 if self.model.e == 4 else 4 * self.model.vocabulary * self.model.width
         size = 16 * len(rows) * self.model.vocabulary + wide
-        return Item("logits", size, f"lower {self.stage}.microbatch_tokens", f"{len(rows)} rows")
+        return MemoryItem("logits", size, f"lower {self.stage}.microbatch_tokens", f"{len(rows)} rows")
 
 
-def _weights(name: str, count: float, each: int, remedy: str) -> Item:
-    return Item(name, count * each, remedy, f"{count / 1e6:,.1f} M x {each} B")
+def _weights(name: str, count: float, each: int, remedy: str) -> MemoryItem:
+    return MemoryItem(name, count * each, remedy, f"{count / 1e6:,.1f} M x {each} B")
 
 
-def _policy(recipe: Recipe, lora: Lora | None) -> Wanted:
+def _policy(recipe: Recipe, lora: Lora | None) -> ModelRequest:
     model, again = recipe.policy, recipe.compute.gradient_checkpointing
-    return Wanted(model.model, model.revision, torch_dtype(model.dtype), lora, scalar=False, recompute=again)
+    return ModelRequest(model.model, model.revision, torch_dtype(model.dtype), lora, scalar=False, recompute=again)
 
 
-def _backbone(recipe: Recipe, section: RewardSection, lora: Lora | None) -> Wanted:
+def _backbone(recipe: Recipe, section: RewardSection, lora: Lora | None) -> ModelRequest:
     wanted = _policy(recipe, lora)._replace(scalar=True)
     return wanted._replace(name=section.model, revision=None) if section.model else wanted
 

@@ -33,7 +33,7 @@ _alone: dict[str, bool] = {}
 """Not empty while the first process works and the others wait for it: nothing may wait for them."""
 
 
-class Failed(NamedTuple):
+class RemoteFailure(NamedTuple):
     """What the first process hands the others instead of a result."""
 
     error: RlaifError
@@ -122,20 +122,20 @@ def first(work: Callable[[], T]) -> T:
     """What `work` returns on the first process, on all of them; the others wait. Its error is raised on all."""
     if size() == 1:
         return work()
-    box: list[T | Failed] = []
+    box: list[T | RemoteFailure] = []
     if rank() == 0:
         _alone["first"] = True
         try:
             box = [work()]
         except RlaifError as error:
-            box = [Failed(error)]
+            box = [RemoteFailure(error)]
         finally:
             _alone.clear()
     else:
-        box = [Failed(TrainingError("nothing came from the first process"))]
+        box = [RemoteFailure(TrainingError("nothing came from the first process"))]
     with _together():
         dist.broadcast_object_list(box, src=0, group=_objects.get("group"))
-    if isinstance(box[0], Failed):
+    if isinstance(box[0], RemoteFailure):
         raise box[0].error
     return box[0]
 

@@ -25,14 +25,14 @@ from rlaif.training.recompute import keeping
 from rlaif.training.sharding import Outline, gather, gathered
 
 
-class Scored(NamedTuple):
+class TokenStatistics(NamedTuple):
     """Of each response token: its log-probability, and the entropy (nats) of the distribution it came from."""
 
     logprobs_BT: Tensor
     entropy_BT: Tensor
 
 
-class Read(NamedTuple):
+class ForwardPass(NamedTuple):
     """One forward pass: each response token's log-probability, and the state in which it was chosen."""
 
     logprobs_BT: Tensor
@@ -72,19 +72,21 @@ class PolicyModel:
         """logprobs_BT: log pi(token | what stands before it) at this temperature, 0 on padding. Gradients flow."""
         return self.read(rows, temperature).logprobs_BT
 
-    def read(self, rows: Sequence[Row], temperature: float) -> Read:
+    def read(self, rows: Sequence[Row], temperature: float) -> ForwardPass:
         """`token_logprobs`, and the hidden states for whoever else reads them (a critic on this trunk)."""
         mask_BT = response_mask(rows, self.model.device)
         hidden_NH = hidden_states(self.backbone, rows).chosen()
         logprobs_N = chosen_logprobs(output_of(self.model), hidden_NH, self._targets(rows), temperature)
-        return Read(torch.zeros(mask_BT.shape, device=mask_BT.device).masked_scatter(mask_BT, logprobs_N), hidden_NH)
+        return ForwardPass(
+            torch.zeros(mask_BT.shape, device=mask_BT.device).masked_scatter(mask_BT, logprobs_N), hidden_NH
+        )
 
     def _targets(self, rows: Sequence[Row]) -> Tensor:
         """The tokens that were chosen."""
         return torch.tensor([t for row in rows for t in row.response], device=self.model.device)
 
     @torch.no_grad()
-    def without_gradients(self, rows: Sequence[Row], temperature: float, max_tokens: int) -> Scored:
+    def without_gradients(self, rows: Sequence[Row], temperature: float, max_tokens: int) -> TokenStatistics:
         """Log-probabilities and entropies of any number of rows, a microbatch at a time; 0 on padding."""
         mask_BT = response_mask(rows, self.model.device)
         logprobs_BT = torch.zeros(mask_BT.shape, device=mask_BT.device)
@@ -94,17 +96,17 @@ class PolicyModel:
             width = scored.logprobs_BT.shape[1]
             logprobs_BT[group, :width] = scored.logprobs_BT
             entropy_BT[group, :width] = scored.entropy_BT
-        return Scored(logprobs_BT, entropy_BT)
+        return TokenStatistics(logprobs_BT, entropy_BT)
 
     @torch.no_grad()
-    def look(self, rows: Sequence[Row], temperature: float) -> tuple[Scored, Tensor]:
-        """One pass without gradients: `Scored`, and the hidden states as in `read`."""
+    def look(self, rows: Sequence[Row], temperature: float) -> tuple[TokenStatistics, Tensor]:
+        """One pass without gradients: `TokenStatistics`, and the hidden states as in `read`."""
         mask_BT = response_mask(rows, self.model.device)
         hidden_NH = hidden_states(self.backbone, rows).chosen()
         output = output_of(self.model)
         found = chosen_and_entropy(output, hidden_NH, self._targets(rows), temperature)
         empty_BT = torch.zeros(mask_BT.shape, device=mask_BT.device)
-        return Scored(*(empty_BT.masked_scatter(mask_BT, each_N) for each_N in found)), hidden_NH
+        return TokenStatistics(*(empty_BT.masked_scatter(mask_BT, each_N) for each_N in found)), hidden_NH
 
     @property
     def reference(self) -> Any:

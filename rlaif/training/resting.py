@@ -20,7 +20,7 @@ DONT_NEED = 4
 ALIGNED = 64
 
 
-class Resting:
+class RestingWeights:
     """The weights of frozen models, moved into one unnamed file in `folder`. Nothing happens on a GPU."""
 
     def __init__(self, models: Sequence[nn.Module], folder: Path) -> None:

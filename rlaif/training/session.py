@@ -19,7 +19,7 @@ from rlaif.config.reward import RewardSection
 from rlaif.errors import TrainingError
 from rlaif.training import parallel
 from rlaif.training.checkpoints import Checkpoints
-from rlaif.training.masters import Part, low_bits
+from rlaif.training.masters import MasterPart, low_bits
 
 FUSED_FROM = 2**25
 """Numbers trained from which AdamW's fused kernel steps. It is six times as fast and needs no scratch, and rounds
@@ -95,14 +95,14 @@ class Session:
         self.drop_gradients()
         return float(norms[0])
 
-    def _cut(self, own: Tensor, low: Tensor | None) -> tuple[Part, ...]:
+    def _cut(self, own: Tensor, low: Tensor | None) -> tuple[MasterPart, ...]:
         lows = [None] * len(own.view(-1).split(self._size)) if low is None else low.view(-1).split(self._size)
-        return tuple(Part.of(*each) for each in zip(own.view(-1).split(self._size), lows, strict=True))
+        return tuple(MasterPart.of(*each) for each in zip(own.view(-1).split(self._size), lows, strict=True))
 
     @torch.no_grad()
     def _step(self, clips: Sequence[Tensor | None]) -> None:
         """One step of the groups that have a factor for their gradients, a few parts at a time."""
-        bucket: list[Part] = []
+        bucket: list[MasterPart] = []
         for group, parts, clip in zip(self.groups, self._parts, clips, strict=True):
             for name, parameter in group.parameters.items():
                 if clip is None or parameter.grad is None:
@@ -118,7 +118,7 @@ class Session:
                     bucket.append(part)
         self._step_bucket(bucket)
 
-    def _step_bucket(self, bucket: Sequence[Part]) -> None:
+    def _step_bucket(self, bucket: Sequence[MasterPart]) -> None:
         self.optimizer.step()
         for part in bucket:
             part.master.grad = None

@@ -28,7 +28,7 @@ GATED = {"gate_proj", "up_proj", "down_proj"}
 ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj"}
 
 
-class Wanted(NamedTuple):
+class ModelRequest(NamedTuple):
     """Which model, and how it is to learn."""
 
     name: str
@@ -77,7 +77,7 @@ class Pass(NamedTuple):
     """Their lengths' squares."""
 
 
-def sizes(wanted: Wanted, rows: Sequence[Row]) -> Sizes:
+def sizes(wanted: ModelRequest, rows: Sequence[Row]) -> Sizes:
     """Of this model, learning from these rows in one pass (none: only weights). ModelError for an unusable config."""
     path = resolve_model(wanted.name, wanted.revision).path
     config = from_pretrained(AutoConfig, wanted.name, "has no usable config", path, revision=wanted.revision)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from rlaif.audit.distill.merge import Candidate, merge
 from rlaif.audit.distill.propose import Proposed, propose
-from rlaif.audit.distill.select import Tested, select
+from rlaif.audit.distill.select import CandidateTest, select
 from rlaif.audit.distill.settings import DistillSettings
 from rlaif.audit.distill.vote import Votes, constitution_of, vote
 from rlaif.audit.gold import read_gold
@@ -37,10 +37,10 @@ SCHEMA = "rlaif/distillation/v1"
 TEMPLATE = "propose"
 
 
-class Distilled(NamedTuple):
+class Distillation(NamedTuple):
     """What came of it. Without survivors `kept` is empty, `constitution` and `path` are None: exit code 1."""
 
-    kept: tuple[Tested, ...]
+    kept: tuple[CandidateTest, ...]
     constitution: Constitution | None
     path: Path | None
     report: Path
@@ -60,12 +60,12 @@ class _Work(NamedTuple):
     proposed: Proposed
     merged: list[Candidate]
     votes: Votes
-    tested: list[Tested]
+    tested: list[CandidateTest]
 
 
 def distill_command(
     recipe: Recipe, gold: Sequence[Path], out: Path, settings: DistillSettings | None = None
-) -> Distilled:
+) -> Distillation:
     """Distil these files of human labels with the recipe's judge; write `out` (YAML) and the JSON report beside it.
 
     Half of the prompts, by hash, serve for proposals and the others for the vote; human ties are left out. The judge
@@ -109,7 +109,7 @@ def distill_command(
         **_figures(work, len(ours), len(theirs), settings),
     }
     write_json(report, document)
-    return Distilled(kept, constitution, out if kept else None, report, document)
+    return Distillation(kept, constitution, out if kept else None, report, document)
 
 
 def halves(labels: Sequence[Judgment], settings: DistillSettings, seed: int) -> tuple[list[Judgment], list[Judgment]]:
@@ -157,7 +157,7 @@ def _distill(
 # ------------------------------------------------------------------------------------------------- in words
 
 
-def supported(tested: Tested) -> str:
+def supported(tested: CandidateTest) -> str:
     """'82% (74 to 89%) of 61 decided pairs, proposed for 9'."""
     if tested.support is None:
         return f"no support measured, proposed for {len(tested.candidate.supporters)}"
@@ -168,7 +168,7 @@ def supported(tested: Tested) -> str:
     )
 
 
-def _sentence(work: _Work, kept: Sequence[Tested]) -> str:
+def _sentence(work: _Work, kept: Sequence[CandidateTest]) -> str:
     usable = sum(proposal.fault is None for proposal in work.proposed.proposals)
     made = f"{len(work.proposed.proposals)} proposals ({usable} usable, {len(work.merged)} different)"
     if kept:
@@ -187,7 +187,7 @@ def _sentence(work: _Work, kept: Sequence[Tested]) -> str:
     )
 
 
-def _measured(kept: Sequence[Tested], pairs: int, confidence: float, alpha: float) -> list[str]:
+def _measured(kept: Sequence[CandidateTest], pairs: int, confidence: float, alpha: float) -> list[str]:
     """The support of the principles, for the top of the file."""
     return [
         f"Support: on how many of the decided among {pairs} held-out pairs the principle alone prefers what people",
@@ -201,7 +201,7 @@ def _measured(kept: Sequence[Tested], pairs: int, confidence: float, alpha: floa
 
 def _figures(work: _Work, proposing: int, voting: int, settings: DistillSettings) -> dict[str, Any]:
     why = f"not tested: {settings.candidates} others were proposed for as many pairs or more"
-    untested = [Tested(candidate, why) for candidate in work.merged[settings.candidates :]]
+    untested = [CandidateTest(candidate, why) for candidate in work.merged[settings.candidates :]]
     faults = Counter(proposal.fault for proposal in work.proposed.proposals if proposal.fault)
     return {
         "pairs": {"proposing": proposing, "voting": voting},
@@ -216,7 +216,7 @@ def _figures(work: _Work, proposing: int, voting: int, settings: DistillSettings
     }
 
 
-def _row(tested: Tested) -> dict[str, Any]:
+def _row(tested: CandidateTest) -> dict[str, Any]:
     return {
         "id": tested.candidate.id,
         "text": tested.candidate.text,

@@ -22,7 +22,7 @@ Votes = NDArray[np.float64]
 """Pairs by candidates, as in `vote.Votes.p`."""
 
 
-class Tested(NamedTuple):
+class CandidateTest(NamedTuple):
     """One candidate after the vote. `rejected` says why it is not kept; None for a principle of the constitution."""
 
     candidate: Candidate
@@ -41,7 +41,7 @@ def select(
     prompt_ids: Sequence[str],
     settings: DistillSettings,
     bootstrap: Bootstrap,
-) -> list[Tested]:
+) -> list[CandidateTest]:
     """The candidates with their fate, best first: kept ones, then the others in the same order of merit.
 
     Merit is the lower end of the interval of the support. Taken from the best down, a candidate is left out when it
@@ -79,18 +79,18 @@ def _test(
     prompt_ids: Sequence[str],
     settings: DistillSettings,
     bootstrap: Bootstrap,
-) -> Tested:
+) -> CandidateTest:
     """The candidate with its support, and the plain p-value where it decides pairs of enough prompts."""
     mine = decided[:, index]
     asked = int(np.isfinite(votes[:, index]).sum())
     clusters = [prompt for prompt, used in zip(prompt_ids, mine, strict=True) if used]
     if not clusters:
-        return Tested(candidate, None, asked=asked)
+        return CandidateTest(candidate, None, asked=asked)
     hits = (votes[mine, index] > 0.5).astype(float)
     support = clustered_mean(list(hits), clusters, *bootstrap)
     enough = len(set(clusters)) >= settings.least_prompts
     p_value = _luck(hits, clusters, bootstrap) if enough else None
-    return Tested(candidate, None, support, p_value, asked)
+    return CandidateTest(candidate, None, support, p_value, asked)
 
 
 def _luck(hits: NDArray[np.float64], clusters: Sequence[str], bootstrap: Bootstrap) -> float:
@@ -112,14 +112,14 @@ def _luck(hits: NDArray[np.float64], clusters: Sequence[str], bootstrap: Bootstr
     return float(found.pvalue)
 
 
-def _merit(tested: Tested) -> float:
+def _merit(tested: CandidateTest) -> float:
     low = tested.support.low if tested.support else None
     return 0.0 if low is None or tested.p_value is None else low
 
 
 def _rejected(
     index: int,
-    tested: Sequence[Tested],
+    tested: Sequence[CandidateTest],
     votes: Votes,
     decided: NDArray[np.bool_],
     kept: Sequence[int],

@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 from rlaif import __version__
 from rlaif.audit.identity import identity
 from rlaif.audit.judge_training import worth
-from rlaif.audit.judge_training.labels import Labels, read_labels
+from rlaif.audit.judge_training.labels import PairLabels, read_labels
 from rlaif.audit.judge_training.material import material_of, trainable_mode
 from rlaif.audit.judge_training.record import FILE, SCHEMA, prompts_of, read_record, refuse_seen
 from rlaif.audit.judge_training.split import Split, decided, key_of, keys_of, split
-from rlaif.audit.judge_training.work import Work, Worked, do
+from rlaif.audit.judge_training.work import JudgeTrainOutcome, JudgeTrainTask, do
 from rlaif.config import Recipe
 from rlaif.config.models import LocalModel, VllmModel
 from rlaif.console import say
@@ -70,7 +70,7 @@ def train_command(
     with Run(hidden).lock():
         run = Run(hidden / about["subject"])
         folder = run.folder / place.name
-        worked = do(Work(recipe, base, constitution, material, parts, run, folder))
+        worked = do(JudgeTrainTask(recipe, base, constitution, material, parts, run, folder))
         record = about | _found(recipe, base, parts, worked, folder)
         if worked.trained.best:
             write_json(folder / FILE, record)
@@ -97,7 +97,7 @@ def judge_to_train(recipe: Recipe) -> LocalModel:
     return LocalModel(model=judge.model, revision=judge.revision, dtype=dtype, batch_size=batch_size)
 
 
-def _about(recipe: Recipe, constitution: Constitution, labels: Labels, apart: Labels | None) -> dict[str, Any]:
+def _about(recipe: Recipe, constitution: Constitution, labels: PairLabels, apart: PairLabels | None) -> dict[str, Any]:
     """Of judge.json what is known beforehand: what is trained, by what, from which labels."""
     sections = {"label", "judge_training", "compute", "evaluate", "seed"}
     about = {
@@ -111,7 +111,7 @@ def _about(recipe: Recipe, constitution: Constitution, labels: Labels, apart: La
     return {"schema": SCHEMA, "subject": content_id(about), **about, "confidence": recipe.evaluate.confidence}
 
 
-def _labels(labels: Labels) -> dict[str, Any]:
+def _labels(labels: PairLabels) -> dict[str, Any]:
     return {
         "files": [file._asdict() for file in labels.files],
         "pairs": len(labels.labels),
@@ -136,7 +136,7 @@ def _done(target: Path, subject: str) -> dict[str, Any] | None:
     raise ConfigError(f"{target}: {what}; name another folder with --out, or delete this one")
 
 
-def _found(recipe: Recipe, base: LocalModel, parts: Split, worked: Worked, folder: Path) -> dict[str, Any]:
+def _found(recipe: Recipe, base: LocalModel, parts: Split, worked: JudgeTrainOutcome, folder: Path) -> dict[str, Any]:
     """Of judge.json what came of it."""
     from rlaif.models.embedded import resolve_model  # noqa: PLC0415
 
@@ -161,7 +161,7 @@ def _found(recipe: Recipe, base: LocalModel, parts: Split, worked: Worked, folde
     }
 
 
-def _say(labels: Labels, apart: Labels | None, parts: Split) -> None:
+def _say(labels: PairLabels, apart: PairLabels | None, parts: Split) -> None:
     """How many labels there are, and for what."""
     for name, some in (("gold", labels), ("audit", apart)):
         if some is None:

@@ -29,7 +29,7 @@ JUDGMENT = {"pair", "p_a", "source"}
 PREFERENCE = {"pair_id", "p_chosen", "source", "weight"}
 
 
-class Label(NamedTuple):
+class PairLabel(NamedTuple):
     """What is said of one pair, a and b assigned by hash."""
 
     pair: Pair
@@ -39,10 +39,10 @@ class Label(NamedTuple):
     """p(a) of each principle of which something is said, as the person or the judge gave it."""
 
 
-class Labels(NamedTuple):
+class PairLabels(NamedTuple):
     """One label a pair, in the order of their ids: files and rows in another order teach the same."""
 
-    labels: tuple[Label, ...]
+    labels: tuple[PairLabel, ...]
     failures: tuple[Failure, ...]
     """Rows without a usable label; `id` is file:line."""
     files: tuple[GoldFile, ...]
@@ -54,12 +54,12 @@ class Labels(NamedTuple):
     """Judgments made by another constitution: what they say by principle is not used."""
 
 
-def read_labels(paths: Sequence[Path], constitution: Constitution) -> Labels:
+def read_labels(paths: Sequence[Path], constitution: Constitution) -> PairLabels:
     """All labels of these files. A pair labelled several times has the mean p, and the mean weight.
 
     DataError for a file without a single usable pair.
     """
-    found: dict[str, list[Label]] = {}
+    found: dict[str, list[PairLabel]] = {}
     failures: list[Failure] = []
     files = []
     repeated = others = 0
@@ -76,7 +76,7 @@ def read_labels(paths: Sequence[Path], constitution: Constitution) -> Labels:
         failures += failed
         others += other
         files.append(GoldFile(name, file_digest(path).hex(), rows, len(failed), pairs))
-    return Labels(
+    return PairLabels(
         labels=tuple(_merged(found[pair_id]) for pair_id in sorted(found)),
         failures=tuple(failures),
         files=tuple(files),
@@ -87,14 +87,14 @@ def read_labels(paths: Sequence[Path], constitution: Constitution) -> Labels:
 
 
 class _Read(NamedTuple):
-    labels: list[Label]
+    labels: list[PairLabel]
     failures: list[Failure]
     rows: int
     other_constitution: int
 
 
 def _read(path: Path, constitution: Constitution) -> _Read:
-    labels: list[Label] = []
+    labels: list[PairLabel] = []
     failures: list[Failure] = []
     others: list[SourceRow] = []
     rows = other = 0
@@ -123,11 +123,11 @@ def _record(row: SourceRow, kind: type[Row]) -> Row:
         raise DataError(f"{row.place}: {first_problem(error)}") from None
 
 
-def _of_judgment(judgment: Judgment, constitution: Constitution) -> Label:
+def _of_judgment(judgment: Judgment, constitution: Constitution) -> PairLabel:
     pair, turned = _pair(judgment.pair)
     own = {} if _is_of_another(judgment, constitution) else _by_principle(judgment)
     by_principle = tuple((principle, 1 - p_a if turned else p_a) for principle, p_a in own.items())
-    return Label(pair, 1 - judgment.p_a if turned else judgment.p_a, 1.0, by_principle)
+    return PairLabel(pair, 1 - judgment.p_a if turned else judgment.p_a, 1.0, by_principle)
 
 
 def _by_principle(judgment: Judgment) -> dict[str, float]:
@@ -144,11 +144,11 @@ def _is_of_another(judgment: Judgment, constitution: Constitution) -> bool:
     return judgment.provenance is not None and judgment.provenance.constitution_hash != constitution.hash
 
 
-def _of_preference(row: Preference) -> Label:
+def _of_preference(row: Preference) -> PairLabel:
     texts = [side[-1].content for side in (row.chosen, row.rejected)]
     given = Pair(id=row.pair_id, prompt_id=row.prompt_id, prompt=row.prompt, tags=row.tags, a=texts[0], b=texts[1])
     pair, turned = _pair(given)
-    return Label(pair, 1 - row.p_chosen if turned else row.p_chosen, row.weight)
+    return PairLabel(pair, 1 - row.p_chosen if turned else row.p_chosen, row.weight)
 
 
 def _pair(given: Pair) -> tuple[Pair, bool]:
@@ -164,14 +164,14 @@ def _pair(given: Pair) -> tuple[Pair, bool]:
     return (pair.swapped() if turned else pair), turned
 
 
-def _merged(labels: Sequence[Label]) -> Label:
+def _merged(labels: Sequence[PairLabel]) -> PairLabel:
     """One label of all those of a pair: the mean p, over all and by principle, the mean weight and every tag."""
     pair = labels[0].pair
     tags = tuple(dict.fromkeys(tag for label in labels for tag in label.pair.tags))
     said: dict[str, list[float]] = {}
     for principle, p_a in (each for label in labels for each in label.by_principle):
         said.setdefault(principle, []).append(p_a)
-    return Label(
+    return PairLabel(
         pair=pair.model_copy(update={"tags": tags}),
         p_a=fmean(label.p_a for label in labels),
         weight=fmean(label.weight for label in labels),

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from rlaif.audit.judge_training.labels import Label
+from rlaif.audit.judge_training.labels import PairLabel
 from rlaif.audit.judge_training.split import key_of
 from rlaif.config import Recipe
 from rlaif.config.feedback import LabelSection, Mean
@@ -29,8 +29,8 @@ from rlaif.records import Pair, Prompt, derive_seed
 from rlaif.templates import load_template
 
 if TYPE_CHECKING:
-    from rlaif.training.judge.lessons import Encoder, Lesson
-    from rlaif.training.judge.methods import Method
+    from rlaif.training.judge.lessons import Encoder, JudgeLesson
+    from rlaif.training.judge.methods import JudgeMethod
 
 Mode = CompareMode | ScoreMode | ChecklistMode | ContrastMode
 Requests = Callable[[Pair, Principle], tuple[ChatRequest, ...]]
@@ -40,13 +40,13 @@ MODES = ("compare", "score", "checklist", "contrast")
 class Subject(NamedTuple):
     """A label that can teach, and the principles that the judge is asked about its pair."""
 
-    label: Label
+    label: PairLabel
     asked: tuple[Principle, ...]
     own: tuple[tuple[Principle, float], ...]
     """Those of which the label itself says p(a)."""
 
 
-class Material(NamedTuple):
+class JudgeTrainMaterial(NamedTuple):
     """All that is taught."""
 
     mode: Mode
@@ -56,11 +56,11 @@ class Material(NamedTuple):
     dropped: Counter[str]
     """Labels that teach nothing, by cause."""
 
-    def lessons(self, epoch: int) -> list[Lesson]:
+    def lessons(self, epoch: int) -> list[JudgeLesson]:
         """One of each subject."""
         return [self._lesson(subject, subject.own or (self._drawn(subject, epoch),)) for subject in self.subjects]
 
-    def whole(self, subject: Subject) -> Lesson:
+    def whole(self, subject: Subject) -> JudgeLesson:
         """All that may be asked of a subject in any epoch."""
         return self._lesson(subject, subject.own or tuple((p, subject.label.p_a) for p in subject.asked))
 
@@ -68,11 +68,13 @@ class Material(NamedTuple):
         seed = derive_seed(self.seed, "judge", "principle", epoch)
         return draw(subject.asked, seed, subject.label.pair.id), subject.label.p_a
 
-    def _lesson(self, subject: Subject, taught: Sequence[tuple[Principle, float]]) -> Lesson:
-        from rlaif.training.judge.lessons import Lesson, Question  # noqa: PLC0415 (brings torch)
+    def _lesson(self, subject: Subject, taught: Sequence[tuple[Principle, float]]) -> JudgeLesson:
+        from rlaif.training.judge.lessons import JudgeLesson, JudgeQuestion  # noqa: PLC0415 (brings torch)
 
-        questions = tuple(Question(self.requests(subject.label.pair, p), p_a, p.desired or "yes") for p, p_a in taught)
-        return Lesson(subject.label.pair.id, key_of(subject.label), questions, subject.label.weight)
+        questions = tuple(
+            JudgeQuestion(self.requests(subject.label.pair, p), p_a, p.desired or "yes") for p, p_a in taught
+        )
+        return JudgeLesson(subject.label.pair.id, key_of(subject.label), questions, subject.label.weight)
 
 
 def trainable_mode(recipe: Recipe) -> Mode:
@@ -86,7 +88,7 @@ def trainable_mode(recipe: Recipe) -> Mode:
     return mode
 
 
-def material_of(recipe: Recipe, constitution: Constitution, labels: Sequence[Label]) -> Material:
+def material_of(recipe: Recipe, constitution: Constitution, labels: Sequence[PairLabel]) -> JudgeTrainMaterial:
     """What these labels teach. ConfigError where a principle has not what the mode asks by, DataError where nothing is
     left to teach."""
     mode = trainable_mode(recipe)
@@ -100,10 +102,10 @@ def material_of(recipe: Recipe, constitution: Constitution, labels: Sequence[Lab
         else:
             subjects.append(found)
     _check_some(subjects, dropped)
-    return Material(mode, requests_of(mode, constitution), recipe.seed, tuple(subjects), dropped)
+    return JudgeTrainMaterial(mode, requests_of(mode, constitution), recipe.seed, tuple(subjects), dropped)
 
 
-def without_long(material: Material, encoder: Encoder, max_length: int) -> Material:
+def without_long(material: JudgeTrainMaterial, encoder: Encoder, max_length: int) -> JudgeTrainMaterial:
     """Without the pairs of which a question is too long for the section or for the model."""
     kept = []
     dropped = material.dropped.copy()
@@ -120,7 +122,7 @@ def without_long(material: Material, encoder: Encoder, max_length: int) -> Mater
 
 
 def requests_of(mode: Mode, constitution: Constitution) -> Requests:
-    """What judging asks about a pair by one principle, in the order that `training.judge.lessons.Question` has."""
+    """What judging asks about a pair by one principle, in the order that `training.judge.lessons.JudgeQuestion` has."""
     if isinstance(mode, ContrastMode):
         asking = by_ratio(mode, LabelSection())
 
@@ -154,7 +156,7 @@ def requests_of(mode: Mode, constitution: Constitution) -> Requests:
     return rate
 
 
-def method_of(mode: Mode, mass_weight: float) -> Method:
+def method_of(mode: Mode, mass_weight: float) -> JudgeMethod:
     """How this mode learns."""
     from rlaif.training.judge.methods import Comparing, Contrasting, Rating  # noqa: PLC0415 (brings torch)
 
@@ -165,7 +167,7 @@ def method_of(mode: Mode, mass_weight: float) -> Method:
     return Rating(mode.kind, mass_weight)
 
 
-def _subject(recipe: Recipe, constitution: Constitution, mode: Mode, label: Label) -> Subject | str:
+def _subject(recipe: Recipe, constitution: Constitution, mode: Mode, label: PairLabel) -> Subject | str:
     """The label with what is asked of its pair, or why it teaches nothing."""
     # A recipe that draws one principle a pair asks about each of them, pair by pair.
     section = recipe.label.model_copy(update={"aggregation": Mean()})

@@ -23,7 +23,7 @@ FILE = "judge.json"
 SCHEMA = "rlaif/trained-judge/v1"
 
 
-class Look(TypedDict):
+class EpochRecord(TypedDict):
     """How the judge did on held-out labels, before the first epoch or after one."""
 
     agreement: float
@@ -31,20 +31,20 @@ class Look(TypedDict):
     failed: Number
 
 
-class Record(TypedDict):
+class JudgeTrainRecord(TypedDict):
     """As much of the file as is read back."""
 
     schema: str
     subject: str
     prompts: list[str]
     best_epoch: Number
-    epochs: list[Look]
+    epochs: list[EpochRecord]
     heldout: Number
     audit: dict[str, Any] | None
     confidence: float
 
 
-RECORD: TypeAdapter[Any] = TypeAdapter(Record)
+RECORD: TypeAdapter[Any] = TypeAdapter(JudgeTrainRecord)
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
-from rlaif.audit.judge_training.labels import Label
+from rlaif.audit.judge_training.labels import PairLabel
 from rlaif.config.judge_training import JudgeTrainSection
 from rlaif.errors import DataError
 from rlaif.feedback.pairs import choice, heldout_prompts
@@ -19,9 +19,9 @@ from rlaif.records import Messages, content_id
 class Split(NamedTuple):
     """Each in the order of the labels."""
 
-    train: tuple[Label, ...]
-    heldout: tuple[Label, ...]
-    audit: tuple[Label, ...]
+    train: tuple[PairLabel, ...]
+    heldout: tuple[PairLabel, ...]
+    audit: tuple[PairLabel, ...]
 
 
 def prompt_key(prompt: Messages) -> str:
@@ -29,22 +29,22 @@ def prompt_key(prompt: Messages) -> str:
     return content_id([(m.role, " ".join(m.content.split())) for m in prompt if m.role != "system"])
 
 
-def key_of(label: Label) -> str:
+def key_of(label: PairLabel) -> str:
     """Of the label's prompt."""
     return prompt_key(label.pair.prompt)
 
 
-def keys_of(labels: Collection[Label]) -> set[str]:
+def keys_of(labels: Collection[PairLabel]) -> set[str]:
     """Of all of them."""
     return {key_of(label) for label in labels}
 
 
-def decided(labels: Collection[Label]) -> list[Label]:
+def decided(labels: Collection[PairLabel]) -> list[PairLabel]:
     """Those that have a preference."""
     return [label for label in labels if choice(label.p_a) != 0.5]
 
 
-def split(labels: Sequence[Label], audit: Sequence[Label] | None, section: JudgeTrainSection) -> Split:
+def split(labels: Sequence[PairLabel], audit: Sequence[PairLabel] | None, section: JudgeTrainSection) -> Split:
     """The labels by prompt, as hashes have it; `audit` takes the place of a share of them.
 
     DataError for audit labels on prompts of the others, and where a part that is asked for stays empty.
@@ -70,7 +70,7 @@ def split(labels: Sequence[Label], audit: Sequence[Label] | None, section: Judge
     return found
 
 
-def _refuse_shared(labels: Sequence[Label], audit: Sequence[Label]) -> None:
+def _refuse_shared(labels: Sequence[PairLabel], audit: Sequence[PairLabel]) -> None:
     trained = keys_of(labels)
     shared = [label for label in audit if key_of(label) in trained]
     if shared:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from rlaif.audit.judge_training import worth
-from rlaif.audit.judge_training.material import Material, method_of, without_long
+from rlaif.audit.judge_training.material import JudgeTrainMaterial, method_of, without_long
 from rlaif.audit.judge_training.split import Split
 from rlaif.audit.judges import open_judges
 from rlaif.config import Recipe
@@ -23,20 +23,20 @@ from rlaif.run import Run
 
 if TYPE_CHECKING:
     from rlaif.models.local.packing import Row
-    from rlaif.training.judge.lessons import Encoder, Lesson
-    from rlaif.training.judge.loop import Trained
+    from rlaif.training.judge.lessons import Encoder, JudgeLesson
+    from rlaif.training.judge.loop import JudgeTraining
 
 MEASURED = 64
 """So many of the longest pairs say how much memory a step takes."""
 
 
-class Work(NamedTuple):
+class JudgeTrainTask(NamedTuple):
     """One training, before it begins."""
 
     recipe: Recipe
     base: LocalModel
     constitution: Constitution
-    material: Material
+    material: JudgeTrainMaterial
     parts: Split
     run: Run
     """Where the work lies until it is whole."""
@@ -44,17 +44,17 @@ class Work(NamedTuple):
     """The judge's, in there: of the name that it will have, under which the replies of its audit are kept."""
 
 
-class Worked(NamedTuple):
+class JudgeTrainOutcome(NamedTuple):
     """What came of it; with `trained.best` 0 there is no folder, and no audit."""
 
-    trained: Trained
-    material: Material
+    trained: JudgeTraining
+    material: JudgeTrainMaterial
     """Without what turned out too long."""
     before: JudgeResult | None
     after: JudgeResult | None
 
 
-def do(work: Work) -> Worked:
+def do(work: JudgeTrainTask) -> JudgeTrainOutcome:
     """Train, and audit with the same labels before and after."""
     from rlaif.models.local.load import free_memory
 
@@ -65,10 +65,10 @@ def do(work: Work) -> Worked:
     if trained.best and before is not None:
         own = work.base.model_copy(update={"model": str(work.folder), "revision": None})
         after = _audited(work, own, "audit after")
-    return Worked(trained, material, before, after)
+    return JudgeTrainOutcome(trained, material, before, after)
 
 
-def _audited(work: Work, judge: LocalModel, title: str) -> JudgeResult:
+def _audited(work: JudgeTrainTask, judge: LocalModel, title: str) -> JudgeResult:
     """Behind the cache of replies: after a kill nothing is asked twice."""
     labels = work.parts.audit
     with (
@@ -78,7 +78,7 @@ def _audited(work: Work, judge: LocalModel, title: str) -> JudgeResult:
         return worth.ask(judges.cached, labels, work.constitution, work.recipe, advance)
 
 
-def _trained(work: Work) -> tuple[Trained, Material]:
+def _trained(work: JudgeTrainTask) -> tuple[JudgeTraining, JudgeTrainMaterial]:
     """Trained and saved in `work.folder`, unless no epoch was better than none."""
     from rlaif.models.local.dtype import torch_dtype
     from rlaif.training import memory
@@ -101,11 +101,11 @@ def _trained(work: Work) -> tuple[Trained, Material]:
     make_learner(policy, section.lora, derive_seed(recipe.seed, loop.STAGE, "lora"), recipe.compute)
     learner = loop.Learner(policy, method_of(material.mode, section.mass_weight), encoder, section)
 
-    def look() -> loop.Seen:
+    def look() -> loop.HeldoutAgreement:
         labels = work.parts.heldout
         with heartbeat(f"{len(labels)} held-out pairs"), as_judge(policy, base.batch_size) as judge:
             result = worth.ask(lambda which: nullcontext(judge), labels, work.constitution, recipe)
-        return loop.Seen(*worth.agreement_with(labels, result))
+        return loop.HeldoutAgreement(*worth.agreement_with(labels, result))
 
     steps = sum(map(len, loop.plan_of(material.lessons(0), section, recipe.seed)))
     with memory.within(plan), tracking(work.run, loop.STAGE, steps, recipe) as tracker:
@@ -118,16 +118,16 @@ def _trained(work: Work) -> tuple[Trained, Material]:
     return trained, material
 
 
-def _largest_pass(material: Material, encoder: Encoder, max_tokens: int) -> list[Row]:
+def _largest_pass(material: JudgeTrainMaterial, encoder: Encoder, max_tokens: int) -> list[Row]:
     """The rows of the largest microbatch among the pairs with most text."""
-    from rlaif.training.judge.loop import Encoded, microbatches
+    from rlaif.training.judge.loop import EncodedLesson, microbatches
 
     lessons = sorted(material.lessons(0), key=lambda lesson: -_characters(lesson))[:MEASURED]
-    encoded = [Encoded(lesson, encoder.rows(lesson)) for lesson in lessons]
+    encoded = [EncodedLesson(lesson, encoder.rows(lesson)) for lesson in lessons]
     groups = microbatches(encoded, max_tokens)
     largest = max(groups, key=lambda group: sum(one.tokens for one in group))
     return list(dict.fromkeys(row for one in largest for rows in one.rows for row in rows))
 
 
-def _characters(lesson: Lesson) -> int:
+def _characters(lesson: JudgeLesson) -> int:
     return sum(len(turn.content) for q in lesson.questions for request in q.requests for turn in request.messages)

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from rlaif.audit.judge_training.labels import Label
+from rlaif.audit.judge_training.labels import PairLabel
 from rlaif.audit.judge_training.split import decided, key_of, keys_of
 from rlaif.audit.labelled import agreement
 from rlaif.config import Recipe
@@ -30,7 +30,7 @@ from rlaif.feedback.sample import Progress
 from rlaif.feedback.verdict import log_odds
 
 
-class Agreement(NamedTuple):
+class LabelAgreement(NamedTuple):
     """Of one look at the judge."""
 
     share: float
@@ -42,7 +42,7 @@ class Agreement(NamedTuple):
 
 def ask(
     open_judge: OpenJudge,
-    labels: Sequence[Label],
+    labels: Sequence[PairLabel],
     constitution: Constitution,
     recipe: Recipe,
     progress: Progress | None = None,
@@ -52,17 +52,17 @@ def ask(
     return judge_by_mode(open_judge, pairs, constitution, recipe.label, recipe.seed, progress)
 
 
-def agreement_with(labels: Sequence[Label], result: JudgeResult) -> Agreement:
+def agreement_with(labels: Sequence[PairLabel], result: JudgeResult) -> LabelAgreement:
     """How far the judgments are from the labels (of which one at least has a preference)."""
     ps = _p_by_pair(result)
-    return Agreement(
+    return LabelAgreement(
         share=fmean(_right(label, ps) for label in decided(labels)),
         loss=fmean(_cross_entropy(label.p_a, log_odds(ps.get(label.pair.id, 0.5))) for label in labels),
         failed=sum(label.pair.id not in ps for label in labels),
     )
 
 
-def worth(labels: Sequence[Label], before: JudgeResult, after: JudgeResult, bootstrap: Bootstrap) -> dict[str, Any]:
+def worth(labels: Sequence[PairLabel], before: JudgeResult, after: JudgeResult, bootstrap: Bootstrap) -> dict[str, Any]:
     """Both audits and the paired difference in agreement, its interval over prompts, ready for JSON."""
     rows, clusters = decided(labels), [key_of(label) for label in decided(labels)]
     old, new = ([_right(label, ps) for label in rows] for ps in (_p_by_pair(before), _p_by_pair(after)))
@@ -111,7 +111,7 @@ def _p_by_pair(result: JudgeResult) -> dict[str, float]:
     return {judgment.pair.id: judgment.p_a for judgment in result.judgments}
 
 
-def _right(label: Label, ps: Mapping[str, float]) -> float:
+def _right(label: PairLabel, ps: Mapping[str, float]) -> float:
     return agreement(choice(ps.get(label.pair.id, 0.5)), choice(label.p_a))
 
 

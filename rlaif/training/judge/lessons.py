@@ -13,7 +13,7 @@ from rlaif.models.local.packing import Row
 from rlaif.models.local.tokens import encode_prompt, encode_response, turn_of
 
 
-class Question(NamedTuple):
+class JudgeQuestion(NamedTuple):
     """What one principle asks about a pair."""
 
     requests: tuple[ChatRequest, ...]
@@ -25,12 +25,12 @@ class Question(NamedTuple):
     """`checklist`: the answer that follows the principle."""
 
 
-class Lesson(NamedTuple):
+class JudgeLesson(NamedTuple):
     """The questions of one pair that are learnt together, and how much the pair counts."""
 
     id: str
     prompt_id: str
-    questions: tuple[Question, ...]
+    questions: tuple[JudgeQuestion, ...]
     weight: float = 1.0
 
 
@@ -59,7 +59,7 @@ class Encoder:
         ids = (*ids, *self.label_tokens(request).lead)
         return Row(ids[:-1], ids[-1:])
 
-    def rows(self, lesson: Lesson) -> list[tuple[Row, ...]]:
+    def rows(self, lesson: JudgeLesson) -> list[tuple[Row, ...]]:
         """Of each question; what they have in common is in `prompt`, to be computed once."""
         found = [tuple(self.row(request) for request in question.requests) for question in lesson.questions]
         if lesson.questions[0].requests[0].answer is not None:
@@ -73,7 +73,7 @@ class Encoder:
         """Of a row with an answer: how many of its tokens are the text, the end aside."""
         return len(row.response) - len(turn_of(self._tokenizer).written)
 
-    def length(self, lesson: Lesson) -> int:
+    def length(self, lesson: JudgeLesson) -> int:
         """Tokens of its longest row."""
         return max(sum(map(len, self.row(request))) for question in lesson.questions for request in question.requests)
 

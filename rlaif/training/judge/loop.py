@@ -17,8 +17,8 @@ from torch import Tensor
 
 from rlaif.config.judge_training import JudgeTrainSection
 from rlaif.records import derive_seed
-from rlaif.training.judge.lessons import Encoder, Lesson, Question
-from rlaif.training.judge.methods import Method, Rows
+from rlaif.training.judge.lessons import Encoder, JudgeLesson, JudgeQuestion
+from rlaif.training.judge.methods import JudgeMethod, Rows
 from rlaif.training.lessons import minibatches
 from rlaif.training.lora import trainable
 from rlaif.training.policy_model import PolicyModel
@@ -28,7 +28,7 @@ from rlaif.training.tracking import Tracker
 STAGE = "judge"
 
 
-class Seen(NamedTuple):
+class HeldoutAgreement(NamedTuple):
     """How the judge does on pairs that it does not learn from."""
 
     agreement: float
@@ -39,10 +39,10 @@ class Seen(NamedTuple):
     """Pairs that came to no judgment."""
 
 
-class Trained(NamedTuple):
+class JudgeTraining(NamedTuple):
     """What came of it."""
 
-    epochs: list[Seen]
+    epochs: list[HeldoutAgreement]
     """Before the first epoch, and after each."""
     best: int
     """0: no epoch was better than none. Else the policy now has the weights that it had after this one."""
@@ -53,15 +53,15 @@ class Learner(NamedTuple):
     """Who learns, and how."""
 
     policy: PolicyModel
-    method: Method
+    method: JudgeMethod
     encoder: Encoder
     section: JudgeTrainSection
 
 
-class Encoded(NamedTuple):
+class EncodedLesson(NamedTuple):
     """A lesson and the rows of its questions."""
 
-    lesson: Lesson
+    lesson: JudgeLesson
     rows: list[Rows]
 
     @property
@@ -74,12 +74,12 @@ class Encoded(NamedTuple):
 
 def train(
     learner: Learner,
-    lessons_of: Callable[[int], Sequence[Lesson]],
+    lessons_of: Callable[[int], Sequence[JudgeLesson]],
     seed: int,
     checkpoints: Path,
     tracker: Tracker,
-    look: Callable[[], Seen],
-) -> Trained:
+    look: Callable[[], HeldoutAgreement],
+) -> JudgeTraining:
     """Train a policy that is trainable by now; in the end it has the best epoch's weights.
 
     `lessons_of(epoch)` gives as many lessons, of the same pairs, for each epoch. The best epoch is the one with the
@@ -116,7 +116,7 @@ def train(
             see(last)
         first = last
     keeper.put_back_best()
-    return Trained(keeper.epochs, best_of(keeper.epochs), first)
+    return JudgeTraining(keeper.epochs, best_of(keeper.epochs), first)
 
 
 class _Keeper:
@@ -128,7 +128,7 @@ class _Keeper:
         group = Group(self._parameters, section.learning_rate)
         self.session = Session([group], checkpoints, section.max_grad_norm, section.weight_decay)
         self.done, extra = self.session.restore()
-        self.epochs = [Seen(*row) for row in extra.get("epochs", [])]
+        self.epochs = [HeldoutAgreement(*row) for row in extra.get("epochs", [])]
         self._best: dict[str, Tensor] = extra.get("best", {})
 
     def keep_if_best(self) -> None:
@@ -144,7 +144,9 @@ class _Keeper:
             self._parameters[name].copy_(weights)
 
 
-def _update(learner: Learner, session: Session, lessons: Sequence[Lesson], step: int, scale: float) -> dict[str, float]:
+def _update(
+    learner: Learner, session: Session, lessons: Sequence[JudgeLesson], step: int, scale: float
+) -> dict[str, float]:
     """One step of the optimiser; returns the row of metrics."""
     where = f"judge step {step}"
     row = learn(learner, lessons, where)
@@ -152,7 +154,7 @@ def _update(learner: Learner, session: Session, lessons: Sequence[Lesson], step:
     return row | {"learning_rate": scale * learner.section.learning_rate}
 
 
-def plan_of(lessons: Sequence[Lesson], section: JudgeTrainSection, seed: int) -> list[list[list[int]]]:
+def plan_of(lessons: Sequence[JudgeLesson], section: JudgeTrainSection, seed: int) -> list[list[list[int]]]:
     """Of each epoch its minibatches: places of lessons, whole prompts in an order of the epoch's own."""
     return [
         minibatches(lessons, section.minibatch_size, derive_seed(seed, STAGE, "order", epoch))
@@ -160,7 +162,7 @@ def plan_of(lessons: Sequence[Lesson], section: JudgeTrainSection, seed: int) ->
     ]
 
 
-def best_of(epochs: Sequence[Seen]) -> int:
+def best_of(epochs: Sequence[HeldoutAgreement]) -> int:
     """The epoch after which the judge was best, 0 where it was never better than untrained."""
     best = 0
     for number, seen in enumerate(epochs):
@@ -170,16 +172,16 @@ def best_of(epochs: Sequence[Seen]) -> int:
     return best
 
 
-def stops(epochs: Sequence[Seen], patience: int) -> bool:
+def stops(epochs: Sequence[HeldoutAgreement], patience: int) -> bool:
     """Whether the last `patience` epochs were no better than one before them."""
     return len(epochs) - 1 - best_of(epochs) >= patience
 
 
-def learn(learner: Learner, lessons: Sequence[Lesson], where: str) -> dict[str, float]:
+def learn(learner: Learner, lessons: Sequence[JudgeLesson], where: str) -> dict[str, float]:
     """Accumulate the gradient of the minibatch's loss, the mean over lessons by weight of each one's mean over its
     questions; returns the row of metrics."""
     total = sum(lesson.weight for lesson in lessons)
-    encoded = [Encoded(lesson, learner.encoder.rows(lesson)) for lesson in lessons]
+    encoded = [EncodedLesson(lesson, learner.encoder.rows(lesson)) for lesson in lessons]
     loss, masses, right = 0.0, list[float](), list[float]()
     for group in microbatches(encoded, learner.section.microbatch_tokens):
         asked = [question for one in group for question in one.lesson.questions]
@@ -197,7 +199,7 @@ def learn(learner: Learner, lessons: Sequence[Lesson], where: str) -> dict[str, 
     return found | {name: fmean(values) for name, values in means.items() if values}
 
 
-def _right(questions: Sequence[Question], leads: Sequence[float]) -> list[float]:
+def _right(questions: Sequence[JudgeQuestion], leads: Sequence[float]) -> list[float]:
     """Of the questions whose label has a preference: 1 where the judge's choice is the label's, a half for none."""
     return [
         0.5 if lead == 0 else float((lead > 0) == (question.p_a > 0.5))
@@ -206,9 +208,9 @@ def _right(questions: Sequence[Question], leads: Sequence[float]) -> list[float]
     ]
 
 
-def microbatches(encoded: Sequence[Encoded], max_tokens: int) -> Iterator[list[Encoded]]:
+def microbatches(encoded: Sequence[EncodedLesson], max_tokens: int) -> Iterator[list[EncodedLesson]]:
     """Whole lessons in groups of at most `max_tokens`, shortest first; a longer one is a group of its own."""
-    group: list[Encoded] = []
+    group: list[EncodedLesson] = []
     tokens = 0
     for one in sorted(encoded, key=lambda one: (one.tokens, one.lesson.id)):
         if group and tokens + one.tokens > max_tokens:
@@ -220,7 +222,7 @@ def microbatches(encoded: Sequence[Encoded], max_tokens: int) -> Iterator[list[E
         yield group
 
 
-def _said(epochs: Sequence[Seen]) -> str:
+def _said(epochs: Sequence[HeldoutAgreement]) -> str:
     """One line of the epoch that ended."""
     seen, number = epochs[-1], len(epochs) - 1
     which = f"after epoch {number}" if number else "untrained"

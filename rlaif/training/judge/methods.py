@@ -15,19 +15,19 @@ from torch import Tensor
 from rlaif.models.local.architecture import next_logits
 from rlaif.models.local.packing import Row, hidden_states
 from rlaif.training import losses
-from rlaif.training.judge.lessons import Encoder, Question
-from rlaif.training.losses import Answered
+from rlaif.training.judge.lessons import Encoder, JudgeQuestion
+from rlaif.training.losses import AnswerLoss
 from rlaif.training.policy_model import PolicyModel
 
 Rows = tuple[Row, ...]
 
 
-class Method(Protocol):
+class JudgeMethod(Protocol):
     """One mode of judging, as it learns."""
 
     def answer(
-        self, policy: PolicyModel, encoder: Encoder, questions: Sequence[Question], rows: Sequence[Rows]
-    ) -> Answered:
+        self, policy: PolicyModel, encoder: Encoder, questions: Sequence[JudgeQuestion], rows: Sequence[Rows]
+    ) -> AnswerLoss:
         """What the model says to these questions, and how far that is from what it should."""
         ...
 
@@ -37,8 +37,8 @@ class Comparing:
     """`compare`: the letter of the better response, in both orders."""
 
     def answer(
-        self, policy: PolicyModel, encoder: Encoder, questions: Sequence[Question], rows: Sequence[Rows]
-    ) -> Answered:
+        self, policy: PolicyModel, encoder: Encoder, questions: Sequence[JudgeQuestion], rows: Sequence[Rows]
+    ) -> AnswerLoss:
         logprob_N2L = _label_logprobs(policy, encoder, questions, rows)
         return losses.compare_loss(logprob_N2L, _wanted(questions, logprob_N2L))
 
@@ -51,8 +51,8 @@ class Rating:
     mass_weight: float
 
     def answer(
-        self, policy: PolicyModel, encoder: Encoder, questions: Sequence[Question], rows: Sequence[Rows]
-    ) -> Answered:
+        self, policy: PolicyModel, encoder: Encoder, questions: Sequence[JudgeQuestion], rows: Sequence[Rows]
+    ) -> AnswerLoss:
         logprob_N2L = _label_logprobs(policy, encoder, questions, rows)
         if self.kind == "score":
             better = losses.higher_rating(logprob_N2L.shape[-1])
@@ -70,8 +70,8 @@ class Contrasting:
     tau: float
 
     def answer(
-        self, policy: PolicyModel, encoder: Encoder, questions: Sequence[Question], rows: Sequence[Rows]
-    ) -> Answered:
+        self, policy: PolicyModel, encoder: Encoder, questions: Sequence[JudgeQuestion], rows: Sequence[Rows]
+    ) -> AnswerLoss:
         distinct, at_N4 = _distinct(rows, policy.model.device)
         logprob_BT = policy.token_logprobs(distinct, 1.0)
         tokens_B = torch.tensor([encoder.text_tokens(row) for row in distinct], device=logprob_BT.device)
@@ -83,7 +83,7 @@ class Contrasting:
 
 
 def _label_logprobs(
-    policy: PolicyModel, encoder: Encoder, questions: Sequence[Question], rows: Sequence[Rows]
+    policy: PolicyModel, encoder: Encoder, questions: Sequence[JudgeQuestion], rows: Sequence[Rows]
 ) -> Tensor:
     """logprob_N2L, as the model in this process gives them when it judges."""
     distinct, at_N2 = _distinct(rows, policy.model.device)
@@ -104,5 +104,5 @@ def _distinct(rows: Sequence[Rows], device: torch.device) -> tuple[list[Row], Te
     return list(place), torch.tensor([[place[row] for row in each] for each in rows], device=device)
 
 
-def _wanted(questions: Sequence[Question], like: Tensor) -> Tensor:
+def _wanted(questions: Sequence[JudgeQuestion], like: Tensor) -> Tensor:
     return torch.tensor([question.p_a for question in questions], device=like.device, dtype=like.dtype)

@@ -9,7 +9,7 @@ from rlaif.training.losses.advantages import (
     spread,
 )
 from rlaif.training.losses.judge import (
-    Answered,
+    AnswerLoss,
     better_answer,
     compare_loss,
     density_ratio,
@@ -21,7 +21,7 @@ from rlaif.training.losses.judge import (
 from rlaif.training.losses.kl import kl_k1, kl_k3, next_kl_coef
 from rlaif.training.losses.masked import explained_variance, masked_mean, response_mean, whiten
 from rlaif.training.losses.policy import (
-    Clipped,
+    ClippedLoss,
     constrained_score,
     importance_weights,
     next_multiplier,
@@ -30,7 +30,7 @@ from rlaif.training.losses.policy import (
     value_loss,
 )
 from rlaif.training.losses.preference import (
-    Treated,
+    LabelTreatment,
     bradley_terry_loss,
     davidson_loss,
     dpo_loss,
@@ -43,9 +43,9 @@ from rlaif.training.losses.preference import (
 
 __all__ = [
     "Advantages",
-    "Answered",
-    "Clipped",
-    "Treated",
+    "AnswerLoss",
+    "ClippedLoss",
+    "LabelTreatment",
     "better_answer",
     "bradley_terry_loss",
     "compare_loss",

@@ -15,7 +15,7 @@ from torch import Tensor
 from rlaif.training.losses.preference import bradley_terry_loss
 
 
-class Answered(NamedTuple):
+class AnswerLoss(NamedTuple):
     """Of each question."""
 
     loss_N: Tensor
@@ -31,17 +31,17 @@ def label_logprobs(logits_NV: Tensor, ids: Sequence[Sequence[int]]) -> Tensor:
     return torch.stack([logprobs_NV[:, list(tokens)].logsumexp(-1) for tokens in ids], -1)
 
 
-def compare_loss(logprob_N2L: Tensor, p_a_N: Tensor) -> Answered:
+def compare_loss(logprob_N2L: Tensor, p_a_N: Tensor) -> AnswerLoss:
     """-[p log P(a's label) + (1 - p) log P(b's label)], the mean over the two orders. P is among all words, so that the
     labels come to have all of it."""
     for_a_N2 = torch.stack([logprob_N2L[:, 0, 0], logprob_N2L[:, 1, 1]], -1)
     for_b_N2 = torch.stack([logprob_N2L[:, 0, 1], logprob_N2L[:, 1, 0]], -1)
     loss_N = _cross_entropy(p_a_N, for_a_N2.mean(-1), for_b_N2.mean(-1))
     mass_N = logprob_N2L.logsumexp(-1).exp().mean(-1)
-    return Answered(loss_N, (for_a_N2 - for_b_N2).mean(-1), mass_N)
+    return AnswerLoss(loss_N, (for_a_N2 - for_b_N2).mean(-1), mass_N)
 
 
-def rated_loss(logprob_N2L: Tensor, better_NLL: Tensor, p_a_N: Tensor, mass_weight: float) -> Answered:
+def rated_loss(logprob_N2L: Tensor, better_NLL: Tensor, p_a_N: Tensor, mass_weight: float) -> AnswerLoss:
     """-[p log p(a) + (1 - p) log p(b)], p(a) the chance that a's reply is the better one where both are drawn from
     P over the labels, independently; and mass_weight x -log P(any label), the mean over the two replies.
 
@@ -54,7 +54,7 @@ def rated_loss(logprob_N2L: Tensor, better_NLL: Tensor, p_a_N: Tensor, mass_weig
     log_a_N, log_b_N = ((both_NLL + better.log()).flatten(1).logsumexp(1) for better in (better_NLL, 1 - better_NLL))
     log_mass_N2 = logprob_N2L.logsumexp(-1)
     loss_N = _cross_entropy(p_a_N, log_a_N, log_b_N) - mass_weight * log_mass_N2.mean(-1)
-    return Answered(loss_N, log_a_N - log_b_N, log_mass_N2.exp().mean(-1))
+    return AnswerLoss(loss_N, log_a_N - log_b_N, log_mass_N2.exp().mean(-1))
 
 
 def higher_rating(labels: int) -> Tensor:
@@ -69,10 +69,10 @@ def better_answer(desired: Literal["yes", "no"]) -> Tensor:
     return (1 + value_L[:, None] - value_L) / 2
 
 
-def ratio_loss(ratio_N2: Tensor, p_a_N: Tensor, tau: float) -> Answered:
+def ratio_loss(ratio_N2: Tensor, p_a_N: Tensor, tau: float) -> AnswerLoss:
     """Cross-entropy of sigma((s_a - s_b) / tau), s being the density ratios of a and of b (`density_ratio`)."""
     lead_N = (ratio_N2[:, 0] - ratio_N2[:, 1]) / tau
-    return Answered(bradley_terry_loss(lead_N, p_a_N, torch.ones_like(p_a_N)), lead_N, None)
+    return AnswerLoss(bradley_terry_loss(lead_N, p_a_N, torch.ones_like(p_a_N)), lead_N, None)
 
 
 def density_ratio(

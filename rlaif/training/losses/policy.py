@@ -19,27 +19,27 @@ def token_rewards(score_B: Tensor, kl_BT: Tensor, mask_BT: Tensor, kl_coef: floa
     return rewards_BT.scatter_add(1, last_B.unsqueeze(1), score_B.unsqueeze(1).to(rewards_BT.dtype))
 
 
-class Clipped(NamedTuple):
+class ClippedLoss(NamedTuple):
     """Per-token loss (B, T), and where clipping took effect (B, T, bool)."""
 
     loss_BT: Tensor
     clipped_BT: Tensor
 
 
-def policy_loss(logprobs_BT: Tensor, old_logprobs_BT: Tensor, advantages_BT: Tensor, clip: float) -> Clipped:
+def policy_loss(logprobs_BT: Tensor, old_logprobs_BT: Tensor, advantages_BT: Tensor, clip: float) -> ClippedLoss:
     """PPO's clipped surrogate, negated (arXiv 1707.06347, eq. 7). At ratio 1 its gradient is REINFORCE's."""
     ratio_BT = torch.exp(logprobs_BT - old_logprobs_BT)
     plain_BT = -advantages_BT * ratio_BT
     clipped_BT = -advantages_BT * ratio_BT.clamp(1 - clip, 1 + clip)
-    return Clipped(torch.maximum(plain_BT, clipped_BT), clipped_BT > plain_BT)
+    return ClippedLoss(torch.maximum(plain_BT, clipped_BT), clipped_BT > plain_BT)
 
 
-def value_loss(values_BT: Tensor, old_values_BT: Tensor, returns_BT: Tensor, clip: float) -> Clipped:
+def value_loss(values_BT: Tensor, old_values_BT: Tensor, returns_BT: Tensor, clip: float) -> ClippedLoss:
     """Half squared error, where a value may not gain by moving more than `clip` from its old value (N+ detail 23)."""
     near_BT = values_BT.clamp(old_values_BT - clip, old_values_BT + clip)
     plain_BT = (values_BT - returns_BT) ** 2
     clipped_BT = (near_BT - returns_BT) ** 2
-    return Clipped(0.5 * torch.maximum(plain_BT, clipped_BT), clipped_BT > plain_BT)
+    return ClippedLoss(0.5 * torch.maximum(plain_BT, clipped_BT), clipped_BT > plain_BT)
 
 
 @torch.no_grad()

@@ -94,14 +94,14 @@ def dpo_loss(
     return bradley_terry_loss(beta * (policy_margin_N - reference_margin_N), p_chosen_N, weight_N, smoothing=smoothing)
 
 
-class Treated(NamedTuple):
+class LabelTreatment(NamedTuple):
     """Labels after treatment, and the margin to ask for inside the sigmoid. p_chosen may now be below 0.5."""
 
     p_chosen_N: Tensor
     target_N: Tensor
 
 
-def treat_labels(p_chosen_N: Tensor, strength_MN: Tensor, treatment: Denoise) -> Treated:
+def treat_labels(p_chosen_N: Tensor, strength_MN: Tensor, treatment: Denoise) -> LabelTreatment:
     """What an ensemble's margins say about labels, applied (MOSS-RLHF II, arXiv 2401.06080, section 2.3).
 
     A pair's strength is the mean over members of score(chosen) - score(rejected). Flip and soften touch the lowest
@@ -111,13 +111,13 @@ def treat_labels(p_chosen_N: Tensor, strength_MN: Tensor, treatment: Denoise) ->
     strength_N = strength_MN.mean(0)
     none_N = torch.zeros_like(strength_N)
     if isinstance(treatment, KeepLabels):
-        return Treated(p_chosen_N, none_N)
+        return LabelTreatment(p_chosen_N, none_N)
     if isinstance(treatment, StrengthMargin):
-        return Treated(p_chosen_N, strength_N)
+        return LabelTreatment(p_chosen_N, strength_N)
     smoothing = 1.0 if isinstance(treatment, FlipLabels) else treatment.smoothing
     doubtful_N = _lowest(strength_N, treatment.share) & (strength_N < 0)
     other_N = (1 - smoothing) * p_chosen_N + smoothing * (1 - p_chosen_N)
-    return Treated(torch.where(doubtful_N, other_N, p_chosen_N), none_N)
+    return LabelTreatment(torch.where(doubtful_N, other_N, p_chosen_N), none_N)
 
 
 def _lowest(strength_N: Tensor, share: float) -> Tensor:

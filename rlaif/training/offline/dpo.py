@@ -19,7 +19,7 @@ from rlaif.config.optimise import Dpo
 from rlaif.records import Preference
 from rlaif.training import losses
 from rlaif.training.lessons import Text, encode
-from rlaif.training.offline.loop import Lesson, Taught, look_at
+from rlaif.training.offline.loop import LessonLosses, TextLesson, look_at
 from rlaif.training.policy_model import PolicyModel
 from rlaif.training.truncation import Truncation
 
@@ -28,10 +28,10 @@ CutOff = Collection[tuple[str, str]]
 
 
 @dataclass(frozen=True)
-class Preferring:
+class DpoMethod:
     """The method on these pairs."""
 
-    lessons: Sequence[Lesson]
+    lessons: Sequence[TextLesson]
     p_chosen_N: Tensor
     reference_NK: Tensor
     section: Dpo
@@ -45,9 +45,9 @@ class Preferring:
         section: Dpo,
         cut_off: CutOff = (),
         truncation: Truncation | None = None,
-    ) -> Preferring:
+    ) -> DpoMethod:
         """Of a policy that has not learnt yet. Pairs that are the same tokens after truncation teach nothing and go."""
-        kept: list[Lesson] = []
+        kept: list[TextLesson] = []
         p_chosen = []
         for preference in preferences:
             encoded = partial(encode_pair, policy.tokenizer, preference, cut_off=cut_off)
@@ -55,7 +55,7 @@ class Preferring:
             if truncation is not None:
                 truncation.saw(rows, encoded)
             if rows[0] != rows[1]:
-                lesson = Lesson(len(kept), preference.pair_id, preference.prompt_id, rows, preference.weight)
+                lesson = TextLesson(len(kept), preference.pair_id, preference.prompt_id, rows, preference.weight)
                 kept.append(lesson)
                 p_chosen.append(preference.p_chosen)
         if truncation is not None:
@@ -63,7 +63,7 @@ class Preferring:
         reference_NK = look_at(policy, kept, section.microbatch_tokens) if kept else torch.zeros(0, 2)
         return cls(kept, torch.tensor(p_chosen, device=reference_NK.device), reference_NK, section)
 
-    def teach(self, lessons: Sequence[Lesson], logprobs_NK: Tensor) -> Taught:
+    def teach(self, lessons: Sequence[TextLesson], logprobs_NK: Tensor) -> LessonLosses:
         """The weighted loss of each pair, and how far the policy has moved on each side of it."""
         at = torch.tensor([lesson.place for lesson in lessons], device=logprobs_NK.device)
         weight_N = torch.tensor([lesson.weight for lesson in lessons], device=logprobs_NK.device)
@@ -84,7 +84,7 @@ class Preferring:
             "chosen_drift": moved_NK[:, 0],
             "rejected_drift": moved_NK[:, 1],
         }
-        return Taught(loss_N, seen)
+        return LessonLosses(loss_N, seen)
 
     def describe(self, loss: float) -> dict[str, float]:
         """Nothing more."""

@@ -31,7 +31,7 @@ AS_WRITTEN = 1.0
 """The temperature of every log-probability here: nothing was sampled."""
 
 
-class Lesson(NamedTuple):
+class TextLesson(NamedTuple):
     """Rows that are learnt from together (all after one prompt), and how much that counts."""
 
     place: int
@@ -42,7 +42,7 @@ class Lesson(NamedTuple):
     weight: float
 
 
-class Taught(NamedTuple):
+class LessonLosses(NamedTuple):
     """What a method says of some lessons, each (N)."""
 
     loss_N: Tensor
@@ -51,7 +51,7 @@ class Taught(NamedTuple):
     """What else to watch, by name; metrics show the means over lessons."""
 
 
-class Method(Protocol):
+class OfflineMethod(Protocol):
     """What is learnt from the log-probabilities of whole responses."""
 
     @property
@@ -60,11 +60,11 @@ class Method(Protocol):
         ...
 
     @property
-    def lessons(self) -> Sequence[Lesson]:
+    def lessons(self) -> Sequence[TextLesson]:
         """All there is to learn."""
         ...
 
-    def teach(self, lessons: Sequence[Lesson], logprobs_NK: Tensor) -> Taught:
+    def teach(self, lessons: Sequence[TextLesson], logprobs_NK: Tensor) -> LessonLosses:
         """The losses of these lessons. `logprobs_NK`: log pi(response | prompt), summed over tokens."""
         ...
 
@@ -82,7 +82,7 @@ def make_learner(policy: PolicyModel, lora: Lora | None, seed: int, compute: Com
     prepare(policy, compute)
 
 
-def plan_of(method: Method, section: Offline, seed: int) -> list[list[Lesson]]:
+def plan_of(method: OfflineMethod, section: Offline, seed: int) -> list[list[TextLesson]]:
     """The minibatches of all epochs, in order."""
     lessons = method.lessons
     return [
@@ -92,13 +92,13 @@ def plan_of(method: Method, section: Offline, seed: int) -> list[list[Lesson]]:
     ]
 
 
-def planned_updates(method: Method, section: Offline, seed: int) -> int:
+def planned_updates(method: OfflineMethod, section: Offline, seed: int) -> int:
     """How many updates training takes."""
     return len(plan_of(method, section, seed))
 
 
 def train(
-    policy: PolicyModel, method: Method, section: Offline, seed: int, checkpoints: Path, tracker: Tracker
+    policy: PolicyModel, method: OfflineMethod, section: Offline, seed: int, checkpoints: Path, tracker: Tracker
 ) -> None:
     """Train the policy in place. Goes on from the newest checkpoint, to the same numbers."""
     plan = plan_of(method, section, seed)
@@ -117,7 +117,7 @@ def train(
 
 
 def learn(
-    policy: PolicyModel, method: Method, lessons: Sequence[Lesson], max_tokens: int, where: str
+    policy: PolicyModel, method: OfflineMethod, lessons: Sequence[TextLesson], max_tokens: int, where: str
 ) -> dict[str, float]:
     """Accumulate this process's part of the gradient of the minibatch's mean loss; returns the row of metrics."""
     total = sum(lesson.weight for lesson in lessons)
@@ -143,7 +143,7 @@ def learn(
 
 
 @torch.no_grad()
-def look_at(policy: PolicyModel, lessons: Sequence[Lesson], max_tokens: int) -> Tensor:
+def look_at(policy: PolicyModel, lessons: Sequence[TextLesson], max_tokens: int) -> Tensor:
     """logprobs_NK of any number of lessons under the policy as it is, on its device."""
     rows = distinct(lessons)
     logprobs_B = torch.zeros(len(rows), device=policy.model.device)
@@ -152,7 +152,7 @@ def look_at(policy: PolicyModel, lessons: Sequence[Lesson], max_tokens: int) -> 
     return _by_lesson(parallel.add_up(logprobs_B), rows, lessons)
 
 
-def _by_lesson(logprobs_B: Tensor, rows: Sequence[Row], lessons: Sequence[Lesson]) -> Tensor:
+def _by_lesson(logprobs_B: Tensor, rows: Sequence[Row], lessons: Sequence[TextLesson]) -> Tensor:
     """logprobs_NK from those of the distinct rows."""
     place = {row: i for i, row in enumerate(rows)}
     at_NK = torch.tensor([[place[row] for row in lesson.rows] for lesson in lessons], device=logprobs_B.device)

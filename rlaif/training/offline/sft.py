@@ -15,11 +15,11 @@ from torch import Tensor
 
 from rlaif.records import Messages, content_id, plain
 from rlaif.training.lessons import Text, encode
-from rlaif.training.offline.loop import Lesson, Taught
+from rlaif.training.offline.loop import LessonLosses, TextLesson
 from rlaif.training.truncation import Truncation
 
 
-class Demonstrated(NamedTuple):
+class SftExample(NamedTuple):
     """A prompt and the response to imitate."""
 
     prompt_id: str
@@ -28,22 +28,22 @@ class Demonstrated(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Imitation:
+class SftMethod:
     """The method. A lesson weighs as many tokens as it has: the loss is the mean over the minibatch's tokens."""
 
-    lessons: Sequence[Lesson]
+    lessons: Sequence[TextLesson]
     name: str = "sft"
 
     @classmethod
     def of(
         cls,
         tokenizer: Any,
-        demonstrations: Sequence[Demonstrated],
+        demonstrations: Sequence[SftExample],
         max_length: int,
         truncation: Truncation | None = None,
-    ) -> Imitation:
+    ) -> SftMethod:
         """Without those that have no token at all (blank and cut off)."""
-        found: list[Lesson] = []
+        found: list[TextLesson] = []
         for shown in demonstrations:
             encoded = partial(encode, tokenizer, shown.prompt, [shown.response])
             rows = encoded(max_length)
@@ -51,14 +51,14 @@ class Imitation:
                 truncation.saw(rows, encoded)
             if tokens := len(rows[0].response):
                 identity = content_id(plain(shown.prompt), shown.response.text)
-                found.append(Lesson(len(found), identity, shown.prompt_id, rows, float(tokens)))
+                found.append(TextLesson(len(found), identity, shown.prompt_id, rows, float(tokens)))
         if truncation is not None:
             truncation.check()
         return cls(found)
 
-    def teach(self, lessons: Sequence[Lesson], logprobs_NK: Tensor) -> Taught:
+    def teach(self, lessons: Sequence[TextLesson], logprobs_NK: Tensor) -> LessonLosses:
         """-log pi(response | prompt), in nats."""
-        return Taught(-logprobs_NK.squeeze(1), {})
+        return LessonLosses(-logprobs_NK.squeeze(1), {})
 
     def describe(self, loss: float) -> dict[str, float]:
         """Perplexity a token."""

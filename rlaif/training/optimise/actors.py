@@ -27,7 +27,7 @@ from rlaif.training.optimise.scorers import (
     open_scorer,
 )
 from rlaif.training.policy_model import PolicyModel
-from rlaif.training.resting import Resting
+from rlaif.training.resting import RestingWeights
 from rlaif.training.reward.ensemble import Scorer as RewardModel
 from rlaif.training.samplers import Sampler
 from rlaif.training.samplers.local import LocalSampler
@@ -43,7 +43,7 @@ class Actors:
     sampler: Sampler
     scorers: Scorers
     critic: Critic | None = None
-    resting: Resting | None = None
+    resting: RestingWeights | None = None
     """The models that learning does not read."""
 
     def rest(self) -> None:
@@ -77,7 +77,7 @@ def open_actors(recipe: Recipe, reward_model: Path | None, text: TextSources, fo
         critic = open_critic(section, policy, lambda: _start(recipe, load, policy), recipe.seed)
         if isinstance(critic, ScalarModel):
             sharding.prepare(critic, recipe.compute)
-    resting = Resting(_only_read(policy, list(opened.values()), critic), folder)
+    resting = RestingWeights(_only_read(policy, list(opened.values()), critic), folder)
     return Actors(policy, open_sampler(section, policy, folder), scorers, critic, resting)
 
 

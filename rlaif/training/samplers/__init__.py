@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 from rlaif.models.local.generate import Sampling
 
 
-class Written(NamedTuple):
+class SampledResponse(NamedTuple):
     """One response: its token ids (the end token last when `finished`) and, where the writer is another program than
     the trainer, the log-probability that it gave each token at the sampling temperature."""
 
@@ -23,7 +23,9 @@ class Sampler(Protocol):
     def sync(self) -> None:
         """From here on the responses are those of the policy's weights as they are now."""
 
-    def sample(self, prompts: Sequence[Sequence[int]], sampling: Sampling, seeds: Sequence[int]) -> list[Written]:
+    def sample(
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling, seeds: Sequence[int]
+    ) -> list[SampledResponse]:
         """One response to each prompt, in order. Row i depends on prompts[i] and seeds[i] alone, up to rounding."""
 
     def close(self) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rlaif.models.local.generate import Sample, Sampling, generate
 from rlaif.training import parallel
 from rlaif.training.policy_model import PolicyModel
-from rlaif.training.samplers import Written
+from rlaif.training.samplers import SampledResponse
 
 
 class LocalSampler:
@@ -22,7 +22,9 @@ class LocalSampler:
     def sync(self) -> None:
         """Nothing to do."""
 
-    def sample(self, prompts: Sequence[Sequence[int]], sampling: Sampling, seeds: Sequence[int]) -> list[Written]:
+    def sample(
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling, seeds: Sequence[int]
+    ) -> list[SampledResponse]:
         """One response to each prompt, in order. Process r of n writes the places r, r + n, ...; all get all."""
         policy, processes = self._policy, parallel.size()
         own = range(parallel.rank(), len(prompts), processes)
@@ -32,7 +34,7 @@ class LocalSampler:
                 pad_id = policy.tokenizer.pad_token_id or 0
                 samples = generate(policy.model, [prompts[i] for i in own], sampling, [seeds[i] for i in own], pad_id)
         shares = parallel.gather(samples)
-        return [Written(*shares[place % processes][place // processes]) for place in range(len(prompts))]
+        return [SampledResponse(*shares[place % processes][place // processes]) for place in range(len(prompts))]
 
     def close(self) -> None:
         """Nothing to free: the policy stays."""

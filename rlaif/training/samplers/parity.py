@@ -24,7 +24,7 @@ Rounding moves the policy's own log-probabilities a little with any change: at 2
 or more, known to 0.04 over 150 tokens."""
 
 
-class Said(NamedTuple):
+class LogprobPair(NamedTuple):
     """Log-probabilities of one fixed text, from both sides at one moment."""
 
     server_N: Tensor
@@ -40,7 +40,7 @@ class Parity(NamedTuple):
     """Share of the policy's movement that the server made too; none where that is too small to be seen."""
 
 
-def mean_gap(said: Said) -> float:
+def mean_gap(said: LogprobPair) -> float:
     """Mean |log-probability of the server - of the policy|, nats a token."""
     return float((said.server_N - said.policy_N).abs().mean())
 
@@ -49,11 +49,11 @@ class Follower:
     """Remembers what both sides said of one fixed text, and judges by it whether the server keeps in step."""
 
     def __init__(self) -> None:
-        self._last: Said | None = None
-        self._in_step: Said | None = None
+        self._last: LogprobPair | None = None
+        self._in_step: LogprobPair | None = None
         """When the server was last seen to have followed: small movements add up until they can be seen."""
 
-    def look(self, now: Said) -> float | None:
+    def look(self, now: LogprobPair) -> float | None:
         """Share of the policy's movement that the server made: 1 in step, 0 stale, None where none can be seen yet."""
         share = None
         if self._last is not None and self._in_step is not None:
@@ -64,7 +64,7 @@ class Follower:
         return share
 
 
-def stood_still(before: Said, now: Said) -> bool:
+def stood_still(before: LogprobPair, now: LogprobPair) -> bool:
     """Whether the server says the very same of every token while the policy has changed its mind about most.
 
     No new weights do that, however near to the old: rounding alone would show.
@@ -73,7 +73,7 @@ def stood_still(before: Said, now: Said) -> bool:
     return changed > 0.5 and torch.equal(now.server_N, before.server_N)
 
 
-def share_followed(before: Said, now: Said) -> float | None:
+def share_followed(before: LogprobPair, now: LogprobPair) -> float | None:
     """The projection of the server's movement on the policy's; None where that is too small."""
     moved_N = now.policy_N - before.policy_N
     gap = float((before.server_N - before.policy_N).square().mean().sqrt())

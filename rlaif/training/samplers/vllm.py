@@ -29,8 +29,8 @@ from rlaif.models.server import check_alive, require_vllm, runs_on_cpu, start_se
 from rlaif.records import Message
 from rlaif.training import parallel
 from rlaif.training.policy_model import PolicyModel
-from rlaif.training.samplers import Written
-from rlaif.training.samplers.parity import Follower, Parity, Said, check, mean_gap, stacked
+from rlaif.training.samplers import SampledResponse
+from rlaif.training.samplers.parity import Follower, LogprobPair, Parity, check, mean_gap, stacked
 from rlaif.training.samplers.weights import write_weights
 
 NAME = "policy"
@@ -51,7 +51,7 @@ PROBE_TEXT = (
 PROBE_QUESTIONS = ("What happened next?", "Why stories?", "Name three things in this scene.", "Continue in verse.")
 
 
-class Look(NamedTuple):
+class ServerSample(NamedTuple):
     """What the server showed of itself after a sync."""
 
     rows: list[Row]
@@ -86,7 +86,9 @@ class VllmSampler:
         parallel.first(self._reload if self._probe else self._start)
         self.parity = self._compare()
 
-    def sample(self, prompts: Sequence[Sequence[int]], sampling: Sampling, seeds: Sequence[int]) -> list[Written]:
+    def sample(
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling, seeds: Sequence[int]
+    ) -> list[SampledResponse]:
         """One response to each prompt, with the log-probabilities of its tokens at the sampling temperature."""
         ends = end_tokens(self._policy.model)
         requests = [
@@ -94,7 +96,7 @@ class VllmSampler:
             for prompt, seed in zip(prompts, seeds, strict=True)
         ]
         written = parallel.first(lambda: self._ask(requests))
-        return [Written(one.tokens, one.tokens[-1] in ends, tuple(one.logprobs)) for one in written]
+        return [SampledResponse(one.tokens, one.tokens[-1] in ends, tuple(one.logprobs)) for one in written]
 
     def close(self) -> None:
         """Stop the server and drop its copy of the weights."""
@@ -173,13 +175,13 @@ class VllmSampler:
         self._probe = self._probe or look.rows
         # The server holds merged weights, so that is what it must have followed; what learns is the unmerged model.
         with self._policy.for_generation():
-            now = Said(stacked(look.read), self._says(self._probe, 1.0))
-        new = Said(stacked(look.written), self._says(look.rows, PROBE_TEMPERATURE))
+            now = LogprobPair(stacked(look.read), self._says(self._probe, 1.0))
+        new = LogprobPair(stacked(look.written), self._says(look.rows, PROBE_TEMPERATURE))
         parity = Parity(max(mean_gap(now), mean_gap(new)), self._follower.look(now))
         check(parity, self._config.parity_tolerance, look.log)
         return parity
 
-    def _look(self) -> Look:
+    def _look(self) -> ServerSample:
         """What the server writes now, as it writes rollouts, and what it says of the text that it wrote first."""
         turns = [(Message(role="user", content=PROBE_TEXT + question),) for question in PROBE_QUESTIONS]
         count = AGAIN_TOKENS if self._probe else PROBE_TOKENS
@@ -199,7 +201,7 @@ class VllmSampler:
                 raise TrainingError(f"the vLLM server does not say what it thinks of a text: {answer.reason}")
             read.append(answer[-len(row.response) :])
         assert self._process is not None
-        return Look(rows, [one.logprobs for one in written], read, str(self._process.log))
+        return ServerSample(rows, [one.logprobs for one in written], read, str(self._process.log))
 
     def _says(self, rows: Sequence[Row], temperature: float) -> Tensor:
         """The policy's log-probability of every response token, row after row."""

@@ -4,19 +4,34 @@ Two threads that share a core with other work wait for each other at every produ
 the cores that others use are counted again every few seconds, between batches, and left to them. A run ends in the same
 bytes on one thread and on two. Three things of torch's do not and are avoided: the gradients of softmax (attention.py)
 and of indexing with a tensor (packing.py), and products of five to eleven rows by a whole vocabulary (head.py), which
-only a minibatch of so few tokens still has.
+only a minibatch of so few tokens still has. On Intel's processors MKL divides any float32 product between threads in a
+way that rounds otherwise, unless it is told not to before its first product: `same_bits_on_any_threads`. All this is of
+float32: in bf16 oneDNN divides some products along the inner dimension, by the number of threads.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
+from pathlib import Path
 from typing import NamedTuple
 
 import psutil
 import torch
 
 from rlaif.processes import cores
+
+
+def same_bits_on_any_threads() -> None:
+    """Have MKL compute the same bits on one thread and on several. Elsewhere than on Intel's processors it does so by
+    itself, and the setting would take slower kernels."""
+    with contextlib.suppress(OSError):
+        if "GenuineIntel" in Path("/proc/cpuinfo").read_text():
+            os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
+
+
+same_bits_on_any_threads()  # read by MKL at its first product: any importer of this module computes after it
 
 EVERY_S = 2.0
 """Shorter, and the counters of the kernel (a hundredth of a second) say little."""

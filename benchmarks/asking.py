@@ -32,14 +32,14 @@ from rlaif.constitution import Constitution
 from rlaif.constitution.write import write_constitution
 from rlaif.evaluation.agreement import Estimate, clustered_mean
 from rlaif.feedback.judge import judge_by_mode
-from rlaif.feedback.pairs import choice, oriented
+from rlaif.feedback.pairs import choice
 from rlaif.feedback.ratio import TAU
 from rlaif.feedback.sample import sample_responses
 from rlaif.jsonl import read_objects, write_jsonl
 from rlaif.models.cache import CachedModel
 from rlaif.models.local import LocalChatModel
 from rlaif.models.local.tokens import encode_prompt
-from rlaif.records import Judgment, Message, Pair, Prompt, content_id
+from rlaif.records import Judgment, Message, Pair, Prompt, content_id, oriented
 from rlaif.resources import resolve
 
 PART = 280

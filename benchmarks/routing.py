@@ -28,12 +28,12 @@ from scipy.optimize import minimize
 from scipy.special import expit
 from scipy.stats import t as student_t
 
-from rlaif.config.human import HumanFile
 from rlaif.console import bar, say
 from rlaif.errors import DataError
 from rlaif.feedback.annotators.simulate import crew_of, simulate
 from rlaif.feedback.human import read_human
 from rlaif.feedback.pairs import choice
+from rlaif.formats import HumanFile
 from rlaif.hybrid import routers
 from rlaif.hybrid.predictor import predict_errors
 from rlaif.jsonl import read_jsonl

@@ -24,13 +24,13 @@ from typing import Any, NamedTuple, TypeVar
 from rlaif import reads, stages
 from rlaif.annotate.publish import publish
 from rlaif.config import Recipe
-from rlaif.config.human import Annotations
 from rlaif.config.needs import Artefact, feedback_stages, learns_from
 from rlaif.console import heartbeat, say
 from rlaif.errors import ConfigError
 from rlaif.evaluation.instruments import instruments
-from rlaif.feedback.human.source import annotated_run
+from rlaif.feedback.human import annotated_run
 from rlaif.feedback.judge import check_modes
+from rlaif.formats import Annotations
 from rlaif.processes import several
 from rlaif.run import Run
 from rlaif.stages.forecast import forecast

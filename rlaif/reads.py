@@ -16,9 +16,9 @@ from rlaif.config.models import JudgeModel, PolicyModel, ScriptedModel, VllmMode
 from rlaif.config.optimise import Dpo, JudgeDemonstrations, OnPolicy, Sft, VllmRollouts
 from rlaif.config.scoring import JudgeScore
 from rlaif.config.sources import FileSource
-from rlaif.feedback.human.source import source_files
+from rlaif.feedback.human import source_files
 from rlaif.feedback.judge import modes_of
-from rlaif.feedback.sources import path_of
+from rlaif.formats.rows import path_of
 from rlaif.models.files import model_folders, module_files, named_files
 from rlaif.resources import resolve
 from rlaif.run import Run

@@ -15,6 +15,9 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 LAYERS: list[set[str]] = [
     {"errors", "records", "processes", "files"},
     {"jsonl", "forms", "strict_yaml", "patterns", "resources", "console", "digest"},
+    {"config/base"},
+    {"config/sources"},
+    {"formats"},
     {"templates", "constitution", "config"},
     {"run", "models"},
     {"feedback", "training"},
@@ -28,7 +31,10 @@ LAYERS: list[set[str]] = [
     {"cli"},
     {"__main__"},
 ]
-"""A module imports layers above it in this list, and its own folder; modules of one layer do not know each other."""
+"""A module imports layers above it in this list, and its own folder; modules of one layer do not know each other.
+
+What recipes and the formats of human feedback are both made of stands below either, under its own path.
+"""
 HEAVY = {"torch", "transformers", "peft", "accelerate", "safetensors", "gguf"}
 MAY_BE_HEAVY = ("training", "models/local", "models/embedded.py")
 LONGEST = 300
@@ -65,8 +71,14 @@ def all_imports() -> list[Import]:
 
 
 def unit(path: Path) -> str:
-    """The module or folder directly under rlaif/ that the file belongs to."""
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    """The module or folder directly under rlaif/ that the file belongs to, or the module inside one that LAYERS has."""
+    return unit_of(".".join(path.relative_to(PACKAGE).with_suffix("").parts))
+
+
+def unit_of(name: str) -> str:
+    """As `unit`, of a dotted name after `rlaif.`."""
+    inside = "/".join(name.split(".")[:2])
+    return inside if any(inside in names for names in LAYERS) else name.partition(".")[0]
 
 
 def layer(name: str) -> int:
@@ -84,7 +96,7 @@ def test_imports_only_go_down():
     wrong = []
     for found in all_imports():
         own, (root, _, rest) = unit(found.path), found.target.partition(".")
-        other = rest.partition(".")[0]
+        other = unit_of(rest)
         if root != "rlaif" or not rest or other in {"__version__", own} or layer(other) < layer(own):
             continue
         wrong.append(

@@ -29,11 +29,10 @@ from rlaif.constitution import Constitution
 from rlaif.evaluation.agreement import Bootstrap, clustered_mean_difference, order_consistency
 from rlaif.feedback.judge import judge_pairs
 from rlaif.feedback.judge.result import Cost
-from rlaif.feedback.pairs import oriented
 from rlaif.feedback.verdict import judged
 from rlaif.models.chat import ChatRequest
 from rlaif.models.scripted import ScriptedChatModel
-from rlaif.records import Judgment, Message, Pair, Prompt, Verdict
+from rlaif.records import Judgment, Message, Pair, Prompt, Verdict, oriented
 from rlaif.templates import load_template
 from tests.scripted_judge import choose, shown
 from tests.tiers import in_worlds, least

@@ -11,13 +11,13 @@ import torch
 from datasets import Dataset, load_dataset
 
 from rlaif.config.feedback import PreferencesSection
-from rlaif.config.human import HumanFile, HumanHub
 from rlaif.errors import ConfigError, DataError
 from rlaif.feedback.export import FORMATS, argilla_row, export_command, openrlhf_row, trl_implicit_row, trl_row
 from rlaif.feedback.human import read_human
-from rlaif.feedback.pairs import WeightedJudgment, oriented, read_preferences, to_preferences
+from rlaif.feedback.pairs import WeightedJudgment, read_preferences, to_preferences
+from rlaif.formats import HumanFile, HumanHub
 from rlaif.jsonl import read_objects, write_jsonl
-from rlaif.records import Message, Preference, Prompt, plain
+from rlaif.records import Message, Preference, Prompt, oriented, plain
 from rlaif.run import Run
 from rlaif.training.losses import bradley_terry_loss
 from rlaif.training.reward.train import RewardStage, train_reward_model

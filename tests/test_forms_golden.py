@@ -14,11 +14,10 @@ import pytest
 from pydantic import TypeAdapter
 
 from rlaif.audit.gold import people_said
-from rlaif.config.human import Form, HumanFile, HumanSource
 from rlaif.errors import DataError
-from rlaif.feedback.human import HumanData, Sheet, read_form
-from rlaif.feedback.human.source import human_rows
-from rlaif.feedback.sources import SourceRow
+from rlaif.formats import Form, HumanFile, HumanSource, human_rows, read_form
+from rlaif.formats.rows import SourceRow
+from rlaif.formats.sheet import HumanData, Sheet
 from rlaif.jsonl import dumps
 
 HERE = Path(__file__).parent / "golden"

@@ -26,7 +26,6 @@ from rlaif.audit import gate
 from rlaif.audit.identity import differences
 from rlaif.config import auto, dump_recipe, load_recipe
 from rlaif.config.feedback import PromptsSection
-from rlaif.config.human import HumanFile
 from rlaif.config.sources import FileSource
 from rlaif.constitution import lint, load_constitution
 from rlaif.errors import RlaifError
@@ -38,6 +37,7 @@ from rlaif.feedback.calibration import fitted
 from rlaif.feedback.export import FORMATS, export_command
 from rlaif.feedback.human import read_human
 from rlaif.feedback.prompts import read_prompts
+from rlaif.formats import HumanFile
 from rlaif.forms import EVALUATION, SAMPLE
 from rlaif.hybrid.conflicts import conflicts_command
 from rlaif.hybrid.route import read_routing, route_command

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from rlaif.config.feedback import PromptsSection
-from rlaif.config.human import HumanFile, HumanHub
 from rlaif.config.sources import FileSource
 from rlaif.errors import DataError
-from rlaif.feedback.human import HumanData, read_human
-from rlaif.feedback.pairs import oriented
+from rlaif.feedback.human import read_human
 from rlaif.feedback.prompts import read_prompts
-from rlaif.records import plain
+from rlaif.formats import HumanFile, HumanHub
+from rlaif.formats.sheet import HumanData
+from rlaif.records import oriented, plain
 from rlaif.run import Run
 from rlaif.stages.feedback import pairs
 from tests.small_run import small_recipe

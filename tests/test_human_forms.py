@@ -12,10 +12,11 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from rlaif.audit.gold import read_gold
-from rlaif.config.human import Annotations, Argilla, Form, HumanFile, HumanHub, Ratings
 from rlaif.errors import DataError
-from rlaif.feedback.human import HumanData, read_human
-from rlaif.feedback.human.edits import edit_of
+from rlaif.feedback.human import read_human
+from rlaif.formats import Annotations, Argilla, Form, HumanFile, HumanHub, Ratings
+from rlaif.formats.edits import edit_of
+from rlaif.formats.sheet import HumanData
 from rlaif.jsonl import read_items, write_jsonl
 from rlaif.records import Answer, Judgment, Message, Pair, PrincipleJudgment, Prompt, plain
 from rlaif.run import Run
@@ -593,7 +594,7 @@ def test_many_responses_to_one_prompt_are_compared_in_part(
     tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """As many pairs as are drawn, all different, whatever the order of the rows; the others are counted."""
-    monkeypatch.setattr("rlaif.feedback.human.sheet.MOST_PAIRS", 50)
+    monkeypatch.setattr("rlaif.formats.sheet.MOST_PAIRS", 50)
     rows = [{"prompt": "q", "response": f"r{i}", "rating": 1 + i / 10} for i in range(40)]
     if kind == "rankings":
         rows = [{"prompt": "q", "responses": [f"r{i}" for i in range(40)]}]

@@ -14,11 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from rlaif.config.human import Form, HumanFile, HumanHub
 from rlaif.errors import DataError
-from rlaif.feedback.human import HumanData, Sheet, read_form
-from rlaif.feedback.human.source import human_rows
-from rlaif.feedback.sources import SourceRow
+from rlaif.formats import Form, HumanFile, HumanHub, human_rows, read_form
+from rlaif.formats.rows import SourceRow
+from rlaif.formats.sheet import HumanData, Sheet
 from rlaif.records import Judgment
 
 GOLDEN = Path(__file__).parent / "golden" / "human"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from rlaif.config.feedback import AiLabels, ByTag, HumanWins, MixedLabels, Weighted
-from rlaif.config.human import HumanFile
 from rlaif.errors import ConfigError
 from rlaif.feedback.mix import MixResult, for_the_judge, mix, within_share
+from rlaif.formats import HumanFile
 from rlaif.records import Judgment, Message, Pair, Prompt, Source
 
 POLICIES = (HumanWins(), Weighted(ai=0.5, human=2.0), ByTag(human=("help",), ai=("harm",)))

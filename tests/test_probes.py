@@ -26,9 +26,8 @@ from rlaif.config.feedback import LabelSection, SampleOne
 from rlaif.config.judging import ChecklistMode, CompareMode, RankMode, ReasonedMode, ScoreMode
 from rlaif.constitution import Constitution
 from rlaif.evaluation.agreement import Bootstrap
-from rlaif.feedback.pairs import oriented
 from rlaif.models.scripted import RequestFailed, ScriptedChatModel
-from rlaif.records import Judgment, Message, Prompt
+from rlaif.records import Judgment, Message, Prompt, oriented
 from tests.audited import merit, rates, sees_merit, shown
 from tests.scripted_judge import choose
 

@@ -10,9 +10,10 @@ import pytest
 from pydantic import TypeAdapter
 
 from rlaif.audit.gold import read_gold
-from rlaif.config.human import Form, HumanFile
 from rlaif.errors import DataError
-from rlaif.feedback.human import HumanData, read_human
+from rlaif.feedback.human import read_human
+from rlaif.formats import Form, HumanFile
+from rlaif.formats.sheet import HumanData
 from rlaif.jsonl import dumps
 from rlaif.run import Run
 

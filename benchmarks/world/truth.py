@@ -21,8 +21,7 @@ from benchmarks.world.texts import Array, World
 from rlaif.evaluation.contest.games import Contest, Game, contest, prompts_of
 from rlaif.evaluation.contest.league import League
 from rlaif.evaluation.contest.power import power_of
-from rlaif.feedback.pairs import oriented
-from rlaif.records import derive_seed
+from rlaif.records import derive_seed, oriented
 
 
 def true_rates(world: World, policies: Mapping[str, Array], prompts: Sequence[int]) -> dict[tuple[str, str], float]:

@@ -20,9 +20,9 @@ from rlaif.annotate.questions import Questions, read_questions
 from rlaif.annotate.store import AnswerStore
 from rlaif.config import Recipe, load_recipe
 from rlaif.config.feedback import HumanLabels, MixedLabels
-from rlaif.config.human import Annotations
 from rlaif.console import say
 from rlaif.errors import ConfigError
+from rlaif.formats import Annotations
 from rlaif.run import Run
 
 PORT = 8765

@@ -10,14 +10,13 @@ from typing import NamedTuple
 from pydantic import ValidationError
 
 from rlaif.config import Recipe, load_recipe
-from rlaif.config.human import Annotations, HumanFile, HumanSource
 from rlaif.constitution import Principle, load_constitution
 from rlaif.errors import ConfigError, DataError
 from rlaif.feedback.human import read_human
-from rlaif.feedback.human.shapes import kind_of
-from rlaif.feedback.pairs import make_pairs, oriented
+from rlaif.feedback.pairs import make_pairs
+from rlaif.formats import Annotations, HumanFile, HumanSource, kind_of
 from rlaif.jsonl import first_problem, read_jsonl, read_objects
-from rlaif.records import Judgment, Pair, Prompt, Response
+from rlaif.records import Judgment, Pair, Prompt, Response, oriented
 from rlaif.run import Run
 
 

@@ -1,6 +1,6 @@
-"""Human labels to measure a judge by, in any form that `feedback/human/` reads.
+"""Human labels to measure a judge by, in any form that `formats/` reads.
 
-A gold file is named without its form, so each row says by its keys which it is (`feedback/human/shapes.py`), and the
+A gold file is named without its form, so each row says by its keys which it is (`formats/`), and the
 form's own settings hold: ratings are from 1 to 5. Nothing is judged here. Next: `audit.py`.
 """
 
@@ -14,17 +14,15 @@ from pathlib import Path
 from statistics import fmean
 from typing import NamedTuple
 
-from pydantic import TypeAdapter
-
-from rlaif.config.human import Comparisons, Csv, Form, HumanFile
 from rlaif.errors import DataError
-from rlaif.feedback.human import HumanData, Sheet, read_form
-from rlaif.feedback.human.shapes import SHAPES, kind_of
-from rlaif.feedback.human.source import human_rows
-from rlaif.feedback.sources import SourceRow, tags_of
+from rlaif.formats import FORMATS, Form, HumanFile, form_of, human_rows, read_form
+from rlaif.formats.comparisons import Comparisons
+from rlaif.formats.csv import Csv
+from rlaif.formats.format import Format
+from rlaif.formats.rows import SourceRow, tags_of
+from rlaif.formats.sheet import HumanData, Sheet
 from rlaif.records import Failure, Judgment, content_id
 
-FORM: TypeAdapter[Form] = TypeAdapter(Form)
 CATEGORY = "category"
 """A column whose text becomes a tag."""
 
@@ -133,8 +131,8 @@ def people_said(path: Path, rows: Iterable[SourceRow]) -> HumanData:
     """What people say in these rows of the file, whatever their forms. Neighbouring rows of one form are read together,
     since some pairs need several rows."""
     data = HumanData.empty()
-    for kind, some in groupby(rows, key=_kind):
-        read_form(FORM.validate_python({"kind": kind}), some, Sheet(_source(path), None, data, "gold"))
+    for form, some in groupby(rows, key=_form):
+        read_form(form.model_validate({}), some, Sheet(_source(path), None, data, "gold"))
     return data
 
 
@@ -143,13 +141,13 @@ def _source(path: Path) -> HumanFile:
     return HumanFile(path=str(path), form=form)
 
 
-def _kind(row: SourceRow) -> str:
-    kind = kind_of(row.value)
-    if kind is None:
+def _form(row: SourceRow) -> type[Format]:
+    form = form_of(row.value)
+    if form is None:
         keys = ", ".join(sorted(row.value)) or "none"
-        forms = ", ".join(kind for kind, _ in SHAPES)
+        forms = ", ".join(form.model_fields["kind"].default for form in FORMATS)
         raise DataError(f"{row.place}: no human label of a pair (keys: {keys}); the forms are {forms}")
-    return kind
+    return form
 
 
 def _with_category(row: SourceRow) -> SourceRow:

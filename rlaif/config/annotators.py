@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from rlaif.config.base import Count, Positive, Section, Share
-from rlaif.config.human import HumanSource
+from rlaif.formats import HumanSource
 
 
 class MeanOfAnnotators(Section):

@@ -8,9 +8,9 @@ from pydantic import Field, model_validator
 
 from rlaif.config.annotators import AnnotatorsSection
 from rlaif.config.base import Count, Positive, Section, Share
-from rlaif.config.human import HumanSource
 from rlaif.config.judging import AuditRequirement, CompareMode, WrittenMode
 from rlaif.config.sources import DataSource
+from rlaif.formats import HumanSource
 
 
 class PromptsSection(Section):

@@ -11,10 +11,9 @@ from rlaif.config.feedback import SampleSection
 from rlaif.config.optimise import JudgeDemonstrations
 from rlaif.config.sources import FileSource
 from rlaif.errors import DataError
-from rlaif.feedback.messages import Unusable, message_list
-from rlaif.feedback.prompts import with_system
 from rlaif.feedback.sample import Progress, SampleResult, sample_responses
-from rlaif.feedback.sources import SourceRow, after_system, prompt_value, read_rows
+from rlaif.formats.messages import Unusable, message_list
+from rlaif.formats.rows import SourceRow, after_system, prompt_value, read_rows, with_system
 from rlaif.jsonl import first_problem
 from rlaif.models.chat import ChatModel
 from rlaif.records import Failure, Prompt

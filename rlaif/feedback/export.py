@@ -10,16 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
-from uuid import NAMESPACE_URL, uuid5
 
 from rlaif.errors import ConfigError, DataError, did_you_mean
-from rlaif.feedback.pairs import oriented, read_preferences
+from rlaif.feedback.pairs import read_preferences
+from rlaif.formats.argilla import PEOPLE
 from rlaif.jsonl import write_jsonl
-from rlaif.records import Messages, Preference, Prompt, plain
+from rlaif.records import Messages, Preference, Prompt, oriented, plain
 from rlaif.run import Run
-
-PEOPLE = str(uuid5(NAMESPACE_URL, "rlaif/human"))
-"""The Argilla user of human labels: preferences.jsonl does not say which person it was."""
 
 
 def trl_row(row: Preference) -> dict[str, Any]:

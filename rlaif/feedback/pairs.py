@@ -19,7 +19,19 @@ from rlaif.errors import DataError
 from rlaif.feedback.origin import may_pair
 from rlaif.jsonl import read_jsonl, read_objects
 from rlaif.patterns import Endless
-from rlaif.records import Judgment, Message, Messages, Origin, Pair, Preference, Prompt, Response, Source, content_id
+from rlaif.records import (
+    Judgment,
+    Message,
+    Messages,
+    Origin,
+    Pair,
+    Preference,
+    Prompt,
+    Response,
+    Source,
+    content_id,
+    oriented,
+)
 
 TIE_ROUNDING = 1e-12
 """p and 1 - p may differ from their mirror images in the last bit; a tie must be one in both orientations."""
@@ -35,12 +47,6 @@ class WeightedJudgment(NamedTuple):
 
     judgment: Judgment
     weight: float
-
-
-def oriented(prompt: Prompt, one: str, other: str, seed: int = 0) -> Pair:
-    """The pair of two texts, a and b assigned by hash: neither order nor merit says which is called a."""
-    a, b = sorted((one, other), key=lambda text: (content_id("orientation", seed, prompt.id, text), text))
-    return Pair.of(prompt, a, b)
 
 
 def any_pair(_pair: Pair) -> float:

@@ -13,8 +13,8 @@ from rlaif.config.feedback import PromptsSection
 from rlaif.config.sources import DataSource, FileSource
 from rlaif.errors import ConfigError, DataError, did_you_mean
 from rlaif.feedback.failures import check_share
-from rlaif.feedback.messages import Unusable, message_list
-from rlaif.feedback.sources import (
+from rlaif.formats.messages import Unusable, message_list
+from rlaif.formats.rows import (
     SourceRow,
     after_system,
     after_turn,
@@ -23,8 +23,9 @@ from rlaif.feedback.sources import (
     prompt_value,
     read_rows,
     tags_of,
+    with_system,
 )
-from rlaif.records import Failure, Message, Messages, Prompt, content_id
+from rlaif.records import Failure, Messages, Prompt, content_id
 from rlaif.resources import resolve
 
 PROMPT_KEYS = ("prompt", "messages", "chosen")
@@ -74,13 +75,6 @@ def read_prompts(section: PromptsSection) -> PromptSplit:
         heldout=tuple(prompt for prompt in prompts if prompt.id in heldout),
         failures=tuple(failures),
     )
-
-
-def with_system(prompt: Prompt, system: str | None) -> Prompt:
-    """The prompt after this system turn. Its id stays: it is still the same prompt, held out or not."""
-    if system is None or prompt.messages[0].role == "system":
-        return prompt
-    return prompt.model_copy(update={"messages": (Message(role="system", content=system), *prompt.messages)})
 
 
 def _conversations(source: DataSource) -> Iterator[tuple[SourceRow, Messages | Unusable]]:

@@ -7,10 +7,10 @@ import textwrap
 from pathlib import Path
 
 from rlaif.annotate.publish import publish
-from rlaif.config.human import Annotations
 from rlaif.errors import ConfigError
 from rlaif.feedback.human import read_human
 from rlaif.feedback.pairs import choice
+from rlaif.formats import Annotations
 from rlaif.hybrid.overlap import Conflict, conflicts
 from rlaif.jsonl import read_jsonl
 from rlaif.records import Judgment

@@ -16,9 +16,9 @@ from pydantic import Field, TypeAdapter
 
 from rlaif.annotate.publish import publish
 from rlaif.config import load_recipe
-from rlaif.config.human import Annotations, HumanFile, HumanSource
 from rlaif.errors import ConfigError, DataError, did_you_mean
 from rlaif.feedback.human import read_human
+from rlaif.formats import Annotations, HumanFile, HumanSource
 from rlaif.hybrid import routers
 from rlaif.hybrid.evidence import margins_of_choice
 from rlaif.hybrid.predictor import predict_errors

@@ -20,6 +20,7 @@ from rlaif.records.core import (
     Source,
     content_id,
     derive_seed,
+    oriented,
     plain,
 )
 from rlaif.records.judged import (
@@ -70,5 +71,6 @@ __all__ = [
     "Verdict",
     "content_id",
     "derive_seed",
+    "oriented",
     "plain",
 ]

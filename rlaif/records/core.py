@@ -109,3 +109,9 @@ class Pair(Record):
     def swapped(self) -> Pair:
         """The same pair with a and b exchanged."""
         return self.model_copy(update={"a": self.b, "b": self.a})
+
+
+def oriented(prompt: Prompt, one: str, other: str, seed: int = 0) -> Pair:
+    """The pair of two texts, a and b assigned by hash: neither order nor merit says which is called a."""
+    a, b = sorted((one, other), key=lambda text: (content_id("orientation", seed, prompt.id, text), text))
+    return Pair.of(prompt, a, b)

@@ -20,7 +20,7 @@ from rlaif.feedback.calibration import apply_calibration
 from rlaif.feedback.contrast_sample import Instructions, sample_contrasts
 from rlaif.feedback.earlier import join
 from rlaif.feedback.failures import causes, told
-from rlaif.feedback.human import HumanData, check_human_failures, read_human
+from rlaif.feedback.human import check_human_failures, read_human
 from rlaif.feedback.judge import JudgeResult, check_failure_cap
 from rlaif.feedback.judge.origin import hold_to_origin, label_by_origin
 from rlaif.feedback.judge.revise import first_responses, revise_responses
@@ -36,6 +36,7 @@ from rlaif.feedback.pairs import (
 )
 from rlaif.feedback.prompts import PromptSplit, read_prompts
 from rlaif.feedback.sample import SampleResult, check_sample_failures
+from rlaif.formats.sheet import HumanData
 from rlaif.hybrid.overlap import believed, conflicts, overlap_of
 from rlaif.hybrid.route import read_routing
 from rlaif.jsonl import read_jsonl, write_json, write_jsonl

@@ -10,11 +10,11 @@ from pydantic import Field, field_validator, model_validator
 
 from rlaif.config.base import Section, Seed
 from rlaif.config.explain import validated
-from rlaif.config.human import HumanSource
 from rlaif.config.load import read_mapping
 from rlaif.config.models import JudgeModel
 from rlaif.errors import did_you_mean
 from rlaif.evaluation.contest.cost import Prices
+from rlaif.formats import HumanSource
 
 SCHEMA = "rlaif/study/v1"
 ArmKind = Literal["rlaif", "rlhf", "hybrid", "direct", "sft_on_judge", "best_of_n", "length_only", "custom"]

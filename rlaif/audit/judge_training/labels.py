@@ -18,9 +18,9 @@ from rlaif.audit.gold import GoldFile, file_names, gold_rows, people_said
 from rlaif.constitution import Constitution
 from rlaif.digest import file_digest
 from rlaif.errors import DataError
-from rlaif.feedback.messages import Unusable
-from rlaif.feedback.sources import SourceRow
 from rlaif.feedback.verdict import log_odds, sigma
+from rlaif.formats.messages import Unusable
+from rlaif.formats.rows import SourceRow
 from rlaif.jsonl import dumps, first_problem
 from rlaif.records import Failure, Judgment, Pair, Preference, Prompt, content_id
 

@@ -8,13 +8,13 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from rlaif.config.annotators import AnnotatorsSection, Removal
-from rlaif.config.human import HumanFile
 from rlaif.errors import ConfigError, DataError, did_you_mean
 from rlaif.feedback.annotators.alpha import Alpha
 from rlaif.feedback.annotators.credibility import AnnotatorReport, Rate
 from rlaif.feedback.annotators.simulate import crew_of, simulate
 from rlaif.feedback.annotators.trust import Examined, examine
 from rlaif.feedback.human import read_human
+from rlaif.formats import HumanFile
 from rlaif.jsonl import first_problem, read_jsonl, read_objects, write_json, write_jsonl
 from rlaif.records import Judgment
 from rlaif.run import Run

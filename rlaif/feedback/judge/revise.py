@@ -16,7 +16,6 @@ from rlaif.constitution import Constitution, Example, Principle
 from rlaif.errors import ConfigError
 from rlaif.feedback.judge.asking import NoVerdict, ask, no_text, provenance, shown_tags
 from rlaif.feedback.judge.result import Cost, JudgeResult
-from rlaif.feedback.pairs import oriented
 from rlaif.feedback.sample import Progress
 from rlaif.feedback.verdict import draw
 from rlaif.models.chat import ChatModel, ChatRequest, Reply
@@ -32,6 +31,7 @@ from rlaif.records import (
     Revision,
     Round,
     derive_seed,
+    oriented,
 )
 from rlaif.templates import JudgeTemplate, load_template
 

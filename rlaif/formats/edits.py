@@ -4,24 +4,31 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Literal
 
-from rlaif.config.human import Edits
-from rlaif.feedback.human.sheet import Said, Sheet, require, response_text, said_by
-from rlaif.feedback.messages import Unusable
-from rlaif.feedback.sources import SourceRow
+from rlaif.formats.format import Format
+from rlaif.formats.messages import Unusable
+from rlaif.formats.rows import SourceRow
+from rlaif.formats.sheet import Attribution, Sheet, response_text, said_by
 from rlaif.records import Demonstration, Edit, Message, Prompt
 
 
-def read_edits(rows: Iterable[SourceRow], form: Edits, sheet: Sheet) -> None:
-    """`prompt`, `original`, `edited`."""
-    for row in rows:
-        require(row, form.kind, "prompt", "original", "edited")
-        with sheet.attempt(row.place):
-            original, edited = response_text(row, "original"), response_text(row, "edited")
-            keep_edit(sheet.prompt(row, "prompt"), original, edited, said_by(row), sheet)
+class Edits(Format):
+    """`prompt`, `original`, `edited`: the edited response is the better one, and a demonstration."""
+
+    kind: Literal["edits"] = "edits"
+    KEYS = ({"original", "edited"},)
+
+    def read(self, rows: Iterable[SourceRow], sheet: Sheet) -> None:
+        """`prompt`, `original`, `edited`."""
+        for row in rows:
+            self.require(row, "prompt", "original", "edited")
+            with sheet.attempt(row.place):
+                original, edited = response_text(row, "original"), response_text(row, "edited")
+                keep_edit(sheet.prompt(row, "prompt"), original, edited, said_by(row), sheet)
 
 
-def keep_edit(prompt: Prompt, original: str, edited: str, said: Said, sheet: Sheet) -> None:
+def keep_edit(prompt: Prompt, original: str, edited: str, said: Attribution, sheet: Sheet) -> None:
     """All three records of one edit. Unusable if nothing was changed."""
     if original == edited:
         raise Unusable("the edit changed nothing", original)

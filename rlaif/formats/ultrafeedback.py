@@ -12,33 +12,45 @@ import math
 from collections.abc import Iterable, Mapping
 from itertools import zip_longest
 from statistics import fmean
-from typing import Any
+from typing import Any, Literal
 
-from rlaif.config.human import UltraFeedback
+from rlaif.config.base import Positive
 from rlaif.errors import DataError
-from rlaif.feedback.human.ratings import Rated, pair_rated
-from rlaif.feedback.human.sheet import Said, Sheet, as_number, as_response, require
-from rlaif.feedback.messages import Unusable
-from rlaif.feedback.sources import SourceRow
+from rlaif.formats.format import Format
+from rlaif.formats.messages import Unusable
+from rlaif.formats.ratings import Rating, pair_rated
+from rlaif.formats.rows import SourceRow
+from rlaif.formats.sheet import Attribution, Sheet, as_number, as_response
 
 ANNOTATOR = "gpt-4"
 DOES_NOT_APPLY = "N/A"
 """What stands for an aspect that an instruction does not call for."""
 
 
-def read_ultrafeedback(rows: Iterable[SourceRow], form: UltraFeedback, sheet: Sheet) -> None:
-    """Pairs of each instruction's completions, past the gap; a completion with a doubtful score is a failure."""
-    for row in rows:
-        require(row, form.kind, "instruction", "completions")
-        with sheet.attempt(row.place):
-            prompt = sheet.prompt(row, "instruction")
-            rated = []
-            for number, completion in enumerate(_completions(row), start=1):
-                place = f"{row.place} completion {number}"
-                with sheet.attempt(place):
-                    text = as_response(completion.get("response"), place, "response")
-                    rated.append(Rated(prompt, text, _score(completion, place, form), Said(ANNOTATOR)))
-            pair_rated(rated, form.gap, sheet)
+class UltraFeedback(Format):
+    """The original UltraFeedback: `instruction` and `completions` with scores of 1 to 10, given by GPT-4."""
+
+    kind: Literal["ultrafeedback"] = "ultrafeedback"
+    KEYS = ({"instruction", "completions"},)
+    score: Literal["overall", "aspects"] = "overall"
+    """`overall`: `overall_score`, where a 10 that the aspects deny is a failure: about 2,600 of them were a 1
+    (OpenBMB/UltraFeedback issue 8). `aspects`: the mean of the aspects' ratings, 1 to 5."""
+    gap: Positive = 1.0
+    """Scores at least this far apart are a preference."""
+
+    def read(self, rows: Iterable[SourceRow], sheet: Sheet) -> None:
+        """Pairs of each instruction's completions, past the gap; a completion with a doubtful score is a failure."""
+        for row in rows:
+            self.require(row, "instruction", "completions")
+            with sheet.attempt(row.place):
+                prompt = sheet.prompt(row, "instruction")
+                rated = []
+                for number, completion in enumerate(_completions(row), start=1):
+                    place = f"{row.place} completion {number}"
+                    with sheet.attempt(place):
+                        text = as_response(completion.get("response"), place, "response")
+                        rated.append(Rating(prompt, text, _score(completion, place, self), Attribution(ANNOTATOR)))
+                pair_rated(rated, self.gap, sheet)
 
 
 def _completions(row: SourceRow) -> list[Mapping[str, Any]]:

@@ -6,36 +6,50 @@ The left response is what stood first. A task may have been skipped (`was_cancel
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Literal
 
-from rlaif.config.human import LabelStudio
 from rlaif.errors import DataError
-from rlaif.feedback.human.sheet import Said, Sheet, as_number, name_of, require, response_text
-from rlaif.feedback.messages import Unusable
-from rlaif.feedback.sources import SourceRow, tags_of
+from rlaif.formats.format import Format
+from rlaif.formats.messages import Unusable
+from rlaif.formats.rows import SourceRow, tags_of
+from rlaif.formats.sheet import Attribution, Sheet, as_number, name_of, response_text
 from rlaif.records import Prompt
 
 
-def read_label_studio(rows: Iterable[SourceRow], form: LabelStudio, sheet: Sheet) -> None:
-    """A judgment for each annotation with a selected side."""
-    for row in rows:
-        require(row, form.kind, "data", "annotations")
-        data, annotations = row.value["data"], row.value["annotations"]
-        if not isinstance(data, dict) or not isinstance(annotations, list):
-            raise DataError(f"{row.place}: data must be an object and annotations a list, as in Label Studio's JSON")
-        fields = SourceRow(f"{row.place}: data", data)
-        fields.require(form.prompt, form.left, form.right)
-        if not annotations:
-            sheet.tally("unanswered")
-            continue
-        with sheet.attempt(row.place):
-            prompt = sheet.prompt(fields, form.prompt)
-            prompt = prompt.model_copy(update={"tags": tags_of(row, sheet.source)})
-            texts = response_text(fields, form.left), response_text(fields, form.right)
-            for number, annotation in enumerate(annotations, start=1):
-                place = f"{row.place} annotation {number}"
-                with sheet.attempt(place):
-                    _label(prompt, texts, annotation, place, sheet)
+class LabelStudio(Format):
+    """Label Studio's JSON export of a `<Pairwise>` control."""
+
+    kind: Literal["label_studio"] = "label_studio"
+    KEYS = ({"data", "annotations"},)
+    prompt: str = "prompt"
+    """The data field of the prompt."""
+    left: str = "text1"
+    """The data field of the response on the left."""
+    right: str = "text2"
+    """The data field of the response on the right."""
+
+    def read(self, rows: Iterable[SourceRow], sheet: Sheet) -> None:
+        """A judgment for each annotation with a selected side."""
+        for row in rows:
+            self.require(row, "data", "annotations")
+            data, annotations = row.value["data"], row.value["annotations"]
+            if not isinstance(data, dict) or not isinstance(annotations, list):
+                raise DataError(
+                    f"{row.place}: data must be an object and annotations a list, as in Label Studio's JSON"
+                )
+            fields = SourceRow(f"{row.place}: data", data)
+            fields.require(self.prompt, self.left, self.right)
+            if not annotations:
+                sheet.tally("unanswered")
+                continue
+            with sheet.attempt(row.place):
+                prompt = sheet.prompt(fields, self.prompt)
+                prompt = prompt.model_copy(update={"tags": tags_of(row, sheet.source)})
+                texts = response_text(fields, self.left), response_text(fields, self.right)
+                for number, annotation in enumerate(annotations, start=1):
+                    place = f"{row.place} annotation {number}"
+                    with sheet.attempt(place):
+                        _label(prompt, texts, annotation, place, sheet)
 
 
 def _label(prompt: Prompt, texts: tuple[str, str], annotation: Any, place: str, sheet: Sheet) -> None:
@@ -46,7 +60,7 @@ def _label(prompt: Prompt, texts: tuple[str, str], annotation: Any, place: str, 
         return
     side = _selected(annotation, place)
     seconds = annotation.get("lead_time")
-    said = Said(
+    said = Attribution(
         annotator=_annotator(annotation.get("completed_by"), place),
         seconds=None if seconds is None else as_number(seconds, place, "lead_time", low=0),
         shown_first=texts[0],

@@ -4,47 +4,53 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import groupby, pairwise
-from typing import Any
+from typing import Any, Literal
 
-from rlaif.config.human import Rankings
 from rlaif.errors import DataError
-from rlaif.feedback.human.scale import Scale
-from rlaif.feedback.human.sheet import Said, Sheet, as_number, as_response, require, said_by, some_pairs
-from rlaif.feedback.human.signals import figure, is_worth, lead, words_of
-from rlaif.feedback.messages import Unusable
-from rlaif.feedback.sources import SourceRow
+from rlaif.formats.format import Format
+from rlaif.formats.messages import Unusable
+from rlaif.formats.rows import SourceRow
+from rlaif.formats.scale import Scale
+from rlaif.formats.sheet import Attribution, Sheet, as_number, as_response, said_by, some_pairs
+from rlaif.formats.signals import figure, is_worth, lead, words_of
 from rlaif.records import Prompt
 
 ELSEWHERE = {"rank", "ranks", "ranking", "rankings", "order"}
 """Words of columns that could be meant for `ranks`."""
 
 
-def read_rankings(rows: Iterable[SourceRow], form: Rankings, sheet: Sheet) -> None:
-    """`ranks`, where given, is parallel to `responses`: 1 (or 0) is the best, equal ranks are a tie."""
-    scale = Scale("a whole number from 1 (the best) to the number of responses, or one less each")
-    for row in rows:
-        require(row, form.kind, "prompt", "responses")
-        _check_names(row)
-        with sheet.attempt(row.place):
-            responses = row.value["responses"]
-            ranks = row.value.get("ranks")
-            if not isinstance(responses, list):
-                raise DataError(f"{row.place}: responses: must be a list (got {responses!r})")
-            if ranks is not None and (not isinstance(ranks, list) or len(ranks) != len(responses)):
-                raise DataError(f"{row.place}: ranks: must be a list of {len(responses)} numbers (got {ranks!r})")
-            if len(responses) < 2:
-                raise Unusable("fewer than two responses are ranked")
-            texts = [as_response(text, row.place, f"responses.{i}") for i, text in enumerate(responses)]
-            places = range(len(texts)) if ranks is None else ranks
-            numbers = [as_number(rank, row.place, f"ranks.{i}") for i, rank in enumerate(places)]
-            if ranks is not None:
-                low = 0 if 0 in numbers else 1
-                for i, rank in enumerate(numbers):
-                    on_it = rank.is_integer() and low <= rank < low + len(texts)
-                    scale.holds(on_it, ranks[i], row.place, f"ranks.{i}")
-            numbers = _as_figures_say(row, numbers, ties=ranks is None)
-            pair_ranked(sheet.prompt(row, "prompt"), texts, numbers, said_by(row), sheet)
-    scale.check("; figures of which more is better are no ranks")
+class Rankings(Format):
+    """`prompt` and `responses`, the best first, or with `ranks` beside them (1 = best, ties allowed): all pairs."""
+
+    kind: Literal["rankings"] = "rankings"
+    KEYS = ({"prompt", "responses"},)
+
+    def read(self, rows: Iterable[SourceRow], sheet: Sheet) -> None:
+        """`ranks`, where given, is parallel to `responses`: 1 (or 0) is the best, equal ranks are a tie."""
+        scale = Scale("a whole number from 1 (the best) to the number of responses, or one less each")
+        for row in rows:
+            self.require(row, "prompt", "responses")
+            _check_names(row)
+            with sheet.attempt(row.place):
+                responses = row.value["responses"]
+                ranks = row.value.get("ranks")
+                if not isinstance(responses, list):
+                    raise DataError(f"{row.place}: responses: must be a list (got {responses!r})")
+                if ranks is not None and (not isinstance(ranks, list) or len(ranks) != len(responses)):
+                    raise DataError(f"{row.place}: ranks: must be a list of {len(responses)} numbers (got {ranks!r})")
+                if len(responses) < 2:
+                    raise Unusable("fewer than two responses are ranked")
+                texts = [as_response(text, row.place, f"responses.{i}") for i, text in enumerate(responses)]
+                places = range(len(texts)) if ranks is None else ranks
+                numbers = [as_number(rank, row.place, f"ranks.{i}") for i, rank in enumerate(places)]
+                if ranks is not None:
+                    low = 0 if 0 in numbers else 1
+                    for i, rank in enumerate(numbers):
+                        on_it = rank.is_integer() and low <= rank < low + len(texts)
+                        scale.holds(on_it, ranks[i], row.place, f"ranks.{i}")
+                numbers = _as_figures_say(row, numbers, ties=ranks is None)
+                pair_ranked(sheet.prompt(row, "prompt"), texts, numbers, said_by(row), sheet)
+        scale.check("; figures of which more is better are no ranks")
 
 
 def _check_names(row: SourceRow) -> None:
@@ -90,7 +96,7 @@ def _check_order(order: list[int], ranks: list[float], key: str, figures: list[A
 
 
 def pair_ranked(
-    prompt: Prompt, texts: Sequence[str], ranks: Sequence[float], said: Said, sheet: Sheet, p: float = 1.0
+    prompt: Prompt, texts: Sequence[str], ranks: Sequence[float], said: Attribution, sheet: Sheet, p: float = 1.0
 ) -> None:
     """All pairs of different texts; the smaller rank is the better one, which has `p`."""
     for (one, first), (other, second) in some_pairs(list(zip(texts, ranks, strict=True)), prompt.id, sheet):

@@ -9,8 +9,8 @@ import math
 from typing import Any
 
 from rlaif.errors import DataError
-from rlaif.feedback.human.sheet import as_number
-from rlaif.feedback.messages import Unusable
+from rlaif.formats.messages import Unusable
+from rlaif.formats.sheet import as_number
 
 
 class Scale:

@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 
 from rlaif.config.sources import DataSource, FileSource, HubSource
 from rlaif.errors import DataError, did_you_mean, shown
-from rlaif.feedback.messages import Unusable, message_list
+from rlaif.formats.messages import Unusable, message_list
 from rlaif.jsonl import read_items
-from rlaif.records import Message, Messages, Role
+from rlaif.records import Message, Messages, Prompt, Role
 
 HH_TURN = re.compile(r"(?:\r?\n){2}(Human|Assistant):")
 HH_ROLES: dict[str, Role] = {"Human": "user", "Assistant": "assistant"}
@@ -182,6 +182,13 @@ def after_turn(system: str | None, messages: Messages) -> Messages:
         return messages
     turns = messages[messages[0].role == "system" :]
     return joined((Message(role="system", content=system), *turns), messages)
+
+
+def with_system(prompt: Prompt, system: str | None) -> Prompt:
+    """The prompt after this system turn. Its id stays: it is still the same prompt, held out or not."""
+    if system is None or prompt.messages[0].role == "system":
+        return prompt
+    return prompt.model_copy(update={"messages": (Message(role="system", content=system), *prompt.messages)})
 
 
 def tags_of(row: SourceRow, source: DataSource) -> tuple[str, ...]:

@@ -8,31 +8,97 @@ discarded; its flattened ones and the server's do.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice, zip_longest
-from typing import Any
+from typing import Annotated, Any, Literal
+from uuid import NAMESPACE_URL, uuid5
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
-from rlaif.config.human import Argilla, ArgillaRanking, ArgillaRating
+from rlaif.config.base import Positive, Section
 from rlaif.errors import DataError
-from rlaif.feedback.export import PEOPLE
-from rlaif.feedback.human.rankings import pair_ranked
-from rlaif.feedback.human.ratings import Rated, other_range, pair_rated
-from rlaif.feedback.human.scale import NumberScale
-from rlaif.feedback.human.sheet import Said, Sheet, as_number, name_of, require, response_text
-from rlaif.feedback.messages import Unusable
-from rlaif.feedback.sources import SourceRow, tags_of
+from rlaif.formats.format import Format
+from rlaif.formats.messages import Unusable
+from rlaif.formats.rankings import pair_ranked
+from rlaif.formats.ratings import Rating, other_range, pair_rated
+from rlaif.formats.rows import SourceRow, tags_of
+from rlaif.formats.scale import NumberScale
+from rlaif.formats.sheet import Attribution, Sheet, as_number, name_of, response_text
 from rlaif.jsonl import first_problem
 from rlaif.records import Message, Prompt
 
+PEOPLE = str(uuid5(NAMESPACE_URL, "rlaif/human"))
+"""The user of human labels that `rlaif export` writes: preferences.jsonl does not say which person it was."""
 SUSPICIOUS = 10
 """So many bare lists in one order are no coincidence: 1 in 512 where two options were ranked blindly."""
 UNSAID = {"discarded": "discarded", "draft": "not_submitted", "pending": "not_submitted"}
 """How answers that were not given are counted."""
 
 
-class Given(BaseModel):
+class ArgillaRanking(Section):
+    """A ranking question; `Settings.for_ranking` makes this one."""
+
+    kind: Literal["ranking"] = "ranking"
+    name: str = "ranking"
+    """The question."""
+    responses: tuple[str, ...] = Field(default=("response1", "response2"), min_length=2)
+    """The fields of the responses, named as the question names its options."""
+
+
+class ArgillaRating(Section):
+    """A rating question about one response; `Settings.for_rating` makes this one."""
+
+    kind: Literal["rating"] = "rating"
+    name: str = "rating"
+    """The question."""
+    response: str = "response"
+    """The field of the response."""
+    scale: tuple[float, float] = (1.0, 5.0)
+    """The lowest and the highest rating; any other stops the run."""
+    gap: Positive = 1.0
+    """Ratings by one user at least this far apart are a preference."""
+
+
+class Argilla(Format):
+    """Records of Argilla 2: `to_json`, `to_list` (flattened or not), or the server's own with their ranks."""
+
+    kind: Literal["argilla"] = "argilla"
+    KEYS = ({"fields", "responses"}, {"ranking.responses"}, {"rating.responses"})
+    prompt: str = "instruction"
+    """The field of the prompt."""
+    question: Annotated[ArgillaRanking | ArgillaRating, Field(discriminator="kind")] = ArgillaRanking()
+
+    def read(self, rows: Iterable[SourceRow], sheet: Sheet) -> None:
+        """A judgment a pair of ranked responses and user; or pairs of rated ones, past the gap, by user."""
+        rated: list[Rating] = []
+        orders: list[list[Any]] = []
+        question = self.question
+        scale = NumberScale(*(question.scale if isinstance(question, ArgillaRating) else (0, 0)))
+        names = question.responses if isinstance(question, ArgillaRanking) else (question.response,)
+        for row in rows:
+            fields = _fields(row, self)
+            fields.require(self.prompt, *names)
+            given = list(_given(row, question.name, sheet))
+            with sheet.attempt(row.place):
+                prompt = _prompt(row, fields, self.prompt, sheet)
+                texts = [response_text(fields, name) for name in names]
+                for place, answer in given:
+                    said = Attribution(name_of(answer.user_id, place, "user_id"))
+                    with sheet.attempt(place):
+                        if isinstance(question, ArgillaRating):
+                            rating = scale.read(answer.value, place, question.name)
+                            rated.append(Rating(prompt, texts[0], rating, said))
+                        else:
+                            ranks = _ranks(answer.value, place, question)
+                            pair_ranked(prompt, texts, ranks, said, sheet, _how_sure(row, answer))
+                            orders.append(answer.value)
+        _check_orders(orders)
+        if isinstance(question, ArgillaRating):
+            scale.check(other_range(scale))
+            pair_rated(rated, question.gap, sheet)
+
+
+class UserAnswer(BaseModel):
     """One user's answer to the question."""
 
     value: Any = None
@@ -40,45 +106,11 @@ class Given(BaseModel):
     status: str | None = None
 
 
-def read_argilla(rows: Iterable[SourceRow], form: Argilla, sheet: Sheet) -> None:
-    """A judgment a pair of ranked responses and user; or pairs of rated ones, past the gap, by user."""
-    rated: list[Rated] = []
-    orders: list[list[Any]] = []
-    question = form.question
-    scale = NumberScale(*(question.scale if isinstance(question, ArgillaRating) else (0, 0)))
-    names = question.responses if isinstance(question, ArgillaRanking) else (question.response,)
-    for row in rows:
-        fields = _fields(row, form.kind)
-        fields.require(form.prompt, *names)
-        given = list(_given(row, question.name, sheet))
-        with sheet.attempt(row.place):
-            prompt = _prompt(row, fields, form.prompt, sheet)
-            texts = [response_text(fields, name) for name in names]
-            for place, answer in given:
-                said = Said(name_of(answer.user_id, place, "user_id"))
-                with sheet.attempt(place):
-                    if isinstance(question, ArgillaRating):
-                        rating = scale.read(answer.value, place, question.name)
-                        rated.append(Rated(prompt, texts[0], rating, said))
-                    else:
-                        ranks = _ranks(answer.value, place, question)
-                        pair_ranked(prompt, texts, ranks, said, sheet, _how_sure(row, answer))
-                        orders.append(answer.value)
-    if len(orders) >= SUSPICIOUS and isinstance(orders[0][0], str) and all(order == orders[0] for order in orders):
-        raise DataError(
-            f"all {len(orders)} rankings are {', '.join(orders[0])}: Argilla's SDK drops the ranks that people gave on "
-            "its page; export the records with their ranks, from the server's datasets/ID/records?include=responses"
-        )
-    if isinstance(question, ArgillaRating):
-        scale.check(other_range(scale))
-        pair_rated(rated, question.gap, sheet)
-
-
-def _fields(row: SourceRow, kind: str) -> SourceRow:
+def _fields(row: SourceRow, form: Argilla) -> SourceRow:
     """The record's fields; a flattened record has them beside everything else."""
     if "fields" not in row.value and any(key.endswith(".responses") for key in row.value):
         return row
-    require(row, kind, "fields", "responses")
+    form.require(row, "fields", "responses")
     if not isinstance(row.value["fields"], dict):
         raise DataError(f"{row.place}: fields: must be an object (got {row.value['fields']!r})")
     return SourceRow(f"{row.place}: fields", row.value["fields"])
@@ -96,21 +128,21 @@ def _prompt(row: SourceRow, fields: SourceRow, key: str, sheet: Sheet) -> Prompt
     return prompt.model_copy(update={"tags": tags_of(row, sheet.source)})
 
 
-def _how_sure(row: SourceRow, answer: Given) -> float:
+def _how_sure(row: SourceRow, answer: UserAnswer) -> float:
     """P of what is ranked higher: 1, or of people's labels that our own export wrote what that put beside them."""
     metadata = row.value.get("metadata")
     p = metadata.get("p_chosen") if isinstance(metadata, dict) and answer.user_id == PEOPLE else None
     return 1.0 if p is None else as_number(p, row.place, "metadata.p_chosen", 0.5, 1)
 
 
-def _given(row: SourceRow, question: str, sheet: Sheet) -> Iterator[tuple[str, Given]]:
+def _given(row: SourceRow, question: str, sheet: Sheet) -> Iterator[tuple[str, UserAnswer]]:
     """The submitted answers to the question with their places; the others are counted, and a record without any."""
     found = list(_answers(row, question))
     sheet.tally("unanswered", not found)
     for number, one in enumerate(found, start=1):
         place = f"{row.place} answer {number}"
         try:
-            given = Given.model_validate(one)
+            given = UserAnswer.model_validate(one)
         except ValidationError as error:
             raise DataError(f"{place}: {first_problem(error)}") from None
         if (status := _lower(given.status)) in UNSAID:
@@ -148,6 +180,15 @@ def _list(row: SourceRow, value: Any, kind: type = object) -> list[Any]:
     if not isinstance(value, list) or not all(isinstance(item, kind) for item in value):
         raise DataError(f"{row.place}: these are no answers of Argilla: {str(value)[:80]}")
     return value
+
+
+def _check_orders(orders: Sequence[list[Any]]) -> None:
+    """DataError where many rankings are bare lists and all the same."""
+    if len(orders) >= SUSPICIOUS and isinstance(orders[0][0], str) and all(order == orders[0] for order in orders):
+        raise DataError(
+            f"all {len(orders)} rankings are {', '.join(orders[0])}: Argilla's SDK drops the ranks that people gave on "
+            "its page; export the records with their ranks, from the server's datasets/ID/records?include=responses"
+        )
 
 
 def _ranks(value: Any, place: str, question: ArgillaRanking) -> list[float]:

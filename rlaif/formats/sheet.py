@@ -11,13 +11,10 @@ from random import Random
 from typing import Any, NamedTuple, TypeVar
 
 from rlaif.config.sources import DataSource
-from rlaif.errors import DataError, did_you_mean, shown
-from rlaif.feedback.human.shapes import kind_of
-from rlaif.feedback.messages import Unusable, message_list
-from rlaif.feedback.pairs import oriented
-from rlaif.feedback.prompts import with_system
-from rlaif.feedback.sources import SourceRow, after_system, bare_response, prompt_value, tags_of
-from rlaif.records import Answer, Demonstration, Edit, Failure, Judgment, Prompt
+from rlaif.errors import DataError, shown
+from rlaif.formats.messages import Unusable, message_list
+from rlaif.formats.rows import SourceRow, after_system, bare_response, prompt_value, tags_of, with_system
+from rlaif.records import Answer, Demonstration, Edit, Failure, Judgment, Prompt, oriented
 
 Item = TypeVar("Item")
 MOST_PAIRS = 10_000
@@ -45,7 +42,7 @@ class HumanData(NamedTuple):
         return cls([], [], [], [], Counter())
 
 
-class Said(NamedTuple):
+class Attribution(NamedTuple):
     """Who said it, and how."""
 
     annotator: str = NOBODY
@@ -83,7 +80,7 @@ class Sheet(NamedTuple):
         """The prompt after the system turn, if it has none of its own."""
         return with_system(prompt, self.system)
 
-    def label(self, prompt: Prompt, one: str, other: str, p_one: float, said: Said) -> None:
+    def label(self, prompt: Prompt, one: str, other: str, p_one: float, said: Attribution) -> None:
         """A judgment of two responses, which of them is a decided by hash. Unusable if they are the same text."""
         if one == other:
             raise Unusable("the two responses are the same text", one)
@@ -101,17 +98,6 @@ class Sheet(NamedTuple):
         """So many more in `data.counts`; a count of nothing is not kept."""
         if number:
             self.data.counts[what] += number
-
-
-def require(row: SourceRow, kind: str, *keys: str) -> None:
-    """DataError unless the row has all keys; it names the form that the row looks like, or the nearest key."""
-    for key in keys:
-        if key not in row.value:
-            other = kind_of(row.value)
-            hint = did_you_mean(key, row.value)
-            if other is not None and other != kind:
-                hint = f"; these keys look like form.kind={other}"
-            raise DataError(f"{row.place}: no key {key!r}{hint}")
 
 
 def response_text(row: SourceRow, key: str) -> str:
@@ -160,7 +146,7 @@ def _is_finite(value: float) -> bool:
         return False
 
 
-def said_by(row: SourceRow, column: str = "annotator") -> Said:
+def said_by(row: SourceRow, column: str = "annotator") -> Attribution:
     """Who gave the row's answer, in which time and why, as far as the row has these columns."""
     seconds = row.value.get("seconds")
     reason = row.value.get("reason")
@@ -168,7 +154,7 @@ def said_by(row: SourceRow, column: str = "annotator") -> Said:
         reason = "; ".join(reason)
     if reason is not None and not isinstance(reason, str):
         raise DataError(f"{row.place}: reason: must be a text (got {shown(reason)})")
-    return Said(
+    return Attribution(
         annotator=name_of(row.value.get(column), row.place, column),
         seconds=None if seconds is None else as_number(seconds, row.place, "seconds", low=0),
         reason=reason or "",

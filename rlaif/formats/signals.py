@@ -12,8 +12,9 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from rlaif.errors import DataError, shown
-from rlaif.feedback.messages import Unusable
-from rlaif.feedback.sources import SourceRow
+from rlaif.formats.messages import Unusable
+from rlaif.formats.rows import SourceRow
+from rlaif.formats.sheet import Attribution, Sheet, response_text, strength_of
 
 WORTH = {"score", "scores", "rating", "ratings", "reward", "rewards", "grade", "quality", "votes", "upvotes", "likes"}
 WORTH_BACKWARDS = {"rank", "ranking"}
@@ -130,3 +131,36 @@ def figure(value: Any, key: str) -> Figure | None:
     if not math.isfinite(number):
         raise Unusable(f"{key} is no finite number", repr(value))
     return Figure(number, unit)
+
+
+class Columns(NamedTuple):
+    """The columns of the prompt and of both responses."""
+
+    prompt: str
+    a: str
+    b: str
+
+
+def with_strength(row: SourceRow, p_a: float) -> float:
+    """P(a is better) of a verdict, with the row's `p_chosen` if it has one. Unusable where that belies a tie."""
+    p = strength_of(row)
+    if p is None:
+        return p_a
+    if p_a == 0.5 != p:
+        raise Unusable("p_chosen says that a tie is none", f"p_chosen = {p:g}")
+    return p if p_a > 0.5 else 1 - p
+
+
+def label_columns(
+    row: SourceRow, columns: Columns, p_a: float, said: Attribution, sheet: Sheet, verdict: str = ""
+) -> None:
+    """The judgment, held against the row's figures but that in its column `verdict`: equal ones make a tie."""
+    a, b = response_text(row, columns.a), response_text(row, columns.b)
+    names, apart = sides(columns.a, columns.b), {*columns, verdict}
+    found = [*signals(row, *names, apart), *verdicts(row, *names, apart)]
+    for signal in found:
+        if (p_a - 0.5) * signal.lead < 0:
+            raise Unusable("the row's own figures say that the other is better", signal.said)
+    if found and not any(signal.lead for signal in found) and row.value.get("p_chosen") is None:
+        p_a = 0.5
+    sheet.label(sheet.prompt(row, columns.prompt), a, b, p_a, said)

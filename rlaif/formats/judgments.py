@@ -3,38 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from rlaif.config.human import Judgments
 from rlaif.errors import DataError
-from rlaif.feedback.human.edits import keep_edit
-from rlaif.feedback.human.sheet import Said, Sheet, require
-from rlaif.feedback.messages import Unusable
-from rlaif.feedback.pairs import oriented
-from rlaif.feedback.sources import SourceRow
+from rlaif.formats.edits import keep_edit
+from rlaif.formats.format import Format
+from rlaif.formats.messages import Unusable
+from rlaif.formats.rows import SourceRow
+from rlaif.formats.sheet import Attribution, Sheet
 from rlaif.jsonl import dumps, first_problem
-from rlaif.records import Edit, Judgment, Pair, Prompt
+from rlaif.records import Edit, Judgment, Pair, Prompt, oriented
 
 Row = TypeVar("Row", bound=BaseModel)
 
 
-def read_judgments(rows: Iterable[SourceRow], form: Judgments, sheet: Sheet) -> None:
-    """The judgments as they are, oriented by hash. One of a judge is a failure: it is not what people said."""
-    for row in rows:
-        require(row, form.kind, "pair", "p_a")
-        with sheet.attempt(row.place):
-            judgment = _record(row, Judgment)
-            if judgment.source != "human":
-                raise Unusable("labelled by a judge, not by a human")
-            if judgment.pair.a == judgment.pair.b:
-                raise Unusable("a and b are the same text", judgment.pair.a)
-            pair = judgment.pair
-            prompt = _prompt(pair, sheet)
-            turned = oriented(prompt, pair.a, pair.b)
-            judgment = judgment.model_copy(update={"pair": Pair.of(prompt, pair.a, pair.b)})
-            sheet.data.judgments.append(judgment if turned.a == pair.a else _flipped(judgment))
+class Judgments(Format):
+    """Our own records of what people said: annotations.jsonl, or the human rows of a judgments.jsonl."""
+
+    kind: Literal["judgments"] = "judgments"
+    KEYS = ({"pair", "p_a"},)
+
+    def read(self, rows: Iterable[SourceRow], sheet: Sheet) -> None:
+        """The judgments as they are, oriented by hash. One of a judge is a failure: it is not what people said."""
+        for row in rows:
+            self.require(row, "pair", "p_a")
+            with sheet.attempt(row.place):
+                judgment = _record(row, Judgment)
+                if judgment.source != "human":
+                    raise Unusable("labelled by a judge, not by a human")
+                if judgment.pair.a == judgment.pair.b:
+                    raise Unusable("a and b are the same text", judgment.pair.a)
+                pair = judgment.pair
+                prompt = _prompt(pair, sheet)
+                turned = oriented(prompt, pair.a, pair.b)
+                judgment = judgment.model_copy(update={"pair": Pair.of(prompt, pair.a, pair.b)})
+                sheet.data.judgments.append(judgment if turned.a == pair.a else _flipped(judgment))
 
 
 def read_own_edits(rows: Iterable[SourceRow], sheet: Sheet) -> None:
@@ -42,7 +47,7 @@ def read_own_edits(rows: Iterable[SourceRow], sheet: Sheet) -> None:
     for row in rows:
         with sheet.attempt(row.place):
             edit = _record(row, Edit)
-            keep_edit(_prompt(edit, sheet), edit.original, edit.edited, Said(edit.annotator), sheet)
+            keep_edit(_prompt(edit, sheet), edit.original, edit.edited, Attribution(edit.annotator), sheet)
 
 
 def _record(row: SourceRow, kind: type[Row]) -> Row:

@@ -8,14 +8,12 @@ lists with `prompt` or with the prompt inside them.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
-from rlaif.config.human import Comparisons
 from rlaif.errors import DataError
-from rlaif.feedback.human.sheet import Said, Sheet, require, said_by, strength_of
-from rlaif.feedback.human.signals import margins, signals, verdicts
-from rlaif.feedback.messages import Unusable, message_list
-from rlaif.feedback.sources import (
+from rlaif.formats.format import Format
+from rlaif.formats.messages import Unusable, message_list
+from rlaif.formats.rows import (
     SourceRow,
     after_speaker,
     after_system,
@@ -27,12 +25,41 @@ from rlaif.feedback.sources import (
     prompt_value,
     tags_of,
 )
+from rlaif.formats.sheet import Attribution, Sheet, said_by, strength_of
+from rlaif.formats.signals import margins, signals, verdicts
 from rlaif.records import Message, Messages, Prompt
 
 HHH_KEYS = ("text_correct", "text_incorrect")
 
 
-class Compared(NamedTuple):
+class Comparisons(Format):
+    """`chosen` and `rejected`: HH-RLHF transcripts, TRL rows (explicit or implicit prompt), our preferences.jsonl.
+
+    Also UltraFeedback binarized and the HHH evaluation's `text_correct` and `text_incorrect`. A row's own figures
+    (`score_chosen` and `score_rejected`, `chosen-rating`, `margin`, ...) are held against the label: equal ones are a
+    tie, and a row in which rejected is ahead is a failure. Margins from 0 to 1 are 2 p - 1 (our OpenRLHF export).
+    """
+
+    kind: Literal["comparisons"] = "comparisons"
+    KEYS = ({"chosen"}, {"rejected"}, {"text_correct"}, {"text_incorrect"})
+    HAS_STRENGTH = True
+
+    def read(self, rows: Iterable[SourceRow], sheet: Sheet) -> None:
+        """One judgment per row. A file whose margins are all from 0 to 1 says 2 p - 1 by them, as our own exports do;
+        others are differences of ratings, and what is ahead is surely better."""
+        found = []
+        for row in rows:
+            keys = HHH_KEYS if any(key in row.value for key in HHH_KEYS) else ("chosen", "rejected")
+            self.require(row, *keys)
+            with sheet.attempt(row.place):
+                found.append(_compared(row, keys, sheet))
+        are_shares = all(one.margin is None or one.margin <= 1 for one in found)
+        for one in found:
+            p = one.p_chosen if one.margin is None or not are_shares else 0.5 + one.margin / 2
+            sheet.label(one.prompt, one.chosen, one.rejected, p, one.said)
+
+
+class Comparison(NamedTuple):
     """What a row says."""
 
     prompt: Prompt
@@ -41,25 +68,10 @@ class Compared(NamedTuple):
     p_chosen: float
     margin: float | None
     """Where the row has one, and says no p."""
-    said: Said
+    said: Attribution
 
 
-def read_comparisons(rows: Iterable[SourceRow], form: Comparisons, sheet: Sheet) -> None:
-    """A judgment a row. A file whose margins are all from 0 to 1 says 2 p - 1 by them, as our own exports do; others
-    are differences of ratings, and what is ahead is surely better."""
-    found = []
-    for row in rows:
-        keys = HHH_KEYS if any(key in row.value for key in HHH_KEYS) else ("chosen", "rejected")
-        require(row, form.kind, *keys)
-        with sheet.attempt(row.place):
-            found.append(_compared(row, keys, sheet))
-    are_shares = all(one.margin is None or one.margin <= 1 for one in found)
-    for one in found:
-        p = one.p_chosen if one.margin is None or not are_shares else 0.5 + one.margin / 2
-        sheet.label(one.prompt, one.chosen, one.rejected, p, one.said)
-
-
-def _compared(row: SourceRow, keys: tuple[str, str], sheet: Sheet) -> Compared:
+def _compared(row: SourceRow, keys: tuple[str, str], sheet: Sheet) -> Comparison:
     if row.value.get("source") == "ai":
         raise Unusable("labelled by a judge, not by a human")
     *prompt, chosen = _conversation(row, keys[0])
@@ -70,7 +82,7 @@ def _compared(row: SourceRow, keys: tuple[str, str], sheet: Sheet) -> Compared:
         raise Unusable("chosen and rejected are the same text", chosen.content)
     p_chosen, margin = _strength(row)
     asked = sheet.addressed(Prompt.of(tuple(prompt), tags_of(row, sheet.source)))
-    return Compared(asked, chosen.content, rejected.content, p_chosen, margin, said_by(row))
+    return Comparison(asked, chosen.content, rejected.content, p_chosen, margin, said_by(row))
 
 
 def _strength(row: SourceRow) -> tuple[float, float | None]:

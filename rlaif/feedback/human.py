@@ -1,0 +1,82 @@
+"""The door of human feedback: sources of any form in, judgments, edits and demonstrations out.
+
+Next: `rlaif/formats/`, what each form reads, then `mix.py`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from rlaif.config.sources import FileSource
+from rlaif.console import say
+from rlaif.errors import DataError
+from rlaif.feedback.failures import check_share, told
+from rlaif.formats import Annotations, HumanSource, counted, human_rows, read_form
+from rlaif.formats.judgments import Judgments, read_own_edits
+from rlaif.formats.rows import SourceRow, path_of, read_rows
+from rlaif.formats.sheet import MOST_PAIRS, HumanData, Sheet
+from rlaif.run import Run
+
+
+def read_human(sources: Sequence[HumanSource], run: Run, system: str | None = None) -> HumanData:
+    """Everything that people said, in the order of sources and rows (of prompts, where pairs are made of several rows).
+
+    a and b are assigned by hash, so a is not always the chosen one. `system` is put before a prompt without a system
+    turn, as it is for the policy, so that AI and human labels of one pair meet. Rows that cannot be used are said on
+    the screen, by cause. Raises DataError for rows of another shape, and when no row is usable.
+    """
+    data = HumanData.empty()
+    for source in sources:
+        if isinstance(source, Annotations):
+            _read_annotations(source, run, system, data)
+        else:
+            read_form(source.form, human_rows(source), Sheet(source, system, data))
+    if not data.judgments:
+        raise DataError(f"human_data: not one usable pair: {told(data.failures) if data.failures else _nothing(data)}")
+    if data.failures:
+        say(f"  human labels: {data.counts['failed']} of {data.counts['rows']} rows failed: {told(data.failures)}")
+    if drawn_from := data.counts["not_drawn"]:
+        say(
+            f"  human labels: {drawn_from} pairs are beyond the {MOST_PAIRS} of one prompt that are drawn, and not used"
+        )
+    return data
+
+
+def check_human_failures(data: HumanData, limit: float) -> None:
+    """DataError when surely more than `limit` of the rows cannot be used."""
+    knob = "preferences.max_human_failures"
+    check_share("human labels", data.counts["failed"], data.counts["rows"], data.failures, knob, limit)
+
+
+def _nothing(data: HumanData) -> str:
+    left = ", ".join(f"{what} {number}" for what, number in sorted(data.counts.items()))
+    return left or "the sources are empty"
+
+
+def _read_annotations(source: Annotations, run: Run, system: str | None, data: HumanData) -> None:
+    theirs = annotated_run(source, run)
+    if not theirs.annotations.exists():
+        raise DataError(f"human_data: {theirs.folder}: no answers there yet; give some with `rlaif annotate`")
+    sheet = Sheet(FileSource(path="", tags=source.tags), system, data)
+    read_form(Judgments(), _rows(theirs.annotations), sheet)
+    if theirs.annotation_edits.exists():
+        read_own_edits(counted(_rows(theirs.annotation_edits), sheet), sheet)
+
+
+def _rows(path: Path) -> Iterator[SourceRow]:
+    return read_rows(FileSource(path=str(path)))
+
+
+def source_files(source: HumanSource, run: Run) -> list[Path]:
+    """What the source is read from; none where that is a hub."""
+    if isinstance(source, Annotations):
+        theirs = annotated_run(source, run)
+        return [theirs.annotations, theirs.annotation_edits]
+    return [path_of(source)] if isinstance(source, FileSource) else []
+
+
+def annotated_run(source: Annotations, run: Run) -> Run:
+    """The run on whose page the answers were given."""
+    return Run(Path(os.path.expanduser(source.run))) if source.run else run

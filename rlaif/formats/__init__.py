@@ -1,0 +1,127 @@
+"""The forms of human feedback, one module each: knobs, keys and reader. Here is their list, and where they come from.
+
+Every form may carry `annotator` (who it was, a text or a number; none = one nameless `human`), `seconds` (how long the
+answer took) and `reason`. A prompt is a text, an HH-RLHF transcript or a message list. A row that is no usable feedback
+(different prompts, one text twice, figures that contradict the label) is a failure with its place; a row of another
+shape, or an answer off its scale, means that the file is not what the recipe says and stops the run. Next: `format.py`,
+`sheet.py`, then a form's own module, then `feedback/human.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import Field
+
+from rlaif.config.base import Section
+from rlaif.config.sources import FileSource, HubSource
+from rlaif.errors import DataError
+from rlaif.formats.argilla import Argilla
+from rlaif.formats.comparisons import Comparisons
+from rlaif.formats.csv import Csv
+from rlaif.formats.edits import Edits
+from rlaif.formats.format import Format
+from rlaif.formats.judgments import Judgments
+from rlaif.formats.label_studio import LabelStudio
+from rlaif.formats.likert import Likert
+from rlaif.formats.rankings import Rankings
+from rlaif.formats.ratings import Ratings
+from rlaif.formats.rows import SourceRow, read_rows
+from rlaif.formats.sheet import Sheet
+from rlaif.formats.shp import Shp
+from rlaif.formats.signals import words_of
+from rlaif.formats.thumbs import Thumbs
+from rlaif.formats.ultrafeedback import UltraFeedback
+
+Form = Annotated[
+    Judgments
+    | Comparisons
+    | Shp
+    | UltraFeedback
+    | Argilla
+    | LabelStudio
+    | Edits
+    | Csv
+    | Likert
+    | Rankings
+    | Ratings
+    | Thumbs,
+    Field(discriminator="kind"),
+]
+"""All forms. Where a row names none the first whose keys it has counts."""
+FORMATS: tuple[type[Format], ...] = get_args(get_args(Form)[0])
+ALSO_SAID = {"annotator", "seconds", "reason", "tags", "p_chosen", "margin", "ranks"}
+"""What a row may carry besides, and what is assumed where it does not."""
+
+
+class HumanFile(FileSource):
+    """A file of human feedback: JSONL, one JSON array, or CSV, plain or .gz."""
+
+    form: Form = Comparisons()
+
+
+class HumanHub(HubSource):
+    """A data set of human feedback, read through `datasets`."""
+
+    form: Form = Comparisons()
+
+
+class Annotations(Section):
+    """What people answered on `rlaif annotate`'s page, and what they edited there."""
+
+    kind: Literal["annotations"] = "annotations"
+    run: str | None = None
+    """The folder of the run whose page it was; none = this run."""
+    tags: tuple[str, ...] = ()
+
+
+HumanSource = Annotated[HumanFile | HumanHub | Annotations, Field(discriminator="kind")]
+
+
+def form_of(row: Mapping[str, Any]) -> type[Format] | None:
+    """The form whose keys the row has; None if it has no form's."""
+    return next((form for form in FORMATS if any(keys <= row.keys() for keys in form.KEYS)), None)
+
+
+def kind_of(row: Mapping[str, Any]) -> str | None:
+    """The `kind` of the form whose keys the row has; None if it has no form's."""
+    form = form_of(row)
+    return None if form is None else form.model_fields["kind"].default
+
+
+def read_form(form: Format, rows: Iterable[SourceRow], sheet: Sheet) -> None:
+    """Put what these rows say on the sheet. DataError for a row of another shape."""
+    form.read(counted(rows, sheet, form.HAS_STRENGTH), sheet)
+
+
+def counted(rows: Iterable[SourceRow], sheet: Sheet, has_strength: bool = False) -> Iterator[SourceRow]:
+    """The rows, while the sheet counts them and those that failed."""
+    for row in rows:
+        if row.value.get("p_chosen") is not None and not has_strength:
+            kinds = ", ".join(form.model_fields["kind"].default for form in FORMATS if form.HAS_STRENGTH)
+            raise DataError(f"{row.place}: p_chosen: only the forms {kinds} have one; leave it out")
+        sheet.tally("rows")
+        before = len(sheet.data.failures)
+        yield row
+        sheet.tally("failed", len(sheet.data.failures) > before)
+
+
+def human_rows(source: HumanFile | HumanHub) -> Iterator[SourceRow]:
+    """The rows of a file of any kind, or of a data set; the first `limit` of them."""
+    if isinstance(source, HumanHub):
+        return read_rows(source)  # whose columns nobody here can spell otherwise
+    named = {name for name in vars(source.form).values() if isinstance(name, str)}
+    return (_spelled(row, named) for row in source.form.rows(source))
+
+
+def _spelled(row: SourceRow, named: set[str]) -> SourceRow:
+    """The row. DataError where what it says besides stands under another spelling of its key, and would be lost.
+
+    A column that the form names (`named`) may be spelled as it likes.
+    """
+    for key in row.value:
+        ours = "_".join(words_of(key))
+        if ours in ALSO_SAID and ours != key and key not in named:
+            raise DataError(f"{row.place}: key {key!r} is not read; write {ours!r}")
+    return row

@@ -594,7 +594,7 @@ def test_labels_of_other_shapes_and_bad_files(tmp_path: Path) -> None:
     path.write_text(json.dumps({"prompt": "why?", "chosen": "because", "rejected": "no"}) + "\n")
     assert [judgment.annotator for judgment in read_labels(path)] == ["human"]
     (tmp_path / "empty.jsonl").write_text("\n")
-    with pytest.raises(DataError, match=r"empty\.jsonl: no labels in it"):
+    with pytest.raises(DataError, match=r"empty\.jsonl: not one usable pair: the sources are empty"):
         read_labels(tmp_path / "empty.jsonl")
     (tmp_path / "run").mkdir()
     with pytest.raises(DataError, match=r"run: a run without labels: neither annotations\.jsonl nor judgments\.jsonl"):

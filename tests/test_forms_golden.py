@@ -13,9 +13,8 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter
 
-from rlaif.audit.gold import people_said
 from rlaif.errors import DataError
-from rlaif.formats import Form, HumanFile, HumanSource, human_rows, read_form
+from rlaif.formats import AnyForm, Form, HumanFile, HumanSource, human_rows, read_form, read_human_rows
 from rlaif.formats.rows import SourceRow
 from rlaif.formats.sheet import HumanData, Sheet
 from rlaif.jsonl import dumps
@@ -81,7 +80,10 @@ def read(form: dict[str, Any], rows: list[dict[str, Any]]) -> HumanData:
 
 def guessed(rows: list[dict[str, Any]]) -> HumanData:
     """As files of labels on the command line are read, whose rows say by their keys what they are."""
-    return people_said(Path("f"), (SourceRow(f"f:{number}", row) for number, row in enumerate(rows, start=1)))
+    data, source = HumanData.empty(), AnyForm(path="f")
+    placed = (SourceRow(f"f:{number}", row) for number, row in enumerate(rows, start=1))
+    read_human_rows(source, placed, Sheet(source, None, data, "gold"))
+    return data
 
 
 def outcome(reader: Callable[[], HumanData]) -> str:

@@ -12,10 +12,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rlaif.annotate.questions import _gold
 from rlaif.audit.gold import read_gold
-from rlaif.errors import DataError
-from rlaif.jsonl import dumps
+from rlaif.audit.judge_training.labels import read_labels as teaching_labels
+from rlaif.constitution import load_constitution
+from rlaif.errors import ConfigError, DataError
+from rlaif.feedback.annotators.commands import read_labels
+from rlaif.hybrid.route import _known
+from rlaif.jsonl import dumps, write_jsonl
 from rlaif.records import Judgment, Message, Pair, Preference, Prompt
+from rlaif.run import Run
 
 TALK = "\n\nHuman: Hi\n\nAssistant: Hello.\n\nHuman: What is a pen?\n\nAssistant: "
 PROMPT = Prompt.of(
@@ -201,6 +207,45 @@ def test_the_limit_takes_the_same_pairs_whatever_the_order(tmp_path):
     assert {judgment.pair.id for judgment in few.judgments} < ids
     assert gold.left_out == 20 and gold.files[0].pairs == 10
     assert len(read_gold([tmp_path / "g.jsonl"], 99).judgments) == 30
+
+
+SIGNED = [{"prompt": "Which?", "first": "pear", "second": "stone", "score": -3}]
+FORM = "{kind: likert, points: 7, scale: signed, response_a: first, response_b: second, rating: score}"
+
+
+def test_gold_is_what_a_recipe_takes_at_every_door(tmp_path):
+    """A file of any form by its keys, a source as a recipe has it, and a run folder, for every reader of labels."""
+    constitution = load_constitution("harmlessness")
+    signed, table = write(tmp_path / "signed.jsonl", *SIGNED), tmp_path / "c.csv"
+    table.write_text("prompt,response_a,response_b,choice\nWhich?,stone,pear,b\n")
+    (pair,) = (judgment.pair for judgment in read_gold([table]).judgments)
+    run = Run(tmp_path / "run")
+    write_jsonl(run.annotations, [Judgment(pair=pair, source="human", annotator="kim", p_a=float(pair.a == "pear"))])
+    for where in (table, f"{{kind: file, path: {signed}, form: {FORM}}}", run.folder):
+        (gold,) = read_gold([where]).judgments
+        (label,) = read_labels(where)
+        (taught,) = teaching_labels([where], constitution).labels
+        (known,) = _known(Run(tmp_path / "none"), [where])
+        assert {one.pair.id for one in (gold, label, taught, known)} == {pair.id}
+        assert {one.p_of("pear") for one in (gold, label, known)} == {1.0}
+        assert (taught.p_a if taught.pair.a == "pear" else 1 - taught.p_a) == 1
+        assert [one.id for one in _gold(Run(tmp_path / "none"), None, where)] == [pair.id]
+    assert [file.name for file in read_gold([table, run.folder]).files] == ["c.csv", "annotations.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{kind: file}", r"source.path: required, but missing"),
+        ("{kind: file, path: x, form: {kind: likrt}}", r"no kind 'likrt'; did you mean 'likert'"),
+        ("{kind: annotations}", r"name the run"),
+        ("{kind: [}", r"--gold "),
+    ],
+)
+def test_a_source_that_is_none_is_one_line(text, said):
+    with pytest.raises(ConfigError, match=said) as caught:
+        read_gold([text])
+    assert "\n" not in str(caught.value) and str(caught.value).startswith("--gold ")
 
 
 OPTION = re.compile(r"\n \(([AB])\) \[\[\[(.*?)\]\]\](?=\n)", re.DOTALL)

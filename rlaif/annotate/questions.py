@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,9 +12,9 @@ from pydantic import ValidationError
 from rlaif.config import Recipe, load_recipe
 from rlaif.constitution import Principle, load_constitution
 from rlaif.errors import ConfigError, DataError
-from rlaif.feedback.human import read_human
+from rlaif.feedback.human import read_human, source_of
 from rlaif.feedback.pairs import make_pairs
-from rlaif.formats import Annotations, HumanFile, HumanSource, kind_of
+from rlaif.formats import Annotations, AnyForm, LabelSource, human_rows, kind_of
 from rlaif.jsonl import first_problem, read_jsonl, read_objects
 from rlaif.records import Judgment, Pair, Prompt, Response, oriented
 from rlaif.run import Run
@@ -93,12 +93,13 @@ def _pairs_of(run: Run, recipe: Recipe | None) -> list[Pair]:
 
 
 def _gold(run: Run, recipe: Recipe | None, file: Path | None) -> list[Pair]:
-    if file is not None and not any(kind_of(value) == "comparisons" for _, value in read_objects(file)):
-        return read_pairs(file)
-    sources: tuple[HumanSource, ...] = recipe.preferences.annotators.gold if recipe else ()
+    sources: Sequence[LabelSource] = recipe.preferences.annotators.gold if recipe else ()
     sources = tuple(source for source in sources if not isinstance(source, Annotations))  # these are answers already
     if file is not None:
-        sources = (HumanFile(path=str(file)),)
+        source = source_of(file)
+        if isinstance(source, AnyForm) and {kind_of(row.value) for row in human_rows(source)} <= {None, "judgments"}:
+            return read_pairs(file)
+        sources = (source,)
     if not sources:
         return []
     data = read_human(sources, run, recipe.prompts.system if recipe else None)

@@ -1,30 +1,26 @@
-"""Human labels to measure a judge by, in any form that `formats/` reads.
+"""Human labels to measure a judge by, in any form, as one label per pair.
 
-A gold file is named without its form, so each row says by its keys which it is (`formats/`), and the
-form's own settings hold: ratings are from 1 to 5. Nothing is judged here. Next: `audit.py`.
+Nothing is judged here. Next: `audit.py`.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
-from collections.abc import Iterable, Iterator, Sequence, Set
-from itertools import groupby
+from collections.abc import Iterable, Sequence, Set
 from pathlib import Path
 from statistics import fmean
 from typing import NamedTuple
 
 from rlaif.errors import DataError
-from rlaif.formats import FORMATS, Form, HumanFile, form_of, human_rows, read_form
-from rlaif.formats.comparisons import Comparisons
-from rlaif.formats.csv import Csv
-from rlaif.formats.format import Format
-from rlaif.formats.rows import SourceRow, tags_of
-from rlaif.formats.sheet import HumanData, Sheet
-from rlaif.records import Failure, Judgment, content_id
+from rlaif.feedback.human import read_source, source_files, source_of
+from rlaif.formats import HumanHub, LabelSource
+from rlaif.formats.sheet import HumanData
+from rlaif.jsonl import dumps
+from rlaif.records import Failure, Judgment, Record, content_id
+from rlaif.run import Run
 
-CATEGORY = "category"
-"""A column whose text becomes a tag."""
+NO_RUN = Run(Path("."))
+"""Sources on the command line name their runs."""
 
 
 class GoldFile(NamedTuple):
@@ -67,23 +63,24 @@ class Gold(NamedTuple):
         )
 
 
-def read_gold(paths: Sequence[Path], limit: int | None = None) -> Gold:
-    """All human labels of these files (JSONL, a JSON array, CSV), or the `limit` pairs with the smallest hashes.
+def read_gold(given: Sequence[Path | str], limit: int | None = None) -> Gold:
+    """All human labels of these files or sources (`source_of`), or the `limit` pairs with the smallest hashes.
 
     A pair labelled several times has the mean p. No system turn is added: people saw these conversations as they are.
     A row whose conversation is no pair, and one labelled by a judge, is a failure with its place; a row of no known
-    shape stops with a DataError, as does a file without a single usable pair.
+    shape stops with a DataError, as does a source without a single usable pair.
     """
-    if not paths:
+    if not given:
         raise DataError("gold: name at least one file of human labels")
     labels: dict[str, list[Judgment]] = {}
     failures: list[Failure] = []
     file_of: dict[str, str] = {}
-    counts: list[tuple[Path, str, int, int]] = []
+    counts: list[tuple[str, str, int, int]] = []
     repeated = 0
-    for given, name in zip(paths, file_names(paths), strict=True):
-        path = Path(os.path.expanduser(given))
-        data = people_said(path, gold_rows(path))
+    sources = [source_of(one) for one in given]
+    for source, name in zip(sources, source_names(sources), strict=True):
+        data = HumanData.empty()
+        read_source(source, NO_RUN, None, data, "gold")
         for judgment in data.judgments:
             repeated += judgment.pair.id in labels
             labels.setdefault(judgment.pair.id, []).append(judgment)
@@ -91,28 +88,38 @@ def read_gold(paths: Sequence[Path], limit: int | None = None) -> Gold:
         if not data.judgments:
             first = f"; first: {data.failures[0].id}: {data.failures[0].reason}" if data.failures else ""
             rows = data.counts["rows"]
-            raise DataError(f"{path}: not one usable pair with a human label in {rows} rows{first}")
+            raise DataError(f"{place_of(source)}: not one usable pair with a human label in {rows} rows{first}")
         failures += data.failures
-        counts.append((path, name, data.counts["rows"], len(data.failures)))
+        counts.append((name, sha256_of(source, data.judgments), data.counts["rows"], len(data.failures)))
     chosen = _limited(list(labels), limit)
     used = [file_of[pair_id] for pair_id in chosen]
     return Gold(
         judgments=tuple(_merged(labels[pair_id]) for pair_id in chosen),
         failures=tuple(failures),
-        files=tuple(
-            GoldFile(name, hashlib.sha256(path.read_bytes()).hexdigest(), rows, unusable, used.count(name))
-            for path, name, rows, unusable in counts
-        ),
+        files=tuple(GoldFile(*facts, pairs=used.count(facts[0])) for facts in counts),
         file_of=file_of,
         repeated=repeated,
         contradicted=sum(min(ps) < 0.5 < max(ps) for ps in ([j.p_a for j in some] for some in labels.values())),
     )
 
 
-def file_names(paths: Sequence[Path]) -> list[str]:
+def place_of(source: LabelSource) -> Path:
+    """Where the source lies; of a data set of the hub its name."""
+    return Path(source.dataset) if isinstance(source, HumanHub) else source_files(source, NO_RUN)[0]
+
+
+def source_names(sources: Sequence[LabelSource]) -> list[str]:
     """The files' names, with the folder where two have the same: a path tells where, a name what."""
-    names = [path.name for path in paths]
-    return [f"{p.parent.name}/{p.name}" if names.count(p.name) > 1 else p.name for p in paths]
+    places = [place_of(source) for source in sources]
+    names = [place.name for place in places]
+    return [f"{p.parent.name}/{p.name}" if names.count(p.name) > 1 else p.name for p in places]
+
+
+def sha256_of(source: LabelSource, read: Iterable[Record]) -> str:
+    """The hash of the source's file, or of what was read from the hub."""
+    if isinstance(source, HumanHub):
+        return hashlib.sha256("\n".join(map(dumps, read)).encode()).hexdigest()
+    return hashlib.sha256(place_of(source).read_bytes()).hexdigest()
 
 
 def _limited(pair_ids: list[str], limit: int | None) -> list[str]:
@@ -120,42 +127,6 @@ def _limited(pair_ids: list[str], limit: int | None) -> list[str]:
         return pair_ids
     kept = set(sorted(pair_ids, key=lambda pair_id: content_id("gold", pair_id))[:limit])
     return [pair_id for pair_id in pair_ids if pair_id in kept]
-
-
-def gold_rows(path: Path) -> Iterator[SourceRow]:
-    """The rows of a file of labels; a category is a tag."""
-    return map(_with_category, human_rows(_source(path)))
-
-
-def people_said(path: Path, rows: Iterable[SourceRow]) -> HumanData:
-    """What people say in these rows of the file, whatever their forms. Neighbouring rows of one form are read together,
-    since some pairs need several rows."""
-    data = HumanData.empty()
-    for form, some in groupby(rows, key=_form):
-        read_form(form.model_validate({}), some, Sheet(_source(path), None, data, "gold"))
-    return data
-
-
-def _source(path: Path) -> HumanFile:
-    form: Form = Csv() if ".csv" in path.suffixes else Comparisons()
-    return HumanFile(path=str(path), form=form)
-
-
-def _form(row: SourceRow) -> type[Format]:
-    form = form_of(row.value)
-    if form is None:
-        keys = ", ".join(sorted(row.value)) or "none"
-        forms = ", ".join(form.model_fields["kind"].default for form in FORMATS)
-        raise DataError(f"{row.place}: no human label of a pair (keys: {keys}); the forms are {forms}")
-    return form
-
-
-def _with_category(row: SourceRow) -> SourceRow:
-    category = row.value.get(CATEGORY)
-    if not isinstance(category, str) or not category:
-        return row
-    tags = tags_of(row, HumanFile(path=row.place))
-    return SourceRow(row.place, row.value | {"tags": list(dict.fromkeys([*tags, category]))})
 
 
 def _merged(labels: Sequence[Judgment]) -> Judgment:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from pydantic import ValidationError
-
 from rlaif.config.base import Section
-from rlaif.config.explain import mistakes
+from rlaif.config.explain import written
 from rlaif.config.judging import (
     ChecklistMode,
     CompareMode,
@@ -19,7 +17,6 @@ from rlaif.config.judging import (
     ScoreMode,
 )
 from rlaif.errors import ConfigError, did_you_mean, shown
-from rlaif.strict_yaml import NotYaml, read_yaml
 
 DEFAULTS: dict[str, Mode] = {
     mode.kind: mode
@@ -64,7 +61,10 @@ def mode_name(mode: Mode) -> str:
 
 def _modes(text: str, own: Mode) -> Iterator[Mode]:
     if text.lstrip().startswith("{"):
-        yield _written(text)
+        mode: Mode = written(text, _Place, "--modes")
+        if mode.kind == "revise":
+            raise ConfigError(f"--modes: not revise: {NO_NAMES['revise']}")
+        yield mode
         return
     for name in (part.strip() for part in text.split(",")):
         if name == own.kind == "panel":
@@ -77,21 +77,7 @@ def _modes(text: str, own: Mode) -> Iterator[Mode]:
         yield own if own.kind == name else DEFAULTS[name]
 
 
-class _Written(Section):
+class _Place(Section):
     """A place for a mode, as a recipe has `label.mode`."""
 
     mode: Mode
-
-
-def _written(text: str) -> Mode:
-    try:
-        values = {"mode": read_yaml(text)}
-        mode = _Written.model_validate(values).mode
-    except NotYaml as error:
-        raise ConfigError(f"--modes {shown(text)}: {error.problems[0][1]}") from None
-    except ValidationError as error:
-        first, *_ = mistakes(error, values, _Written)
-        raise ConfigError(f"--modes {shown(text)}: {first}") from None
-    if mode.kind == "revise":
-        raise ConfigError(f"--modes: not revise: {NO_NAMES['revise']}")
-    return mode

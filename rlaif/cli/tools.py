@@ -16,7 +16,9 @@ RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A shipped rec
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[SECTION.KEY=VALUE]...", help="Values that replace the recipe's.")
 ]
-Gold = Annotated[list[Path], typer.Option("--gold", help="Human labels (JSONL); may be given several times.")]
+Gold = Annotated[
+    list[Path], typer.Option("--gold", help="Human labels: a file, or a source as in a recipe; may be repeated.")
+]
 GATE_HELP = (
     "Least values, as accuracy.low=0.6; exit code 1 where one is not reached. Measures: "
     f"{', '.join(MEASURES)}; with .low the lower end of the interval."

@@ -14,7 +14,7 @@ from yaml import Node
 
 from rlaif.config.base import Section, kinds_in
 from rlaif.errors import ConfigError, did_you_mean, few, shown
-from rlaif.strict_yaml import line_of
+from rlaif.strict_yaml import NotYaml, line_of, read_yaml
 
 S = TypeVar("S", bound=Section)
 TAGS = ("backend", "kind")
@@ -65,6 +65,22 @@ def _source(place: Place, path: Path, node: Node | None, overridden: Collection[
         return "override"
     line = line_of(node, place)
     return f"{path}:{line}" if line else str(path)
+
+
+def written(text: str, place: type[Section], option: str) -> Any:
+    """The value of the only key of `place`, written as `{kind: ..., ...}` on the command line after `option`.
+
+    ConfigError, in one line, for text that is no YAML or no such value.
+    """
+    (key,) = place.model_fields
+    try:
+        values = {key: read_yaml(text)}
+        return getattr(place.model_validate(values), key)
+    except NotYaml as error:
+        raise ConfigError(f"{option} {shown(text)}: {error.problems[0][1]}") from None
+    except ValidationError as error:
+        first, *_ = mistakes(error, values, place)
+        raise ConfigError(f"{option} {shown(text)}: {first}") from None
 
 
 def _message(problem: ErrorDetails, root: type[Section]) -> str:

@@ -9,32 +9,61 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from rlaif.config.base import Section
+from rlaif.config.explain import written
 from rlaif.config.sources import FileSource
 from rlaif.console import say
-from rlaif.errors import DataError
+from rlaif.errors import ConfigError, DataError
 from rlaif.feedback.failures import check_share, told
-from rlaif.formats import Annotations, HumanSource, counted, human_rows, read_form
+from rlaif.formats import (
+    Annotations,
+    AnyForm,
+    HumanSource,
+    LabelSource,
+    counted,
+    human_rows,
+    read_form,
+    read_human_rows,
+)
 from rlaif.formats.judgments import Judgments, read_own_edits
 from rlaif.formats.rows import SourceRow, path_of, read_rows
 from rlaif.formats.sheet import MOST_PAIRS, HumanData, Sheet
 from rlaif.run import Run
 
 
-def read_human(sources: Sequence[HumanSource], run: Run, system: str | None = None) -> HumanData:
+class _Place(Section):
+    """A place for a source, as a recipe has it in `human_data`."""
+
+    source: HumanSource
+
+
+def source_of(given: Path | str, option: str = "--gold") -> LabelSource:
+    """What `--gold` names: a file of any form, the folder of a run, whose people answered on its page, or a source
+    written as in a recipe: `{kind: file, path: x.jsonl, form: {kind: likert, points: 7}}`."""
+    text = str(given)
+    if text.lstrip().startswith("{"):
+        source: HumanSource = written(text, _Place, option)
+        if isinstance(source, Annotations) and source.run is None:
+            raise ConfigError(f"{option} {text}: name the run whose page it was (run: FOLDER)")
+        return source
+    return Annotations(run=text) if Path(text).expanduser().is_dir() else AnyForm(path=text)
+
+
+def read_human(
+    sources: Sequence[LabelSource], run: Run, system: str | None = None, what: str = "human_data", judges: bool = False
+) -> HumanData:
     """Everything that people said, in the order of sources and rows (of prompts, where pairs are made of several rows).
 
     a and b are assigned by hash, so a is not always the chosen one. `system` is put before a prompt without a system
-    turn, as it is for the policy, so that AI and human labels of one pair meet. Rows that cannot be used are said on
-    the screen, by cause. Raises DataError for rows of another shape, and when no row is usable.
+    turn, as it is for the policy, so that AI and human labels of one pair meet. With `judges` also what judges said in
+    judgments of ours, as it is. Rows that cannot be used are said on the screen, by cause. Raises DataError for rows of
+    another shape, and, naming `what`, when no row is usable.
     """
     data = HumanData.empty()
     for source in sources:
-        if isinstance(source, Annotations):
-            _read_annotations(source, run, system, data)
-        else:
-            read_form(source.form, human_rows(source), Sheet(source, system, data))
+        read_source(source, run, system, data, judges=judges)
     if not data.judgments:
-        raise DataError(f"human_data: not one usable pair: {told(data.failures) if data.failures else _nothing(data)}")
+        raise DataError(f"{what}: not one usable pair: {told(data.failures) if data.failures else _nothing(data)}")
     if data.failures:
         say(f"  human labels: {data.counts['failed']} of {data.counts['rows']} rows failed: {told(data.failures)}")
     if drawn_from := data.counts["not_drawn"]:
@@ -42,6 +71,22 @@ def read_human(sources: Sequence[HumanSource], run: Run, system: str | None = No
             f"  human labels: {drawn_from} pairs are beyond the {MOST_PAIRS} of one prompt that are drawn, and not used"
         )
     return data
+
+
+def read_source(
+    source: LabelSource, run: Run, system: str | None, data: HumanData, stage: str = "human", judges: bool = False
+) -> None:
+    """Add what one source says to the data; its failures are of the stage. Nothing is shown."""
+    if not isinstance(source, Annotations):
+        read_human_rows(source, human_rows(source), Sheet(source, system, data, stage, judges))
+        return
+    theirs = annotated_run(source, run)
+    if not theirs.annotations.exists():
+        raise DataError(f"human_data: {theirs.folder}: no answers there yet; give some with `rlaif annotate`")
+    sheet = Sheet(FileSource(path="", tags=source.tags), system, data, stage)
+    read_form(Judgments(), _rows(theirs.annotations), sheet)
+    if theirs.annotation_edits.exists():
+        read_own_edits(counted(_rows(theirs.annotation_edits), sheet), sheet)
 
 
 def check_human_failures(data: HumanData, limit: float) -> None:
@@ -55,21 +100,11 @@ def _nothing(data: HumanData) -> str:
     return left or "the sources are empty"
 
 
-def _read_annotations(source: Annotations, run: Run, system: str | None, data: HumanData) -> None:
-    theirs = annotated_run(source, run)
-    if not theirs.annotations.exists():
-        raise DataError(f"human_data: {theirs.folder}: no answers there yet; give some with `rlaif annotate`")
-    sheet = Sheet(FileSource(path="", tags=source.tags), system, data)
-    read_form(Judgments(), _rows(theirs.annotations), sheet)
-    if theirs.annotation_edits.exists():
-        read_own_edits(counted(_rows(theirs.annotation_edits), sheet), sheet)
-
-
 def _rows(path: Path) -> Iterator[SourceRow]:
     return read_rows(FileSource(path=str(path)))
 
 
-def source_files(source: HumanSource, run: Run) -> list[Path]:
+def source_files(source: LabelSource, run: Run) -> list[Path]:
     """What the source is read from; none where that is a hub."""
     if isinstance(source, Annotations):
         theirs = annotated_run(source, run)

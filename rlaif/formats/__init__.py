@@ -10,6 +10,8 @@ shape, or an answer off its scale, means that the file is not what the recipe sa
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import groupby
+from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field
@@ -27,7 +29,7 @@ from rlaif.formats.label_studio import LabelStudio
 from rlaif.formats.likert import Likert
 from rlaif.formats.rankings import Rankings
 from rlaif.formats.ratings import Ratings
-from rlaif.formats.rows import SourceRow, read_rows
+from rlaif.formats.rows import SourceRow, read_rows, tags_of
 from rlaif.formats.sheet import Sheet
 from rlaif.formats.shp import Shp
 from rlaif.formats.signals import words_of
@@ -51,6 +53,8 @@ Form = Annotated[
 ]
 """All forms. Where a row names none the first whose keys it has counts."""
 FORMATS: tuple[type[Format], ...] = get_args(get_args(Form)[0])
+CATEGORY = "category"
+"""A column whose text becomes a tag, where no form is declared."""
 ALSO_SAID = {"annotator", "seconds", "reason", "tags", "p_chosen", "margin", "ranks"}
 """What a row may carry besides, and what is assumed where it does not."""
 
@@ -77,6 +81,16 @@ class Annotations(Section):
 
 
 HumanSource = Annotated[HumanFile | HumanHub | Annotations, Field(discriminator="kind")]
+
+
+class AnyForm(FileSource):
+    """A file that no recipe describes: each row says by its keys which form it has, and that form's defaults hold.
+
+    A text in a row's column `category` is a tag.
+    """
+
+
+LabelSource = HumanFile | HumanHub | Annotations | AnyForm
 
 
 def form_of(row: Mapping[str, Any]) -> type[Format] | None:
@@ -107,12 +121,42 @@ def counted(rows: Iterable[SourceRow], sheet: Sheet, has_strength: bool = False)
         sheet.tally("failed", len(sheet.data.failures) > before)
 
 
-def human_rows(source: HumanFile | HumanHub) -> Iterator[SourceRow]:
+def human_rows(source: HumanFile | HumanHub | AnyForm) -> Iterator[SourceRow]:
     """The rows of a file of any kind, or of a data set; the first `limit` of them."""
     if isinstance(source, HumanHub):
         return read_rows(source)  # whose columns nobody here can spell otherwise
+    if isinstance(source, AnyForm):
+        rows = Csv().rows(source) if ".csv" in Path(source.path).suffixes else read_rows(source)
+        return (_with_category(_spelled(row, set()), source) for row in rows)
     named = {name for name in vars(source.form).values() if isinstance(name, str)}
     return (_spelled(row, named) for row in source.form.rows(source))
+
+
+def read_human_rows(source: HumanFile | HumanHub | AnyForm, rows: Iterable[SourceRow], sheet: Sheet) -> None:
+    """Put on the sheet what rows of the source say. Where each row says its own form, neighbours of one form are read
+    together, since some pairs need several rows."""
+    if not isinstance(source, AnyForm):
+        read_form(source.form, rows, sheet)
+        return
+    for form, some in groupby(rows, key=_form):
+        read_form(form.model_validate({}), some, sheet)
+
+
+def _form(row: SourceRow) -> type[Format]:
+    form = form_of(row.value)
+    if form is None:
+        keys = ", ".join(sorted(row.value)) or "none"
+        forms = ", ".join(form.model_fields["kind"].default for form in FORMATS)
+        raise DataError(f"{row.place}: no human label of a pair (keys: {keys}); the forms are {forms}")
+    return form
+
+
+def _with_category(row: SourceRow, source: AnyForm) -> SourceRow:
+    category = row.value.get(CATEGORY)
+    if not isinstance(category, str) or not category:
+        return row
+    tags = tags_of(row, source.model_copy(update={"tags": ()}))
+    return SourceRow(row.place, row.value | {"tags": list(dict.fromkeys([*tags, category]))})
 
 
 def _spelled(row: SourceRow, named: set[str]) -> SourceRow:

@@ -26,13 +26,17 @@ class Judgments(Format):
     KEYS = ({"pair", "p_a"},)
 
     def read(self, rows: Iterable[SourceRow], sheet: Sheet) -> None:
-        """The judgments as they are, oriented by hash. One of a judge is a failure: it is not what people said."""
+        """The judgments as they are, oriented by hash. A judge's is no human label: it is a failure, or is kept as it
+        is where the sheet takes judges, too."""
         for row in rows:
             self.require(row, "pair", "p_a")
             with sheet.attempt(row.place):
                 judgment = _record(row, Judgment)
-                if judgment.source != "human":
-                    raise Unusable("labelled by a judge, not by a human")
+                if judgment.source == "ai":
+                    if not sheet.judges:
+                        raise Unusable("labelled by a judge, not by a human")
+                    sheet.data.judgments.append(judgment)
+                    continue
                 if judgment.pair.a == judgment.pair.b:
                     raise Unusable("a and b are the same text", judgment.pair.a)
                 pair = judgment.pair

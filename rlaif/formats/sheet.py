@@ -62,6 +62,8 @@ class Sheet(NamedTuple):
     data: HumanData
     stage: str = "human"
     """Of the failures."""
+    judges: bool = False
+    """Whether judgments of a judge count, too; they are kept as they are."""
 
     @contextmanager
     def attempt(self, place: str) -> Iterator[None]:

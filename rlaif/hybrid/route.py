@@ -17,8 +17,8 @@ from pydantic import Field, TypeAdapter
 from rlaif.annotate.publish import publish
 from rlaif.config import load_recipe
 from rlaif.errors import ConfigError, DataError, did_you_mean
-from rlaif.feedback.human import read_human
-from rlaif.formats import Annotations, HumanFile, HumanSource
+from rlaif.feedback.human import read_human, source_of
+from rlaif.formats import Annotations
 from rlaif.hybrid import routers
 from rlaif.hybrid.evidence import margins_of_choice
 from rlaif.hybrid.predictor import predict_errors
@@ -97,7 +97,7 @@ def _told(value: Any) -> str:
 def _known(run: Run, gold: Sequence[Path]) -> list[Judgment]:
     """What people have said so far, on this run's page and in these files."""
     publish(run)
-    sources: list[HumanSource] = [HumanFile(path=str(path)) for path in gold]
+    sources = [source_of(one) for one in gold]
     if run.annotations.exists() and run.annotations.stat().st_size:
         sources.append(Annotations())
     return read_human(sources, run).judgments if sources else []

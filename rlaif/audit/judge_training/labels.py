@@ -6,7 +6,6 @@ was said by principle. Nothing is judged here.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
@@ -14,13 +13,15 @@ from typing import NamedTuple, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from rlaif.audit.gold import GoldFile, file_names, gold_rows, people_said
+from rlaif.audit.gold import GoldFile, place_of, sha256_of, source_names
 from rlaif.constitution import Constitution
-from rlaif.digest import file_digest
 from rlaif.errors import DataError
+from rlaif.feedback.human import source_of
 from rlaif.feedback.verdict import log_odds, sigma
+from rlaif.formats import Annotations, AnyForm, HumanFile, HumanHub, LabelSource, human_rows, read_human_rows
 from rlaif.formats.messages import Unusable
 from rlaif.formats.rows import SourceRow
+from rlaif.formats.sheet import HumanData, Sheet
 from rlaif.jsonl import dumps, first_problem
 from rlaif.records import Failure, Judgment, Pair, Preference, Prompt, content_id
 
@@ -54,28 +55,28 @@ class PairLabels(NamedTuple):
     """Judgments made by another constitution: what they say by principle is not used."""
 
 
-def read_labels(paths: Sequence[Path], constitution: Constitution) -> PairLabels:
-    """All labels of these files. A pair labelled several times has the mean p, and the mean weight.
+def read_labels(given: Sequence[Path | str], constitution: Constitution) -> PairLabels:
+    """All labels of these files or sources. A pair labelled several times has the mean p, and the mean weight.
 
-    DataError for a file without a single usable pair.
+    DataError for a source without a single usable pair.
     """
     found: dict[str, list[PairLabel]] = {}
     failures: list[Failure] = []
     files = []
     repeated = others = 0
-    for given, name in zip(paths, file_names(paths), strict=True):
-        path = Path(os.path.expanduser(given))
-        said, failed, rows, other = _read(path, constitution)
+    sources = [_with_rows(source_of(one)) for one in given]
+    for source, name in zip(sources, source_names(sources), strict=True):
+        said, failed, rows, other = _read(source, constitution)
         if not said:
             first = f"; first: {failed[0].id}: {failed[0].reason}" if failed else ""
-            raise DataError(f"{path}: not one usable pair with a label in {rows} rows{first}")
+            raise DataError(f"{place_of(source)}: not one usable pair with a label in {rows} rows{first}")
         pairs = len({label.pair.id for label in said} - found.keys())
         for label in said:
             repeated += label.pair.id in found
             found.setdefault(label.pair.id, []).append(label)
         failures += failed
         others += other
-        files.append(GoldFile(name, file_digest(path).hex(), rows, len(failed), pairs))
+        files.append(GoldFile(name, sha256_of(source, [label.pair for label in said]), rows, len(failed), pairs))
     return PairLabels(
         labels=tuple(_merged(found[pair_id]) for pair_id in sorted(found)),
         failures=tuple(failures),
@@ -93,12 +94,17 @@ class _Read(NamedTuple):
     other_constitution: int
 
 
-def _read(path: Path, constitution: Constitution) -> _Read:
+def _with_rows(source: LabelSource) -> HumanFile | HumanHub | AnyForm:
+    """The answers given on a page are judgments in a file."""
+    return AnyForm(path=str(place_of(source)), tags=source.tags) if isinstance(source, Annotations) else source
+
+
+def _read(source: HumanFile | HumanHub | AnyForm, constitution: Constitution) -> _Read:
     labels: list[PairLabel] = []
     failures: list[Failure] = []
     others: list[SourceRow] = []
     rows = other = 0
-    for row in gold_rows(path):
+    for row in human_rows(source):
         rows += 1
         try:
             if row.value.keys() >= JUDGMENT:
@@ -111,7 +117,8 @@ def _read(path: Path, constitution: Constitution) -> _Read:
                 others.append(row)
         except Unusable as bad:
             failures.append(Failure(stage="gold", id=row.place, reason=bad.reason, detail=bad.detail))
-    said = people_said(path, others)
+    said = HumanData.empty()
+    read_human_rows(source, others, Sheet(source, None, said, "gold"))
     labels += [_of_judgment(judgment, constitution) for judgment in said.judgments]
     return _Read(labels, [*failures, *said.failures], rows, other)
 

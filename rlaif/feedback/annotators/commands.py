@@ -13,9 +13,9 @@ from rlaif.feedback.annotators.alpha import Alpha
 from rlaif.feedback.annotators.credibility import AnnotatorReport, Rate
 from rlaif.feedback.annotators.simulate import crew_of, simulate
 from rlaif.feedback.annotators.trust import Examined, examine
-from rlaif.feedback.human import read_human
-from rlaif.formats import HumanFile
-from rlaif.jsonl import first_problem, read_jsonl, read_objects, write_json, write_jsonl
+from rlaif.feedback.human import read_human, source_of
+from rlaif.formats import Annotations, AnyForm, LabelSource
+from rlaif.jsonl import first_problem, write_json, write_jsonl
 from rlaif.records import Judgment
 from rlaif.run import Run
 
@@ -80,23 +80,20 @@ def removal_of(text: str) -> Removal:
         raise ConfigError(f"remove {text!r}: {first_problem(error)}") from None
 
 
-def read_labels(path: Path) -> list[Judgment]:
-    """All judgments of a file (ours, or rows with `chosen` and `rejected`), or of a run: its people's and its judge's.
+def read_labels(given: Path | str) -> list[Judgment]:
+    """All labels of a file or source, whoever gave them; of a run: its people's and its judge's.
 
     DataError for what is missing, empty or of another shape.
     """
-    if path.is_dir():
-        run = Run(path)
+    source = source_of(given)
+    run = Run(Path(given))
+    sources: list[LabelSource] = [source]
+    if isinstance(source, Annotations) and run.folder.is_dir():
         files = [file for file in (run.annotations, run.judgments) if file.exists()]
         if not files:
-            raise DataError(f"{path}: a run without labels: neither {run.annotations.name} nor {run.judgments.name}")
-        return [judgment for file in files for judgment in read_jsonl(file, Judgment)]
-    first = next(read_objects(path), None)
-    if first is None:
-        raise DataError(f"{path}: no labels in it")
-    if "pair" in first[1] and "p_a" in first[1]:
-        return read_jsonl(path, Judgment)
-    return read_human([HumanFile(path=str(path))], Run(path.parent)).judgments
+            raise DataError(f"{given}: a run without labels: neither {run.annotations.name} nor {run.judgments.name}")
+        sources = [AnyForm(path=str(file)) for file in files]
+    return read_human(sources, run, what=str(given), judges=True).judgments
 
 
 # ------------------------------------------------------------------------------------------------- words

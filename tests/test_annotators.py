@@ -20,12 +20,11 @@ from scipy.stats import binom
 
 from rlaif.config.annotators import AnnotatorsSection, Removal
 from rlaif.errors import ConfigError, DataError
-from rlaif.feedback.annotators import AnnotatorReport, Rate, aggregate, alpha, credibility, removed, trusted
-from rlaif.feedback.annotators.aggregate import accuracies
 from rlaif.feedback.annotators.commands import annotators_command, read_labels, removal_of, simulate_command
-from rlaif.feedback.annotators.credibility import counted
-from rlaif.feedback.annotators.labels import table
+from rlaif.feedback.annotators.credibility import AnnotatorReport, Rate, counted, credibility, removed
+from rlaif.feedback.annotators.labels import alpha, table
 from rlaif.feedback.annotators.noisy_bradley_terry import _Data, _loss, comparisons, fit_noisy_bradley_terry
+from rlaif.feedback.annotators.trust import accuracies, aggregate, trusted
 from rlaif.jsonl import read_jsonl, write_jsonl
 from rlaif.records import (
     Answer,

@@ -14,10 +14,10 @@ from pydantic import ValidationError
 
 from rlaif.config.annotators import AnnotatorsSection, Removal
 from rlaif.errors import ConfigError
-from rlaif.feedback.annotators import SimulatedAnnotator, aggregate, credibility, crew_of, removed, simulate, trusted
-from rlaif.feedback.annotators.credibility import counted
+from rlaif.feedback.annotators.credibility import counted, credibility, removed
 from rlaif.feedback.annotators.labels import table
-from rlaif.feedback.annotators.simulate import HABITS, Kind, refuses
+from rlaif.feedback.annotators.simulate import HABITS, Kind, SimulatedAnnotator, crew_of, refuses, simulate
+from rlaif.feedback.annotators.trust import aggregate, trusted
 from rlaif.feedback.pairs import choice
 from rlaif.records import Judgment, Message, Pair, Prompt, content_id
 from tests.tiers import seeds

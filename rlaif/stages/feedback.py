@@ -15,7 +15,7 @@ from rlaif.config.needs import feedback_stages
 from rlaif.console import bar, say
 from rlaif.constitution import load_constitution
 from rlaif.errors import DataError
-from rlaif.feedback.annotators import trusted
+from rlaif.feedback.annotators.trust import trusted
 from rlaif.feedback.calibration import apply_calibration
 from rlaif.feedback.contrast_sample import Instructions, sample_contrasts
 from rlaif.feedback.earlier import join

@@ -9,8 +9,8 @@ from pydantic import ValidationError
 
 from rlaif.config.annotators import AnnotatorsSection, Removal
 from rlaif.errors import ConfigError, DataError, did_you_mean
-from rlaif.feedback.annotators.alpha import Alpha
 from rlaif.feedback.annotators.credibility import AnnotatorReport, Rate
+from rlaif.feedback.annotators.labels import Alpha
 from rlaif.feedback.annotators.simulate import crew_of, simulate
 from rlaif.feedback.annotators.trust import Examined, examine
 from rlaif.feedback.human import read_human, source_of

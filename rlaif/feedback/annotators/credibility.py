@@ -1,7 +1,6 @@
-"""What is known of each annotator, human or judge alike: agreement, gold questions, model estimates, habits.
-
-Nobody is removed here. Next: `removal.py` (whose labels are left out), `aggregate.py` (what becomes of the rest).
-"""
+"""What is known of each annotator, human or judge alike: agreement, gold questions, model estimates, habits; and whose
+labels are left out for it, all of them (user-level removal, arXiv 2208.03295). Next: `trust.py`, what becomes of the
+rest."""
 
 from __future__ import annotations
 
@@ -9,8 +8,9 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean, median
 
-from scipy.special import betaincinv
+from scipy.stats import binomtest
 
+from rlaif.config.annotators import Removal
 from rlaif.feedback.annotators.labels import SIMULATED, Table, first_text, individual, means, shared, table, votes
 from rlaif.feedback.annotators.noisy_bradley_terry import comparisons, fit_noisy_bradley_terry
 from rlaif.feedback.dawid_skene import fit_dawid_skene
@@ -41,11 +41,10 @@ class Rate(Record):
         if not hits:
             return None
         total, n = math.fsum(hits), len(hits)
-        few, many = math.floor(total), math.ceil(total)
-        # The ends are quantiles of beta distributions.
-        low = betaincinv(few, n - few + 1, (1 - CONFIDENCE) / 2) if few else 0.0
-        high = betaincinv(many + 1, n - many, (1 + CONFIDENCE) / 2) if many < n else 1.0
-        return cls(value=total / n, low=float(low), high=float(high), n=n)
+        few, many = (
+            binomtest(hits, n).proportion_ci(CONFIDENCE, "exact") for hits in (math.floor(total), math.ceil(total))
+        )
+        return cls(value=total / n, low=float(few.low), high=float(many.high), n=n)
 
 
 class AnnotatorReport(Record):
@@ -175,3 +174,44 @@ def _preferred_first(judgment: Judgment) -> list[float]:
 
 def _leans_first(verdict: Verdict) -> float:
     return choice(verdict.logprob_first - verdict.logprob_second, even=0.0)
+
+
+def removed(reports: Iterable[AnnotatorReport], remove: Removal) -> dict[str, str]:
+    """By annotator, the reasons; empty where no rule is set.
+
+    A share counts against somebody when the whole of its interval lies beyond the limit, so that whoever is at the
+    limit is removed by bad luck in 1 of 40 cases at most, with few answers and with many. The median time is
+    taken as it is, from `min_labels` timed answers on.
+    """
+    found = {report.annotator: _reasons(report, remove) for report in reports if report.labels >= remove.min_labels}
+    return {annotator: "; ".join(reasons) for annotator, reasons in found.items() if reasons}
+
+
+def _reasons(report: AnnotatorReport, remove: Removal) -> list[str]:
+    reasons = [
+        *_below("right on gold questions", report.gold, remove.min_gold_accuracy),
+        *_below("agrees with the others on", report.agreement, remove.min_agreement),
+    ]
+    timed = report.seconds if report.timed >= remove.min_labels else None
+    if remove.min_seconds is not None and timed is not None and timed < remove.min_seconds:
+        reasons.append(f"answers in {timed:.3g} s (median), below {remove.min_seconds:g} s")
+    if remove.max_same_side is not None and report.first is not None:
+        shares = {"first": report.first, "second": _rest(report.first)}
+        reasons += [
+            f"prefers what stands {side} in {_told(share)}, above {remove.max_same_side:.0%}"
+            for side, share in shares.items()
+            if share.low > remove.max_same_side
+        ]
+    return reasons
+
+
+def _below(what: str, rate: Rate | None, limit: float | None) -> list[str]:
+    return [f"{what} {_told(rate)}, below {limit:.0%}"] if rate and limit is not None and rate.high < limit else []
+
+
+def _rest(rate: Rate) -> Rate:
+    return Rate(value=1 - rate.value, low=1 - rate.high, high=1 - rate.low, n=rate.n)
+
+
+def _told(rate: Rate) -> str:
+    return f"{rate.value:.0%} of {rate.n} ({rate.low:.0%} to {rate.high:.0%})"

@@ -1,4 +1,4 @@
-"""Who said what of which pair, whichever way round each judgment holds it. Everything else here reads this.
+"""Who said what of which pair, whichever way round a judgment holds it, and how far they agree (Krippendorff's alpha).
 
 A pair's first text is the one that comes first in sorted order: neither merit nor the row says which it is, so what
 is called a can matter nowhere.
@@ -6,16 +6,22 @@ is called a can matter nowhere.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from statistics import fmean
 
+import numpy as np
+from numpy.typing import NDArray
+
 from rlaif.feedback.pairs import choice
-from rlaif.records import Judgment, Pair
+from rlaif.records import Judgment, Pair, Record
 
 Table = Mapping[str, Mapping[str, float]]
 """By the pair's id and by annotator: P(the first text is better), the mean where one labelled a pair repeatedly."""
 SIMULATED = "simulated:"
 """How the name of everyone begins who is not a person but `simulate.py`."""
+Counts = NDArray[np.int64]
+SAMPLES = 500
+CONFIDENCE = 0.95
 
 
 def first_text(pair: Pair) -> str:
@@ -68,3 +74,59 @@ def shared(labels: Table) -> Table:
     for pair_id, annotator in votes(labels):
         voted.setdefault(pair_id, {})[annotator] = labels[pair_id][annotator]
     return {pair_id: said for pair_id, said in voted.items() if len(said) > 1}
+
+
+class Alpha(Record):
+    """1: always the same; 0: what chance gives; below: they contradict each other.
+
+    The 95 % interval is a percentile bootstrap over prompts; None where the prompts do not differ, or there is but one.
+    """
+
+    value: float
+    low: float | None
+    high: float | None
+    units: int
+    """Pairs that two annotators labelled at least; the others say nothing about agreement."""
+    labels: int
+    """Labels of these pairs, one an annotator."""
+
+
+def alpha(judgments: Iterable[Judgment], seed: int, samples: int = SAMPLES) -> Alpha | None:
+    """Nominal alpha over the choices first, second and tie. None without a pair of two labels, and if all are ties.
+
+    Which response is the first one is arbitrary, and chance agreement must not depend on it: every pair enters in both
+    orientations, as `kappa` has it. First and second are then equally frequent; without ties, and with N labels,
+    alpha = 1 - (2N - 1) D / N, D being the share of pairs of labels within a unit that differ, each unit weighted by
+    the number of its labels.
+    """
+    judgments = list(judgments)
+    prompt_of = {judgment.pair.id: judgment.pair.prompt_id for judgment in judgments}
+    units = {pair_id: [choice(p) for p in said.values()] for pair_id, said in table(judgments).items() if len(said) > 1}
+    counts = np.array([[said.count(side) for side in (1.0, 0.0, 0.5)] for said in units.values()], dtype=np.int64)
+    if not counts.size or not counts[:, :2].any():
+        return None
+    low, high = _bounds(counts, [prompt_of[pair_id] for pair_id in units], seed, samples)
+    return Alpha(value=_alpha(counts), low=low, high=high, units=len(counts), labels=int(counts.sum()))
+
+
+def _alpha(counts: Counts) -> float:
+    """Of units with their counts of first, second and tie; 1 if all labels are ties, which nothing contradicts."""
+    import krippendorff  # noqa: PLC0415  (only where annotators are many)
+
+    both = np.concatenate([counts, counts[:, [1, 0, 2]]])
+    if not both[:, :2].any():
+        return 1.0
+    return float(krippendorff.alpha(value_counts=both, level_of_measurement="nominal"))
+
+
+def _bounds(counts: Counts, prompts: Sequence[str], seed: int, samples: int) -> tuple[float | None, float | None]:
+    rows: dict[str, list[int]] = {}
+    for row, prompt in sorted(enumerate(prompts), key=lambda item: item[1]):
+        rows.setdefault(prompt, []).append(row)
+    clusters = list(rows.values())
+    draws = np.random.default_rng(seed).integers(len(clusters), size=(samples, len(clusters)))
+    resampled = np.array([_alpha(counts[[row for i in draw for row in clusters[i]]]) for draw in draws])
+    if np.ptp(resampled) == 0:
+        return None, None
+    low, high = np.quantile(resampled, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return float(low), float(high)

@@ -1,19 +1,24 @@
-"""All human labels in, one trusted label a pair out: gold questions aside, reports, removal, aggregation."""
+"""All human labels in, one trusted label per pair out: gold questions aside, reports, removal, aggregation."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any, NamedTuple
 
-from rlaif.config.annotators import AnnotatorsSection
+from rlaif.config.annotators import AnnotatorsSection, DawidSkene, MeanOfAnnotators
 from rlaif.errors import DataError
-from rlaif.feedback.annotators.aggregate import aggregate
-from rlaif.feedback.annotators.alpha import Alpha, alpha
-from rlaif.feedback.annotators.credibility import AnnotatorReport, credibility
-from rlaif.feedback.annotators.removal import removed as removed_annotators
-from rlaif.records import Judgment
+from rlaif.feedback.annotators.credibility import AnnotatorReport, credibility, removed
+from rlaif.feedback.annotators.labels import Alpha, Table, alpha, first_text, shared, table, votes
+from rlaif.feedback.annotators.noisy_bradley_terry import comparisons, fit_noisy_bradley_terry
+from rlaif.feedback.dawid_skene import fit_dawid_skene
+from rlaif.feedback.pairs import choice
+from rlaif.feedback.verdict import log_odds, sigma
+from rlaif.records import Answer, Judgment, Pair, PrincipleJudgment
 
 SCHEMA = "rlaif/annotators/v1"
+PFirst = Mapping[str, float]
+"""By pair: P(the first text is better)."""
 
 
 class Examined(NamedTuple):
@@ -79,7 +84,7 @@ def examine(judgments: Sequence[Judgment], gold: Sequence[Judgment], section: An
     """
     questions = {judgment.pair.id for judgment in gold}
     reports = credibility(judgments, gold, section.min_shared)
-    out = removed_annotators(reports, section.remove)
+    out = removed(reports, section.remove)
     believed = [judgment for judgment in judgments if judgment.annotator not in out]
     of_gold = sum(judgment.pair.id in questions for judgment in judgments)
     agreement = alpha(judgments, seed)
@@ -114,3 +119,97 @@ def trusted(judgments: Sequence[Judgment], gold: Sequence[Judgment], section: An
             f"first: {name}: {reason}"
         )
     return Trusted(aggregate(kept, section), examined)
+
+
+def aggregate(judgments: Sequence[Judgment], section: AnnotatorsSection) -> list[Judgment]:
+    """One judgment a pair, in the order and the orientation in which the pairs first come.
+
+    mean                 the mean of the annotators' p, each annotator's own labels averaged before. A pair with one
+                         label keeps it as it is
+    dawid_skene          sigma of the sum over votes of +-logit(accuracy of the voter): the posterior of the one-coin
+                         model with prior 1/2. Accuracies as `accuracies` has them; a single label comes out as
+                         likely as its author is right. A pair of ties only is a tie. Where nobody's accuracy can be
+                         estimated, since too few pairs have two labels, it is `mean`
+    noisy_bradley_terry  sigma(s_a - s_b) of the fitted strengths
+
+    A pair's annotators stay known: `dawid_skene:ann+bob`; so does whether one of them is simulated. The source is ai
+    only where every label is. What they said by principle is averaged. A panel's members count as annotators.
+    """
+    labels = table(judgments)
+    p_first, how = _p_first(judgments, labels, section)
+    groups: dict[str, list[Judgment]] = {}
+    for judgment in judgments:
+        groups.setdefault(judgment.pair.id, []).append(judgment)
+    return [
+        group[0] if how == "mean" and len(group) == 1 else _merged(group, p_first[pair_id], how, list(labels[pair_id]))
+        for pair_id, group in groups.items()
+    ]
+
+
+def accuracies(labels: Table, min_shared: int) -> dict[str, float]:
+    """The chance that each annotator's vote is right; empty where nobody's can be estimated.
+
+    By Dawid-Skene on the pairs with two votes at least, for those with `min_shared` votes there; with n of them as
+    (n accuracy + 1) / (n + 2), since nobody is always right. The others have the mean of these.
+    """
+    overlap = shared(labels)
+    counts: dict[str, int] = {}
+    for said in overlap.values():
+        for name in said:
+            counts[name] = counts.get(name, 0) + 1
+    told = {name: count for name, count in counts.items() if count >= min_shared}
+    if not told:
+        return {}
+    fitted = fit_dawid_skene(votes(overlap)).accuracy
+    own = {name: (count * fitted[name] + 1) / (count + 2) for name, count in told.items()}
+    return dict.fromkeys((name for said in labels.values() for name in said), fmean(own.values())) | own
+
+
+def _p_first(judgments: Sequence[Judgment], labels: Table, section: AnnotatorsSection) -> tuple[PFirst, str]:
+    """By pair, and which way it was done in the end."""
+    if isinstance(section.aggregate, DawidSkene):
+        accuracy = accuracies(labels, section.min_shared)
+        if accuracy:
+            return {pair_id: _posterior(said, accuracy) for pair_id, said in labels.items()}, "dawid_skene"
+    if isinstance(section.aggregate, MeanOfAnnotators | DawidSkene):
+        return {pair_id: fmean(said.values()) for pair_id, said in labels.items()}, "mean"
+    strength = fit_noisy_bradley_terry(comparisons(judgments)).strength
+
+    def p(pair: Pair) -> float:
+        first = first_text(pair)
+        second = pair.b if first == pair.a else pair.a
+        return sigma(strength[pair.prompt_id, first] - strength[pair.prompt_id, second])
+
+    return {judgment.pair.id: p(judgment.pair) for judgment in judgments}, "noisy_bradley_terry"
+
+
+def _posterior(said: Mapping[str, float], accuracy: Mapping[str, float]) -> float:
+    return sigma(sum((2 * choice(p) - 1) * log_odds(accuracy[name]) for name, p in said.items()))
+
+
+def _merged(group: Sequence[Judgment], p_first: float, how: str, names: Sequence[str]) -> Judgment:
+    pair = group[0].pair
+    tags = dict.fromkeys(tag for judgment in group for tag in judgment.pair.tags)
+    return Judgment(
+        pair=pair.model_copy(update={"tags": tuple(tags)}),
+        source="ai" if all(judgment.source == "ai" for judgment in group) else "human",
+        annotator=f"{how}:{'+'.join(names)}",
+        p_a=p_first if pair.a == first_text(pair) else 1 - p_first,
+        principles=_principles(group, pair),
+        answer=Answer(simulated=True) if any(j.answer and j.answer.simulated for j in group) else None,
+    )
+
+
+def _principles(group: Sequence[Judgment], pair: Pair) -> tuple[PrincipleJudgment, ...]:
+    """The mean of what was said by each principle, by its name; without verdicts, which are each judge's own."""
+    said: dict[str, list[tuple[float, bool]]] = {}
+    for judgment in group:
+        turned = judgment.pair.a != pair.a
+        for one in judgment.principles:
+            said.setdefault(one.principle, []).append((1 - one.p_a if turned else one.p_a, one.checked))
+    return tuple(
+        PrincipleJudgment(
+            principle=name, checked=all(checked for _, checked in said[name]), p_a=fmean(p for p, _ in said[name])
+        )
+        for name in sorted(said)
+    )

@@ -23,7 +23,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rlaif.audit.calibration import TEMPERATURES, Confidences, fit_temperature
 from rlaif.audit.gold import read_gold
 from rlaif.config.feedback import LabelSection, SampleSection
 from rlaif.config.judging import ChecklistMode, CompareMode, ContrastMode, Mode, PanelMember, PanelMode, ScoreMode
@@ -31,6 +30,7 @@ from rlaif.config.models import LocalModel
 from rlaif.constitution import Constitution
 from rlaif.constitution.write import write_constitution
 from rlaif.evaluation.agreement import Estimate, clustered_mean
+from rlaif.feedback.calibration import TEMPERATURES, Confidences, fit_temperature
 from rlaif.feedback.judge import judge_by_mode
 from rlaif.feedback.pairs import choice
 from rlaif.feedback.ratio import TAU

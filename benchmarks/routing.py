@@ -28,14 +28,14 @@ from scipy.optimize import minimize
 from scipy.special import expit
 from scipy.stats import t as student_t
 
+from rlaif.annotate import routers
+from rlaif.annotate.predictor import predict_errors
 from rlaif.console import bar, say
 from rlaif.errors import DataError
 from rlaif.feedback.annotators.simulate import crew_of, simulate
 from rlaif.feedback.human import read_human
 from rlaif.feedback.pairs import choice
 from rlaif.formats import HumanFile
-from rlaif.hybrid import routers
-from rlaif.hybrid.predictor import predict_errors
 from rlaif.jsonl import read_jsonl
 from rlaif.models.local.load import load_language_model
 from rlaif.models.local.tokens import encode_prompt, encode_response

@@ -23,7 +23,6 @@ LAYERS: list[set[str]] = [
     {"feedback", "training"},
     {"evaluation"},
     {"audit", "annotate"},
-    {"hybrid"},
     {"stages", "reads"},
     {"pipeline"},
     {"iterate", "study"},

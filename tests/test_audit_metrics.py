@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from scipy.stats import bootstrap as scipy_bootstrap
 
 from rlaif.audit.bias import verbosity
-from rlaif.audit.labelled import Labelled, match
 from rlaif.audit.metrics import accuracy, always_longer, by_principle, by_tag, kappa, repetition, summarise
 from rlaif.audit.resampling import interval
 from rlaif.evaluation.agreement import Bootstrap, bootstrap_bounds, clustered_mean
 from rlaif.feedback.judge.result import Cost
+from rlaif.feedback.labelled import Labelled, match
 from rlaif.feedback.verdict import checked
 from rlaif.records import (
     Failure,

@@ -20,15 +20,16 @@ from scipy.stats import norm
 
 from rlaif.audit.audit import _lead
 from rlaif.audit.bias import verbosity
-from rlaif.audit.calibration import Confidences, reliability, temperature_estimate
-from rlaif.audit.labelled import agreement, choice, match
+from rlaif.audit.calibration import reliability, temperature_estimate
 from rlaif.audit.metrics import accuracy, always_longer, by_principle, by_tag, kappa, repetition, summarise
 from rlaif.audit.probes import Bench
 from rlaif.config.feedback import LabelSection
 from rlaif.constitution import Constitution
 from rlaif.evaluation.agreement import Bootstrap, clustered_mean_difference, order_consistency
+from rlaif.feedback.calibration import Confidences
 from rlaif.feedback.judge import judge_pairs
 from rlaif.feedback.judge.result import Cost
+from rlaif.feedback.labelled import agreement, choice, match
 from rlaif.feedback.verdict import judged
 from rlaif.models.chat import ChatRequest
 from rlaif.models.scripted import ScriptedChatModel

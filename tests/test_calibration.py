@@ -12,20 +12,22 @@ from pydantic import ValidationError
 from scipy.optimize import isotonic_regression, minimize_scalar
 from scipy.special import expit
 
-from rlaif.audit.calibration import (
-    FOLDS,
-    TEMPERATURES,
-    Confidences,
-    calibration,
-    fit_isotonic,
-    fit_temperature,
-    reliability,
-)
-from rlaif.audit.labelled import Labelled
+from rlaif.audit.calibration import FOLDS, calibration, reliability
 from rlaif.errors import DataError
 from rlaif.evaluation.agreement import Bootstrap
-from rlaif.feedback.calibration import Isotonic, Temperature, apply_calibration, calibrate, fitted
+from rlaif.feedback.calibration import (
+    TEMPERATURES,
+    Confidences,
+    Isotonic,
+    Temperature,
+    apply_calibration,
+    calibrate,
+    fit_isotonic,
+    fit_temperature,
+    fitted,
+)
 from rlaif.feedback.judge.result import Cost, JudgeResult
+from rlaif.feedback.labelled import Labelled
 from rlaif.records import Failure, Judgment, MemberJudgment, Message, Pair, PrincipleJudgment, Prompt
 from tests.audited import ORIGIN
 

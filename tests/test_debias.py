@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import expit, logit
 
-from rlaif.audit.labelled import Labelled
 from rlaif.errors import DataError
-from rlaif.hybrid.debias import Debiasing, debias, fit_debiasing
+from rlaif.feedback.debias import Debiasing, debias, fit_debiasing
+from rlaif.feedback.labelled import Labelled
 from rlaif.records import Judgment, Message, Pair, Prompt
 
 

@@ -21,7 +21,9 @@ from typing import Any
 import pytest
 import yaml
 
+from rlaif.annotate.conflicts import conflicts_command
 from rlaif.annotate.questions import read_questions
+from rlaif.annotate.route import read_routing, route_command
 from rlaif.audit import gate
 from rlaif.audit.identity import differences
 from rlaif.config import auto, dump_recipe, load_recipe
@@ -39,8 +41,6 @@ from rlaif.feedback.human import read_human
 from rlaif.feedback.prompts import read_prompts
 from rlaif.formats import HumanFile
 from rlaif.forms import EVALUATION, SAMPLE
-from rlaif.hybrid.conflicts import conflicts_command
-from rlaif.hybrid.route import read_routing, route_command
 from rlaif.iterate import _row
 from rlaif.jsonl import read_json, read_rows
 from rlaif.records import Message, Preference, Prompt

@@ -11,14 +11,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlaif.audit.labelled import match
+from rlaif.annotate import routers
+from rlaif.annotate.conflicts import conflicts
+from rlaif.annotate.predictor import predict_errors
+from rlaif.annotate.routers import closeness, disagreement, features, margins_of_choice, swap_gap
 from rlaif.config.feedback import Calibrated, Debiased, Reliable
 from rlaif.errors import DataError
+from rlaif.feedback.labelled import match
+from rlaif.feedback.mix import believed, overlap_agreement, overlap_of
 from rlaif.feedback.pairs import WeightedJudgment
-from rlaif.hybrid import routers
-from rlaif.hybrid.evidence import closeness, disagreement, features, margins_of_choice, swap_gap
-from rlaif.hybrid.overlap import agreement, believed, conflicts, overlap_of
-from rlaif.hybrid.predictor import predict_errors
 from rlaif.records import Judgment, Message, Pair, PrincipleJudgment, Prompt
 
 
@@ -210,7 +211,7 @@ def weighted(ai: Sequence[Judgment], human: Sequence[Judgment] = ()) -> list[Wei
 
 def test_agreement_by_hand():
     ai, human = overlapping(8, 2, ties=3)
-    found = agreement(overlap_of(ai, human))
+    found = overlap_agreement(overlap_of(ai, human))
     assert (found.value, found.n, found.hits) == (8.5 / 11, 10, 8.0)
     assert found.low == pytest.approx(0.4902, abs=1e-4) and found.high == pytest.approx(0.9433, abs=1e-4)
 
@@ -218,9 +219,10 @@ def test_agreement_by_hand():
 def test_only_pairs_that_people_got_by_chance_say_how_good_the_judge_is():
     ai, human = overlapping(8, 2)
     picked = {one.pair.id for one in ai[8:]}
-    assert agreement(overlap_of(ai, human, picked)).hits == 8 and agreement(overlap_of(ai, human, picked)).n == 8
+    found = overlap_agreement(overlap_of(ai, human, picked))
+    assert (found.hits, found.n) == (8, 8)
     with pytest.raises(DataError, match="labelled no pair both"):
-        agreement(overlap_of(ai, human, {one.pair.id for one in ai}))
+        overlap_agreement(overlap_of(ai, human, {one.pair.id for one in ai}))
 
 
 def test_smoothing_makes_the_label_what_the_judge_is_worth():

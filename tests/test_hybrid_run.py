@@ -8,13 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from rlaif.annotate.conflicts import Conflict, conflicts_command
+from rlaif.annotate.route import read_routing, route_command
 from rlaif.annotate.store import AnswerStore
 from rlaif.config import Recipe
 from rlaif.errors import ConfigError, DataError
 from rlaif.feedback.pairs import choice
-from rlaif.hybrid.conflicts import conflicts_command
-from rlaif.hybrid.overlap import Conflict
-from rlaif.hybrid.route import read_routing, route_command
 from rlaif.jsonl import read_jsonl, write_jsonl
 from rlaif.pipeline import run_recipe, stages_until
 from rlaif.records import Judgment, Pair, Preference

@@ -19,11 +19,10 @@ from scipy.special import expit, log_softmax, rel_entr
 
 from benchmarks.world.labels import Judge, Traits, judge_of, people
 from benchmarks.world.texts import WORDS, Array, World, features, make_world
+from rlaif.annotate.routers import by_hash
 from rlaif.config.feedback import Calibrated, Debiased, HumanWins, MixPolicy, PreferencesSection, Reliable, Weighted
-from rlaif.feedback.mix import mix
+from rlaif.feedback.mix import believed, mix, overlap_of
 from rlaif.feedback.pairs import WeightedJudgment, make_pairs, to_preferences
-from rlaif.hybrid.overlap import believed, overlap_of
-from rlaif.hybrid.routers import by_hash
 from rlaif.records import Judgment, Preference, derive_seed
 
 HYBRIDS: dict[str, MixPolicy] = {

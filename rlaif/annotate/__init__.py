@@ -7,4 +7,6 @@ publish.py      answers.sqlite -> annotations.jsonl and annotation_edits.jsonl, 
 guard.py        who may talk to the server: token, Host, Origin, and the headers that bind the page
 app.py          the addresses behind the page (FastAPI);  page/ is the page
 command.py      the command: begins and ends all that
+route.py        `rlaif route`: which judged pairs people should see; routers.py and predictor.py say in which order
+conflicts.py    `rlaif conflicts`: where people and the judge disagree
 """

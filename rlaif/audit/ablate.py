@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-from rlaif.audit.labelled import Labelled, agreement, decided, match
 from rlaif.config.feedback import LabelSection, SampleOne
 from rlaif.config.judging import PanelMode, RankMode
 from rlaif.constitution import Constitution
 from rlaif.errors import ConfigError, DataError
 from rlaif.evaluation.agreement import Bootstrap, Estimate, clustered_mean, clustered_mean_difference
+from rlaif.feedback.labelled import Labelled, agreement, decided, match
 from rlaif.feedback.pairs import choice
 from rlaif.feedback.verdict import Decided, aggregate
 from rlaif.records import Judgment, Record

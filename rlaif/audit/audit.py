@@ -17,7 +17,6 @@ from rlaif.audit.gold import Gold, read_gold
 from rlaif.audit.identity import identity, subject
 from rlaif.audit.judge_training.record import refuse_seen
 from rlaif.audit.judges import Judges, judge_gold, open_judges
-from rlaif.audit.labelled import Labelled, agreement, decided, match
 from rlaif.audit.metrics import accuracy, summarise
 from rlaif.audit.modes import try_modes
 from rlaif.audit.opinion import opinion
@@ -32,6 +31,7 @@ from rlaif.constitution import Constitution, load_constitution
 from rlaif.evaluation.agreement import Bootstrap, clustered_mean
 from rlaif.feedback.judge import JudgeResult, passes
 from rlaif.feedback.judge.result import Cost
+from rlaif.feedback.labelled import Labelled, agreement, decided, match
 from rlaif.jsonl import write_json
 from rlaif.records import Judgment, plain
 

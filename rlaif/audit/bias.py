@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from rlaif.audit.labelled import Labelled, decided
 from rlaif.audit.resampling import Array, Mask, interval
 from rlaif.evaluation.agreement import Bootstrap, Estimate, clustered_mean
+from rlaif.feedback.labelled import Labelled, decided
 
 
 def verbosity(labelled: Sequence[Labelled], bootstrap: Bootstrap) -> dict[str, Any] | None:

@@ -1,60 +1,35 @@
-"""How far the judge's probabilities can be believed, and the maps that make them believable.
+"""How far the judge's probabilities can be believed, with and without the maps of `feedback/calibration.py`.
 
 A pair enters once, by the judge's confidence in its own choice, so which response is called a does not matter. Human
-ties are left out. The maps are applied by `feedback/calibration.py`.
+ties are left out.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import elementwise, isotonic_regression
-from scipy.special import expit, logit
 
-from rlaif.audit.labelled import Labelled, decided
-from rlaif.audit.resampling import Array, Mask, interval
+from rlaif.audit.resampling import Array, interval
 from rlaif.evaluation.agreement import Bootstrap, clustered_mean
-from rlaif.feedback.calibration import Isotonic, Temperature, calibrate
-from rlaif.feedback.verdict import LOGIT_LIMIT
+from rlaif.feedback.calibration import (
+    TEMPERATURES,
+    Confidences,
+    Isotonic,
+    Temperature,
+    calibrate,
+    fit_isotonic,
+    fit_temperature,
+    temperatures,
+)
+from rlaif.feedback.labelled import Labelled
 from rlaif.records import content_id
 
 BINS = 10
 EDGES = np.array([0.5 + number / (2 * BINS) for number in range(BINS + 1)]).round(12)
 FOLDS = 5
-TEMPERATURES = (0.05, 100.0)
-"""Least and greatest: a judge that is never wrong would have 0, one that knows nothing infinity."""
-
-
-class Confidences(NamedTuple):
-    """The judge's confidence on each pair, and whether it was right."""
-
-    confidence: Array
-    """p of the response that the judge prefers, from 0.5 to 1."""
-    correct: Array
-    """1, 0, or 0.5 where the judge is at exactly 0.5."""
-    prompt_ids: tuple[str, ...]
-
-    @classmethod
-    def of(cls, labelled: Sequence[Labelled]) -> Confidences:
-        """Of the pairs on which the human has a preference."""
-        rows = decided(labelled)
-        p = np.array([item.judgment.p_a for item in rows], dtype=float)
-        right = np.array([item.right for item in rows], dtype=float)
-        return cls(np.maximum(p, 1 - p), right, tuple(item.prompt_id for item in rows))
-
-    def take(self, mask: Mask) -> Confidences:
-        """Those pairs alone."""
-        kept = tuple(name for name, taken in zip(self.prompt_ids, mask, strict=True) if taken)
-        return Confidences(self.confidence[mask], self.correct[mask], kept)
-
-    @property
-    def lead(self) -> Array:
-        """Log-odds that the judge gives to the right response."""
-        return np.asarray((2 * self.correct - 1) * np.clip(logit(self.confidence), 0, LOGIT_LIMIT))
 
 
 def calibration(labelled: Sequence[Labelled], bootstrap: Bootstrap) -> dict[str, Any] | None:
@@ -129,64 +104,15 @@ def reliability(data: Confidences, bootstrap: Bootstrap) -> list[dict[str, Any]]
     return rows
 
 
-# ----------------------------------------------------------------------------------------------- the maps
-
-
-def fit_temperature(data: Confidences) -> Temperature:
-    """The temperature with the least log loss, within TEMPERATURES; 1 for a judge that always says 0.5."""
-    (value,) = _temperatures(data.lead, np.ones((1, len(data.lead))), 1e-9)
-    return Temperature(value=1.0 if math.isnan(value) else float(value))
-
-
-def _temperatures(lead: Array, weights: Array, tolerance: float) -> Array:
-    """The best temperature for each row of weights (rows, pairs); nan where all that is weighed is at even.
-
-    The log loss is convex in 1/T, so its slope has one root in log T, or none within the limits: then one of them is
-    best.
-    """
-
-    def slope(log_t: Array, row: NDArray[np.intp]) -> Array:
-        """Of the log loss by log T, times T."""
-        by_pair = weights[row] * lead * expit(-np.exp(-log_t)[:, None] * lead)
-        return np.asarray(by_pair.sum(axis=1))
-
-    rows = np.arange(len(weights))
-    least, most = (np.full(len(weights), math.log(limit)) for limit in TEMPERATURES)
-    rises, falls = slope(least, rows) >= 0, slope(most, rows) <= 0
-    tolerances = {"xatol": tolerance, "xrtol": tolerance}
-    found = elementwise.find_root(slope, (least, most), args=(rows,), tolerances=tolerances).x
-    log_t = np.where(rises, least, np.where(falls, most, found))
-    return np.where(weights @ (lead != 0) > 0, np.exp(log_t), math.nan)
-
-
 def temperature_estimate(data: Confidences, bootstrap: Bootstrap) -> dict[str, Any]:
     """`fit_temperature` with its interval over prompts, and whether it stopped at a limit."""
     value = fit_temperature(data).value
     lead = data.lead
     # Of 1/T, which is smooth where T runs off to its limit.
-    found = interval(lambda weights: 1 / _temperatures(lead, weights, 1e-3), data.prompt_ids, bootstrap)
+    found = interval(lambda weights: 1 / temperatures(lead, weights, 1e-3), data.prompt_ids, bootstrap)
     low, high = (1 / found[1], 1 / found[0]) if found is not None else (None, None)
     at_limit = not TEMPERATURES[0] * 1.001 < value < TEMPERATURES[1] / 1.001
     return {"value": value, "low": low, "high": high, "at_limit": at_limit}
-
-
-def fit_isotonic(data: Confidences) -> Isotonic:
-    """The non-decreasing antisymmetric map with the least squared error on these pairs.
-
-    The least-squares fit to all pairs in both orientations, (p, y) and (1 - p, 1 - y), is antisymmetric; its upper half
-    is the fit to (confidence, correct) held to 0.5 and above, and that is what is computed. The map keeps the ends of
-    the fit's level blocks and is straight between two blocks. With n pairs nothing is mapped beyond 1/(n + 2) from
-    certainty. Where the judge is right no more often than a coin, p becomes exactly 0.5.
-    """
-    x, where, counts = np.unique(data.confidence, return_inverse=True, return_counts=True)
-    means = np.bincount(where, weights=data.correct) / counts
-    fit = isotonic_regression(means, weights=counts)
-    most = 1 - 1 / (len(data.confidence) + 2)
-    points = {0.5: 0.5}
-    for start, end in zip(fit.blocks[:-1], fit.blocks[1:], strict=True):
-        level = min(max(float(fit.x[start]), 0.5), most)
-        points |= {float(edge): level for edge in (x[start], x[end - 1]) if edge > 0.5}
-    return Isotonic(x=tuple(points), y=tuple(points.values()))
 
 
 def _out_of_fold(data: Confidences, fit: Callable[[Confidences], Temperature | Isotonic]) -> Confidences | None:

@@ -11,7 +11,6 @@ from typing import Any
 
 from rlaif.audit.bias import verbosity
 from rlaif.audit.calibration import calibration
-from rlaif.audit.labelled import Labelled, agreement, decided
 from rlaif.evaluation.agreement import (
     Bootstrap,
     Estimate,
@@ -20,6 +19,7 @@ from rlaif.evaluation.agreement import (
     order_consistency,
 )
 from rlaif.feedback.judge.result import Cost
+from rlaif.feedback.labelled import Labelled, agreement, decided
 from rlaif.feedback.pairs import choice
 from rlaif.records import Failure, Judgment, PrincipleJudgment
 

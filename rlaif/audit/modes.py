@@ -21,7 +21,6 @@ from rlaif.audit.choice import (
 )
 from rlaif.audit.gold import Gold
 from rlaif.audit.judges import Judges, judge_gold
-from rlaif.audit.labelled import decided, match
 from rlaif.audit.metrics import as_asked, cost_per_pair
 from rlaif.audit.named_modes import mode_name
 from rlaif.audit.proposal import reason, said
@@ -35,6 +34,7 @@ from rlaif.errors import ConfigError, DataError, JudgeError, ModelError
 from rlaif.evaluation.agreement import Bootstrap, Estimate, coverage, order_consistency
 from rlaif.feedback.judge import JudgeResult, check_failure_cap
 from rlaif.feedback.judge.result import Cost
+from rlaif.feedback.labelled import decided, match
 
 
 class Trial(NamedTuple):

@@ -15,7 +15,6 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 from rlaif.audit.attacks import Attack, load_attacks, planted
-from rlaif.audit.labelled import agreement
 from rlaif.audit.metrics import stability
 from rlaif.config.feedback import LabelSection
 from rlaif.config.judging import CompareMode, RankMode
@@ -23,6 +22,7 @@ from rlaif.constitution import Constitution
 from rlaif.evaluation.agreement import Bootstrap, Estimate, clustered_mean
 from rlaif.feedback.judge import OpenJudge, judge_by_mode
 from rlaif.feedback.judge.result import Cost
+from rlaif.feedback.labelled import agreement
 from rlaif.feedback.pairs import choice
 from rlaif.feedback.sample import Progress
 from rlaif.records import Judgment, Pair, Side, content_id, derive_seed

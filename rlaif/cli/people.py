@@ -26,8 +26,8 @@ def route(
     gold: Annotated[list[Path] | None, typer.Option("--gold", help="Human labels for --by predicted.")] = None,
 ) -> None:
     """Choose which judged pairs go to people under a budget; `rlaif annotate` then shows them."""
+    from rlaif.annotate.route import route_command
     from rlaif.console import say
-    from rlaif.hybrid.route import route_command
 
     for line in route_command(run, budget, by, random_share, gold or []):
         say(line)
@@ -53,8 +53,8 @@ def conflicts(
     run: RunFolder, count: Annotated[int, typer.Option("--count", min=1, help="How many to show.")] = 5
 ) -> None:
     """Pairs on which people and the judge prefer different responses, the judge's surest first."""
+    from rlaif.annotate.conflicts import conflicts_command
     from rlaif.console import say
-    from rlaif.hybrid.conflicts import conflicts_command
 
     for line in conflicts_command(run, count):
         say(line)

@@ -1,23 +1,32 @@
 """Maps from the judge's probability to one that can be believed, and putting them on labels.
 
-A map changes how sure a label is; it may make a tie of it, but never turns it round. Maps are fitted on human labels by
-`audit/calibration.py`; here they are only applied.
+A map changes how sure a label is; it may make a tie of it, but never turns it round. Maps are fitted on human labels;
+`audit/calibration.py` says how good they are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
-from scipy.special import expit
+from scipy.optimize import elementwise, isotonic_regression
+from scipy.special import expit, logit
 
 from rlaif.errors import DataError
 from rlaif.feedback.judge.result import JudgeResult
-from rlaif.feedback.verdict import log_odds
+from rlaif.feedback.labelled import Labelled, decided
+from rlaif.feedback.verdict import LOGIT_LIMIT, log_odds
 from rlaif.records import Judgment, Record
+
+Array = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+TEMPERATURES = (0.05, 100.0)
+"""Least and greatest: a judge that is never wrong would have 0, one that knows nothing infinity."""
 
 
 class Temperature(Record):
@@ -66,6 +75,80 @@ def _above_even(p: float, how: Temperature | Isotonic) -> float:
     return float(np.interp(p, how.x, how.y))
 
 
+class Confidences(NamedTuple):
+    """The judge's confidence on each pair, and whether it was right."""
+
+    confidence: Array
+    """p of the response that the judge prefers, from 0.5 to 1."""
+    correct: Array
+    """1, 0, or 0.5 where the judge is at exactly 0.5."""
+    prompt_ids: tuple[str, ...]
+
+    @classmethod
+    def of(cls, labelled: Sequence[Labelled]) -> Confidences:
+        """Of the pairs on which the human has a preference."""
+        rows = decided(labelled)
+        p = np.array([item.judgment.p_a for item in rows], dtype=float)
+        right = np.array([item.right for item in rows], dtype=float)
+        return cls(np.maximum(p, 1 - p), right, tuple(item.prompt_id for item in rows))
+
+    def take(self, mask: Mask) -> Confidences:
+        """Those pairs alone."""
+        kept = tuple(name for name, taken in zip(self.prompt_ids, mask, strict=True) if taken)
+        return Confidences(self.confidence[mask], self.correct[mask], kept)
+
+    @property
+    def lead(self) -> Array:
+        """Log-odds that the judge gives to the right response."""
+        return np.asarray((2 * self.correct - 1) * np.clip(logit(self.confidence), 0, LOGIT_LIMIT))
+
+
+def fit_temperature(data: Confidences) -> Temperature:
+    """The temperature with the least log loss, within TEMPERATURES; 1 for a judge that always says 0.5."""
+    (value,) = temperatures(data.lead, np.ones((1, len(data.lead))), 1e-9)
+    return Temperature(value=1.0 if math.isnan(value) else float(value))
+
+
+def temperatures(lead: Array, weights: Array, tolerance: float) -> Array:
+    """The best temperature for each row of weights (rows, pairs); nan where all that is weighed is at even.
+
+    The log loss is convex in 1/T, so its slope has one root in log T, or none within the limits: then one of them is
+    best.
+    """
+
+    def slope(log_t: Array, row: NDArray[np.intp]) -> Array:
+        """Of the log loss by log T, times T."""
+        by_pair = weights[row] * lead * expit(-np.exp(-log_t)[:, None] * lead)
+        return np.asarray(by_pair.sum(axis=1))
+
+    rows = np.arange(len(weights))
+    least, most = (np.full(len(weights), math.log(limit)) for limit in TEMPERATURES)
+    rises, falls = slope(least, rows) >= 0, slope(most, rows) <= 0
+    tolerances = {"xatol": tolerance, "xrtol": tolerance}
+    found = elementwise.find_root(slope, (least, most), args=(rows,), tolerances=tolerances).x
+    log_t = np.where(rises, least, np.where(falls, most, found))
+    return np.where(weights @ (lead != 0) > 0, np.exp(log_t), math.nan)
+
+
+def fit_isotonic(data: Confidences) -> Isotonic:
+    """The non-decreasing antisymmetric map with the least squared error on these pairs.
+
+    The least-squares fit to all pairs in both orientations, (p, y) and (1 - p, 1 - y), is antisymmetric; its upper half
+    is the fit to (confidence, correct) held to 0.5 and above, and that is what is computed. The map keeps the ends of
+    the fit's level blocks and is straight between two blocks. With n pairs nothing is mapped beyond 1/(n + 2) from
+    certainty. Where the judge is right no more often than a coin, p becomes exactly 0.5.
+    """
+    x, where, counts = np.unique(data.confidence, return_inverse=True, return_counts=True)
+    means = np.bincount(where, weights=data.correct) / counts
+    fit = isotonic_regression(means, weights=counts)
+    most = 1 - 1 / (len(data.confidence) + 2)
+    points = {0.5: 0.5}
+    for start, end in zip(fit.blocks[:-1], fit.blocks[1:], strict=True):
+        level = min(max(float(fit.x[start]), 0.5), most)
+        points |= {float(edge): level for edge in (x[start], x[end - 1]) if edge > 0.5}
+    return Isotonic(x=tuple(points), y=tuple(points.values()))
+
+
 def apply_calibration(result: JudgeResult, how: Temperature | Isotonic) -> JudgeResult:
     """The result with every judgment's p_a mapped, and what it was in p_raw.
 
@@ -78,8 +161,13 @@ def apply_calibration(result: JudgeResult, how: Temperature | Isotonic) -> Judge
 
 
 def _calibrated(judgment: Judgment, how: Temperature | Isotonic) -> Judgment:
-    raw = judgment.p_a if judgment.p_raw is None else judgment.p_raw
+    raw = raw_p(judgment)
     return judgment.model_copy(update={"p_a": calibrate(raw, how), "p_raw": raw})
+
+
+def raw_p(judgment: Judgment) -> float:
+    """P that a is better as the judge said it, before any map."""
+    return judgment.p_a if judgment.p_raw is None else judgment.p_raw
 
 
 def fitted(audit: Mapping[str, Any], kind: Literal["temperature", "isotonic"]) -> Temperature | Isotonic:

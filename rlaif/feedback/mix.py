@@ -1,18 +1,35 @@
 """Which source labels a pair when both a judge and humans could: the one place where hybrid runs differ.
 
 Naive pooling of both gave no gain over human labels in RLAIF's own ablation (arXiv 2309.00267): routing by
-tag, as in Constitutional AI (arXiv 2212.08073), is the policy with a published success. Next:
-`pairs.to_preferences`.
+tag, as in Constitutional AI (arXiv 2212.08073), is the policy with a published success. Where both labelled the
+same pairs, people say how reliable the judge is and what its labels are worth. Only pairs that people got by chance
+may say so: those that were routed to them because the judge was unsure are harder than the rest (`Routing.picked` in
+`annotate/route.py`). Next: `pairs.to_preferences`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple, TypeVar
 
-from rlaif.config.feedback import AiLabels, ByTag, HumanLabels, MixedLabels, MixPolicy, Weighted
-from rlaif.errors import ConfigError
-from rlaif.feedback.pairs import WeightedJudgment
+from scipy.stats import binomtest
+
+from rlaif.config.feedback import (
+    AiLabels,
+    ByTag,
+    Calibrated,
+    Debiased,
+    HumanLabels,
+    MixedLabels,
+    MixPolicy,
+    Reliable,
+    Weighted,
+)
+from rlaif.errors import ConfigError, DataError
+from rlaif.feedback.calibration import Confidences, calibrate, fit_isotonic, fit_temperature, raw_p
+from rlaif.feedback.debias import debias
+from rlaif.feedback.labelled import Labelled, decided, match
+from rlaif.feedback.pairs import WeightedJudgment, choice
 from rlaif.records import Judgment, Pair, Prompt, content_id
 
 Tagged = TypeVar("Tagged", Prompt, Pair)
@@ -52,7 +69,7 @@ def mix(ai: Sequence[Judgment], human: Sequence[Judgment], policy: MixPolicy) ->
     """Join both sources on the pair's id, which does not depend on the orientation each source gave the pair.
 
     human_wins  an AI judgment of a pair that humans labelled is dropped; so it is with calibrated and reliability,
-                which change what is left of the judge's labels afterwards (`hybrid/overlap.py`)
+                which change what is left of the judge's labels afterwards (`believed`)
     weighted    all stay (a pair may then give two rows), weighted by source
     by_tag      human judgments of pairs with a tag in `policy.human` and AI judgments of pairs with one in
                 `policy.ai` stay; a pair with both kinds of tag keeps both
@@ -70,3 +87,74 @@ def mix(ai: Sequence[Judgment], human: Sequence[Judgment], policy: MixPolicy) ->
     kept = [WeightedJudgment(judgment, human_weight) for judgment in kept_human]
     kept += [WeightedJudgment(judgment, ai_weight) for judgment in kept_ai]
     return MixResult(kept, dropped=len(ai) + len(human) - len(kept))
+
+
+class Agreement(NamedTuple):
+    """How often the judge prefers what people prefer, on the pairs that both labelled."""
+
+    value: float
+    """(k + 1/2) / (n + 1): k of n shrunk a little towards even, so that ten of ten is not certainty (Jeffreys)."""
+    low: float
+    high: float
+    """Wilson's 95 % interval of k of n."""
+    n: int
+    hits: float
+
+
+def overlap_agreement(overlap: Sequence[Labelled]) -> Agreement:
+    """Over pairs on which people have a preference; an even judge agrees by half. DataError of none."""
+    rows = decided(overlap)
+    if not rows:
+        raise DataError("preferences.labels.policy: people and the judge labelled no pair both, so nothing can be said")
+    hits = sum(item.right for item in rows)
+    interval = binomtest(round(hits), len(rows)).proportion_ci(0.95, method="wilson")
+    return Agreement((hits + 0.5) / (len(rows) + 1), float(interval.low), float(interval.high), len(rows), hits)
+
+
+def overlap_of(ai: Sequence[Judgment], human: Sequence[Judgment], picked: Collection[str] = ()) -> list[Labelled]:
+    """The judge's judgments that people labelled too, less those of pairs that a router picked for what the judge said
+    of them."""
+    left_out = set(picked)
+    return [item for item in match(ai, human) if item.judgment.pair.id not in left_out]
+
+
+def believed(
+    weighted: Sequence[WeightedJudgment], overlap: Sequence[Labelled], policy: Calibrated | Reliable | Debiased
+) -> list[WeightedJudgment]:
+    """The rows with the judge's labels made worth what the overlap says; people's stay as they are.
+
+    calibrated           p becomes what people said of such p: a temperature or an isotonic map
+    reliability, smooth  p becomes the agreement a for the response that the judge prefers, however sure it was: label
+                         smoothing with the error rate that was measured
+    reliability, weight  (2a - 1)^2: the information about a difference of rewards in a label with that error rate,
+                         relative to one without (Bradley-Terry, at a difference of 0)
+    debiased             p loses the judge's taste for length, as far as people do not share it (`debias.py`)
+
+    A judge that agrees no more often than a coin has its labels left out. DataError below `min_overlap`.
+    """
+    rows = decided(overlap)
+    if len(rows) < policy.min_overlap:
+        raise DataError(
+            f"preferences.labels.policy: {len(rows)} pairs have a label of the judge and a person's preference, and "
+            f"{policy.kind} needs {policy.min_overlap} (min_overlap); label more with `rlaif annotate`, or use "
+            "kind human_wins"
+        )
+    people = [item for item in weighted if item.judgment.source == "human"]
+    judge = [item for item in weighted if item.judgment.source == "ai"]
+    if isinstance(policy, Calibrated):
+        data = Confidences.of(rows)
+        how = fit_temperature(data) if policy.map == "temperature" else fit_isotonic(data)
+        return [*people, *(_with_p(item, calibrate(raw_p(item.judgment), how)) for item in judge)]
+    if isinstance(policy, Debiased):
+        without = debias([item.judgment for item in judge], rows)
+        return [*people, *(item._replace(judgment=j) for item, j in zip(judge, without, strict=True))]
+    a = overlap_agreement(rows).value
+    if a <= 0.5:
+        return people
+    if policy.use == "weight":
+        return [*people, *(item._replace(weight=item.weight * (2 * a - 1) ** 2) for item in judge)]
+    return [*people, *(_with_p(item, 0.5 + (a - 0.5) * (2 * choice(item.judgment.p_a) - 1)) for item in judge)]
+
+
+def _with_p(item: WeightedJudgment, p: float) -> WeightedJudgment:
+    return item._replace(judgment=item.judgment.model_copy(update={"p_a": p, "p_raw": raw_p(item.judgment)}))

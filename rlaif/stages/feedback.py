@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from rlaif.annotate.conflicts import conflicts
+from rlaif.annotate.route import read_routing
 from rlaif.audit.gate import check_requirement
 from rlaif.config import Recipe
 from rlaif.config.feedback import Calibrated, ContrastSample, Debiased, HumanLabels, MixedLabels, Reliable
@@ -24,7 +26,7 @@ from rlaif.feedback.human import check_human_failures, read_human
 from rlaif.feedback.judge import JudgeResult, check_failure_cap
 from rlaif.feedback.judge.origin import hold_to_origin, label_by_origin
 from rlaif.feedback.judge.revise import first_responses, revise_responses
-from rlaif.feedback.mix import MixResult, for_the_judge, mix, within_share
+from rlaif.feedback.mix import MixResult, believed, for_the_judge, mix, overlap_of, within_share
 from rlaif.feedback.origin import crossings, unpaired
 from rlaif.feedback.pairs import (
     WeightedJudgment,
@@ -37,8 +39,6 @@ from rlaif.feedback.pairs import (
 from rlaif.feedback.prompts import PromptSplit, read_prompts
 from rlaif.feedback.sample import SampleResult, check_sample_failures
 from rlaif.formats.sheet import HumanData
-from rlaif.hybrid.overlap import believed, conflicts, overlap_of
-from rlaif.hybrid.route import read_routing
 from rlaif.jsonl import read_jsonl, write_json, write_jsonl
 from rlaif.models.cache.model import UNKNOWN
 from rlaif.records import Judgment, Pair, Prompt, Response

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 from rlaif.audit.judge_training.labels import PairLabel
 from rlaif.audit.judge_training.split import decided, key_of, keys_of
-from rlaif.audit.labelled import agreement
 from rlaif.config import Recipe
 from rlaif.constitution import Constitution
 from rlaif.evaluation.agreement import (
@@ -25,6 +24,7 @@ from rlaif.evaluation.agreement import (
 )
 from rlaif.evaluation.wording import percent, points, span
 from rlaif.feedback.judge import JudgeResult, OpenJudge, judge_by_mode
+from rlaif.feedback.labelled import agreement
 from rlaif.feedback.pairs import choice
 from rlaif.feedback.sample import Progress
 from rlaif.feedback.verdict import log_odds

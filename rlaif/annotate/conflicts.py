@@ -4,21 +4,53 @@ some are people's, and some are the constitution's."""
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 
 from rlaif.annotate.publish import publish
+from rlaif.annotate.routers import swap_gap
 from rlaif.errors import ConfigError
 from rlaif.feedback.human import read_human
+from rlaif.feedback.labelled import decided, match
 from rlaif.feedback.pairs import choice
 from rlaif.formats import Annotations
-from rlaif.hybrid.overlap import Conflict, conflicts
 from rlaif.jsonl import read_jsonl
-from rlaif.records import Judgment
+from rlaif.records import Judgment, Pair, Record
 from rlaif.run import Run
 
 WIDTH = 100
 MOST = 400
 """Characters of a text that are shown; the file has the rest."""
+
+
+class Conflict(Record):
+    """A pair on which people and the judge prefer different responses."""
+
+    pair: Pair
+    p_human: float
+    """P(a is better): 1 or 0."""
+    p_judge: float
+    swap_gap: float
+    annotators: tuple[str, ...]
+
+
+def conflicts(ai: Sequence[Judgment], human: Sequence[Judgment]) -> list[Conflict]:
+    """The judge's surest mistakes, or people's, first."""
+    people: dict[str, list[str]] = {}
+    for label in human:
+        people.setdefault(label.pair.id, []).append(label.annotator)
+    found = [
+        Conflict(
+            pair=item.judgment.pair,
+            p_human=item.p_human,
+            p_judge=item.judgment.p_a,
+            swap_gap=swap_gap(item.judgment),
+            annotators=tuple(sorted(set(people[item.judgment.pair.id]))),
+        )
+        for item in decided(match(ai, human))
+        if choice(item.judgment.p_a) not in (0.5, item.p_human)
+    ]
+    return sorted(found, key=lambda conflict: (-abs(conflict.p_judge - 0.5), conflict.pair.id))
 
 
 def conflicts_command(folder: Path, count: int) -> list[str]:

@@ -14,14 +14,14 @@ from typing import Any, Literal
 
 from pydantic import Field, TypeAdapter
 
+from rlaif.annotate import routers
+from rlaif.annotate.predictor import predict_errors
 from rlaif.annotate.publish import publish
+from rlaif.annotate.routers import margins_of_choice
 from rlaif.config import load_recipe
 from rlaif.errors import ConfigError, DataError, did_you_mean
 from rlaif.feedback.human import read_human, source_of
 from rlaif.formats import Annotations
-from rlaif.hybrid import routers
-from rlaif.hybrid.evidence import margins_of_choice
-from rlaif.hybrid.predictor import predict_errors
 from rlaif.jsonl import read_json, read_jsonl, write_json, write_jsonl
 from rlaif.records import Judgment, Pair, Record
 from rlaif.run import Run

@@ -1,6 +1,6 @@
-"""The judge's judgments beside the human labels of the same pairs: the input of every measure in this folder.
+"""The judge's judgments beside the human labels of the same pairs: the input of every measure of a judge.
 
-Nothing is measured here. Next: `metrics.py`.
+Nothing is measured here. Next: `calibration.py` and `mix.py`, and `audit/metrics.py`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The judge's labels with its taste for length taken out, as far as people do not share it.
 
-A map of p alone (`overlap.believed`) cannot do that: 0.8 for a response twice as long and 0.8 for one as long as the
+A map of p alone (`mix.believed`) cannot do that: 0.8 for a response twice as long and 0.8 for one as long as the
 other are worth different things, and only the people who labelled the same pairs can say how different. What it wins
 and what it costs where there is nothing to win: benchmarks/known_truth.py.
 """
@@ -15,8 +15,9 @@ from pydantic import Field
 from scipy.optimize import minimize
 from scipy.special import expit
 
-from rlaif.audit.labelled import Labelled, decided
 from rlaif.errors import DataError
+from rlaif.feedback.calibration import raw_p
+from rlaif.feedback.labelled import Labelled, decided
 from rlaif.feedback.verdict import log_odds, sigma
 from rlaif.records import Judgment, Pair, Record
 
@@ -47,7 +48,7 @@ class Debiasing(Record):
 
     def p_a(self, judgment: Judgment) -> float:
         """What the judge said of a, before any calibration, less its taste for length."""
-        return sigma(log_odds(_raw(judgment)) + self.length * float(np.tanh(_longer_by(judgment.pair) / self.scale)))
+        return sigma(log_odds(raw_p(judgment)) + self.length * float(np.tanh(_longer_by(judgment.pair) / self.scale)))
 
 
 def fit_debiasing(overlap: Sequence[Labelled]) -> Debiasing:
@@ -62,7 +63,7 @@ def fit_debiasing(overlap: Sequence[Labelled]) -> Debiasing:
         raise DataError("preferences.labels.policy: people and the judge labelled no pair both, so nothing can be said")
     longer = np.array([_longer_by(item.judgment.pair) for item in rows], dtype=float)
     scale = float(np.sqrt(np.mean(longer**2))) or 1.0
-    lead = np.array([log_odds(_raw(item.judgment)) for item in rows])
+    lead = np.array([log_odds(raw_p(item.judgment)) for item in rows])
     unit = float(np.sqrt(np.mean(lead**2)))
     term = unit * np.tanh(longer / scale)
     towards = 2 * np.array([item.p_human for item in rows]) - 1
@@ -83,15 +84,11 @@ def fit_debiasing(overlap: Sequence[Labelled]) -> Debiasing:
 def debias(ai: Sequence[Judgment], overlap: Sequence[Labelled]) -> list[Judgment]:
     """The judgments with p_a less the judge's taste for length, and its own p in p_raw. A label may change sides.
 
-    `overlap` must be of pairs that people got by chance (`overlap.overlap_of`).
+    `overlap` must be of pairs that people got by chance (`mix.overlap_of`).
     """
     how = fit_debiasing(overlap)
-    return [j.model_copy(update={"p_a": how.p_a(j), "p_raw": _raw(j)}) for j in ai]
+    return [j.model_copy(update={"p_a": how.p_a(j), "p_raw": raw_p(j)}) for j in ai]
 
 
 def _longer_by(pair: Pair) -> int:
     return len(pair.a.split()) - len(pair.b.split())
-
-
-def _raw(judgment: Judgment) -> float:
-    return judgment.p_a if judgment.p_raw is None else judgment.p_raw

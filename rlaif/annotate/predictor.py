@@ -1,7 +1,7 @@
 """A fitted predictor of the judge's errors, from pairs that people labelled: routing by predicted gain (HyPER, arXiv
 2410.19133) reduced to its core, which pairs a human label would change.
 
-A logistic regression on standardised features (`evidence.features`). How well it does is measured out of fold, by
+A logistic regression on standardised features (`routers.features`). How well it does is measured out of fold, by
 prompt; a predictor that does not beat a coin there is worth no more than a random order, and says so.
 """
 
@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rlaif.audit.labelled import decided, match
+from rlaif.annotate.routers import features
 from rlaif.errors import DataError
-from rlaif.hybrid.evidence import features
+from rlaif.feedback.labelled import decided, match
 from rlaif.records import Judgment, content_id
 
 FEWEST = 30

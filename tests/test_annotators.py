@@ -385,16 +385,16 @@ def test_removed_labels_go_with_their_annotator_and_gold_trains_nothing() -> Non
     gold = [label(i, "gold", 1.0) for i in range(10)]
     rows = rows_of({"ann": [1.0] * 14, "troll": [0.0] * 14})
     found = trusted(rows, gold, section(min_gold_accuracy=0.7), 0)
-    assert list(found.removed) == ["troll"]
+    assert list(found.examined.removed) == ["troll"]
     assert [j.pair.id for j in found.judgments] == [pair(i).id for i in range(10, 14)]
     assert {(j.annotator, j.p_a) for j in found.judgments} == {("ann", 1.0)}
-    assert [(r.annotator, bool(r.removed)) for r in found.reports] == [("ann", False), ("troll", True)]
+    assert [(r.annotator, bool(r.removed)) for r in found.examined.reports] == [("ann", False), ("troll", True)]
     examined = found.examined
     assert (examined.labels, examined.pairs, examined.gold_labels, examined.removed_labels) == (28, 14, 20, 4)
-    assert found.alpha is not None and found.alpha.value < 0 and examined.alpha_kept is None
-    assert json.loads(json.dumps(examined.summary()))["removed"] == found.removed
+    assert found.examined.alpha is not None and found.examined.alpha.value < 0 and examined.alpha_kept is None
+    assert json.loads(json.dumps(examined.summary()))["removed"] == found.examined.removed
     ties = [label(i, "gold", 0.5) for i in range(10)]
-    assert trusted(rows, ties, section(min_gold_accuracy=0.7), 0).removed == {}
+    assert trusted(rows, ties, section(min_gold_accuracy=0.7), 0).examined.removed == {}
     assert len(trusted(rows, ties, section(), 0).judgments) == 4
 
 
@@ -519,7 +519,9 @@ def test_the_order_of_the_rows_changes_only_the_order(kind: str) -> None:
     place = {one.pair.id: one for one in after.judgments}
     for one in before.judgments:
         assert place[one.pair.id].p_of(one.pair.a) == pytest.approx(one.p_a, abs=1e-15)
-    assert list(place) == list(dict.fromkeys(row.pair.id for row in shuffled if row.annotator not in after.removed))
+    assert list(place) == list(
+        dict.fromkeys(row.pair.id for row in shuffled if row.annotator not in after.examined.removed)
+    )
 
 
 @settings(max_examples=25, deadline=None)

@@ -295,8 +295,8 @@ def test_removing_people_beats_removing_examples_and_nothing(seed: int) -> None:
     }
     found = trusted([*rows, *asked], gold, users, 0)
     accuracy["people"] = right(found.judgments, truth)
-    assert {name.split(":")[1].rpartition("-")[0] for name in found.removed} == {"lazy", "flipper"}
-    assert len(found.removed) == 4
+    assert {name.split(":")[1].rpartition("-")[0] for name in found.examined.removed} == {"lazy", "flipper"}
+    assert len(found.examined.removed) == 4
     assert accuracy["people"] > max(accuracy["nothing"], accuracy["examples"]) + 0.1
     assert accuracy["people"] == pytest.approx(0.9, abs=0.05)
     assert len(found.judgments) > 300  # what it costs: the pairs that only trolls labelled

@@ -22,8 +22,7 @@ from rlaif.formats.messages import Unusable
 from rlaif.formats.rankings import pair_ranked
 from rlaif.formats.ratings import Rating, other_range, pair_rated
 from rlaif.formats.rows import SourceRow, tags_of
-from rlaif.formats.scale import NumberScale
-from rlaif.formats.sheet import Attribution, Sheet, as_number, name_of, response_text
+from rlaif.formats.sheet import Attribution, NumberScale, Sheet, as_number, name_of, response_text
 from rlaif.jsonl import first_problem
 from rlaif.records import Message, Prompt
 

@@ -14,8 +14,7 @@ from rlaif.errors import DataError
 from rlaif.formats.format import Format
 from rlaif.formats.messages import Unusable
 from rlaif.formats.rows import SourceRow, path_of, read_rows
-from rlaif.formats.scale import Scale
-from rlaif.formats.sheet import Sheet, said_by
+from rlaif.formats.sheet import Scale, Sheet, said_by
 from rlaif.formats.signals import Columns, label_columns, with_strength
 from rlaif.jsonl import read_text
 

@@ -7,8 +7,7 @@ from typing import Literal
 
 from rlaif.formats.format import Format
 from rlaif.formats.rows import SourceRow
-from rlaif.formats.scale import NumberScale
-from rlaif.formats.sheet import Sheet, said_by
+from rlaif.formats.sheet import NumberScale, Sheet, said_by
 from rlaif.formats.signals import Columns, label_columns
 
 

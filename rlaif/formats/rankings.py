@@ -10,8 +10,7 @@ from rlaif.errors import DataError
 from rlaif.formats.format import Format
 from rlaif.formats.messages import Unusable
 from rlaif.formats.rows import SourceRow
-from rlaif.formats.scale import Scale
-from rlaif.formats.sheet import Attribution, Sheet, as_number, as_response, said_by, some_pairs
+from rlaif.formats.sheet import Attribution, Scale, Sheet, as_number, as_response, said_by, some_pairs
 from rlaif.formats.signals import figure, is_worth, lead, words_of
 from rlaif.records import Prompt
 

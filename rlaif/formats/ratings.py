@@ -12,8 +12,7 @@ from rlaif.config.base import Positive
 from rlaif.errors import DataError, did_you_mean
 from rlaif.formats.format import Format
 from rlaif.formats.rows import SourceRow
-from rlaif.formats.scale import NumberScale
-from rlaif.formats.sheet import Attribution, Sheet, response_text, said_by, some_pairs
+from rlaif.formats.sheet import Attribution, NumberScale, Sheet, response_text, said_by, some_pairs
 from rlaif.records import Prompt
 
 ROUNDING = 1e-9

@@ -1,4 +1,5 @@
-"""What the readers of all forms write on, and the values that they take from a row. No form is known here."""
+"""What the readers of all forms write on, the values that they take from a row, and the scales of a file's answers. No
+form is known here."""
 
 from __future__ import annotations
 
@@ -125,13 +126,8 @@ def as_response(value: Any, place: str, key: str) -> str:
     return value.strip()
 
 
-def number(row: SourceRow, key: str, low: float = -math.inf, high: float = math.inf) -> float:
-    """A number of the row. Unusable when it is missing or out of range."""
-    return as_number(row.value[key], row.place, key, low, high)
-
-
 def as_number(value: Any, place: str, key: str, low: float = -math.inf, high: float = math.inf) -> float:
-    """As `number`, of any value; `key` names it in what is said of it. DataError for what is no finite number."""
+    """A number. Unusable when it is missing or out of range; DataError, naming `key`, for what is no finite number."""
     if value is None:
         raise Unusable(f"{key} is missing")
     if isinstance(value, bool) or not isinstance(value, int | float) or not _is_finite(value):
@@ -193,3 +189,44 @@ def some_pairs(items: Sequence[Item], key: str, sheet: Sheet) -> Iterator[tuple[
     for number in sorted(Random(key).sample(range(total), MOST_PAIRS)):  # the pairs by their second item, then first
         second = (1 + math.isqrt(1 + 8 * number)) // 2
         yield items[number - math.comb(second, 2)], items[second]
+
+
+class Scale:
+    """The answers of one file, as they are read. `check` is due after the last."""
+
+    def __init__(self, words: str) -> None:
+        """`words` say what an answer has to be: `a or b`."""
+        self.words = words
+        self.answers = 0
+        self.off: list[str] = []
+        """The answers that are off it, with their places and keys."""
+
+    def holds(self, on_it: bool, value: Any, place: str, key: str) -> None:
+        """One answer, and whether it is on the scale. Unusable if it is not: `check` stops the run."""
+        self.answers += 1
+        if not on_it:
+            self.off.append(f"{place}: {key}: must be {self.words} (got {str(value)[:80]})")
+            raise Unusable(f"{key} is off the scale", str(value))
+
+    def check(self, hint: str = "") -> None:
+        """DataError, with the first place and `hint`, if any answer was off the scale."""
+        if self.off:
+            others = f", as {len(self.off)} of {self.answers} values are" if len(self.off) > 1 else ""
+            raise DataError(f"{self.off[0]}: off the scale{others}{hint}")
+
+
+class NumberScale(Scale):
+    """From `low` to `high`; `whole`: points only."""
+
+    def __init__(self, low: float, high: float, whole: bool = False) -> None:
+        super().__init__(f"{'a point' if whole else 'a number'} from {low:g} to {high:g}")
+        self.low, self.high, self.whole = low, high, whole
+        self.least, self.most = math.inf, -math.inf
+        """Of all answers so far."""
+
+    def read(self, value: Any, place: str, key: str) -> float:
+        """The value as a number on the scale. Unusable when it is missing, DataError when it is no number."""
+        number = as_number(value, place, key)
+        self.least, self.most = min(self.least, number), max(self.most, number)
+        self.holds(self.low <= number <= self.high and (not self.whole or number.is_integer()), value, place, key)
+        return number

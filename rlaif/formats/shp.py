@@ -9,8 +9,7 @@ from pydantic import Field
 
 from rlaif.formats.format import Format
 from rlaif.formats.rows import SourceRow
-from rlaif.formats.scale import NumberScale
-from rlaif.formats.sheet import Sheet, number, said_by
+from rlaif.formats.sheet import NumberScale, Sheet, as_number, said_by
 from rlaif.formats.signals import Columns, label_columns, with_strength
 
 
@@ -30,7 +29,10 @@ class Shp(Format):
             self.require(row, *columns, "labels", *(["score_ratio"] if self.min_ratio > 1 else []))
             with sheet.attempt(row.place):
                 label = scale.read(row.value["labels"], row.place, "labels")
-                if self.min_ratio > 1 and number(row, "score_ratio") < self.min_ratio:
+                if (
+                    self.min_ratio > 1
+                    and as_number(row.value["score_ratio"], row.place, "score_ratio") < self.min_ratio
+                ):
                     sheet.tally("below_min_ratio")
                     continue
                 label_columns(row, columns, with_strength(row, label), said_by(row), sheet)

@@ -237,7 +237,7 @@ def _trusted_labels(recipe: Recipe, run: Run) -> tuple[list[Judgment], dict[str,
     check_human_failures(gold, recipe.preferences.max_human_failures)
     found = trusted(data.judgments, gold.judgments, section, recipe.seed)
     write_json(run.annotators, found.examined.summary())
-    for name, reason in found.removed.items():
+    for name, reason in found.examined.removed.items():
         say(f"  left out, all labels of {name}: {reason}")
     write_jsonl(run.human_edits, data.edits)
     write_jsonl(run.human_demonstrations, data.demonstrations)

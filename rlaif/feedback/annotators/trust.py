@@ -61,21 +61,6 @@ class Trusted(NamedTuple):
     """One a pair, in the order in which the pairs first come."""
     examined: Examined
 
-    @property
-    def reports(self) -> list[AnnotatorReport]:
-        """On everyone, those who are removed too."""
-        return self.examined.reports
-
-    @property
-    def removed(self) -> dict[str, str]:
-        """The reason, by annotator."""
-        return self.examined.removed
-
-    @property
-    def alpha(self) -> Alpha | None:
-        """Agreement of all annotators."""
-        return self.examined.alpha
-
 
 def examine(judgments: Sequence[Judgment], gold: Sequence[Judgment], section: AnnotatorsSection, seed: int) -> Examined:
     """Reports on all annotators and who of them is to be removed; `gold`: judgments known to be right.

@@ -210,6 +210,7 @@ def test_the_limit_takes_the_same_pairs_whatever_the_order(tmp_path):
 
 
 SIGNED = [{"prompt": "Which?", "first": "pear", "second": "stone", "score": -3}]
+HUB = "{kind: hub, dataset: some/set}"
 FORM = "{kind: likert, points: 7, scale: signed, response_a: first, response_b: second, rating: score}"
 
 
@@ -246,6 +247,19 @@ def test_a_source_that_is_none_is_one_line(text, said):
     with pytest.raises(ConfigError, match=said) as caught:
         read_gold([text])
     assert "\n" not in str(caught.value) and str(caught.value).startswith("--gold ")
+
+
+def test_a_data_set_of_the_hub_is_gold(monkeypatch):
+    """Its hash is that of what it says: the same rows with another choice have another."""
+    tables = [[{"prompt": "Which?", "chosen": x, "rejected": y}] for x, y in (("pear", "stone"), ("stone", "pear"))]
+    constitution = load_constitution("harmlessness")
+    hashes = []
+    for table in tables:
+        monkeypatch.setattr("datasets.load_dataset", lambda *_, table=table, **__: table)
+        for found in (read_gold([HUB]), teaching_labels([HUB], constitution)):
+            assert (found.files[0].name, found.files[0].rows, found.files[0].pairs) == ("set", 1, 1)
+            hashes.append(found.files[0].sha256)
+    assert len(set(hashes)) == 4
 
 
 OPTION = re.compile(r"\n \(([AB])\) \[\[\[(.*?)\]\]\](?=\n)", re.DOTALL)

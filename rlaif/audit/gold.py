@@ -16,7 +16,7 @@ from rlaif.feedback.human import read_source, source_files, source_of
 from rlaif.formats import HumanHub, LabelSource
 from rlaif.formats.sheet import HumanData
 from rlaif.jsonl import dumps
-from rlaif.records import Failure, Judgment, Record, content_id
+from rlaif.records import Failure, Judgment, content_id
 from rlaif.run import Run
 
 NO_RUN = Run(Path("."))
@@ -34,7 +34,7 @@ class GoldFile(NamedTuple):
 
 
 class Gold(NamedTuple):
-    """One human judgment a pair, in the order in which the pairs first appear."""
+    """One human judgment per pair, in the order in which the pairs first appear."""
 
     judgments: tuple[Judgment, ...]
     failures: tuple[Failure, ...]
@@ -90,7 +90,7 @@ def read_gold(given: Sequence[Path | str], limit: int | None = None) -> Gold:
             rows = data.counts["rows"]
             raise DataError(f"{place_of(source)}: not one usable pair with a human label in {rows} rows{first}")
         failures += data.failures
-        counts.append((name, sha256_of(source, data.judgments), data.counts["rows"], len(data.failures)))
+        counts.append((name, sha256_of(source, map(dumps, data.judgments)), data.counts["rows"], len(data.failures)))
     chosen = _limited(list(labels), limit)
     used = [file_of[pair_id] for pair_id in chosen]
     return Gold(
@@ -115,10 +115,10 @@ def source_names(sources: Sequence[LabelSource]) -> list[str]:
     return [f"{p.parent.name}/{p.name}" if names.count(p.name) > 1 else p.name for p in places]
 
 
-def sha256_of(source: LabelSource, read: Iterable[Record]) -> str:
-    """The hash of the source's file, or of what was read from the hub."""
+def sha256_of(source: LabelSource, read: Iterable[str]) -> str:
+    """The hash of the source's file; of a data set of the hub, of the labels that were `read`."""
     if isinstance(source, HumanHub):
-        return hashlib.sha256("\n".join(map(dumps, read)).encode()).hexdigest()
+        return hashlib.sha256("\n".join(read).encode()).hexdigest()
     return hashlib.sha256(place_of(source).read_bytes()).hexdigest()
 
 

@@ -76,7 +76,7 @@ def read_labels(given: Sequence[Path | str], constitution: Constitution) -> Pair
             found.setdefault(label.pair.id, []).append(label)
         failures += failed
         others += other
-        files.append(GoldFile(name, sha256_of(source, [label.pair for label in said]), rows, len(failed), pairs))
+        files.append(GoldFile(name, sha256_of(source, map(repr, said)), rows, len(failed), pairs))
     return PairLabels(
         labels=tuple(_merged(found[pair_id]) for pair_id in sorted(found)),
         failures=tuple(failures),

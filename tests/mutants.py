@@ -27,7 +27,7 @@ MASKS, PACKING = "models/local/masks.py", "models/local/packing.py"
 POLICY_MODEL, SCALAR = "training/policy_model.py", "training/scalar_model.py"
 SESSION, ATTENTION, HEAD = "training/session.py", "models/local/attention.py", "training/head.py"
 LABELS, LIKELIHOOD = "models/labels.py", "models/local/likelihood.py"
-RATIO, CONTRAST, SCORE = "feedback/ratio.py", "feedback/judge/contrast.py", "feedback/judge/score.py"
+RATIO, CONTRAST, RATE = "feedback/ratio.py", "feedback/judge/contrast.py", "feedback/judge/rate.py"
 FLEX, TOKENS = "models/local/flex.py", "models/local/tokens.py"
 ESTIMATORS, ROLLOUT = "training/optimise/estimators.py", "training/optimise/rollout.py"
 UPDATES = "training/optimise/updates.py"
@@ -81,9 +81,9 @@ FAULTS = [
         "a response that a token limit cut off is judged by the end that it does not have",
     ),
     Fault(
-        SCORE,
-        "by_ratio(mode, section) if isinstance(mode, ContrastMode)",
-        "by_ratio(mode, section) if not isinstance(mode, ContrastMode)",
+        RATE,
+        "return contrast.requests(mode, template, prompt, text, by)",
+        "pass",
         "test_contrast.py::test_each_response_is_read_under_both_instructions_and_asked_about_once",
         "contrast asks for labels",
     ),
@@ -696,8 +696,8 @@ FAULTS = [
     ),
     Fault(
         JUDGE_MATERIAL,
-        "Question(0, principle, first), constitution, template) for first in ORDERS",
-        "Question(0, principle, first), constitution, template) for first in ORDERS[::-1]",
+        "constitution, pair, principle, first) for first in ORDERS)",
+        "constitution, pair, principle, first) for first in ORDERS[::-1])",
         "test_judge_train_labels.py::test_what_is_taught_are_the_very_requests_that_judging_makes[compare]",
         "both orders are taught the wrong response",
     ),

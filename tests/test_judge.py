@@ -244,7 +244,7 @@ def test_progress_counts_pairs() -> None:
     seen: list[int] = []
     mixed = constitution(SHORT, judged("kind", tags=["soft"]))
     run([pair("x", "y"), pair("x", "z", tags=("soft",)), pair("x", "w")], mixed, progress=seen.append)
-    assert seen == [2, 1]  # the two that ask nothing, then the one that was judged
+    assert seen == [1, 1, 1]
     seen.clear()
     run([pair("x", "y"), pair("x", "z")], progress=seen.append)
     assert seen == [1, 1]

@@ -21,7 +21,7 @@ from rlaif.config.feedback import LabelSection
 from rlaif.config.models import ClientModel
 from rlaif.constitution import Constitution, Principle
 from rlaif.errors import ModelError
-from rlaif.feedback.judge.compare import judge_pairs
+from rlaif.feedback.judge import judge_pairs
 from rlaif.feedback.judge.result import JudgeResult
 from rlaif.jsonl import write_jsonl
 from rlaif.models.cache import CachedModel, cache_summary

@@ -385,14 +385,14 @@ def test_a_pair_of_one_text_is_refused() -> None:
 @pytest.mark.parametrize("mode", MODES)
 def test_progress_counts_every_pair(mode: ScoreMode | ChecklistMode) -> None:
     texts = ["one", "two", "three", "four"]
-    pairs = [pair(a, b) for i, a in enumerate(texts) for b in texts[i + 1 :]]
+    prompts = [PROMPT, Prompt.of((Message(role="user", content="how?"),))]
+    pairs = [Pair.of(p, a, b) for p in prompts for i, a in enumerate(texts) for b in texts[i + 1 :]]
     steps: list[int] = []
     run(mode, pairs, progress=steps.append)
-    assert sum(steps) == len(pairs) == 6
-    assert len(steps) == 4, "as the responses are finished, not all at the end"
+    assert steps == [6, 6], "as the prompts are finished, not all at the end"
     steps.clear()
     run(mode, pairs, constitution(SHORT), progress=steps.append)
-    assert sum(steps) == 6
+    assert sum(steps) == 12
 
 
 # ----------------------------------------------------------------------------------------------------- as a reward

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from rlaif.audit.distill.settings import DistillSettings
 from rlaif.constitution.wording import vague
-from rlaif.feedback.judge.asking import ask
+from rlaif.feedback.judge.drive import Work, drive
 from rlaif.feedback.judge.result import Cost
 from rlaif.feedback.sample import Progress
 from rlaif.models.chat import ChatModel, ChatRequest
@@ -51,23 +51,24 @@ def propose(
     progress: Progress | None = None,
 ) -> Proposed:
     """`settings.per_pair` proposals for each labelled pair. `progress` counts pairs."""
-    units = [index for index in range(len(labels)) for _ in range(settings.per_pair)]
-    requests = [
+    works = (_propose(label, template, settings, seed) for label in labels)
+    found, cost = drive(model, works, lambda _: progress(1) if progress else None)
+    return Proposed(tuple(proposal for each in found for proposal in each), cost)
+
+
+def _propose(label: Judgment, template: JudgeTemplate, settings: DistillSettings, seed: int) -> Work[list[Proposal]]:
+    messages = template.render(prompt=label.pair.prompt, responses=preferred_first(label))
+    replies = yield [
         ChatRequest(
-            messages=template.render(prompt=label.pair.prompt, responses=preferred_first(label)),
+            messages=messages,
             max_tokens=settings.max_tokens,
             temperature=0.0 if settings.per_pair == 1 else settings.temperature,
             seed=derive_seed(seed, "distill", label.pair.id, number),
         )
-        for label in labels
         for number in range(settings.per_pair)
     ]
-    replies = ask(model, requests, units, len(labels), progress)
-    proposals = []
-    for index, reply in zip(units, replies, strict=True):
-        text, fault = (reply.error, "model error") if reply.error is not None else cleaned(reply.text)
-        proposals.append(Proposal(labels[index].pair.id, text, fault))
-    return Proposed(tuple(proposals), Cost.of(replies))
+    read = [(reply.error, "model error") if reply.error is not None else cleaned(reply.text) for reply in replies]
+    return [Proposal(label.pair.id, text, fault) for text, fault in read]
 
 
 def preferred_first(label: Judgment) -> tuple[str, str]:

@@ -14,15 +14,14 @@ from typing import TYPE_CHECKING, NamedTuple
 from rlaif.audit.judge_training.labels import PairLabel
 from rlaif.audit.judge_training.split import key_of
 from rlaif.config import Recipe
-from rlaif.config.feedback import LabelSection, Mean
+from rlaif.config.feedback import Mean
 from rlaif.config.judging import ChecklistMode, CompareMode, ContrastMode, ScoreMode
 from rlaif.constitution import Constitution, Principle
 from rlaif.errors import ConfigError, DataError
 from rlaif.feedback.judge.asking import check_texts
-from rlaif.feedback.judge.compare import ORDERS, Question, messages, plan
-from rlaif.feedback.judge.contrast import by_ratio
-from rlaif.feedback.judge.score import question_text
-from rlaif.feedback.ratio import TAU
+from rlaif.feedback.judge.compare import ORDERS, plan, question
+from rlaif.feedback.judge.contrast import tau_of
+from rlaif.feedback.judge.rate import requests_of as requests_about
 from rlaif.feedback.verdict import draw
 from rlaif.models.chat import ChatRequest
 from rlaif.records import Pair, Prompt, derive_seed
@@ -123,37 +122,18 @@ def without_long(material: JudgeTrainMaterial, encoder: Encoder, max_length: int
 
 def requests_of(mode: Mode, constitution: Constitution) -> Requests:
     """What judging asks about a pair by one principle, in the order that `training.judge.lessons.JudgeQuestion` has."""
-    if isinstance(mode, ContrastMode):
-        asking = by_ratio(mode, LabelSection())
-
-        def contrast(pair: Pair, principle: Principle) -> tuple[ChatRequest, ...]:
-            prompt = Prompt(id=pair.prompt_id, messages=pair.prompt, tags=pair.tags)
-            both = (asking.requests(prompt, text, principle, constitution) for text in (pair.a, pair.b))
-            return tuple(request for each in both for request in each)
-
-        return contrast
     template = load_template(mode.template, mode.kind)
 
     def compare(pair: Pair, principle: Principle) -> tuple[ChatRequest, ...]:
-        asked = (messages(pair, Question(0, principle, first), constitution, template) for first in ORDERS)
-        return tuple(ChatRequest(messages=each, labels=template.labels) for each in asked)
-
-    if isinstance(mode, CompareMode):
-        return compare
+        return tuple(question(template, constitution, pair, principle, first) for first in ORDERS)
 
     def rate(pair: Pair, principle: Principle) -> tuple[ChatRequest, ...]:
-        asked = (
-            template.render(
-                prompt=pair.prompt,
-                responses=(text,),
-                preamble=constitution.preamble,
-                principle=question_text(principle, mode),
-            )
-            for text in (pair.a, pair.b)
-        )
-        return tuple(ChatRequest(messages=each, labels=template.labels) for each in asked)
+        assert not isinstance(mode, CompareMode)
+        prompt = Prompt(id=pair.prompt_id, messages=pair.prompt, tags=pair.tags)
+        about = (requests_about(mode, template, constitution, prompt, text, principle) for text in (pair.a, pair.b))
+        return tuple(request for each in about for request in each)
 
-    return rate
+    return compare if isinstance(mode, CompareMode) else rate
 
 
 def method_of(mode: Mode, mass_weight: float) -> JudgeMethod:
@@ -163,7 +143,7 @@ def method_of(mode: Mode, mass_weight: float) -> JudgeMethod:
     if isinstance(mode, CompareMode):
         return Comparing()
     if isinstance(mode, ContrastMode):
-        return Contrasting(mode.length, mode.tau or TAU[mode.length])
+        return Contrasting(mode.length, tau_of(mode))
     return Rating(mode.kind, mass_weight)
 
 

@@ -1,4 +1,4 @@
-"""What every way of judging shares: ask many requests at once, read label tokens, say where a label came from.
+"""What every way of judging shares: the bench, reading replies, and the rows of what has no verdict.
 
 Nothing here retries or caches (the models do) and nothing here guesses: a reply that is no verdict is a `NoVerdict`.
 """
@@ -6,20 +6,23 @@ Nothing here retries or caches (the models do) and nothing here guesses: a reply
 from __future__ import annotations
 
 import math
-import os
-from collections import Counter
-from collections.abc import Callable, Hashable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from rlaif.config.feedback import LabelSection
+from rlaif.config.judging import MemberMode, RankMode, ReviseMode
 from rlaif.constitution import Constitution, Principle
 from rlaif.errors import ConfigError
-from rlaif.feedback.rating import Scale
-from rlaif.feedback.sample import Progress
-from rlaif.models.chat import ChatModel, ChatRequest, Reply, excess, is_logprob, no_answer
+from rlaif.feedback.judge.drive import Work
+from rlaif.feedback.judge.result import Outcome, Part
+from rlaif.models.chat import ChatModel, Reply, excess, is_logprob, no_answer
 from rlaif.patterns import Endless
-from rlaif.records import Failure, PrincipleScore, Prompt, Provenance
-from rlaif.templates import JudgeTemplate
+from rlaif.records import Failure, Pair, Provenance, Side
+from rlaif.templates import JudgeTemplate, Kind, load_template
+
+M = TypeVar("M", bound=MemberMode | RankMode | ReviseMode)
+Sampling = dict[str, float | int | str]
 
 
 class NoVerdict(NamedTuple):
@@ -29,50 +32,62 @@ class NoVerdict(NamedTuple):
     detail: str
 
 
-class Asking(NamedTuple):
-    """How one mode asks about one response by one principle, and what it makes of the replies."""
+class Bench(NamedTuple, Generic[M]):
+    """What all units of one mode are judged with."""
 
+    mode: M
+    constitution: Constitution
     template: JudgeTemplate
-    scale: Scale
-    requests: Callable[[Prompt, str, Principle, Constitution], tuple[ChatRequest, ...]]
-    read: Callable[[Principle, Sequence[Reply]], PrincipleScore | NoVerdict]
-    """From the replies to these requests."""
-    sampling: dict[str, float | int | str]
-    """For the provenance."""
+    section: LabelSection
+    seed: int
+    annotator: Callable[[], str]
+    """Known, as the provenance is, once the model was asked: of two models that take turns, one opens late."""
+    provenance: Callable[[], Provenance]
 
 
-def ask(
-    model: ChatModel,
-    requests: Sequence[ChatRequest],
-    unit_of_request: Sequence[int],
-    n_units: int,
-    progress: Progress | None,
-) -> list[Reply]:
-    """All replies in order. `progress` counts units (pairs, responses): one is finished with its last reply, or at
-    once if it asks nothing."""
-    waiting = Counter(unit_of_request)
+class Way(NamedTuple):
+    """How one mode judges: what it does for a unit of work, and what its bench needs."""
 
-    def on_replies(replies: Sequence[tuple[int, Reply]]) -> None:
-        waiting.subtract(unit_of_request[index] for index, _ in replies)
-        done = [unit for unit in {unit_of_request[index] for index, _ in replies} if not waiting[unit]]
-        if progress is not None and done:
-            progress(len(done))
+    work: Callable[[Bench[Any], Any], Work[Part]]
+    """Of a list: one pair, or with `by_prompt` all pairs of a prompt. `revise` takes a response."""
+    template: Kind
+    sampling: Callable[[Bench[Any]], Sampling]
+    """What the mode adds to the provenance."""
+    by_prompt: bool = False
+    title: str = ""
+    """What the annotator is called after the model, where that is not the template's name."""
 
-    if progress is not None and len(waiting) < n_units:
-        progress(n_units - len(waiting))
-    return model.chat(requests, on_replies) if requests else []
+    def bench(
+        self,
+        model: ChatModel,
+        mode: M,
+        constitution: Constitution,
+        section: LabelSection,
+        seed: int,
+        template: JudgeTemplate | None = None,
+    ) -> Bench[M]:
+        """With the mode's template, or another one. ConfigError for a template that is none of its kind."""
+        used = template or load_template(mode.template, self.template)
+
+        def origin() -> Provenance:
+            return provenance(model, constitution, used, section, self.sampling(bench))
+
+        def annotator() -> str:
+            return f"{model.name}:{self.title or used.name}"
+
+        bench = Bench(mode, constitution, used, section, seed, annotator, cache(origin))
+        return bench
 
 
-def with_shared_prefix(requests: Sequence[ChatRequest], groups: Sequence[Hashable]) -> list[ChatRequest]:
-    """The requests, each told how much of its last message is the same in all requests of its group."""
-    together: dict[Hashable, list[str]] = {}
-    for request, group in zip(requests, groups, strict=True):
-        together.setdefault(group, []).append(request.messages[-1].content)
-    shared = {key: len(os.path.commonprefix(t)) for key, t in together.items() if len(t) > 1}  # noqa: RUF071 (by character)
-    return [
-        request.model_copy(update={"shared_prefix": shared.get(group, 0)})
-        for request, group in zip(requests, groups, strict=True)
-    ]
+def alone(judge: Callable[[Bench[Any], Pair], Work[Outcome]]) -> Callable[[Bench[Any], list[Pair]], Work[Part]]:
+    """The work of a mode that judges each pair by itself."""
+
+    def work(bench: Bench[Any], pairs: list[Pair]) -> Work[Part]:
+        (pair,) = pairs
+        outcome = yield from judge(bench, pair)
+        return Part([outcome])
+
+    return work
 
 
 def label_logprobs(reply: Reply, labels: Sequence[str], min_mass: float) -> dict[str, float] | NoVerdict:
@@ -114,7 +129,7 @@ def provenance(
     constitution: Constitution,
     template: JudgeTemplate,
     section: LabelSection,
-    sampling: dict[str, float | int | str],
+    sampling: Sampling,
 ) -> Provenance:
     """Where a judgment came from; `sampling` is what the mode adds to the margin of checked principles."""
     knobs = section.aggregation.model_dump(exclude={"kind"})
@@ -148,9 +163,15 @@ def check_texts(constitution: Constitution, mode: str) -> None:
             )
 
 
-def choice_sampling(template: JudgeTemplate, seed: int) -> dict[str, float | int | str]:
-    """How one forced choice among the template's labels is asked, for `provenance`."""
-    return {"labels": " ".join(template.labels), "temperature": 0.0, "max_tokens": 1, "seed": seed}
+def choice_sampling(bench: Bench[Any]) -> Sampling:
+    """How one forced choice among the template's labels is asked."""
+    return {"labels": " ".join(bench.template.labels), "temperature": 0.0, "max_tokens": 1, "seed": bench.seed}
+
+
+def failed(identity: str, principle: Principle | None, why: NoVerdict, first: Side | None = None) -> Failure:
+    """The row of a pair or a response of which a question has no verdict."""
+    name = principle.id if principle else None
+    return Failure(stage="label", id=identity, reason=why.reason, detail=why.detail, principle=name, first=first)
 
 
 def no_principle(identity: str, tags: Sequence[str]) -> Failure:

@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rlaif.config.feedback import LabelSection, SampleOne
 from rlaif.constitution import Constitution, Principle
 from rlaif.feedback.judge.asking import (
+    Bench,
     NoVerdict,
-    ask,
+    Way,
+    alone,
     choice_sampling,
+    failed,
     label_logprobs,
     no_end,
     no_principle,
-    provenance,
-    with_shared_prefix,
 )
-from rlaif.feedback.judge.result import Cost, JudgeResult
-from rlaif.feedback.sample import Progress
+from rlaif.feedback.judge.drive import Work, sharing
+from rlaif.feedback.judge.result import Outcome
 from rlaif.feedback.verdict import Decided, aggregate, checked, draw, judged
-from rlaif.models.chat import ChatModel, ChatRequest
+from rlaif.models.chat import ChatRequest, Reply
 from rlaif.patterns import Endless
-from rlaif.records import Failure, Judgment, Messages, Pair, PrincipleJudgment, Provenance, Side, Verdict
+from rlaif.records import Failure, Judgment, Pair, PrincipleJudgment, Side, Verdict
 from rlaif.templates import JudgeTemplate
 
 ORDERS: tuple[Side, Side] = ("a", "b")
@@ -39,87 +40,72 @@ class Plan(NamedTuple):
     failure: Failure | None = None
 
 
-class Question(NamedTuple):
-    """What one request asks."""
-
-    pair: int
-    principle: Principle
-    first: Side
-
-
-def judge_pairs(
-    model: ChatModel,
-    pairs: Sequence[Pair],
-    constitution: Constitution,
-    template: JudgeTemplate,
-    section: LabelSection,
-    seed: int,
-    progress: Progress | None = None,
-) -> JudgeResult:
-    """Judge each pair on every principle that applies to its tags, in both orders.
+def compare(bench: Bench[Any], pair: Pair) -> Work[Outcome]:
+    """Judge the pair on every principle that applies to its tags, in both orders.
 
     A principle with a check is decided by code when exactly one response passes; when both or neither do, it
     is judged if it has a `compare` text and is even otherwise. With `sample`, only the drawn principle
     counts, plus the checks of veto principles, which cost nothing. A pair with any failed question, to
-    which no principle applies, or on which a check comes to no end, stays unlabelled. `progress` counts pairs. Raises
-    ValueError for a pair of one text.
+    which no principle applies, or on which a check comes to no end, stays unlabelled. Raises ValueError for a pair of
+    one text.
     """
-    plans = [plan(pair, constitution, section, seed) for pair in pairs]
-    questions = questions_of(plans)
-    requests = with_shared_prefix(
+    needs = plan(pair, bench.constitution, bench.section, bench.seed)
+    if needs.failure:
+        return [needs.failure]
+    questions = [(principle, first) for first in ORDERS for principle in needs.asked]
+    requests = [question(bench.template, bench.constitution, pair, *each) for each in questions]
+    # Those of one order stand together: the engine caches the text before the principle.
+    half = len(needs.asked)
+    replies = yield [*sharing(requests[:half]), *sharing(requests[half:])]
+    found = [verdict(bench, pair, *each, reply) for each, reply in zip(questions, replies, strict=True)]
+    if failures := [one for one in found if isinstance(one, Failure)]:
+        return failures
+    said = {(p.id, first): one for (p, first), one in zip(questions, found, strict=True) if isinstance(one, Verdict)}
+    return judgment(
+        bench,
+        pair,
         [
-            ChatRequest(messages=messages(pairs[q.pair], q, constitution, template), labels=template.labels)
-            for q in questions
+            (p, needs.checked.get(p.id) or judged(p.id, *(said[p.id, first] for first in ORDERS)))
+            for p in needs.principles
         ],
-        [(q.pair, q.first) for q in questions],
-    )
-    replies = ask(model, requests, [q.pair for q in questions], len(pairs), progress)
-
-    verdicts: dict[tuple[int, str], list[Verdict]] = {}
-    failures = undecidable(plans)
-    for question, reply in zip(questions, replies, strict=True):
-        found = label_logprobs(reply, template.labels, section.min_label_mass)
-        if isinstance(found, NoVerdict):
-            failures.setdefault(question.pair, []).append(failure(pairs, question, found))
-        else:
-            first, second = found.values()
-            verdict = Verdict(first=question.first, logprob_first=first, logprob_second=second)
-            verdicts.setdefault((question.pair, question.principle.id), []).append(verdict)
-
-    origin = provenance(model, constitution, template, section, choice_sampling(template, seed))
-    decided = [
-        None
-        if index in failures
-        else [(p, needs.checked.get(p.id) or judged(p.id, *verdicts[index, p.id])) for p in needs.principles]
-        for index, needs in enumerate(plans)
-    ]
-    return JudgeResult(
-        judgments=judgments_of(pairs, decided, section, seed, f"{model.name}:{template.name}", origin),
-        failures=tuple(row for index in sorted(failures) for row in failures[index]),
-        cost=Cost.of(replies),
     )
 
 
-def judgments_of(
-    pairs: Sequence[Pair],
-    decided: Sequence[Sequence[Decided] | None],
-    section: LabelSection,
-    seed: int,
-    annotator: str,
-    origin: Provenance,
-) -> tuple[Judgment, ...]:
-    """A judgment for each pair whose principles are all decided; None stands for a pair that failed."""
-    return tuple(
-        Judgment(
-            pair=pair,
-            source="ai",
-            annotator=annotator,
-            p_a=aggregate(principles, section.aggregation, section.check_margin, seed, pair.id),
-            principles=tuple(judgment for _, judgment in principles),
-            provenance=origin,
-        )
-        for pair, principles in zip(pairs, decided, strict=True)
-        if principles is not None
+def question(
+    template: JudgeTemplate, constitution: Constitution, pair: Pair, principle: Principle, first: Side
+) -> ChatRequest:
+    """The forced choice: the pair in this order, the principle's `compare` text last."""
+    shown = pair if first == "a" else pair.swapped()
+    messages = template.render(
+        prompt=pair.prompt,
+        responses=(shown.a, shown.b),
+        preamble=constitution.preamble,
+        principle=principle.compare or "",
+    )
+    return ChatRequest(messages=messages, labels=template.labels)
+
+
+def verdict(
+    bench: Bench[Any], pair: Pair, principle: Principle, first: Side, reply: Reply, reason: str = ""
+) -> Verdict | Failure:
+    """What the reply to a forced choice says, or why it says nothing."""
+    found = label_logprobs(reply, bench.template.labels, bench.section.min_label_mass)
+    if isinstance(found, NoVerdict):
+        return failed(pair.id, principle, found, first)
+    one, other = found.values()
+    return Verdict(first=first, logprob_first=one, logprob_second=other, reason=reason)
+
+
+def judgment(bench: Bench[Any], pair: Pair, decided: Sequence[Decided]) -> Judgment:
+    """Of a pair all of whose principles are decided."""
+    section = bench.section
+    return Judgment(
+        pair=pair,
+        source="ai",
+        annotator=bench.annotator(),
+        p_a=aggregate(decided, section.aggregation, section.check_margin, bench.seed, pair.id),
+        principles=tuple(one for _, one in decided),
+        provenance=bench.provenance(),
     )
 
 
@@ -147,39 +133,4 @@ def plan(pair: Pair, constitution: Constitution, section: LabelSection, seed: in
     return Plan(candidates, by_code, tuple(p for p in ask if p.id not in by_code), failure)
 
 
-def questions_of(plans: Sequence[Plan]) -> list[Question]:
-    """All questions. Those of one (pair, order) stand together: the engine caches the text before the principle."""
-    return [
-        Question(index, principle, first)
-        for index, needs in enumerate(plans)
-        for first in ORDERS
-        for principle in needs.asked
-    ]
-
-
-def messages(pair: Pair, question: Question, constitution: Constitution, template: JudgeTemplate) -> Messages:
-    """The judge's prompt: the pair in the question's order, the principle's `compare` text last."""
-    shown = pair if question.first == "a" else pair.swapped()
-    return template.render(
-        prompt=pair.prompt,
-        responses=(shown.a, shown.b),
-        preamble=constitution.preamble,
-        principle=question.principle.compare or "",
-    )
-
-
-def undecidable(plans: Sequence[Plan]) -> dict[int, list[Failure]]:
-    """The failures that are known before anything is asked, by the pair's index."""
-    return {index: [needs.failure] for index, needs in enumerate(plans) if needs.failure}
-
-
-def failure(pairs: Sequence[Pair], question: Question, why: NoVerdict) -> Failure:
-    """The row of a question that has no verdict."""
-    return Failure(
-        stage="label",
-        id=pairs[question.pair].id,
-        reason=why.reason,
-        detail=why.detail,
-        principle=question.principle.id,
-        first=question.first,
-    )
+WAY = Way(alone(compare), "compare", choice_sampling)

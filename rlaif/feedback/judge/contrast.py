@@ -9,40 +9,46 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 
-from rlaif.config.feedback import LabelSection
 from rlaif.config.judging import ContrastMode
-from rlaif.constitution import Constitution, Principle
-from rlaif.feedback.judge.asking import Asking, NoVerdict
-from rlaif.feedback.ratio import TAU, rated, ratio_scale
+from rlaif.constitution import Principle
+from rlaif.feedback.judge.asking import NoVerdict, Sampling
+from rlaif.feedback.ratio import TAU, rated
 from rlaif.models.chat import ChatModel, ChatRequest, OnReplies, Reply, answers
 from rlaif.records import DensityRatio, PrincipleScore, Prompt, content_id
-from rlaif.templates import load_template
+from rlaif.templates import JudgeTemplate
 
 
-def by_ratio(mode: ContrastMode, section: LabelSection) -> Asking:
-    """Two requests for each response and principle: what follows `for`, and what follows `against`."""
-    template = load_template(mode.template, "contrast")
-    tau = mode.tau or TAU[mode.length]
+def requests(
+    mode: ContrastMode, template: JudgeTemplate, prompt: Prompt, text: str, principle: Principle
+) -> list[ChatRequest]:
+    """How likely the response is under `for`, and under `against`."""
+    assert principle.contrast is not None, "a principle without instructions is not asked about"
+    told, opposite = (
+        ChatRequest(messages=template.instructed(prompt.messages, instruction), answer=template.defused(text))
+        for instruction in (principle.contrast.for_, principle.contrast.against)
+    )
+    return [told, opposite.model_copy(update={"second": mode.against is not None})]
 
-    def requests(prompt: Prompt, text: str, principle: Principle, _: Constitution) -> tuple[ChatRequest, ChatRequest]:
-        assert principle.contrast is not None, "a principle without instructions is not asked about"
-        told, opposite = (
-            ChatRequest(messages=template.instructed(prompt.messages, instruction), answer=template.defused(text))
-            for instruction in (principle.contrast.for_, principle.contrast.against)
-        )
-        return told, opposite.model_copy(update={"second": mode.against is not None})
 
-    def read(principle: Principle, replies: Sequence[Reply]) -> PrincipleScore | NoVerdict:
-        for reply in replies:
-            if (problem := _unread(reply)) is not None:
-                return problem
-        told, opposite = (reply.likelihood for reply in replies)
-        assert told is not None and opposite is not None
-        ratio = DensityRatio(logprob_for=told.logprob, logprob_against=opposite.logprob, tokens=told.tokens)
-        return rated(principle, ratio, mode.length, tau)
+def read(mode: ContrastMode, principle: Principle, replies: Sequence[Reply]) -> PrincipleScore | NoVerdict:
+    """From the replies to these requests."""
+    for reply in replies:
+        if (problem := _unread(reply)) is not None:
+            return problem
+    told, opposite = (reply.likelihood for reply in replies)
+    assert told is not None and opposite is not None
+    ratio = DensityRatio(logprob_for=told.logprob, logprob_against=opposite.logprob, tokens=told.tokens)
+    return rated(principle, ratio, mode.length, tau_of(mode))
 
-    sampling: dict[str, float | int | str] = {"length": mode.length, "tau": tau}
-    return Asking(template, ratio_scale(section.check_margin), requests, read, sampling)
+
+def tau_of(mode: ContrastMode) -> float:
+    """The mode's own, or the usual one of its length."""
+    return mode.tau or TAU[mode.length]
+
+
+def sampling(mode: ContrastMode) -> Sampling:
+    """For the provenance."""
+    return {"length": mode.length, "tau": tau_of(mode)}
 
 
 def _unread(reply: Reply) -> NoVerdict | None:
@@ -59,7 +65,7 @@ Opened = Callable[[], AbstractContextManager[ChatModel]]
 
 class Versus:
     """Two models as one judge: requests that are marked `second` go to the second. One at a time is open, since two may
-    not fit the GPU; name and revision are known once both have been."""
+    not fit the GPU; name and revision are known once both are asked."""
 
     def __init__(self, first: Opened, second: Opened) -> None:
         self._opened = (first, second)
@@ -85,8 +91,8 @@ class Versus:
                     on_replies([(places[at], reply) for at, reply in lot])
 
             with opened() as model:
-                found = model.chat([requests[place] for place in places], hand_on)
                 self._known[which] = model.name, model.revision
+                found = model.chat([requests[place] for place in places], hand_on)
             replies |= dict(zip(places, found, strict=True))
         return [replies[place] for place in range(len(requests))]
 

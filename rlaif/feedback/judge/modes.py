@@ -1,43 +1,34 @@
-"""From the recipe's `label.mode` to the function that judges that way: the one place that looks at the kind."""
+"""From the recipe's `label.mode` to judgments: the one place that knows all modes.
+
+A new mode is a file beside this one with its `Way`, a line in `WAYS`, and a section in `config/judging.py`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import groupby
-from typing import assert_never
+from typing import Any
 
 from rlaif.config import Recipe
 from rlaif.config.feedback import LabelSection
-from rlaif.config.judging import (
-    ChecklistMode,
-    CompareMode,
-    ContrastMode,
-    MemberMode,
-    Mode,
-    PanelMode,
-    RankMode,
-    ReasonedMode,
-    ReviseMode,
-    ScoreMode,
-)
+from rlaif.config.judging import CompareMode, ContrastMode, MemberMode, Mode, PanelMode, RankMode, ReviseMode
 from rlaif.config.models import JudgeModel
 from rlaif.config.optimise import BestOfN, OnPolicy
 from rlaif.config.scoring import JudgeScore
 from rlaif.constitution import Constitution, load_constitution
-from rlaif.feedback.judge.asking import check_texts
-from rlaif.feedback.judge.compare import judge_pairs
+from rlaif.feedback.judge import compare, rank, reasoned, score
+from rlaif.feedback.judge.asking import Bench, Way, check_texts
 from rlaif.feedback.judge.contrast import Versus
+from rlaif.feedback.judge.drive import drive
 from rlaif.feedback.judge.panel import combine
-from rlaif.feedback.judge.rank import judge_by_rank
-from rlaif.feedback.judge.rate import judge_by_rating
-from rlaif.feedback.judge.reasoned import judge_reasoned
 from rlaif.feedback.judge.result import JudgeResult
 from rlaif.feedback.sample import Progress
 from rlaif.models.chat import ChatModel
 from rlaif.records import Pair
-from rlaif.templates import load_template
+from rlaif.templates import JudgeTemplate
 
+WAYS: dict[str, Way] = {"compare": compare.WAY, "reasoned": reasoned.WAY, "rank": rank.WAY, **score.WAYS}
 OpenJudge = Callable[[JudgeModel | None], AbstractContextManager[ChatModel]]
 """Opens a judge for a while; None means the recipe's own. One at a time: two may not fit the GPU. Members of a panel
 that follow each other with one model share its opening: starting a judge can take a minute."""
@@ -111,17 +102,43 @@ def judge_with(
     seed: int,
     progress: Progress | None = None,
 ) -> JudgeResult:
-    """The pairs judged by one model in one mode."""
+    """The pairs judged by one model in one mode. `progress` counts pairs."""
     check_texts(constitution, mode.kind)
-    match mode:
-        case CompareMode():
-            template = load_template(mode.template, "compare")
-            return judge_pairs(model, pairs, constitution, template, section, seed, progress)
-        case ReasonedMode():
-            return judge_reasoned(model, mode, pairs, constitution, section, seed, progress)
-        case ScoreMode() | ChecklistMode() | ContrastMode():
-            return judge_by_rating(model, mode, pairs, constitution, section, seed, progress)
-        case RankMode():
-            return judge_by_rank(model, mode, pairs, constitution, section, seed, progress)
-        case _:
-            assert_never(mode)
+    way = WAYS[mode.kind]
+    return _judge(way, way.bench(model, mode, constitution, section, seed), model, pairs, progress)
+
+
+def judge_pairs(
+    model: ChatModel,
+    pairs: Sequence[Pair],
+    constitution: Constitution,
+    template: JudgeTemplate,
+    section: LabelSection,
+    seed: int,
+    progress: Progress | None = None,
+) -> JudgeResult:
+    """The pairs judged by `compare` with this template. `progress` counts pairs."""
+    bench = compare.WAY.bench(model, CompareMode(), constitution, section, seed, template)
+    return _judge(compare.WAY, bench, model, pairs, progress)
+
+
+def _judge(
+    way: Way, bench: Bench[Any], model: ChatModel, pairs: Sequence[Pair], progress: Progress | None
+) -> JudgeResult:
+    units = list(_by_prompt(pairs)) if way.by_prompt else [[place] for place in range(len(pairs))]
+    works = (way.work(bench, [pairs[place] for place in unit]) for unit in units)
+    parts, cost = drive(model, works, lambda number: progress(len(units[number])) if progress else None)
+    outcomes = {
+        place: outcome
+        for unit, part in zip(units, parts, strict=True)
+        for place, outcome in zip(unit, part.outcomes, strict=True)
+    }
+    return JudgeResult.of(parts, (outcomes[place] for place in range(len(pairs))), cost)
+
+
+def _by_prompt(pairs: Sequence[Pair]) -> Iterable[list[int]]:
+    """The places of each prompt's pairs, prompts in the order in which they first come."""
+    places: dict[str, list[int]] = {}
+    for place, pair in enumerate(pairs):
+        places.setdefault(pair.prompt_id, []).append(place)
+    return places.values()

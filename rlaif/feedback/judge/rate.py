@@ -1,74 +1,65 @@
-"""Judge pairs by what is said of each response alone (`score`, `checklist`, `contrast`).
+"""How one response is asked about by one principle in `score`, `checklist` and `contrast`, and how replies are read.
 
-A response that stands in several pairs is asked about once, and no order can bias the judge. `score.py` asks; the
-mathematics is in `feedback/rating.py`.
+The mathematics is in `feedback/rating.py` and `feedback/ratio.py`. Next: `score.py`, which asks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from rlaif.config.feedback import LabelSection
-from rlaif.constitution import Constitution
-from rlaif.feedback.judge.compare import Plan, judgments_of, plan, undecidable
-from rlaif.feedback.judge.result import JudgeResult
-from rlaif.feedback.judge.score import RateMode, paced, scale_of, score_responses
-from rlaif.feedback.rating import Scale, compared
-from rlaif.feedback.sample import Progress
-from rlaif.feedback.verdict import Decided
-from rlaif.models.chat import ChatModel
-from rlaif.records import Failure, Pair, Prompt, Score
+from rlaif.config.judging import ChecklistMode, ContrastMode, ScoreMode
+from rlaif.constitution import Constitution, Principle
+from rlaif.feedback.judge import contrast
+from rlaif.feedback.judge.asking import Bench, NoVerdict, Sampling, choice_sampling, label_logprobs
+from rlaif.feedback.rating import CHECKLIST, RATING, Scale, answer, rate
+from rlaif.feedback.ratio import ratio_scale
+from rlaif.models.chat import ChatRequest, Reply
+from rlaif.records import PrincipleScore, Prompt
+from rlaif.templates import SHAPES, JudgeTemplate
+
+RateMode = ScoreMode | ChecklistMode | ContrastMode
 
 
-def judge_by_rating(
-    model: ChatModel,
-    mode: RateMode,
-    pairs: Sequence[Pair],
-    constitution: Constitution,
-    section: LabelSection,
-    seed: int,
-    progress: Progress | None = None,
-) -> JudgeResult:
-    """Judge each pair by what is said of its two responses alone, by each principle; see `score_responses`.
-
-    Per principle p(a) is P(a is rated higher) + P(both are rated the same)/2 with `score`, P(only a follows it) +
-    P(both or neither do)/2 with `checklist`, and what `ratio.py` says with `contrast`. With `sample` the drawn
-    principle counts for the pair as in `judge_pairs`, but all are asked about: a response's score is made of all. A
-    pair of which a question failed, or to which no principle applies, stays unlabelled. `progress` counts pairs.
-    """
-    plans = [plan(pair, constitution, section, seed, mode.kind) for pair in pairs]
-    prompts = [Prompt(id=pair.prompt_id, messages=pair.prompt, tags=pair.tags) for pair in pairs]
-    responses = [(prompt, text) for prompt, pair in zip(prompts, pairs, strict=True) for text in (pair.a, pair.b)]
-    counted = paced(progress, len(responses), len(pairs))
-    rated = score_responses(model, mode, responses, constitution, section, seed, counted)
-
-    failures = undecidable(plans)
-    decided: list[list[Decided] | None] = []
-    for index, (pair, needs) in enumerate(zip(pairs, plans, strict=True)):
-        a, b = rated.scores[2 * index : 2 * index + 2]
-        if a is None or b is None or needs.failure:
-            rows = [row for failed in rated.failures[2 * index : 2 * index + 2] for row in failed]
-            failures.setdefault(index, [_of_pair(pair, row) for row in rows])
-            decided.append(None)
-        else:
-            decided.append(_decided(needs, a, b, scale_of(mode, section), section.check_margin))
-    distinct = {(score.id, score.tags): score for score in rated.scores if score is not None}
-    first = next(iter(distinct.values()), None)
-    return JudgeResult(
-        judgments=judgments_of(pairs, decided, section, seed, first.annotator, first.provenance) if first else (),
-        failures=tuple(row for index in sorted(failures) for row in failures[index]),
-        cost=rated.cost,
-        scores=tuple(distinct.values()),
+def requests_of(
+    mode: RateMode, template: JudgeTemplate, constitution: Constitution, prompt: Prompt, text: str, by: Principle
+) -> list[ChatRequest]:
+    """What is asked about the response by the principle: one choice, or with `contrast` two likelihoods."""
+    if isinstance(mode, ContrastMode):
+        return contrast.requests(mode, template, prompt, text, by)
+    # To rate by a question, the judge is also told the reply to wish for.
+    wish = "" if isinstance(mode, ChecklistMode) else f" The desired reply is {(by.desired or '').capitalize()}."
+    messages = template.render(
+        prompt=prompt.messages,
+        responses=(text,),
+        preamble=constitution.preamble,
+        principle=f"{by.question or ''}{wish}",
     )
+    return [ChatRequest(messages=messages, labels=template.labels)]
 
 
-def _decided(needs: Plan, a: Score, b: Score, scale: Scale, margin: float) -> list[Decided]:
-    by_a, by_b = ({score.principle: score for score in response.principles} for response in (a, b))
-    return [
-        (p, needs.checked.get(p.id) or compared(p, by_a[p.id], by_b[p.id], scale, margin)) for p in needs.principles
-    ]
+def read(bench: Bench[Any], principle: Principle, replies: Sequence[Reply]) -> PrincipleScore | NoVerdict:
+    """From the replies to these requests."""
+    mode: RateMode = bench.mode
+    if isinstance(mode, ContrastMode):
+        return contrast.read(mode, principle, replies)
+    found = label_logprobs(replies[0], bench.template.labels, bench.section.min_label_mass)
+    if isinstance(found, NoVerdict):
+        return found
+    # A template may bring its own labels, in the usual order; records hold the usual ones.
+    usual = dict(zip(SHAPES[mode.kind].labels, found.values(), strict=True))
+    return answer(principle, usual) if isinstance(mode, ChecklistMode) else rate(principle, usual)
 
 
-def _of_pair(pair: Pair, failed: Failure) -> Failure:
-    """The failure of one of its responses, as the pair's."""
-    return failed.model_copy(update={"id": pair.id, "detail": f"response {failed.id}: {failed.detail}"})
+def scale_of(mode: RateMode, section: LabelSection) -> Scale:
+    """How this mode values a response by a principle."""
+    if isinstance(mode, ContrastMode):
+        return ratio_scale(section.check_margin)
+    return CHECKLIST if isinstance(mode, ChecklistMode) else RATING
+
+
+def sampling(bench: Bench[Any]) -> Sampling:
+    """For the provenance."""
+    mode: RateMode = bench.mode
+    return contrast.sampling(mode) if isinstance(mode, ContrastMode) else choice_sampling(bench)

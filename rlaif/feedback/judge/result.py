@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from functools import reduce
 from typing import NamedTuple
 
 from rlaif.config.feedback import LabelSection
 from rlaif.errors import JudgeError
 from rlaif.models.chat import Reply
 from rlaif.records import Demonstration, Failure, Judgment, Ranking, Reliability, Revision, Score
+
+Outcome = Judgment | list[Failure]
+"""Of a pair."""
 
 
 class Cost(NamedTuple):
@@ -30,6 +34,16 @@ class Cost(NamedTuple):
         return Cost(*(mine + its for mine, its in zip(self, other, strict=True)))
 
 
+class Part(NamedTuple):
+    """What one unit of work gives: an outcome for each of its pairs, and what its mode keeps besides."""
+
+    outcomes: Sequence[Outcome]
+    scores: tuple[Score, ...] = ()
+    rankings: tuple[Ranking, ...] = ()
+    revisions: tuple[Revision, ...] = ()
+    demonstrations: tuple[Demonstration, ...] = ()
+
+
 class JudgeResult(NamedTuple):
     """Judgments and failures, each in pair order. A pair has a judgment, or failures, never both."""
 
@@ -37,7 +51,7 @@ class JudgeResult(NamedTuple):
     failures: tuple[Failure, ...]
     cost: Cost = Cost()
     scores: tuple[Score, ...] = ()
-    """Of `score` and `checklist`: one for each response."""
+    """Of `score`, `checklist` and `contrast`: one for each response."""
     rankings: tuple[Ranking, ...] = ()
     """Of `rank`: one for each prompt."""
     revisions: tuple[Revision, ...] = ()
@@ -46,6 +60,30 @@ class JudgeResult(NamedTuple):
     """Of `revise`: rows for supervised fine-tuning."""
     reliability: tuple[Reliability, ...] = ()
     """Of `panel`: one for each member."""
+
+    @classmethod
+    def of(cls, parts: Sequence[Part], outcomes: Iterable[Outcome], cost: Cost) -> JudgeResult:
+        """The outcomes in this order, and the other rows of the parts."""
+        outcomes = list(outcomes)
+        return cls(
+            judgments=tuple(one for one in outcomes if isinstance(one, Judgment)),
+            failures=tuple(row for one in outcomes if not isinstance(one, Judgment) for row in one),
+            cost=cost,
+            scores=tuple(row for part in parts for row in part.scores),
+            rankings=tuple(row for part in parts for row in part.rankings),
+            revisions=tuple(row for part in parts for row in part.revisions),
+            demonstrations=tuple(row for part in parts for row in part.demonstrations),
+        )
+
+    def plus(self, other: JudgeResult) -> JudgeResult:
+        """Both together, the other's rows after this one's."""
+        joined = {name: mine + getattr(other, name) for name, mine in self._asdict().items() if name != "cost"}
+        return JudgeResult(**joined, cost=self.cost.plus(other.cost))
+
+    @classmethod
+    def total(cls, shards: Iterable[JudgeResult]) -> JudgeResult:
+        """Of all shards, in order."""
+        return reduce(cls.plus, shards, cls((), ()))
 
 
 def check_failure_cap(result: JudgeResult, n_pairs: int, section: LabelSection) -> None:

@@ -1,8 +1,8 @@
 """Look at one response at a time: rate it by each principle (`score`), ask each principle's question (`checklist`), or
-read it under each principle's two instructions (`contrast`, contrast.py).
+read it under each principle's two instructions (`contrast`).
 
-`score_responses` is also the reward of direct RLAIF. Its mathematics is in `feedback/rating.py`; `rate.py` makes
-judgments of pairs from it.
+A response that stands in several pairs is asked about once, and no order can bias the judge. `score_responses` is also
+the reward of direct RLAIF. `rate.py` says what is asked, `feedback/rating.py` what follows.
 """
 
 from __future__ import annotations
@@ -12,31 +12,21 @@ from itertools import islice
 from typing import NamedTuple
 
 from rlaif.config.feedback import LabelSection
-from rlaif.config.judging import ChecklistMode, ContrastMode, ScoreMode
-from rlaif.constitution import Constitution, Principle
-from rlaif.feedback.judge.asking import (
-    Asking,
-    NoVerdict,
-    ask,
-    check_texts,
-    choice_sampling,
-    label_logprobs,
-    no_end,
-    no_principle,
-    provenance,
-    with_shared_prefix,
-)
-from rlaif.feedback.judge.contrast import by_ratio
-from rlaif.feedback.judge.result import Cost
-from rlaif.feedback.rating import CHECKLIST, RATING, Scale, answer, by_code, overall, rate
-from rlaif.feedback.ratio import ratio_scale
+from rlaif.config.judging import ContrastMode
+from rlaif.constitution import Constitution
+from rlaif.feedback.judge.asking import Bench, NoVerdict, Way, check_texts, failed, no_end, no_principle
+from rlaif.feedback.judge.compare import judgment, plan
+from rlaif.feedback.judge.drive import Work, drive, sharing, sharing_turns, together
+from rlaif.feedback.judge.rate import RateMode, read, requests_of, sampling, scale_of
+from rlaif.feedback.judge.result import Cost, Outcome, Part
+from rlaif.feedback.rating import by_code, compared, overall
 from rlaif.feedback.sample import Progress
-from rlaif.models.chat import ChatModel, ChatRequest, Reply
+from rlaif.models.chat import ChatModel
 from rlaif.patterns import Endless
-from rlaif.records import Failure, PrincipleScore, Prompt, Provenance, Score, content_id, plain
-from rlaif.templates import SHAPES, load_template
+from rlaif.records import Failure, Pair, PrincipleScore, Prompt, Score, content_id, plain
 
-RateMode = ScoreMode | ChecklistMode | ContrastMode
+Scored = Score | list[Failure]
+"""Of a response."""
 
 
 class Rated(NamedTuple):
@@ -45,19 +35,6 @@ class Rated(NamedTuple):
     scores: tuple[Score | None, ...]
     failures: tuple[tuple[Failure, ...], ...]
     cost: Cost
-
-
-class _Subject(NamedTuple):
-    """A distinct response, the principles for its prompt's tags, and which of them code or the judge decides."""
-
-    id: str
-    prompt: Prompt
-    text: str
-    principles: tuple[Principle, ...]
-    settled: dict[str, PrincipleScore]
-    asked: tuple[Principle, ...]
-    failure: Failure | None
-    """Why there is nothing to ask."""
 
 
 def score_responses(
@@ -78,144 +55,108 @@ def score_responses(
     carry its id. `progress` counts responses. Raises ConfigError, before anything is asked, for a principle without
     check that lacks that text.
     """
-    asking = by_ratio(mode, section) if isinstance(mode, ContrastMode) else _by_labels(mode, section, seed)
     check_texts(constitution, mode.kind)
-    subjects, place_of = _distinct(responses, constitution, mode, asking.scale)
-    questions = [(place, principle) for place, subject in enumerate(subjects) for principle in subject.asked]
-    asked = [asking.requests(subjects[at].prompt, subjects[at].text, by, constitution) for at, by in questions]
-    places = [place for (place, _), each in zip(questions, asked, strict=True) for _ in each]
-    # A judge reads a response once for all questions; who only reads likelihoods, a prompt once for all responses.
-    groups = [subjects[place].prompt.id if isinstance(mode, ContrastMode) else place for place in places]
-    requests = with_shared_prefix([request for each in asked for request in each], groups)
-    counted = paced(progress, len(subjects), len(responses))
-    replies = iter(answered := ask(model, requests, places, len(subjects), counted))
-
-    scored = [dict(subject.settled) for subject in subjects]
-    failures = [[s.failure] if s.failure else [] for s in subjects]
-    for (place, principle), each in zip(questions, asked, strict=True):
-        found = asking.read(principle, tuple(islice(replies, len(each))))
-        if isinstance(found, NoVerdict):
-            failures[place].append(_failure(subjects[place].id, found, principle))
-        else:
-            scored[place][principle.id] = found
-
-    origin = provenance(model, constitution, asking.template, section, asking.sampling)
-    annotator = f"{model.name}:{asking.template.name}"
-    scores = [
-        None if failed else _score(subject, by_principle, asking.scale, annotator, origin)
-        for subject, by_principle, failed in zip(subjects, scored, failures, strict=True)
-    ]
+    bench = WAYS[mode.kind].bench(model, mode, constitution, section, seed)
+    places: dict[str, list[int]] = {}
+    for place, (prompt, _) in enumerate(responses):
+        places.setdefault(prompt.id, []).append(place)
+    units = list(places.values())
+    works = (score_together(bench, [responses[place] for place in unit]) for unit in units)
+    found, cost = drive(model, works, lambda number: progress(len(units[number])) if progress else None)
+    by_place: dict[int, Scored] = {}
+    for unit, scored in zip(units, found, strict=True):
+        by_place |= dict(zip(unit, scored, strict=True))
+    in_order = [by_place[place] for place in range(len(responses))]
     return Rated(
-        scores=tuple(scores[place] for place in place_of),
-        failures=tuple(tuple(failures[place]) for place in place_of),
-        cost=Cost.of(answered),
+        scores=tuple(one if isinstance(one, Score) else None for one in in_order),
+        failures=tuple(() if isinstance(one, Score) else tuple(one) for one in in_order),
+        cost=cost,
     )
 
 
-def _by_labels(mode: ScoreMode | ChecklistMode, section: LabelSection, seed: int) -> Asking:
-    template = load_template(mode.template, mode.kind)
-    scale, read_labels = (CHECKLIST, answer) if isinstance(mode, ChecklistMode) else (RATING, rate)
-
-    def requests(prompt: Prompt, text: str, principle: Principle, constitution: Constitution) -> tuple[ChatRequest]:
-        messages = template.render(
-            prompt=prompt.messages,
-            responses=(text,),
-            preamble=constitution.preamble,
-            principle=question_text(principle, mode),
-        )
-        return (ChatRequest(messages=messages, labels=template.labels),)
-
-    def read(principle: Principle, replies: Sequence[Reply]) -> PrincipleScore | NoVerdict:
-        found = label_logprobs(replies[0], template.labels, section.min_label_mass)
-        if isinstance(found, NoVerdict):
-            return found
-        # A template may bring its own labels, in the usual order; records hold the usual ones.
-        return read_labels(principle, dict(zip(SHAPES[mode.kind].labels, found.values(), strict=True)))
-
-    return Asking(template, scale, requests, read, choice_sampling(template, seed))
+def score_together(bench: Bench[RateMode], responses: Sequence[tuple[Prompt, str]]) -> Work[list[Scored]]:
+    """What comes of each of these responses to one prompt; equal ones are asked about once."""
+    distinct = list(dict.fromkeys((prompt.tags, text) for prompt, text in responses))
+    prompts = {prompt.tags: prompt for prompt, _ in reversed(responses)}
+    work = together(score(bench, prompts[tags], text) for tags, text in distinct)
+    # A judge reads a response once for all questions; who only reads likelihoods, a prompt once for all responses.
+    found = yield from (sharing_turns(work) if isinstance(bench.mode, ContrastMode) else work)
+    scored = dict(zip(distinct, found, strict=True))
+    return [scored[prompt.tags, text] for prompt, text in responses]
 
 
-def question_text(principle: Principle, mode: ScoreMode | ChecklistMode) -> str:
-    """What the template is given of a principle that has a `question`; to rate by it, also the reply to wish for."""
-    if isinstance(mode, ChecklistMode):
-        return principle.question or ""
-    return f"{principle.question} The desired reply is {(principle.desired or '').capitalize()}."
-
-
-def scale_of(mode: RateMode, section: LabelSection) -> Scale:
-    """How this mode values a response by a principle."""
-    if isinstance(mode, ContrastMode):
-        return ratio_scale(section.check_margin)
-    return CHECKLIST if isinstance(mode, ChecklistMode) else RATING
-
-
-def paced(progress: Progress | None, steps: int, total: int) -> Progress | None:
-    """A progress that takes `steps` in all and passes them on as even shares of `total`."""
-    if progress is None:
-        return None
-    done = 0
-
-    def advance(n: int) -> None:
-        nonlocal done
-        before, done = done, done + n
-        if moved := done * total // steps - before * total // steps:
-            progress(moved)
-
-    return advance
-
-
-def _distinct(
-    responses: Sequence[tuple[Prompt, str]], constitution: Constitution, mode: RateMode, scale: Scale
-) -> tuple[list[_Subject], list[int]]:
-    """The distinct responses in first-seen order, and for each one given its place among them."""
-    places: dict[tuple[str, tuple[str, ...]], int] = {}
-    subjects: list[_Subject] = []
-    place_of = []
-    for prompt, text in responses:
-        identity = content_id(plain(prompt.messages), text)
-        place = places.setdefault((identity, prompt.tags), len(places))
-        place_of.append(place)
-        if place == len(subjects):
-            subjects.append(_subject(identity, prompt, text, constitution, mode, scale))
-    return subjects, place_of
-
-
-def _subject(
-    identity: str, prompt: Prompt, text: str, constitution: Constitution, mode: RateMode, scale: Scale
-) -> _Subject:
-    principles = constitution.for_tags(prompt.tags)
-    checked: dict[str, PrincipleScore] = {}
+def score(bench: Bench[RateMode], prompt: Prompt, text: str) -> Work[Scored]:
+    """The response by each principle for the prompt's tags: by those with a check as code says, and by those that the
+    judge is asked about."""
+    identity, scale = content_id(plain(prompt.messages), text), scale_of(bench.mode, bench.section)
+    principles = bench.constitution.for_tags(prompt.tags)
+    if not principles:
+        return [no_principle(identity, prompt.tags)]
+    scored: dict[str, PrincipleScore] = {}
     for p in principles:
         try:
-            checked |= {p.id: by_code(p, text, scale)} if p.check is not None else {}
+            scored |= {p.id: by_code(p, text, scale)} if p.check is not None else {}
         except Endless as error:
-            return _Subject(identity, prompt, text, principles, {}, (), no_end(identity, p.id, error))
-    asked = tuple(
-        p for p in principles if p.asked_in(mode.kind) and not (p.id in checked and scale.against(checked[p.id]))
-    )
-    settled = {key: score for key, score in checked.items() if key not in {p.id for p in asked}}
-    failure = None if principles else no_principle(identity, prompt.tags)
-    return _Subject(identity, prompt, text, principles, settled, asked, failure)
-
-
-def _score(
-    subject: _Subject, scored: dict[str, PrincipleScore], scale: Scale, annotator: str, origin: Provenance
-) -> Score:
-    by_principle = [(principle, scored[principle.id]) for principle in subject.principles]
-    value, vetoed = overall(by_principle, scale)
+            return [no_end(identity, p.id, error)]
+    asked = [
+        p for p in principles if p.asked_in(bench.mode.kind) and not (p.id in scored and scale.against(scored[p.id]))
+    ]
+    requests = [requests_of(bench.mode, bench.template, bench.constitution, prompt, text, p) for p in asked]
+    flat = [request for each in requests for request in each]
+    replies = iter((yield flat if isinstance(bench.mode, ContrastMode) else sharing(flat)))
+    values = [read(bench, p, list(islice(replies, len(each)))) for p, each in zip(asked, requests, strict=True)]
+    failures = []
+    for p, one in zip(asked, values, strict=True):
+        if isinstance(one, NoVerdict):
+            failures.append(failed(identity, p, one))
+        else:
+            scored[p.id] = one
+    if failures:
+        return failures
+    value, vetoed = overall([(p, scored[p.id]) for p in principles], scale)
     return Score(
-        id=subject.id,
-        prompt_id=subject.prompt.id,
-        prompt=subject.prompt.messages,
-        tags=subject.prompt.tags,
-        text=subject.text,
+        id=identity,
+        prompt_id=prompt.id,
+        prompt=prompt.messages,
+        tags=prompt.tags,
+        text=text,
         value=value,
         vetoed=vetoed,
-        principles=tuple(score for _, score in by_principle),
-        annotator=annotator,
-        provenance=origin,
+        principles=tuple(scored[p.id] for p in principles),
+        annotator=bench.annotator(),
+        provenance=bench.provenance(),
     )
 
 
-def _failure(identity: str, why: NoVerdict, principle: Principle) -> Failure:
-    return Failure(stage="label", id=identity, reason=why.reason, detail=why.detail, principle=principle.id)
+def rate_pairs(bench: Bench[RateMode], pairs: Sequence[Pair]) -> Work[Part]:
+    """Judge pairs of one prompt by what is said of their two responses alone, by each principle.
+
+    Per principle p(a) is P(a is rated higher) + P(both are rated the same)/2 with `score`, P(only a follows it) +
+    P(both or neither do)/2 with `checklist`, and what `ratio.py` says with `contrast`. With `sample` the drawn
+    principle counts for the pair as in `compare`, but all are asked about: a response's score is made of all. A pair
+    of which a question failed, or to which no principle applies, stays unlabelled.
+    """
+    prompts = [Prompt(id=pair.prompt_id, messages=pair.prompt, tags=pair.tags) for pair in pairs]
+    responses = [(prompt, text) for prompt, pair in zip(prompts, pairs, strict=True) for text in (pair.a, pair.b)]
+    scored = yield from score_together(bench, responses)
+    outcomes = [_outcome(bench, pair, *scored[2 * index : 2 * index + 2]) for index, pair in enumerate(pairs)]
+    scores = {(one.id, one.tags): one for one in scored if isinstance(one, Score)}
+    return Part(outcomes, scores=tuple(scores.values()))
+
+
+def _outcome(bench: Bench[RateMode], pair: Pair, a: Scored, b: Scored) -> Outcome:
+    needs = plan(pair, bench.constitution, bench.section, bench.seed, bench.mode.kind)
+    if needs.failure:
+        return [needs.failure]
+    if not isinstance(a, Score) or not isinstance(b, Score):
+        rows = [row for scored in (a, b) if not isinstance(scored, Score) for row in scored]
+        return [row.model_copy(update={"id": pair.id, "detail": f"response {row.id}: {row.detail}"}) for row in rows]
+    scale, margin = scale_of(bench.mode, bench.section), bench.section.check_margin
+    by_a, by_b = ({score.principle: score for score in response.principles} for response in (a, b))
+    decided = [
+        (p, needs.checked.get(p.id) or compared(p, by_a[p.id], by_b[p.id], scale, margin)) for p in needs.principles
+    ]
+    return judgment(bench, pair, decided)
+
+
+WAYS = {kind: Way(rate_pairs, kind, sampling, by_prompt=True) for kind in ("score", "checklist", "contrast")}

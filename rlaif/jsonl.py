@@ -11,9 +11,9 @@ import os
 import stat
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import jsonlines
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -78,7 +78,7 @@ def read_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     Raises DataError, naming file and line, for a missing file, bad UTF-8, bad JSON, a row that is no object, or half
     of a surrogate pair: JSON can spell one, but no file could hold what is made of it.
     """
-    yield from _lines(path, read_text(path))
+    yield from _lines(path, read_text(path).split("\n"))
 
 
 def read_items(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -91,7 +91,7 @@ def read_items(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     if text.lstrip().startswith("["):
         yield from _elements(path, text)
     else:
-        yield from ((f"{path}:{number}", value) for number, value in _lines(path, text))
+        yield from ((f"{path}:{number}", value) for number, value in _lines(path, text.split("\n")))
 
 
 def _elements(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -114,9 +114,9 @@ def _elements(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
         end = decoder.raw_decode(text, begin)[1]
 
 
-def _lines(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    # Split on "\n" alone: other line separators are legal inside JSON strings.
-    for number, line in enumerate(text.split("\n"), start=1):
+def _lines(path: Path, lines: Iterable[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+    # Lines end with "\n" alone: other line separators are legal inside JSON strings.
+    for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
@@ -134,13 +134,24 @@ def _lines(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def read_jsonl(path: Path, kind: type[Row]) -> list[Row]:
     """All rows of the file as records of this kind; the first bad row raises DataError with file and line."""
-    rows = []
-    for number, value in read_objects(path):
-        try:
-            rows.append(kind.model_validate_json(json.dumps(value)))
-        except ValidationError as error:
-            raise DataError(f"{path}:{number}: {first_problem(error)}") from None
-    return rows
+    return [_row(path, number, value, kind) for number, value in read_objects(path)]
+
+
+def stream_jsonl(path: Path, kind: type[Row]) -> Iterator[Row]:
+    """As `read_jsonl`, one row at a time; of a file that is not packed."""
+    try:
+        with open(path, encoding="utf-8", newline="\n", opener=lambda name, _: no_link(name, os.O_RDONLY)) as file:
+            for number, value in _lines(path, file):
+                yield _row(path, number, value, kind)
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+
+
+def _row(path: Path, number: int, value: dict[str, Any], kind: type[Row]) -> Row:
+    try:
+        return kind.model_validate_json(json.dumps(value))
+    except ValidationError as error:
+        raise DataError(f"{path}:{number}: {first_problem(error)}") from None
 
 
 def read_json(path: Path, form: TypeAdapter[Any]) -> Any:
@@ -221,6 +232,47 @@ def write_atomic(path: Path, data: bytes) -> None:
 def write_jsonl(path: Path, rows: Iterable[Any]) -> None:
     """Write all rows, atomically."""
     write_atomic(path, "".join(dumps(row) + "\n" for row in rows).encode())
+
+
+class RowWriter:
+    """Rows as they come, in a hidden file that takes its name when it is whole (`finish`); closed before that, it is
+    gone. Else as `write_atomic`."""
+
+    def __init__(self, path: Path) -> None:
+        self.rows = 0
+        self._path = path
+        self._temporary = path.with_name(f".{path.name}.tmp")
+        self._file: IO[bytes] | None = None
+
+    def write(self, rows: Sequence[Any]) -> None:
+        """Append."""
+        self.rows += len(rows)
+        if not leads():
+            return
+        with writing(self._path):
+            if self._file is None:
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                self._temporary.unlink(missing_ok=True)
+                self._file = open(self._temporary, "wb", opener=no_link)  # noqa: SIM115 (`close` closes it)
+            for row in rows:
+                self._file.write(f"{dumps(row)}\n".encode())
+
+    def finish(self) -> None:
+        """Give the file its name."""
+        self.write(())
+        if self._file is not None:
+            with writing(self._path):
+                self._file.flush()
+                os.fsync(self._file.fileno())
+                os.replace(self._temporary, self._path)
+        self.close()
+
+    def close(self) -> None:
+        """Leave nothing behind."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+            self._temporary.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:

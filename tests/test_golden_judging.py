@@ -306,6 +306,15 @@ def test_judging_gives_the_golden_bytes(name: str) -> None:
     assert case(*given) == golden()[name]
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_shards_give_the_same_rows_at_the_same_cost(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rlaif.feedback.judge.modes.SHARD", 7)
+    found, whole = judged(MODES[mode], "mixed", "mean"), golden()[f"{mode} mixed mean"]
+    assert {k: v for k, v in found.items() if "asked" not in k} == {k: v for k, v in whole.items() if "asked" not in k}
+    if mode != "contrast-two":
+        assert found["asked 1"] != whole["asked 1"]
+
+
 def test_the_golden_judges_err() -> None:
     """Each fault that a mode must survive is in the data."""
     reasons = {

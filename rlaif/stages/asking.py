@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,8 @@ from rlaif.config.models import JudgeModel, PolicyModel
 from rlaif.console import bar
 from rlaif.constitution import load_constitution
 from rlaif.errors import ConfigError
-from rlaif.feedback.judge import JudgeResult, judge_by_mode, passes
+from rlaif.feedback.judge import JudgeResult, judge_shards, passes
+from rlaif.feedback.judge.result import Cost, Results
 from rlaif.feedback.sample import SampleResult, sample_responses
 from rlaif.jsonl import Row, read_jsonl
 from rlaif.models.cache import CachedModel, shared
@@ -72,16 +73,24 @@ def draw_samples(
 
 def judge_with_bar(recipe: Recipe, run: Run, pairs: Sequence[Pair], stage: str) -> JudgeResult:
     """The judge on these pairs, failures under the name of the stage."""
+    return JudgeResult.total(shards_with_bar(recipe, run, pairs, len(pairs), stage))
+
+
+def shards_with_bar(recipe: Recipe, run: Run, pairs: Iterable[Pair], total: int, stage: str) -> Results:
+    """As `judge_with_bar`, a result for each shard; `pairs` as `judge_shards` takes them."""
     constitution = load_constitution(recipe.constitution)
 
     def open_judge(model: JudgeModel | None) -> AbstractContextManager[ChatModel]:
         return asking(model or recipe.judge, run)
 
-    with bar(stage, len(pairs) * passes(recipe.label.mode), "pairs") as advance:
-        result = judge_by_mode(open_judge, pairs, constitution, recipe.label, recipe.seed, advance)
-    return result._replace(failures=tuple(f.model_copy(update={"stage": stage}) for f in result.failures))
+    with bar(stage, total * passes(recipe.label.mode), "pairs") as advance:
+        for result in judge_shards(open_judge, pairs, constitution, recipe.label, recipe.seed, advance):
+            yield result._replace(failures=tuple(f.model_copy(update={"stage": stage}) for f in result.failures))
 
 
-def cost_of(result: JudgeResult) -> dict[str, int]:
-    calls, prompt_tokens, completion_tokens = result.cost
-    return {"judge_calls": calls, "prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens}
+def cost_of(cost: Cost) -> dict[str, int]:
+    return {
+        "judge_calls": cost.calls,
+        "prompt_tokens": cost.prompt_tokens,
+        "completion_tokens": cost.completion_tokens,
+    }

@@ -65,12 +65,12 @@ def evaluate(recipe: Recipe, run: Run) -> dict[str, Any]:
         scores_before=measured.scores_before,
         scores_after=measured.scores_after,
         instruments=instruments_of(recipe, constitution),
-        cost=_cost(run, cost_of(judged)),
+        cost=_cost(run, cost_of(judged.cost)),
     )
     write_jsonl(run.samples, sample_rows(inputs))
     write_jsonl(run.evaluation_judgments, judged.judgments)
     write_json(run.evaluation, measure(inputs, recipe.evaluate, recipe.evaluation_seed))
-    return {"heldout_prompts": len(prompts), "unsampled": len(failures), **cost_of(judged)}
+    return {"heldout_prompts": len(prompts), "unsampled": len(failures), **cost_of(judged.cost)}
 
 
 def evaluation_prompts(recipe: Recipe) -> list[Prompt]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack, closing
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,16 +25,15 @@ from rlaif.feedback.contrast_sample import Instructions, sample_contrasts
 from rlaif.feedback.earlier import join
 from rlaif.feedback.failures import causes, told
 from rlaif.feedback.human import check_human_failures, read_human
-from rlaif.feedback.judge import JudgeResult, check_failure_cap
-from rlaif.feedback.judge.origin import hold_to_origin, label_by_origin
+from rlaif.feedback.judge import JudgeResult
+from rlaif.feedback.judge.origin import Agreement, hold_to_origin, label_by_origin
+from rlaif.feedback.judge.result import Results
 from rlaif.feedback.judge.revise import first_responses, revise_responses
+from rlaif.feedback.judge.shards import SHARD, shards
 from rlaif.feedback.mix import MixResult, believed, for_the_judge, mix, overlap_of, within_share
-from rlaif.feedback.origin import crossings, unpaired
+from rlaif.feedback.origin import Crossing
 from rlaif.feedback.pairs import (
     WeightedJudgment,
-    any_pair,
-    apart_by_checks,
-    make_pairs,
     read_preferences,
     to_preferences,
 )
@@ -41,9 +42,10 @@ from rlaif.feedback.sample import SampleResult, check_sample_failures
 from rlaif.formats.sheet import HumanData
 from rlaif.jsonl import read_jsonl, write_json, write_jsonl
 from rlaif.models.cache.model import UNKNOWN
-from rlaif.records import Judgment, Pair, Prompt, Response
+from rlaif.records import Judgment, Pair, Prompt
 from rlaif.run import Run
-from rlaif.stages.asking import asking, cost_of, draw_samples, judge_with_bar, made
+from rlaif.stages.asking import asking, cost_of, draw_samples, made, shards_with_bar
+from rlaif.stages.labels import LabelRows, SampledPairs, responses_by_prompt
 
 
 def _human_labels(recipe: Recipe, run: Run) -> HumanData:
@@ -115,91 +117,93 @@ def _draw_contrasts(recipe: Recipe, run: Run, section: ContrastSample, prompts: 
 def label(recipe: Recipe, run: Run) -> dict[str, Any]:
     """judgments.jsonl and failures.jsonl, and what the mode keeps besides: scores, rankings, revisions, demonstrations.
 
-    An audit that the recipe requires is looked at before anything is asked. Failures are on disk before their share is
-    held against the recipe's limit. With `sample.contrast.labels=origin` no judge is opened.
+    An audit that the recipe requires is looked at before anything is asked. Rows are written as they come, and the
+    files take their names when all are there. Failures are on disk before their share is held against the recipe's
+    limit, and above it nothing more is asked. With `sample.contrast.labels=origin` no judge is opened.
     """
     calibration = check_requirement(recipe) if recipe.label.audit else None
-    facts: dict[str, Any] = {}
-    if isinstance(recipe.label.mode, ReviseMode):
-        result, asked = _revise(recipe, run, recipe.label.mode)
-    else:
-        pairs, responses, facts = _pairs_to_label(recipe, run)
-        asked = len(pairs)
-        if recipe.sample.contrast is None:
-            result = judge_with_bar(recipe, run, pairs, "label")
-        else:
-            result, agreement = _label_contrasts(recipe, run, recipe.sample.contrast, pairs, responses)
-            facts |= agreement
-    if calibration is not None:
-        result = apply_calibration(result, calibration)
-    write_jsonl(run.failures, result.failures)
-    check_failure_cap(result, asked, recipe.label)
-    for path, rows in (
-        (run.scores, result.scores),
-        (run.rankings, result.rankings),
-        (run.revisions, result.revisions),
-        (run.demonstrations, result.demonstrations),
-        (run.reliability, result.reliability),
-    ):
-        if rows:
-            write_jsonl(path, rows)
-    write_jsonl(run.judgments, result.judgments)
-    return {"pairs": asked, "unlabelled": asked - len(result.judgments), **cost_of(result), **facts}
+    mode = recipe.label.mode
+    work = _revisions(recipe, run, mode) if isinstance(mode, ReviseMode) else _labels(recipe, run)
+    with ExitStack() as stack:
+        rows = LabelRows(run, stack)
+        for result in stack.enter_context(closing(work.results)):
+            rows.add(result if calibration is None else apply_calibration(result, calibration))
+            if rows.failures.too_many(work.asked, recipe.label):
+                break
+        rows.finish(work.asked, recipe.label)
+    return {"pairs": work.asked, "unlabelled": work.asked - rows.judged, **cost_of(rows.cost), **work.facts}
 
 
-def _label_contrasts(
-    recipe: Recipe, run: Run, section: ContrastSample, pairs: Sequence[Pair], responses: Sequence[Response]
-) -> tuple[JudgeResult, dict[str, int]]:
-    """Pairs of responses written under two instructions, labelled as the section says; how often the judge, if it was
-    asked, prefers what was written under `for`."""
-    crossed = crossings(pairs, responses)
-    if len(crossed) < len(pairs):
-        raise DataError(f"{run.responses}: responses without `origin`, which sample.contrast gives; sample them again")
-    if section.labels == "origin":
-        constitution, revision = load_constitution(recipe.constitution), recipe.policy.revision or UNKNOWN
-        return label_by_origin(pairs, crossed, recipe.sample, constitution, revision, recipe.seed), {}
-    judged = judge_with_bar(recipe, run, pairs, "label")
-    result, agreement = hold_to_origin(judged, crossed, section.labels == "both")
-    ties = "; the others become ties" if section.labels == "both" else ""
-    agreed = f"{agreement.judge_with_origin} of {len(judged.judgments)}"
-    say(f"  the judge prefers the response written under `for` in {agreed} pairs{ties}")
-    return result, agreement._asdict()
+class _Work(NamedTuple):
+    """What the label stage does."""
 
-
-class _ToLabel(NamedTuple):
-    pairs: list[Pair]
-    """Each once."""
-    responses: list[Response]
-    """What they are made of; none where they are people's."""
+    results: Results
+    """Of each shard."""
+    asked: int
+    """Pairs, or responses to revise, in all."""
     facts: dict[str, Any]
-    """What became of the rows of people's data, where they are taken from there, or which samples make no pair."""
+    """What became of the rows of people's data, where pairs are taken from there, or which samples make no pair; and
+    how often the judge agrees with the origin, known with the last result."""
 
 
-def _pairs_to_label(recipe: Recipe, run: Run) -> _ToLabel:
-    labels = recipe.preferences.labels
+def _labels(recipe: Recipe, run: Run) -> _Work:
+    labels, contrast = recipe.preferences.labels, recipe.sample.contrast
     assert not isinstance(labels, HumanLabels)
-    responses: list[Response] = []
+    crossed: dict[str, Crossing] = {}
+    pairs: Iterable[Pair]
     if labels.pairs == "human":
         data = _human_labels(recipe, run)
-        pairs, facts = [judgment.pair for judgment in data.judgments], _facts_of(data)
+        different = {judgment.pair.id: judgment.pair for judgment in data.judgments}
+        pairs, facts = for_the_judge(list(different.values()), labels), _facts_of(data)
+        total = made_of = len(pairs)
     else:
-        responses = read_jsonl(made(run.responses, "sample"), Response)
-        prompts = {r.prompt_id: Prompt(id=r.prompt_id, messages=r.prompt, tags=r.tags) for r in responses}
-        by_checks = recipe.label.pair_choice == "checks"
-        worth = apart_by_checks(load_constitution(recipe.constitution)) if by_checks else any_pair
-        pairs = make_pairs(list(prompts.values()), responses, recipe.label.pairs_per_prompt, recipe.seed, worth)
-        facts = unpaired(responses)
-    pairs = for_the_judge(list({pair.id: pair for pair in pairs}.values()), labels)
-    return _ToLabel(pairs, responses, facts)
+        pairs = sampled = SampledPairs(recipe, made(run.responses, "sample"))
+        facts, total, made_of, crossed = sampled.facts, sampled.total, sampled.made, sampled.crossed
+    if contrast is None:
+        return _Work(shards_with_bar(recipe, run, pairs, total, "label"), total, facts)
+    if len(crossed) < made_of:
+        raise DataError(f"{run.responses}: responses without `origin`, which sample.contrast gives; sample them again")
+    if contrast.labels == "origin":
+        return _Work(_by_origin(recipe, pairs, crossed), total, facts)
+    judged = shards_with_bar(recipe, run, pairs, total, "label")
+    return _Work(_held_to_origin(judged, crossed, contrast.labels == "both", facts), total, facts)
 
 
-def _revise(recipe: Recipe, run: Run, mode: ReviseMode) -> tuple[JudgeResult, int]:
-    """The revisions, and how many responses were to be revised."""
-    responses = first_responses(read_jsonl(made(run.responses, "sample"), Response), mode.responses_per_prompt)
-    constitution = load_constitution(recipe.constitution)
-    with asking(recipe.judge, run) as model, bar("label", len(responses), "responses") as advance:
-        result = revise_responses(model, mode, responses, constitution, recipe.label, recipe.seed, advance)
-    return result, len(responses)
+def _by_origin(recipe: Recipe, pairs: Iterable[Pair], crossed: Mapping[str, Crossing]) -> Results:
+    constitution, revision = load_constitution(recipe.constitution), recipe.policy.revision or UNKNOWN
+    for shard in shards(pairs, SHARD):
+        yield label_by_origin(shard, crossed, recipe.sample, constitution, revision, recipe.seed)
+
+
+def _held_to_origin(
+    judged: Iterable[JudgeResult], crossed: Mapping[str, Crossing], agreed_only: bool, facts: dict[str, Any]
+) -> Results:
+    """The judge's labels of pairs of responses written under two instructions, and, said at the end, how often it
+    prefers what was written under `for`."""
+    agreement, total = Agreement(0, 0, 0), 0
+    for shard in judged:
+        result, own = hold_to_origin(shard, crossed, agreed_only)
+        agreement = Agreement(*map(sum, zip(agreement, own, strict=True)))
+        total += len(shard.judgments)
+        yield result
+    ties = "; the others become ties" if agreed_only else ""
+    agreed = f"{agreement.judge_with_origin} of {total}"
+    say(f"  the judge prefers the response written under `for` in {agreed} pairs{ties}")
+    facts |= agreement._asdict()
+
+
+def _revisions(recipe: Recipe, run: Run, mode: ReviseMode) -> _Work:
+    groups = responses_by_prompt(made(run.responses, "sample"))
+    asked = sum(len(first_responses(group, mode.responses_per_prompt)) for group in groups)
+
+    def results() -> Results:
+        constitution = load_constitution(recipe.constitution)
+        responses = (response for group in groups for response in first_responses(group, mode.responses_per_prompt))
+        with asking(recipe.judge, run) as model, bar("label", asked, "responses") as advance:
+            while some := list(islice(responses, SHARD)):
+                yield revise_responses(model, mode, some, constitution, recipe.label, recipe.seed, advance)
+
+    return _Work(results(), asked, {})
 
 
 def pairs(recipe: Recipe, run: Run) -> dict[str, Any]:

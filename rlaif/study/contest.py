@@ -59,7 +59,7 @@ def hold_contest(study: Study, folder: Path, runs: Sequence[ArmRun]) -> None:
         check_failure_cap(result, len(asked), recipe.label)
         write_jsonl(run.judgments, result.judgments)
         write_jsonl(run.route, asked)
-        write_json(run.folder / "asked.json", _identity(recipe, asked) | {"cost": cost_of(result)})
+        write_json(run.folder / "asked.json", _identity(recipe, asked) | {"cost": cost_of(result.cost)})
 
 
 def contest_recipe(study: Study) -> Recipe:

@@ -5,8 +5,10 @@ A new mode is a file beside this one with its `Way`, a line in `WAYS`, and a sec
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from itertools import groupby
 from typing import Any
 
@@ -21,8 +23,9 @@ from rlaif.feedback.judge import compare, rank, reasoned, score
 from rlaif.feedback.judge.asking import Bench, Way, check_texts
 from rlaif.feedback.judge.contrast import Versus
 from rlaif.feedback.judge.drive import drive
-from rlaif.feedback.judge.panel import combine
-from rlaif.feedback.judge.result import JudgeResult
+from rlaif.feedback.judge.panel import combined
+from rlaif.feedback.judge.result import JudgeResult, Results
+from rlaif.feedback.judge.shards import SHARD, Spool, shards
 from rlaif.feedback.sample import Progress
 from rlaif.models.chat import ChatModel
 from rlaif.records import Pair
@@ -46,16 +49,43 @@ def judge_by_mode(
 
     `progress` counts pairs, each as often as `passes` says.
     """
+    return JudgeResult.total(judge_shards(open_judge, pairs, constitution, section, seed, progress))
+
+
+def judge_shards(
+    open_judge: OpenJudge,
+    pairs: Iterable[Pair],
+    constitution: Constitution,
+    section: LabelSection,
+    seed: int,
+    progress: Progress | None = None,
+) -> Results:
+    """As `judge_by_mode`, a result for each shard of the pairs: what is in memory does not grow with their number.
+
+    `pairs` may be gone through several times. Those of a prompt follow each other, unless they are a list. Two models
+    that take turns (a contrast `against` another model) judge everything in one shard: each opens once.
+    """
     mode = section.mode
+    members = mode.members if isinstance(mode, PanelMode) else ()
+    weaker = any(_weaker(one) for one in (mode, *(member.mode for member in members)))
+    size = sys.maxsize if weaker else SHARD
+
+    def judged(model: ChatModel, single: MemberMode | RankMode) -> Iterator[JudgeResult]:
+        for shard in shards(pairs, size):
+            yield judge_with(model, single, shard, constitution, section, seed, progress)
+
     if isinstance(mode, PanelMode):
-        results = []
-        for which, members in groupby(mode.members, key=lambda member: (member.model, _weaker(member.mode))):
-            with _opened(open_judge, *which) as model:
-                results += [judge_with(model, m.mode, pairs, constitution, section, seed, progress) for m in members]
-        return combine(mode, pairs, results)
+        with ExitStack() as files:
+            results = []
+            for which, group in groupby(members, key=lambda member: (member.model, _weaker(member.mode))):
+                with _opened(open_judge, *which) as model:
+                    for member in group:
+                        file = files.enter_context(tempfile.TemporaryFile())
+                        results.append(Spool(judged(model, member.mode), file))
+            yield from combined(mode, shards(pairs, size), results)
+        return
     with _opened(open_judge, None, _weaker(mode)) as model:
-        single = CompareMode() if isinstance(mode, ReviseMode) else mode
-        return judge_with(model, single, pairs, constitution, section, seed, progress)
+        yield from judged(model, CompareMode() if isinstance(mode, ReviseMode) else mode)
 
 
 def modes_of(recipe: Recipe) -> list[MemberMode | RankMode | ReviseMode]:

@@ -6,13 +6,12 @@ Nothing is asked here; `modes.py` runs the members one after the other. Every me
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from functools import reduce
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from statistics import fmean
 from typing import NamedTuple
 
 from rlaif.config.judging import PanelMode
-from rlaif.feedback.dawid_skene import fit_dawid_skene
+from rlaif.feedback.dawid_skene import Fit, fit_dawid_skene
 from rlaif.feedback.judge.result import Cost, JudgeResult
 from rlaif.feedback.pairs import choice
 from rlaif.feedback.verdict import average, log_odds, sigma
@@ -24,48 +23,85 @@ Opinions = Mapping[str, Judgment]
 """Of one pair: by the member's name."""
 
 
-class _Combined(NamedTuple):
-    p_a: dict[Key, float]
-    accuracy: dict[str, float]
-    """By member; empty where nothing estimates it."""
-
-
 def combine(mode: PanelMode, pairs: Sequence[Pair], results: Sequence[JudgeResult]) -> JudgeResult:
-    """The members' results (in the order of `mode.members`, each on exactly these pairs) as one.
+    """The members' results (in the order of `mode.members`, each on exactly these pairs) as one; see `combined`."""
+    return JudgeResult.total(combined(mode, [pairs], [[result] for result in results]))
+
+
+def combined(
+    mode: PanelMode, shards: Iterable[Sequence[Pair]], members: Sequence[Iterable[JudgeResult]]
+) -> Iterator[JudgeResult]:
+    """The members' results on each shard (in the order of `mode.members`, each on exactly its pairs) as one, and at the
+    end the cost and each member's reliability. `shards` and `members` are gone through twice.
 
     mean         sigma of the mean of the members' log-odds
     majority     the share of members that prefer a; a member at 0.5 counts half
     dawid_skene  the posterior that a is the true label, each member's error rate estimated with it
-                 (Dawid and Skene 1979, doi 10.2307/2346806). Two members cannot tell who of them errs: take three
+                 (Dawid and Skene 1979, doi 10.2307/2346806), over all shards. Two members cannot tell who of them errs:
+                 take three
 
     `mean` and `majority` need every member: a pair on which one failed stays unlabelled, with that member's failures.
     `dawid_skene` makes do with the members that answered, and fails a pair only where none did. Scores, rankings
     and revisions of the members are not kept. ValueError where a member says nothing about a pair, not even why.
     """
     names = [member.name for member in mode.members]
-    opinions, failures = _by_pair(names, pairs, results)
     needed = 1 if mode.combine == "dawid_skene" else len(names)
-    voted = {key: said for key, said in opinions.items() if len(said) >= needed}
-    combined = _dawid_skene(voted) if mode.combine == "dawid_skene" else _simple(mode.combine, voted)
-    origin = _origin(mode, results) if voted else None
-    unlabelled = dict.fromkeys(pair.id for pair in pairs if _key(pair) not in voted)
-    return JudgeResult(
-        judgments=tuple(
-            Judgment(
-                pair=pair,
-                source="ai",
-                annotator=f"panel:{'+'.join(names)}",
-                p_a=combined.p_a[_key(pair)],
-                members=_members(names, voted[_key(pair)]),
-                provenance=origin,
-            )
-            for pair in pairs
-            if _key(pair) in voted
-        ),
-        failures=tuple(row for pair_id in unlabelled for row in failures[pair_id]),
-        cost=reduce(Cost.plus, (result.cost for result in results)),
-        reliability=tuple(_reliability(name, voted, combined) for name in names),
-    )
+    known = _survey(mode, names, members)
+    shares: dict[str, list[float]] = {name: [] for name in names}
+    for pairs, *results in zip(shards, *members, strict=True):
+        opinions, failures = _by_pair(names, pairs, results)
+        p_of = {key: _p_a(mode, said, known.fit) for key, said in opinions.items() if len(said) >= needed}
+        for key, p_a in p_of.items():
+            for name, judgment in opinions[key].items():
+                shares[name].append(1 - abs(choice(judgment.p_a) - choice(p_a)))
+        unlabelled = dict.fromkeys(pair.id for pair in pairs if _key(pair) not in p_of)
+        yield JudgeResult(
+            judgments=tuple(
+                Judgment(
+                    pair=pair,
+                    source="ai",
+                    annotator=f"panel:{'+'.join(names)}",
+                    p_a=p_of[_key(pair)],
+                    members=_members(names, opinions[_key(pair)]),
+                    provenance=known.origin,
+                )
+                for pair in pairs
+                if _key(pair) in p_of
+            ),
+            failures=tuple(row for pair_id in unlabelled for row in failures[pair_id]),
+        )
+    accuracy = known.fit.accuracy if known.fit else {}
+    reliability = tuple(_reliability(name, shares[name], accuracy.get(name)) for name in names)
+    yield JudgeResult((), (), known.cost, reliability=reliability)
+
+
+class _Survey(NamedTuple):
+    """What is known once all members have judged everything."""
+
+    origin: Provenance | None
+    """The panel's own: what its members share, and hashes of what they do not. Of all members that judged anything,
+    also for a pair that one of them failed on: the fit used them all."""
+    fit: Fit | None
+    """Of `dawid_skene`."""
+    cost: Cost
+
+
+def _survey(mode: PanelMode, names: Sequence[str], members: Sequence[Iterable[JudgeResult]]) -> _Survey:
+    own: dict[str, Provenance] = {}
+    votes: dict[tuple[str, str], bool] = {}
+    cost = Cost()
+    for results in zip(*members, strict=True):
+        for name, result in zip(names, results, strict=True):
+            cost = cost.plus(result.cost)
+            if result.judgments:
+                own.setdefault(name, _known(result.judgments[0].provenance))
+            # For the first of the two texts in sorted order. A member at 0.5 has no vote.
+            for judgment in result.judgments if mode.combine == "dawid_skene" else ():
+                if choice(judgment.p_a) != 0.5:
+                    votes[judgment.pair.id, name] = (judgment.p_a > 0.5) != _turned(judgment.pair)
+    fit = fit_dawid_skene(votes) if mode.combine == "dawid_skene" else None
+    in_order = {name: own[name] for name in names if name in own}
+    return _Survey(_origin(mode, in_order) if own else None, fit, cost)
 
 
 def _key(pair: Pair) -> Key:
@@ -94,34 +130,16 @@ def _by_pair(
     return opinions, failures
 
 
-def _simple(how: str, voted: Mapping[Key, Opinions]) -> _Combined:
-    if how == "mean":
-        p_a = {key: sigma(fmean(log_odds(j.p_a) for j in said.values())) for key, said in voted.items()}
-    else:
-        p_a = {key: average([choice(j.p_a) for j in said.values()]) for key, said in voted.items()}
-    return _Combined(p_a, {})
-
-
-def _dawid_skene(voted: Mapping[Key, Opinions]) -> _Combined:
-    """The posterior of each pair by `dawid_skene.py`, from votes for the first of the two texts in sorted order.
-
-    A member at 0.5 has no vote; a pair without any vote stays at 0.5.
-    """
-    votes = {
-        (pair_id, name): (judgment.p_a > 0.5) != _turned(judgment.pair)
-        for (pair_id, _), said in voted.items()
-        for name, judgment in said.items()
-        if choice(judgment.p_a) != 0.5
-    }
-    fit = fit_dawid_skene(votes)
-
-    def p_a(key: Key, pair: Pair) -> float:
-        if key[0] not in fit.p_first:
-            return 0.5
-        lead = log_odds(fit.p_first[key[0]])
-        return sigma(-lead if _turned(pair) else lead)
-
-    return _Combined({key: p_a(key, next(iter(said.values())).pair) for key, said in voted.items()}, fit.accuracy)
+def _p_a(mode: PanelMode, said: Opinions, fit: Fit | None) -> float:
+    if fit is None and mode.combine == "mean":
+        return sigma(fmean(log_odds(judgment.p_a) for judgment in said.values()))
+    if fit is None:
+        return average([choice(judgment.p_a) for judgment in said.values()])
+    pair = next(iter(said.values())).pair
+    if pair.id not in fit.p_first:  # nobody voted
+        return 0.5
+    lead = log_odds(fit.p_first[pair.id])
+    return sigma(-lead if _turned(pair) else lead)
 
 
 def _turned(pair: Pair) -> bool:
@@ -147,16 +165,7 @@ def _known(provenance: Provenance | None) -> Provenance:
     return provenance
 
 
-def _origin(mode: PanelMode, results: Sequence[JudgeResult]) -> Provenance:
-    """The panel's own provenance: what its members share, and hashes of what they do not.
-
-    Of all members that judged anything, also for a pair that one of them failed on: the fit used them all.
-    """
-    own = {
-        member.name: _known(result.judgments[0].provenance)
-        for member, result in zip(mode.members, results, strict=True)
-        if result.judgments
-    }
+def _origin(mode: PanelMode, own: Mapping[str, Provenance]) -> Provenance:
     return next(iter(own.values())).model_copy(
         update={
             "judge": f"panel({mode.combine})",
@@ -168,13 +177,7 @@ def _origin(mode: PanelMode, results: Sequence[JudgeResult]) -> Provenance:
     )
 
 
-def _reliability(name: str, voted: Mapping[Key, Opinions], combined: _Combined) -> Reliability:
+def _reliability(name: str, shares: Sequence[float], accuracy: float | None) -> Reliability:
     """How often the member sided with the panel; a tie of one of the two only is half an agreement."""
-    both = [(said[name].p_a, combined.p_a[key]) for key, said in voted.items() if name in said]
-    shares = [1 - abs(choice(own) - choice(panel)) for own, panel in both]
-    return Reliability(
-        member=name,
-        accuracy=combined.accuracy.get(name),
-        agreement=fmean(shares) if shares else None,
-        pairs=len(shares),
-    )
+    agreement = fmean(shares) if shares else None
+    return Reliability(member=name, accuracy=accuracy, agreement=agreement, pairs=len(shares))

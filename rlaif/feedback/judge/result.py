@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from functools import reduce
 from typing import NamedTuple
 
@@ -86,18 +86,43 @@ class JudgeResult(NamedTuple):
         return reduce(cls.plus, shards, cls((), ()))
 
 
+class FailureCount:
+    """How many pairs have no judgment, and why the first has none, shard by shard."""
+
+    def __init__(self) -> None:
+        self._failed: set[str] = set()
+        self._first: Failure | None = None
+
+    def add(self, failures: Sequence[Failure]) -> FailureCount:
+        """Those of one more shard."""
+        self._failed |= {failure.id for failure in failures}
+        self._first = self._first or next(iter(failures), None)
+        return self
+
+    def too_many(self, n_pairs: int, section: LabelSection) -> bool:
+        """Whether more than `section.max_failures` of the pairs have no judgment."""
+        return len(self._failed) > section.max_failures * n_pairs
+
+    def check(self, n_pairs: int, section: LabelSection) -> None:
+        """Raise JudgeError where these are too many."""
+        if self._first is None or not self.too_many(n_pairs, section):
+            return
+        failed, first = len(self._failed), self._first
+        detail = f" ({first.detail})" if first.detail else ""
+        raise JudgeError(
+            f"label: {failed} of {n_pairs} pairs have no judgment ({failed / n_pairs:.1%}, limit "
+            f"{section.max_failures:.1%}); first: {first.reason}{detail}; {_advice(first.reason)}, or raise "
+            "label.max_failures"
+        )
+
+
+Results = Generator[JudgeResult, None, None]
+"""One of each shard."""
+
+
 def check_failure_cap(result: JudgeResult, n_pairs: int, section: LabelSection) -> None:
     """Raise JudgeError when more than `section.max_failures` of the pairs have no judgment."""
-    failed = len({failure.id for failure in result.failures})
-    if failed <= section.max_failures * n_pairs:
-        return
-    first = result.failures[0]
-    detail = f" ({first.detail})" if first.detail else ""
-    raise JudgeError(
-        f"label: {failed} of {n_pairs} pairs have no judgment ({failed / n_pairs:.1%}, limit "
-        f"{section.max_failures:.1%}); first: {first.reason}{detail}; {_advice(first.reason)}, or raise "
-        "label.max_failures"
-    )
+    FailureCount().add(result.failures).check(n_pairs, section)
 
 
 def _advice(reason: str) -> str:

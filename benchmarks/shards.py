@@ -1,0 +1,103 @@
+"""How fast pairs are judged and written, and how much memory that takes, as their number grows; no model is asked.
+
+    python benchmarks/shards.py --pairs 20000
+    python benchmarks/shards.py --pairs 1000000 --seconds 600
+
+A scripted judge answers at once, so what is measured is rlaif's own work: 40 requests per pair of about 1.5 kB each
+(20 principles, both orders). With `--cached` they go through a reply cache. Each line is one shard or several; the last
+one is the whole. The rate must not fall and the memory must not rise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import closing, nullcontext
+from itertools import chain
+from pathlib import Path
+
+from rlaif.config.feedback import LabelSection
+from rlaif.constitution import Constitution
+from rlaif.feedback.judge import judge_shards
+from rlaif.jsonl import RowWriter
+from rlaif.models.cache import CachedModel
+from rlaif.models.chat import ChatModel, ChatRequest
+from rlaif.models.scripted import ScriptedChatModel
+from rlaif.records import Message, Pair, Prompt
+from rlaif.stages.labels import Again
+
+RULES = Constitution.model_validate(
+    {
+        "schema": "rlaif/constitution/v1",
+        "id": "twenty",
+        "version": "1.0.0",
+        "title": "Twenty principles",
+        "principles": [{"id": f"p{n}", "compare": f"Which response is better by rule {n}?"} for n in range(20)],
+    }
+)
+
+
+def judge(request: ChatRequest) -> dict[str, float]:
+    """For the first response, more or less."""
+    likely = -0.3 - (len(request.messages[-1].content) % 7) / 10
+    return {"A": likely, "B": -1.9}
+
+
+def pairs(number: int) -> Iterator[Pair]:
+    """Two pairs per prompt, texts of 400 characters, made as they are wanted."""
+    for place in range(number):
+        prompt = Prompt.of((Message(role="user", content=f"Question {place // 2}: what should I do about it?"),))
+        a, b = (f"Answer {place} {side}. " + "One should think of it and then decide. " * 10 for side in "ab")
+        yield Pair.of(prompt, a, b)
+
+
+def peak() -> float:
+    """The most memory that this process has had, in MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--pairs", type=int, default=20_000)
+    options.add_argument("--seconds", type=float, default=float("inf"), help="stop after the shard that is due then")
+    options.add_argument("--every", type=float, default=15.0, help="seconds between lines")
+    options.add_argument("--cached", action="store_true")
+    given = options.parse_args()
+
+    with tempfile.TemporaryDirectory() as folder:
+        model: ChatModel = ScriptedChatModel(judge)
+        if given.cached:
+            model = CachedModel(model, Path(folder) / "replies.sqlite")
+        stream = Again(lambda: pairs(given.pairs))
+        results = judge_shards(lambda _: nullcontext(model), stream, RULES, LabelSection(), 0)
+        began = last = time.perf_counter()
+        done, before = 0, 0
+        print(f"before: {peak():.0f} MB")
+        with closing(RowWriter(Path(folder) / "judgments.jsonl")) as file, closing(results):
+            for result in chain(results, [None]):
+                if result is not None:
+                    file.write(result.judgments)
+                    done += len(result.judgments)
+                now = time.perf_counter()
+                if result is None or now - last >= given.every:
+                    rate = (done - before) / max(now - last, 1e-9)
+                    print(
+                        f"{now - began:6.0f} s  {done:8d} pairs  {rate:6.0f} pairs/s  peak {peak():5.0f} MB", flush=True
+                    )
+                    last, before = now, done
+                if now - began > given.seconds:
+                    break
+            file.finish()
+        seconds = time.perf_counter() - began
+        model.close()
+    print(
+        f"{done} pairs in {seconds:.0f} s: {done / seconds:.0f} pairs/s, {40 * done / seconds:.0f} requests/s; "
+        f"peak {peak():.0f} MB; a million pairs at this rate: {1e6 * seconds / done / 3600:.1f} h"
+    )
+
+
+if __name__ == "__main__":
+    main()

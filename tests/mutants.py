@@ -27,6 +27,7 @@ MASKS, PACKING = "models/local/masks.py", "models/local/packing.py"
 POLICY_MODEL, SCALAR = "training/policy_model.py", "training/scalar_model.py"
 SESSION, ATTENTION, HEAD = "training/session.py", "models/local/attention.py", "training/head.py"
 LABELS, LIKELIHOOD = "models/labels.py", "models/local/likelihood.py"
+DRIVE = "feedback/judge/drive.py"
 RATIO, CONTRAST, RATE = "feedback/ratio.py", "feedback/judge/contrast.py", "feedback/judge/rate.py"
 FLEX, TOKENS = "models/local/flex.py", "models/local/tokens.py"
 ESTIMATORS, ROLLOUT = "training/optimise/estimators.py", "training/optimise/rollout.py"
@@ -79,6 +80,20 @@ FAULTS = [
         "logprob=sum(own), end_logprob=sum(own[text:])",
         "test_likelihood.py::test_answers_are_as_likely_as_the_definition_says",
         "a response that a token limit cut off is judged by the end that it does not have",
+    ),
+    Fault(
+        DRIVE,
+        "dict(sorted(self.asking.items()))",
+        "dict(self.asking.items())",
+        "test_drive.py::test_each_work_gets_its_own_replies_in_order_and_each_turn_is_one_call",
+        "whichever reply comes first decides the order of the next requests, and a resumed run cuts other batches",
+    ),
+    Fault(
+        DRIVE,
+        "own[place] for place in range(len(own))",
+        "own[place] for place in own",
+        "test_drive.py::test_each_work_gets_its_own_replies_in_order_and_each_turn_is_one_call",
+        "a reply that overtakes another answers the other's question: verdicts of two orders are exchanged",
     ),
     Fault(
         RATE,

@@ -48,12 +48,12 @@ def turns(name: str, *sizes: int) -> Work[list[str]]:
 
 def test_each_work_gets_its_own_replies_in_order_and_each_turn_is_one_call() -> None:
     model, ended = Backwards(), list[int]()
-    works = [turns("a", 2, 1), turns("b", 1), turns("c"), turns("d", 0, 2)]
+    works = [turns("a", 2, 1), turns("b", 1, 1), turns("c"), turns("d", 0, 2)]
     results, cost = drive(model, works, ended.append)
-    assert results == [["a00!", "a01!", "a10!"], ["b00!"], [], ["d10!", "d11!"]]
-    assert model.calls == [["a00", "a01", "b00"], ["a10", "d10", "d11"]]
-    assert cost == Cost(6, 6, 12)
-    assert ended == [2, 1, 3, 0]
+    assert results == [["a00!", "a01!", "a10!"], ["b00!", "b10!"], [], ["d10!", "d11!"]]
+    assert model.calls == [["a00", "a01", "b00"], ["a10", "b10", "d10", "d11"]]
+    assert cost == Cost(7, 7, 14)
+    assert ended == [2, 3, 1, 0]
 
 
 def test_a_work_of_works_asks_as_they_do_side_by_side() -> None:

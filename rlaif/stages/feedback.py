@@ -164,12 +164,12 @@ def _labels(recipe: Recipe, run: Run) -> _Work:
     if len(crossed) < made_of:
         raise DataError(f"{run.responses}: responses without `origin`, which sample.contrast gives; sample them again")
     if contrast.labels == "origin":
-        return _Work(_by_origin(recipe, pairs, crossed), total, facts)
+        return _Work(_origin_labels(recipe, pairs, crossed), total, facts)
     judged = shards_with_bar(recipe, run, pairs, total, "label")
     return _Work(_held_to_origin(judged, crossed, contrast.labels == "both", facts), total, facts)
 
 
-def _by_origin(recipe: Recipe, pairs: Iterable[Pair], crossed: Mapping[str, Crossing]) -> Results:
+def _origin_labels(recipe: Recipe, pairs: Iterable[Pair], crossed: Mapping[str, Crossing]) -> Results:
     constitution, revision = load_constitution(recipe.constitution), recipe.policy.revision or UNKNOWN
     for shard in shards(pairs, SHARD):
         yield label_by_origin(shard, crossed, recipe.sample, constitution, revision, recipe.seed)

@@ -92,17 +92,18 @@ def run_recipe(
     run = Run(folder)
     _by_first(lambda: None)  # all are here: whatever fails from now on is said once
     with run.lock():
-        others = runs_there([since] if isinstance(since, Path) else since, run)
-        wanted = stages_of(recipe)
-        recipe = _by_first(lambda: _claimed(recipe, run, redo))
-        _by_first(lambda: _publish_answers(recipe, run))
+        recipe = _by_first(lambda: _settled(recipe, run))
         check_trackers(recipe)
         check_modes(recipe)
-        instruments(recipe.evaluate.measures)  # a function that is not there is said now too
+        instruments(recipe.evaluate.measures)
+        wanted = stages_of(recipe)
         todo = sorted({_place(wanted, name) for name in (wanted if only is None else only)})
         for place in todo:
             STAGES[wanted[place]].inputs(recipe, run)  # a name that stands for nothing is said now, not after hours
-        if only is None and not run.read_manifest()["stages"] and (line := _by_first(lambda: forecast(recipe))):
+        others = runs_there([since] if isinstance(since, Path) else since, run)
+        _by_first(lambda: _claim(recipe, run, redo))
+        begins = only is None and not others and not run.read_manifest()["stages"]
+        if begins and (line := _by_first(lambda: forecast(recipe))):
             say(line)
         for place in todo:
             title = f"[{place + 1}/{len(wanted)}] {wanted[place]}"
@@ -110,19 +111,20 @@ def run_recipe(
     return run
 
 
-def _claimed(recipe: Recipe, run: Run, redo: bool) -> Recipe:
-    """The recipe as this run has it, `dtype: auto` settled; the folder is bound to it."""
-    if '"dtype":"auto"' in recipe.model_dump_json():
-        from rlaif.models.local.dtype import settled  # noqa: PLC0415 (brings torch)
+def _settled(recipe: Recipe, run: Run) -> Recipe:
+    """The recipe as this run has it, `dtype: auto` settled."""
+    if '"dtype":"auto"' not in recipe.model_dump_json():
+        return recipe
+    from rlaif.models.local.dtype import settled  # noqa: PLC0415 (brings torch)
 
-        recipe = settled(recipe, run.earlier())
+    return settled(recipe, run.earlier())
+
+
+def _claim(recipe: Recipe, run: Run, redo: bool) -> None:
+    """Bind the folder to the recipe. What people answered on the pages that it learns from becomes files, before a
+    stage looks at them."""
     check_changes(recipe, run, [STAGES[name] for name in stages_of(recipe)], redo)
     run.claim(recipe)
-    return recipe
-
-
-def _publish_answers(recipe: Recipe, run: Run) -> None:
-    """What people answered on the pages that this recipe learns from becomes files, before a stage looks at them."""
     for source in (*recipe.preferences.labels.human_data, *recipe.preferences.annotators.gold):
         if isinstance(source, Annotations):
             publish(annotated_run(source, run))

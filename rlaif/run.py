@@ -82,7 +82,7 @@ class Run:
         return [self.scores, self.rankings, self.revisions, self.demonstrations, self.reliability]
 
     def earlier(self) -> Recipe | None:
-        """The recipe that finished stages of this folder were made with; None while there is no such stage."""
+        """The recipe that the folder was last worked on with; None while no stage is finished there."""
         rests_on_it = self.recipe.exists() and self.read_manifest()["stages"]
         return load_recipe(str(self.recipe)) if rests_on_it else None
 

@@ -134,8 +134,11 @@ def runs_there(folders: Sequence[Path], run: Run) -> list[Run]:
     for folder in folders:
         if folder.resolve() == run.folder.resolve():
             raise ConfigError(f"--since {folder}: that is the run's own folder")
-        if not Run(folder).manifest.exists():
+        manifest = Run(folder).read_manifest()
+        if not manifest["stages"]:
             raise ConfigError(f"--since {folder}: no run has finished a stage there")
+        if "read" not in manifest:
+            raise ConfigError(f"--since {folder}: made by an earlier rlaif, which did not note what its stages read")
     return [Run(folder) for folder in folders]
 
 

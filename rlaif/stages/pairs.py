@@ -129,7 +129,7 @@ PAIRS = Stage(
     inputs=lambda recipe, run: [
         run.judgments,
         run.routing,
-        *human_files(recipe, run),
+        *human_files([*recipe.preferences.human_data, *recipe.preferences.annotators.gold], run),
         *map(_included, recipe.preferences.include),
         *prompt_files(recipe),
     ],

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import reduce
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +24,7 @@ from rlaif.config.sources import FileSource
 from rlaif.feedback.human import source_files
 from rlaif.feedback.judge import modes_of
 from rlaif.files import writing
+from rlaif.formats import HumanSource
 from rlaif.models.files import model_folders, module_files, named_files
 from rlaif.processes import leads, several
 from rlaif.resources import resolve
@@ -65,9 +66,8 @@ def prompt_files(recipe: Recipe) -> list[Path]:
     return [resolve("prompts/sets", s.path) for s in recipe.prompts.sources if isinstance(s, FileSource)]
 
 
-def human_files(recipe: Recipe, run: Run) -> list[Path]:
-    """The files of human labels and gold questions, and the answers given on a page, this run's or another's."""
-    sources = [*recipe.preferences.human_data, *recipe.preferences.annotators.gold]
+def human_files(sources: Iterable[HumanSource], run: Run) -> list[Path]:
+    """The files of what people said, and the answers given on a page, this run's or another's."""
     return [file for source in sources for file in source_files(source, run)]
 
 

@@ -79,7 +79,9 @@ def check_changes(recipe: Recipe, run: Run, wanted: Sequence[Stage], redo: bool)
             for change in found:
                 causes.setdefault(change, []).append(stage.name)
     gone = [name for name in finished if name not in {stage.name for stage in wanted}]
-    follow = _followers(recipe, run, [s for s in wanted if s.name in finished], {n for c in causes.values() for n in c})
+    again = [stage.name for stage in wanted if any(stage.name in names for names in causes.values())]
+    changed = list(dict.fromkeys([*changed_keys(earlier, recipe), *causes]))
+    follow = _followers(recipe, run, [s for s in wanted if s.name in finished], again) if changed else []
     if (causes or gone) and not redo:
         lines = [f"  {change} ({', '.join(stages)})" for change, stages in causes.items()]
         lines += [f"  what follows from these: {', '.join(follow)}"] if follow else []
@@ -88,10 +90,9 @@ def check_changes(recipe: Recipe, run: Run, wanted: Sequence[Stage], redo: bool)
             f"{run.folder}: the recipe changed, and finished stages would be done again:\n{few(lines)}\n"
             f"  add --redo if they may; or keep them, and go on elsewhere with --out FOLDER --since {run.folder}"
         )
-    if changed := list(dict.fromkeys([*changed_keys(earlier, recipe), *causes])):
-        again = [stage.name for stage in wanted if any(stage.name in names for names in causes.values())]
+    if changed:
         more = f" and {len(changed) - SHOWN} more" if len(changed) > SHOWN else ""
-        done = f"{', '.join([*again, *follow])} again" if again else "every finished stage stays as it is"
+        done = f"{', '.join([*again, *follow])} again" if again or follow else "every finished stage stays as it is"
         say(f"the recipe changed ({'; '.join(changed[:SHOWN])}{more}): {done}")
     if gone:
         say(f"no longer needed, and deleted: {', '.join(gone)}")
@@ -103,9 +104,9 @@ def _knob_changes(read: Mapping[str, Any], knobs: Mapping[str, Any]) -> list[str
     return [*version, *changes(read["knobs"], knobs)]
 
 
-def _followers(recipe: Recipe, run: Run, finished: Sequence[Stage], again: set[str]) -> list[str]:
-    """The finished stages that read what these write, directly or not."""
-    written: set[Path] = set()
+def _followers(recipe: Recipe, run: Run, finished: Sequence[Stage], again: Sequence[str]) -> list[str]:
+    """The finished stages that read what these write, directly or not, or the changed recipe's file."""
+    written = {run.recipe}
     found = []
     for stage in finished:
         reads = written & set(stage.inputs(recipe, run))
@@ -159,7 +160,9 @@ def take_over(stage: Stage, inputs: Inputs, run: Run, since: Sequence[Run]) -> s
         for row in other.read_metrics(stage.name):
             run.log(row)
         facts = {key: value for key, value in mark.items() if key not in ("inputs", "outputs")}
-        run.mark_done(stage.name, inputs.hash, outputs, {**facts, "taken_from": str(other.folder)}, inputs.read())
+        run.mark_done(
+            stage.name, inputs.hash, outputs, {**facts, "taken_from": str(other.folder.resolve())}, inputs.read()
+        )
         return str(other.folder)
     return None
 

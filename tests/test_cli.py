@@ -41,7 +41,7 @@ def test_ppo_is_an_older_name_of_optimise(cli, monkeypatch, tmp_path):
     """The command, and the section in overrides."""
     seen = []
 
-    def run_recipe(recipe, folder, only):
+    def run_recipe(recipe, folder, only, **_):
         seen.append((recipe.optimise.kind, recipe.optimise.steps, only))
         return Run(folder)
 
@@ -163,7 +163,7 @@ def test_a_report_of_a_run_that_has_nothing_says_so(cli, tmp_path):
 def test_what_the_system_refuses_is_one_line(cli, monkeypatch):
     """A full disk, say, wherever it shows."""
 
-    def full(*_: object) -> None:
+    def full(*_, **__) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("rlaif.pipeline.run_recipe", full)
@@ -195,7 +195,7 @@ def test_the_cache_is_listed_with_whole_names_in_columns(cli, monkeypatch, tmp_p
 
 
 def test_an_interrupt_says_how_to_go_on(cli, monkeypatch):
-    def interrupted(*_: object) -> None:
+    def interrupted(*_, **__) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("rlaif.pipeline.run_recipe", interrupted)
@@ -308,8 +308,14 @@ def test_distilling_nothing_is_exit_code_1_and_no_constitution(cli, judged_by, t
 
 def test_a_run_goes_until_the_stage_that_is_named(cli, monkeypatch, tmp_path):
     asked = []
-    monkeypatch.setattr("rlaif.pipeline.run_recipe", lambda recipe, out, only: asked.append((out, only)) or Run(out))
+    monkeypatch.setattr(
+        "rlaif.pipeline.run_recipe", lambda recipe, out, only, **more: asked.append((out, only, more)) or Run(out)
+    )
     assert cli("run", "quickstart", "--until", "label", "--out", "here")[0] == 0
-    assert asked == [(Path("here"), ["sample", "label"])]
+    assert cli("run", "quickstart", "--out", "here", "--since", "a", "--since", "b", "--redo")[0] == 0
+    assert asked == [
+        (Path("here"), ["sample", "label"], {"since": [], "redo": False}),
+        (Path("here"), None, {"since": [Path("a"), Path("b")], "redo": True}),
+    ]
     code, _, err = cli("run", "hh-rlhf", "--until", "label")
     assert code == 2 and "label: this recipe has no such stage; it has pairs" in err

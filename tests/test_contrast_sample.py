@@ -489,9 +489,9 @@ def test_a_changed_instruction_is_sampled_and_labelled_again(tmp_path: Path) -> 
         (contrast_recipe(tmp_path, sample__contrast=None), False),
     ):
         for stage in ("sample", "label"):
-            files = {file.name for file in STAGES[stage].reads(recipe, Run(tmp_path / "run"))}
+            files = {file.name for file in STAGES[stage].inputs(recipe, Run(tmp_path / "run"))}
             assert ({"contrast.jinja"} <= files) == there
-        sample_files = {file.name for file in STAGES["sample"].reads(recipe, Run(tmp_path / "run"))}
+        sample_files = {file.name for file in STAGES["sample"].inputs(recipe, Run(tmp_path / "run"))}
         assert ({"letters.yaml"} <= sample_files) == there
 
 
@@ -598,9 +598,9 @@ def label_in_a_process(recipe: Recipe, folder: Path, kill: Kill | None) -> None:
 
         def armed(*arguments: Any) -> dict[str, Any]:
             arm(kill)
-            return stage.work(*arguments)
+            return stage.run(*arguments)
 
-        STAGES[kill.stage] = stage._replace(work=armed)
+        STAGES[kill.stage] = stage._replace(run=armed)
     run_recipe(recipe, folder, ["sample", "label", "pairs"])
 
 

@@ -18,7 +18,7 @@ from rlaif.files import writing
 from rlaif.jsonl import write_atomic
 from rlaif.models import embedded
 from rlaif.run import Run
-from rlaif.stages.publish import publishing
+from rlaif.stages.stage import publishing
 from rlaif.training.checkpoints import Checkpoints
 from rlaif.training.policy_model import PolicyModel
 from rlaif.training.samplers.weights import write_weights

@@ -19,7 +19,7 @@ from rlaif.formats import HumanFile, HumanHub
 from rlaif.formats.sheet import HumanData
 from rlaif.records import oriented, plain
 from rlaif.run import Run
-from rlaif.stages.feedback import pairs
+from rlaif.stages.pairs import pairs
 from tests.small_run import small_recipe
 
 NO_RUN = Run(Path("no-run"))

@@ -61,9 +61,9 @@ def work(recipe: Recipe, folder: Path, kill: Kill | None) -> None:
         def armed(recipe: Recipe, run: Run) -> dict[str, Any]:
             if run.folder.name == "round-2":
                 arm(kill)
-            return stage.work(recipe, run)
+            return stage.run(recipe, run)
 
-        STAGES[kill.stage] = stage._replace(work=armed)
+        STAGES[kill.stage] = stage._replace(run=armed)
     iterate(recipe, 2, Path(folder.name))
 
 
@@ -270,6 +270,6 @@ def test_what_a_round_takes_from_the_one_before_is_read_by_its_stages(story, mon
     """The file is an input of the stage: else a second round would rest on preferences that are gone."""
     recipe = load_recipe(str(story.rounds()[1].recipe))
     monkeypatch.chdir(story.peaceful.parent)
-    files = STAGES["pairs"].reads(recipe, Run(tmp_path))
+    files = STAGES["pairs"].inputs(recipe, Run(tmp_path))
     assert Path("rounds/round-1/preferences.jsonl") in files
-    assert Path("rounds/round-1/policy") in STAGES["sample"].reads(recipe, Run(tmp_path))
+    assert Path("rounds/round-1/policy") in STAGES["sample"].inputs(recipe, Run(tmp_path))

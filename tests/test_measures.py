@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlaif import reads
 from rlaif.config import load_recipe
 from rlaif.config.measures import CodeMeasure, Lexicon, LongWords, Measure, Readability, Syllables, WordCount
 from rlaif.config.recipe import EvaluateSection
@@ -26,7 +25,8 @@ from rlaif.evaluation.tables import terminal
 from rlaif.evaluation.verdict import verdict
 from rlaif.evaluation.winrate import Match
 from rlaif.evaluation.wording import MINUS
-from rlaif.pipeline import run_recipe
+from rlaif.pipeline import STAGES, run_recipe
+from rlaif.run import Run
 from tests.fake_run import inputs, prompt, response
 from tests.small_run import small_recipe
 
@@ -191,7 +191,7 @@ def test_a_function_that_is_not_there_is_said_before_any_work(functions, tmp_pat
 def test_evaluation_depends_on_the_functions_file(functions, tmp_path):
     measures = [{"kind": "words"}, {"kind": "code", "function": "own_measures:length"}]
     recipe = small_recipe(tmp_path, "unused", evaluate={"measures": measures})
-    assert reads.measure_files(recipe) == [tmp_path / "own_measures.py"]
+    assert tmp_path / "own_measures.py" in STAGES["evaluate"].inputs(recipe, Run(tmp_path / "run"))
 
 
 # ------------------------------------------------------------------------------------------------------ the recipe

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rlaif.config.feedback import AiLabels, ByTag, HumanWins, MixedLabels, Weighted
+from rlaif.config.feedback import ByTag, HumanWins, MixedLabels, PreferencesSection, Weighted
 from rlaif.errors import ConfigError
 from rlaif.feedback.mix import MixResult, for_the_judge, mix, within_share
 from rlaif.formats import HumanFile
@@ -71,11 +71,11 @@ def test_one_source_alone() -> None:
 def test_the_judge_is_asked_only_about_what_its_labels_are_kept_for() -> None:
     pairs = [judgment(tag, "ai", tag).pair for tag in ("harm", "help", "x")]
     by_tag, human_wins = (
-        MixedLabels(human_data=(HumanFile(path="h.jsonl"),), policy=policy)
+        PreferencesSection(labels=MixedLabels(human_data=(HumanFile(path="h.jsonl"),), policy=policy)).judged_tags
         for policy in (ByTag(human=("help",), ai=("harm",)), HumanWins())
     )
     assert for_the_judge(pairs, by_tag) == pairs[:1]
-    assert for_the_judge(pairs, human_wins) == for_the_judge(pairs, AiLabels()) == pairs
+    assert human_wins is PreferencesSection().judged_tags is None and for_the_judge(pairs, None) == pairs
     assert for_the_judge([], by_tag) == []
     with pytest.raises(ConfigError, match="no prompt to label has a tag of harm; the tags there are: help, x"):
         for_the_judge(pairs[1:], by_tag)

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from rlaif.config import Recipe
-from rlaif.config.needs import learns_from
 from rlaif.config.sources import FileSource
 from rlaif.errors import DataError, RlaifError
 from rlaif.evaluation.compare import compare_runs
@@ -86,7 +85,7 @@ def recipe(tmp_path, tiny_folder) -> Recipe:
 )
 def test_a_recipe_has_the_stages_its_method_needs(recipe, method, sections, artefact, before):
     changed = with_method(recipe, method, **sections)
-    assert learns_from(changed.optimise) == artefact
+    assert changed.learns_from == artefact
     assert stages_of(changed) == [*before, "optimise", "evaluate", "report"]
 
 
@@ -112,7 +111,7 @@ def test_optimise_reads_what_it_learns_from_and_no_more(recipe, tmp_path):
     own = {run.reward_model, run.preferences, run.responses, run.demonstrations}
 
     def read(method: dict[str, Any], **sections: Any) -> list[Path]:
-        return STAGES["optimise"].reads(with_method(recipe, method, **sections), run)
+        return STAGES["optimise"].inputs(with_method(recipe, method, **sections), run)
 
     assert own & set(read({"kind": "ppo"})) == {run.reward_model}
     assert own & set(read({"kind": "dpo"})) == {run.preferences, run.responses}

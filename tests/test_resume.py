@@ -133,9 +133,9 @@ def work(recipe: Recipe, folder: Path, kill: Kill | None, drawn: bool) -> None:
 
         def armed(*arguments: Any) -> dict[str, Any]:
             arm(kill)
-            return stage.work(*arguments)
+            return stage.run(*arguments)
 
-        STAGES[kill.stage] = stage._replace(work=armed)
+        STAGES[kill.stage] = stage._replace(run=armed)
     run_recipe(recipe, folder)
 
 

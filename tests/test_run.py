@@ -16,6 +16,7 @@ from rlaif.errors import ConfigError, DataError
 from rlaif.jsonl import write_jsonl
 from rlaif.pipeline import STAGES, run_recipe, stages_of
 from rlaif.run import Run, versions
+from rlaif.stages.due import Inputs, check_changes
 
 RECIPE = load_recipe("quickstart")
 OTHER = load_recipe("quickstart", ["optimise.steps=999", "seed=77"])
@@ -45,16 +46,85 @@ def test_a_folder_where_nothing_is_done_may_change_its_recipe(run):
     assert load_recipe(str(run.recipe)) == OTHER
 
 
-def test_another_recipe_is_told_what_changed(run):
-    run.mark_done("sample", "inputs", [], {})
+def finish(run, stage, recipe=RECIPE):
+    """As if the stage had finished, having read what is there."""
+    inputs = Inputs.of(STAGES[stage], recipe, run)
+    for path in STAGES[stage].outputs(run):
+        if "." in path.name:
+            path.write_text(stage)
+    run.mark_done(stage, inputs.hash, STAGES[stage].outputs(run), {}, inputs.read())
+
+
+def check(run, recipe, redo=False):
+    check_changes(recipe, run, [STAGES[name] for name in stages_of(recipe)], redo)
+
+
+def test_a_change_that_would_replace_finished_work_is_refused_with_what_it_would_replace(run, capsys):
+    for stage in ("sample", "label", "pairs", "optimise"):
+        finish(run, stage)
     with pytest.raises(ConfigError) as error:
-        run.claim(OTHER)
+        check(run, OTHER)
     assert str(error.value) == (
-        f"{run.folder}: this run was made with another recipe; what changed:\n"
-        f"  seed: {RECIPE.seed} -> 77\n"
-        f"  optimise.steps: {RECIPE.optimise.steps} -> 999\n"
-        "  use another folder (--out) or delete this one"
+        f"{run.folder}: the recipe changed, and finished stages would be done again:\n"
+        f"  seed: {RECIPE.seed} -> 77 (sample, label, pairs, optimise)\n"
+        f"  optimise.steps: {RECIPE.optimise.steps} -> 999 (optimise)\n"
+        f"  add --redo if they may; or keep them, and go on elsewhere with --out FOLDER --since {run.folder}"
     )
+    with pytest.raises(ConfigError, match=r"margin: .* \(label, optimise\)\n  what follows from these: pairs\n"):
+        check(run, load_recipe("quickstart", ["label.check_margin=1", "preferences.labels.pairs=sampled"]))
+    check(run, OTHER, redo=True)
+    assert capsys.readouterr().out == (
+        f"the recipe changed (seed: {RECIPE.seed} -> 77; optimise.steps: {RECIPE.optimise.steps} -> 999): "
+        "sample, label, pairs, optimise again\n"
+    )
+
+
+@pytest.mark.parametrize("knob", ["reward.learning_rate=1", "evaluate.examples=1", "optimise.steps=1", "title=x"])
+def test_what_is_not_finished_follows_the_recipe_and_a_line_says_so(run, capsys, knob):
+    finish(run, "sample")
+    finish(run, "label")
+    check(run, load_recipe("quickstart", [knob]))
+    assert capsys.readouterr().out.startswith(f"the recipe changed ({knob.partition('=')[0]}: ")
+    check(run, RECIPE)
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    "knob", ["label.max_failures=0.5", "prompts.max_failures=0.5", "tracking.to=[wandb]", "name=x"]
+)
+def test_limits_trackers_and_names_leave_finished_stages_as_they_are(run, capsys, knob):
+    for stage in stages_of(RECIPE):
+        finish(run, stage)
+    check(run, load_recipe("quickstart", [knob]))
+    assert capsys.readouterr().out.endswith("): report again\n"), "the page shows the recipe"
+
+
+def test_stages_that_are_not_needed_any_more_go_only_when_they_may(run):
+    for stage in ("sample", "label"):
+        finish(run, stage)
+    direct = load_recipe("quickstart", ["optimise.scoring={kind: length}"])
+    with pytest.raises(ConfigError, match=r"\n  no longer needed, and deleted: sample, label\n"):
+        check(run, direct)
+    assert run.judgments.exists()
+    check(run, direct, redo=True)
+    assert not run.judgments.exists() and run.read_manifest()["stages"] == run.read_manifest()["read"] == {}
+
+
+def test_a_run_of_an_earlier_rlaif_is_one_line(run, capsys):
+    run.mark_done("sample", "inputs", [run.responses], {})
+    with pytest.raises(ConfigError) as error:
+        check(run, RECIPE)
+    assert str(error.value).startswith(f"{run.folder}: made by an earlier rlaif, which did not note what sample read; ")
+    assert "\n" not in str(error.value)
+    check(run, RECIPE, redo=True)
+    assert capsys.readouterr().out == "the recipe changed (rlaif: an earlier one made it): sample again\n"
+
+
+def test_another_version_of_rlaif_does_not_replace_finished_work_unasked(run, monkeypatch):
+    finish(run, "sample")
+    monkeypatch.setattr("rlaif.stages.due.__version__", "9.9")
+    with pytest.raises(ConfigError, match=r"rlaif: \S+ -> 9\.9 \(sample\)"):
+        check(run, RECIPE)
 
 
 def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path):
@@ -75,7 +145,7 @@ def test_a_broken_recipe_file_is_named(run):
     run.mark_done("sample", "inputs", [], {})
     run.recipe.write_text("ppo: [")
     with pytest.raises(ConfigError, match=rf"{run.recipe}:1: not valid YAML"):
-        run.claim(RECIPE)
+        check(run, RECIPE)
 
 
 HOLD = """
@@ -122,17 +192,19 @@ def test_a_second_process_gets_one_line(run):
 
 
 def done(run, recipe=RECIPE):
-    return run.is_done("pairs", run.inputs_hash(recipe, [run.judgments]))
+    return run.is_done("pairs", Inputs.of(STAGES["pairs"], recipe, run).hash)
 
 
 def test_done_means_these_inputs_and_these_outputs(run):
     run.judgments.write_text("in")
     assert not done(run)
     run.preferences.write_text("out")
-    run.mark_done("pairs", run.inputs_hash(RECIPE, [run.judgments]), [run.preferences], {"rows": 3})
+    inputs = Inputs.of(STAGES["pairs"], RECIPE, run)
+    run.mark_done("pairs", inputs.hash, [run.preferences], {"rows": 3}, inputs.read())
     assert done(run)
     assert run.read_manifest()["stages"]["pairs"]["rows"] == 3
     assert not done(run, OTHER)
+    assert done(run, load_recipe("quickstart", ["optimise.steps=999", "evaluate.prompts=3"])), "pairs read neither"
     for path in (run.judgments, run.preferences):
         text = path.read_text()
         path.write_text("touched")
@@ -184,10 +256,10 @@ def test_checkpoints_live_for_the_inputs_they_were_made_on(run):
 
 def test_a_stage_reads_what_the_stages_before_it_write(run):
     """Each artefact is an input of some later stage, so no change can go unnoticed."""
-    last = set(STAGES["report"].writes(run))
+    last = set(STAGES["report"].outputs(run))
     for number, name in enumerate(STAGES):
-        later = [path for other in list(STAGES)[number + 1 :] for path in STAGES[other].reads(RECIPE, run)]
-        unread = set(STAGES[name].writes(run)) - set(later) - last
+        later = [path for other in list(STAGES)[number + 1 :] for path in STAGES[other].inputs(RECIPE, run)]
+        unread = set(STAGES[name].outputs(run)) - set(later) - last
         for_people = {run.sample_failures, run.evaluation_judgments, run.evaluation_failures, *run.evidence}
         for_people |= {run.strengths, run.judge_demonstrations, run.human_edits, run.annotators, run.conflicts}
         for_people |= {run.human_demonstrations}  # optimise.data.kind=human reads them, and this recipe is another
@@ -213,7 +285,7 @@ def test_human_files_may_lie_at_home(run, monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     labels = "{kind: human, human_data: [{kind: file, path: ~/labels.jsonl}]}"
     recipe = load_recipe("quickstart", [f"preferences.labels={labels}"])
-    assert tmp_path / "labels.jsonl" in STAGES["pairs"].reads(recipe, run)
+    assert tmp_path / "labels.jsonl" in STAGES["pairs"].inputs(recipe, run)
 
 
 def test_models_on_this_disk_are_inputs(run, monkeypatch, tmp_path):
@@ -225,12 +297,12 @@ def test_models_on_this_disk_are_inputs(run, monkeypatch, tmp_path):
     judge = ["judge.backend=scripted", "judge.model=package.my_judge:judge"]
     recipe = load_recipe("quickstart", ["policy.model=./base", "reward.model=./base", *judge])
     folder = Path("base")
-    readers = {name: set(stage.reads(recipe, run)) for name, stage in STAGES.items()}
+    readers = {name: set(stage.inputs(recipe, run)) for name, stage in STAGES.items()}
     assert [name for name, files in readers.items() if folder in files] == ["sample", "reward", "optimise", "evaluate"]
     assert [name for name, files in readers.items() if module in files] == ["label", "optimise", "evaluate"]
     assert Path() not in set().union(*readers.values())
     missing = load_recipe("quickstart", ["judge.backend=scripted", "judge.model=no.such_module:judge"])
-    assert STAGES["label"].reads(missing, run)
+    assert STAGES["label"].inputs(missing, run)
 
 
 # ----------------------------------------------------------------------------------------------------- hashes

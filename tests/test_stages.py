@@ -171,7 +171,7 @@ def test_scores_are_centred_on_a_bounded_number_of_responses(run, n):
 
 def test_every_artefact_is_written_by_some_stage(run: Run, recipe: Recipe) -> None:
     """One that no stage names is neither made again when it is gone nor looked at when it changed."""
-    written = {path for stage in STAGES.values() for path in stage.writes(run)}
+    written = {path for stage in STAGES.values() for path in stage.outputs(run)}
     beside = {run.folder, run.recipe, run.manifest, run.metrics, run.scope_file, run.checkpoints}
     beside |= {
         run.answers,
@@ -184,8 +184,8 @@ def test_every_artefact_is_written_by_some_stage(run: Run, recipe: Recipe) -> No
     assert {path for path in vars(run).values() if isinstance(path, Path)} == written | beside
     assert not written & beside
     for path in (run.heldout, run.heldout_ratings):
-        assert path in STAGES["reward"].writes(run)
-        assert path in STAGES["evaluate"].reads(recipe, run)
+        assert path in STAGES["reward"].outputs(run)
+        assert path in STAGES["evaluate"].inputs(recipe, run)
 
 
 def test_pairs_that_the_checks_tell_apart_are_judged_first(tmp_path, run):

@@ -28,6 +28,10 @@ app = typer.Typer(
 )
 
 Out = Annotated[Path | None, typer.Option("--out", help="The run folder. Default: runs/<recipe name>.")]
+Redo = Annotated[
+    bool,
+    typer.Option("--redo", help="Do finished stages again where the recipe changed. Without it that is refused."),
+]
 
 
 @app.command()
@@ -36,14 +40,22 @@ def run(
     overrides: Overrides = None,
     out: Out = None,
     until: Annotated[str | None, typer.Option("--until", metavar="STAGE", help="The last stage to run.")] = None,
+    since: Annotated[
+        list[Path] | None,
+        typer.Option("--since", metavar="RUN", help="Take over what this run made of the very same inputs."),
+    ] = None,
+    redo: Redo = False,
 ) -> None:
-    """Every stage of a recipe; finished stages are skipped, a killed one goes on."""
-    _run(recipe, overrides, out, None, until)
+    """Every stage of a recipe; finished stages are skipped, a killed one goes on.
+
+    A stage is done again when a file or a knob that it reads has changed: a knob only with --redo.
+    """
+    _run(recipe, overrides, out, None, until, since or [], redo)
 
 
 def _stage_command(stage: str, help_text: str, name: str | None = None) -> None:
-    def command(recipe: RecipeName, overrides: Overrides = None, out: Out = None) -> None:
-        _run(recipe, overrides, out, [stage])
+    def command(recipe: RecipeName, overrides: Overrides = None, out: Out = None, redo: Redo = False) -> None:
+        _run(recipe, overrides, out, [stage], redo=redo)
 
     app.command(name=name or stage, help=help_text, hidden=name is not None)(command)
 
@@ -62,7 +74,13 @@ _stage_command("optimise", "The stage optimise, by the name of its usual method.
 
 
 def _run(
-    name: str, overrides: list[str] | None, out: Path | None, only: list[str] | None, until: str | None = None
+    name: str,
+    overrides: list[str] | None,
+    out: Path | None,
+    only: list[str] | None,
+    until: str | None = None,
+    since: Sequence[Path] = (),
+    redo: bool = False,
 ) -> None:
     from rlaif.config import load_recipe
     from rlaif.console import console
@@ -71,7 +89,7 @@ def _run(
     recipe = load_recipe(name, overrides or [])
     if until is not None:
         only = stages_until(recipe, until)
-    done = run_recipe(recipe, out or Path("runs") / recipe.name, only)
+    done = run_recipe(recipe, out or Path("runs") / recipe.name, only, since=since, redo=redo)
     if only is None or "report" in only:
         if done.evaluation.exists():
             from rlaif.evaluation.tables import terminal
@@ -89,6 +107,7 @@ def iterate(
     *,
     rounds: Annotated[int, typer.Option("--rounds", min=1, help="How many, those done already included.")],
     out: Annotated[Path | None, typer.Option("--out", help="Holds round-1, ... Default: runs/<name>-rounds.")] = None,
+    redo: Redo = False,
 ) -> None:
     """A recipe over and over: each round samples and labels anew, from the policy of the round before."""
     from rlaif import iterate as rounds_of
@@ -96,7 +115,7 @@ def iterate(
     from rlaif.console import say
 
     resolved = load_recipe(recipe, overrides or [])
-    _print_table(rounds_of.iterate(resolved, rounds, out or Path("runs") / f"{resolved.name}-rounds"))
+    _print_table(rounds_of.iterate(resolved, rounds, out or Path("runs") / f"{resolved.name}-rounds", redo))
     say(rounds_of.NOTES)
 
 
@@ -135,13 +154,14 @@ app.add_typer(tools.cache_app, name="cache")
 def study(
     study: Annotated[Path, typer.Argument(metavar="STUDY.yaml")],
     out: Annotated[Path | None, typer.Option("--out", help="The study's folder. Default: studies/<name>.")] = None,
+    redo: Redo = False,
 ) -> None:
     """Arms over seeds on one pipeline, judged against each other: AI feedback against human feedback."""
     from rlaif.study.config import load_study
     from rlaif.study.run import run_study
 
     found = load_study(study)
-    for line in run_study(found, out or Path("studies") / found.name):
+    for line in run_study(found, out or Path("studies") / found.name, redo):
         typer.echo(line)
 
 

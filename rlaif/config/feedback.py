@@ -208,3 +208,19 @@ class PreferencesSection(Section):
     prompt that is held out in any of them is held out in all, and one kept for evaluation is left out."""
     heldout_share: float = Field(default=0.15, gt=0, lt=1)
     """Share of prompts whose pairs only measure the reward model."""
+
+    @property
+    def pairs(self) -> Literal["sampled", "human"]:
+        """Whose pairs are labelled: of the policy's responses, or those of `human_data`."""
+        return "human" if isinstance(self.labels, HumanLabels) else self.labels.pairs
+
+    @property
+    def human_data(self) -> tuple[HumanSource, ...]:
+        """Where people's labels are read."""
+        return self.labels.human_data
+
+    @property
+    def judged_tags(self) -> tuple[str, ...] | None:
+        """With `by_tag` the tags of what the judge labels; None: it labels everything."""
+        policy = self.labels.policy if isinstance(self.labels, MixedLabels) else None
+        return policy.ai if isinstance(policy, ByTag) else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -76,7 +76,12 @@ def dump_recipe(recipe: Recipe) -> str:
 
 def changed_keys(old: Recipe, new: Recipe) -> list[str]:
     """`section.key: old -> new` for every value of a run's sections that differs."""
-    before, after = (dict(_flatten(r.model_dump(mode="json", exclude=OF_NO_RUN))) for r in (old, new))
+    return changes(*(recipe.model_dump(mode="json", exclude=OF_NO_RUN) for recipe in (old, new)))
+
+
+def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """The same of JSON objects, whose keys may be dotted names."""
+    before, after = dict(_flatten(dict(old))), dict(_flatten(dict(new)))
     keys = [*before, *(key for key in after if key not in before)]
     return [
         f"{k}: {before.get(k, 'unset')} -> {after.get(k, 'unset')}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -21,14 +21,36 @@ from rlaif.config.judge_training import JudgeTrainSection
 from rlaif.config.judging import ChecklistMode, ReviseMode, ScoreMode
 from rlaif.config.measures import Measure, title
 from rlaif.config.models import JudgeModel, LocalModel, PolicyModel, VllmModel
-from rlaif.config.optimise import BestOfN, OnPolicy, Optimise, Ppo, RunDemonstrations, Sft
+from rlaif.config.optimise import (
+    BestOfN,
+    ChosenDemonstrations,
+    Dpo,
+    HumanDemonstrations,
+    OnPolicy,
+    Optimise,
+    Ppo,
+    RunDemonstrations,
+    Sft,
+)
 from rlaif.config.reward import Regression, RewardSection
 from rlaif.config.scoring import EnsembleScore, ModelScore
 from rlaif.config.training import ComputeSection, TrackingSection
 from rlaif.errors import shown
 
+Artefact = Literal["demonstrations", "preferences", "reward_model"]
 OF_NO_RUN = {"judge_training"}
 """Sections that no stage reads: a run is the same whatever they say."""
+OF_NO_OUTPUT = (
+    "tracking",
+    "compute.check_memory",
+    "prompts.max_failures",
+    "label.max_failures",
+    "preferences.max_human_failures",
+    "reward.max_truncated",
+    "optimise.max_truncated",
+)
+"""What stages read and what changes nothing that they write: trackers, and limits above which a stage fails. A
+finished stage stays finished when one of these changes."""
 
 
 class EvaluateSection(Section):
@@ -101,6 +123,18 @@ class Recipe(Section):
     def compared_with(self) -> PolicyModel:
         """The model that evaluation calls the reference."""
         return self.reference or self.policy
+
+    @property
+    def learns_from(self) -> Artefact | None:
+        """What of the run's feedback the method learns from; None: prompts alone, or demonstrations from elsewhere."""
+        method = self.optimise
+        if isinstance(method, OnPolicy | BestOfN):
+            return "reward_model" if method.reads_reward_model else None
+        if isinstance(method, Dpo):
+            return "preferences"
+        if isinstance(method.data, RunDemonstrations):
+            return "demonstrations"
+        return "preferences" if isinstance(method.data, ChosenDemonstrations | HumanDemonstrations) else None
 
     @property
     def dtypes(self) -> dict[str, str]:

@@ -15,12 +15,9 @@ from typing import NamedTuple, TypeVar
 from scipy.stats import binomtest
 
 from rlaif.config.feedback import (
-    AiLabels,
     ByTag,
     Calibrated,
     Debiased,
-    HumanLabels,
-    MixedLabels,
     MixPolicy,
     Reliable,
     Weighted,
@@ -42,14 +39,14 @@ class MixResult(NamedTuple):
     dropped: int
 
 
-def for_the_judge(items: Sequence[Tagged], labels: AiLabels | HumanLabels | MixedLabels) -> list[Tagged]:
-    """What is worth sampling and judging: with `by_tag` only what has one of the judge's tags, `mix` drops the rest.
+def for_the_judge(items: Sequence[Tagged], judged: Sequence[str] | None) -> list[Tagged]:
+    """What is worth sampling and judging: what has one of these tags (`mix` drops the rest), or with None everything.
 
     Raises ConfigError when nothing has one.
     """
-    if not isinstance(labels, MixedLabels) or not isinstance(labels.policy, ByTag):
+    if judged is None:
         return list(items)
-    tags = set(labels.policy.ai)
+    tags = set(judged)
     kept = [item for item in items if tags & set(item.tags)]
     if items and not kept:
         found = sorted({tag for item in items for tag in item.tags})

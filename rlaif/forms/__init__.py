@@ -33,11 +33,20 @@ class Mark(TypedDict, total=False):
     completion_tokens: Count
 
 
+class Read(TypedDict):
+    """What the manifest says that a finished stage read."""
+
+    rlaif: str
+    knobs: dict[str, Any]
+    files: dict[str, str]
+
+
 class Manifest(TypedDict):
     """manifest.json."""
 
     stages: dict[str, Mark]
     started: NotRequired[dict[str, str]]
+    read: NotRequired[dict[str, Read]]
 
 
 class Turn(TypedDict):

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from rlaif.config import Recipe
+from rlaif.config.measures import CodeMeasure
 from rlaif.config.models import PolicyModel
-from rlaif.config.needs import learns_from
 from rlaif.config.optimise import BestOfN
 from rlaif.constitution import load_constitution
 from rlaif.feedback.prompts import read_prompts
 from rlaif.feedback.sample import check_sample_failures
 from rlaif.forms import HELDOUT, RATED
 from rlaif.jsonl import read_rows, write_json, write_jsonl
+from rlaif.models.files import module_files
 from rlaif.records import Failure, Judgment, Prompt, Response, content_id
 from rlaif.run import Run
 from rlaif.stages.asking import cost_of, draw_samples, judge_with_bar, made, read_if_there
+from rlaif.stages.optimise import method_files
 from rlaif.stages.scoring import text_scorers
+from rlaif.stages.stage import Stage, judge_files, model_files, prompt_files
 
 BEFORE_EVALUATION = ("sample", "label", "pairs", "reward", "optimise")
 
@@ -34,7 +38,7 @@ def evaluate(recipe: Recipe, run: Run) -> dict[str, Any]:
     from rlaif.evaluation.winrate import evaluation_pairs, with_partner
     from rlaif.training.measure import measure_responses
 
-    has_reward_model = learns_from(recipe.optimise) == "reward_model"
+    has_reward_model = recipe.learns_from == "reward_model"
     reward_model = made(run.reward_model, "reward") if has_reward_model else None
     policy = made(run.policy, "optimise")
     trained = recipe.policy.model_copy(update={"model": str(policy), "revision": None})
@@ -147,9 +151,57 @@ def _cost(run: Run, here: dict[str, int]) -> dict[str, Any]:
     return cost | {"seconds": {name: mark["seconds"] for name, mark in done.items() if name in BEFORE_EVALUATION}}
 
 
+def _measure_files(recipe: Recipe) -> list[Path]:
+    """The modules of functions that measure responses."""
+    functions = [m.function for m in recipe.evaluate.measures if isinstance(m, CodeMeasure)]
+    return [file for function in functions for file in module_files(function.partition(":")[0])]
+
+
+EVALUATE = Stage(
+    "evaluate",
+    evaluate,
+    knobs=lambda recipe: [
+        "seed",
+        "constitution",
+        "policy",
+        "reference",
+        "judge",
+        "prompts",
+        "sample",
+        "label",
+        "reward",
+        "optimise",
+        "evaluate",
+    ],
+    inputs=lambda recipe, run: [
+        run.judgments,
+        run.failures,
+        run.heldout,
+        run.heldout_ratings,
+        run.reward_model,
+        run.policy,
+        *judge_files(recipe),
+        *method_files(recipe),
+        *prompt_files(recipe),
+        *model_files(recipe.compared_with),
+        *_measure_files(recipe),
+    ],
+    outputs=lambda run: [run.evaluation, run.samples, run.evaluation_judgments, run.evaluation_failures],
+)
+
+
 def report(recipe: Recipe, run: Run) -> dict[str, Any]:
     """report.html."""
     from rlaif.evaluation.report import write_report
 
     write_report(run.folder)
     return {}
+
+
+REPORT = Stage(
+    "report",
+    report,
+    knobs=lambda recipe: [],  # it reads the recipe's file, which is among its inputs
+    inputs=lambda recipe, run: [run.recipe, run.evaluation, run.samples],
+    outputs=lambda run: [run.report],
+)

@@ -1,4 +1,4 @@
-"""From prompts to preferences: the stages sample, label and pairs."""
+"""From prompts to judgments: the stages sample and label."""
 
 from __future__ import annotations
 
@@ -9,74 +9,34 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rlaif.annotate.conflicts import conflicts
-from rlaif.annotate.route import read_routing
 from rlaif.audit.gate import check_requirement
 from rlaif.config import Recipe
-from rlaif.config.feedback import Calibrated, ContrastSample, Debiased, HumanLabels, MixedLabels, Reliable
+from rlaif.config.feedback import ContrastSample
 from rlaif.config.judging import ReviseMode
-from rlaif.config.needs import feedback_stages
 from rlaif.console import bar, say
 from rlaif.constitution import load_constitution
 from rlaif.errors import DataError
-from rlaif.feedback.annotators.trust import trusted
 from rlaif.feedback.calibration import apply_calibration
 from rlaif.feedback.contrast_sample import Instructions, sample_contrasts
-from rlaif.feedback.earlier import join
-from rlaif.feedback.failures import causes, told
-from rlaif.feedback.human import check_human_failures, read_human
+from rlaif.feedback.failures import causes
 from rlaif.feedback.judge import JudgeResult
 from rlaif.feedback.judge.origin import Agreement, hold_to_origin, label_by_origin
 from rlaif.feedback.judge.result import Results
 from rlaif.feedback.judge.revise import first_responses, revise_responses
 from rlaif.feedback.judge.shards import SHARD, shards
-from rlaif.feedback.mix import MixResult, believed, for_the_judge, mix, overlap_of, within_share
+from rlaif.feedback.mix import for_the_judge
 from rlaif.feedback.origin import Crossing
-from rlaif.feedback.pairs import (
-    WeightedJudgment,
-    read_preferences,
-    to_preferences,
-)
-from rlaif.feedback.prompts import PromptSplit, read_prompts
+from rlaif.feedback.prompts import read_prompts
 from rlaif.feedback.sample import SampleResult, check_sample_failures
-from rlaif.formats.sheet import HumanData
-from rlaif.jsonl import read_jsonl, write_json, write_jsonl
+from rlaif.jsonl import write_jsonl
 from rlaif.models.cache.model import UNKNOWN
-from rlaif.records import Judgment, Pair, Prompt
+from rlaif.records import Pair, Prompt
+from rlaif.resources import resolve
 from rlaif.run import Run
 from rlaif.stages.asking import asking, cost_of, draw_samples, made, shards_with_bar
 from rlaif.stages.labels import LabelRows, SampledPairs, responses_by_prompt
-
-
-def _human_labels(recipe: Recipe, run: Run) -> HumanData:
-    """What people said, less what they said of prompts held out for evaluation: nothing may train on these."""
-    data = read_human(recipe.preferences.labels.human_data, run, recipe.prompts.system)
-    write_jsonl(run.human_failures, data.failures)
-    check_human_failures(data, recipe.preferences.max_human_failures)
-    split = read_prompts(recipe.prompts)
-    if "sample" not in feedback_stages(recipe):
-        _say_failures(split)
-    heldout = {prompt.id for prompt in split.heldout}
-    kept = data._replace(
-        judgments=[judgment for judgment in data.judgments if judgment.pair.prompt_id not in heldout],
-        edits=[edit for edit in data.edits if edit.prompt_id not in heldout],
-        demonstrations=[shown for shown in data.demonstrations if shown.prompt_id not in heldout],
-    )
-    if not kept.judgments:
-        raise DataError("preferences.labels.human_data: no usable human labels outside the held-out prompts")
-    kept.counts["heldout"] = len(data.judgments) - len(kept.judgments)
-    return kept
-
-
-def _say_failures(split: PromptSplit) -> None:
-    if split.failures:
-        say(f"  prompts: {len(split.failures)} rows hold none: {told(split.failures)}")
-
-
-def _facts_of(data: HumanData) -> dict[str, Any]:
-    """What became of the rows, by cause."""
-    counts: dict[str, Any] = {f"human_{name}": number for name, number in sorted(data.counts.items()) if number}
-    return counts | ({"human_failures": causes(data.failures)} if data.failures else {})
+from rlaif.stages.pairs import facts_of, human_labels, say_failures
+from rlaif.stages.stage import Stage, constitution_file, human_files, judge_files, model_files, prompt_files
 
 
 def sample(recipe: Recipe, run: Run) -> dict[str, Any]:
@@ -87,8 +47,8 @@ def sample(recipe: Recipe, run: Run) -> dict[str, Any]:
     written under either instruction.
     """
     split = read_prompts(recipe.prompts)
-    _say_failures(split)
-    prompts = for_the_judge(split.train, recipe.preferences.labels)
+    say_failures(split)
+    prompts = for_the_judge(split.train, recipe.preferences.judged_tags)
     if recipe.sample.contrast is None:
         result = draw_samples(recipe, run, recipe.policy, prompts, "sample")
     else:
@@ -147,14 +107,13 @@ class _Work(NamedTuple):
 
 
 def _labels(recipe: Recipe, run: Run) -> _Work:
-    labels, contrast = recipe.preferences.labels, recipe.sample.contrast
-    assert not isinstance(labels, HumanLabels)
+    contrast = recipe.sample.contrast
     crossed: dict[str, Crossing] = {}
     pairs: Iterable[Pair]
-    if labels.pairs == "human":
-        data = _human_labels(recipe, run)
+    if recipe.preferences.pairs == "human":
+        data = human_labels(recipe, run)
         different = {judgment.pair.id: judgment.pair for judgment in data.judgments}
-        pairs, facts = for_the_judge(list(different.values()), labels), _facts_of(data)
+        pairs, facts = for_the_judge(list(different.values()), recipe.preferences.judged_tags), facts_of(data)
         total = made_of = len(pairs)
     else:
         pairs = sampled = SampledPairs(recipe, made(run.responses, "sample"))
@@ -206,58 +165,56 @@ def _revisions(recipe: Recipe, run: Run, mode: ReviseMode) -> _Work:
     return _Work(results(), asked, {})
 
 
-def pairs(recipe: Recipe, run: Run) -> dict[str, Any]:
-    """preferences.jsonl: AI, human or mixed judgments become rows, and earlier rounds' rows join (`include`). The one
-    stage where the three differ. Beside it what people left: edits, demonstrations, who of them is believed, and where
-    they and the judge disagree."""
-    labels = recipe.preferences.labels
-    ai = [] if isinstance(labels, HumanLabels) else read_jsonl(made(run.judgments, "label"), Judgment)
-    human, read = _trusted_labels(recipe, run) if isinstance(labels, HumanLabels | MixedLabels) else ([], {})
-    dropped = 0
-    if isinstance(labels, MixedLabels):
-        weighted, dropped = _mixed(labels, run, ai, human)
-    else:
-        weighted = [WeightedJudgment(judgment, 1.0) for judgment in [*ai, *human]]
-    result = to_preferences(weighted, recipe.preferences)
-    if not result.rows:
-        raise DataError("pairs: every pair is a tie; lower preferences.tie_margin or set preferences.ties=keep")
-    rows, counts = result
-    if recipe.preferences.include:
-        heldout = {prompt.id for prompt in read_prompts(recipe.prompts).heldout}
-        files = [Path(name).expanduser() for name in recipe.preferences.include]
-        earlier = [row for file in files for row in read_preferences(file)]
-        rows, joined = join(rows, earlier, heldout)
-        counts = counts | joined
-    write_jsonl(run.preferences, rows)
-    return {**counts, "without_source": dropped, **read}
+def _instruction_files(recipe: Recipe) -> list[Path]:
+    """What `sample.contrast` says to the policy: constitution and template."""
+    contrast = recipe.sample.contrast
+    return [constitution_file(recipe), resolve("prompts/judge", contrast.template)] if contrast else []
 
 
-def _trusted_labels(recipe: Recipe, run: Run) -> tuple[list[Judgment], dict[str, Any]]:
-    """One label a pair of the people who are believed, and how many rows became what; annotators.json says who is
-    believed, and who is not."""
-    section = recipe.preferences.annotators
-    data = _human_labels(recipe, run)
-    gold = read_human(section.gold, run, recipe.prompts.system) if section.gold else HumanData.empty()
-    check_human_failures(gold, recipe.preferences.max_human_failures)
-    found = trusted(data.judgments, gold.judgments, section, recipe.seed)
-    write_json(run.annotators, found.examined.summary())
-    for name, reason in found.examined.removed.items():
-        say(f"  left out, all labels of {name}: {reason}")
-    write_jsonl(run.human_edits, data.edits)
-    write_jsonl(run.human_demonstrations, data.demonstrations)
-    return found.judgments, _facts_of(data)
+def _by_origin(recipe: Recipe) -> bool:
+    """Whether labels say where responses came from, and how they were drawn."""
+    return recipe.sample.contrast is not None and recipe.sample.contrast.labels == "origin"
 
 
-def _mixed(labels: MixedLabels, run: Run, ai: Sequence[Judgment], human: Sequence[Judgment]) -> MixResult:
-    """Both sources by the policy, and conflicts.jsonl."""
-    said = len(human)
-    human = within_share(human, labels.human_share)
-    write_jsonl(run.conflicts, conflicts(ai, human))
-    mixed = mix(ai, human, labels.policy)
-    mixed = mixed._replace(dropped=mixed.dropped + said - len(human))
-    if not isinstance(labels.policy, Calibrated | Reliable | Debiased):
-        return mixed
-    routing = read_routing(run)
-    overlap = overlap_of(ai, human, routing.picked if routing else ())
-    rows = believed(mixed.judgments, overlap, labels.policy)
-    return MixResult(rows, mixed.dropped + len(mixed.judgments) - len(rows))
+def _human_pair_files(recipe: Recipe, run: Run) -> list[Path]:
+    return [*human_files(recipe.preferences.human_data, run), *prompt_files(recipe)]
+
+
+HUMAN_PAIRS = ("preferences.human_data", "preferences.max_human_failures", "prompts")
+SAMPLE = Stage(
+    "sample",
+    sample,
+    knobs=lambda recipe: [
+        "seed",
+        "policy",
+        "prompts",
+        "sample",
+        "label.max_failures",
+        "preferences.judged_tags",
+        *(["constitution"] if recipe.sample.contrast else []),
+    ],
+    inputs=lambda recipe, run: [*prompt_files(recipe), *model_files(recipe.policy), *_instruction_files(recipe)],
+    outputs=lambda run: [run.responses, run.sample_failures],
+)
+LABEL = Stage(
+    "label",
+    label,
+    knobs=lambda recipe: [
+        "seed",
+        "constitution",
+        "judge",
+        "label",
+        *(["sample", "policy"] if _by_origin(recipe) else ["sample.contrast"]),
+        "preferences.pairs",
+        "preferences.judged_tags",
+        *(HUMAN_PAIRS if recipe.preferences.pairs == "human" else []),
+    ],
+    inputs=lambda recipe, run: [
+        run.responses,
+        *judge_files(recipe),
+        *_instruction_files(recipe),
+        *([Path(recipe.label.audit.file).expanduser()] if recipe.label.audit else []),
+        *(_human_pair_files(recipe, run) if recipe.preferences.pairs == "human" else []),
+    ],
+    outputs=lambda run: [run.judgments, run.failures, *run.evidence],
+)

@@ -53,7 +53,6 @@ class SampledPairs(Iterable[Pair]):
     """The pairs to label of the run's responses, made anew each time; the responses are read once to count them."""
 
     def __init__(self, recipe: Recipe, path: Path) -> None:
-        labels = recipe.preferences.labels
         by_checks = recipe.label.pair_choice == "checks"
         self._worth = apart_by_checks(load_constitution(recipe.constitution)) if by_checks else any_pair
         self._recipe = recipe
@@ -70,7 +69,7 @@ class SampledPairs(Iterable[Pair]):
             examples |= {pair.tags: pair for pair in made[:1]}
             if recipe.sample.contrast is not None:
                 self.crossed |= crossings(made, group)
-        self._wanted = {pair.tags for pair in for_the_judge(list(examples.values()), labels)}
+        self._wanted = {pair.tags for pair in for_the_judge(list(examples.values()), recipe.preferences.judged_tags)}
         self.total = sum(counts[tags] for tags in self._wanted)
         self.made = counts.total()
         """Also those that are not for the judge."""

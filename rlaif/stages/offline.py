@@ -27,7 +27,7 @@ from rlaif.processes import leads
 from rlaif.records import Demonstration, Message, Prompt, Response, derive_seed
 from rlaif.run import Run
 from rlaif.stages.asking import asking, made, read_if_there
-from rlaif.stages.publish import publishing
+from rlaif.stages.stage import publishing
 
 if TYPE_CHECKING:
     from rlaif.training.policy_model import PolicyModel

@@ -12,10 +12,11 @@ from rlaif.config.reward import Regression
 from rlaif.feedback.pairs import read_preferences
 from rlaif.forms import NUMBERS
 from rlaif.jsonl import read_json, read_jsonl, write_json, write_jsonl
+from rlaif.models.files import model_folders
 from rlaif.records import Judgment, Preference, Response, Score, content_id
 from rlaif.run import Run
 from rlaif.stages.asking import made, read_if_there
-from rlaif.stages.publish import publishing
+from rlaif.stages.stage import Stage, model_files, publishing
 
 if TYPE_CHECKING:
     from rlaif.models.local.packing import Row
@@ -177,3 +178,20 @@ def _treated(recipe: Recipe, run: Run, material: Material, parts: dict[str, Part
     lessons, strengths = denoise.treat(material.lessons, found, recipe.reward)
     write_jsonl(run.strengths, [row._asdict() for row in strengths])
     return material._replace(lessons=lessons)
+
+
+REWARD = Stage(
+    "reward",
+    reward,
+    knobs=lambda recipe: ["seed", "policy", "reward", "preferences.tie_margin", "compute", "tracking"],
+    inputs=lambda recipe, run: [
+        run.preferences,
+        run.responses,
+        *([run.scores] if recipe.reward.loss.kind == "regression" else []),
+        *([run.judgments] if recipe.reward.principle_heads else []),
+        *model_files(recipe.policy),
+        *(model_folders(recipe.reward.model) if recipe.reward.model else []),
+    ],
+    outputs=lambda run: [run.reward_model, run.heldout, run.heldout_ratings, run.strengths],
+    together=True,
+)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -26,7 +27,7 @@ LAYERS: list[set[str]] = [
     {"stages", "reads"},
     {"pipeline"},
     {"iterate", "study"},
-    {"checkup"},
+    {"checkup", "testing"},
     {"cli"},
     {"__main__"},
 ]
@@ -35,7 +36,7 @@ LAYERS: list[set[str]] = [
 What recipes and the formats of human feedback are both made of stands below either, under its own path.
 """
 HEAVY = {"torch", "transformers", "peft", "accelerate", "safetensors", "gguf"}
-MAY_BE_HEAVY = ("training", "models/local", "models/embedded.py")
+MAY_BE_HEAVY = ("training", "models/local", "models/embedded.py", "testing.py")
 LONGEST = 300
 
 
@@ -139,6 +140,14 @@ def test_a_module_is_one_idea_and_says_which():
         if path.stem in {"utils", "helpers", "common", "misc", "base"} and path.parent.name != "config":
             wrong.append(f"{place}: a name that says nothing")
     assert not wrong, "\n".join(wrong)
+
+
+def test_nothing_outside_tests_needs_tests():
+    """What notebooks, benchmarks and users need of them ships as `rlaif.testing`."""
+    root = PACKAGE.parent
+    files = [*MODULES, *root.glob("benchmarks/**/*.py"), *root.glob("notebooks/*.ipynb")]
+    needs = re.compile(r"\b(from|import) tests\b|\btests\.\w+:\w")
+    assert [str(path.relative_to(root)) for path in files if needs.search(path.read_text(encoding="utf-8"))] == []
 
 
 LIGHT = [m for m in MODULES if not str(m.relative_to(PACKAGE)).startswith(("training", "models/local"))]

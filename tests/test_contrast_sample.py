@@ -36,9 +36,8 @@ from rlaif.records import Failure, Judgment, Message, Origin, Pair, Preference, 
 from rlaif.run import Run
 from rlaif.stages import asking
 from rlaif.stages.forecast import work
+from rlaif.testing import choose, letters, shown, small_recipe
 from tests.forked import exit_code
-from tests.scripted_judge import choose, letters, shown
-from tests.small_run import small_recipe
 from tests.test_resume import Kill, arm
 from tests.test_stages import made, measured
 

@@ -22,7 +22,7 @@ from rlaif.pipeline import STAGES, run_recipe, stages_of
 from rlaif.records import Demonstration, Failure, Preference, Response
 from rlaif.run import Run
 from rlaif.stages.offline import demonstrations
-from tests.small_run import small_recipe
+from rlaif.testing import small_recipe
 
 pytestmark = pytest.mark.usefixtures("blank_plots")
 EVERY = ("sample", "label", "pairs", "reward")
@@ -119,8 +119,8 @@ def test_optimise_reads_what_it_learns_from_and_no_more(recipe, tmp_path):
     assert own & set(read({"kind": "sft"}, label=REVISE)) == {run.demonstrations}
     assert own & set(read({"kind": "sft", "data": JUDGE})) == set()
     assert Path("x.jsonl") in read({"kind": "sft", "data": {"kind": "file", "path": "x.jsonl"}})
-    assert "scripted_judge.py" in {path.name for path in read({"kind": "sft", "data": JUDGE})}
-    assert "scripted_judge.py" in {path.name for path in read({"kind": "rloo", "scoring": JUDGE})}
+    assert "testing.py" in {path.name for path in read({"kind": "sft", "data": JUDGE})}
+    assert "testing.py" in {path.name for path in read({"kind": "rloo", "scoring": JUDGE})}
     assert "score.jinja" in {path.name for path in read({"kind": "rloo", "scoring": JUDGE})}
     assert "letters.yaml" in {path.name for path in read({"kind": "rloo", "scoring": {"kind": "checks"}})}
 
@@ -237,7 +237,7 @@ def test_chosen_responses_of_training_pairs_that_are_no_ties(recipe, tmp_path):
 
 def answers(request: ChatRequest) -> Reply | str | dict[str, float]:
     """A judge that writes: nothing to one prompt, too much to another."""
-    from tests.scripted_judge import likes_letters
+    from rlaif.testing import likes_letters
 
     if request.labels:
         return likes_letters(request)

@@ -23,10 +23,11 @@ from rlaif.models.local.packing import Row
 from rlaif.models.local.tokens import encode_prompt, encode_response
 from rlaif.models.server import start_server, stop_server
 from rlaif.records import Message, Prompt, plain
+from rlaif.testing import save_tiny
 from rlaif.training.lessons import encode_scored
 from rlaif.training.optimise.scorers import Workshop, open_scorer
 from rlaif.training.scalar_model import ScalarModel
-from tests.tiny import FAMILIES, save_family, save_tiny
+from tests.tiny import FAMILIES, save_family
 from tests.tiny_training import no_text
 
 PROMPT = (Message(role="user", content="Name a fruit."),)

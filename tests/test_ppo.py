@@ -15,6 +15,7 @@ from rlaif.config.optimise import AdaptiveKl
 from rlaif.config.training import ComputeSection
 from rlaif.errors import ConfigError, TrainingError
 from rlaif.run import Run
+from rlaif.testing import save_tiny, tiny_tokenizer
 from rlaif.training import losses
 from rlaif.training.lora import trainable
 from rlaif.training.optimise import updates
@@ -27,7 +28,6 @@ from rlaif.training.recompute import layers_of
 from rlaif.training.reward.train import open_stage
 from rlaif.training.scalar_model import as_ended
 from rlaif.training.session import Group, Session
-from tests.tiny import save_tiny, tiny_tokenizer
 from tests.tiny_training import (
     LORA,
     Killed,

@@ -17,6 +17,7 @@ from rlaif.models.local import generate as generate_module
 from rlaif.models.local.generate import caches, pick_tokens
 from rlaif.models.local.packing import Row, response_mask
 from rlaif.run import Run
+from rlaif.testing import save_tiny, tiny_tokenizer
 from rlaif.training.lora import trainable
 from rlaif.training.losses import gae
 from rlaif.training.optimise import loop as ppo
@@ -32,7 +33,6 @@ from rlaif.training.reward.data import encode_pairs
 from rlaif.training.reward.train import RewardStage, set_reference
 from rlaif.training.scalar_model import as_ended
 from rlaif.training.session import Group, Session
-from tests.tiny import save_tiny, tiny_tokenizer
 from tests.tiny_training import (
     LORA,
     accumulate_both,

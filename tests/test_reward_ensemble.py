@@ -19,6 +19,7 @@ from rlaif.jsonl import read_objects, write_jsonl
 from rlaif.models.local.packing import Row
 from rlaif.records import Preference
 from rlaif.run import Run
+from rlaif.testing import tiny_tokenizer
 from rlaif.training.reward import denoise
 from rlaif.training.reward.data import encode_pairs, pair_lessons
 from rlaif.training.reward.denoise import treat
@@ -26,7 +27,6 @@ from rlaif.training.reward.ensemble import EnsembleModel, load_scorer, member_fo
 from rlaif.training.scalar_model import ScalarModel
 from rlaif.training.session import Session
 from rlaif.training.tracking import Tracker
-from tests.tiny import tiny_tokenizer
 from tests.tiny_training import LORA, planted, preference, random_rows, reward_section, tiny_recipe, tiny_scalar
 
 TOKENIZER = tiny_tokenizer()

@@ -25,6 +25,7 @@ from rlaif.jsonl import read_objects, write_jsonl
 from rlaif.models.local.packing import Row
 from rlaif.records import Judgment, Message, Pair, Preference, PrincipleJudgment, Prompt, Score
 from rlaif.run import Run
+from rlaif.testing import tiny_tokenizer
 from rlaif.training import parallel
 from rlaif.training.lora import trainable
 from rlaif.training.reward.data import Lesson, encode_pairs, pair_lessons, principle_labels, rating_lessons
@@ -33,7 +34,6 @@ from rlaif.training.reward.train import RewardStage, learn, set_reference, train
 from rlaif.training.reward.worth import score_heldout
 from rlaif.training.scalar_model import ScalarModel
 from tests.audited import ORIGIN
-from tests.tiny import tiny_tokenizer
 from tests.tiny_training import (
     LORA,
     planted,

@@ -33,12 +33,11 @@ from rlaif.records import Message, Prompt
 from rlaif.run import Run
 from rlaif.stages.optimise import optimise
 from rlaif.stages.scoring import checks, text_scorers, vetoes
+from rlaif.testing import LABEL_MASS, letters, small_recipe, tiny_tokenizer
 from rlaif.training.optimise.actors import open_scorers
 from rlaif.training.optimise.rollout import _score
 from rlaif.training.optimise.scorers import Workshop, open_scorer
-from tests.scripted_judge import LABEL_MASS, RESPONSE, letters
-from tests.small_run import small_recipe
-from tests.tiny import tiny_tokenizer
+from tests.scripted_judge import RESPONSE
 from tests.tiny_training import random_rows, tiny_method
 
 CONSTITUTION = """\

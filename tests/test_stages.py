@@ -20,8 +20,8 @@ from rlaif.pipeline import STAGES
 from rlaif.records import Failure, Judgment, Response
 from rlaif.run import Run
 from rlaif.stages import asking
+from rlaif.testing import small_recipe
 from tests.fake_run import response
-from tests.small_run import small_recipe
 
 TOO_LONG = "prompt of 9000 tokens does not fit a context of 4096"
 

@@ -25,8 +25,8 @@ from rlaif.study.contest import meetings, prompts_of
 from rlaif.study.heldout import heldout_labels
 from rlaif.study.page import Page, read_comparison
 from rlaif.study.run import run_study
+from rlaif.testing import CONSTITUTION, small_recipe
 from tests.forked import exit_code
-from tests.small_run import CONSTITUTION, small_recipe
 
 ARMS: dict[str, dict[str, object]] = {
     "rlaif": {},

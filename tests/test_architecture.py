@@ -27,7 +27,7 @@ LAYERS: list[set[str]] = [
     {"stages", "reads"},
     {"pipeline"},
     {"iterate", "study"},
-    {"checkup", "testing"},
+    {"checkup", "testing", "api"},
     {"cli"},
     {"__main__"},
 ]
@@ -97,6 +97,8 @@ def test_imports_only_go_down():
     for found in all_imports():
         own, (root, _, rest) = unit(found.path), found.target.partition(".")
         other = unit_of(rest)
+        if own == "__init__":  # the public API, which imports nothing before it is asked for
+            continue
         if root != "rlaif" or not rest or other in {"__version__", own} or layer(other) < layer(own):
             continue
         wrong.append(

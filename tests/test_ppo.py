@@ -34,7 +34,7 @@ from tests.tiny_training import (
     accumulate_both,
     dies_at,
     no_checks,
-    no_text,
+    of_models,
     prompt,
     prompts,
     random_rows,
@@ -312,10 +312,10 @@ def test_actors_are_opened_from_a_recipe_and_a_saved_reward_model(tiny_folder: s
     scorer.reference = 0.7
     scorer.save(tmp_path / "reward_model", tiny_tokenizer())
     recipe = tiny_recipe(tiny_folder, optimise=tiny_section())
-    actors = open_actors(recipe, tmp_path / "reward_model", no_text, tmp_path / "weights")
+    actors = open_actors(recipe, *of_models(recipe, tmp_path / "reward_model"), tmp_path / "weights")
     assert actors.critic.reference == 0.7
     rows = random_rows(0, prompts=2, responses=2)
-    score_B = actors.scorers.score([], [], rows).score_B
+    score_B = torch.tensor(actors.rewards.score.measure([], [], rows).values)
     ended = as_ended(rows, tiny_tokenizer())
     torch.testing.assert_close(score_B, scorer.score_all(ended, 1000) - 0.7)
     assert trainable(actors.policy.model)
@@ -329,7 +329,7 @@ def test_both_models_that_learn_compute_as_the_recipe_says(lora: Any, tiny_folde
     tiny_scalar(tiny_folder).save(tmp_path / "reward_model", tiny_tokenizer())
     section = tiny_section(lora=lora, critic_lora=lora)
     recipe = tiny_recipe(tiny_folder, optimise=section, compute=ComputeSection(gradient_checkpointing=True))
-    actors = open_actors(recipe, tmp_path / "reward_model", no_text, tmp_path / "weights")
+    actors = open_actors(recipe, *of_models(recipe, tmp_path / "reward_model"), tmp_path / "weights")
     for model in (actors.policy, actors.critic):
         assert all(layer.training for layer in layers_of(model.backbone))
 

@@ -215,7 +215,7 @@ def test_a_changed_human_label_reaches_the_figures(tmp_path, monkeypatch):
     run.reward_model.mkdir()
     recipe = SimpleNamespace(reward=None, policy=SimpleNamespace(dtype="float32"))
     scored = []
-    monkeypatch.setattr("rlaif.training.reward.pairs.score_pairs", lambda *_: scored.append(1) or {pair.id: 2.0})
+    monkeypatch.setattr("rlaif.rewards.model.score_pairs", lambda *_: scored.append(1) or {pair.id: 2.0})
     for p_a in (0.0, 0.0, 1.0):
         label = Judgment(pair=pair, source="human", annotator="ann", p_a=p_a)
         monkeypatch.setattr(heldout, "heldout_labels", lambda *_, label=label: [label])

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         requests_of,
         score,
     )
+    from rlaif.api.reward import RewardModel, train_reward_model
     from rlaif.api.runs import audit, compare, run
     from rlaif.config import Recipe, load_recipe
     from rlaif.constitution import Constitution, load_constitution
@@ -51,6 +52,7 @@ __all__ = [
     "Recipe",
     "Reply",
     "Response",
+    "RewardModel",
     "RlaifError",
     "Run",
     "Score",
@@ -69,6 +71,7 @@ __all__ = [
     "requests_of",
     "run",
     "score",
+    "train_reward_model",
 ]
 _HOMES = {
     "rlaif.api.inputs": ("open_engine",),
@@ -81,6 +84,7 @@ _HOMES = {
         "requests_of",
         "score",
     ),
+    "rlaif.api.reward": ("RewardModel", "train_reward_model"),
     "rlaif.api.runs": ("audit", "compare", "run"),
     "rlaif.config": ("Recipe", "load_recipe"),
     "rlaif.constitution": ("Constitution", "load_constitution"),

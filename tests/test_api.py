@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +14,7 @@ import pytest
 
 import rlaif
 from rlaif.records import Message, Pair, Prompt
-from rlaif.testing import Answer, completion, fake_server, letters
+from rlaif.testing import Answer, completion, fake_server, letters, small_recipe
 
 PAIRS = [("Say 1", "abc", "123"), ("Say 2", "1", "some words"), ("Say 3", "word", "!!")]
 RULE = """\
@@ -260,3 +262,92 @@ def test_missing_and_bad_replies_are_said(rule):
         rlaif.judgment_of(PAIRS[0], rule, ["A"])
     found = rlaif.judgment_of(PAIRS[0], rule, ["A", rlaif.Reply(error="timed out")])
     assert found.judgments == () and found.failures[0].detail == "timed out"
+
+
+# ------------------------------------------------------------------------------------------------- reward models
+
+
+@pytest.fixture(scope="module")
+def taught(shallow_folder, rule, tmp_path_factory):
+    """(preferences, the reward model trained on them, its folder)."""
+    pairs = [(f"Say {n}", "letters only" + "x" * (n % 5), "0123" + "9" * (n % 7)) for n in range(40)]
+    preferences = rlaif.preferences(rlaif.judge(pairs, rule, by_letters), heldout_share=0.3)
+    out = tmp_path_factory.mktemp("models") / "rm"
+    model = {"backend": "local", "model": shallow_folder, "dtype": "float32"}
+    knobs = {"lora": None, "epochs": 5, "learning_rate": 5e-3, "minibatch_size": 8}
+    return preferences, rlaif.train_reward_model(preferences, model, out, **knobs), out
+
+
+def test_a_reward_model_learns_without_recipe_or_run(taught):
+    preferences, model, out = taught
+    held = [row for row in preferences if row.split == "heldout"]
+    assert model.facts["heldout_pairs"] == len(held) == model.facts["heldout_correct"]
+    chosen = model.score([*row.prompt, *row.chosen] for row in held)
+    rejected = model.score([*row.prompt, *row.rejected] for row in held)
+    assert all(one > other for one, other in zip(chosen, rejected, strict=True))
+    assert sorted(path.name for path in out.parent.iterdir()) == ["rm"], "and leaves nothing else behind"
+
+
+def test_its_scores_are_centred_and_any_shape_of_a_conversation_has_the_same(taught):
+    preferences, model, out = taught
+    train = [row for row in preferences if row.split == "train"]
+    every = [[*row.prompt, *side] for row in train for side in (row.chosen, row.rejected)]
+    values = rlaif.RewardModel.load(out, dtype="float32").score(every)
+    distinct = dict(zip(map(tuple, every), values, strict=True)).values()
+    assert sum(distinct) / len(distinct) == pytest.approx(0, abs=0.02)
+    shapes = [("Say 1", "abc"), [{"role": "user", "content": "Say 1"}, {"role": "assistant", "content": "abc"}]]
+    shapes.append({"prompt": "Say 1", "response": "abc"})
+    one, *others = model.score(shapes)
+    assert others == [pytest.approx(one, abs=1e-5)] * 2
+
+
+def test_what_has_no_score_has_a_reason(taught):
+    _, model, _ = taught
+    long, broken = ("Say 1", "x" * 5000), ("Say 1", "\ud800")
+    assert [value is None for value in model.score([("Say 1", "abc"), long, broken])] == [False, True, True]
+    assert model.problem(("Say 1", "abc")) is None
+    assert "reads at most 2048" in model.problem(long) and model.problem(broken)
+
+
+def test_what_cannot_be_trained_or_loaded_is_said(taught, tmp_path):
+    preferences, _, _ = taught
+    (tmp_path / "notes.txt").write_text("mine")
+    for words, said in (
+        ({"out": tmp_path}, "is there and is no reward model"),
+        ({"epoch": 2}, "did you mean 'epochs'"),
+        ({"model": "vllm:Qwen"}, "must be local"),
+        ({"principle_heads": True}, "train them by a recipe"),
+        ({"loss": {"kind": "regression"}}, "label.mode.kind=score"),
+    ):
+        with pytest.raises(rlaif.ConfigError, match=said):
+            rlaif.train_reward_model(preferences, **{"out": tmp_path / "rm", **words})
+    with pytest.raises(rlaif.DataError, match=r"preferences\[0\]: p_chosen"):
+        rlaif.train_reward_model([preferences[0].model_dump() | {"p_chosen": 3}], out=tmp_path / "rm")
+    with pytest.raises(rlaif.ConfigError, match="no reward model here"):
+        rlaif.RewardModel.load(tmp_path)
+
+
+# ------------------------------------------------------------------------------------------------- whole runs
+
+
+def test_a_run_its_reward_model_an_audit_and_a_comparison(tmp_path, shallow_folder, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    small = {"prompts__heldout": 6, "optimise__steps": 1, "optimise__rollouts_per_step": 8}
+    small |= {"optimise__minibatch_size": 8, "reward__epochs": 1, "evaluate__bootstrap_samples": 20, "prompts": 16}
+    recipe = small_recipe(tmp_path, shallow_folder, reward__ensemble={"kind": "independent", "members": 2}, **small)
+    run = rlaif.run(recipe, out="runs/1", until="evaluate")
+    assert isinstance(run, rlaif.Run) and run.evaluation.exists() and not run.report.exists()
+    assert isinstance(rlaif.RewardModel.load(run.folder).score([("Say 1", "abc")])[0], float)
+    shutil.copytree("runs/1", "runs/2")
+    runs = [run, rlaif.Run(Path("runs/2"))]
+    table = rlaif.compare(runs)
+    assert table[0] == ("", "1", "2") and len(table) > 4
+    rlaif.compare([one.folder for one in runs], out="page.html")
+    assert Path("page.html").exists() and Path("page.json").exists()
+
+    rows = [{"prompt": f"Say {n}", "chosen": "abc" + "d" * n, "rejected": "12"} for n in range(30)]
+    Path("gold.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    audited = rlaif.audit(recipe, "gold.jsonl", out="audit", probe_pairs=0)
+    assert audited.audit["accuracy"]["value"] == 1 and audited.sentence and audited.page.exists()
+    with pytest.raises(rlaif.ConfigError, match="overrides"):
+        rlaif.run(recipe, ["optimise.steps=2"])

@@ -17,9 +17,11 @@ from rlaif.config import Recipe
 from rlaif.config.optimise import Dpo, Sft
 from rlaif.config.reward import RewardSection
 from rlaif.config.training import ComputeSection, Lora
+from rlaif.models.local.dtype import torch_dtype
 from rlaif.models.local.generate import Sampling, generate
 from rlaif.models.local.packing import Row
 from rlaif.models.local.tokens import encode_prompt
+from rlaif.rewards.open import open_rewards
 from rlaif.training.lessons import Text, distinct
 from rlaif.training.offline.dpo import DpoMethod
 from rlaif.training.offline.loop import make_learner, train
@@ -28,6 +30,7 @@ from rlaif.training.optimise.actors import open_actors
 from rlaif.training.optimise.loop import train_policy
 from rlaif.training.policy_model import PolicyModel
 from rlaif.training.reward.data import pair_lessons
+from rlaif.training.reward.ensemble import RewardModels
 from rlaif.training.reward.train import RewardStage, train_reward_model
 from rlaif.training.samplers import SampledResponse, Sampler
 from rlaif.training.scalar_model import ScalarModel
@@ -182,7 +185,9 @@ def _from_rollouts(
 ) -> Recorder:
     recipe = recipe_of(case, shape, folder, dtype)
     section: Any = recipe.optimise
-    actors = open_actors(recipe, folder / "reward_model", {}.__getitem__, scratch / "weights")
+    models = RewardModels(folder / "reward_model", torch_dtype(recipe.policy.dtype))
+    with open_rewards(recipe, {}.__getitem__, models, section.microbatch_tokens) as open_reward:
+        actors = open_actors(recipe, models, open_reward, scratch / "weights")
     recorder = Recorder(actors.sampler, kept)
     asked = prompts(shape, shape.rows // case.responses * shape.steps)
     train_policy(replace(actors, sampler=recorder), asked, section, 0, scratch, clock, lambda texts: {})

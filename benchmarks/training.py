@@ -34,12 +34,14 @@ import torch
 from rlaif.config import Recipe
 from rlaif.config.reward import RewardSection
 from rlaif.config.training import Lora
-from rlaif.models.local.dtype import resolve
+from rlaif.models.local.dtype import resolve, torch_dtype
 from rlaif.models.local.load import load_tokenizer
 from rlaif.records import Message, Preference, Prompt, content_id
+from rlaif.rewards.open import open_rewards
 from rlaif.run import Run
 from rlaif.training.optimise.actors import open_actors
 from rlaif.training.optimise.loop import train_policy
+from rlaif.training.reward.ensemble import RewardModels
 from rlaif.training.reward.train import RewardStage, train_reward_model
 from rlaif.training.scalar_model import ScalarModel
 from rlaif.training.tracking import Tracker
@@ -149,7 +151,9 @@ def our_ppo(model: str, data: str, variant: str, steps: int, dtype: str) -> dict
     )
     texts = [turns(row["chosen"])[0]["content"][:300] for row in transcripts(data, ROLLOUTS * steps)]
     prompts = [Prompt.of((Message(role="user", content=text),)) for text in texts]
-    actors = open_actors(recipe, folder / "reward_model", {}.get, folder / "weights")
+    models = RewardModels(folder / "reward_model", torch_dtype(recipe.policy.dtype))
+    with open_rewards(recipe, {}.__getitem__, models, recipe.optimise.microbatch_tokens) as open_reward:
+        actors = open_actors(recipe, models, open_reward, folder / "weights")
     tracker = Tracker(Run(folder), "optimise", steps, lambda count: None, lambda line: None)
     began = time.perf_counter()
     train_policy(actors, prompts, recipe.optimise, 0, folder / "checkpoints", tracker, lambda texts: {})

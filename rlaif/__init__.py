@@ -1,7 +1,136 @@
 """rlaif: reinforcement learning from AI feedback, from a written constitution to a trained policy.
 
-Start with `rlaif/pipeline.py`, which is the whole recipe on one screen, then `rlaif/records/`, which names
-every kind of row that passes between the stages.
+The names in `__all__` are the public API (docs/api.md); each is imported when it is first used, so that `import rlaif`
+brings no torch. To read the code start with `rlaif/pipeline.py`, which is the whole recipe on one screen, then
+`rlaif/records/`, which names every kind of row that passes between the stages.
 """
 
+from __future__ import annotations
+
+import importlib
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rlaif.api.inputs import open_engine
+    from rlaif.api.judging import (
+        Preferences,
+        ScoreResult,
+        judge,
+        judgment_of,
+        preferences,
+        requests_of,
+        score,
+    )
+    from rlaif.api.reward import RewardModel, train_reward_model
+    from rlaif.api.runs import audit, compare, run
+    from rlaif.config import Recipe, load_recipe
+    from rlaif.constitution import Constitution, load_constitution
+    from rlaif.errors import ConfigError, DataError, JudgeError, ModelError, RlaifError, TrainingError
+    from rlaif.feedback.judge import JudgeResult
+    from rlaif.models.chat import ChatRequest, Reply
+    from rlaif.records import Failure, Judgment, Message, Pair, Preference, Prompt, Response, Score, Verdict
+    from rlaif.run import Run
+
 __version__ = "0.1.0"
+__all__ = [
+    "ChatRequest",
+    "ConfigError",
+    "Constitution",
+    "DataError",
+    "Failure",
+    "JudgeError",
+    "JudgeResult",
+    "Judgment",
+    "Message",
+    "ModelError",
+    "Pair",
+    "Preference",
+    "Preferences",
+    "Prompt",
+    "Recipe",
+    "Reply",
+    "Response",
+    "RewardModel",
+    "RlaifError",
+    "Run",
+    "Score",
+    "ScoreResult",
+    "TrainingError",
+    "Verdict",
+    "__version__",
+    "audit",
+    "compare",
+    "judge",
+    "judgment_of",
+    "load_constitution",
+    "load_recipe",
+    "open_engine",
+    "preferences",
+    "requests_of",
+    "run",
+    "score",
+    "train_reward_model",
+]
+_HOMES = {
+    "rlaif.api.inputs": ("open_engine",),
+    "rlaif.api.judging": (
+        "Preferences",
+        "ScoreResult",
+        "judge",
+        "judgment_of",
+        "preferences",
+        "requests_of",
+        "score",
+    ),
+    "rlaif.api.reward": ("RewardModel", "train_reward_model"),
+    "rlaif.api.runs": ("audit", "compare", "run"),
+    "rlaif.config": ("Recipe", "load_recipe"),
+    "rlaif.constitution": ("Constitution", "load_constitution"),
+    "rlaif.errors": ("ConfigError", "DataError", "JudgeError", "ModelError", "RlaifError", "TrainingError"),
+    "rlaif.feedback.judge": ("JudgeResult",),
+    "rlaif.models.chat": ("ChatRequest", "Reply"),
+    "rlaif.records": (
+        "Failure",
+        "Judgment",
+        "Message",
+        "Pair",
+        "Preference",
+        "Prompt",
+        "Response",
+        "Score",
+        "Verdict",
+    ),
+    "rlaif.run": ("Run",),
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'rlaif' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+class _NamedLikeAFunction(ModuleType):
+    """A module that a function of the API is named like, such as rlaif/run.py: calling it calls the function."""
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        return __getattr__(self.__name__.removeprefix("rlaif."))(*args, **options)
+
+
+class _Package(ModuleType):
+    """Importing rlaif/run.py sets `rlaif.run` to the module, which must stay callable."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _HOME and isinstance(value, ModuleType):
+            value.__class__ = _NamedLikeAFunction
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -11,7 +11,7 @@ from random import Random
 from rlaif.config import Recipe, load_recipe
 from rlaif.models.chat import ChatRequest
 from rlaif.records import Provenance
-from tests.scripted_judge import choose
+from rlaif.testing import choose
 
 SHOWN = re.compile(r"<(?:response|reply|option)_([ab])>\n(.*?)\n</(?:response|reply|option)_\1>", re.DOTALL)
 """Where the compare templates put the two responses."""

@@ -112,7 +112,7 @@ def blank_plots() -> Iterator[Any]:
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A tiny random language model with a tokenizer, as a folder."""
-    from tests.tiny import save_tiny
+    from rlaif.testing import save_tiny
 
     return save_tiny(tmp_path_factory.mktemp("tiny"))
 
@@ -120,7 +120,7 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="session")
 def shallow_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The same with one layer, a third faster: for tests of stages and runs, where any model will do."""
-    from tests.tiny import save_tiny
+    from rlaif.testing import save_tiny
 
     return save_tiny(tmp_path_factory.mktemp("shallow"), num_hidden_layers=1)
 

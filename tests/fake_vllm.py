@@ -13,7 +13,7 @@ import torch
 from jinja2 import TemplateError
 from transformers import AutoModelForCausalLM, DynamicCache
 
-from tests.fake_server import Answer, FakeServer, Request, failed, fake_server
+from rlaif.testing import Answer, FakeServer, Request, failed, fake_server
 
 
 class FakeProcess:

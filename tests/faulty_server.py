@@ -20,7 +20,7 @@ from threading import Thread
 from typing import Any
 
 from rlaif.records import derive_seed
-from tests.fake_server import tokenized
+from tests.vocabulary import tokenized
 
 Schedule = Callable[[str, int], str | None]
 Good = Callable[[int], dict[str, Any]]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rlaif.config import Recipe, load_recipe
-from tests.tiny import save_tiny
+from rlaif.testing import save_tiny
 
 MODES = ("compare", "score", "checklist", "contrast")
 BEGIN = "{% block user %}<q>\n{{ conversation }}\n</q>\n"

@@ -30,7 +30,7 @@ from rlaif.training.policy_model import PolicyModel
 from rlaif.training.reward import train
 from rlaif.training.reward.data import Lesson
 from rlaif.training.scalar_model import ScalarModel
-from tests.tiny_training import no_checks, no_text, prompt, tiny_recipe, tiny_tracker
+from tests.tiny_training import no_checks, of_models, prompt, tiny_recipe, tiny_tracker
 
 SMALL = 8
 """Tokens of a response, and of a prompt, in the first update."""
@@ -100,7 +100,7 @@ def ppo(folder: str, dtype: str, lora: Lora | None, run: Path) -> tuple[Recipe, 
     scorer = ScalarModel.from_language_model(folder, None, torch_dtype(dtype), pad_id=0, seed=1)
     scorer.save(run / "reward_model", PolicyModel.load(folder, None, torch_dtype(dtype)).tokenizer)
     del scorer
-    actors = open_actors(recipe, run / "reward_model", no_text, run / "weights")
+    actors = open_actors(recipe, *of_models(recipe, run / "reward_model"), run / "weights")
     asked = [prompt("x" * (large(dtype) // 4 + number)) for number in range(2)]
     train_policy(actors, asked, section, 0, run / "checkpoints", tiny_tracker(run), no_checks)
     return recipe, rollout_rows(recipe, asked)

@@ -15,10 +15,10 @@ import yaml
 
 from rlaif.cli import main
 from rlaif.feedback.prompts import read_prompts
+from rlaif.testing import small_recipe
 from rlaif.training.optimise.rollout import prompts_of_step
 from rlaif.training.session import Session
 from tests.memory_process import status
-from tests.small_run import small_recipe
 
 ROOM = 2**25
 METHOD = {

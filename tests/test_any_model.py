@@ -18,9 +18,9 @@ from rlaif.models.local.architecture import backbone_of, output_of
 from rlaif.models.local.generate import Sampling, generate
 from rlaif.models.local.load import load_language_model
 from rlaif.models.local.packing import Row, hidden_states
+from rlaif.testing import tiny_model, tiny_tokenizer
 from rlaif.training.head import chosen_and_entropy, chosen_logprobs
 from rlaif.training.scalar_model import ScalarModel
-from tests.tiny import tiny_model, tiny_tokenizer
 
 SIZES: dict[str, Any] = {
     "vocab_size": 262,

@@ -11,7 +11,7 @@ import pytest
 from rlaif.audit.commands import ablate_command, fit_command
 from rlaif.constitution import load_constitution
 from rlaif.errors import ConfigError
-from tests.small_run import small_recipe
+from rlaif.testing import small_recipe
 
 CONSTITUTION = """\
 schema: rlaif/constitution/v1

@@ -35,7 +35,7 @@ from rlaif.models.chat import ChatRequest
 from rlaif.models.scripted import ScriptedChatModel
 from rlaif.records import Judgment, Message, Pair, Prompt, Verdict, oriented
 from rlaif.templates import load_template
-from tests.scripted_judge import choose, shown
+from rlaif.testing import choose, shown
 from tests.tiers import in_worlds, least
 
 PROMPTS = 120

@@ -34,7 +34,8 @@ from rlaif.models.client.replicas import MOST_BYTES, Replicas, retry_after_s
 from rlaif.models.reasoning import THINKS_FIRST
 from rlaif.models.wire import BadReply, error_message, parse_reply, request_body
 from rlaif.records import Message
-from tests.fake_server import Answer, Request, completion, failed, fake_server, tokenized
+from rlaif.testing import Answer, Request, completion, failed, fake_server
+from tests.vocabulary import tokenized
 
 MODELS = Answer(body={"data": [{"id": "judge"}, {"id": "other"}]})
 

@@ -30,9 +30,9 @@ from rlaif.models.local.tokens import encode_prompt, encode_response, turn_of
 from rlaif.models.wire import BadReply
 from rlaif.models.wire_likelihood import WORDS, Row, parse_likelihood, parse_shared
 from rlaif.records import Message
-from tests.fake_server import Answer, FakeServer, Request, completion, failed, fake_server
+from rlaif.testing import Answer, FakeServer, Request, completion, failed, fake_server, tiny_tokenizer
 from tests.fake_vllm import FakeReader
-from tests.tiny import FAMILIES, save_family, tiny_tokenizer, tokenizer_of
+from tests.tiny import FAMILIES, save_family, tokenizer_of
 
 SCORED = ("/v1/completions", "/inference/v1/generate")
 

@@ -36,11 +36,10 @@ from rlaif.records import Failure, Judgment, Message, Origin, Pair, Preference, 
 from rlaif.run import Run
 from rlaif.stages import asking
 from rlaif.stages.forecast import work
+from rlaif.testing import choose, letters, shown, small_recipe
 from tests.forked import exit_code
-from tests.scripted_judge import choose, letters, shown
-from tests.small_run import small_recipe
 from tests.test_resume import Kill, arm
-from tests.test_stages import made, measured
+from tests.test_stages import made, measure_nothing
 
 PLAINLY, LEARNEDLY, WARMLY = "Use plain letters.", "Use digits.", "Be warm."
 CONSTITUTION = f"""\
@@ -362,7 +361,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[ChatRequest]]:
         return ScriptedChatModel(reply, name)
 
     monkeypatch.setattr(asking, "open_model", opened)
-    monkeypatch.setattr("rlaif.training.measure.measure_responses", measured)
+    measure_nothing(monkeypatch)
     return seen
 
 

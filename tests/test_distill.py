@@ -27,7 +27,7 @@ from rlaif.models.chat import ChatRequest, Reply
 from rlaif.models.scripted import RequestFailed, ScriptedChatModel
 from rlaif.records import Judgment, Message, Pair, Prompt, content_id
 from rlaif.templates import load_template
-from tests.scripted_judge import choose, shown
+from rlaif.testing import choose, shown
 
 PREFERRED = "Which response has fewer words?"
 POLITE = "Which response thanks the user more warmly?"

@@ -13,15 +13,14 @@ from rlaif.jsonl import read_jsonl, read_objects, write_jsonl
 from rlaif.pipeline import run_recipe
 from rlaif.records import Judgment, Preference, Response
 from rlaif.run import Run
-from tests.scripted_judge import letters
-from tests.small_run import small_recipe
+from rlaif.testing import letters, small_recipe
 
 PROMPTS, HELDOUT = 120, 32
 
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory, tiny_folder):
-    measures = [{"kind": "words"}, {"kind": "code", "function": "tests.scripted_judge:letters", "better": "higher"}]
+    measures = [{"kind": "words"}, {"kind": "code", "function": "rlaif.testing:letters", "better": "higher"}]
     folder = tmp_path_factory.mktemp("inputs")
     return small_recipe(folder, tiny_folder, PROMPTS, evaluate={"measures": measures})
 

@@ -19,9 +19,9 @@ from rlaif.formats import HumanFile, HumanHub
 from rlaif.jsonl import read_objects, write_jsonl
 from rlaif.records import Message, Preference, Prompt, oriented, plain
 from rlaif.run import Run
+from rlaif.testing import tiny_tokenizer
 from rlaif.training.losses import bradley_terry_loss
 from rlaif.training.reward.train import RewardStage, train_reward_model
-from tests.tiny import tiny_tokenizer
 from tests.tiny_training import preference, reward_section, same, tiny_scalar, tiny_tracker, weights
 
 NO_RUN = Run(Path("no-run"))

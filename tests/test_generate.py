@@ -17,7 +17,7 @@ from rlaif.models.local.cache import RoomyLayer
 from rlaif.models.local.generate import Sample, Sampling, caches, generate, pick_tokens
 from rlaif.models.local.tokens import encode_prompt
 from rlaif.records import Message
-from tests.tiny import tiny_model, tiny_tokenizer
+from rlaif.testing import tiny_model, tiny_tokenizer
 
 MODEL = tiny_model(1)
 MODEL.generation_config.eos_token_id = [2, *range(100, 130)]  # about one token in nine ends a response

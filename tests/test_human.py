@@ -20,7 +20,7 @@ from rlaif.formats.sheet import HumanData
 from rlaif.records import oriented, plain
 from rlaif.run import Run
 from rlaif.stages.pairs import pairs
-from tests.small_run import small_recipe
+from rlaif.testing import small_recipe
 
 NO_RUN = Run(Path("no-run"))
 HH_DEV = Path(__file__).parents[2] / "shared" / "data" / "hh_harmless" / "dev.jsonl.gz"

@@ -18,8 +18,8 @@ from rlaif.jsonl import read_jsonl, write_jsonl
 from rlaif.pipeline import run_recipe, stages_until
 from rlaif.records import Judgment, Pair, Preference
 from rlaif.run import Run
+from rlaif.testing import small_recipe
 from tests.annotated import given
-from tests.small_run import small_recipe
 
 OWN_PAGE = [{"kind": "annotations"}]
 

@@ -23,8 +23,8 @@ from rlaif.jsonl import read_jsonl, read_objects
 from rlaif.pipeline import STAGES, stages_of
 from rlaif.records import Preference, Response
 from rlaif.run import Run
+from rlaif.testing import small_recipe
 from tests.forked import draw_nothing, exit_code
-from tests.small_run import small_recipe
 from tests.test_resume import Kill, arm
 from tests.tiny_training import preference
 

@@ -24,8 +24,8 @@ from rlaif.jsonl import write_jsonl
 from rlaif.models.chat import ChatRequest, Reply
 from rlaif.models.scripted import ScriptedChatModel
 from rlaif.records import Message, Pair, Preference, Prompt
+from rlaif.testing import choose
 from tests.learning_judge import MODES, TWO, recipe_of, rows, write
-from tests.scripted_judge import choose
 
 SECTION = JudgeTrainSection()
 

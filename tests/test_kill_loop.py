@@ -20,8 +20,8 @@ from rlaif.digest import hash_path
 from rlaif.jsonl import write_jsonl
 from rlaif.pipeline import run_recipe
 from rlaif.run import Run
+from rlaif.testing import small_recipe
 from tests.forked import exit_code
-from tests.small_run import small_recipe
 from tests.tiny_training import planted
 
 pytestmark = pytest.mark.slow

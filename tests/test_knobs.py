@@ -14,7 +14,7 @@ import pytest
 from rlaif.config import Recipe, Section
 from rlaif.pipeline import STAGES, run_recipe, stages_of
 from rlaif.run import Run
-from tests.small_run import small_recipe
+from rlaif.testing import small_recipe
 from tests.tiers import some
 
 pytestmark = pytest.mark.usefixtures("blank_plots")

@@ -20,8 +20,8 @@ from rlaif.pipeline import run_recipe
 from rlaif.records import Message, Pair, Prompt, Response
 from rlaif.run import Run
 from rlaif.stages.labels import SampledPairs, responses_by_prompt
+from rlaif.testing import small_recipe
 from tests import scripted_judge
-from tests.small_run import small_recipe
 from tests.test_modes import judged, recipe_with
 
 PROMPTS = [Prompt.of((Message(role="user", content=f"q{n}"),), ("t",) if n % 2 else ()) for n in range(4)]

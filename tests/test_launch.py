@@ -13,7 +13,7 @@ import pytest
 from rlaif.config import dump_recipe
 from rlaif.pipeline import run_recipe
 from rlaif.run import Run
-from tests.small_run import small_recipe
+from rlaif.testing import small_recipe
 from tests.test_parallel import free_port
 
 pytestmark = pytest.mark.slow

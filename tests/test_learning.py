@@ -20,6 +20,7 @@ from rlaif.models.local.generate import Sampling
 from rlaif.models.local.packing import Row
 from rlaif.models.local.tokens import encode_prompt
 from rlaif.run import Run
+from rlaif.testing import save_tiny, tiny_tokenizer
 from rlaif.training.offline import loop as offline
 from rlaif.training.offline.dpo import DpoMethod
 from rlaif.training.optimise.actors import Actors
@@ -29,7 +30,6 @@ from rlaif.training.reward.train import RewardStage, train_reward_model
 from rlaif.training.samplers.local import LocalSampler
 from rlaif.training.scalar_model import ScalarModel
 from tests.tiers import seeds, some
-from tests.tiny import save_tiny, tiny_tokenizer
 from tests.tiny_training import (
     no_checks,
     planted,

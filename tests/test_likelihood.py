@@ -14,7 +14,8 @@ from rlaif.models.local import LocalChatModel
 from rlaif.models.local.likelihood import answer_rows
 from rlaif.models.local.tokens import encode_prompt, render, turn_of
 from rlaif.records import Message, plain
-from tests.tiny import save_family, save_tiny
+from rlaif.testing import save_tiny
+from tests.tiny import save_family
 
 TEXTS = ("yes", "a longer one, with words", "", "b")
 

@@ -10,7 +10,7 @@ import torch
 from rlaif.models import embedded
 from rlaif.models.local import load
 from rlaif.models.local.load import load_language_model, load_tokenizer
-from tests.tiny import save_tiny, tiny_tokenizer
+from rlaif.testing import save_tiny, tiny_tokenizer
 
 
 def test_padding_is_a_spare_special_token_and_never_the_end_token(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from rlaif.models.chat import ChatRequest
 from rlaif.models.local import LocalChatModel
 from rlaif.models.local.labels import LabelTokens, decoded, label_tokens
 from rlaif.records import Message
-from tests.tiny import tiny_tokenizer
+from rlaif.testing import tiny_tokenizer
 
 BLANK = "\u2581"
 ON_A_NEW_LINE = (

@@ -22,7 +22,7 @@ from rlaif.models.local import model as module
 from rlaif.models.local.packing import Row
 from rlaif.models.local.tokens import answer_of, encode_prompt
 from rlaif.records import Message, plain
-from tests.tiny import CHAT_TEMPLATE, save_tiny, tiny_tokenizer
+from rlaif.testing import CHAT_TEMPLATE, save_tiny, tiny_tokenizer
 
 CONTEXT = 160
 

@@ -27,8 +27,8 @@ from rlaif.evaluation.winrate import Match
 from rlaif.evaluation.wording import MINUS
 from rlaif.pipeline import STAGES, run_recipe
 from rlaif.run import Run
+from rlaif.testing import small_recipe
 from tests.fake_run import inputs, prompt, response
-from tests.small_run import small_recipe
 
 BOOTSTRAP = Bootstrap(400)
 PLAIN = "The cat sat on the mat. It was warm there."
@@ -216,7 +216,7 @@ def test_a_bad_measure_is_one_line(measures, message):
 
 
 def test_what_the_run_looks_at_itself_is_said(tmp_path):
-    measures = [{"kind": "words"}, {"kind": "syllables"}, {"kind": "code", "function": "tests.scripted_judge:letters"}]
+    measures = [{"kind": "words"}, {"kind": "syllables"}, {"kind": "code", "function": "rlaif.testing:letters"}]
     recipe = small_recipe(tmp_path, "unused", evaluate={"measures": measures})
     seen = [one.seen for one in instruments_of(recipe, load_constitution(recipe.constitution))]
     assert seen == [None, None, "the judge, a function of the same module"]

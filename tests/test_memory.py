@@ -21,6 +21,7 @@ from rlaif.config.training import ComputeSection, Lora
 from rlaif.errors import ConfigError, TrainingError
 from rlaif.models.local.dtype import multiplies_bf16
 from rlaif.models.local.packing import Row, hidden_states
+from rlaif.testing import save_tiny, tiny_model, tiny_tokenizer
 from rlaif.training import memory
 from rlaif.training.lora import trainable
 from rlaif.training.memory import MemoryPlan, plan_memory, rollout_rows, within
@@ -30,7 +31,6 @@ from rlaif.training.recompute import recompute
 from rlaif.training.sizes import ModelRequest, sizes
 from tests.forked import exit_code
 from tests.memory_process import measure
-from tests.tiny import save_tiny, tiny_model, tiny_tokenizer
 from tests.tiny_training import LORA, prompts, random_rows, tiny_recipe
 
 CHOSEN = ChosenDemonstrations()

@@ -14,8 +14,7 @@ from rlaif.jsonl import read_jsonl
 from rlaif.pipeline import run_recipe
 from rlaif.records import Demonstration, Judgment, Preference, Ranking, Reliability, Revision, Score
 from rlaif.run import Run
-from tests.scripted_judge import letters
-from tests.small_run import small_recipe
+from rlaif.testing import letters, small_recipe
 
 CONSTITUTION = """\
 schema: rlaif/constitution/v1

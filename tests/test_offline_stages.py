@@ -21,7 +21,7 @@ from rlaif.pipeline import STAGES, run_recipe, stages_of
 from rlaif.records import Demonstration, Failure, Preference, Response
 from rlaif.run import Run
 from rlaif.stages.offline import demonstrations
-from tests.small_run import small_recipe
+from rlaif.testing import small_recipe
 
 pytestmark = pytest.mark.usefixtures("blank_plots")
 EVERY = ("sample", "label", "pairs", "reward")
@@ -118,8 +118,8 @@ def test_optimise_reads_what_it_learns_from_and_no_more(recipe, tmp_path):
     assert own & set(read({"kind": "sft"}, label=REVISE)) == {run.demonstrations}
     assert own & set(read({"kind": "sft", "data": JUDGE})) == set()
     assert Path("x.jsonl") in read({"kind": "sft", "data": {"kind": "file", "path": "x.jsonl"}})
-    assert "scripted_judge.py" in {path.name for path in read({"kind": "sft", "data": JUDGE})}
-    assert "scripted_judge.py" in {path.name for path in read({"kind": "rloo", "scoring": JUDGE})}
+    assert "testing.py" in {path.name for path in read({"kind": "sft", "data": JUDGE})}
+    assert "testing.py" in {path.name for path in read({"kind": "rloo", "scoring": JUDGE})}
     assert "score.jinja" in {path.name for path in read({"kind": "rloo", "scoring": JUDGE})}
     assert "letters.yaml" in {path.name for path in read({"kind": "rloo", "scoring": {"kind": "checks"}})}
 
@@ -236,7 +236,7 @@ def test_chosen_responses_of_training_pairs_that_are_no_ties(recipe, tmp_path):
 
 def answers(request: ChatRequest) -> Reply | str | dict[str, float]:
     """A judge that writes: nothing to one prompt, too much to another."""
-    from tests.scripted_judge import likes_letters
+    from rlaif.testing import likes_letters
 
     if request.labels:
         return likes_letters(request)
@@ -346,22 +346,22 @@ def test_best_of_n_by_the_reward_model_scores_higher(recipe, tmp_path):
 
 def test_of_equal_scores_the_first_is_kept_and_none_is_a_failure(recipe, tmp_path, monkeypatch):
     """The first of every four has no score, the other three the same one: the second is kept. One prompt has none."""
-    from rlaif.training import measure
+    from rlaif.stages import evaluation as stage
 
     nobody = read_prompts(recipe.prompts).heldout[0].id
 
     place: dict[str, int] = {}
 
-    def score_by(*arguments: Any) -> list[float | None]:
-        responses = arguments[4]
+    def scored(*arguments: Any) -> list[float | None]:
+        responses = arguments[3]
         place.update({r.id: r.index for r in responses})
         assert [r.index for r in responses[:8]] == list(range(8))
         return [None if r.index % 4 == 0 or r.prompt_id == nobody else 1.0 for r in responses]
 
-    monkeypatch.setattr(measure, "score_by", score_by)
+    monkeypatch.setattr(stage, "_scored", scored)
     seen: list[Any] = []
-    original: Callable[..., Any] = measure.measure_responses
-    monkeypatch.setattr(measure, "measure_responses", lambda *a: seen.append(a[-1]) or original(*a))
+    original: Callable[..., Any] = stage._scores
+    monkeypatch.setattr(stage, "_scores", lambda *a: seen.append(a[-1]) or original(*a))
     method = {"kind": "best_of_n", "n": 4, "scoring": LENGTH}
     changed = with_method(recipe, method, evaluate={"responses_per_prompt": 2, "bootstrap_samples": 50})
     run, evaluation = finished(changed, tmp_path / "run")

@@ -16,18 +16,17 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 from rlaif.config.models import VllmModel
-from rlaif.config.scoring import ModelScore
 from rlaif.models.embedded import ResolvedModel
 from rlaif.models.local.load import load_tokenizer
 from rlaif.models.local.packing import Row
 from rlaif.models.local.tokens import encode_prompt, encode_response
 from rlaif.models.server import start_server, stop_server
 from rlaif.records import Message, Prompt, plain
+from rlaif.rewards.model import ModelReward
+from rlaif.testing import save_tiny
 from rlaif.training.lessons import encode_scored
-from rlaif.training.optimise.scorers import Workshop, open_scorer
 from rlaif.training.scalar_model import ScalarModel
-from tests.tiny import FAMILIES, save_family, save_tiny
-from tests.tiny_training import no_text
+from tests.tiny import FAMILIES, save_family
 
 PROMPT = (Message(role="user", content="Name a fruit."),)
 LONGER = (*PROMPT, Message(role="assistant", content="A plum."), Message(role="user", content="And another?"))
@@ -95,21 +94,22 @@ def test_rollouts_score_as_their_texts_do(family: str, tmp_path: Path) -> None:
     expected = [score - RAW for (_, text), score in zip(EVERY, saved(folder, tmp_path / "reward"), strict=True)]
     tokenizer = load_tokenizer(folder)
     model = ScalarModel.load(tmp_path / "reward", torch.float32)
-    scorer = open_scorer(ModelScore(), Workshop(lambda head: model, tokenizer, 60, no_text))
+    reward = ModelReward(lambda: [model], lambda: tokenizer, 60)
     rows = [Row(tuple(encode_prompt(tokenizer, p)), tuple(encode_response(tokenizer, text))) for p, text in EVERY]
-    found = scorer([Prompt.of(prompt) for prompt, _ in EVERY], [text for _, text in EVERY], rows).score_B.tolist()
-    assert found == pytest.approx(expected, abs=1e-4)
+    prompts, texts = [Prompt.of(prompt) for prompt, _ in EVERY], [text for _, text in EVERY]
+    assert reward.measure(prompts, texts, rows).values == pytest.approx(expected, abs=1e-4)
+    assert reward.score(prompts, texts) == pytest.approx(expected, abs=1e-4)
 
 
 def test_a_cut_prompt_is_scored_as_far_as_the_policy_read_it(tmp_path: Path) -> None:
     folder = policy_of("always thinks", tmp_path)
     tokenizer = load_tokenizer(folder)
     model = ScalarModel.from_language_model(folder, None, torch.float32, pad_id=tokenizer.pad_token_id, seed=1)
-    scorer = open_scorer(ModelScore(), Workshop(lambda head: model, tokenizer, 60, no_text))
+    reward = ModelReward(lambda: [model], lambda: tokenizer, 60)
     whole = encode_prompt(tokenizer, PROMPT)
     (row,) = encode_scored(tokenizer, PROMPT, ["A pear."], 1000)
     cut = Row(tuple(whole[5:]), tuple(encode_response(tokenizer, "A pear.")))
-    found = scorer([Prompt.of(PROMPT)], ["A pear."], [cut]).score_B
+    found = torch.tensor(reward.measure([Prompt.of(PROMPT)], ["A pear."], [cut]).values)
     assert torch.allclose(found, model.score_all([row._replace(prompt=row.prompt[5:])], 100), atol=1e-5)
 
 

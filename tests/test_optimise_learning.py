@@ -14,9 +14,9 @@ import pytest
 from rlaif.config.scoring import ChecksScore
 from rlaif.records import Prompt
 from rlaif.run import Run
+from rlaif.testing import save_tiny
 from rlaif.training.optimise.loop import train_policy
 from tests.tiers import seeds, some
-from tests.tiny import save_tiny
 from tests.tiny_training import no_checks, prompts, tiny_actors, tiny_method, tiny_tracker
 
 WAYS: dict[str, dict[str, Any]] = {

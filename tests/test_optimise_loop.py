@@ -24,12 +24,12 @@ from rlaif.training.optimise.critic import modules_of
 from rlaif.training.optimise.estimators import State, make_targets
 from rlaif.training.optimise.loop import train_policy
 from rlaif.training.optimise.rollout import Rollouts, roll_out
-from rlaif.training.optimise.scorers import TextScorer
 from rlaif.training.optimise.updates import minibatches
 from rlaif.training.samplers.local import LocalSampler
 from tests.tiers import some
 from tests.tiny_training import (
     Killed,
+    TextReward,
     dies_at,
     no_checks,
     no_text,
@@ -159,11 +159,11 @@ def test_steps_in_a_row_are_counted_anew_after_a_good_one() -> None:
 # ---------------------------------------------------------------------------------------------------- scores
 
 
-def by_text(score: TextScorer) -> Any:
-    return lambda source: score
+def by_text(score: Any) -> Any:
+    return lambda source: TextReward(score)
 
 
-def by_place(values: Sequence[float | None]) -> TextScorer:
+def by_place(values: Sequence[float | None]) -> Any:
     """These, one for each place of a step, whatever was written."""
     return lambda prompts, texts: [values[i % len(values)] for i in range(len(texts))]
 
@@ -172,7 +172,7 @@ def test_what_has_no_score_is_left_out_and_counted(shallow_folder: str, tmp_path
     section = tiny_method("rloo", scoring=ChecksScore(), minibatch_size=8)
     values = [0.0, 1.0, None, 3.0, 4.0, 5.0, 6.0, 7.0]
     actors = tiny_actors(shallow_folder, section, text=by_text(by_place(values)))
-    object.__setattr__(actors.scorers, "max_failures", 0.2)
+    object.__setattr__(actors.rewards, "max_failures", 0.2)
     whole = roll_out(tiny_actors(shallow_folder, section, text=by_text(by_place([1.0]))), PROMPTS[:2], section, 0, 0)
     took = roll_out(actors, PROMPTS[:2], section, 0, 0)
     assert took.score_B.tolist() == [0, 1, 3, 4, 5, 6, 7]
@@ -195,7 +195,7 @@ def test_a_response_without_a_score_moves_no_other_into_another_minibatch(shallo
     cut = []
     for values in ([1.0] * 8, [1.0, 1.0, 1.0, None, 1.0, 1.0, 1.0, 1.0]):
         actors = tiny_actors(shallow_folder, section, text=by_text(by_place(values)))
-        object.__setattr__(actors.scorers, "max_failures", 0.2)
+        object.__setattr__(actors.rewards, "max_failures", 0.2)
         took = roll_out(actors, PROMPTS[:4], section, 0, 0)
         cut.append([[took.places[i] for i in minibatch] for minibatch in minibatches(took, section, 3)])
     assert cut[1] == [[place for place in minibatch if place != 3] for minibatch in cut[0]]
@@ -206,7 +206,7 @@ def test_too_many_without_a_score_stop_the_run(failed: int, limit: float, shallo
     section = tiny_method("grpo", scoring=ChecksScore())
     values = [None] * failed + [1.0] * (8 - failed)
     actors = tiny_actors(shallow_folder, section, text=by_text(by_place(values)))
-    object.__setattr__(actors.scorers, "max_failures", limit)
+    object.__setattr__(actors.rewards, "max_failures", limit)
     with pytest.raises(TrainingError, match=rf"^grpo step 3: {failed} of 8 responses have no score \(.*max_failures$"):
         roll_out(actors, PROMPTS[:2], section, 3, 0)
 
@@ -343,7 +343,7 @@ def test_what_is_high_for_what_is_good_can_be_a_cost(shallow_folder: str) -> Non
 def test_a_response_without_a_cost_is_left_out(shallow_folder: str) -> None:
     section = tiny_method("rloo", constraints=(COST.model_copy(update={"cost": ChecksScore()}),))
     actors = tiny_actors(shallow_folder, section, text=by_text(by_place([0.5, None, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0])))
-    object.__setattr__(actors.scorers, "max_failures", 0.2)
+    object.__setattr__(actors.rewards, "max_failures", 0.2)
     took = roll_out(actors, PROMPTS[:2], section, 0, 0)
     assert took.places == [0, 2, 3, 4, 5, 6, 7]
     assert took.cost_B["long"].tolist() == [0.5, 2, 3, 4, 5, 6, 7]

@@ -19,7 +19,8 @@ from transformers.masking_utils import causal_mask_function
 from rlaif.models.local import attention, flex, masks
 from rlaif.models.local.generate import Sampling, generate, left_pad
 from rlaif.models.local.packing import Hidden, Row, microbatches, packed, packed_by_blocks, packs, response_mask
-from tests.tiny import same_bits_on_two_threads_and_on_one, tiny_model
+from rlaif.testing import tiny_model
+from tests.tiny import same_bits_on_two_threads_and_on_one
 from tests.tiny_training import random_rows
 
 BACKBONE = tiny_model(3).model

@@ -27,7 +27,8 @@ from rlaif.jsonl import read_jsonl, write_jsonl
 from rlaif.models.chat import ChatModel, ChatRequest, Reply
 from rlaif.models.scripted import ScriptedChatModel
 from rlaif.records import Failure, Judgment, Message, Pair, Prompt, Provenance, Reliability
-from tests.scripted_judge import likes_letters, likes_short
+from rlaif.testing import likes_letters
+from tests.scripted_judge import likes_short
 from tests.tiers import seeds
 
 Ps = Sequence[float | None]

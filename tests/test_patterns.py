@@ -19,7 +19,7 @@ from rlaif.feedback.pairs import apart_by_checks
 from rlaif.models.scripted import ScriptedChatModel
 from rlaif.patterns import Endless, matches, search
 from rlaif.records import Message, Pair, Prompt
-from rlaif.stages.scoring import checks, vetoes
+from rlaif.rewards.texts import checks, vetoes
 from rlaif.templates import load_template
 from tests.fake_run import inputs
 
@@ -105,11 +105,9 @@ def test_so_is_a_response_that_is_rated() -> None:
 
 
 def test_such_a_text_has_no_score_no_veto_and_no_part_in_pass_rates() -> None:
-    from rlaif.config.scoring import ChecksScore
-
     rules = constitution(DOUBTFUL[0], veto=True)
-    for scorer in (checks(rules, ChecksScore()), vetoes(rules)):
-        assert scorer([PROMPT] * 3, ["Loud!", FOREVER, "Short."]) == [0, None, 1]
+    for reward in (checks(rules), vetoes(rules)):
+        assert reward.score([PROMPT] * 3, ["Loud!", FOREVER, "Short."]) == [0, None, 1]
     assert rules.pass_rates(["Loud!", FOREVER, "Short.", "So."]) == {
         "pass/undecided": 0.25,
         "pass/p": pytest.approx(2 / 3),

@@ -11,9 +11,9 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from rlaif.config.training import Lora
 from rlaif.models.local.packing import Row, response_mask
+from rlaif.testing import save_tiny, tiny_tokenizer
 from rlaif.training.lora import trainable
 from rlaif.training.policy_model import PolicyModel
-from tests.tiny import save_tiny, tiny_tokenizer
 from tests.tiny_training import LORA, random_rows, same, weights
 
 ROWS = random_rows(1, prompts=3, responses=3)

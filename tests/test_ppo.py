@@ -15,6 +15,7 @@ from rlaif.config.optimise import AdaptiveKl
 from rlaif.config.training import ComputeSection
 from rlaif.errors import ConfigError, TrainingError
 from rlaif.run import Run
+from rlaif.testing import save_tiny, tiny_tokenizer
 from rlaif.training import losses
 from rlaif.training.lora import trainable
 from rlaif.training.optimise import updates
@@ -27,14 +28,13 @@ from rlaif.training.recompute import layers_of
 from rlaif.training.reward.train import open_stage
 from rlaif.training.scalar_model import as_ended
 from rlaif.training.session import Group, Session
-from tests.tiny import save_tiny, tiny_tokenizer
 from tests.tiny_training import (
     LORA,
     Killed,
     accumulate_both,
     dies_at,
     no_checks,
-    no_text,
+    of_models,
     prompt,
     prompts,
     random_rows,
@@ -312,10 +312,10 @@ def test_actors_are_opened_from_a_recipe_and_a_saved_reward_model(tiny_folder: s
     scorer.reference = 0.7
     scorer.save(tmp_path / "reward_model", tiny_tokenizer())
     recipe = tiny_recipe(tiny_folder, optimise=tiny_section())
-    actors = open_actors(recipe, tmp_path / "reward_model", no_text, tmp_path / "weights")
+    actors = open_actors(recipe, *of_models(recipe, tmp_path / "reward_model"), tmp_path / "weights")
     assert actors.critic.reference == 0.7
     rows = random_rows(0, prompts=2, responses=2)
-    score_B = actors.scorers.score([], [], rows).score_B
+    score_B = torch.tensor(actors.rewards.score.measure([], [], rows).values)
     ended = as_ended(rows, tiny_tokenizer())
     torch.testing.assert_close(score_B, scorer.score_all(ended, 1000) - 0.7)
     assert trainable(actors.policy.model)
@@ -329,7 +329,7 @@ def test_both_models_that_learn_compute_as_the_recipe_says(lora: Any, tiny_folde
     tiny_scalar(tiny_folder).save(tmp_path / "reward_model", tiny_tokenizer())
     section = tiny_section(lora=lora, critic_lora=lora)
     recipe = tiny_recipe(tiny_folder, optimise=section, compute=ComputeSection(gradient_checkpointing=True))
-    actors = open_actors(recipe, tmp_path / "reward_model", no_text, tmp_path / "weights")
+    actors = open_actors(recipe, *of_models(recipe, tmp_path / "reward_model"), tmp_path / "weights")
     for model in (actors.policy, actors.critic):
         assert all(layer.training for layer in layers_of(model.backbone))
 

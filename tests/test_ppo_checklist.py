@@ -6,17 +6,19 @@ import dataclasses
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from rlaif.config.scoring import ModelScore
 from rlaif.models.local import generate as generate_module
 from rlaif.models.local.generate import caches, pick_tokens
 from rlaif.models.local.packing import Row, response_mask
+from rlaif.rewards.model import ModelReward
 from rlaif.run import Run
+from rlaif.testing import save_tiny, tiny_tokenizer
 from rlaif.training.lora import trainable
 from rlaif.training.losses import gae
 from rlaif.training.optimise import loop as ppo
@@ -25,19 +27,16 @@ from rlaif.training.optimise.actors import Actors
 from rlaif.training.optimise.estimators import State, make_targets
 from rlaif.training.optimise.loop import train_policy
 from rlaif.training.optimise.rollout import Rollouts, roll_out
-from rlaif.training.optimise.scorers import Workshop, open_scorer
 from rlaif.training.optimise.updates import take_step
 from rlaif.training.policy_model import PolicyModel
 from rlaif.training.reward.data import encode_pairs
 from rlaif.training.reward.train import RewardStage, set_reference
 from rlaif.training.scalar_model import as_ended
 from rlaif.training.session import Group, Session
-from tests.tiny import save_tiny, tiny_tokenizer
 from tests.tiny_training import (
     LORA,
     accumulate_both,
     no_checks,
-    no_text,
     preference,
     prompts,
     random_rows,
@@ -204,8 +203,8 @@ def test_rewards_are_centred_on_reference_responses(tiny_folder: str) -> None:
     rows = as_ended(random_rows(2, prompts=4, responses=2), tokenizer)
     assert abs(float(model.score_all(rows, 1000).mean())) > 1e-3
     set_reference(RewardStage(model, tokenizer, reward_section(), seed=0), rows)
-    scorer = open_scorer(ModelScore(), Workshop(lambda head: model, tokenizer, 1000, no_text))
-    assert float(scorer([], [], rows).score_B.mean()) == pytest.approx(0.0, abs=1e-5)
+    reward = ModelReward(lambda: [model], lambda: tokenizer, 1000)
+    assert fmean(reward.measure([], [], rows).values) == pytest.approx(0.0, abs=1e-5)
 
 
 def test_the_reward_model_reads_the_last_real_token(actors: Actors) -> None:

@@ -28,8 +28,8 @@ from rlaif.constitution import Constitution
 from rlaif.evaluation.agreement import Bootstrap
 from rlaif.models.scripted import RequestFailed, ScriptedChatModel
 from rlaif.records import Judgment, Message, Prompt, oriented
+from rlaif.testing import choose
 from tests.audited import merit, rates, sees_merit, shown
-from tests.scripted_judge import choose
 
 GOOD = Constitution.model_validate(
     {

@@ -22,7 +22,7 @@ from rlaif.models.scripted import Script, ScriptedChatModel
 from rlaif.records import Message, Pair, Prompt, content_id
 from rlaif.resources import resolve
 from rlaif.templates import load_template
-from tests.scripted_judge import shown
+from rlaif.testing import shown
 
 EXACT = 1e-12
 GREEDY = ReasonedMode()

@@ -21,10 +21,10 @@ from torch import Tensor
 from rlaif.models.local.packing import Row
 from rlaif.records import derive_seed
 from rlaif.run import Run
+from rlaif.testing import tiny_tokenizer
 from rlaif.training.optimise.loop import train_policy
 from rlaif.training.reward.data import encode_pairs
 from rlaif.training.reward.train import RewardStage, train_reward_model
-from tests.tiny import tiny_tokenizer
 from tests.tiny_training import (
     no_checks,
     planted,

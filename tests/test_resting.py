@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from rlaif.testing import tiny_model
 from rlaif.training.policy_model import PolicyModel
 from rlaif.training.resting import RestingWeights
-from tests.tiny import tiny_model
 from tests.tiny_training import random_rows, same, weights
 
 

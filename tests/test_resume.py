@@ -23,8 +23,8 @@ from rlaif.evaluation.report import write_report
 from rlaif.jsonl import write_json
 from rlaif.pipeline import STAGES, run_recipe
 from rlaif.run import Run
+from rlaif.testing import small_recipe
 from tests.forked import blank, draw_nothing, exit_code
-from tests.small_run import small_recipe
 
 
 class Kill(NamedTuple):

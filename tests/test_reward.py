@@ -15,13 +15,13 @@ from rlaif.errors import DataError
 from rlaif.models.local.packing import Row
 from rlaif.records import Message, Preference, Response
 from rlaif.run import Run
+from rlaif.testing import tiny_tokenizer
 from rlaif.training.lessons import minibatches
 from rlaif.training.reward.data import Lesson, encode_pair, encode_pairs, pair_lessons, reference_rows
 from rlaif.training.reward.train import RewardStage, learn, open_stage, train_reward_model
 from rlaif.training.reward.worth import Heldout, score_heldout
 from rlaif.training.scalar_model import ScalarModel
 from rlaif.training.session import Session
-from tests.tiny import tiny_tokenizer
 from tests.tiny_training import (
     LORA,
     planted,

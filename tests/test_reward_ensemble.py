@@ -18,15 +18,16 @@ from rlaif.digest import hash_path
 from rlaif.jsonl import read_objects, write_jsonl
 from rlaif.models.local.packing import Row
 from rlaif.records import Preference
+from rlaif.rewards.model import FolderReward, ModelReward
 from rlaif.run import Run
+from rlaif.testing import tiny_tokenizer
 from rlaif.training.reward import denoise
 from rlaif.training.reward.data import encode_pairs, pair_lessons
 from rlaif.training.reward.denoise import treat
-from rlaif.training.reward.ensemble import EnsembleModel, load_scorer, member_folders, parts_of
-from rlaif.training.scalar_model import ScalarModel
+from rlaif.training.reward.ensemble import load_members, member_folders, parts_of
+from rlaif.training.scalar_model import ScalarModel, as_ended
 from rlaif.training.session import Session
 from rlaif.training.tracking import Tracker
-from tests.tiny import tiny_tokenizer
 from tests.tiny_training import LORA, planted, preference, random_rows, reward_section, tiny_recipe, tiny_scalar
 
 TOKENIZER = tiny_tokenizer()
@@ -81,18 +82,24 @@ def test_an_ensemble_is_read_as_one_scorer_of_several(ensemble: Run) -> None:
     assert [folder.name for folder in folders] == ["member-0", "member-1", "member-2"]
     members = [ScalarModel.load(folder, torch.float32) for folder in folders]
     each_MB = torch.stack([plain_scores(member, ROWS) for member in members])
-    scorer = load_scorer(ensemble.reward_model, torch.float32)
-    assert isinstance(scorer, EnsembleModel)
-    torch.testing.assert_close(scorer.scores_by_member(ROWS, 1), each_MB, atol=1e-5, rtol=0)
-    torch.testing.assert_close(scorer.score_all(ROWS, 10_000), each_MB.mean(0), atol=1e-5, rtol=0)
+    ended_MB = torch.stack([plain_scores(member, as_ended(ROWS, TOKENIZER)) for member in members])
+    scorer = load_members(ensemble.reward_model, torch.float32)
+    for raw in (  # whether all are in memory or one at a time
+        ModelReward(lambda: scorer, lambda: TOKENIZER, 10_000, centred=False),
+        ModelReward(lambda: scorer, lambda: TOKENIZER, 1, centred=False),
+        FolderReward(ensemble.reward_model, torch.float32, 10_000, centred=False),
+    ):
+        ours = torch.tensor(raw.measure([], [], ROWS).values)
+        torch.testing.assert_close(ours, ended_MB.mean(0), atol=1e-5, rtol=0)
     assert float(each_MB.std(0).min()) > 1e-3, "members differ"
     for folder in folders:
         AutoModelForSequenceClassification.from_pretrained(folder, num_labels=1)
-    critic = scorer.as_critic(LORA, seed=1)
+    critic = scorer[0].as_critic(LORA, seed=1)
     with torch.no_grad():
         value = critic.values([Row(ROWS[0].prompt, (*ROWS[0].response, 7))])[0, len(ROWS[0].response)]
     assert float(value) == pytest.approx(float(each_MB[0, 0]) - members[0].reference, abs=1e-5)
-    torch.testing.assert_close(scorer.scores_by_member(ROWS, 10_000), each_MB, atol=1e-5, rtol=0)
+    again_B = scorer[0].score_all(ROWS, 10_000)
+    torch.testing.assert_close(again_B, each_MB[0], atol=1e-5, rtol=0)  # the critic is another
 
 
 def test_every_member_has_a_reference_score_of_its_own_and_has_learnt(ensemble: Run) -> None:
@@ -139,8 +146,8 @@ def test_a_scorer_of_one_is_the_model_itself(shallow_folder: str, tmp_path: Path
     model = tiny_scalar(shallow_folder)
     model.reference = 0.25
     model.save(tmp_path, TOKENIZER)
-    scorer = load_scorer(tmp_path, torch.float32)
-    torch.testing.assert_close(scorer.scores_by_member(ROWS, 10_000), model.score_all(ROWS, 10_000)[None])
+    [scorer] = load_members(tmp_path, torch.float32)
+    torch.testing.assert_close(scorer.score_all(ROWS, 10_000), model.score_all(ROWS, 10_000))
 
 
 # -------------------------------------------------------------------------------------------------- being killed
@@ -284,7 +291,7 @@ def test_the_final_model_is_taught_the_treated_labels(
     recipe: Recipe = tiny_recipe(shallow_folder, reward=section)
     stages.reward(recipe, run)
     chosen, rejected = encode_pairs(TOKENIZER, preferences[:1], 1000)[0][1:]
-    score_B = load_scorer(run.reward_model, torch.float32).score_all([chosen, rejected], 1000)
+    score_B = load_members(run.reward_model, torch.float32)[0].score_all([chosen, rejected], 1000)
     assert float(score_B[1] - score_B[0]) > 1
     shutil.rmtree(run.checkpoints)
     assert json.loads(run.strengths.read_text().splitlines()[0])["taught"] == 0.0

@@ -25,15 +25,15 @@ from rlaif.jsonl import read_objects, write_jsonl
 from rlaif.models.local.packing import Row
 from rlaif.records import Judgment, Message, Pair, Preference, PrincipleJudgment, Prompt, Score
 from rlaif.run import Run
+from rlaif.testing import tiny_tokenizer
 from rlaif.training import parallel
 from rlaif.training.lora import trainable
 from rlaif.training.reward.data import Lesson, encode_pairs, pair_lessons, principle_labels, rating_lessons
-from rlaif.training.reward.ensemble import load_scorer
+from rlaif.training.reward.ensemble import load_members
 from rlaif.training.reward.train import RewardStage, learn, set_reference, train
 from rlaif.training.reward.worth import score_heldout
 from rlaif.training.scalar_model import ScalarModel
 from tests.audited import ORIGIN
-from tests.tiny import tiny_tokenizer
 from tests.tiny_training import (
     LORA,
     planted,
@@ -355,14 +355,14 @@ def test_each_head_learns_its_own_principle(shallow_folder: str, tmp_path: Path)
     recorded_K = torch.tensor([stage.model.reference, *heads.reference_K])
     torch.testing.assert_close(recorded_K, mean_K, atol=1e-5, rtol=0)
     for place, name in enumerate([None, "brief", "more-z"]):
-        scorer = load_scorer(tmp_path / "saved", torch.float32, name)
+        [scorer] = load_members(tmp_path / "saved", torch.float32, name)
         torch.testing.assert_close(scorer.score_all(rows_of, 10_000), score_BK[:, place], atol=1e-5, rtol=0)
         critic = scorer.as_critic(LORA, seed=3)
         with torch.no_grad():
             first = [critic.values([Row(row.prompt, (*row.response, 7))])[0, len(row.response)] for row in rows_of[:3]]
         torch.testing.assert_close(torch.stack(first), score_BK[:3, place] - recorded_K[place], atol=1e-5, rtol=0)
     with pytest.raises(ConfigError, match="has no head 'breif'; did you mean 'brief'"):
-        load_scorer(tmp_path / "saved", torch.float32, "breif")
+        load_members(tmp_path / "saved", torch.float32, "breif")
 
 
 def test_heads_losses_are_added_with_weight_one_over_their_number(shallow_folder: str) -> None:
@@ -418,7 +418,7 @@ def test_without_a_judged_principle_there_is_no_head_to_train(shallow_folder: st
 def test_a_model_without_heads_says_so_when_asked_for_one(shallow_folder: str, tmp_path: Path) -> None:
     tiny_scalar(shallow_folder).save(tmp_path, TOKENIZER)
     with pytest.raises(ConfigError, match=r"reward\.principle_heads=true"):
-        load_scorer(tmp_path, torch.float32, "brief")
+        load_members(tmp_path, torch.float32, "brief")
 
 
 @pytest.mark.parametrize(
@@ -450,12 +450,13 @@ def test_the_stage_reads_principles_from_the_judgments_and_reports_their_heads(
     section = reward_section(principle_heads=True, ensemble={"kind": "independent", "members": 2}, epochs=1)
     stages.reward(tiny_recipe(shallow_folder, reward=section), run)
     rows = [row for _, row in read_objects(run.heldout)]
-    scorers = {name: load_scorer(run.reward_model, torch.float32, name) for name in ("brief", "more-z")}
+    scorers = {name: load_members(run.reward_model, torch.float32, name) for name in ("brief", "more-z")}
     heldout = encode_pairs(TOKENIZER, [p for p in preferences if p.split == "heldout"], 1000)
     for row, pair in zip(rows, heldout, strict=True):
         assert len(row["margins"]) == 2
         for name, said in row["heads"].items():
-            chosen, rejected = scorers[name].score_all([pair.chosen, pair.rejected], 10_000).tolist()
+            both = [pair.chosen, pair.rejected]
+            chosen, rejected = torch.stack([one.score_all(both, 10_000) for one in scorers[name]]).mean(0).tolist()
             assert said["margin"] == pytest.approx(chosen - rejected, abs=1e-4)
     assert reward_worth(rows, Bootstrap(samples=50))["heads"].keys() == {"brief", "more-z"}
 

@@ -25,16 +25,15 @@ from rlaif.models.client.tokens import Continuation, Lost, TokenClient, TokenReq
 from rlaif.models.local.generate import Sampling
 from rlaif.models.local.packing import Row
 from rlaif.run import Run
+from rlaif.testing import Answer, Request, failed, fake_server, save_tiny
 from rlaif.training.optimise.loop import train_policy
 from rlaif.training.policy_model import PolicyModel
 from rlaif.training.samplers import vllm
 from rlaif.training.samplers.parity import Follower, LogprobPair, Parity, check
 from rlaif.training.samplers.vllm import VllmSampler, _refuses
 from rlaif.training.samplers.weights import write_weights
-from tests.fake_server import Answer, Request, failed, fake_server
 from tests.fake_vllm import BUSY, HANG_UP, FakeVllm, fake_vllm
 from tests.tiers import some
-from tests.tiny import save_tiny
 from tests.tiny_training import prompts, tiny_actors, tiny_method, tiny_tracker
 
 LORA = Lora(rank=4, alpha=8.0)

@@ -15,10 +15,10 @@ from rlaif.models.local.masks import right_pad
 from rlaif.models.local.packing import Row
 from rlaif.models.local.tokens import encode_prompt
 from rlaif.records import Message, plain
+from rlaif.testing import CHAT_TEMPLATE, tiny_tokenizer
 from rlaif.training.lora import trainable
 from rlaif.training.reward.train import RewardStage, set_reference
 from rlaif.training.scalar_model import ScalarModel
-from tests.tiny import CHAT_TEMPLATE, tiny_tokenizer
 from tests.tiny_training import LORA, random_rows, reward_section, same, tiny_scalar, weights
 
 ROWS = random_rows(0, prompts=4, responses=2)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from rlaif.config.judging import ChecklistMode, ScoreMode
 from rlaif.config.models import ScriptedModel
+from rlaif.config.reward import RewardSection
 from rlaif.config.scoring import (
     ChecksScore,
     EnsembleScore,
@@ -26,20 +27,23 @@ from rlaif.config.scoring import (
     Veto,
 )
 from rlaif.constitution import load_constitution
-from rlaif.errors import ConfigError
+from rlaif.errors import ConfigError, ModelError
 from rlaif.models.chat import ChatRequest
 from rlaif.models.local.packing import Row
-from rlaif.records import Message, Prompt
+from rlaif.models.local.tokens import encode_prompt, encode_response
+from rlaif.records import Message, Pair, Prompt
+from rlaif.rewards.model import FolderReward, score_pairs
+from rlaif.rewards.open import Shop, open_reward, open_rewards
+from rlaif.rewards.texts import checks, vetoes
 from rlaif.run import Run
+from rlaif.stages.asking import asking
 from rlaif.stages.optimise import optimise
-from rlaif.stages.scoring import checks, text_scorers, vetoes
-from rlaif.training.optimise.actors import open_scorers
+from rlaif.testing import LABEL_MASS, letters, small_recipe, tiny_tokenizer
+from rlaif.training.optimise.rewards import Rewards
 from rlaif.training.optimise.rollout import _score
-from rlaif.training.optimise.scorers import Workshop, open_scorer
-from tests.scripted_judge import LABEL_MASS, RESPONSE, letters
-from tests.small_run import small_recipe
-from tests.tiny import tiny_tokenizer
-from tests.tiny_training import random_rows, tiny_method
+from rlaif.training.reward.ensemble import RewardModels
+from tests.scripted_judge import RESPONSE
+from tests.tiny_training import TextReward, random_rows, tiny_method, tiny_scalar
 
 CONSTITUTION = """\
 schema: rlaif/constitution/v1
@@ -73,22 +77,22 @@ def asked(text: str, *tags: str) -> Prompt:
 
 
 def test_checks_give_the_weighted_share_of_those_that_apply(constitution: Any) -> None:
-    score = checks(constitution, ChecksScore())
+    score = checks(constitution).score
     plain, greeting = asked("a"), asked("b", "greet")
     texts = ["one two", "one 2", "one two three four 5", "Hello you", "Hello you and you"]
     assert score([plain, plain, plain, greeting, greeting], texts) == [1.0, 0.75, 0.0, 1.0, 0.5]
-    chosen = checks(constitution, ChecksScore(principles=("hello",)))
+    chosen = checks(constitution, ("hello",)).score
     assert chosen([plain, greeting, greeting], ["x", "Hello", "x"]) == [None, 1.0, 0.0]
 
 
 @pytest.mark.parametrize("name", ["kind", "helo"])
 def test_checks_by_principles_that_are_not_there_are_refused(name: str, constitution: Any) -> None:
     with pytest.raises(ConfigError, match=f"'{name}' is no checked principle"):
-        checks(constitution, ChecksScore(principles=(name,)))
+        checks(constitution, (name,))
 
 
 def test_a_veto_strikes_where_an_absolute_check_fails(constitution: Any, tmp_path: Path) -> None:
-    strike = vetoes(constitution)
+    strike = vetoes(constitution).score
     plain, loud = asked("a"), asked("b", "loud")
     assert strike([plain, plain, plain, loud], ["so much text here", "4", "!", "!"]) == [1.0, 0.0, 1.0, 0.0]
     (tmp_path / "none.yaml").write_text(CONSTITUTION.replace(", veto: true", ""))
@@ -104,15 +108,18 @@ class Fake:
 
     def __init__(self) -> None:
         self.rows: list[Row] = []
-        self.members = [SimpleNamespace(reference=3.0), SimpleNamespace(reference=0.0)]
+        self.members = [
+            SimpleNamespace(reference=3.0, score_all=self.length),
+            SimpleNamespace(reference=0.0, score_all=lambda rows, _: torch.tensor([2.0 * r.response[0] for r in rows])),
+        ]
 
-    def scores_by_member(self, rows: Sequence[Row], max_tokens: int) -> Tensor:
+    def length(self, rows: Sequence[Row], max_tokens: int) -> Tensor:
         self.rows += rows
-        return torch.tensor([[float(len(r.response)) for r in rows], [2.0 * r.response[0] for r in rows]])
+        return torch.tensor([float(len(r.response)) for r in rows])
 
 
-def shop(model: Any = None, text: Any = None) -> Workshop:
-    return Workshop(lambda head: model, tiny_tokenizer(), 60, lambda source: text)
+def shop(model: Any = None, text: Any = None) -> Shop:
+    return Shop(lambda head: model.members, tiny_tokenizer, 60, lambda source: TextReward(text))
 
 
 ROWS = random_rows(0, prompts=4, responses=2)
@@ -138,8 +145,8 @@ FIRSTS = [row.response[0] for row in ROWS]
 def test_a_source_scores_by_its_definition(source: Any, expected: Any) -> None:
     """The reward model reads every response with its end, so it sees two tokens more here, and three less count."""
     model = Fake()
-    score_B = open_scorer(source, shop(model))(SOMEONE, TEXTS, ROWS).score_B
-    torch.testing.assert_close(score_B, torch.tensor([float(expected(*p)) for p in zip(LENGTHS, FIRSTS, strict=True)]))
+    score_B = open_reward(source, shop(model)).measure(SOMEONE, TEXTS, ROWS).values
+    assert score_B == pytest.approx([float(expected(*p)) for p in zip(LENGTHS, FIRSTS, strict=True)])
     assert len(model.rows) == (0 if isinstance(source, LengthScore) else len(ROWS))
 
 
@@ -152,16 +159,17 @@ def test_a_sum_weighs_its_parts_and_has_no_score_where_one_has_none() -> None:
             Part(source=LengthScore(per=10)),
         )
     )
-    scored = open_scorer(source, shop(text=lambda prompts, texts: values))(SOMEONE, TEXTS, ROWS)
+    scored = open_reward(source, shop(text=lambda prompts, texts: values)).measure(SOMEONE, TEXTS, ROWS)
     assert list(scored.parts) == ["length", "checks", "length_2"]
-    assert [math.isnan(value) for value in scored.score_B.tolist()] == [value is None for value in values]
-    assert float(scored.score_B[0]) == pytest.approx(2.1 * LENGTHS[0] - 0.5)
+    assert [value is None for value in scored.values] == [value is None for value in values]
+    assert scored.values[0] == pytest.approx(2.1 * LENGTHS[0] - 0.5)
 
 
 def test_a_veto_overrides_the_score() -> None:
     section = tiny_method("rloo", scoring=LengthScore(per=1), veto=Veto(score=-7.0))
     struck = [0.0, *[1.0] * (len(ROWS) - 1)]
-    scores = _score(open_scorers(section, shop(text=lambda p, t: struck)), section, SOMEONE, TEXTS, ROWS)
+    rewards = Rewards.of(section, lambda source: open_reward(source, shop(text=lambda p, t: struck)))
+    scores = _score(rewards, section, SOMEONE, TEXTS, ROWS)
     assert scores.score_B.tolist() == [-7.0, *map(float, LENGTHS[1:])]
     assert scores.parts["vetoed"].tolist() == [1.0, *[0.0] * (len(ROWS) - 1)]
 
@@ -194,8 +202,9 @@ def judged_recipe(folder: Path, model: str = "none", **changes: Any) -> Any:
 def test_the_judge_scores_from_minus_one_to_one_and_a_failure_is_none(mode: Any, tmp_path: Path) -> None:
     recipe = judged_recipe(tmp_path)
     QUESTIONS.clear()
-    with text_scorers(recipe, Run(tmp_path / "run")) as text:
-        score = text(JudgeScore(mode=mode))
+    run = Run(tmp_path / "run")
+    with open_rewards(recipe, lambda judge: asking(judge, run), lambda head: [], 60) as opened:
+        score = opened(JudgeScore(mode=mode)).score
         low, high, none, worst = score([asked("a")] * 4, ["a", "abcdefghij", "#b", "4"])
         again = score([asked("a")] * 2, ["a", "abcdefghij"])
     assert none is None
@@ -207,7 +216,7 @@ def test_the_judge_scores_from_minus_one_to_one_and_a_failure_is_none(mode: Any,
     assert sorted(QUESTIONS) == ["#b", "4", "a", "abcdefghij"]  # the second time the cache answered
 
 
-def test_judges_are_opened_once_and_closed_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_judges_are_opened_once_and_closed_at_the_end(tmp_path: Path) -> None:
     opened: list[str] = []
     closed: list[str] = []
 
@@ -222,9 +231,8 @@ def test_judges_are_opened_once_and_closed_at_the_end(tmp_path: Path, monkeypatc
         def __exit__(self, *_: object) -> None:
             closed.append(self.model.model)
 
-    monkeypatch.setattr("rlaif.stages.scoring.asking", lambda model, run: Chat(model))
     other = ScriptedModel(model="other:judge")
-    with text_scorers(judged_recipe(tmp_path), Run(tmp_path / "run")) as text:
+    with open_rewards(judged_recipe(tmp_path), Chat, lambda head: [], 60) as text:
         for source in (JudgeScore(), JudgeScore(mode=ChecklistMode()), JudgeScore(model=other), ChecksScore(), Veto()):
             text(source)
         assert opened == ["tests.test_scoring:rates_letters", "other:judge"]
@@ -263,3 +271,43 @@ def test_the_stage_learns_from_the_judge_without_a_reward_model(kind: str, tiny_
     for row in runs[0]:
         assert {"score/judge", "score/checks", "score/vetoed", "gold", "unscored"} <= row.keys()
         assert ("explained_variance" in row) is (kind == "ppo")
+
+
+# ------------------------------------------------------------------------------------- texts without their tokens
+
+
+def test_a_text_is_worth_the_same_with_and_without_its_tokens(tiny_folder: str, tmp_path: Path) -> None:
+    tokenizer = tiny_tokenizer()
+    model = tiny_scalar(tiny_folder)
+    model.reference = 0.25
+    model.save(tmp_path / "reward_model", tokenizer)
+    prompts, texts = [asked("Hi"), asked("Hi"), asked("Why?")], ["abc", "much longer than that", "So."]
+    rows = [
+        Row(tuple(encode_prompt(tokenizer, p.messages)), tuple(encode_response(tokenizer, text)))
+        for p, text in zip(prompts, texts, strict=True)
+    ]
+    own = Shop(RewardModels(tmp_path / "reward_model", torch.float32), lambda: tokenizer, 60, None)
+    both = SumScore(parts=(Part(source=ModelScore()), Part(source=LengthScore(per=3), weight=-2.0)))
+    for source in (ModelScore(), LengthScore(per=3), EnsembleScore(reduce="min"), both):
+        reward = open_reward(source, own)
+        assert reward.score(prompts, texts) == pytest.approx(reward.measure(prompts, texts, rows).values, abs=1e-5)
+    folder = FolderReward(tmp_path / "reward_model", torch.float32, 60)
+    assert folder.score(prompts, texts) == pytest.approx(open_reward(ModelScore(), own).score(prompts, texts), abs=1e-5)
+
+
+def test_what_the_reward_model_cannot_read_has_no_score(tiny_folder: str, tmp_path: Path) -> None:
+    tiny_scalar(tiny_folder).save(tmp_path, tiny_tokenizer())
+    prompts, texts = [asked("Hi")] * 3, ["abc", "x" * 3000, "half of a pair \ud800"]
+    reward = FolderReward(tmp_path, torch.float32, 60)
+    first, long, broken = reward.score(prompts, texts)
+    assert isinstance(first, float) and long is None and broken is None
+    assert "the reward model reads at most 2048" in str(reward.encoded(prompts, texts)[1])
+    assert isinstance(reward.encoded(prompts, texts)[2], str)
+    cut = FolderReward(tmp_path, torch.float32, 60, max_length=50)
+    assert [value is None for value in cut.score(prompts, texts)] == [False, False, True]
+    pairs = [Pair.of(asked("Hi"), "abc", "abd")]
+    margins = score_pairs(tmp_path, RewardSection(), "float32", pairs)
+    a, b = reward.score([asked("Hi")] * 2, ["abc", "abd"])
+    assert margins == {pairs[0].id: pytest.approx(a - b, abs=1e-5)}
+    with pytest.raises(ModelError, match=r"^pair [0-9a-f]{16}: "):
+        score_pairs(tmp_path, RewardSection(), "float32", [Pair.of(asked("Hi"), "abc", texts[2])])

@@ -26,9 +26,8 @@ from rlaif.models.files import named_files
 from rlaif.models.process import ServerProcess
 from rlaif.models.server import VllmChatModel, vllm_command, vllm_environment
 from rlaif.records import Message
-from tests.fake_server import Answer, fake_server
+from rlaif.testing import CHAT_TEMPLATE, Answer, fake_server, tiny_tokenizer
 from tests.tiers import some
-from tests.tiny import CHAT_TEMPLATE, tiny_tokenizer
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="watches processes by pidfd, which is Linux's")
 

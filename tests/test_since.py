@@ -26,7 +26,7 @@ from rlaif.stages import due
 from rlaif.study.arms import arm_runs
 from rlaif.study.config import load_study
 from rlaif.study.run import run_study
-from tests.small_run import small_recipe
+from rlaif.testing import small_recipe
 from tests.test_modes import CONSTITUTION
 
 pytestmark = pytest.mark.usefixtures("blank_plots")

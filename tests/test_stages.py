@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
@@ -20,8 +18,8 @@ from rlaif.pipeline import STAGES
 from rlaif.records import Failure, Judgment, Response
 from rlaif.run import Run
 from rlaif.stages import asking
+from rlaif.testing import small_recipe
 from tests.fake_run import response
-from tests.small_run import small_recipe
 
 TOO_LONG = "prompt of 9000 tokens does not fit a context of 4096"
 
@@ -45,16 +43,15 @@ def recipe(tmp_path):
     )
 
 
-class Measured(NamedTuple):
-    kl: list[float]
-    scores_before: list[float]
-    scores_after: list[float]
+def measure_nothing(patch: pytest.MonkeyPatch) -> None:
+    """KL and scores without models."""
 
+    def scores(recipe, reward_model, policy, before, after):
+        assert [(r.prompt_id, r.index) for r in before] == [(r.prompt_id, r.index) for r in after]
+        return [0.0] * len(before), [1.0] * len(after)
 
-def measured(recipe, reward_model, policy, before: Sequence[Response], after: Sequence[Response]) -> Measured:
-    assert [(r.prompt_id, r.index) for r in before] == [(r.prompt_id, r.index) for r in after]
-    n = len(after)
-    return Measured([0.1] * n, [0.0] * n, [1.0] * n)
+    patch.setattr("rlaif.training.measure.measure_kl", lambda recipe, policy, responses: [0.1] * len(responses))
+    patch.setattr("rlaif.stages.evaluation._scores", scores)
 
 
 @pytest.fixture
@@ -76,7 +73,7 @@ def models(monkeypatch):
         return ScriptedChatModel(write, name)
 
     monkeypatch.setattr(asking, "open_model", opened)
-    monkeypatch.setattr("rlaif.training.measure.measure_responses", measured)
+    measure_nothing(monkeypatch)
     return too_long
 
 

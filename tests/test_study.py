@@ -25,8 +25,8 @@ from rlaif.study.contest import meetings, prompts_of
 from rlaif.study.heldout import heldout_labels
 from rlaif.study.page import Page, read_comparison
 from rlaif.study.run import run_study
+from rlaif.testing import CONSTITUTION, small_recipe
 from tests.forked import exit_code
-from tests.small_run import CONSTITUTION, small_recipe
 
 ARMS: dict[str, dict[str, object]] = {
     "rlaif": {},
@@ -215,7 +215,7 @@ def test_a_changed_human_label_reaches_the_figures(tmp_path, monkeypatch):
     run.reward_model.mkdir()
     recipe = SimpleNamespace(reward=None, policy=SimpleNamespace(dtype="float32"))
     scored = []
-    monkeypatch.setattr("rlaif.training.reward.pairs.score_pairs", lambda *_: scored.append(1) or {pair.id: 2.0})
+    monkeypatch.setattr("rlaif.rewards.model.score_pairs", lambda *_: scored.append(1) or {pair.id: 2.0})
     for p_a in (0.0, 0.0, 1.0):
         label = Judgment(pair=pair, source="human", annotator="ann", p_a=p_a)
         monkeypatch.setattr(heldout, "heldout_labels", lambda *_, label=label: [label])

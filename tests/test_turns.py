@@ -20,9 +20,10 @@ from rlaif.models.local.tokens import (
     turn_of,
 )
 from rlaif.records import Message, Response, plain
+from rlaif.testing import tiny_tokenizer
 from rlaif.training.lessons import Text, encode
 from rlaif.training.scalar_model import as_ended
-from tests.tiny import FAMILIES, save_family, tiny_tokenizer, tokenizer_of
+from tests.tiny import FAMILIES, save_family, tokenizer_of
 
 QUESTION = (Message(role="user", content="Name a fruit."),)
 STOPS = {"llama3": "<|eot|>", "gemma": "<end_of_turn>", "phi": "<|end|>", "mistral": "</s>", "always thinks": "<|end|>"}

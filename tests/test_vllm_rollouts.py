@@ -22,11 +22,11 @@ from rlaif.models.client.tokens import TokenClient
 from rlaif.models.local.generate import Sampling
 from rlaif.models.local.packing import Row
 from rlaif.run import Run
+from rlaif.testing import save_tiny
 from rlaif.training.optimise.loop import train_policy
 from rlaif.training.policy_model import PolicyModel
 from rlaif.training.samplers import SampledResponse
 from rlaif.training.samplers.vllm import VllmSampler
-from tests.tiny import save_tiny
 from tests.tiny_training import no_checks, prompts, same, tiny_actors, tiny_method, tiny_tracker, weights
 
 pytestmark = [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,14 +17,17 @@ from rlaif.config.optimise import Grpo, OnPolicy, Ppo, Reinforce, Rloo
 from rlaif.config.reward import RewardSection
 from rlaif.config.sources import FileSource
 from rlaif.config.training import Lora
+from rlaif.models.local.load import load_tokenizer
 from rlaif.models.local.packing import Row
 from rlaif.records import Message, Preference, Prompt, content_id
+from rlaif.rewards.open import Shop, open_reward
 from rlaif.run import Run
 from rlaif.training.optimise import updates
-from rlaif.training.optimise.actors import Actors, open_scorers
+from rlaif.training.optimise.actors import Actors
 from rlaif.training.optimise.critic import SharedCritic
-from rlaif.training.optimise.scorers import TextSources, Workshop
+from rlaif.training.optimise.rewards import OpenReward, Reward, Rewards, Scores
 from rlaif.training.policy_model import PolicyModel
+from rlaif.training.reward.ensemble import RewardModels
 from rlaif.training.samplers.local import LocalSampler
 from rlaif.training.scalar_model import ScalarModel
 from rlaif.training.tracking import Tracker
@@ -103,11 +106,33 @@ class TinyActors(Actors):
 
 
 def no_text(source: Any) -> Any:
-    raise AssertionError(f"no text scorer for {source}")
+    raise AssertionError(f"no reward of texts for {source}")
+
+
+class TextReward(Reward):
+    """A function of prompts and texts as a reward."""
+
+    def __init__(self, function: Callable[[Sequence[Prompt], Sequence[str]], list[float | None]]) -> None:
+        self._function = function
+
+    def measure(self, prompts: Sequence[Prompt], texts: Sequence[str], rows: Sequence[Row] | None = None) -> Scores:
+        return Scores(self._function(prompts, texts))
+
+
+def of_models(recipe: Recipe, folder: Path) -> tuple[RewardModels, OpenReward]:
+    """The reward models of a folder, and the rewards over them; no text is read."""
+    models = RewardModels(folder, torch.float32)
+    tokenizer = load_tokenizer(recipe.policy.model)
+    shop = Shop(models, lambda: tokenizer, recipe.optimise.microbatch_tokens, no_text)
+    return models, lambda source: open_reward(source, shop)
 
 
 def tiny_actors(
-    folder: str, section: OnPolicy, scorer: ScalarModel | None = None, seed: int = 5, text: TextSources = no_text
+    folder: str,
+    section: OnPolicy,
+    scorer: ScalarModel | None = None,
+    seed: int = 5,
+    text: Callable[[Any], Reward] = no_text,
 ) -> TinyActors:
     """Policy and critic made trainable as `open_actors` does, over a reward model with a fresh head."""
     policy = PolicyModel.load(folder, None, torch.float32)
@@ -115,11 +140,12 @@ def tiny_actors(
     policy.model.generation_config.eos_token_id = [2, *range(140, 170)]
     policy.make_trainable(section.lora, seed)
     model = scorer or tiny_scalar(folder)
-    scorers = open_scorers(section, Workshop(lambda head: model, policy.tokenizer, section.microbatch_tokens, text))
+    shop = Shop(lambda head: [model], lambda: policy.tokenizer, section.microbatch_tokens, text)
+    rewards = Rewards.of(section, lambda source: open_reward(source, shop))
     critic = None
     if isinstance(section, Ppo):
         critic = model.as_critic(section.critic_lora, seed + 1) if section.critic == "own" else SharedCritic(policy)
-    return TinyActors(policy, LocalSampler(policy), scorers, critic, reward_model=model)
+    return TinyActors(policy, LocalSampler(policy), rewards, critic, reward_model=model)
 
 
 def accumulate_both(actors: Any, *work: Any) -> float:

@@ -17,8 +17,9 @@ from typing import Any
 from rlaif.config import Recipe, load_recipe
 from rlaif.models.chat import ChatRequest, Likelihood, Reply
 from rlaif.models.scripted import RequestFailed
+from rlaif.testing import choose
 from tests.audited import shown
-from tests.scripted_judge import RESPONSE, choose
+from tests.scripted_judge import RESPONSE
 
 FOR = "Answer well."
 CONSTITUTION = f"""\

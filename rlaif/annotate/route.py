@@ -139,7 +139,7 @@ def _margins(run: Run, judgments: Sequence[Judgment]) -> Mapping[str, float]:
     """The run's reward model on the judged pairs, as margins of the judge's choices."""
     if not run.reward_model.exists():
         raise ConfigError(f"{run.folder}: no reward model, which --by margin reads; `rlaif reward` first")
-    from rlaif.training.reward.pairs import score_pairs  # noqa: PLC0415 (torch)
+    from rlaif.rewards.model import score_pairs  # noqa: PLC0415 (torch)
 
     recipe = load_recipe(str(run.recipe))
     scored = score_pairs(run.reward_model, recipe.reward, recipe.policy.dtype, [j.pair for j in judgments])

@@ -49,6 +49,11 @@ class Audited(NamedTuple):
     file: Path
 
     @property
+    def sentence(self) -> str:
+        """Whether this judge may be used, and why."""
+        return str(self.audit["opinion"]["sentence"])
+
+    @property
     def lines(self) -> list[str]:
         """What to print, the sentence first."""
         said = self.audit["opinion"]

@@ -18,10 +18,10 @@ from rlaif.forms import HELDOUT, RATED
 from rlaif.jsonl import read_rows, write_json, write_jsonl
 from rlaif.models.files import module_files
 from rlaif.records import Failure, Judgment, Prompt, Response, content_id
+from rlaif.rewards.open import open_rewards
 from rlaif.run import Run
-from rlaif.stages.asking import cost_of, draw_samples, judge_with_bar, made, read_if_there
+from rlaif.stages.asking import asking, cost_of, draw_samples, judge_with_bar, made, read_if_there
 from rlaif.stages.optimise import method_files
-from rlaif.stages.scoring import text_scorers
 from rlaif.stages.stage import Stage, judge_files, model_files, prompt_files
 
 BEFORE_EVALUATION = ("sample", "label", "pairs", "reward", "optimise")
@@ -36,7 +36,7 @@ def evaluate(recipe: Recipe, run: Run) -> dict[str, Any]:
     from rlaif.evaluation.evaluate import evaluate as measure
     from rlaif.evaluation.instruments import instruments_of
     from rlaif.evaluation.winrate import evaluation_pairs, with_partner
-    from rlaif.training.measure import measure_responses
+    from rlaif.training.measure import measure_kl
 
     has_reward_model = recipe.learns_from == "reward_model"
     reward_model = made(run.reward_model, "reward") if has_reward_model else None
@@ -52,7 +52,8 @@ def evaluate(recipe: Recipe, run: Run) -> dict[str, Any]:
     )
     judged = judge_with_bar(recipe, run, evaluation_pairs(before, after), "evaluate")
     write_jsonl(run.evaluation_failures, [*failures, *judged.failures])
-    measured = measure_responses(recipe, reward_model, policy, before, after)
+    kl = measure_kl(recipe, policy, after)
+    scores_before, scores_after = _scores(recipe, reward_model, policy, before, after)
     constitution = load_constitution(recipe.constitution)
     inputs = EvaluationInputs(
         constitution=constitution,
@@ -64,10 +65,10 @@ def evaluate(recipe: Recipe, run: Run) -> dict[str, Any]:
         has_reward_model=has_reward_model,
         heldout_rows=read_rows(run.heldout, HELDOUT) if has_reward_model else [],
         heldout_ratings=read_rows(run.heldout_ratings, RATED),
-        kl=measured.kl,
+        kl=kl,
         kl_bound=_kl_bound(recipe),
-        scores_before=measured.scores_before,
-        scores_after=measured.scores_after,
+        scores_before=scores_before,
+        scores_after=scores_after,
         instruments=instruments_of(recipe, constitution),
         cost=_cost(run, cost_of(judged.cost)),
     )
@@ -75,6 +76,35 @@ def evaluate(recipe: Recipe, run: Run) -> dict[str, Any]:
     write_jsonl(run.evaluation_judgments, judged.judgments)
     write_json(run.evaluation, measure(inputs, recipe.evaluate, recipe.evaluation_seed))
     return {"heldout_prompts": len(prompts), "unsampled": len(failures), **cost_of(judged.cost)}
+
+
+def _scores(
+    recipe: Recipe, reward_model: Path | None, policy: Path, before: Sequence[Response], after: Sequence[Response]
+) -> tuple[list[float], list[float]]:
+    """What the reward model, as it is, says of both sets; nothing without one."""
+    if reward_model is None:
+        return [], []
+    from rlaif.models.local.dtype import torch_dtype
+    from rlaif.models.local.load import load_tokenizer
+    from rlaif.rewards.model import ModelReward
+    from rlaif.training.measure import rows_of
+    from rlaif.training.reward.ensemble import RewardModels
+
+    tokenizer = load_tokenizer(str(policy))
+    models = RewardModels(reward_model, torch_dtype(recipe.policy.dtype))
+    reward = ModelReward(models, lambda: tokenizer, recipe.reward.microbatch_tokens, centred=False)
+    found = [
+        reward.measure(*prompts_and_texts(responses), rows_of(tokenizer, responses)).values
+        for responses in (before, after)
+    ]
+    one, other = ([round(value, 4) for value in values if value is not None] for values in found)
+    return one, other
+
+
+def prompts_and_texts(responses: Sequence[Response]) -> tuple[list[Prompt], list[str]]:
+    """The responses as a reward takes them."""
+    prompts = [Prompt(id=r.prompt_id, messages=r.prompt, tags=r.tags) for r in responses]
+    return prompts, [r.text for r in responses]
 
 
 def evaluation_prompts(recipe: Recipe) -> list[Prompt]:
@@ -111,15 +141,11 @@ def _best_of_n(
 
     Drawn under a stage name of their own, so that no candidate is the reference's response drawn again.
     """
-    from rlaif.training.measure import score_by
-
     section = recipe.optimise
     assert isinstance(section, BestOfN)
     count = recipe.evaluate.responses_per_prompt
     drawn = _draw(recipe, run, model, prompts, "best_of_n", section.n * count, failures)
-    reward_model = made(run.reward_model, "reward") if section.reads_reward_model else None
-    with text_scorers(recipe, run) as text:
-        scores = score_by(recipe, section.scoring, reward_model, text, drawn, section.microbatch_tokens)
+    scores = _scored(recipe, run, section, drawn)
     groups: dict[tuple[str, int], list[tuple[float, Response]]] = {(p.id, i): [] for p in prompts for i in range(count)}
     for response, score in zip(drawn, scores, strict=True):
         if score is not None:
@@ -133,6 +159,20 @@ def _best_of_n(
             detail = f"response {index}: none of {section.n} has a score"
             failures.append(Failure(stage="evaluate", id=prompt_id, reason="nothing to choose from", detail=detail))
     return best
+
+
+def _scored(recipe: Recipe, run: Run, section: BestOfN, responses: Sequence[Response]) -> list[float | None]:
+    """What the section's source says of each response; None where it says nothing (the judge failed)."""
+    from rlaif.models.local.dtype import torch_dtype
+    from rlaif.models.local.load import load_tokenizer
+    from rlaif.training.measure import rows_of
+    from rlaif.training.reward.ensemble import RewardModels
+
+    folder = made(run.reward_model, "reward") if section.reads_reward_model else None
+    models = RewardModels(folder, torch_dtype(recipe.policy.dtype))
+    rows = rows_of(load_tokenizer(recipe.policy.model, recipe.policy.revision), responses)
+    with open_rewards(recipe, lambda judge: asking(judge, run), models, section.microbatch_tokens) as open_reward:
+        return open_reward(section.scoring).measure(*prompts_and_texts(responses), rows).values
 
 
 def _kl_bound(recipe: Recipe) -> float | None:

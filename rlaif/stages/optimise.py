@@ -13,9 +13,9 @@ from rlaif.constitution import load_constitution
 from rlaif.feedback.prompts import read_prompts
 from rlaif.formats.rows import path_of
 from rlaif.models.files import named_files
+from rlaif.rewards.open import open_rewards
 from rlaif.run import Run
-from rlaif.stages.asking import made
-from rlaif.stages.scoring import text_scorers
+from rlaif.stages.asking import asking, made
 from rlaif.stages.stage import Stage, constitution_file, model_files, prompt_files, publishing, template_files
 
 
@@ -35,18 +35,22 @@ def optimise(recipe: Recipe, run: Run) -> dict[str, Any]:
 
 
 def _from_rollouts(recipe: Recipe, run: Run, section: OnPolicy) -> dict[str, Any]:
+    from rlaif.models.local.dtype import torch_dtype
     from rlaif.training import memory
     from rlaif.training.optimise.actors import open_actors
     from rlaif.training.optimise.loop import train_policy
+    from rlaif.training.reward.ensemble import RewardModels
     from rlaif.training.tracking import tracking
 
     constitution = load_constitution(recipe.constitution)
     prompts = read_prompts(recipe.prompts).train
-    reward_model = made(run.reward_model, "reward") if section.reads_reward_model else None
+    folder = made(run.reward_model, "reward") if section.reads_reward_model else None
+    models = RewardModels(folder, torch_dtype(recipe.policy.dtype))
+    rewards = open_rewards(recipe, lambda judge: asking(judge, run), models, section.microbatch_tokens)
     plan = memory.plan_memory(recipe, "optimise", memory.rollout_rows(recipe, prompts))
     checkpoints = run.checkpoints / "optimise"
-    with memory.within(plan), text_scorers(recipe, run) as text:
-        actors = open_actors(recipe, reward_model, text, checkpoints / "weights")
+    with memory.within(plan), rewards as open_reward:
+        actors = open_actors(recipe, models, open_reward, checkpoints / "weights")
         try:
             with tracking(run, "optimise", section.steps, recipe) as tracker:
                 train_policy(actors, prompts, section, recipe.seed, checkpoints, tracker, constitution.pass_rates)

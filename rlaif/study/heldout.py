@@ -33,7 +33,7 @@ def measure_accuracy(study: Study, folder: Path, runs: Sequence[ArmRun]) -> None
 
     `margin` is score(a) - score(b), and p_human what people said of a. Models that were scored before are not again.
     """
-    from rlaif.training.reward.pairs import score_pairs  # noqa: PLC0415 (torch)
+    from rlaif.rewards.model import score_pairs  # noqa: PLC0415 (torch)
 
     path = folder / "accuracy.jsonl"
     known = read_rows(path, SCORED)

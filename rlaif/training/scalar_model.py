@@ -141,15 +141,6 @@ class ScalarModel:
             score_B[group] = self.scores([rows[i] for i in group]).float().cpu()
         return score_B
 
-    @property
-    def members(self) -> Sequence[ScalarModel]:
-        """Itself, as an ensemble of one."""
-        return [self]
-
-    def scores_by_member(self, rows: Sequence[Row], max_tokens: int) -> Tensor:
-        """The same as an ensemble of one (1, B)."""
-        return self.score_all(rows, max_tokens).unsqueeze(0)
-
     def finish(self) -> None:
         """Merge the adapter and round the head to the weights' dtype: from here on scores are those of the saved
         model, so what is measured is what will be loaded."""

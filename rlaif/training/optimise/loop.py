@@ -46,7 +46,7 @@ def train_policy(
         actors.sampler.sync()
         rollouts = roll_out(actors, prompts_of_step(prompts, per_step, step, seed), section, step, seed)
         targets = make_targets(rollouts, section, state)
-        row = watch.summarise(rollouts, targets, state) | watch.ask_gold(actors.scorers, section, rollouts, step)
+        row = watch.summarise(rollouts, targets, state) | watch.ask_gold(actors.rewards, section, rollouts, step)
         limits = watch.limits(section.stop, row, state)
         beyond = watch.beyond(limits, state)
         if beyond and not state.beyond:

@@ -25,7 +25,7 @@ from rlaif.records import Prompt, derive_seed
 from rlaif.training import parallel
 from rlaif.training.optimise.actors import Actors
 from rlaif.training.optimise.critic import SharedCritic
-from rlaif.training.optimise.scorers import Scorers, as_scores
+from rlaif.training.optimise.rewards import Rewards, Values
 
 
 @dataclass(frozen=True)
@@ -88,8 +88,8 @@ def roll_out(actors: Actors, prompts: Sequence[Prompt], section: OnPolicy, step:
     written = actors.sampler.sample(encoded, Sampling(section.max_tokens, section.temperature), seeds)
     rows = [Row(tuple(ids), tuple(each.tokens)) for ids, each in zip(encoded, written, strict=True)]
     texts = [response_text(policy.tokenizer, each.tokens).strip() for each in written]
-    scores = _score(actors.scorers, section, repeated, texts, rows)
-    kept = _scored(scores, actors.scorers.max_failures, f"{section.kind} step {step}", repeated)
+    scores = _score(actors.rewards, section, repeated, texts, rows)
+    kept = _scored(scores, actors.rewards.max_failures, f"{section.kind} step {step}", repeated)
     rows = [rows[i] for i in kept]
     evaluated = _evaluate(actors, rows, section)
     device = policy.model.device
@@ -117,18 +117,27 @@ class _Scores(NamedTuple):
 
 
 def _score(
-    scorers: Scorers, section: OnPolicy, prompts: Sequence[Prompt], texts: Sequence[str], rows: Sequence[Row]
+    rewards: Rewards, section: OnPolicy, prompts: Sequence[Prompt], texts: Sequence[str], rows: Sequence[Row]
 ) -> _Scores:
     """Scores and costs of all responses, NaN where there is none."""
-    score_B, parts = scorers.score(prompts, texts, rows)
-    if scorers.veto is not None and section.veto is not None:
-        veto_B = as_scores(scorers.veto(prompts, texts))
+    values, found = rewards.score.measure(prompts, texts, rows)
+    score_B, parts = as_scores(values), {name: as_scores(part) for name, part in found.items()}
+    if rewards.veto is not None and section.veto is not None:
+        veto_B = as_scores(rewards.veto.score(prompts, texts))
         struck_B = veto_B == 0
         score_B = torch.where(struck_B, torch.tensor(section.veto.score), score_B)
         score_B = torch.where(veto_B.isnan(), veto_B, score_B)
         parts = parts | {"vetoed": struck_B.float()}
-    cost_B = {name: scorer(prompts, texts, rows).score_B for name, scorer in scorers.costs.items()}
+    cost_B = {
+        name: rewards.signs[name] * as_scores(cost.measure(prompts, texts, rows).values)
+        for name, cost in rewards.costs.items()
+    }
     return _Scores(score_B, cost_B, parts)
+
+
+def as_scores(values: Values) -> Tensor:
+    """score_B, on the CPU; NaN for None."""
+    return torch.tensor([float("nan") if value is None else value for value in values], dtype=torch.float32)
 
 
 def _scored(scores: _Scores, max_failures: float, where: str, prompts: Sequence[Prompt]) -> list[int]:

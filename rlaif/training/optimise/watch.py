@@ -14,8 +14,8 @@ from rlaif.config.optimise import OnPolicy, StopRules
 from rlaif.constitution.checks import repetition_rate
 from rlaif.training import losses
 from rlaif.training.optimise.estimators import State, Targets
+from rlaif.training.optimise.rewards import Rewards
 from rlaif.training.optimise.rollout import Rollouts
-from rlaif.training.optimise.scorers import Scorers
 
 
 def summarise(rollouts: Rollouts, targets: Targets, state: State) -> dict[str, float]:
@@ -49,14 +49,14 @@ def summarise(rollouts: Rollouts, targets: Targets, state: State) -> dict[str, f
     return row
 
 
-def ask_gold(scorers: Scorers, section: OnPolicy, rollouts: Rollouts, step: int) -> dict[str, float]:
+def ask_gold(rewards: Rewards, section: OnPolicy, rollouts: Rollouts, step: int) -> dict[str, float]:
     """What the held-out source says of the step's first rollouts, in the steps that are its turn.
 
     Responses it cannot score are left out of the mean and counted.
     """
-    if section.gold is None or scorers.gold is None or step % section.gold.every:
+    if section.gold is None or rewards.gold is None or step % section.gold.every:
         return {}
-    values = scorers.gold(rollouts.prompts[: section.gold.responses], rollouts.texts[: section.gold.responses])
+    values = rewards.gold.score(rollouts.prompts[: section.gold.responses], rollouts.texts[: section.gold.responses])
     scored = [value for value in values if value is not None]
     row = {"gold_unscored": 1 - len(scored) / len(values)}
     return row | ({"gold": sum(scored) / len(scored)} if scored else {})

@@ -1,69 +1,40 @@
-"""Several reward models as one: which the stage trains, and the folder of them read as a single scorer.
-
-Shape suffixes: M members, B rows.
-"""
+"""One reward model or several: which the stage trains, and how a folder of them is read."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
 from rlaif.config.reward import KeepLabels, RewardSection
-from rlaif.config.training import Lora
-from rlaif.models.local.packing import Row
 from rlaif.training.scalar_model import ScalarModel
 from rlaif.training.tracking import Tracker
 
 
-class Scorer(Protocol):
-    """What rollouts and evaluation ask of a reward model, be it one or several."""
-
-    @property
-    def members(self) -> Sequence[ScalarModel]:
-        """Which models it is."""
-
-    def scores_by_member(self, rows: Sequence[Row], max_tokens: int) -> Tensor:
-        """score_MB, on the CPU, in the rows' order."""
-
-    def score_all(self, rows: Sequence[Row], max_tokens: int) -> Tensor:
-        """score_B: the mean over the members."""
-
-    def as_critic(self, lora: Lora | None, seed: int) -> ScalarModel:
-        """A critic that starts as the first member, which itself stays as it is."""
-
-
-class EnsembleModel:
-    """Reward models that were trained apart; each has a reference score of its own."""
-
-    def __init__(self, members: Sequence[ScalarModel]) -> None:
-        self.members: Sequence[ScalarModel] = list(members)
-
-    def scores_by_member(self, rows: Sequence[Row], max_tokens: int) -> Tensor:
-        """score_MB, on the CPU, in the rows' order."""
-        return torch.stack([member.score_all(rows, max_tokens) for member in self.members])
-
-    def score_all(self, rows: Sequence[Row], max_tokens: int) -> Tensor:
-        """score_B: the mean over the members."""
-        return self.scores_by_member(rows, max_tokens).mean(0)
-
-    def as_critic(self, lora: Lora | None, seed: int) -> ScalarModel:
-        """A critic that starts as the first member, which itself stays as it is."""
-        return self.members[0].as_critic(lora, seed)
-
-
-def load_scorer(folder: str | Path, dtype: torch.dtype, head: str | None = None) -> Scorer:
-    """The reward model of a folder that the stage `reward` wrote, an ensemble where it holds members.
+def load_members(folder: str | Path, dtype: torch.dtype, head: str | None = None) -> list[ScalarModel]:
+    """The reward models of a folder that the stage `reward` wrote: a single one, or the members of an ensemble.
 
     With `head` the scores are those of that principle's own head. ConfigError where there is no such head.
     """
-    members = member_folders(Path(folder))
-    if not members:
-        return ScalarModel.load(folder, dtype, head)
-    return EnsembleModel([ScalarModel.load(member, dtype, head) for member in members])
+    return [ScalarModel.load(path, dtype, head) for path in member_folders(Path(folder)) or [Path(folder)]]
+
+
+class RewardModels:
+    """The reward models of a run, loaded when they are first asked for, once for each head."""
+
+    def __init__(self, folder: Path | None, dtype: torch.dtype) -> None:
+        self._folder = folder
+        self._dtype = dtype
+        self.opened: dict[str | None, list[ScalarModel]] = {}
+
+    def __call__(self, head: str | None = None) -> list[ScalarModel]:
+        """Those read through the common head (None) or a principle's."""
+        assert self._folder is not None, "a recipe that reads a reward model trains one"
+        if head not in self.opened:
+            self.opened[head] = load_members(self._folder, self._dtype, head)
+        return self.opened[head]
 
 
 def member_folders(folder: Path) -> list[Path]:

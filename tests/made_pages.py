@@ -15,7 +15,6 @@ import yaml
 from rlaif.audit.audit import audit_command
 from rlaif.audit.named_modes import parse_modes
 from rlaif.config.measures import LongWords, Syllables, WordCount
-from rlaif.evaluation.agreement import Bootstrap
 from rlaif.evaluation.compare import compare_runs
 from rlaif.evaluation.contest import caution
 from rlaif.evaluation.contest.accuracy import Scored, accuracies, differences
@@ -25,6 +24,7 @@ from rlaif.evaluation.contest.refusals import Reply, refusals
 from rlaif.evaluation.instruments import instruments
 from rlaif.evaluation.page import write_page
 from rlaif.evaluation.report import write_report
+from rlaif.stats import Bootstrap
 from rlaif.study.config import load_study
 from rlaif.study.figures import Comparison, _judged
 from rlaif.study.page import context

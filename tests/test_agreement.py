@@ -9,16 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlaif.evaluation.agreement import (
-    Bootstrap,
-    clustered_mean,
-    clustered_mean_difference,
-    coverage,
-    heldout_accuracy,
-    order_consistency,
-    probability_of_first,
-)
+from rlaif.evaluation.agreement import coverage, heldout_accuracy, order_consistency, probability_of_first
 from rlaif.records import Failure, Judgment, Pair, Verdict
+from rlaif.stats import Bootstrap, clustered_mean, clustered_mean_difference
 from tests.fake_run import judged, prompt
 
 

@@ -14,11 +14,11 @@ PACKAGE = Path(__file__).parents[1] / "rlaif"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 LAYERS: list[set[str]] = [
     {"errors", "records", "processes", "files"},
-    {"jsonl", "forms", "strict_yaml", "patterns", "resources", "console", "digest"},
+    {"jsonl", "forms", "strict_yaml", "patterns", "resources", "console", "digest", "stats"},
     {"config/base"},
     {"config/sources"},
     {"formats"},
-    {"templates", "constitution", "config"},
+    {"templates", "constitution", "config", "words"},
     {"run", "models"},
     {"feedback", "training"},
     {"evaluation"},

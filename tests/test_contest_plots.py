@@ -8,7 +8,6 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from rlaif.evaluation.agreement import Bootstrap, Estimate
 from rlaif.evaluation.contest import plots
 from rlaif.evaluation.contest.accuracy import Scored, accuracies
 from rlaif.evaluation.contest.frontier import Point, over_optimisation
@@ -18,6 +17,7 @@ from rlaif.evaluation.contest.league import league
 from rlaif.evaluation.contest.length import length_controlled
 from rlaif.evaluation.contest.refusals import Reply, refusals
 from rlaif.evaluation.plots import BLUE, GREEN, ORANGE, RED
+from rlaif.stats import Bootstrap, Estimate
 from tests.contests import round_robin
 
 QUICK = Bootstrap(samples=100)

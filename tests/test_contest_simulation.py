@@ -9,7 +9,6 @@ from __future__ import annotations
 import numpy as np
 from scipy.special import expit
 
-from rlaif.evaluation.agreement import Bootstrap
 from rlaif.evaluation.contest.accuracy import Scored, accuracies, differences
 from rlaif.evaluation.contest.frontier import Fit, Point, over_optimisation
 from rlaif.evaluation.contest.games import contest
@@ -18,6 +17,7 @@ from rlaif.evaluation.contest.joint import all_at_equal_length
 from rlaif.evaluation.contest.league import ELO_PER_LOGIT, league
 from rlaif.evaluation.contest.length import length_controlled
 from rlaif.evaluation.contest.power import clustered_error, components, detectable, prompts_needed
+from rlaif.stats import Bootstrap
 from tests.contests import against_baseline, game, planted, round_robin
 from tests.tiers import in_worlds, least
 

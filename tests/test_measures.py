@@ -17,7 +17,6 @@ from rlaif.config.measures import CodeMeasure, Lexicon, LongWords, Measure, Read
 from rlaif.config.recipe import EvaluateSection
 from rlaif.constitution import load_constitution
 from rlaif.errors import ConfigError
-from rlaif.evaluation.agreement import Bootstrap
 from rlaif.evaluation.evaluate import evaluate, sample_rows
 from rlaif.evaluation.instruments import Instrument, cut_to_equal_length, instruments, instruments_of
 from rlaif.evaluation.measured import measure_rows, measure_sentences
@@ -25,8 +24,9 @@ from rlaif.evaluation.measures import measure_changes
 from rlaif.evaluation.tables import terminal
 from rlaif.evaluation.verdict import verdict
 from rlaif.evaluation.winrate import Match
-from rlaif.evaluation.wording import MINUS
 from rlaif.pipeline import run_recipe
+from rlaif.stats import Bootstrap
+from rlaif.words import MINUS
 from tests.fake_run import inputs, prompt, response
 from tests.small_run import small_recipe
 

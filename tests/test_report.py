@@ -16,7 +16,7 @@ from rlaif.evaluation.instruments import instruments
 from rlaif.evaluation.plots import Interval, dots, running_mean
 from rlaif.evaluation.report import write_report
 from rlaif.evaluation.verdict import verdict
-from rlaif.evaluation.wording import duration, number, percent, points, span
+from rlaif.words import duration, number, percent, points, span
 from tests.fake_run import RECIPE, inputs, write_run
 
 OUTSIDE = re.compile(r"""(?:src|href|action|data|poster|srcset)\s*=\s*["']?\s*(?:https?:)?//|url\(|@import""", re.I)

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from rlaif.evaluation.agreement import Bootstrap
 from rlaif.evaluation.report import write_report
 from rlaif.evaluation.reward_worth import accuracy, calibration, members, rating_error, reward_worth, worth_table
+from rlaif.stats import Bootstrap
 from tests.fake_run import inputs, write_run
 
 QUICK = Bootstrap(samples=200)

@@ -10,12 +10,12 @@ import pytest
 
 from rlaif.config.measures import CodeMeasure, Readability, WordCount
 from rlaif.constitution import Constitution
-from rlaif.evaluation.agreement import Bootstrap
 from rlaif.evaluation.instruments import Instrument, instruments
 from rlaif.evaluation.measured import label_table
 from rlaif.evaluation.taught import labels_by_principle
 from rlaif.feedback.verdict import sigma
 from rlaif.records import Judgment, MemberJudgment, Pair, PrincipleJudgment, Provenance
+from rlaif.stats import Bootstrap
 from tests.fake_run import prompt
 
 BOOTSTRAP = Bootstrap(400)

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from rlaif.audit.gate import estimate
-from rlaif.evaluation.verdict import COIN, FAIR_JUDGE, LOW_COVERAGE, direction
-from rlaif.evaluation.wording import number, percent, points, span, with_interval
+from rlaif.evaluation.verdict import FAIR_JUDGE, LOW_COVERAGE
+from rlaif.words import COIN, direction, number, percent, points, span, with_interval
 
 LEAST_COVERAGE = 0.9
 """Least share of pairs with a judgment; what cannot be judged is not like the rest."""

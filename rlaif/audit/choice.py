@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rlaif.evaluation.agreement import Bootstrap, Estimate, clustered_mean, clustered_mean_difference, numbered
-from rlaif.evaluation.verdict import COIN, direction
 from rlaif.feedback.judge.result import Cost
 from rlaif.records import content_id
+from rlaif.stats import Bootstrap, Estimate, clustered_mean, clustered_mean_difference, numbered
+from rlaif.words import COIN, direction
 
 Prompts = Mapping[str, str]
 """The prompt of each pair on which people have a preference, by the pair's id."""

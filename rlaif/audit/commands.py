@@ -17,8 +17,6 @@ from rlaif.config.judging import ChecklistMode
 from rlaif.constitution import load_constitution
 from rlaif.constitution.write import write_constitution
 from rlaif.errors import ConfigError
-from rlaif.evaluation.agreement import Bootstrap, Estimate, clustered_mean, clustered_mean_difference
-from rlaif.evaluation.verdict import direction
 from rlaif.feedback.judge import check_failure_cap
 from rlaif.feedback.weights import (
     Loss,
@@ -29,6 +27,8 @@ from rlaif.feedback.weights import (
     reweighted,
 )
 from rlaif.resources import resolve
+from rlaif.stats import Bootstrap, Estimate, clustered_mean, clustered_mean_difference
+from rlaif.words import direction
 
 
 def ablate_command(recipe: Recipe, gold: Sequence[Path]) -> list[str]:

@@ -12,8 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 from rlaif.audit.cautions import LEAST_COVERAGE, about_the_gold, cautions, counted, in_points
 from rlaif.audit.gate import estimate
-from rlaif.evaluation.verdict import COIN, direction
-from rlaif.evaluation.wording import percent, points, span, with_interval
+from rlaif.words import COIN, direction, percent, points, span, with_interval
 
 USEFUL = 0.6
 """Least accuracy. The smallest labeller of arXiv 2309.00267 agreed with humans on 0.627; humans agree with each other

@@ -9,9 +9,8 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from rlaif.audit.cautions import counted, in_points
-from rlaif.evaluation.agreement import Estimate
-from rlaif.evaluation.verdict import COIN, direction
-from rlaif.evaluation.wording import NONE, percent, points, span, with_interval
+from rlaif.stats import Estimate
+from rlaif.words import COIN, NONE, direction, percent, points, span, with_interval
 
 COLUMNS = (
     "mode",

@@ -17,9 +17,8 @@ from rlaif.audit.gate import estimate
 from rlaif.audit.opinion import named
 from rlaif.evaluation import plots
 from rlaif.evaluation.page import Picture, picture, write_page
-from rlaif.evaluation.verdict import COIN
-from rlaif.evaluation.wording import number, percent
 from rlaif.feedback.calibration import Isotonic, Temperature, calibrate, fitted
+from rlaif.words import COIN, number, percent
 
 TONES = {"yes": "better", "no": "worse", "unknown": ""}
 """Colours of the page's frame by outcome."""

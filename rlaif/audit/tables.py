@@ -7,8 +7,7 @@ from typing import Any
 
 from rlaif.audit.cautions import helpful_maps
 from rlaif.audit.gate import estimate
-from rlaif.evaluation.verdict import COIN, direction
-from rlaif.evaluation.wording import NONE, Unit, figure, number, percent, points, span, with_interval
+from rlaif.words import COIN, NONE, Unit, direction, figure, number, percent, points, span, with_interval
 
 COLOURS = {"up": "up", "down": "down", "unclear": ""}
 PROBE_NAMES = {

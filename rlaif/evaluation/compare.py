@@ -13,12 +13,11 @@ from typing import Any, NamedTuple
 
 from rlaif.errors import DataError
 from rlaif.evaluation import plots
-from rlaif.evaluation.agreement import Bootstrap, clustered_mean_difference
 from rlaif.evaluation.artefacts import Artefacts, read_artefacts
 from rlaif.evaluation.page import Picture, picture, write_page
-from rlaif.evaluation.verdict import COIN, direction
-from rlaif.evaluation.wording import NONE, Unit, figure, percent, span
 from rlaif.jsonl import write_json
+from rlaif.stats import Bootstrap, clustered_mean_difference
+from rlaif.words import COIN, NONE, Unit, direction, figure, percent, span
 
 
 class Figure(NamedTuple):

@@ -1,7 +1,7 @@
 """evaluation.json: everything that was measured about a run, each figure with its interval.
 
 Every comparison of before and after is paired: the same prompt and sample index. The statistics are in
-`agreement.py`, the page for a person in `report.py`.
+`rlaif/stats.py`, the page for a person in `report.py`.
 """
 
 from __future__ import annotations
@@ -14,15 +14,7 @@ from rlaif.config.recipe import EvaluateSection
 from rlaif.constitution import Constitution, Principle
 from rlaif.constitution.checks import repetition_rate
 from rlaif.errors import DataError
-from rlaif.evaluation.agreement import (
-    Bootstrap,
-    Bounds,
-    change,
-    clustered_mean,
-    coverage,
-    heldout_accuracy,
-    order_consistency,
-)
+from rlaif.evaluation.agreement import coverage, heldout_accuracy, order_consistency
 from rlaif.evaluation.instruments import Instrument
 from rlaif.evaluation.measures import measure_changes, values
 from rlaif.evaluation.reward_worth import reward_worth
@@ -30,6 +22,7 @@ from rlaif.evaluation.taught import labels_by_principle
 from rlaif.evaluation.winrate import Match, matches, principle_win_rate, win_rate
 from rlaif.patterns import Endless
 from rlaif.records import Failure, Judgment, Response, plain
+from rlaif.stats import Bootstrap, Bounds, change, clustered_mean
 
 SHARE: Bounds = (0.0, 1.0)
 NO_REWARD_MODEL = "no reward model"

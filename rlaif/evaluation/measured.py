@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from rlaif.evaluation.verdict import COIN, direction
-from rlaif.evaluation.wording import MINUS, NONE, number, percent, span
+from rlaif.words import COIN, MINUS, NONE, direction, number, percent, span
 
 LOUDEST = 3
 """Of so many judged principles the sentences speak; the table has all."""

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rlaif.evaluation.wording import Unit, points
+from rlaif.words import Unit, points
 
 BLUE, ORANGE, GREEN, PURPLE, SKY, RED = "#0072B2", "#D98200", "#00805F", "#A6548A", "#4A9FD0", "#C24E00"
 CYCLE = (BLUE, ORANGE, GREEN, PURPLE, RED, SKY)

@@ -19,7 +19,7 @@ from rlaif.evaluation.measured import label_table, measure_rows, measure_sentenc
 from rlaif.evaluation.page import Picture, picture, write_page
 from rlaif.evaluation.reward_worth import worth_table
 from rlaif.evaluation.verdict import Verdict, verdict
-from rlaif.evaluation.wording import duration, number, percent, span
+from rlaif.words import duration, number, percent, span
 
 KINDS = {
     "ai": "AI feedback (RLAIF)",

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from scipy.special import expit
 
-from rlaif.evaluation.agreement import Bootstrap, bootstrap_bounds, clustered_mean, numbered
-from rlaif.evaluation.wording import NONE, number, percent, span
+from rlaif.stats import Bootstrap, bootstrap_bounds, clustered_mean, numbered
+from rlaif.words import NONE, number, percent, span
 
 Row = Mapping[str, Any]
 

@@ -12,8 +12,8 @@ from rlaif.evaluation import plots
 from rlaif.evaluation.artefacts import Artefacts
 from rlaif.evaluation.measured import measure_rows
 from rlaif.evaluation.page import Picture, picture
-from rlaif.evaluation.verdict import COIN, direction, judge_is_noise
-from rlaif.evaluation.wording import NONE, Unit, figure, number, percent, points, span
+from rlaif.evaluation.verdict import judge_is_noise
+from rlaif.words import COIN, NONE, Unit, direction, figure, number, percent, points, span
 
 TONES = {"up": "up", "down": "down", "unclear": ""}
 

@@ -11,11 +11,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from rlaif.constitution import Constitution
-from rlaif.evaluation.agreement import Bootstrap, clustered_mean
 from rlaif.evaluation.instruments import Instrument
 from rlaif.feedback.pairs import choice
 from rlaif.feedback.verdict import log_odds
 from rlaif.records import Judgment, PrincipleJudgment
+from rlaif.stats import Bootstrap, clustered_mean
 
 
 class _Said(NamedTuple):

@@ -10,9 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
-from rlaif.evaluation.wording import number, percent, points, span, with_interval
+from rlaif.words import COIN, direction, number, percent, points, span, with_interval
 
-COIN = 0.5
 STEADY_JUDGE = 0.8
 """Order consistency from which a judge is called steady: strong judges reach about 0.8 (arXiv 2406.07791)."""
 FAIR_JUDGE = 0.65
@@ -48,13 +47,6 @@ def verdict(evaluation: Mapping[str, Any]) -> Verdict:
         " ".join(_reward_model(evaluation)),
     ]
     return Verdict(outcome, heading, [p for p in paragraphs if p], _cautions(evaluation))
-
-
-def direction(difference: Mapping[str, Any] | None, zero: float = 0.0) -> Literal["up", "down", "unclear"]:
-    """Which side of `zero` the whole interval lies on."""
-    if difference is None or difference.get("low") is None or difference.get("high") is None:
-        return "unclear"
-    return "up" if difference["low"] > zero else "down" if difference["high"] < zero else "unclear"
 
 
 def judge_is_noise(evaluation: Mapping[str, Any]) -> bool:

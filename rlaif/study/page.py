@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from rlaif.errors import ConfigError
-from rlaif.evaluation.agreement import Estimate
 from rlaif.evaluation.contest import plots
 from rlaif.evaluation.contest.frontier import Fit
 from rlaif.evaluation.contest.headtohead import WinRate
 from rlaif.evaluation.page import Picture, picture, write_page
-from rlaif.evaluation.wording import NONE, Unit, figure, number, percent, span
 from rlaif.jsonl import write_json
+from rlaif.stats import Estimate
 from rlaif.study.arms import ArmRun, arm_runs
 from rlaif.study.config import REFERENCE, kind_of, load_study
 from rlaif.study.figures import Comparison, Judged, compare, raw
+from rlaif.words import NONE, Unit, figure, number, percent, span
 
 KIND_WORDS = {
     "rlaif": "the judge labels, a reward model learns its labels",

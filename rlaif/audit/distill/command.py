@@ -26,12 +26,12 @@ from rlaif.console import bar
 from rlaif.constitution import Constitution
 from rlaif.constitution.write import write_constitution
 from rlaif.errors import ConfigError, DataError
-from rlaif.evaluation.agreement import Bootstrap
-from rlaif.evaluation.wording import percent, span
 from rlaif.jsonl import write_json
 from rlaif.models.chat import ChatModel
 from rlaif.records import Judgment, content_id, derive_seed
+from rlaif.stats import Bootstrap
 from rlaif.templates import JudgeTemplate, load_template
+from rlaif.words import percent, span
 
 SCHEMA = "rlaif/distillation/v1"
 TEMPLATE = "propose"

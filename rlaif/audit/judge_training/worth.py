@@ -15,19 +15,14 @@ from rlaif.audit.judge_training.labels import PairLabel
 from rlaif.audit.judge_training.split import decided, key_of, keys_of
 from rlaif.config import Recipe
 from rlaif.constitution import Constitution
-from rlaif.evaluation.agreement import (
-    Bootstrap,
-    clustered_mean,
-    clustered_mean_difference,
-    coverage,
-    order_consistency,
-)
-from rlaif.evaluation.wording import percent, points, span
+from rlaif.evaluation.agreement import coverage, order_consistency
 from rlaif.feedback.judge import JudgeResult, OpenJudge, judge_by_mode
 from rlaif.feedback.labelled import agreement
 from rlaif.feedback.pairs import choice
 from rlaif.feedback.sample import Progress
 from rlaif.feedback.verdict import log_odds
+from rlaif.stats import Bootstrap, clustered_mean, clustered_mean_difference
+from rlaif.words import percent, points, span
 
 
 class LabelAgreement(NamedTuple):

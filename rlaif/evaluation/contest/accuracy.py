@@ -12,11 +12,10 @@ from statistics import fmean
 from typing import NamedTuple
 
 from rlaif.errors import DataError, did_you_mean
-from rlaif.evaluation.agreement import Bootstrap, Estimate, clustered_mean, clustered_mean_difference
-from rlaif.evaluation.contest.headtohead import sign_flip
 from rlaif.evaluation.contest.power import Power, clustered_error, power_of
 from rlaif.evaluation.contest.seeds import SeedSpread, over_seeds, spread
 from rlaif.records import Record
+from rlaif.stats import Bootstrap, Estimate, clustered_mean, clustered_mean_difference, sign_flip
 
 
 class Scored(NamedTuple):

@@ -20,12 +20,12 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.special import expit, logit, ndtri
 
-from rlaif.evaluation.agreement import Bootstrap, Estimate, clustered_mean, numbered
 from rlaif.evaluation.contest.games import Contest, Game, Scale, prompts_of
 from rlaif.evaluation.contest.headtohead import turned_round
-from rlaif.evaluation.contest.resampling import Array, as_estimate, clustered_fits
-from rlaif.evaluation.wording import percent
+from rlaif.evaluation.contest.resampling import clustered_fits
 from rlaif.records import Record
+from rlaif.stats import Array, Bootstrap, Estimate, as_estimate, clustered_mean, numbered
+from rlaif.words import percent
 
 FAR = 0.75
 """Where one arm is the longer in more games than this, equal length is outside most of them."""

@@ -13,8 +13,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy.stats import norm
 
-from rlaif.evaluation.agreement import numbered
 from rlaif.records import Record
+from rlaif.stats import numbered
 
 POWER = 0.8
 """How often a true difference of the stated size must be found."""

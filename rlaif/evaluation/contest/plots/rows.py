@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rlaif.evaluation.agreement import Estimate
 from rlaif.evaluation.contest.accuracy import Accuracy
 from rlaif.evaluation.contest.headtohead import WinRate
 from rlaif.evaluation.contest.league import League
@@ -25,10 +24,10 @@ from rlaif.evaluation.plots import (
     reference_line,
     rows_axis,
 )
-from rlaif.evaluation.wording import percent
+from rlaif.stats import Estimate
+from rlaif.words import COIN, percent
 
 GREY = "#8b959f"
-COIN = 0.5
 HALF_ROW = 0.15
 
 

@@ -1,4 +1,4 @@
-"""Figures as text, the same way on every page: '81%', '+49 points', '95% interval 40 to 58', '-' for none."""
+"""How a figure is said, the same on every page and screen: '81%', '+49 points', '40 to 58', '-' for none."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any, Literal
 Unit = Literal["share", "points", "number", "signed"]
 """share: 0.81 is '81%'. points: a difference of shares, '+49 points'. signed: a difference of numbers."""
 
+COIN = 0.5
+"""What tossing one would get: where a share begins to say something."""
 NONE = "\u2013"
 MINUS = "\u2212"
 
@@ -77,3 +79,10 @@ def duration(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def direction(difference: Mapping[str, Any] | None, zero: float = 0.0) -> Literal["up", "down", "unclear"]:
+    """Which side of `zero` the whole interval lies on."""
+    if difference is None or difference.get("low") is None or difference.get("high") is None:
+        return "unclear"
+    return "up" if difference["low"] > zero else "down" if difference["high"] < zero else "unclear"

@@ -7,7 +7,7 @@ independent, and treating them so can understate the error threefold (arXiv 2411
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -56,6 +56,26 @@ class Estimate(Record):
     low: float | None
     high: float | None
     n: int
+
+    def opposite(self, whole: float = 0.0) -> Estimate:
+        """`whole` less the estimate: a difference, or with 1.0 a rate, seen from the other side."""
+        low, high = (None if end is None else whole - end for end in (self.high, self.low))
+        return Estimate(value=whole - self.value, low=low, high=high, n=self.n)
+
+
+def at(tree: Any, place: str) -> Any:
+    """What lies at a dotted place of a JSON document; None where there is nothing."""
+    for part in place.split(".") if place else ():
+        tree = tree.get(part) if isinstance(tree, Mapping) else None
+    return tree
+
+
+def estimate_at(tree: Any, place: str = "") -> Estimate | None:
+    """The estimate that was written at a dotted place; None where there is none, or where it was not measured."""
+    found = at(tree, place)
+    if not isinstance(found, Mapping) or found.get("value") is None:
+        return None
+    return Estimate(value=found["value"], low=found.get("low"), high=found.get("high"), n=found.get("n", 0))
 
 
 def clustered_mean(

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Literal
 
-Unit = Literal["share", "points", "number", "signed"]
-"""share: 0.81 is '81%'. points: a difference of shares, '+49 points'. signed: a difference of numbers."""
+from rlaif.stats import Estimate
+
+Unit = Literal["share", "fine share", "points", "fine points", "number", "signed"]
+"""share: 0.81 is '81%'. points: a difference of shares, '+49 points'. signed: a difference of numbers.
+The fine ones have one decimal: where shares are small, a change of two points is a large one."""
+Side = Literal["up", "down", "unclear"]
 
 COIN = 0.5
 """What tossing one would get: where a share begins to say something."""
@@ -34,41 +38,79 @@ def percent(share: float | None) -> str:
     return f"{100 * share:.0f}%"
 
 
-def points(difference: float | None) -> str:
-    """A difference of shares in percentage points, without the unit, always signed."""
+def points(difference: float | None, digits: int = 0) -> str:
+    """A difference of shares in percentage points, without the unit, always signed; 0 has no sign."""
     if difference is None:
         return NONE
-    rounded = round(100 * difference)
-    return f"{MINUS if rounded < 0 else '+' if rounded > 0 else ''}{abs(rounded)}"
+    text = f"{abs(100 * difference):.{digits}f}"
+    return text if not float(text) else f"{MINUS if difference < 0 else '+'}{text}"
 
 
 def figure(value: float | None, unit: Unit) -> str:
     """The value in its unit."""
     if value is None:
         return NONE
-    if unit == "share":
-        return percent(value)
-    if unit == "points":
-        return f"{points(value)} points"
-    return number(value, signed=unit == "signed")
+    if unit in ("points", "fine points"):
+        return f"{_bare(value, unit)} points"
+    return _bare(value, unit) + ("%" if unit == "fine share" else "")
 
 
-def span(estimate: Mapping[str, Any] | None, unit: Unit) -> str:
+def _bare(value: float, unit: Unit) -> str:
+    """Without a unit that an interval says once, at its end."""
+    match unit:
+        case "share":
+            return percent(value)
+        case "fine share":
+            return f"{100 * value:.1f}"
+        case "points" | "fine points":
+            return points(value, 0 if unit == "points" else 1)
+        case _:
+            return number(value, signed=unit == "signed")
+
+
+def span(estimate: Estimate | None, unit: Unit) -> str:
     """An estimate's interval as '40 to 58', or '-' where there is none."""
-    if estimate is None or estimate.get("low") is None or estimate.get("high") is None:
+    if estimate is None or estimate.low is None or estimate.high is None:
         return NONE
-    low, high = estimate["low"], estimate["high"]
-    if unit == "points":
-        return f"{points(low).lstrip('+')} to {points(high).lstrip('+')}"
-    if unit == "share":
-        return f"{percent(low).rstrip('%')} to {percent(high)}"
-    return f"{number(low)} to {number(high)}"
+    low, high = (_bare(end, unit).lstrip("+") for end in (estimate.low, estimate.high))
+    return f"{low.rstrip('%')} to {high}{'%' if unit == 'fine share' else ''}"
 
 
-def with_interval(estimate: Mapping[str, Any], unit: Unit) -> str:
-    """'74% (66 to 81%)'."""
+def with_interval(estimate: Estimate | None, unit: Unit = "share") -> str:
+    """'74% (66 to 81%)', or '-' for none."""
+    if estimate is None:
+        return NONE
     interval = span(estimate, unit)
-    return figure(estimate["value"], unit) + (f" ({interval})" if interval != NONE else "")
+    return figure(estimate.value, unit) + (f" ({interval})" if interval != NONE else "")
+
+
+def direction(estimate: Estimate | None, zero: float = 0.0) -> Side:
+    """Which side of `zero` the whole interval lies on."""
+    if estimate is None or estimate.low is None or estimate.high is None:
+        return "unclear"
+    return "up" if estimate.low > zero else "down" if estimate.high < zero else "unclear"
+
+
+def tone(estimate: Estimate | None, zero: float = COIN) -> str:
+    """The colour of a figure of which more is better: 'up', 'down', or '' where its side of `zero` is unclear."""
+    found = direction(estimate, zero)
+    return "" if found == "unclear" else found
+
+
+def listed(names: Sequence[str]) -> str:
+    """'a', 'a and b', 'a, b and c'."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def counted(number: int, thing: str) -> str:
+    """'1 pair', '1,200 pairs'."""
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
+def in_points(share: float) -> str:
+    """'1 point', '12 points'."""
+    away = points(share).lstrip("+")
+    return f"{away} point{'' if away == '1' else 's'}"
 
 
 def duration(seconds: float) -> str:
@@ -79,10 +121,3 @@ def duration(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def direction(difference: Mapping[str, Any] | None, zero: float = 0.0) -> Literal["up", "down", "unclear"]:
-    """Which side of `zero` the whole interval lies on."""
-    if difference is None or difference.get("low") is None or difference.get("high") is None:
-        return "unclear"
-    return "up" if difference["low"] > zero else "down" if difference["high"] < zero else "unclear"

@@ -22,12 +22,11 @@ from rlaif.evaluation.contest.cost import Spending, cost
 from rlaif.evaluation.contest.frontier import Point, gap, over_optimisation
 from rlaif.evaluation.contest.refusals import Reply, refusals
 from rlaif.evaluation.instruments import instruments
-from rlaif.evaluation.page import write_page
 from rlaif.evaluation.report import write_report
 from rlaif.stats import Bootstrap
 from rlaif.study.config import load_study
 from rlaif.study.figures import Comparison, _judged
-from rlaif.study.page import context
+from rlaif.study.page import write_study_page
 from tests.audited import recipe_of, write_gold
 from tests.contests import round_robin
 from tests.fake_run import RECIPE, inputs, write_run
@@ -165,7 +164,7 @@ def comparison(folder: Path, seeds: tuple[int, ...] = (0, 1), gold: bool = True)
 def study(folder: Path) -> Path:
     """Four arms over two seeds, by a held-out judge and by people."""
     page = folder / "comparison.html"
-    write_page(page, "study.html.jinja", context(comparison(folder)))
+    write_study_page(page, comparison(folder))
     return page
 
 
@@ -173,7 +172,7 @@ def study_without_gold(folder: Path) -> Path:
     """One seed, and no gold score."""
     page = folder / "comparison.html"
     found = comparison(folder, seeds=(0,), gold=False)
-    write_page(page, "study.html.jinja", context(found._replace(accuracies={}, ahead=[], judged=found.judged[:1])))
+    write_study_page(page, found._replace(accuracies={}, ahead=[], judged=found.judged[:1]))
     return page
 
 

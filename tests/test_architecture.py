@@ -19,7 +19,7 @@ LAYERS: list[set[str]] = [
     {"config/sources"},
     {"formats"},
     {"templates", "constitution", "config", "words"},
-    {"run", "models"},
+    {"run", "models", "pages"},
     {"feedback", "training"},
     {"evaluation"},
     {"audit", "annotate"},

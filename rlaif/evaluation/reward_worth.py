@@ -6,15 +6,14 @@ are several members or heads `margins` and `heads`. Every interval resamples pro
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from scipy.special import expit
 
-from rlaif.stats import Bootstrap, bootstrap_bounds, clustered_mean, numbered
-from rlaif.words import NONE, number, percent, span
+from rlaif.stats import Bootstrap, Estimate, clustered_mean, interval, numbered
 
 Row = Mapping[str, Any]
 
@@ -91,15 +90,10 @@ def _calibration_error(gap: Any, place: Any, rows: Sequence[Row], bootstrap: Boo
     def error(weights: Any) -> Any:
         return np.abs(weights @ gap_CB).sum(-1) / (weights @ pairs_C)
 
-    value = float(error(np.ones(prompts)))
-    low = high = None
-    if prompts > 1:
-        drawn = np.random.default_rng(bootstrap.seed).multinomial(
-            prompts, np.full(prompts, 1 / prompts), size=bootstrap.samples
-        )
-        left_out = error(np.ones((prompts, prompts)) - np.eye(prompts))
-        low, high = (float(b) for b in bootstrap_bounds(value, error(drawn), left_out, bootstrap.confidence))
-    return {"value": value, "low": low, "high": high, "n": len(rows)}
+    # Whole prompts are the rows here: each is its own cluster.
+    found = interval(error, [str(prompt) for prompt in range(prompts)], bootstrap)
+    low, high = found or (None, None)
+    return Estimate(value=float(error(np.ones(prompts))), low=low, high=high, n=len(rows)).model_dump()
 
 
 def members(rows: Sequence[Row], bootstrap: Bootstrap) -> dict[str, Any] | None:
@@ -151,44 +145,3 @@ def _heads(rows: Sequence[Row], bootstrap: Bootstrap) -> dict[str, Any] | None:
         for name in names
     }
     return {name: accuracy(found, bootstrap) for name, found in own.items()} or None
-
-
-# ------------------------------------------------------------------------------------------------ for a person
-
-
-def worth_table(evaluation: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Rows of the table "What the reward model is worth": name, value, span, n; empty where nothing was measured."""
-    entry = evaluation.get("reward_model") or {}
-    found = entry.get("heldout_accuracy") or {}
-    names = {"ai": "AI", "human": "human"}
-    rows = _line("Agrees with held-out labels", found)
-    by_source = found.get("by_source") or {}
-    for source, estimate in by_source.items() if len(by_source) > 1 else ():
-        rows += _line(f"with {names.get(source, source)} labels", estimate)
-    for band in entry.get("by_strength") or ():
-        rows += _line(f"where the label is {percent(band['from'])} to {percent(band['to'])} sure", band)
-    measured = entry.get("calibration") or {}
-    for one in measured.get("bins") or ():
-        said = f"where it says {percent(one['from'])} to {percent(one['to'])}, labels agree by"
-        rows += _line(said, one)
-    rows += _line("Calibration error (ECE)", measured.get("ece"))
-    several = entry.get("ensemble") or {}
-    rows += _line("Members all prefer the same: agrees", several.get("agree"))
-    rows += _line("Members differ: agrees", several.get("disagree"))
-    rows += _line("Members' spread of a margin", several.get("disagreement"), number)
-    for name, estimate in (entry.get("heads") or {}).items():
-        rows += _line(f"Head of {name}: agrees with that principle", estimate)
-    error = entry.get("rating_error") or {}
-    rows += _line("Off a held-out rating by", error, number)
-    rows += _line("One score for all would be off by", {**error, "value": error.get("without"), "low": None}, number)
-    return rows
-
-
-def _line(
-    name: str, estimate: Mapping[str, Any] | None, show: Callable[[float | None], str] = percent
-) -> list[dict[str, str]]:
-    if not estimate or estimate.get("value") is None:
-        return []
-    interval = span(estimate, "share" if show is percent else "number")
-    shown = interval if interval != NONE else ""
-    return [{"name": name, "value": show(estimate["value"]), "span": shown, "n": f"{estimate['n']:,}"}]

@@ -55,21 +55,15 @@ class WinRate(Record):
         turned = {
             "one": self.other,
             "other": self.one,
-            "rate": turned_round(self.rate),
-            "mean_p": turned_round(self.mean_p),
+            "rate": self.rate.opposite(1.0),
+            "mean_p": self.mean_p.opposite(1.0),
             "wins": self.losses,
             "losses": self.wins,
             "one_seeds": self.other_seeds.swapped(),
             "other_seeds": self.one_seeds.swapped(),
-            "over_seeds": self.over_seeds and turned_round(self.over_seeds),
+            "over_seeds": self.over_seeds and self.over_seeds.opposite(1.0),
         }
         return self.model_copy(update=turned)
-
-
-def turned_round(rate: Estimate) -> Estimate:
-    """1 - rate, interval and all."""
-    low, high = (None if bound is None else 1 - bound for bound in (rate.high, rate.low))
-    return Estimate(value=1 - rate.value, low=low, high=high, n=rate.n)
 
 
 def win_rate(played: Contest, one: str, other: str, bootstrap: Bootstrap, scale: Scale = "choice") -> WinRate:

@@ -19,7 +19,7 @@ from rlaif.evaluation.contest.games import contest
 from rlaif.evaluation.contest.headtohead import all_against_all, win_rate
 from rlaif.evaluation.contest.league import league
 from rlaif.evaluation.contest.length import length_controlled
-from rlaif.evaluation.contest.power import Power, clustered_error, components, detectable, power_of, prompts_needed
+from rlaif.evaluation.contest.power import Power, clustered_error, detectable, power_of
 from rlaif.evaluation.contest.refusals import Reply, refusals, refuses
 from rlaif.stats import Bootstrap, holm, sign_flip
 from rlaif.words import percent
@@ -29,17 +29,6 @@ QUICK = Bootstrap(samples=200)
 
 
 # ----------------------------------------------------------------------------------------------------------- power
-
-
-def test_the_papers_example_needs_969_prompts():
-    assert prompts_needed(0.03, 1 / 9) == 969
-
-
-def test_samples_lower_what_is_needed_as_the_formula_says():
-    reach = (1.959964 + 0.841621) ** 2
-    assert prompts_needed(0.1, 0.2, (0.3, 0.4), (2, 4)) == math.ceil(reach * (0.2 + 0.15 + 0.1) / 0.01)
-    with pytest.raises(ValueError, match="above 0"):
-        prompts_needed(0, 0.2)
 
 
 def test_the_clustered_error_is_the_papers():
@@ -56,13 +45,6 @@ def test_what_can_be_detected_is_2_8_errors():
     found = power_of([1.0, 0.0, 1.0, 1.0], ["a", "b", "c", "c"], 0.9)
     assert found.prompts == 3 and found.detectable == pytest.approx(found.error * (1.644854 + 0.841621), abs=1e-5)
     assert power_of([1.0, 1.0], ["a", "b"], 0.9) is None and power_of([1.0, 0.0], ["a", "a"], 0.9) is None
-
-
-def test_components_are_those_of_analysis_of_variance():
-    found = components([1.0, 3.0, 2.0, 6.0], ["a", "a", "b", "b"])
-    assert (found.within, found.per_prompt) == ((1 + 1 + 4 + 4) / 2, 2)
-    assert found.between == 0  # means 2 and 4: their spread is less than the noise alone gives
-    assert components([1.0, 2.0], ["a", "b"]) is None and components([1.0, 2.0], ["a", "a"]) is None
 
 
 # -------------------------------------------------------------------------------------------------------- frontier

@@ -30,17 +30,14 @@ def probes_part(audit: Mapping[str, Any]) -> list[Part]:
     injection = audit["probes"].get("injection", {})
     succeeded = injection.get("succeeded", [])
     rows = [_row(name, found) for name, found in audit["probes"].items()]
-    return [
-        kit.heading("What should not move it"),
-        kit.note(
-            "Some pairs were judged again, altered in ways that change nothing about which response is better. Only "
-            "judged principles take part. That an instruction wins means little where irrelevant sentences win as "
-            "often."
-        ),
+    return kit.section(
+        "What should not move it",
+        "Some pairs were judged again, altered in ways that change nothing about which response is better. Only judged "
+        "principles take part. That an instruction wins means little where irrelevant sentences win as often.",
         kit.table(("Probe", "Keeps its choice", "p moves by", "Cases", ""), rows, left=(4,)),
         _attack_plot(audit, injection.get("by_kind")),
         kit.note(f"Attacks that turned a choice: {', '.join(succeeded)}.") if succeeded else None,
-    ]
+    )
 
 
 def _row(name: str, found: Mapping[str, Any]) -> tuple[str | Cell, ...]:

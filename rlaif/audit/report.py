@@ -46,7 +46,7 @@ def write_audit_page(audit: Audit, path: Path) -> Path:
         "Human labels": f"{audit['pairs']:,} pairs, {audit['prompts']:,} prompts",
     }
     opinion = [said["sentence"], " ".join(said["reasons"])]
-    parts: list[Part | list[Part]] = [
+    parts: kit.Parts = [
         _modes(audit["modes"]) if "modes" in audit else None,
         kit.verdict("May this judge be used?", opinion, said["cautions"], OUTCOMES[said["outcome"]]),
         _gate(audit),
@@ -136,19 +136,18 @@ def _agreement(audit: Audit) -> list[Part]:
     ]
     head = ("Principle", "Agrees", "Same response, both orders", "Mean swap gap", "Decided by code", "Even", "Pairs")
     of_members = ("Member", "Agrees with the panel", "Estimated accuracy", "Pairs")
-    return [
-        kit.heading("Agreement with people"),
-        kit.note(
-            "Where the judge is at exactly even it counts half; pairs on which people had no preference have no right "
-            "choice and are left out. A principle alone is seldom meant to agree with every label; what it adds to the "
-            "others, `rlaif constitution ablate` measures."
-        ),
+    return kit.section(
+        "Agreement with people",
+        "Where the judge is at exactly even it counts half; pairs on which people had no preference have no right "
+        "choice and are left out. A principle alone is seldom meant to agree with every label; what it adds to the "
+        "others, `rlaif constitution ablate` measures.",
         _principle_plot(audit),
         kit.table(head, [_principle(name, entry) for name, entry in audit["by_principle"].items()]),
         kit.table(("Tag", "Agrees", "Pairs"), tags, kind="wide"),
         kit.table(("Human labels", "Pairs used", "Unusable rows", "Agrees", "SHA-256"), files, left=(4,)),
-        *([kit.heading("Members of the panel", 3), kit.table(of_members, members, kind="wide")] if members else []),
-    ]
+        kit.heading("Members of the panel", 3) if members else None,
+        kit.table(of_members, members, kind="wide"),
+    )
 
 
 def _n(entry: Mapping[str, Any] | None) -> str:
@@ -189,15 +188,13 @@ def _position(audit: Audit) -> list[Part]:
     if len(found) > 1:
         found["all together"] = audit["consistency"]
     rows = {name: {words: float(at(entry, place)) for place, words in PARTS.items()} for name, entry in found.items()}
-    return [
-        kit.heading("Position"),
-        kit.note(
-            "Every question is asked twice, once with each response first. Where the same position wins twice, the "
-            "judge did not choose between the responses. The mean swap gap (how far p moves when the order is "
-            f"exchanged; 0 is best) is {number(at(audit, 'consistency.swap_gap'))}."
-        ),
+    return kit.section(
+        "Position",
+        "Every question is asked twice, once with each response first. Where the same position wins twice, the judge "
+        "did not choose between the responses. The mean swap gap (how far p moves when the order is exchanged; 0 is "
+        f"best) is {number(at(audit, 'consistency.swap_gap'))}.",
         kit.picture(plots.shares("Shown in both orders, it prefers", rows), "Choices in both orders, by principle"),
-    ]
+    )
 
 
 # ----------------------------------------------------------------------------------------- confidence and length
@@ -213,24 +210,17 @@ def _confidence(audit: Audit) -> list[Part]:
     if calibration["isotonic"]:
         rows["isotonic"] = calibration["isotonic"]
     maps = [(name, *(f"{entry[key]:.3f}" for key in ("ece", "brier", "log_loss"))) for name, entry in rows.items()]
-    return [
-        kit.heading("Confidence and length"),
-        kit.note(
-            "The judge's p should be how often it is right; a recipe can have labels corrected "
-            "(`label.audit.calibrate`). And it should err no more often where people prefer the shorter response."
-        ),
-        kit.grid(
-            _reliability_plot(calibration),
-            kit.stack(
-                _verbosity_plot(audit),
-                kit.table(("Probabilities", "ECE", "Brier score", "Log loss"), maps),
-                kit.note(
-                    "Maps are measured on prompts that they were not fitted on; one helps where its log loss is lower. "
-                    "Always saying 50% has a Brier score of 0.25 and a log loss of 0.693."
-                ),
-            ),
-        ),
-    ]
+    reading = kit.note(
+        "Maps are measured on prompts that they were not fitted on; one helps where its log loss is lower. Always "
+        "saying 50% has a Brier score of 0.25 and a log loss of 0.693."
+    )
+    table = kit.table(("Probabilities", "ECE", "Brier score", "Log loss"), maps)
+    return kit.section(
+        "Confidence and length",
+        "The judge's p should be how often it is right; a recipe can have labels corrected (`label.audit.calibrate`). "
+        "And it should err no more often where people prefer the shorter response.",
+        kit.grid(_reliability_plot(calibration), kit.stack(_verbosity_plot(audit), table, reading)),
+    )
 
 
 def _reliability_plot(calibration: Mapping[str, Any]) -> Part:
@@ -260,11 +250,9 @@ def _verbosity_plot(audit: Audit) -> Part:
 
 
 def _examples(audit: Audit) -> list[Part]:
-    shown = [_example(row) for row in audit["examples"]]
-    if not shown:
-        return []
-    reading = f"The {len(shown)} pairs on which the judge was surest of the response that people rejected."
-    return [kit.heading("Where judge and people are furthest apart"), kit.note(reading), *shown]
+    rows = audit["examples"]
+    reading = f"The {len(rows)} pairs on which the judge was surest of the response that people rejected."
+    return kit.section("Where judge and people are furthest apart", reading, *(_example(row) for row in rows))
 
 
 def _example(row: Mapping[str, Any]) -> Part:
@@ -289,9 +277,5 @@ def _cost(audit: Audit) -> list[Part]:
     failed = [(reason, count, first.get(reason, "")) for reason, count in audit["coverage"]["reasons"].items()]
     rows = audit["gold_rows"]
     unusable = kit.pre("\n".join(rows["first_unusable"])) if rows["first_unusable"] else None
-    return [
-        kit.heading("Cost"),
-        kit.paragraph(told),
-        *kit.failures(failed),
-        kit.details(f"{rows['unusable']} unusable rows of the human labels", unusable),
-    ]
+    details = kit.details(f"{rows['unusable']} unusable rows of the human labels", unusable)
+    return kit.section("Cost", "", kit.paragraph(told), *kit.failures(failed), details)

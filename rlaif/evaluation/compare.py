@@ -61,7 +61,7 @@ def compare_runs(folders: Sequence[Path], out: Path) -> Table:
     direct = _direct(runs, names)
     warnings, confidence = _warnings(runs), percent(_confidence(runs))
     intervals = sum(e is not None for found in figures.values() for e in found)
-    parts: list[Part | list[Part]] = [
+    parts: kit.Parts = [
         kit.verdict("Not like for like", [], warnings) if warnings else None,
         kit.heading("Figures"),
         kit.table(("", *names), rows),
@@ -199,8 +199,6 @@ def _constitution(run: Artefacts) -> Any:
 
 
 def _head_to_head(direct: Mapping[str, Estimate], runs: Sequence[Artefacts]) -> list[Part]:
-    if not direct:
-        return []
     meaning = {"up": "passes more", "down": "passes fewer", "unclear": "cannot be told apart"}
     against = _names(runs)[0]
     rows = [
@@ -214,15 +212,13 @@ def _head_to_head(direct: Mapping[str, Estimate], runs: Sequence[Artefacts]) -> 
         )
         for name, e in direct.items()
     ]
-    return [
-        kit.heading("Head to head on the checks"),
-        kit.note(
-            "The share of held-out responses that pass all checks, paired by prompt and sample. The intervals are "
-            f"widened (Bonferroni, {100 * _adjusted(runs):.4g}% each) so that all of them together hold with "
-            f"{percent(_confidence(runs))} confidence."
-        ),
+    return kit.section(
+        "Head to head on the checks",
+        "The share of held-out responses that pass all checks, paired by prompt and sample. The intervals are widened "
+        f"(Bonferroni, {100 * _adjusted(runs):.4g}% each) so that all of them together hold with "
+        f"{percent(_confidence(runs))} confidence.",
         kit.table(("Run", "Against", "Difference", "Interval, points", "Responses", "So the run"), rows, left=(1, 5)),
-    ]
+    )
 
 
 # ------------------------------------------------------------------------------------------------ like for like

@@ -35,7 +35,7 @@ def write_report(run_folder: Path, out: Path | None = None) -> Path:
     found = verdict(run.evaluation)
     confidence = percent(run.evaluation.get("confidence"))
     reading = f"In brackets and small print: {confidence} intervals, made by resampling the held-out prompts."
-    parts: list[Part | list[Part]] = [
+    parts: kit.Parts = [
         kit.verdict(found.heading, found.paragraphs, found.cautions, found.outcome),
         kit.tiles(tables.tiles(run.evaluation), reading),
         tables.principles_part(run.evaluation),
@@ -120,13 +120,9 @@ def _judge(run: Artefacts) -> list[Part]:
     head = ("Principle", "Same response, both orders", "Always the first", "Always the second", "Undecided")
     failed = Counter(str(row.get("reason")) for row in run.failures)
     first = {str(row.get("reason")): str(row.get("detail", ""))[:200] for row in reversed(run.failures)}
-    return [
-        kit.heading("The judge"),
-        kit.paragraph(*intro),
-        _consistency_plot(consistency),
-        kit.table((*head, "Mean swap gap", "Pairs"), rows, totals=int(len(rows) > 1)),
-        *kit.failures([(reason, count, first[reason]) for reason, count in failed.most_common()]),
-    ]
+    table = kit.table((*head, "Mean swap gap", "Pairs"), rows, totals=int(len(rows) > 1))
+    failures = kit.failures([(reason, count, first[reason]) for reason, count in failed.most_common()])
+    return kit.section("The judge", "", kit.paragraph(*intro), _consistency_plot(consistency), table, *failures)
 
 
 def _consistency_plot(consistency: Mapping[str, Any]) -> Part:
@@ -142,23 +138,18 @@ def _consistency_plot(consistency: Mapping[str, Any]) -> Part:
 
 
 def _training(run: Artefacts, confidence: str) -> list[Part]:
-    curves, reward = _curves(run.metrics), _reward(run)
-    if not curves and not reward:
-        return []
-    worth = kit.table(
-        ("The reward model", "Value", f"{confidence} interval", "Pairs"), tables.worth(run.evaluation), kind="wide"
-    )
+    head = ("The reward model", "Value", f"{confidence} interval", "Pairs")
+    worth = kit.table(head, tables.worth(run.evaluation), kind="wide")
     reading = kit.note(
         "On held-out pairs, which it never saw. A soft label agrees with the response that the model prefers by the "
         "probability that it gives to it; the calibration error is never below 0, and by chance above it."
     )
-    return [
-        kit.heading("Training"),
-        *(kit.paragraph(sentence) for sentence in reward),
-        kit.details("What the reward model is worth", reading, worth) if worth else None,
-        kit.grid(*curves),
-        kit.details("Optimiser", kit.grid(*_more_curves(run.metrics))),
-    ]
+    curves, reward = _curves(run.metrics, CURVES), [kit.paragraph(sentence) for sentence in _reward(run)]
+    if not curves and not reward:
+        return []
+    details = kit.details("What the reward model is worth", reading, worth) if worth else None
+    optimiser = kit.details("Optimiser", _curves(run.metrics, OPTIMISER))
+    return kit.section("Training", "", *reward, details, curves, optimiser)
 
 
 def _reward(run: Artefacts) -> list[str]:
@@ -189,50 +180,50 @@ def _implicit_reward(metrics: Sequence[Mapping[str, Any]]) -> list[str]:
     return [f"The policy's implicit reward ranks {percent(found[-1])} of held-out pairs as labelled."] if found else []
 
 
-def _series(rows: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> dict[str, list[float | None]]:
-    """Curves by label, for those of the metrics that were logged at all."""
-    found = {label: [row.get(key) for row in rows] for key, label in names.items()}
-    return {label: values for label, values in found.items() if any(v is not None for v in values)}
+CURVES: tuple[tuple[str, str, dict[str, str], bool], ...] = (
+    ("optimise", "Training: score", {"score": "score", "reward": "reward, after KL"}, False),
+    ("optimise", "Training: KL, nats per response", {"kl": "KL"}, False),
+    ("optimise", "Training: share of rollouts that pass", {}, True),
+    ("optimise", "Training: response length, tokens", {"response_tokens": "tokens"}, False),
+    ("optimise", "Training: loss", {"loss": "loss"}, False),
+    ("optimise", "Training: pairs ranked as they were labelled", {"accuracy": "implicit reward"}, True),
+    (
+        "optimise",
+        "Training: drift from the reference, nats",
+        {"chosen_drift": "chosen", "rejected_drift": "rejected"},
+        False,
+    ),
+    ("reward", "Reward model: loss, nats per pair", {"loss": "loss"}, False),
+    ("reward", "Reward model: accuracy in training", {"accuracy": "accuracy"}, True),
+)
+"""Stage, title, the metrics with their names (none: the checks that it logged), and whether they are shares."""
+OPTIMISER: tuple[tuple[str, str, dict[str, str], bool], ...] = (
+    ("optimise", "Finished before the token limit", {"finished": "finished"}, True),
+    ("optimise", "Entropy of the policy", {"entropy": "entropy"}, False),
+    ("optimise", "Clipped share of tokens", {"clip_fraction": "clipped"}, False),
+    ("optimise", "Variance explained by the critic", {"explained_variance": "explained"}, False),
+    ("optimise", "Losses", {"policy_loss": "policy", "value_loss": "value"}, False),
+    ("optimise", "KL coefficient", {"kl_coef": "coefficient"}, False),
+)
 
 
-def _plot(rows: Sequence[Mapping[str, Any]], title: str, names: Mapping[str, str], share: bool = False) -> list[Part]:
-    series = _series(rows, names)
-    if not series:
-        return []
-    return [kit.picture(plots.curves(title, [row["step"] for row in rows], series, share), f"{title}, by step")]
+def _curves(metrics: Sequence[Mapping[str, Any]], wanted: Sequence[tuple[str, str, dict[str, str], bool]]) -> Part:
+    """A plot for each of which anything was logged."""
+    shown = []
+    for stage, title, names, share in wanted:
+        rows = [row for row in metrics if row.get("stage") == stage]
+        found = {name: [row.get(key) for row in rows] for key, name in (names or _checks(rows)).items()}
+        series = {name: values for name, values in found.items() if any(value is not None for value in values)}
+        if series:
+            svg = plots.curves(title, [row["step"] for row in rows], series, share)
+            shown.append(kit.picture(svg, f"{title}, by step"))
+    return kit.grid(*shown)
 
 
-def _curves(metrics: Sequence[Mapping[str, Any]]) -> list[Part]:
-    steps = [row for row in metrics if row.get("stage") == "optimise"]
-    reward = [row for row in metrics if row.get("stage") == "reward"]
-    checks = {key: key.removeprefix("pass/") for row in steps for key in row if key.startswith("pass/")}
-    if "pass/all" in checks:
-        checks = {"pass/all": "all checks"} | {k: v for k, v in checks.items() if k != "pass/all"}
-    return [
-        *_plot(steps, "Training: score", {"score": "score", "reward": "reward, after KL"}),
-        *_plot(steps, "Training: KL, nats per response", {"kl": "KL"}),
-        *_plot(steps, "Training: share of rollouts that pass", checks, share=True),
-        *_plot(steps, "Training: response length, tokens", {"response_tokens": "tokens"}),
-        *_plot(steps, "Training: loss", {"loss": "loss"}),
-        *_plot(steps, "Training: pairs ranked as they were labelled", {"accuracy": "implicit reward"}, share=True),
-        *_plot(
-            steps, "Training: drift from the reference, nats", {"chosen_drift": "chosen", "rejected_drift": "rejected"}
-        ),
-        *_plot(reward, "Reward model: loss, nats per pair", {"loss": "loss"}),
-        *_plot(reward, "Reward model: accuracy in training", {"accuracy": "accuracy"}, share=True),
-    ]
-
-
-def _more_curves(metrics: Sequence[Mapping[str, Any]]) -> list[Part]:
-    steps = [row for row in metrics if row.get("stage") == "optimise"]
-    return [
-        *_plot(steps, "Finished before the token limit", {"finished": "finished"}, share=True),
-        *_plot(steps, "Entropy of the policy", {"entropy": "entropy"}),
-        *_plot(steps, "Clipped share of tokens", {"clip_fraction": "clipped"}),
-        *_plot(steps, "Variance explained by the critic", {"explained_variance": "explained"}),
-        *_plot(steps, "Losses", {"policy_loss": "policy", "value_loss": "value"}),
-        *_plot(steps, "KL coefficient", {"kl_coef": "coefficient"}),
-    ]
+def _checks(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """The checks that training logged, all of them together first."""
+    found = {key: key.removeprefix("pass/") for row in rows for key in row if key.startswith("pass/")}
+    return {"pass/all": "all checks"} | found | {"pass/all": "all checks"} if "pass/all" in found else found
 
 
 # ------------------------------------------------------------------------------------- examples, cost, origin
@@ -240,19 +231,16 @@ def _more_curves(metrics: Sequence[Mapping[str, Any]]) -> list[Part]:
 
 def _examples(run: Artefacts) -> list[Part]:
     """One response per prompt, in the order of the file: picking would mislead."""
-    limit = run.setting("evaluate.examples", int) or EXAMPLES
     by_prompt: dict[str, Mapping[str, Any]] = {}
     for row in run.samples:
         by_prompt.setdefault(row["prompt_id"], row)
-    shown = [kit.example(row["prompt"], *(_side(row, w) for w in ("before", "after"))) for row in by_prompt.values()]
-    if not shown:
-        return []
-    prompts = at(run.evaluation, "heldout.prompts") or 0
-    reading = (
-        f"The first {len(shown[:limit])} of {prompts} held-out prompts as they lie in the file, not picked. Scores, "
-        "where there are any, are the reward model's."
+    rows = list(by_prompt.values())[: run.setting("evaluate.examples", int) or EXAMPLES]
+    return kit.section(
+        "Before and after, side by side",
+        f"The first {len(rows)} of {at(run.evaluation, 'heldout.prompts') or 0} held-out prompts as they lie in the "
+        "file, not picked. Scores, where there are any, are the reward model's.",
+        *(kit.example(row["prompt"], _side(row, "before"), _side(row, "after")) for row in rows),
     )
-    return [kit.heading("Before and after, side by side"), kit.note(reading), *shown[:limit]]
 
 
 def _side(row: Mapping[str, Any], when: str) -> kit.Side:
@@ -278,8 +266,7 @@ def _cost(run: Artefacts) -> list[Part]:
     seconds = seconds or cost.get("seconds", {})
     rows = [(stage, duration(value)) for stage, value in seconds.items()]
     rows += [("Together", duration(sum(seconds.values())))] if rows else []
-    shown = [kit.paragraph(told), kit.table(("Stage", "Time"), rows, totals=1, kind="wide")]
-    return [kit.heading("Cost"), *shown] if any(shown) else []
+    return kit.section("Cost", "", kit.paragraph(told), kit.table(("Stage", "Time"), rows, totals=1, kind="wide"))
 
 
 def _provenance(run: Artefacts) -> list[Part]:

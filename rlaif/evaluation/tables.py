@@ -172,25 +172,18 @@ def _worth(name: str, tree: Any, place: str = "", unit: Unit = "share") -> list[
 
 
 def principles_part(evaluation: Tree) -> list[Part]:
+    """Pass rates before and after, and whom the judge prefers."""
     rows = principles(evaluation)
-    if not rows:
-        return []
-    heldout = at(evaluation, "heldout") or {}
-    return [
-        kit.heading("Principles, before and after"),
-        kit.note(
-            "Checked principles are decided by code, so their pass rates are exact for these "
-            f"{heldout.get('responses', 0)} responses to {heldout.get('prompts', 0)} held-out prompts; the intervals "
-            "say what other prompts could have given. A judged principle only says which of two responses it prefers."
-        ),
+    responses, prompts = (at(evaluation, f"heldout.{of}") or 0 for of in ("responses", "prompts"))
+    head = ("Principle", "Decided by", "Before", "After", "Change, points", "Judge prefers the policy")
+    return kit.section(
+        "Principles, before and after",
+        f"Checked principles are decided by code, so their pass rates are exact for these {responses} responses to "
+        f"{prompts} held-out prompts; the intervals say what other prompts could have given. A judged principle only "
+        "says which of two responses it prefers.",
         _principle_plot(evaluation),
-        kit.table(
-            ("Principle", "Decided by", "Before", "After", "Change, points", "Judge prefers the policy"),
-            rows,
-            left=(1,),
-            totals=int(rows[-1][0] == ALL_CHECKS),
-        ),
-    ]
+        kit.table(head, rows, left=(1,), totals=sum(row[0] == ALL_CHECKS for row in rows)),
+    )
 
 
 def _principle_plot(evaluation: Tree) -> Part:
@@ -210,15 +203,11 @@ def _level(rate: Tree, when: str) -> Estimate:
 
 
 def measures_part(evaluation: Tree) -> list[Part]:
-    shown = kit.table(("Measure", "Before", "After", "Change", "Change at equal length"), measures(evaluation))
-    if shown is None:
-        return []
-    return [
-        kit.heading("Measures that no part of the run has seen"),
-        kit.note(
-            "Neither constitution nor judge nor reward looks at these, except where a row says so: they can confirm or "
-            "contradict what the run says of itself. At equal length: of each two responses the longer is cut after as "
-            "many words as the shorter has."
-        ),
-        shown,
-    ]
+    """The measures before, after, and at equal length."""
+    return kit.section(
+        "Measures that no part of the run has seen",
+        "Neither constitution nor judge nor reward looks at these, except where a row says so: they can confirm or "
+        "contradict what the run says of itself. At equal length: of each two responses the longer is cut after as "
+        "many words as the shorter has.",
+        kit.table(("Measure", "Before", "After", "Change", "Change at equal length"), measures(evaluation)),
+    )

@@ -134,20 +134,18 @@ def _agreement(instrument: Instrument, chosen: Sequence[tuple[str, str, str]], b
 
 
 def labels_part(evaluation: Tree) -> list[Part]:
+    """The section of the report; empty without AI labels."""
     head, rows = label_rows(evaluation)
     if not rows:
         return []
-    sides = (
-        " The last columns say how often the preferred response is lower, or higher, in a measure, where the two "
-        "responses differ in it; a coin has 50%."
-    )
     reading = "Over the labelled pairs. A principle's share of the signal is the size of its weighted log-odds."
-    return [
-        kit.heading("Which principle taught what"),
-        kit.paragraph(*label_sentences(evaluation)),
-        kit.table(head, rows, left=(1,), totals=1, kind="dense"),
-        kit.note(reading + (sides if len(head) > len(LABEL_HEAD) else "")),
-    ]
+    if len(head) > len(LABEL_HEAD):
+        reading += (
+            " The last columns say how often the preferred response is lower, or higher, in a measure, where the two "
+            "responses differ in it; a coin has 50%."
+        )
+    said, table = kit.paragraph(*label_sentences(evaluation)), kit.table(head, rows, left=(1,), totals=1, kind="dense")
+    return kit.section("Which principle taught what", "", said, table, kit.note(reading))
 
 
 def label_rows(evaluation: Tree) -> tuple[list[str], list[Row]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +21,7 @@ from rlaif.stats import Estimate
 from rlaif.words import NONE, Unit, figure, span, tone
 
 Part = Markup | None
+Parts = list[Part | list[Part]]
 
 
 class Cell(NamedTuple):
@@ -71,9 +72,7 @@ def _macro(name: str, *given: Any) -> Markup:
     return Markup(getattr(_templates().get_template("kit.html.jinja").module, name)(*given))
 
 
-def write_page(
-    path: Path, title: str, facts: Mapping[str, str | None], parts: Iterable[Part | list[Part]], footer: str
-) -> Path:
+def write_page(path: Path, title: str, facts: Mapping[str, str | None], parts: Parts, footer: str) -> Path:
     """Write the page and return its path. `facts` stand under the title, those without a value left out."""
     flat = [one for part in parts for one in (part if isinstance(part, list) else [part]) if one]
     shown = {name: value for name, value in facts.items() if value}
@@ -96,6 +95,11 @@ def _coded(text: str) -> Markup:
 def heading(text: str, level: int = 2) -> Markup:
     """A heading of a section, or of a part of one."""
     return Markup(f"<h{level}>{{}}</h{level}>").format(text)
+
+
+def section(title: str, reading: str, *parts: Part) -> list[Part]:
+    """A heading, how to read what follows, and the parts; nothing where there is nothing to show."""
+    return [heading(title), note(reading) if reading else None, *parts] if any(parts) else []
 
 
 def note(text: str) -> Markup:

@@ -97,7 +97,7 @@ def write_study_page(path: Path, found: Comparison) -> None:
         "Intervals": f"at {percent(found.confidence)}, by prompt",
     }
     failed, judged = (found.unjudged[name] for name in ("failed", "judged"))
-    parts: list[Part | list[Part]] = [
+    parts: kit.Parts = [
         kit.verdict("What this study shows", headline(found), found.cautions),
         kit.heading("The arms"),
         kit.table((), [*arms, (REFERENCE, "the policy before training")], left=(1,)),
@@ -158,19 +158,16 @@ def _contest(one: Judged, heldout: bool) -> list[Part]:
         forest = kit.picture(svg, "Each arm's win rate against the reference, as judged and at equal length")
     matrix = plots.matrix("Row against column: share of games won", order, one.rates)
     head = ("Arms", "Win rate", "At equal length", "Over seeds too", "Ties", "Games / prompts", "p", SEEN_FROM)
-    return [
-        kit.heading(f"Who wins, as {who}"),
-        kit.note(
-            f"{len(one.played.games):,} games on {one.table.prompts:,} held-out prompts; a tie counts half. Hollow "
-            f"marks are win rates at equal length (logistic, antisymmetric{how})."
-        ),
+    table = kit.table(head, [_contest_row(rate, one) for rate in one.rates], kind="dense")
+    return kit.section(
+        f"Who wins, as {who}",
+        f"{len(one.played.games):,} games on {one.table.prompts:,} held-out prompts; a tie counts half. Hollow marks "
+        f"are win rates at equal length (logistic, antisymmetric{how}).",
         forest,
         kit.picture(plots.standings("League of the arms", one.table), "Elo of every arm with its interval"),
         kit.picture(matrix, "Win rates of all arms against each other", "wide"),
-        kit.details(
-            "Every contest in numbers", kit.table(head, [_contest_row(rate, one) for rate in one.rates], kind="dense")
-        ),
-    ]
+        kit.details("Every contest in numbers", table),
+    )
 
 
 def _contest_row(rate: WinRate, one: Judged) -> tuple[str | Cell, ...]:
@@ -201,12 +198,12 @@ def _accuracy(found: Comparison) -> list[Part]:
         for one in found.ahead
     ]
     svg = plots.accuracies("Reward models on people's held-out labels", found.accuracies)
-    return [
-        kit.heading("Reward models on people's labels"),
-        kit.note("Labels on held-out prompts: they trained no arm. A coin gets 50%; small rings are single seeds."),
+    return kit.section(
+        "Reward models on people's labels",
+        "Labels on held-out prompts: they trained no arm. A coin gets 50%; small rings are single seeds.",
         kit.picture(svg, "Accuracy of each arm's reward model"),
         kit.table(("Arms", "Difference, points", "p", "Pairs", SEEN_FROM), rows),
-    ]
+    )
 
 
 def _curves(found: Comparison, look: dict[str, plots.Look]) -> list[Part]:
@@ -235,56 +232,40 @@ def _curves(found: Comparison, look: dict[str, plots.Look]) -> list[Part]:
     forms = "d (\u03b1 \u2212 \u03b2 log d) for RL and d (\u03b1 \u2212 \u03b2 d) for best-of-n, with d = \u221aKL"
     kind = "gold score" if has_gold else "training's own score"
     svg = plots.frontiers("What was bought with which distance", curves, look, kind)
-    return [
-        kit.heading("Reward against distance"),
-        kit.note(f"{which} Forms of Gao et al. (arXiv 2210.10760): {forms}."),
+    return kit.section(
+        "Reward against distance",
+        f"{which} Forms of Gao et al. (arXiv 2210.10760): {forms}.",
         kit.picture(svg, "Score against KL for each arm", "wide"),
         kit.table(("Arm", "\u03b1", "\u03b2", "R\u00b2", "Peak at KL", "Gold score lost"), rows),
-    ]
+    )
 
 
 def _refusals(found: Comparison, look: dict[str, plots.Look]) -> list[Part]:
     both = any(one.harmful and one.harmless for one in found.refused.values())
     svg = plots.refusal_map("Refusals: right ones over wrong ones", found.refused, look) if both else None
     more = ("Harmful: more than the reference", "Harmless: more than the reference")
-    rows = [
-        (
-            arm,
-            with_interval(one.harmful),
-            with_interval(one.harmless),
-            with_interval(one.more_harmful, "points"),
-            with_interval(one.more_harmless, "points"),
-        )
-        for arm, one in found.refused.items()
-    ]
-    return [
-        kit.heading("Harmlessness and over-refusal, apart"),
-        kit.note(
-            "Shares of answers that open with words of refusal: a rough instrument that sees changes better than "
-            "levels."
-        ),
+    rows = []
+    for arm, one in found.refused.items():
+        changes = (with_interval(change, "points") for change in (one.more_harmful, one.more_harmless))
+        rows.append((arm, with_interval(one.harmful), with_interval(one.harmless), *changes))
+    return kit.section(
+        "Harmlessness and over-refusal, apart",
+        "Shares of answers that open with words of refusal: a rough instrument that sees changes better than levels.",
         kit.picture(svg, "Refusals on harmful and on harmless prompts", "wide") if svg else None,
         kit.table(("Arm", "Refuses harmful prompts", "Refuses harmless ones", *more), rows),
-    ]
+    )
 
 
 def _costs(found: Comparison) -> list[Part]:
-    rows = [
-        (
-            arm,
-            f"{spent.human_labels:,}",
-            f"{spent.labels - spent.human_labels:,}",
-            f"{price.total:,.2f}",
-            NONE if price.per_label is None else f"{price.per_label:.3f}",
-            NONE if price.per_point is None else f"{price.per_point:,.2f}",
-        )
-        for arm, (spent, price) in found.costs.items()
-    ]
-    return [
-        kit.heading("What it cost"),
-        kit.note(
-            "With the study's prices; the mean over seeds. A point is one percentage point of reward-model accuracy "
-            "above a coin's 50."
-        ),
+    rows = []
+    for arm, (spent, price) in found.costs.items():
+        per_label = NONE if price.per_label is None else f"{price.per_label:.3f}"
+        per_point = NONE if price.per_point is None else f"{price.per_point:,.2f}"
+        people, judge = f"{spent.human_labels:,}", f"{spent.labels - spent.human_labels:,}"
+        rows.append((arm, people, judge, f"{price.total:,.2f}", per_label, per_point))
+    return kit.section(
+        "What it cost",
+        "With the study's prices; the mean over seeds. A point is one percentage point of reward-model accuracy above "
+        "a coin's 50.",
         kit.table(("Arm", "People's labels", "Judge's labels", "Cost", "Per label", "Per point of accuracy"), rows),
-    ]
+    )

@@ -1,16 +1,16 @@
-"""How far the judge agrees with itself, how much of its work came back, and the reward model with its labels.
+"""How far the judge agrees with itself, and how much of its work came back.
 
 Every interval resamples prompts (`stats.py`). What training changed is measured in `winrate.py` and `evaluate.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from statistics import fmean
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.special import expit, xlogy
+from scipy.special import expit
 
 from rlaif.records import Failure, Judgment, Verdict
 from rlaif.stats import Bootstrap, clustered_mean
@@ -98,40 +98,3 @@ def coverage(judgments: Iterable[Judgment], failures: Iterable[Failure]) -> dict
         reasons[failure.reason] = reasons.get(failure.reason, 0) + 1
     value = judged / (judged + failed) if judged + failed else None
     return {"value": value, "judged": judged, "failed": failed, "reasons": dict(sorted(reasons.items()))}
-
-
-# --------------------------------------------------------------------------------------- the reward model
-
-
-def heldout_accuracy(
-    rows: Sequence[Mapping[str, Any]], samples: int = 2000, confidence: float = 0.95, seed: int = 0
-) -> dict[str, Any] | None:
-    """How often the reward model scores the chosen response above the rejected one, on pairs it never saw.
-
-    Rows: prompt_id, source, p_chosen, margin = score(chosen) - score(rejected). A margin of 0 counts half.
-    Kept ties (p_chosen of 0.5) have no right answer and enter only the cross-entropy, in nats per pair, -p
-    log sigma(m) - (1 - p) log sigma(-m); `label_entropy` is the least that these soft labels allow.
-    """
-    bootstrap = Bootstrap(samples, confidence, seed)
-    if not rows:
-        return None
-    overall = _accuracy(rows, bootstrap)
-    sources = sorted({row["source"] for row in rows})
-    by_source = {s: _accuracy([r for r in rows if r["source"] == s], bootstrap) for s in sources}
-    p = np.array([row["p_chosen"] for row in rows])
-    margins = np.array([row["margin"] for row in rows])
-    losses = p * np.logaddexp(0, -margins) + (1 - p) * np.logaddexp(0, margins)
-    cross_entropy = clustered_mean(list(losses), [r["prompt_id"] for r in rows], *bootstrap, bounds=None)
-    return (overall or {"value": None, "low": None, "high": None, "n": 0}) | {
-        "by_source": by_source,
-        "cross_entropy": cross_entropy.model_dump(),
-        "label_entropy": float(-(xlogy(p, p) + xlogy(1 - p, 1 - p)).mean()),
-    }
-
-
-def _accuracy(rows: Sequence[Mapping[str, Any]], bootstrap: Bootstrap) -> dict[str, Any] | None:
-    decided = [row for row in rows if row["p_chosen"] != 0.5]
-    if not decided:
-        return None
-    hits = [0.5 if row["margin"] == 0 else float(row["margin"] > 0) for row in decided]
-    return clustered_mean(hits, [row["prompt_id"] for row in decided], *bootstrap).model_dump()

@@ -1,4 +1,4 @@
-"""What a reward model is worth on preferences it never saw, besides its accuracy (`agreement.heldout_accuracy`).
+"""What a reward model is worth on preferences it never saw: its accuracy, and what else tells whether to trust it.
 
 Rows are those of reward_heldout.jsonl: prompt_id, p_chosen, margin = score(chosen) - score(rejected), and where there
 are several members or heads `margins` and `heads`. Every interval resamples prompts. Next: `tables.py` shows it.
@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from scipy.special import expit
+from scipy.special import expit, xlogy
 
 from rlaif.stats import Bootstrap, Estimate, clustered_mean, interval, numbered
 
@@ -38,6 +38,29 @@ def reward_worth(rows: Sequence[Row], bootstrap: Bootstrap, ratings: Sequence[Ro
         "ensemble": members(rows, bootstrap),
         "heads": _heads(rows, bootstrap),
         "rating_error": rating_error(ratings, bootstrap),
+    }
+
+
+def heldout_accuracy(rows: Sequence[Row], bootstrap: Bootstrap) -> dict[str, Any] | None:
+    """How often the reward model scores the chosen response above the rejected one, on pairs it never saw.
+
+    Rows: prompt_id, source, p_chosen, margin = score(chosen) - score(rejected). A margin of 0 counts half.
+    Kept ties (p_chosen of 0.5) have no right answer and enter only the cross-entropy, in nats per pair, -p
+    log sigma(m) - (1 - p) log sigma(-m); `label_entropy` is the least that these soft labels allow.
+    """
+    if not rows:
+        return None
+    overall = accuracy(rows, bootstrap)
+    sources = sorted({row["source"] for row in rows})
+    by_source = {s: accuracy([r for r in rows if r["source"] == s], bootstrap) for s in sources}
+    p = np.array([row["p_chosen"] for row in rows])
+    margins = np.array([row["margin"] for row in rows])
+    losses = p * np.logaddexp(0, -margins) + (1 - p) * np.logaddexp(0, margins)
+    cross_entropy = clustered_mean(list(losses), [r["prompt_id"] for r in rows], *bootstrap, bounds=None)
+    return (overall or {"value": None, "low": None, "high": None, "n": 0}) | {
+        "by_source": by_source,
+        "cross_entropy": cross_entropy.model_dump(),
+        "label_entropy": float(-(xlogy(p, p) + xlogy(1 - p, 1 - p)).mean()),
     }
 
 

@@ -1,6 +1,6 @@
 """Reward models of several arms on the same pairs that people labelled and no arm trained on.
 
-The first thing that labels must buy. `agreement.heldout_accuracy` is about one run's own held-out labels; this is
+The first thing that labels must buy. `reward_worth.heldout_accuracy` is about one run's own held-out labels; this is
 about everybody's, and people's alone.
 """
 

@@ -58,10 +58,10 @@ def about_the_gold(audit: Mapping[str, Any]) -> list[str]:
 
 
 def _about_position(audit: Mapping[str, Any]) -> list[str]:
-    found = audit["consistency"]
-    if not found or found["value"] >= FAIR_JUDGE:
+    found = estimate_at(audit, "consistency")
+    if not found or found.value >= FAIR_JUDGE:
         return []
-    share = {name: at(found, f"{name}.value") for name in ("both_first", "both_second", "undecided")}
+    share = {name: at(audit, f"consistency.{name}.value") for name in ("both_first", "both_second", "undecided")}
     most = max(share, key=lambda name: share[name])
     told = {
         "both_first": "prefers whatever stands first, in both orders",

@@ -100,11 +100,8 @@ def _checks(evaluation: Tree, confidence: float) -> list[str]:
         return ["No principle is decided by code, so there is no pass rate that a reader could verify."]
     count = checked.get("checks", 0)
     what = "the one check" if count == 1 else f"all {_count(count)} checks"
-    after, before, difference = (
-        percent(checked["after"]),
-        percent(checked["before"]),
-        estimate_at(checked, "difference"),
-    )
+    after, before = percent(checked["after"]), percent(checked["before"])
+    difference = estimate_at(checked, "difference")
     assert difference is not None, "it is measured with both rates"
     interval = f"{percent(confidence)} interval {span(difference, 'points')}"
     change = f"({points(difference.value)} points, {interval})"
@@ -116,11 +113,9 @@ def _checks(evaluation: Tree, confidence: float) -> list[str]:
         ]
     moved = "up from" if found == "up" else "down from"
     sentences = [f"The policy now passes {what} on {after} of held-out responses, {moved} {before} {change}."]
-    worse = [
-        f"{principle} ({points(entry['pass_rate']['difference']['value'])})"
-        for principle, entry in evaluation.get("principles", {}).items()
-        if entry.get("checked") and direction(estimate_at(entry, "pass_rate.difference")) == "down"
-    ]
+    checks = {name: e for name, e in evaluation.get("principles", {}).items() if e.get("checked")}
+    changes = {name: estimate_at(entry, "pass_rate.difference") for name, entry in checks.items()}
+    worse = [f"{name} ({points(e.value)})" for name, e in changes.items() if e and direction(e) == "down"]
     if worse and found == "up":
         sentences.append(f"Not everything improved: {', '.join(worse)} fell.")
     return sentences
@@ -201,16 +196,15 @@ def _cautions(evaluation: Tree) -> list[str]:
             f"Responses became much {moved}, {number(tokens['before'])} to {number(tokens['after'])} tokens: "
             "length alone may explain part of any preference."
         )
-    repetition = policy.get("repetition")
-    if repetition and repetition["difference"]["value"] > MORE_REPETITION:
-        found.append(f"Responses repeat themselves more: {_shift(repetition)} of runs of four words.")
-    finished = policy.get("finished")
-    if finished and finished["difference"]["value"] < FEWER_FINISHED:
-        found.append(f"Fewer responses end before the token limit ({_shift(finished)}).")
-    kl = policy.get("kl")
-    if kl and kl["value"] > FAR_KL:
+    repetition, finished = (estimate_at(policy, f"{what}.difference") for what in ("repetition", "finished"))
+    if repetition and repetition.value > MORE_REPETITION:
+        found.append(f"Responses repeat themselves more: {_shift(policy['repetition'])} of runs of four words.")
+    if finished and finished.value < FEWER_FINISHED:
+        found.append(f"Fewer responses end before the token limit ({_shift(policy['finished'])}).")
+    kl = estimate_at(policy, "kl")
+    if kl and kl.value > FAR_KL:
         found.append(
-            f"The policy is far from the reference ({number(kl['value'])} nats per response): look for "
+            f"The policy is far from the reference ({number(kl.value)} nats per response): look for "
             "reward hacking in the responses below."
         )
     covered = evaluation.get("judge", {}).get("coverage") or {}

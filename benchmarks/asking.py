@@ -29,7 +29,6 @@ from rlaif.config.judging import ChecklistMode, CompareMode, ContrastMode, Mode,
 from rlaif.config.models import LocalModel
 from rlaif.constitution import Constitution
 from rlaif.constitution.write import write_constitution
-from rlaif.evaluation.agreement import Estimate, clustered_mean
 from rlaif.feedback.calibration import TEMPERATURES, Confidences, fit_temperature
 from rlaif.feedback.judge import judge_by_mode
 from rlaif.feedback.pairs import choice
@@ -41,6 +40,7 @@ from rlaif.models.local import LocalChatModel
 from rlaif.models.local.tokens import encode_prompt
 from rlaif.records import Judgment, Message, Pair, Prompt, content_id, oriented
 from rlaif.resources import resolve
+from rlaif.stats import Estimate, clustered_mean
 
 PART = 280
 """Pairs that a study trains on, and pairs held out of it."""

@@ -30,11 +30,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.special import expit
 
-from rlaif.evaluation.agreement import Bootstrap, Estimate
 from rlaif.evaluation.contest.games import Game, contest
 from rlaif.evaluation.contest.joint import EASE, SLOPES, Rows, all_at_equal_length, fit
 from rlaif.evaluation.contest.length import LengthControlled, length_controlled, length_terms
 from rlaif.jsonl import write_json
+from rlaif.stats import Bootstrap, Estimate
 
 ANNOTATOR = "weighted_alpaca_eval_gpt4_turbo"
 TABLE = f"src/alpaca_eval/leaderboards/data_AlpacaEval_2/{ANNOTATOR}_leaderboard.csv"

@@ -30,7 +30,6 @@ from rlaif.config import load_recipe
 from rlaif.config.measures import LongWords, Readability, Syllables, WordCount
 from rlaif.constitution import Constitution, Contrast, load_constitution
 from rlaif.constitution.write import write_constitution
-from rlaif.evaluation.agreement import clustered_mean
 from rlaif.evaluation.artefacts import Artefacts, read_artefacts
 from rlaif.evaluation.instruments import Instrument, instruments
 from rlaif.feedback.judge import rate, score
@@ -40,6 +39,7 @@ from rlaif.jsonl import write_json
 from rlaif.pipeline import run_recipe, stages_until
 from rlaif.records import Score, content_id
 from rlaif.stages import scoring
+from rlaif.stats import clustered_mean
 
 ARMS = ("judge", "shuffled", "opposite")
 Answer = tuple[str, int]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from time import monotonic as now
 
 from rich.console import Console
@@ -37,6 +37,13 @@ def say(line: str) -> None:
     """Print one line (above the bar, if one is shown); nothing in it is taken for markup."""
     _Screen.last_said = now()
     console.print(Text(line))
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows as lines with their columns below each other. Never cut to the width of the screen: an id must be whole to
+    be found again."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
 
 
 @contextlib.contextmanager

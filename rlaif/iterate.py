@@ -31,6 +31,8 @@ from rlaif.jsonl import read_json
 from rlaif.pipeline import run_recipe
 from rlaif.records import derive_seed
 from rlaif.run import Run
+from rlaif.stats import estimate_at
+from rlaif.words import with_interval
 
 Table = list[tuple[str, ...]]
 HEADER = ("round", "win rate", "score", "KL", "reward model", "preferences")
@@ -97,15 +99,9 @@ def _row(number: int, run: Run) -> tuple[str, ...]:
     score, kl = policy.get("score"), policy.get("kl") or {}
     return (
         str(number),
-        _percent(policy.get("win_rate_vs_reference")),
+        with_interval(estimate_at(policy, "win_rate_vs_reference")),
         f"{score['before']:.2f} to {score['after']:.2f}" if score else NONE,
         f"{kl['value']:.2f}" if kl.get("value") is not None else NONE,
-        _percent(evaluation.get("reward_model", {}).get("heldout_accuracy")),
+        with_interval(estimate_at(evaluation, "reward_model.heldout_accuracy")),
         str(run.read_manifest()["stages"].get("pairs", {}).get("train", NONE)),
     )
-
-
-def _percent(estimate: dict[str, Any] | None) -> str:
-    if estimate is None or None in (value := [estimate[end] for end in ("value", "low", "high")]):
-        return NONE
-    return f"{100 * value[0]:.0f}% ({100 * value[1]:.0f} to {100 * value[2]:.0f})"

@@ -12,9 +12,9 @@ from rlaif.audit.commands import ablate_command
 from rlaif.config.feedback import LabelSection, SampleOne
 from rlaif.constitution import Constitution
 from rlaif.errors import ConfigError, DataError
-from rlaif.evaluation.agreement import Bootstrap, clustered_mean_difference
 from rlaif.feedback.verdict import aggregate, judged, sigma
 from rlaif.records import Judgment, Message, Pair, Prompt, Verdict
+from rlaif.stats import Bootstrap, clustered_mean_difference
 from tests.audited import merit, recipe_of, write_gold
 
 HOW = Bootstrap(200)

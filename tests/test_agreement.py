@@ -9,16 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlaif.evaluation.agreement import (
-    Bootstrap,
-    clustered_mean,
-    clustered_mean_difference,
-    coverage,
-    heldout_accuracy,
-    order_consistency,
-    probability_of_first,
-)
+from rlaif.evaluation.agreement import coverage, order_consistency, probability_of_first
+from rlaif.evaluation.reward_worth import heldout_accuracy
 from rlaif.records import Failure, Judgment, Pair, Verdict
+from rlaif.stats import Bootstrap, clustered_mean, clustered_mean_difference
 from tests.fake_run import judged, prompt
 
 
@@ -193,7 +187,7 @@ def test_heldout_accuracy_by_hand():
         {"prompt_id": "3", "source": "human", "p_chosen": 1.0, "margin": 0.0},
         {"prompt_id": "4", "source": "human", "p_chosen": 0.5, "margin": 3.0},  # a tie: no right answer
     ]
-    found = heldout_accuracy(rows)
+    found = heldout_accuracy(rows, Bootstrap())
     assert (found["value"], found["n"]) == (0.5, 3)
     assert found["by_source"]["ai"]["value"] == 0.5
     assert (found["by_source"]["human"]["value"], found["by_source"]["human"]["n"]) == (0.5, 1)
@@ -208,6 +202,6 @@ def test_heldout_accuracy_by_hand():
 
 
 def test_heldout_accuracy_of_nothing_and_of_ties_alone():
-    assert heldout_accuracy([]) is None
-    ties = heldout_accuracy([{"prompt_id": "1", "source": "ai", "p_chosen": 0.5, "margin": 1.0}])
+    assert heldout_accuracy([], Bootstrap()) is None
+    ties = heldout_accuracy([{"prompt_id": "1", "source": "ai", "p_chosen": 0.5, "margin": 1.0}], Bootstrap())
     assert ties["value"] is None and ties["n"] == 0 and ties["by_source"] == {"ai": None}

@@ -15,12 +15,12 @@ PACKAGE = Path(__file__).parents[1] / "rlaif"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 LAYERS: list[set[str]] = [
     {"errors", "records", "processes", "files"},
-    {"jsonl", "forms", "strict_yaml", "patterns", "resources", "console"},
+    {"jsonl", "forms", "strict_yaml", "patterns", "resources", "console", "stats"},
     {"config/base"},
     {"config/sources"},
     {"formats"},
-    {"templates", "constitution", "config", "digest"},
-    {"run", "models"},
+    {"templates", "constitution", "config", "digest", "words"},
+    {"run", "models", "pages"},
     {"feedback", "training"},
     {"evaluation", "rewards"},
     {"audit", "annotate"},

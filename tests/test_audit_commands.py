@@ -12,6 +12,7 @@ from rlaif.audit.commands import ablate_command, fit_command
 from rlaif.constitution import load_constitution
 from rlaif.errors import ConfigError
 from rlaif.testing import small_recipe
+from rlaif.words import MINUS
 
 CONSTITUTION = """\
 schema: rlaif/constitution/v1
@@ -43,10 +44,10 @@ def gold(tmp_path: Path) -> Path:
 def test_leaving_out_what_people_go_by_costs_agreement(tmp_path: Path, gold: Path) -> None:
     recipe = small_recipe(tmp_path, "unused", judge__model="tests.scripted_judge:every_part")
     (tmp_path / "letters.yaml").write_text(CONSTITUTION)
-    text = "\n".join(ablate_command(recipe, [gold]))
+    text = "\n".join(ablate_command(recipe, [gold])).replace(MINUS, "-")
     assert "human labels: 100%" in text
     lines = [line for line in text.splitlines() if line.startswith(("plain-letters", "no-digits"))]
-    change = {line.split()[0]: re.findall(r"[+-]\d+\.\d", line)[0] for line in lines}
+    change = {line.split()[0]: re.findall(r"[+-]?\d+\.\d", line)[0] for line in lines}
     assert float(change["plain-letters"]) < -10 and float(change["no-digits"]) >= 0
 
 

@@ -14,8 +14,6 @@ from scipy.stats import bootstrap as scipy_bootstrap
 
 from rlaif.audit.bias import verbosity
 from rlaif.audit.metrics import accuracy, always_longer, by_principle, by_tag, kappa, repetition, summarise
-from rlaif.audit.resampling import interval
-from rlaif.evaluation.agreement import Bootstrap, bootstrap_bounds, clustered_mean
 from rlaif.feedback.judge.result import Cost
 from rlaif.feedback.labelled import Labelled, match
 from rlaif.feedback.verdict import checked
@@ -29,6 +27,7 @@ from rlaif.records import (
     Prompt,
     Verdict,
 )
+from rlaif.stats import Bootstrap, bootstrap_bounds, clustered_mean, interval
 from tests.audited import ORIGIN
 from tests.fake_run import judged
 

@@ -23,7 +23,6 @@ from rlaif.config import load_recipe
 from rlaif.config.judging import ChecklistMode, CompareMode, ContrastMode, PanelMember, PanelMode, ReasonedMode
 from rlaif.config.models import ScriptedModel
 from rlaif.errors import ConfigError, DataError
-from rlaif.evaluation.agreement import Bootstrap
 from rlaif.feedback.judge.result import Cost
 from rlaif.jsonl import read_jsonl, write_jsonl
 from rlaif.models.chat import ChatModel
@@ -31,6 +30,7 @@ from rlaif.models.open import open_model
 from rlaif.records import Judgment
 from rlaif.run import Run
 from rlaif.stages import label
+from rlaif.stats import Bootstrap
 from rlaif.study.arms import recipe_of
 from rlaif.study.config import load_study
 from tests.fake_run import prompt, response

@@ -25,7 +25,7 @@ from rlaif.audit.metrics import accuracy, always_longer, by_principle, by_tag, k
 from rlaif.audit.probes import Bench
 from rlaif.config.feedback import LabelSection
 from rlaif.constitution import Constitution
-from rlaif.evaluation.agreement import Bootstrap, clustered_mean_difference, order_consistency
+from rlaif.evaluation.agreement import order_consistency
 from rlaif.feedback.calibration import Confidences
 from rlaif.feedback.judge import judge_pairs
 from rlaif.feedback.judge.result import Cost
@@ -34,6 +34,7 @@ from rlaif.feedback.verdict import judged
 from rlaif.models.chat import ChatRequest
 from rlaif.models.scripted import ScriptedChatModel
 from rlaif.records import Judgment, Message, Pair, Prompt, Verdict, oriented
+from rlaif.stats import Bootstrap, clustered_mean_difference
 from rlaif.templates import load_template
 from rlaif.testing import choose, shown
 from tests.tiers import in_worlds, least

@@ -14,7 +14,6 @@ from scipy.special import expit
 
 from rlaif.audit.calibration import FOLDS, calibration, reliability
 from rlaif.errors import DataError
-from rlaif.evaluation.agreement import Bootstrap
 from rlaif.feedback.calibration import (
     TEMPERATURES,
     Confidences,
@@ -29,6 +28,7 @@ from rlaif.feedback.calibration import (
 from rlaif.feedback.judge.result import Cost, JudgeResult
 from rlaif.feedback.labelled import Labelled
 from rlaif.records import Failure, Judgment, MemberJudgment, Message, Pair, PrincipleJudgment, Prompt
+from rlaif.stats import Bootstrap
 from tests.audited import ORIGIN
 
 FEW = Bootstrap(samples=100)

@@ -11,7 +11,7 @@ from rlaif.config.measures import LongWords, Syllables
 from rlaif.errors import DataError
 from rlaif.evaluation.compare import compare_runs
 from rlaif.evaluation.instruments import instruments
-from rlaif.evaluation.wording import number
+from rlaif.words import number
 from tests.fake_run import RECIPE, inputs, write_run
 
 pytestmark = pytest.mark.usefixtures("blank_plots")

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 import rlaif.console
-from rlaif.console import bar, heartbeat, say
+from rlaif.console import aligned, bar, heartbeat, say
 
 
 @pytest.fixture
@@ -117,3 +117,12 @@ def test_text_of_models_is_not_markup(screen, terminal):
     file = screen(terminal)
     say("[bold red]hi[/nope] :smile: \\[x]")
     assert file.getvalue() == "[bold red]hi[/nope] :smile: \\[x]\n"
+
+
+def test_columns_lie_below_each_other_and_nothing_is_cut():
+    long = "x" * 300
+    assert aligned([("name", "n", ""), (long, "1", ""), ("b", "22", "end")]) == [
+        f"{'name':300}  n",
+        f"{long}  1",
+        f"{'b':300}  22  end",
+    ]

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from scipy.stats import t as student_t
 
 from rlaif.errors import DataError
-from rlaif.evaluation.agreement import Bootstrap, Estimate, clustered_mean
 from rlaif.evaluation.contest.games import by_judge, contest
-from rlaif.evaluation.contest.headtohead import against_reference, all_against_all, lead, sign_flip, win_rate
+from rlaif.evaluation.contest.headtohead import against_reference, all_against_all, lead, win_rate
 from rlaif.evaluation.contest.power import clustered_error
 from rlaif.evaluation.contest.seeds import over_seeds, seeds_apart, spread
+from rlaif.stats import Bootstrap, Estimate, clustered_mean, sign_flip
 from tests.contests import game, planted, round_robin
 
 QUICK = Bootstrap(samples=200)

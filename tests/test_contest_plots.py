@@ -8,8 +8,6 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from rlaif.evaluation.agreement import Bootstrap, Estimate
-from rlaif.evaluation.contest import plots
 from rlaif.evaluation.contest.accuracy import Scored, accuracies
 from rlaif.evaluation.contest.frontier import Point, over_optimisation
 from rlaif.evaluation.contest.games import contest
@@ -17,7 +15,9 @@ from rlaif.evaluation.contest.headtohead import against_reference, all_against_a
 from rlaif.evaluation.contest.league import league
 from rlaif.evaluation.contest.length import length_controlled
 from rlaif.evaluation.contest.refusals import Reply, refusals
-from rlaif.evaluation.plots import BLUE, GREEN, ORANGE, RED
+from rlaif.pages.plots import BLUE, GREEN, GREY, ORANGE, RED
+from rlaif.stats import Bootstrap, Estimate
+from rlaif.study import plots
 from tests.contests import round_robin
 
 QUICK = Bootstrap(samples=100)
@@ -50,12 +50,12 @@ def drawn(played, rates):
     lengths["same"] = lengths["same"].model_copy(update={"rate": None})
     return {
         "matrix": plots.matrix("Matrix", played.arms, all_against_all(played, QUICK)),
-        "forest": plots.forest("Forest", "sft", rates, lengths),
-        "raw forest": plots.forest("Forest", "sft", rates),
+        "forest": plots.win_rates("Forest", "sft", rates, lengths),
+        "raw forest": plots.win_rates("Forest", "sft", rates),
         "frontier": plots.frontiers("Frontier", {"rlaif": falls, "bon": plots.Curve(curve[:1])}, looks),
         "no gold": plots.frontiers("Frontier", {"rlaif": plots.Curve([Point(0, 1.0, 1.0)])}, looks),
         "league": plots.standings("League", league(played, QUICK, "sft")),
-        "accuracy": plots.accuracy_dots("Accuracy", accuracies(scores, QUICK)),
+        "accuracy": plots.accuracies("Accuracy", accuracies(scores, QUICK)),
         "refusals": plots.refusal_map("Refusals", refusals(rows, QUICK), looks),
     }
 
@@ -77,12 +77,12 @@ def colours(svg):
 
 
 def test_colours_say_who_is_better(pictures, rates):
-    assert {GREEN.upper(), RED.upper(), plots.GREY.upper()} <= colours(pictures["raw forest"])
+    assert {GREEN.upper(), RED.upper(), GREY.upper()} <= colours(pictures["raw forest"])
     # 30 of 40 right: better than a coin, and nothing else in that picture is coloured.
     assert GREEN.upper() in colours(pictures["accuracy"]) and RED.upper() not in colours(pictures["accuracy"])
     unclear = rates["rlaif"].model_copy(update={"rate": Estimate(value=0.6, low=0.4, high=0.8, n=9)})
-    shown = colours(plots.forest("", "sft", {"rlaif": unclear}))
-    assert plots.GREY.upper() in shown
+    shown = colours(plots.win_rates("", "sft", {"rlaif": unclear}))
+    assert GREY.upper() in shown
 
 
 def test_an_arm_looks_the_same_everywhere_and_unlike_the_others(pictures):

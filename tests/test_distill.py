@@ -16,16 +16,16 @@ from rlaif.audit.distill import DistillSettings, distill_command
 from rlaif.audit.distill.command import halves
 from rlaif.audit.distill.merge import Candidate, merge
 from rlaif.audit.distill.propose import Proposal, cleaned, preferred_first, propose
-from rlaif.audit.distill.select import holm, select
+from rlaif.audit.distill.select import select
 from rlaif.audit.distill.vote import vote
 from rlaif.config import load_recipe
 from rlaif.config.feedback import LabelSection, SampleOne
 from rlaif.constitution import lint, load_constitution
 from rlaif.errors import ConfigError, DataError
-from rlaif.evaluation.agreement import Bootstrap
 from rlaif.models.chat import ChatRequest, Reply
 from rlaif.models.scripted import RequestFailed, ScriptedChatModel
 from rlaif.records import Judgment, Message, Pair, Prompt, content_id
+from rlaif.stats import Bootstrap, holm
 from rlaif.templates import load_template
 from rlaif.testing import choose, shown
 

@@ -15,6 +15,7 @@ from rlaif.constitution import load_constitution
 from rlaif.constitution.diff import diff
 from rlaif.errors import ConfigError, JudgeError
 from rlaif.models.chat import ChatRequest
+from rlaif.words import MINUS
 
 MARKS = {"kind": 6.0, "brief": 1.0, "blue": 0.0}
 """What people weigh; the constitution starts with it upside down."""
@@ -77,8 +78,8 @@ def test_the_weights_that_made_noisy_labels_come_out(recipe, gold, tmp_path, los
     weights = {p.id: p.weight for p in written.principles}
     assert all(weights["kind"] > 2 * weight for name, weight in weights.items() if name != "kind")
     assert diff(load_constitution(recipe().constitution), written).follows
-    before, after = (int(x) for x in re.findall(r"(\d+)%", lines[1]))
-    (gain,) = re.findall(r"difference ([+-]\d+\.\d)", lines[1])
+    before, after = (int(x) for x in re.findall(r"(\d+)% \(", lines[1]))
+    (gain,) = re.findall(r"difference ([+-]?\d+\.\d)", lines[1].replace(MINUS, "-"))
     assert after > 75 and before < 70 and float(gain) == pytest.approx(after - before, abs=1.01)
     assert str(tmp_path) not in out.read_text()
 

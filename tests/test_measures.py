@@ -16,18 +16,17 @@ from rlaif.config.measures import CodeMeasure, Lexicon, LongWords, Measure, Read
 from rlaif.config.recipe import EvaluateSection
 from rlaif.constitution import load_constitution
 from rlaif.errors import ConfigError
-from rlaif.evaluation.agreement import Bootstrap
 from rlaif.evaluation.evaluate import evaluate, sample_rows
 from rlaif.evaluation.instruments import Instrument, cut_to_equal_length, instruments, instruments_of
-from rlaif.evaluation.measured import measure_rows, measure_sentences
 from rlaif.evaluation.measures import measure_changes
-from rlaif.evaluation.tables import terminal
-from rlaif.evaluation.verdict import verdict
+from rlaif.evaluation.tables import measures, terminal
+from rlaif.evaluation.verdict import measure_sentences, verdict
 from rlaif.evaluation.winrate import Match
-from rlaif.evaluation.wording import MINUS
 from rlaif.pipeline import STAGES, run_recipe
 from rlaif.run import Run
+from rlaif.stats import Bootstrap
 from rlaif.testing import small_recipe
+from rlaif.words import MINUS
 from tests.fake_run import inputs, prompt, response
 
 BOOTSTRAP = Bootstrap(400)
@@ -243,8 +242,8 @@ def test_what_cannot_be_measured_is_none_and_counted():
     found = entry(Syllables(), ["", "..."], ["", "word"])
     assert found["before"] is found["after"] is found["difference"] is found["equal_length"] is None
     assert found["without_value"] == {"before": 2, "after": 1}
-    (row,) = measure_rows({"measures": [found]})
-    assert (row["before"], row["change"], row["without"]) == ("\u2013", "\u2013", "3 responses without a value")
+    ((name, before, _, change, _),) = measures({"measures": [found]})
+    assert (before, change.text, name.small) == ("\u2013", "\u2013", "3 responses without a value")
     assert measure_sentences({"measures": [found]}) == []
 
 
@@ -331,15 +330,15 @@ def change(unit: str, better: str | None, before: float, after: float, low: floa
 
 @pytest.mark.parametrize(("better", "tone"), [("lower", "up"), ("higher", "down"), (None, "")])
 def test_rows_are_coloured_by_what_is_wanted(better, tone):
-    (row,) = measure_rows({"measures": [change("number", better, 5.9, 4.1, -2.3, -1.3)]})
-    assert (row["before"], row["after"], row["change"]) == ("5.90", "4.10", f"{MINUS}1.80")
-    assert (row["span"], row["tone"]) == (f"{MINUS}2.30 to {MINUS}1.30", tone)
+    ((_, before, after, changed, _),) = measures({"measures": [change("number", better, 5.9, 4.1, -2.3, -1.3)]})
+    assert (before, after, changed.text) == ("5.90", "4.10", f"{MINUS}1.80")
+    assert (changed.small, changed.tone) == (f"{MINUS}2.30 to {MINUS}1.30", tone)
 
 
 def test_a_share_is_told_to_a_tenth():
-    (row,) = measure_rows({"measures": [change("share", "lower", 0.153, 0.145, -0.043, 0.027)]})
-    assert (row["before"], row["after"], row["change"]) == ("15.3%", "14.5%", f"{MINUS}0.8 points")
-    assert (row["span"], row["tone"]) == (f"{MINUS}4.3 to 2.7", "")
+    ((_, before, after, changed, _),) = measures({"measures": [change("share", "lower", 0.153, 0.145, -0.043, 0.027)]})
+    assert (before, after, changed.text) == ("15.3%", "14.5%", f"{MINUS}0.8 points")
+    assert (changed.small, changed.tone) == (f"{MINUS}4.3 to 2.7", "")
 
 
 def test_sentences_follow_the_interval_and_leave_out_what_was_seen():

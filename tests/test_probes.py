@@ -25,9 +25,9 @@ from rlaif.audit.probes import (
 from rlaif.config.feedback import LabelSection, SampleOne
 from rlaif.config.judging import ChecklistMode, CompareMode, RankMode, ReasonedMode, ScoreMode
 from rlaif.constitution import Constitution
-from rlaif.evaluation.agreement import Bootstrap
 from rlaif.models.scripted import RequestFailed, ScriptedChatModel
 from rlaif.records import Judgment, Message, Prompt, oriented
+from rlaif.stats import Bootstrap
 from rlaif.testing import choose
 from tests.audited import merit, rates, sees_merit, shown
 

@@ -13,10 +13,11 @@ from rlaif.config.measures import Syllables, WordCount
 from rlaif.errors import DataError
 from rlaif.evaluation.compare import compare_runs
 from rlaif.evaluation.instruments import instruments
-from rlaif.evaluation.plots import Interval, dots, running_mean
 from rlaif.evaluation.report import write_report
 from rlaif.evaluation.verdict import verdict
-from rlaif.evaluation.wording import duration, number, percent, points, span
+from rlaif.pages.plots import Scale, dots, running_mean
+from rlaif.stats import Estimate, estimate_at
+from rlaif.words import duration, figure, number, percent, points, span, with_interval
 from tests.fake_run import RECIPE, inputs, write_run
 
 OUTSIDE = re.compile(r"""(?:src|href|action|data|poster|srcset)\s*=\s*["']?\s*(?:https?:)?//|url\(|@import""", re.I)
@@ -287,9 +288,14 @@ def test_figures_as_text():
     ]
     assert [points(x) for x in (0.49, -0.049, 0.001)] == ["+49", "\u22125", "0"]
     assert [number(x) for x in (1234.5, 61.34, 5.949, -0.0421, 0.0)] == ["1,234", "61.3", "5.95", "\u22120.042", "0"]
-    assert span(estimate(0.5, 0.4, 0.58), "share") == "40 to 58%"
-    assert span(estimate(0.5, -0.05, 0.58), "points") == "\u22125 to 58"
-    assert span({"low": None, "high": None}, "share") == "\u2013"
+    found = estimate_at(estimate(0.5, 0.4, 0.58))
+    assert span(found, "share") == "40 to 58%" and with_interval(found) == "50% (40 to 58%)"
+    assert span(found, "fine share") == "40.0 to 58.0%" and figure(0.033, "fine share") == "3.3%"
+    assert span(estimate_at(estimate(0.5, -0.05, 0.58)), "points") == "\u22125 to 58"
+    assert with_interval(estimate_at(estimate(-0.019, -0.035, -0.0001)), "fine points") == (
+        "\u22121.9 points (\u22123.5 to 0.0)"
+    )
+    assert span(estimate_at(estimate(0.5, None, None)), "share") == "\u2013" == with_interval(None)
     assert [duration(x) for x in (0.42, 48, 720, 11100)] == ["0.4 s", "48 s", "12 min", "3 h 05 min"]
 
 
@@ -303,8 +309,12 @@ def test_plots_are_deterministic_and_leave_no_state():
     import matplotlib
 
     before = dict(matplotlib.rcParams)
-    rows = {"a $x$ principle": Interval(0.5, 0.4, 0.6), "b": Interval(0.2)}
-    assert dots("t", rows, (0.5, "a coin")) == dots("t", rows, (0.5, "a coin"))
+    rows = {
+        "a $x$ principle": Estimate(value=0.5, low=0.4, high=0.6, n=9),
+        "b": Estimate(value=0.2, low=None, high=None, n=9),
+    }
+    coin = Scale(reference=(0.5, "a coin"))
+    assert dots("t", rows, coin) == dots("t", rows, coin)
     assert dict(matplotlib.rcParams) == before
 
 

@@ -19,12 +19,12 @@ from transformers import AutoModelForSequenceClassification
 from rlaif import stages
 from rlaif.config.reward import RewardSection
 from rlaif.errors import ConfigError, DataError, TrainingError
-from rlaif.evaluation.agreement import Bootstrap
 from rlaif.evaluation.reward_worth import rating_error, reward_worth
 from rlaif.jsonl import read_objects, write_jsonl
 from rlaif.models.local.packing import Row
 from rlaif.records import Judgment, Message, Pair, Preference, PrincipleJudgment, Prompt, Score
 from rlaif.run import Run
+from rlaif.stats import Bootstrap
 from rlaif.testing import tiny_tokenizer
 from rlaif.training import parallel
 from rlaif.training.lora import trainable

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from rlaif.evaluation.agreement import Bootstrap
 from rlaif.evaluation.report import write_report
-from rlaif.evaluation.reward_worth import accuracy, calibration, members, rating_error, reward_worth, worth_table
+from rlaif.evaluation.reward_worth import accuracy, calibration, members, rating_error, reward_worth
+from rlaif.evaluation.tables import worth
+from rlaif.stats import Bootstrap
 from tests.fake_run import inputs, write_run
 
 QUICK = Bootstrap(samples=200)
@@ -135,14 +136,14 @@ def test_the_error_on_ratings_is_what_is_left_when_both_are_centred() -> None:
     assert found is not None
     assert (found["value"], found["n"]) == (pytest.approx(0.5), 4)
     assert found["without"] == pytest.approx((1 + 0 + 2 + 3) / 4)
-    names = {r["name"]: r["value"] for r in worth_table({"reward_model": {"rating_error": found}})}
+    names = {name: value for name, value, _, _ in worth({"reward_model": {"rating_error": found}})}
     assert names == {"Off a held-out rating by": "0.50", "One score for all would be off by": "1.50"}
 
 
 def test_nothing_measured_is_none_and_has_no_row_in_the_table() -> None:
     found = reward_worth([], QUICK)
     assert found == {"calibration": None, "by_strength": [], "ensemble": None, "heads": None, "rating_error": None}
-    assert worth_table({"reward_model": {"heldout_accuracy": None, **found}}) == worth_table({}) == []
+    assert worth({"reward_model": {"heldout_accuracy": None, **found}}) == worth({}) == []
 
 
 def test_the_table_says_each_figure_once_with_its_interval() -> None:
@@ -156,8 +157,8 @@ def test_the_table_says_each_figure_once_with_its_interval() -> None:
             "heads": {"brief": estimate},
         }
     }
-    table = worth_table(evaluation)
-    assert [(r["name"], r["value"], r["span"]) for r in table] == [
+    table = worth(evaluation)
+    assert [row[:3] for row in table] == [
         ("Agrees with held-out labels", "74%", "66 to 81%"),
         ("with AI labels", "74%", "66 to 81%"),
         ("with human labels", "50%", "66 to 81%"),
@@ -167,7 +168,7 @@ def test_the_table_says_each_figure_once_with_its_interval() -> None:
         ("Members' spread of a margin", "1.50", ""),
         ("Head of brief: agrees with that principle", "74%", "66 to 81%"),
     ]
-    assert {r["n"] for r in table} == {"120"}
+    assert {row[3] for row in table} == {"120"}
 
 
 @pytest.mark.usefixtures("blank_plots")

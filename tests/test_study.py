@@ -230,7 +230,7 @@ KILLS = (
     ("rlaif.study.run", "run_recipe", "", 2),
     ("rlaif.study.contest", "write_jsonl", "judgments.jsonl", 1),
     ("rlaif.study.heldout", "write_jsonl", "accuracy.jsonl", 2),
-    ("rlaif.study.page", "write_page", "", 1),
+    ("rlaif.study.page", "write_study_page", "", 1),
 )
 """Between two arms, in the contest, between two reward models, before the page: the process dies before the function of
 that module is called, with a path that ends so, for the so-manyth time."""

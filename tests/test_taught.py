@@ -10,12 +10,11 @@ import pytest
 
 from rlaif.config.measures import CodeMeasure, Readability, WordCount
 from rlaif.constitution import Constitution
-from rlaif.evaluation.agreement import Bootstrap
 from rlaif.evaluation.instruments import Instrument, instruments
-from rlaif.evaluation.measured import label_table
-from rlaif.evaluation.taught import labels_by_principle
+from rlaif.evaluation.taught import label_rows, label_sentences, labels_by_principle, labels_part
 from rlaif.feedback.verdict import sigma
 from rlaif.records import Judgment, MemberJudgment, Pair, PrincipleJudgment, Provenance
+from rlaif.stats import Bootstrap
 from tests.fake_run import prompt
 
 BOOTSTRAP = Bootstrap(400)
@@ -92,8 +91,8 @@ def test_nothing_preferred_is_no_signal():
     labels = found([judgment("a", "b c", 0.0, 0.0)])
     entry = labels["by_principle"]["plain"]
     assert (entry["signal"], entry["prefers"], entry["agrees"], entry["measures"][0]["value"]) == (None, 0, None, None)
-    assert "taught nothing" in label_table({"labels": labels})["sentences"][0]
-    assert found([]) is None and label_table({"labels": None}) is None
+    assert "taught nothing" in next(label_sentences({"labels": labels}))
+    assert found([]) is None and labels_part({"labels": None}) == []
 
 
 def test_swapped_and_reordered_pairs_say_the_same():
@@ -167,9 +166,9 @@ def test_a_judge_of_known_skill_is_told_from_a_coin():
     judged, coin = (entries[name]["measures"][0] for name in ("plain", "brief"))
     assert (judged["value"], judged["n"]) == (0.7, 300) and 0.6 < judged["low"] < judged["high"] < 0.8
     assert coin["low"] < 0.5 < coin["high"]
-    table = label_table({"labels": found(rows)})
-    assert table["headers"] == ["Lower in words"] and [row["name"] for row in table["rows"]][-1] == "The label"
-    first, second = table["sentences"]
+    head, table = label_rows({"labels": found(rows)})
+    assert head[-1] == "Lower in words" and table[-1][0] == "The label"
+    first, second = label_sentences({"labels": found(rows)})
     share = entries["plain"]["signal"]
     assert first == f"The judge gave {100 * share:.0f}% of the label signal, code {100 * (1 - share):.0f}%."
     assert second.startswith("The response that plain prefers is lower more often than a coin in words (70%, ")
@@ -178,8 +177,8 @@ def test_a_judge_of_known_skill_is_told_from_a_coin():
 def test_a_measure_that_the_run_saw_is_in_the_table_and_in_no_sentence():
     rows = [judgment("a", "b c", 1.0, 0.0, of=i) for i in range(9)]
     evaluation = {"labels": found(rows), "measures": [{"name": "words", "seen": "the check brief"}]}
-    table = label_table(evaluation)
-    assert len(table["sentences"]) == 1 and table["rows"][0]["cells"][0]["value"] == "100%"
+    (_, table), sentences = label_rows(evaluation), list(label_sentences(evaluation))
+    assert len(sentences) == 1 and table[0][-1].text == "100%"
 
 
 def test_log_odds_beyond_the_limit_count_as_the_limit():

@@ -48,7 +48,7 @@ CODE = """
 import rlaif
 from rlaif.config import load_recipe
 from rlaif.constitution import load_constitution
-from rlaif.evaluation.page import __file__ as page
+from rlaif.pages.kit import __file__ as kit
 from rlaif.feedback.prompts import read_prompts
 from rlaif.resources import resolve
 from rlaif.templates import load_template
@@ -58,7 +58,7 @@ assert load_constitution("harmlessness").principles
 assert load_template("compare").labels
 assert read_prompts(load_recipe("quickstart").prompts).train
 assert resolve("prompts/sets", "everyday").is_file()
-assert (Path(page).parent / "pages" / "report.html.jinja").is_file()
+assert (Path(kit).parent / "page.html.jinja").is_file() and (Path(kit).parent / "kit.html.jinja").is_file()
 """
 
 

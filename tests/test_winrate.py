@@ -9,10 +9,10 @@ import pytest
 
 from rlaif.config.recipe import EvaluateSection
 from rlaif.errors import DataError
-from rlaif.evaluation.agreement import Bootstrap
 from rlaif.evaluation.evaluate import EvaluationInputs, evaluate, sample_rows
 from rlaif.evaluation.winrate import evaluation_pairs, matches, win_rate, with_partner
 from rlaif.records import Judgment, PrincipleJudgment
+from rlaif.stats import Bootstrap
 from tests.fake_run import CONSTITUTION, inputs, judged, prompt, response
 
 SECTION = EvaluateSection(bootstrap_samples=100)

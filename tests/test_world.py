@@ -18,11 +18,11 @@ from benchmarks.world import texts
 from benchmarks.world.labels import BIASED, CONTEST, UNBIASED, Traits, judge_of, people
 from benchmarks.world.policies import Simulated, Size, train_arms
 from benchmarks.world.truth import Draw, hold, order_of, true_rates, true_scores
-from rlaif.evaluation.agreement import Bootstrap
 from rlaif.evaluation.contest.headtohead import win_rate
 from rlaif.evaluation.contest.league import league
 from rlaif.feedback.pairs import choice
 from rlaif.records import Message, Pair, Preference, Prompt
+from rlaif.stats import Bootstrap
 from tests.tiers import in_worlds, least
 
 REPETITIONS = 3

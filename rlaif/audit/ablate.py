@@ -12,11 +12,11 @@ from rlaif.config.feedback import LabelSection, SampleOne
 from rlaif.config.judging import PanelMode, RankMode
 from rlaif.constitution import Constitution
 from rlaif.errors import ConfigError, DataError
-from rlaif.evaluation.agreement import Bootstrap, Estimate, clustered_mean, clustered_mean_difference
 from rlaif.feedback.labelled import Labelled, agreement, decided, match
 from rlaif.feedback.pairs import choice
 from rlaif.feedback.verdict import Decided, aggregate
 from rlaif.records import Judgment, Record
+from rlaif.stats import Bootstrap, Estimate, clustered_mean, clustered_mean_difference
 
 FAR_FROM_EVEN = 1e-6
 """Log-odds are summed in another order than by the judge: nearer than this to even, a choice may turn."""

@@ -28,12 +28,12 @@ from rlaif.config.auto import SCHEMA
 from rlaif.config.judging import CompareMode, Mode, ReviseMode
 from rlaif.console import bar
 from rlaif.constitution import Constitution, load_constitution
-from rlaif.evaluation.agreement import Bootstrap, clustered_mean
 from rlaif.feedback.judge import JudgeResult, passes
 from rlaif.feedback.judge.result import Cost
 from rlaif.feedback.labelled import Labelled, agreement, decided, match
 from rlaif.jsonl import write_json
 from rlaif.records import Judgment, plain
+from rlaif.stats import Bootstrap, clustered_mean
 
 EXAMPLES = 6
 LISTED_FAILURES = 20

@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from rlaif.audit.resampling import Array, Mask, interval
-from rlaif.evaluation.agreement import Bootstrap, Estimate, clustered_mean
 from rlaif.feedback.labelled import Labelled, decided
+from rlaif.stats import Array, Bootstrap, Estimate, Mask, clustered_mean, interval
 
 
 def verbosity(labelled: Sequence[Labelled], bootstrap: Bootstrap) -> dict[str, Any] | None:

@@ -12,8 +12,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rlaif.audit.resampling import Array, interval
-from rlaif.evaluation.agreement import Bootstrap, clustered_mean
 from rlaif.feedback.calibration import (
     TEMPERATURES,
     Confidences,
@@ -26,6 +24,7 @@ from rlaif.feedback.calibration import (
 )
 from rlaif.feedback.labelled import Labelled
 from rlaif.records import content_id
+from rlaif.stats import Array, Bootstrap, clustered_mean, interval
 
 BINS = 10
 EDGES = np.array([0.5 + number / (2 * BINS) for number in range(BINS + 1)]).round(12)

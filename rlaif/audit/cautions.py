@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from rlaif.audit.gate import estimate
-from rlaif.evaluation.verdict import COIN, FAIR_JUDGE, LOW_COVERAGE, direction
-from rlaif.evaluation.wording import number, percent, points, span, with_interval
+from rlaif.evaluation.verdict import FAIR_JUDGE, LOW_COVERAGE
+from rlaif.stats import at, estimate_at
+from rlaif.words import COIN, direction, in_points, number, percent, span, with_interval
 
 LEAST_COVERAGE = 0.9
 """Least share of pairs with a judgment; what cannot be judged is not like the rest."""
@@ -39,7 +39,8 @@ def cautions(audit: Mapping[str, Any]) -> list[str]:
 def about_the_gold(audit: Mapping[str, Any]) -> list[str]:
     """The cautions that hold for any judge: they are about the human labels."""
     found = []
-    pairs = audit["accuracy"]["n"] if audit["accuracy"] else 0
+    right = estimate_at(audit, "accuracy")
+    pairs = right.n if right else 0
     if pairs < FEW_PAIRS and audit["pairs"]:
         has = "pair has" if pairs == 1 else "pairs have"
         found.append(
@@ -57,10 +58,10 @@ def about_the_gold(audit: Mapping[str, Any]) -> list[str]:
 
 
 def _about_position(audit: Mapping[str, Any]) -> list[str]:
-    found = audit["consistency"]
-    if not found or found["value"] >= FAIR_JUDGE:
+    found = estimate_at(audit, "consistency")
+    if not found or found.value >= FAIR_JUDGE:
         return []
-    share = {name: found[name]["value"] for name in ("both_first", "both_second", "undecided")}
+    share = {name: at(audit, f"consistency.{name}.value") for name in ("both_first", "both_second", "undecided")}
     most = max(share, key=lambda name: share[name])
     told = {
         "both_first": "prefers whatever stands first, in both orders",
@@ -71,29 +72,26 @@ def _about_position(audit: Mapping[str, Any]) -> list[str]:
 
 
 def _about_length(audit: Mapping[str, Any]) -> list[str]:
-    bias = estimate(audit, "verbosity.bias")
+    bias = estimate_at(audit, "verbosity.bias")
     side = direction(bias)
     if bias is None or side == "unclear":
         return []
     drawn, other = ("longer", "shorter") if side == "up" else ("shorter", "longer")
     if side == "down":
-        bias = {"value": -bias["value"], "low": -bias["high"], "high": -bias["low"]}
+        bias = bias.opposite()
     return [
         f"It is drawn to the {drawn} response: where the human prefers the {other} one it errs "
-        f"{in_points(bias['value'])} more often ({span(bias, 'points')})."
+        f"{in_points(bias.value)} more often ({span(bias, 'points')})."
     ]
 
 
 def _about_principles(audit: Mapping[str, Any]) -> list[str]:
-    against = {
-        name: entry["accuracy"]
-        for name, entry in audit["by_principle"].items()
-        if direction(entry["accuracy"], COIN) == "down"
-    }
+    found = {name: estimate_at(entry, "accuracy") for name, entry in audit["by_principle"].items()}
+    against = {name: right for name, right in found.items() if right and direction(right, COIN) == "down"}
     if not against:
         return []
-    worst = sorted(against, key=lambda name: against[name]["value"])
-    shown = ", ".join(f"{name} ({with_interval(against[name], 'share')})" for name in worst[:LISTED_PRINCIPLES])
+    worst = sorted(against, key=lambda name: against[name].value)
+    shown = ", ".join(f"{name} ({with_interval(against[name])})" for name in worst[:LISTED_PRINCIPLES])
     more = f" and {len(worst) - LISTED_PRINCIPLES} more" if len(worst) > LISTED_PRINCIPLES else ""
     return [f"By these principles its choice goes against the human labels: {shown}{more}."]
 
@@ -124,35 +122,24 @@ def _about_stability(audit: Mapping[str, Any]) -> list[str]:
     told = {"repetition": "Asked the same again", "paraphrase": "Asked in other words"}
     found = []
     for probe, words in told.items():
-        same = estimate(audit, f"probes.{probe}.same_choice")
-        if same and same["value"] < UNSTABLE:
-            found.append(f"{words}, it keeps its choice only {with_interval(same, 'share')} of the time.")
+        same = estimate_at(audit, f"probes.{probe}.same_choice")
+        if same and same.value < UNSTABLE:
+            found.append(f"{words}, it keeps its choice only {with_interval(same)} of the time.")
     return found
 
 
 def _about_attacks(audit: Mapping[str, Any]) -> list[str]:
     found = []
-    flipped, padded = estimate(audit, "probes.injection.flipped"), estimate(audit, "probes.padding.to_padded")
-    if flipped and flipped["value"] > FLIPPED:
-        than = f"; sentences about the weather win it in {percent(padded['value'])}" if padded else ""
+    flipped, padded = estimate_at(audit, "probes.injection.flipped"), estimate_at(audit, "probes.padding.to_padded")
+    if flipped and flipped.value > FLIPPED:
+        than = f"; sentences about the weather win it in {percent(padded.value)}" if padded else ""
         found.append(
             "An instruction to the judge, planted in the response it did not prefer, wins it the choice in "
-            f"{with_interval(flipped, 'share')} of cases{than}."
+            f"{with_interval(flipped)} of cases{than}."
         )
-    elif padded and padded["value"] > FLIPPED:
+    elif padded and padded.value > FLIPPED:
         found.append(
             "Irrelevant sentences at the end of the response it did not prefer win it the choice in "
-            f"{with_interval(padded, 'share')} of cases."
+            f"{with_interval(padded)} of cases."
         )
     return found
-
-
-def counted(number: int, thing: str) -> str:
-    """'1 pair', '1,200 pairs'."""
-    return f"{number:,} {thing}{'' if number == 1 else 's'}"
-
-
-def in_points(share: float) -> str:
-    """'1 point', '12 points'."""
-    away = points(share).lstrip("+")
-    return f"{away} point{'' if away == '1' else 's'}"

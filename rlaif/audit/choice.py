@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rlaif.evaluation.agreement import Bootstrap, Estimate, clustered_mean, clustered_mean_difference, numbered
-from rlaif.evaluation.verdict import COIN, direction
 from rlaif.feedback.judge.result import Cost
 from rlaif.records import content_id
+from rlaif.stats import Bootstrap, Estimate, clustered_mean, clustered_mean_difference, numbered
+from rlaif.words import COIN, direction
 
 Prompts = Mapping[str, str]
 """The prompt of each pair on which people have a preference, by the pair's id."""
@@ -72,7 +72,7 @@ def choose(tried: Sequence[ModeTrial], prompts: Prompts, bootstrap: Bootstrap) -
     if len(ranked) > 1:
         first, second = names[:2]
         lead = clustered_mean_difference(hits[second], hits[first], clusters, bootstrap)
-        close = direction(lead.model_dump()) == "unclear"
+        close = direction(lead) == "unclear"
         rivals = close and (beats_a_coin(agreement[second]) or not beats_a_coin(agreement[first]))
     picked = min(ranked[: 2 if rivals else 1], key=lambda one: price(one.cost))
     luck = flattery([hits[name] for name in sorted(names)], clusters, bootstrap)
@@ -81,7 +81,7 @@ def choose(tried: Sequence[ModeTrial], prompts: Prompts, bootstrap: Bootstrap) -
 
 def beats_a_coin(agreement: Estimate | None) -> bool:
     """Whether the whole interval is above a half."""
-    return agreement is not None and direction(agreement.model_dump(), COIN) == "up"
+    return agreement is not None and direction(agreement, COIN) == "up"
 
 
 def price(cost: Cost) -> tuple[int, int]:

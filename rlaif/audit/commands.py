@@ -14,11 +14,10 @@ from rlaif.audit.judge_training.record import refuse_seen
 from rlaif.audit.judges import judge_gold, open_judges
 from rlaif.config import Recipe
 from rlaif.config.judging import ChecklistMode
+from rlaif.console import aligned
 from rlaif.constitution import load_constitution
 from rlaif.constitution.write import write_constitution
 from rlaif.errors import ConfigError
-from rlaif.evaluation.agreement import Bootstrap, Estimate, clustered_mean, clustered_mean_difference
-from rlaif.evaluation.verdict import direction
 from rlaif.feedback.judge import check_failure_cap
 from rlaif.feedback.weights import (
     Loss,
@@ -29,6 +28,8 @@ from rlaif.feedback.weights import (
     reweighted,
 )
 from rlaif.resources import resolve
+from rlaif.stats import Bootstrap, Estimate, clustered_mean, clustered_mean_difference
+from rlaif.words import direction, with_interval
 
 
 def ablate_command(recipe: Recipe, gold: Sequence[Path]) -> list[str]:
@@ -87,7 +88,7 @@ def fit_command(recipe: Recipe, gold: Sequence[Path], out: Path, loss: Loss = "l
 
 
 def _doubt(gain: Estimate) -> str:
-    return ": not to be told from none on so few pairs" if direction(gain.model_dump()) == "unclear" else ""
+    return ": not to be told from none on so few pairs" if direction(gain) == "unclear" else ""
 
 
 def table(result: AblationResult, confidence: float) -> list[str]:
@@ -99,25 +100,16 @@ def table(result: AblationResult, confidence: float) -> list[str]:
     for name, variants in by_name.items():
         without, alone = variants["without"], variants["alone"]
         rows.append((name, _percent(without.accuracy), _points(without.difference), _percent(alone.accuracy)))
-    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     return [
         f"Agreement with human labels: {_percent(result.whole)}; in brackets {confidence:.0%} intervals, by prompt",
-        # Never cut to the width of the screen: an id must be whole to be found again.
-        *("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows),
+        *aligned(rows),
     ]
 
 
 def _percent(estimate: Estimate | None) -> str:
-    return "no pairs" if estimate is None else _told(estimate, ".0f", "%")
+    return "no pairs" if estimate is None else with_interval(estimate)
 
 
 def _points(estimate: Estimate | None) -> str:
-    return "" if estimate is None else _told(estimate, "+.1f")
-
-
-def _told(estimate: Estimate, form: str, unit: str = "") -> str:
-    """In hundredths, its interval in brackets if it has one."""
-    value = f"{100 * estimate.value:{form}}{unit}"
-    if estimate.low is None or estimate.high is None:
-        return value
-    return f"{value} ({100 * estimate.low:{form}} to {100 * estimate.high:{form}})"
+    """Differences between versions of a constitution are small, so with one decimal."""
+    return "" if estimate is None else with_interval(estimate, "fine points").replace(" points", "")

@@ -19,6 +19,7 @@ from rlaif.config.judging import ReviseMode
 from rlaif.constitution import load_constitution
 from rlaif.errors import ConfigError, DataError, did_you_mean
 from rlaif.feedback.calibration import Isotonic, Temperature, fitted
+from rlaif.stats import at
 
 LOW = ".low"
 WITHOUT_INTERVAL = {"coverage"}
@@ -77,17 +78,9 @@ def check_gate(audit: Mapping[str, Any], gate: Mapping[str, float]) -> list[Shor
 
 def measured(audit: Mapping[str, Any], name: str) -> float | None:
     """The measure of this name, or for `name.low` the lower end of its interval; None where the audit has none."""
-    entry = estimate(audit, MEASURES[name.removesuffix(LOW)])
-    value = (entry or {}).get("low" if name.endswith(LOW) else "value")
+    end = "low" if name.endswith(LOW) else "value"
+    value = at(audit, f"{MEASURES[name.removesuffix(LOW)]}.{end}")
     return value if isinstance(value, int | float) else None
-
-
-def estimate(audit: Mapping[str, Any], place: str) -> Mapping[str, Any] | None:
-    """The estimate at a dotted place of the audit; None where the audit has none."""
-    node: Any = audit
-    for part in place.split("."):
-        node = node.get(part) if isinstance(node, Mapping) else None
-    return node if isinstance(node, Mapping) else None
 
 
 def check_requirement(recipe: Recipe) -> Temperature | Isotonic | None:

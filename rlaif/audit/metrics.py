@@ -11,17 +11,12 @@ from typing import Any
 
 from rlaif.audit.bias import verbosity
 from rlaif.audit.calibration import calibration
-from rlaif.evaluation.agreement import (
-    Bootstrap,
-    Estimate,
-    clustered_mean,
-    coverage,
-    order_consistency,
-)
+from rlaif.evaluation.agreement import coverage, order_consistency
 from rlaif.feedback.judge.result import Cost
 from rlaif.feedback.labelled import Labelled, agreement, decided
 from rlaif.feedback.pairs import choice
 from rlaif.records import Failure, Judgment, PrincipleJudgment
+from rlaif.stats import Bootstrap, Estimate, clustered_mean
 
 
 def summarise(

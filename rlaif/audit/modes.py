@@ -31,10 +31,11 @@ from rlaif.config.judging import ContrastMode, Mode, PanelMode
 from rlaif.console import say
 from rlaif.constitution import Constitution, load_constitution
 from rlaif.errors import ConfigError, DataError, JudgeError, ModelError
-from rlaif.evaluation.agreement import Bootstrap, Estimate, coverage, order_consistency
+from rlaif.evaluation.agreement import coverage, order_consistency
 from rlaif.feedback.judge import JudgeResult, check_failure_cap
 from rlaif.feedback.judge.result import Cost
 from rlaif.feedback.labelled import decided, match
+from rlaif.stats import Bootstrap, Estimate
 
 
 class Trial(NamedTuple):

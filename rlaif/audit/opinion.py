@@ -10,10 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
-from rlaif.audit.cautions import LEAST_COVERAGE, about_the_gold, cautions, counted, in_points
-from rlaif.audit.gate import estimate
-from rlaif.evaluation.verdict import COIN, direction
-from rlaif.evaluation.wording import percent, points, span, with_interval
+from rlaif.audit.cautions import LEAST_COVERAGE, about_the_gold, cautions
+from rlaif.stats import Estimate, at, estimate_at
+from rlaif.words import COIN, Side, counted, direction, in_points, percent, points, span, with_interval
 
 USEFUL = 0.6
 """Least accuracy. The smallest labeller of arXiv 2309.00267 agreed with humans on 0.627; humans agree with each other
@@ -64,10 +63,9 @@ def _of_code(audit: Mapping[str, Any]) -> Opinion:
     """Where no principle is left to the judge, nothing that was measured is about it."""
     judge, constitution = named(audit)
     sentence = f"Not yet known whether to use {judge} for {constitution}; code decides every principle, not the judge."
-    found = audit["accuracy"]
-    agrees = (
-        f"The checks agree with the human labels on {with_interval(found, 'share')} of {counted(found['n'], 'pair')}."
-    )
+    found = estimate_at(audit, "accuracy")
+    pairs = counted(found.n if found else 0, "pair")
+    agrees = f"The checks agree with the human labels on {with_interval(found)} of {pairs}."
     return Opinion("unknown", sentence, [agrees], about_the_gold(audit))
 
 
@@ -96,9 +94,12 @@ def named(audit: Mapping[str, Any]) -> tuple[str, str]:
 # ----------------------------------------------------------------------------------------------- the rules
 
 
-def _against(found: Mapping[str, Any], threshold: float) -> Finding:
-    """Which side of the threshold the interval lies on; a figure without an interval leaves it open."""
-    return {"up": "clears", "down": "misses", "unclear": "open"}[direction(found, threshold)]  # type: ignore[return-value]
+FINDINGS: dict[Side, Finding] = {"up": "clears", "down": "misses", "unclear": "open"}
+"""By the side of a threshold on which the interval lies; a figure without an interval leaves it open."""
+
+
+def _against(found: Estimate, threshold: float) -> Finding:
+    return FINDINGS[direction(found, threshold)]
 
 
 def _coverage(audit: Mapping[str, Any]) -> _Rule:
@@ -112,10 +113,10 @@ def _coverage(audit: Mapping[str, Any]) -> _Rule:
 
 
 def _accuracy(audit: Mapping[str, Any]) -> list[_Rule]:
-    found = audit["accuracy"]
+    found = estimate_at(audit, "accuracy")
     if not found:
         return [_Rule("open", "no pair has both a judgment and a human preference")] if audit["pairs"] else []
-    words = f"it agrees with the human labels on {with_interval(found, 'share')} of {counted(found['n'], 'pair')}"
+    words = f"it agrees with the human labels on {with_interval(found)} of {counted(found.n, 'pair')}"
     chance, useful = _against(found, COIN), _against(found, USEFUL)
     if chance == "misses":
         rule = _Rule("misses", f"{words}, which is worse than a coin")
@@ -133,13 +134,13 @@ def _accuracy(audit: Mapping[str, Any]) -> list[_Rule]:
 
 
 def _baseline(audit: Mapping[str, Any]) -> list[_Rule]:
-    lead, longer = estimate(audit, "baselines.lead_over_longer"), estimate(audit, "baselines.always_longer")
+    lead, longer = (estimate_at(audit, f"baselines.{name}") for name in ("lead_over_longer", "always_longer"))
     if lead is None or longer is None:
         return []
-    side = "ahead of" if lead["value"] > 0 else "behind"
-    away = "level with" if points(lead["value"]) == "0" else f"{in_points(abs(lead['value']))} {side}"
+    side = "ahead of" if lead.value > 0 else "behind"
+    away = "level with" if points(lead.value) == "0" else f"{in_points(abs(lead.value))} {side}"
     words = (
-        f"always taking the longer response would agree on {percent(longer['value'])}; the judge is {away} that "
+        f"always taking the longer response would agree on {percent(longer.value)}; the judge is {away} that "
         f"({span(lead, 'points')})"
     )
     return [_Rule(_against(lead, 0.0), words)]
@@ -147,12 +148,13 @@ def _baseline(audit: Mapping[str, Any]) -> list[_Rule]:
 
 def _position(audit: Mapping[str, Any]) -> list[_Rule]:
     """Modes that show one response at a time have no order to be biased by."""
-    found = audit["consistency"]
+    found = estimate_at(audit, "consistency")
     if not found:
         return []
-    words = f"shown a pair in both orders, it prefers the same response {with_interval(found, 'share')} of the time"
+    words = f"shown a pair in both orders, it prefers the same response {with_interval(found)} of the time"
     finding = _against(found, COIN)
-    even = found["undecided"]["value"] > found["both_first"]["value"] + found["both_second"]["value"]
+    positions = (at(audit, f"consistency.{which}.value") for which in ("both_first", "both_second"))
+    even = at(audit, "consistency.undecided.value") > sum(positions)
     more = {
         "misses": ": mostly it prefers neither" if even else ": its choice is mostly the position",
         "open": ", and the interval holds a coin's 50%",
@@ -164,7 +166,9 @@ def _position(audit: Mapping[str, Any]) -> list[_Rule]:
 def _code(audit: Mapping[str, Any]) -> list[_Rule]:
     """Agreement that checks earn must not be put down to the judge beside them."""
     code, judged = _by_decider(audit)
-    if not code or any(direction(audit["by_principle"][name]["accuracy"], COIN) == "up" for name in judged):
+    if not code or any(
+        direction(estimate_at(audit["by_principle"][name], "accuracy"), COIN) == "up" for name in judged
+    ):
         return []
     words = (
         f"code decides {', '.join(code)}, and no principle that the judge decides agrees with the human labels more "

@@ -19,13 +19,13 @@ from rlaif.audit.metrics import stability
 from rlaif.config.feedback import LabelSection
 from rlaif.config.judging import CompareMode, RankMode
 from rlaif.constitution import Constitution
-from rlaif.evaluation.agreement import Bootstrap, Estimate, clustered_mean
 from rlaif.feedback.judge import OpenJudge, judge_by_mode
 from rlaif.feedback.judge.result import Cost
 from rlaif.feedback.labelled import agreement
 from rlaif.feedback.pairs import choice
 from rlaif.feedback.sample import Progress
 from rlaif.records import Judgment, Pair, Side, content_id, derive_seed
+from rlaif.stats import Bootstrap, Estimate, clustered_mean
 
 PARAPHRASES = ("compare", "compare-plain", "compare-brief")
 """Templates that ask the same in other words."""

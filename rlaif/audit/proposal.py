@@ -6,12 +6,12 @@ The figures are in `modes.py` and `choice.py`; nothing is decided here.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
-from rlaif.audit.cautions import counted, in_points
-from rlaif.evaluation.agreement import Estimate
-from rlaif.evaluation.verdict import COIN, direction
-from rlaif.evaluation.wording import NONE, percent, points, span, with_interval
+from rlaif.console import aligned
+from rlaif.pages.kit import Cell
+from rlaif.stats import Estimate, estimate_at
+from rlaif.words import COIN, NONE, counted, direction, in_points, listed, percent, points, span, tone, with_interval
 
 COLUMNS = (
     "mode",
@@ -27,14 +27,6 @@ Block = Mapping[str, Any]
 """The audit's `modes`."""
 
 
-class Row(NamedTuple):
-    """A mode that could be chosen, in the order of `COLUMNS`."""
-
-    cells: tuple[str, ...]
-    tone: str
-    """Of its agreement: on which side of a coin."""
-
-
 def said(block: Block) -> dict[str, Any]:
     """`sentence` is the one to read, `reasons` say how the choice was made, `cautions` what to know of it."""
     return {"sentence": _sentence(block), "reasons": _reasons(block), "cautions": _cautions(block)}
@@ -43,26 +35,23 @@ def said(block: Block) -> dict[str, Any]:
 def reason(agreement: Estimate | None) -> str:
     """Why a recipe takes the mode, for the line that says so."""
     assert agreement is not None, "a mode is proposed for its agreement"
-    found = agreement.model_dump()
-    return f"agreement {with_interval(found, 'share')} on {counted(found['n'], 'pair')} that did not choose"
+    return f"agreement {with_interval(agreement)} on {counted(agreement.n, 'pair')} that did not choose"
 
 
 def lines(block: Block) -> list[str]:
     """For the screen: the sentence, the table, and the rest."""
-    told = [" ".join(block["reasons"])] if block["reasons"] else []
-    rows = [COLUMNS, *(row.cells for row in table(block))]
-    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    rows = [[one if isinstance(one, str) else one.text for one in row] for row in table(block)]
     return [
         block["sentence"],
-        *told,
-        *("  " + "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows if rows[1:]),
+        *([" ".join(block["reasons"])] if block["reasons"] else []),
+        *(f"  {line}" for line in (aligned([COLUMNS, *rows]) if rows else [])),
         *(f"  {line}" for line in problems(block)),
         *(f"  - {caution}" for caution in block["cautions"]),
     ]
 
 
-def table(block: Block) -> list[Row]:
-    """The modes that could be chosen, best first by the half that chose."""
+def table(block: Block) -> list[tuple[str | Cell, ...]]:
+    """The modes that could be chosen, in the order of `COLUMNS`, best first by the half that chose."""
     return [_row(row, row["name"] == block["picked"]) for row in block["rows"] if not row["problem"]]
 
 
@@ -71,17 +60,13 @@ def problems(block: Block) -> list[str]:
     return [f"{row['name']} cannot be chosen: {row['problem']}" for row in block["rows"] if row["problem"]]
 
 
-def _row(row: Mapping[str, Any], picked: bool) -> Row:
-    apart = row["difference"]
-    against = f"{points(apart['value'])} ({span(apart, 'points')})" if apart else "picked" if picked else NONE
+def _row(row: Mapping[str, Any], picked: bool) -> tuple[str | Cell, ...]:
+    apart, agrees = estimate_at(row, "difference"), estimate_at(row, "agreement")
+    against = f"{points(apart.value)} ({span(apart, 'points')})" if apart else "picked" if picked else NONE
     tokens, calls = map(_amount, _price(row)) if row["cost"] else (NONE, NONE)
-    tone = {"up": "up", "down": "down", "unclear": ""}[direction(row["agreement"], COIN)]
-    measured = (_share(row["agreement"]), against, _share(row["consistency"]), percent(row["coverage"]))
-    return Row((row["name"], *measured, tokens, calls, _share(row["choosing"])), tone)
-
-
-def _share(found: Mapping[str, Any] | None) -> str:
-    return with_interval(found, "share") if found else NONE
+    same, chose = (with_interval(estimate_at(row, place)) for place in ("consistency", "choosing"))
+    agreement = Cell(with_interval(agrees), tone=tone(agrees))
+    return row["name"], agreement, against, same, percent(row["coverage"]), tokens, calls, chose
 
 
 def _sentence(block: Block) -> str:
@@ -92,7 +77,7 @@ def _sentence(block: Block) -> str:
     agrees = _agrees(picked, block)
     if block["beats_a_coin"]:
         return f"Proposed: {picked['name']}. {_capital(agrees)}."
-    others = [row for row in fit if direction(row["agreement"], COIN) == "up"]
+    others = [row for row in fit if direction(estimate_at(row, "agreement"), COIN) == "up"]
     if not others:
         which = f"none of {_list(fit)} beats" if len(fit) > 1 else f"{picked['name']} does not beat"
         return f"No mode is proposed: {which} a coin. Of {picked['name']}, which the choosing half picked: {agrees}."
@@ -104,12 +89,10 @@ def _sentence(block: Block) -> str:
 
 
 def _agrees(row: Mapping[str, Any], block: Block) -> str:
-    found = row["agreement"]
+    found = estimate_at(row, "agreement")
     if not found:
         return f"it judged none of the {counted(block['reporting']['pairs'], 'pair')} that did not choose"
-    return (
-        f"on {counted(found['n'], 'pair')} that did not choose it agrees with people on {with_interval(found, 'share')}"
-    )
+    return f"on {counted(found.n, 'pair')} that did not choose it agrees with people on {with_interval(found)}"
 
 
 def _picked(block: Block) -> Mapping[str, Any]:
@@ -125,14 +108,15 @@ def _reasons(block: Block) -> list[str]:
     first = ranked[0]
     if len(ranked) == 1:
         return [f"{_capital(first['name'])} is the only mode that could be chosen."]
-    second, lead = ranked[1], block["lead"]
+    second, lead = ranked[1], estimate_at(block, "lead")
+    assert lead is not None, "it is measured where two were ranked"
     of_first, of_second = (f"{row['name']} ({percent(row['choosing']['value'])})" for row in (first, second))
     if not block["close"]:
         return [
-            f"On the {pairs} that chose, {of_first} led, {in_points(lead['value'])} ahead of {of_second} "
+            f"On the {pairs} that chose, {of_first} led, {in_points(lead.value)} ahead of {of_second} "
             f"({span(lead, 'points')})."
         ]
-    apart = f"{of_first} and {of_second} cannot be told apart on so few pairs ({points(lead['value'])} points, "
+    apart = f"{of_first} and {of_second} cannot be told apart on so few pairs ({points(lead.value)} points, "
     apart += f"{span(lead, 'points')}, on the {pairs} that chose)"
     if not block["rivals"]:
         return [f"{apart}; {second['name']} alone could be a coin, so {first['name']} stands."]
@@ -174,8 +158,7 @@ def _cautions(block: Block) -> list[str]:
 
 
 def _list(rows: list[Mapping[str, Any]]) -> str:
-    names = [str(row["name"]) for row in rows]
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+    return listed([str(row["name"]) for row in rows])
 
 
 def _capital(text: str) -> str:

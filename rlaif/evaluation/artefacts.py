@@ -13,6 +13,7 @@ from rlaif.config.load import read_mapping
 from rlaif.errors import DataError
 from rlaif.forms import EVALUATION, MANIFEST, METRICS, SAMPLE, SOURCE
 from rlaif.jsonl import read_json, read_rows, read_text
+from rlaif.stats import at
 
 T = TypeVar("T")
 
@@ -38,9 +39,7 @@ class Artefacts(NamedTuple):
 
     def setting(self, key: str, kind: type[T]) -> T | None:
         """The recipe's value at a dotted key; None where there is none of this kind: the file may have been changed."""
-        value: Any = self.recipe
-        for part in key.split("."):
-            value = value.get(part) if isinstance(value, dict) else None
+        value = at(self.recipe, key)
         return value if isinstance(value, kind) else None
 
 

@@ -7,30 +7,29 @@ prompts. Scores of different reward models are on different scales and are not c
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from rlaif.errors import DataError
-from rlaif.evaluation import plots
-from rlaif.evaluation.agreement import Bootstrap, clustered_mean_difference
 from rlaif.evaluation.artefacts import Artefacts, read_artefacts
-from rlaif.evaluation.page import Picture, picture, write_page
-from rlaif.evaluation.verdict import COIN, direction
-from rlaif.evaluation.wording import NONE, Unit, figure, percent, span
 from rlaif.jsonl import write_json
+from rlaif.pages import kit, plots
+from rlaif.pages.kit import Cell, Part
+from rlaif.stats import Bootstrap, Estimate, at, clustered_mean_difference, estimate_at
+from rlaif.words import COIN, NONE, Unit, direction, figure, percent, span, tone, with_interval
 
 
 class Figure(NamedTuple):
     """One line of the comparison: where the estimate lies in evaluation.json, and how to show it."""
 
     name: str
-    path: str
+    place: str
     unit: Unit
     reference: tuple[float, str] | None = None
     """A value that a run could have without having learned anything."""
     measure: str | None = None
-    """The path begins in the entry of this measure."""
+    """The place begins in the entry of this measure."""
 
 
 NO_CHANGE, A_COIN = (0.0, "no change"), (COIN, "a coin")
@@ -57,31 +56,36 @@ def compare_runs(folders: Sequence[Path], out: Path) -> Table:
     names = _names(runs)
     shown = [*FIGURES, *_measures(runs)]
     figures = {f.name: [_estimate(run, f) for run in runs] for f in shown}
-    table = [("", *names), *_rows(runs, shown, figures)]
+    rows = _rows(runs, shown, figures)
     differences = recipe_differences([run.recipe for run in runs])
     direct = _direct(runs, names)
-    context = {
-        "title": f"{len(runs)} runs side by side",
-        "names": names,
-        "table": table[1:],
-        "plots": _forest(names, shown, figures),
-        "direct": [_direct_row(row) for row in direct],
-        "confidence": percent(_confidence(runs)),
-        "adjusted": f"{100 * _adjusted(runs):.4g}%",
-        "intervals": sum(e is not None for found in figures.values() for e in found),
-        "differences": differences,
-        "warnings": _warnings(runs),
-    }
-    write_page(out, "compare.html.jinja", context)
+    warnings, confidence = _warnings(runs), percent(_confidence(runs))
+    intervals = sum(e is not None for found in figures.values() for e in found)
+    parts: kit.Parts = [
+        kit.verdict("Not like for like", [], warnings) if warnings else None,
+        kit.heading("Figures"),
+        kit.table(("", *names), rows),
+        kit.note(
+            f"In brackets: {confidence} intervals, made by resampling prompts. This page shows {intervals} of them, "
+            "each on its own; with so many, expect some to miss, and do not pick the run whose figure stands out. "
+            "Two intervals that overlap do not show that two runs are equal, nor is it safe to subtract one row from "
+            "another by eye."
+        ),
+        kit.grid(*_forests(names, shown, figures)),
+        _head_to_head(direct, runs),
+        kit.heading("What differs between the recipes"),
+        kit.settings(names, differences) or kit.paragraph("Nothing but the name."),
+    ]
+    footer = "Made by `rlaif compare`. The raw numbers lie beside this page as JSON."
+    kit.write_page(out, f"{len(runs)} runs side by side", {"Runs": ", ".join(names)}, parts, footer)
+    evaluated = zip(names, runs, strict=True)
     raw = {
-        "runs": [
-            {"name": n, "folder": str(r.folder), "evaluation": r.evaluation} for n, r in zip(names, runs, strict=True)
-        ],
-        "direct": direct,
+        "runs": [{"name": n, "folder": str(r.folder), "evaluation": r.evaluation} for n, r in evaluated],
+        "direct": [{"run": name, "against": names[0]} | found.model_dump() for name, found in direct.items()],
         "recipe_differences": differences,
     }
     write_json(out.with_suffix(".json"), raw)
-    return table
+    return [("", *names), *rows]
 
 
 def _read(folders: Sequence[Path]) -> list[Artefacts]:
@@ -114,13 +118,11 @@ def _measures(runs: Sequence[Artefacts]) -> list[Figure]:
     return [Figure(f"{name}: change", "difference", unit, NO_CHANGE, name) for name, unit in units.items()]
 
 
-def _estimate(run: Artefacts, shown: Figure) -> dict[str, Any] | None:
-    value: Any = run.evaluation
+def _estimate(run: Artefacts, shown: Figure) -> Estimate | None:
+    tree: Any = run.evaluation
     if shown.measure is not None:
-        value = next((entry for entry in value.get("measures", ()) if entry["name"] == shown.measure), None)
-    for part in shown.path.split("."):
-        value = value.get(part) if isinstance(value, dict) else None
-    return value if isinstance(value, dict) and value.get("value") is not None else None
+        tree = next((entry for entry in tree.get("measures", ()) if entry["name"] == shown.measure), None)
+    return estimate_at(tree, shown.place)
 
 
 def _confidence(runs: Sequence[Artefacts]) -> float:
@@ -128,50 +130,32 @@ def _confidence(runs: Sequence[Artefacts]) -> float:
 
 
 def _rows(
-    runs: Sequence[Artefacts], all_shown: Sequence[Figure], figures: Mapping[str, Sequence[dict[str, Any] | None]]
+    runs: Sequence[Artefacts], all_shown: Sequence[Figure], figures: Mapping[str, Sequence[Estimate | None]]
 ) -> Table:
-    rows: Table = [("All checks: before", *(percent(_before(run, "before")) for run in runs))]
-    rows.append(("All checks: after", *(percent(_before(run, "after")) for run in runs)))
+    rows: Table = [
+        (f"All checks: {when}", *(percent(at(run.evaluation, f"all_checked.{when}")) for run in runs))
+        for when in ("before", "after")
+    ]
     for shown in all_shown:
         cells = zip(runs, figures[shown.name], strict=True)
-        rows.append((shown.name, *(_cell(e, shown.unit) if e else _why_none(run, shown) for run, e in cells)))
+        rows.append((shown.name, *(with_interval(e, shown.unit) if e else _why_none(run, shown) for run, e in cells)))
     return [row for row in rows if any(cell != NONE for cell in row[1:])]
-
-
-def _before(run: Artefacts, when: str) -> float | None:
-    found: float | None = (run.evaluation.get("all_checked") or {}).get(when)
-    return found
-
-
-def _cell(estimate: Mapping[str, Any] | None, unit: Unit) -> str:
-    if estimate is None:
-        return NONE
-    interval = span(estimate, unit)
-    return figure(estimate["value"], unit) + (f" ({interval})" if interval != NONE else "")
 
 
 def _why_none(run: Artefacts, shown: Figure) -> str:
     """What stands where a run has no such figure: the reason, where evaluation.json gives one."""
-    place: Any = run.evaluation
-    for part in shown.path.split(".")[:-1]:
-        place = place.get(part) if isinstance(place, dict) else None
-    return str(place.get("note", NONE)) if isinstance(place, dict) else NONE
+    parent = shown.place.rpartition(".")[0]
+    return str(at(run.evaluation, f"{parent}.note") or NONE)
 
 
-def _forest(
-    names: Sequence[str], all_shown: Sequence[Figure], figures: Mapping[str, Sequence[dict[str, Any] | None]]
-) -> list[Picture]:
-    pictures = []
+def _forests(
+    names: Sequence[str], all_shown: Sequence[Figure], figures: Mapping[str, Sequence[Estimate | None]]
+) -> Iterator[Part]:
     for shown in all_shown:
-        rows = {
-            name: plots.Interval(e["value"], e["low"], e["high"])
-            for name, e in zip(names, figures[shown.name], strict=True)
-            if e is not None
-        }
+        rows = {name: e for name, e in zip(names, figures[shown.name], strict=True) if e is not None}
         if rows:
-            svg = plots.dots(shown.name, rows, shown.reference, unit=shown.unit, narrow=True)
-            pictures.append(picture(svg, f"{shown.name}, each run with its interval"))
-    return pictures
+            svg = plots.dots(shown.name, rows, plots.Scale(shown.unit, shown.reference), narrow=True)
+            yield kit.picture(svg, f"{shown.name}, each run with its interval")
 
 
 # -------------------------------------------------------------------------------------- one run against another
@@ -182,24 +166,23 @@ def _adjusted(runs: Sequence[Artefacts]) -> float:
     return 1 - (1 - _confidence(runs)) / (len(runs) - 1)
 
 
-def _direct(runs: Sequence[Artefacts], names: Sequence[str]) -> list[dict[str, Any]]:
+def _direct(runs: Sequence[Artefacts], names: Sequence[str]) -> dict[str, Estimate]:
     """Each later run against the first: the difference in passing all checks on shared held-out responses."""
     baseline = _passes(runs[0])
-    rows = []
+    found = {}
     for run, name in zip(runs[1:], names[1:], strict=True):
         other = _passes(run)
         same_rules = _constitution(run) == _constitution(runs[0])
         shared = [key for key in other if key in baseline]
         if not same_rules or not shared:
             continue
-        difference = clustered_mean_difference(
+        found[name] = clustered_mean_difference(
             [baseline[key] for key in shared],
             [other[key] for key in shared],
             [prompt_id for prompt_id, _ in shared],
             Bootstrap(confidence=_adjusted(runs)),
         )
-        rows.append({"run": name, "against": names[0]} | difference.model_dump())
-    return rows
+    return found
 
 
 def _passes(run: Artefacts) -> dict[tuple[str, int], float]:
@@ -212,22 +195,30 @@ def _passes(run: Artefacts) -> dict[tuple[str, int], float]:
 
 
 def _constitution(run: Artefacts) -> Any:
-    return (run.evaluation.get("constitution") or {}).get("hash")
+    return at(run.evaluation, "constitution.hash")
 
 
-def _direct_row(row: Mapping[str, Any]) -> dict[str, str]:
-    found = direction(row)
-    meaning = {"up": "passes more", "down": "passes fewer", "unclear": "cannot be told apart"}[found]
-    value = figure(row["value"], "points")
-    return {
-        "run": row["run"],
-        "against": row["against"],
-        "value": value,
-        "span": span(row, "points"),
-        "n": f"{row['n']:,}",
-        "meaning": meaning,
-        "tone": "" if found == "unclear" else found,
-    }
+def _head_to_head(direct: Mapping[str, Estimate], runs: Sequence[Artefacts]) -> list[Part]:
+    meaning = {"up": "passes more", "down": "passes fewer", "unclear": "cannot be told apart"}
+    against = _names(runs)[0]
+    rows = [
+        (
+            name,
+            against,
+            Cell(figure(e.value, "points"), tone=tone(e, 0.0)),
+            span(e, "points"),
+            f"{e.n:,}",
+            meaning[direction(e)],
+        )
+        for name, e in direct.items()
+    ]
+    return kit.section(
+        "Head to head on the checks",
+        "The share of held-out responses that pass all checks, paired by prompt and sample. The intervals are widened "
+        f"(Bonferroni, {100 * _adjusted(runs):.4g}% each) so that all of them together hold with "
+        f"{percent(_confidence(runs))} confidence.",
+        kit.table(("Run", "Against", "Difference", "Interval, points", "Responses", "So the run"), rows, left=(1, 5)),
+    )
 
 
 # ------------------------------------------------------------------------------------------------ like for like

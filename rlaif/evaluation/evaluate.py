@@ -1,7 +1,7 @@
 """evaluation.json: everything that was measured about a run, each figure with its interval.
 
 Every comparison of before and after is paired: the same prompt and sample index. The statistics are in
-`agreement.py`, the page for a person in `report.py`.
+`rlaif/stats.py`, the page for a person in `report.py`.
 """
 
 from __future__ import annotations
@@ -14,22 +14,15 @@ from rlaif.config.recipe import EvaluateSection
 from rlaif.constitution import Constitution, Principle
 from rlaif.constitution.checks import repetition_rate
 from rlaif.errors import DataError
-from rlaif.evaluation.agreement import (
-    Bootstrap,
-    Bounds,
-    change,
-    clustered_mean,
-    coverage,
-    heldout_accuracy,
-    order_consistency,
-)
+from rlaif.evaluation.agreement import coverage, order_consistency
 from rlaif.evaluation.instruments import Instrument
 from rlaif.evaluation.measures import measure_changes, values
-from rlaif.evaluation.reward_worth import reward_worth
+from rlaif.evaluation.reward_worth import heldout_accuracy, reward_worth
 from rlaif.evaluation.taught import labels_by_principle
 from rlaif.evaluation.winrate import Match, matches, principle_win_rate, win_rate
 from rlaif.patterns import Endless
 from rlaif.records import Failure, Judgment, Response, plain
+from rlaif.stats import Bootstrap, Bounds, change, clustered_mean
 
 SHARE: Bounds = (0.0, 1.0)
 NO_REWARD_MODEL = "no reward model"
@@ -54,7 +47,7 @@ class EvaluationInputs:
     has_reward_model: bool = True
     """Whether the recipe trains one."""
     heldout_rows: Sequence[Mapping[str, Any]] = ()
-    """The reward model on held-out preferences; see `agreement.heldout_accuracy`."""
+    """The reward model on held-out preferences; see `reward_worth.heldout_accuracy`."""
     heldout_ratings: Sequence[Mapping[str, Any]] = ()
     """The reward model on held-out ratings, where it learnt from ratings."""
     kl: Sequence[float] = ()
@@ -148,7 +141,7 @@ def _reward_model(inputs: EvaluationInputs, bootstrap: Bootstrap) -> dict[str, A
     if not inputs.has_reward_model:
         return {"heldout_accuracy": None, "note": NO_REWARD_MODEL}
     worth = reward_worth(inputs.heldout_rows, bootstrap, inputs.heldout_ratings)
-    return {"heldout_accuracy": heldout_accuracy(inputs.heldout_rows, *bootstrap), **worth}
+    return {"heldout_accuracy": heldout_accuracy(inputs.heldout_rows, bootstrap), **worth}
 
 
 def _policy(inputs: EvaluationInputs, matched: Sequence[Match], bootstrap: Bootstrap) -> dict[str, Any]:

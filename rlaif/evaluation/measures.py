@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from rlaif.evaluation.agreement import Bootstrap, Bounds, change, clustered_mean_difference
 from rlaif.evaluation.instruments import Instrument, cut_to_equal_length
 from rlaif.evaluation.winrate import Match
+from rlaif.stats import Bootstrap, Bounds, change, clustered_mean_difference
 
 BOUNDS: dict[str, Bounds | None] = {"share": (0.0, 1.0), "number": None}
 

@@ -7,19 +7,19 @@ said to be missing where that matters.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rlaif.evaluation import plots, tables
+from rlaif.evaluation import tables
 from rlaif.evaluation.artefacts import Artefacts, read_artefacts
-from rlaif.evaluation.measured import label_table, measure_rows, measure_sentences
-from rlaif.evaluation.page import Picture, picture, write_page
-from rlaif.evaluation.reward_worth import worth_table
-from rlaif.evaluation.verdict import Verdict, verdict
-from rlaif.evaluation.wording import duration, number, percent, span
+from rlaif.evaluation.taught import labels_part
+from rlaif.evaluation.verdict import verdict
+from rlaif.pages import kit, plots
+from rlaif.pages.kit import Part
+from rlaif.stats import at, estimate_at
+from rlaif.words import COIN, duration, number, percent, with_interval
 
 KINDS = {
     "ai": "AI feedback (RLAIF)",
@@ -32,45 +32,24 @@ EXAMPLES = 12
 def write_report(run_folder: Path, out: Path | None = None) -> Path:
     """Write the page, by default as report.html in the run folder, and return its path."""
     run = read_artefacts(run_folder)
-    path = out or run_folder / "report.html"
-    evaluation = run.evaluation
-    context = {
-        "title": run.setting("title", str) or run.name,
-        "facts": _facts(run),
-        "verdict": _verdict(evaluation) if evaluation else _not_evaluated(),
-        "tiles": tables.tiles(evaluation),
-        "principles": tables.principles(evaluation),
-        "measures": measure_rows(evaluation),
-        "labels": label_table(evaluation),
-        "principle_plot": tables.principle_plot(evaluation),
-        "prompts": evaluation.get("heldout", {}).get("prompts", 0),
-        "responses": evaluation.get("heldout", {}).get("responses", 0),
-        "confidence": percent(evaluation.get("confidence")),
-        "judge": tables.judge(run),
-        "reward": _reward(run),
-        "worth": worth_table(evaluation),
-        "curves": _curves(run.metrics),
-        "more_curves": _more_curves(run.metrics),
-        "examples": _examples(run),
-        "cost": _cost(evaluation),
-        "stages": _stages(run),
-        "provenance": _provenance(run),
-    }
-    write_page(path, "report.html.jinja", context)
-    return path
-
-
-def _verdict(evaluation: Mapping[str, Any]) -> Verdict:
-    """The checks first, then the measures that no part of the run has seen."""
-    found = verdict(evaluation)
-    measured = measure_sentences(evaluation)
-    first, *rest = found.paragraphs
-    return found._replace(paragraphs=[first, *([" ".join(measured)] if measured else []), *rest])
-
-
-def _not_evaluated() -> Verdict:
-    sentence = "This run has no evaluation.json: nothing can be said about it until `rlaif evaluate` has run."
-    return Verdict("unclear", "Not evaluated yet", [sentence], [])
+    found = verdict(run.evaluation)
+    confidence = percent(run.evaluation.get("confidence"))
+    reading = f"In brackets and small print: {confidence} intervals, made by resampling the held-out prompts."
+    parts: kit.Parts = [
+        kit.verdict(found.heading, found.paragraphs, found.cautions, found.outcome),
+        kit.tiles(tables.tiles(run.evaluation), reading),
+        tables.principles_part(run.evaluation),
+        tables.measures_part(run.evaluation),
+        labels_part(run.evaluation),
+        _judge(run),
+        _training(run, confidence),
+        _examples(run),
+        _cost(run),
+        _provenance(run),
+    ]
+    footer = "Made by `rlaif report` from the files of this run."
+    title = run.setting("title", str) or run.name
+    return kit.write_page(out or run_folder / "report.html", title, _facts(run), parts, footer)
 
 
 def _facts(run: Artefacts) -> dict[str, str]:
@@ -117,26 +96,79 @@ def _dtypes(run: Artefacts) -> str:
     return "; ".join(f"{found} ({', '.join(names)})" for found, names in models.items())
 
 
+# ------------------------------------------------------------------------------------------------ the judge
+
+
+def _judge(run: Artefacts) -> list[Part]:
+    """What is known of the judge itself."""
+    consistency, coverage = (at(run.evaluation, f"judge.{part}") or {} for part in ("order_consistency", "coverage"))
+    if not consistency and not coverage.get("judged") and not coverage.get("failed"):
+        return [kit.heading("The judge"), kit.paragraph("No AI judge was used.")]
+    orders = "every pair in both orders" if consistency else "each response alone, so there is no order"
+    intro = [f"{run.setting('judge.model', str) or 'The judge'} read {orders}."]
+    if coverage.get("value") is not None:
+        intro.append(
+            f"Of {coverage['judged'] + coverage['failed']:,} pairs, {coverage['judged']:,} have a judgment "
+            f"({percent(coverage['value'])})."
+        )
+    if consistency:
+        intro.append(
+            "A judge that reads the responses prefers the same one whichever is shown first. Where it does not, "
+            "it preferred a position. The swap gap is how far its probability moved when the order did."
+        )
+    rows = tables.judge(consistency)
+    head = ("Principle", "Same response, both orders", "Always the first", "Always the second", "Undecided")
+    failed = Counter(str(row.get("reason")) for row in run.failures)
+    first = {str(row.get("reason")): str(row.get("detail", ""))[:200] for row in reversed(run.failures)}
+    table = kit.table((*head, "Mean swap gap", "Pairs"), rows, totals=int(len(rows) > 1))
+    failures = kit.failures([(reason, count, first[reason]) for reason, count in failed.most_common()])
+    return kit.section("The judge", "", kit.paragraph(*intro), _consistency_plot(consistency), table, *failures)
+
+
+def _consistency_plot(consistency: Mapping[str, Any]) -> Part:
+    found = {name: estimate_at(entry) for name, entry in consistency.get("by_principle", {}).items()}
+    rows = {name: estimate for name, estimate in found.items() if estimate}
+    if not rows:
+        return None
+    svg = plots.dots("Same response preferred in both orders", rows, plots.Scale(reference=(COIN, "a coin")))
+    return kit.picture(svg, "Order consistency of the judge, by principle")
+
+
 # ------------------------------------------------------------------------------------------------ training
 
 
+def _training(run: Artefacts, confidence: str) -> list[Part]:
+    head = ("The reward model", "Value", f"{confidence} interval", "Pairs")
+    worth = kit.table(head, tables.worth(run.evaluation), kind="wide")
+    reading = kit.note(
+        "On held-out pairs, which it never saw. A soft label agrees with the response that the model prefers by the "
+        "probability that it gives to it; the calibration error is never below 0, and by chance above it."
+    )
+    curves, reward = _curves(run.metrics, CURVES), [kit.paragraph(sentence) for sentence in _reward(run)]
+    if not curves and not reward:
+        return []
+    details = kit.details("What the reward model is worth", reading, worth) if worth else None
+    optimiser = kit.details("Optimiser", _curves(run.metrics, OPTIMISER))
+    return kit.section("Training", "", *reward, details, curves, optimiser)
+
+
 def _reward(run: Artefacts) -> list[str]:
-    accuracy = run.evaluation.get("reward_model", {}).get("heldout_accuracy")
+    accuracy = at(run.evaluation, "reward_model.heldout_accuracy")
     if not accuracy:
-        note = run.evaluation.get("reward_model", {}).get("note")
+        note = at(run.evaluation, "reward_model.note")
         return [f"This run has {note}.", *_implicit_reward(run.metrics)] if note else []
     sentences = []
     for source, entry in accuracy.get("by_source", {}).items():
-        if entry:
+        if found := estimate_at(entry):
             labels = {"ai": "AI", "human": "human"}.get(source, source)
             sentences.append(
-                f"On {entry['n']:,} held-out pairs with {labels} labels the reward model agrees with "
-                f"{percent(entry['value'])} ({span(entry, 'share')})."
+                f"On {found.n:,} held-out pairs with {labels} labels the reward model agrees with "
+                f"{with_interval(found)}."
             )
-    loss, floor = accuracy.get("cross_entropy"), accuracy.get("label_entropy")
+    loss, floor = estimate_at(accuracy, "cross_entropy"), accuracy.get("label_entropy")
     if loss and floor is not None:
         sentences.append(
-            f"Its cross-entropy there is {number(loss['value'])} nats per pair: a coin has 0.693, and these "
+            f"Its cross-entropy there is {number(loss.value)} nats per pair: a coin has 0.693, and these "
             f"soft labels allow no less than {number(floor)}."
         )
     return [" ".join(sentences)] if sentences else []
@@ -148,112 +180,101 @@ def _implicit_reward(metrics: Sequence[Mapping[str, Any]]) -> list[str]:
     return [f"The policy's implicit reward ranks {percent(found[-1])} of held-out pairs as labelled."] if found else []
 
 
-def _series(rows: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> dict[str, list[float | None]]:
-    """Curves by label, for those of the metrics that were logged at all."""
-    found = {label: [row.get(key) for row in rows] for key, label in names.items()}
-    return {label: values for label, values in found.items() if any(v is not None for v in values)}
+CURVES: tuple[tuple[str, str, dict[str, str], bool], ...] = (
+    ("optimise", "Training: score", {"score": "score", "reward": "reward, after KL"}, False),
+    ("optimise", "Training: KL, nats per response", {"kl": "KL"}, False),
+    ("optimise", "Training: share of rollouts that pass", {}, True),
+    ("optimise", "Training: response length, tokens", {"response_tokens": "tokens"}, False),
+    ("optimise", "Training: loss", {"loss": "loss"}, False),
+    ("optimise", "Training: pairs ranked as they were labelled", {"accuracy": "implicit reward"}, True),
+    (
+        "optimise",
+        "Training: drift from the reference, nats",
+        {"chosen_drift": "chosen", "rejected_drift": "rejected"},
+        False,
+    ),
+    ("reward", "Reward model: loss, nats per pair", {"loss": "loss"}, False),
+    ("reward", "Reward model: accuracy in training", {"accuracy": "accuracy"}, True),
+)
+"""Stage, title, the metrics with their names (none: the checks that it logged), and whether they are shares."""
+OPTIMISER: tuple[tuple[str, str, dict[str, str], bool], ...] = (
+    ("optimise", "Finished before the token limit", {"finished": "finished"}, True),
+    ("optimise", "Entropy of the policy", {"entropy": "entropy"}, False),
+    ("optimise", "Clipped share of tokens", {"clip_fraction": "clipped"}, False),
+    ("optimise", "Variance explained by the critic", {"explained_variance": "explained"}, False),
+    ("optimise", "Losses", {"policy_loss": "policy", "value_loss": "value"}, False),
+    ("optimise", "KL coefficient", {"kl_coef": "coefficient"}, False),
+)
 
 
-def _plot(
-    rows: Sequence[Mapping[str, Any]], title: str, names: Mapping[str, str], share: bool = False
-) -> list[Picture]:
-    series = _series(rows, names)
-    if not series:
-        return []
-    return [picture(plots.curves(title, [row["step"] for row in rows], series, share), f"{title}, by step")]
+def _curves(metrics: Sequence[Mapping[str, Any]], wanted: Sequence[tuple[str, str, dict[str, str], bool]]) -> Part:
+    """A plot for each of which anything was logged."""
+    shown = []
+    for stage, title, names, share in wanted:
+        rows = [row for row in metrics if row.get("stage") == stage]
+        found = {name: [row.get(key) for row in rows] for key, name in (names or _checks(rows)).items()}
+        series = {name: values for name, values in found.items() if any(value is not None for value in values)}
+        if series:
+            svg = plots.curves(title, [row["step"] for row in rows], series, share)
+            shown.append(kit.picture(svg, f"{title}, by step"))
+    return kit.grid(*shown)
 
 
-def _curves(metrics: Sequence[Mapping[str, Any]]) -> list[Picture]:
-    steps = [row for row in metrics if row.get("stage") == "optimise"]
-    reward = [row for row in metrics if row.get("stage") == "reward"]
-    checks = {key: key.removeprefix("pass/") for row in steps for key in row if key.startswith("pass/")}
-    if "pass/all" in checks:
-        checks = {"pass/all": "all checks"} | {k: v for k, v in checks.items() if k != "pass/all"}
-    return [
-        *_plot(steps, "Training: score", {"score": "score", "reward": "reward, after KL"}),
-        *_plot(steps, "Training: KL, nats per response", {"kl": "KL"}),
-        *_plot(steps, "Training: share of rollouts that pass", checks, share=True),
-        *_plot(steps, "Training: response length, tokens", {"response_tokens": "tokens"}),
-        *_plot(steps, "Training: loss", {"loss": "loss"}),
-        *_plot(steps, "Training: pairs ranked as they were labelled", {"accuracy": "implicit reward"}, share=True),
-        *_plot(
-            steps, "Training: drift from the reference, nats", {"chosen_drift": "chosen", "rejected_drift": "rejected"}
-        ),
-        *_plot(reward, "Reward model: loss, nats per pair", {"loss": "loss"}),
-        *_plot(reward, "Reward model: accuracy in training", {"accuracy": "accuracy"}, share=True),
-    ]
-
-
-def _more_curves(metrics: Sequence[Mapping[str, Any]]) -> list[Picture]:
-    steps = [row for row in metrics if row.get("stage") == "optimise"]
-    return [
-        *_plot(steps, "Finished before the token limit", {"finished": "finished"}, share=True),
-        *_plot(steps, "Entropy of the policy", {"entropy": "entropy"}),
-        *_plot(steps, "Clipped share of tokens", {"clip_fraction": "clipped"}),
-        *_plot(steps, "Variance explained by the critic", {"explained_variance": "explained"}),
-        *_plot(steps, "Losses", {"policy_loss": "policy", "value_loss": "value"}),
-        *_plot(steps, "KL coefficient", {"kl_coef": "coefficient"}),
-    ]
+def _checks(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """The checks that training logged, all of them together first."""
+    found = {key: key.removeprefix("pass/") for row in rows for key in row if key.startswith("pass/")}
+    return {"pass/all": "all checks"} | found | {"pass/all": "all checks"} if "pass/all" in found else found
 
 
 # ------------------------------------------------------------------------------------- examples, cost, origin
 
 
-def _examples(run: Artefacts) -> list[dict[str, Any]]:
-    """One response a prompt, in the order of the file: picking would mislead."""
-    limit = run.setting("evaluate.examples", int) or EXAMPLES
+def _examples(run: Artefacts) -> list[Part]:
+    """One response per prompt, in the order of the file: picking would mislead."""
     by_prompt: dict[str, Mapping[str, Any]] = {}
     for row in run.samples:
         by_prompt.setdefault(row["prompt_id"], row)
-    return [
-        {"prompt": row["prompt"], "before": _side(row, "before"), "after": _side(row, "after")}
-        for row in list(by_prompt.values())[:limit]
-    ]
+    rows = list(by_prompt.values())[: run.setting("evaluate.examples", int) or EXAMPLES]
+    return kit.section(
+        "Before and after, side by side",
+        f"The first {len(rows)} of {at(run.evaluation, 'heldout.prompts') or 0} held-out prompts as they lie in the "
+        "file, not picked. Scores, where there are any, are the reward model's.",
+        *(kit.example(row["prompt"], _side(row, "before"), _side(row, "after")) for row in rows),
+    )
 
 
-def _side(row: Mapping[str, Any], when: str) -> dict[str, Any]:
+def _side(row: Mapping[str, Any], when: str) -> kit.Side:
     score, kl = row.get(f"score_{when}"), row.get("kl") if when == "after" else None
     facts = [f"{row[f'{when}_tokens']} tokens"]
     facts += [f"score {number(score)}"] if score is not None else []
     facts += [f"KL {number(kl)}"] if kl is not None else []
-    return {
-        "text": row[when],
-        "facts": facts,
-        "finished": row[f"{when}_finished"],
-        "passes": row.get(f"{when}_passes", {}),
-    }
+    passes = row.get(f"{when}_passes", {}).items()
+    chips = [(f"\u2713 {name}", "up") if passed else (f"\u2717 {name}", "down") for name, passed in passes]
+    return kit.Side(when, when.capitalize(), row[when], facts, chips, cut=not row[f"{when}_finished"])
 
 
-def _cost(evaluation: Mapping[str, Any]) -> str:
-    cost = evaluation.get("cost", {})
-    if not cost.get("judge_calls"):
-        return "The judge was not called." if cost else ""
-    return (
-        f"The judge was called {cost['judge_calls']:,} times and read "
-        f"{cost.get('prompt_tokens', 0):,} tokens, writing {cost.get('completion_tokens', 0):,}."
-    )
+def _cost(run: Artefacts) -> list[Part]:
+    cost = run.evaluation.get("cost", {})
+    told = "The judge was not called." if cost else ""
+    if cost.get("judge_calls"):
+        told = (
+            f"The judge was called {cost['judge_calls']:,} times and read "
+            f"{cost.get('prompt_tokens', 0):,} tokens, writing {cost.get('completion_tokens', 0):,}."
+        )
+    marks = run.manifest.get("stages", {}).items()
+    seconds = {stage: mark["seconds"] for stage, mark in marks if isinstance(mark, dict) and "seconds" in mark}
+    seconds = seconds or cost.get("seconds", {})
+    rows = [(stage, duration(value)) for stage, value in seconds.items()]
+    rows += [("Together", duration(sum(seconds.values())))] if rows else []
+    return kit.section("Cost", "", kit.paragraph(told), kit.table(("Stage", "Time"), rows, totals=1, kind="wide"))
 
 
-def _stages(run: Artefacts) -> list[dict[str, Any]]:
-    seconds = {
-        stage: mark["seconds"]
-        for stage, mark in run.manifest.get("stages", {}).items()
-        if isinstance(mark, dict) and "seconds" in mark
-    } or run.evaluation.get("cost", {}).get("seconds", {})
-    rows = [{"name": stage, "time": duration(value), "total": False} for stage, value in seconds.items()]
-    return [*rows, {"name": "Together", "time": duration(sum(seconds.values())), "total": True}] if rows else []
-
-
-def _provenance(run: Artefacts) -> dict[str, str]:
+def _provenance(run: Artefacts) -> list[Part]:
     parts = {
         "Recipe, resolved": run.recipe_text,
-        "Constitution": _pretty(run.evaluation.get("constitution")),
-        "Versions": _pretty(run.manifest.get("versions")),
-        "Git": _pretty(run.manifest.get("git")),
-        "Stages, with hashes of inputs and outputs": _pretty(run.manifest.get("stages")),
+        "Constitution": run.evaluation.get("constitution"),
+        "Versions": run.manifest.get("versions"),
+        "Git": run.manifest.get("git"),
+        "Stages, with hashes of inputs and outputs": run.manifest.get("stages"),
     }
-    return {name: text for name, text in parts.items() if text}
-
-
-def _pretty(value: Any) -> str:
-    return json.dumps(value, indent=2, ensure_ascii=False) if value else ""
+    return kit.provenance(parts, "Neither recipe.yaml nor manifest.json is in the folder.")

@@ -1,4 +1,4 @@
-"""What a reward model is worth on preferences it never saw, besides its accuracy (`agreement.heldout_accuracy`).
+"""What a reward model is worth on preferences it never saw: its accuracy, and what else tells whether to trust it.
 
 Rows are those of reward_heldout.jsonl: prompt_id, p_chosen, margin = score(chosen) - score(rejected), and where there
 are several members or heads `margins` and `heads`. Every interval resamples prompts. Next: `tables.py` shows it.
@@ -6,15 +6,14 @@ are several members or heads `margins` and `heads`. Every interval resamples pro
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from scipy.special import expit
+from scipy.special import expit, xlogy
 
-from rlaif.evaluation.agreement import Bootstrap, bootstrap_bounds, clustered_mean, numbered
-from rlaif.evaluation.wording import NONE, number, percent, span
+from rlaif.stats import Bootstrap, Estimate, clustered_mean, interval, numbered
 
 Row = Mapping[str, Any]
 
@@ -39,6 +38,29 @@ def reward_worth(rows: Sequence[Row], bootstrap: Bootstrap, ratings: Sequence[Ro
         "ensemble": members(rows, bootstrap),
         "heads": _heads(rows, bootstrap),
         "rating_error": rating_error(ratings, bootstrap),
+    }
+
+
+def heldout_accuracy(rows: Sequence[Row], bootstrap: Bootstrap) -> dict[str, Any] | None:
+    """How often the reward model scores the chosen response above the rejected one, on pairs it never saw.
+
+    Rows: prompt_id, source, p_chosen, margin = score(chosen) - score(rejected). A margin of 0 counts half.
+    Kept ties (p_chosen of 0.5) have no right answer and enter only the cross-entropy, in nats per pair, -p
+    log sigma(m) - (1 - p) log sigma(-m); `label_entropy` is the least that these soft labels allow.
+    """
+    if not rows:
+        return None
+    overall = accuracy(rows, bootstrap)
+    sources = sorted({row["source"] for row in rows})
+    by_source = {s: accuracy([r for r in rows if r["source"] == s], bootstrap) for s in sources}
+    p = np.array([row["p_chosen"] for row in rows])
+    margins = np.array([row["margin"] for row in rows])
+    losses = p * np.logaddexp(0, -margins) + (1 - p) * np.logaddexp(0, margins)
+    cross_entropy = clustered_mean(list(losses), [r["prompt_id"] for r in rows], *bootstrap, bounds=None)
+    return (overall or {"value": None, "low": None, "high": None, "n": 0}) | {
+        "by_source": by_source,
+        "cross_entropy": cross_entropy.model_dump(),
+        "label_entropy": float(-(xlogy(p, p) + xlogy(1 - p, 1 - p)).mean()),
     }
 
 
@@ -91,15 +113,10 @@ def _calibration_error(gap: Any, place: Any, rows: Sequence[Row], bootstrap: Boo
     def error(weights: Any) -> Any:
         return np.abs(weights @ gap_CB).sum(-1) / (weights @ pairs_C)
 
-    value = float(error(np.ones(prompts)))
-    low = high = None
-    if prompts > 1:
-        drawn = np.random.default_rng(bootstrap.seed).multinomial(
-            prompts, np.full(prompts, 1 / prompts), size=bootstrap.samples
-        )
-        left_out = error(np.ones((prompts, prompts)) - np.eye(prompts))
-        low, high = (float(b) for b in bootstrap_bounds(value, error(drawn), left_out, bootstrap.confidence))
-    return {"value": value, "low": low, "high": high, "n": len(rows)}
+    # Whole prompts are the rows here: each is its own cluster.
+    found = interval(error, [str(prompt) for prompt in range(prompts)], bootstrap)
+    low, high = found or (None, None)
+    return Estimate(value=float(error(np.ones(prompts))), low=low, high=high, n=len(rows)).model_dump()
 
 
 def members(rows: Sequence[Row], bootstrap: Bootstrap) -> dict[str, Any] | None:
@@ -151,44 +168,3 @@ def _heads(rows: Sequence[Row], bootstrap: Bootstrap) -> dict[str, Any] | None:
         for name in names
     }
     return {name: accuracy(found, bootstrap) for name, found in own.items()} or None
-
-
-# ------------------------------------------------------------------------------------------------ for a person
-
-
-def worth_table(evaluation: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Rows of the table "What the reward model is worth": name, value, span, n; empty where nothing was measured."""
-    entry = evaluation.get("reward_model") or {}
-    found = entry.get("heldout_accuracy") or {}
-    names = {"ai": "AI", "human": "human"}
-    rows = _line("Agrees with held-out labels", found)
-    by_source = found.get("by_source") or {}
-    for source, estimate in by_source.items() if len(by_source) > 1 else ():
-        rows += _line(f"with {names.get(source, source)} labels", estimate)
-    for band in entry.get("by_strength") or ():
-        rows += _line(f"where the label is {percent(band['from'])} to {percent(band['to'])} sure", band)
-    measured = entry.get("calibration") or {}
-    for one in measured.get("bins") or ():
-        said = f"where it says {percent(one['from'])} to {percent(one['to'])}, labels agree by"
-        rows += _line(said, one)
-    rows += _line("Calibration error (ECE)", measured.get("ece"))
-    several = entry.get("ensemble") or {}
-    rows += _line("Members all prefer the same: agrees", several.get("agree"))
-    rows += _line("Members differ: agrees", several.get("disagree"))
-    rows += _line("Members' spread of a margin", several.get("disagreement"), number)
-    for name, estimate in (entry.get("heads") or {}).items():
-        rows += _line(f"Head of {name}: agrees with that principle", estimate)
-    error = entry.get("rating_error") or {}
-    rows += _line("Off a held-out rating by", error, number)
-    rows += _line("One score for all would be off by", {**error, "value": error.get("without"), "low": None}, number)
-    return rows
-
-
-def _line(
-    name: str, estimate: Mapping[str, Any] | None, show: Callable[[float | None], str] = percent
-) -> list[dict[str, str]]:
-    if not estimate or estimate.get("value") is None:
-        return []
-    interval = span(estimate, "share" if show is percent else "number")
-    shown = interval if interval != NONE else ""
-    return [{"name": name, "value": show(estimate["value"]), "span": shown, "n": f"{estimate['n']:,}"}]

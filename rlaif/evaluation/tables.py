@@ -1,202 +1,213 @@
-"""The report's figures of evaluation.json as rows of text: key figures, principles, the judge."""
+"""The figures of evaluation.json as tiles and rows: of the report, and of the end of a run in a terminal."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rich.table import Table
 
-from rlaif.evaluation import plots
-from rlaif.evaluation.artefacts import Artefacts
-from rlaif.evaluation.measured import measure_rows
-from rlaif.evaluation.page import Picture, picture
-from rlaif.evaluation.verdict import COIN, direction, judge_is_noise
-from rlaif.evaluation.wording import NONE, Unit, figure, number, percent, points, span
+from rlaif.evaluation.verdict import judge_is_noise, measure_tone, measure_units
+from rlaif.pages import kit, plots
+from rlaif.pages.kit import Cell, Part, Row, Tile, cell, tile
+from rlaif.stats import Estimate, at, estimate_at
+from rlaif.words import COIN, NONE, Unit, figure, number, percent, span, tone, with_interval
 
-TONES = {"up": "up", "down": "down", "unclear": ""}
+Tree = Mapping[str, Any]
 
 
-def tiles(evaluation: Mapping[str, Any]) -> list[dict[str, str]]:
+def tiles(evaluation: Tree) -> list[Tile]:
     """The few figures that a reader wants first; what was not measured has no tile."""
-    policy = evaluation.get("policy", {})
-    consistency = evaluation.get("judge", {}).get("order_consistency")
-    accuracy = evaluation.get("reward_model", {}).get("heldout_accuracy")
-    noise = judge_is_noise(evaluation)
+    rate = estimate_at(evaluation, "policy.win_rate_vs_reference")
+    accuracy, missing = estimate_at(evaluation, "reward_model.heldout_accuracy"), at(evaluation, "reward_model.note")
     return [
-        *_change_tile("Pass all checks", evaluation.get("all_checked"), "share"),
-        *_tile("Win rate against the reference", policy.get("win_rate_vs_reference"), "share", quiet=noise),
-        *_tile("Judge: same choice in both orders", consistency, "share"),
-        *_tile("Reward model, held-out accuracy", accuracy, "share"),
-        *_no_reward_model(evaluation),
-        *_tile("KL, nats per response", policy.get("kl"), "number", quiet=True),
-        *_change_tile("Response length, tokens", policy.get("response_tokens"), "number"),
+        *_change_tile("Pass all checks", at(evaluation, "all_checked"), "share"),
+        *tile("Win rate against the reference", rate, "share", None if judge_is_noise(evaluation) else COIN),
+        *tile("Judge: same choice in both orders", estimate_at(evaluation, "judge.order_consistency"), "share", COIN),
+        *tile("Reward model, held-out accuracy", accuracy, "share", COIN),
+        *([Tile("Reward model", NONE, missing)] if missing else []),
+        *tile("KL, nats per response", estimate_at(evaluation, "policy.kl"), "number"),
+        *_change_tile("Response length, tokens", at(evaluation, "policy.response_tokens"), "number"),
     ]
 
 
-def _tile(name: str, estimate: Mapping[str, Any] | None, unit: Unit, quiet: bool = False) -> list[dict[str, str]]:
-    """A figure with its interval; a share is coloured by its side of a coin's 50%, unless `quiet`."""
-    if not estimate or estimate.get("value") is None:
-        return []
-    interval = span(estimate, unit)
-    tone = "" if quiet else TONES[direction(estimate, COIN)]
-    detail = interval if interval != NONE else "no interval"
-    return [_as_tile(name, "", figure(estimate["value"], unit), detail, tone)]
-
-
-def _no_reward_model(evaluation: Mapping[str, Any]) -> list[dict[str, str]]:
-    note = evaluation.get("reward_model", {}).get("note")
-    return [_as_tile("Reward model", "", NONE, note, "")] if note else []
-
-
-def _change_tile(name: str, change: Mapping[str, Any] | None, unit: Unit) -> list[dict[str, str]]:
+def _change_tile(name: str, change: Tree | None, unit: Unit) -> list[Tile]:
     if not change:
         return []
-    difference = change["difference"]
-    by: Unit = "points" if unit == "share" else "signed"
-    detail = f"{figure(difference['value'], by)} ({span(difference, by)})"
-    tone = TONES[direction(difference)] if unit == "share" else ""
-    return [_as_tile(name, figure(change["before"], unit), figure(change["after"], unit), detail, tone)]
+    difference = estimate_at(change, "difference")
+    detail = with_interval(difference, "points" if unit == "share" else "signed")
+    colour = tone(difference, 0.0) if unit == "share" else ""
+    return [Tile(name, figure(change["after"], unit), detail, colour, figure(change["before"], unit))]
 
 
-def _as_tile(name: str, before: str, value: str, detail: str, tone: str) -> dict[str, str]:
-    return {"name": name, "before": before, "value": value, "detail": detail, "tone": tone}
-
-
-def terminal(evaluation: Mapping[str, Any]) -> Table:
-    """The same figures and principles for the end of a run in a terminal; before them the measures that no part of the
-    run has seen, also at equal length, and after them those that some part has."""
+def terminal(evaluation: Tree) -> Table:
+    """The tiles and principles for a terminal; before them the measures that no part of the run has seen, also at
+    equal length, and after them those that some part has."""
     table = Table(box=None, pad_edge=False, title=None)
     for title in ("", "before", "after", "interval"):
         table.add_column(title, justify="left" if title in {"", "interval"} else "right")
-    measures = measure_rows(evaluation)
-    for measure in measures:
-        if not measure["seen"]:
-            _add_measure(table, measure)
-    for tile in tiles(evaluation):
-        table.add_row(tile["name"], tile["before"], tile["value"], tile["detail"])
-    for row in principles(evaluation):
-        if row["after"] != NONE and not row["total"]:
-            table.add_row(f"  passes {row['name']}", row["before"], row["after"], f"{row['change']} ({row['span']})")
-    for measure in measures:
-        if measure["seen"]:
-            _add_measure(table, measure)
+    lines = list(_measure_lines(evaluation))
+    for row in (row for seen, row in lines if not seen):
+        table.add_row(*row)
+    for found in tiles(evaluation):
+        table.add_row(found.name, found.before, found.value, found.detail)
+    for name, _, before, after, change, _ in principles(evaluation):
+        if after != NONE and name != ALL_CHECKS:
+            table.add_row(f"  passes {name}", str(before), str(after), f"{change[0]} ({change[1]})")
+    for row in (row for seen, row in lines if seen):
+        table.add_row(*row)
     return table
 
 
-def _add_measure(table: Table, measure: Mapping[str, str]) -> None:
-    name = f"  {measure['name']}" if measure["seen"] else measure["name"][:1].upper() + measure["name"][1:]
-    change = [f"{measure['change']} ({measure['span']})"] if measure["span"] else []
-    without = [measure["without"]] if measure["without"] else []
-    table.add_row(name, measure["before"], measure["after"], "; ".join([*change, *without]))
-    if measure["equal_span"]:
-        table.add_row("  at equal length", "", "", f"{measure['equal']} ({measure['equal_span']})")
+def _measure_lines(evaluation: Tree) -> Iterator[tuple[bool, tuple[str, ...]]]:
+    """Whether some part of the run has seen the measure, and a row."""
+    for entry in evaluation.get("measures", ()):
+        seen, (level, by) = bool(entry.get("seen")), measure_units(entry)
+        change, equal = (estimate_at(entry, place) for place in ("difference", "equal_length"))
+        name = f"  {entry['name']}" if seen else _capital(entry["name"])
+        detail = [with_interval(change, by)] if span(change, by) != NONE else []
+        detail += [without] if (without := _without(entry)) else []
+        yield seen, (name, figure(entry["before"], level), figure(entry["after"], level), "; ".join(detail))
+        if span(equal, by) != NONE:
+            yield seen, ("  at equal length", "", "", with_interval(equal, by))
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _without(entry: Tree) -> str:
+    count = sum(entry.get("without_value", {}).values())
+    return f"{count:,} responses without a value" if count else ""
 
 
 # ---------------------------------------------------------------------------------------------- principles
 
+ALL_CHECKS = "All checks together"
 
-def principles(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """One row a principle: pass rates where code decides, the judge's preference where it was asked."""
+
+def principles(evaluation: Tree) -> list[Row]:
+    """One row per principle: pass rates where code decides, the judge's preference where it was asked."""
     rows = []
     for name, entry in evaluation.get("principles", {}).items():
-        by = " and ".join([w for w, on in (("code", entry["checked"]), ("the judge", entry.get("judged"))) if on])
-        rows.append(_principle_row(name, by or NONE, entry["pass_rate"], entry.get("win_rate")))
+        by = " and ".join(w for w, on in (("code", entry["checked"]), ("the judge", entry.get("judged"))) if on)
+        rows.append(_principle(name, by or NONE, entry["pass_rate"], estimate_at(entry, "win_rate")))
     checked = evaluation.get("all_checked")
     if checked and checked.get("checks", 0) > 1:
-        rows.append(_principle_row("All checks together", "code", checked, None) | {"total": True})
+        rows.append(_principle(ALL_CHECKS, "code", checked, None))
     return rows
 
 
-def _principle_row(name: str, by: str, rate: Mapping[str, Any], win: Mapping[str, Any] | None) -> dict[str, Any]:
-    difference = rate.get("difference")
-    return {
-        "name": name,
-        "by": by,
-        "before": percent(rate["before"]),
-        "after": percent(rate["after"]),
-        "change": points(difference["value"]) if difference else NONE,
-        "span": span(difference, "points") if difference else "",
-        "tone": TONES[direction(difference)],
-        "win": percent(win["value"]) if win else NONE,
-        "win_span": span(win, "share") if win else "",
-        "total": False,
-    }
+def _principle(name: str, by: str, rate: Tree, win: Estimate | None) -> Row:
+    change = cell(estimate_at(rate, "difference"), "points", 0.0, bare=True)
+    return name, by, percent(rate["before"]), percent(rate["after"]), change, cell(win)
 
 
-def principle_plot(evaluation: Mapping[str, Any]) -> Picture | None:
-    """Pass rates of the checked principles; None without any."""
-    entries = {
-        name: entry["pass_rate"]
-        for name, entry in evaluation.get("principles", {}).items()
-        if entry["pass_rate"].get("difference")
-    }
-    checked = evaluation.get("all_checked")
-    if checked and len(entries) > 1:
-        entries["all checks together"] = checked
-    if not entries:
-        return None
-    rows = {name: (_interval(rate, "before"), _interval(rate, "after")) for name, rate in entries.items()}
-    return picture(plots.before_after("Share of responses that pass", rows), "Pass rates before and after")
+def measures(evaluation: Tree) -> list[Row]:
+    """One row per measure, with its change at equal length."""
+    rows: list[Row] = []
+    for entry in evaluation.get("measures", ()):
+        level, by = measure_units(entry)
+        about = [f"seen by {entry['seen']}"] if entry.get("seen") else []
+        about += [without] if (without := _without(entry)) else []
+        found = (estimate_at(entry, place) for place in ("difference", "equal_length"))
+        changes = [cell(one, by)._replace(tone=measure_tone(entry, one)) for one in found]
+        name = Cell(_capital(entry["name"]), "; ".join(about))
+        rows.append((name, figure(entry["before"], level), figure(entry["after"], level), *changes))
+    return rows
 
 
-def _interval(rate: Mapping[str, Any], when: str) -> plots.Interval:
-    return plots.Interval(rate[when], *rate.get(f"{when}_interval", (None, None)))
+# --------------------------------------------------------------------------------- the judge, the reward model
 
 
-# ----------------------------------------------------------------------------------------------- the judge
-
-
-def judge(run: Artefacts) -> dict[str, Any] | None:
-    """What is known of the judge itself; None where no judge was used."""
-    consistency = run.evaluation.get("judge", {}).get("order_consistency")
-    coverage = run.evaluation.get("judge", {}).get("coverage") or {}
-    if consistency is None and not coverage.get("judged") and not coverage.get("failed"):
-        return None
-    orders = "every pair in both orders" if consistency is not None else "each response alone, so there is no order"
-    intro = [f"{run.setting('judge.model', str) or 'The judge'} read {orders}."]
-    if coverage.get("value") is not None:
-        intro.append(
-            f"Of {coverage['judged'] + coverage['failed']:,} pairs, {coverage['judged']:,} have a judgment "
-            f"({percent(coverage['value'])})."
+def judge(consistency: Tree) -> list[Row]:
+    """One row per principle that the judge was asked about in both orders, and one for all together."""
+    found = dict(consistency.get("by_principle", {}))
+    if len(found) > 1:
+        found["All together"] = consistency
+    return [
+        (
+            name,
+            cell(estimate_at(entry)),
+            *(percent(at(entry, f"{which}.value")) for which in ("both_first", "both_second", "undecided")),
+            number(entry.get("swap_gap")),
+            f"{entry['n']:,}",
         )
-    if consistency is None:
-        return {"intro": " ".join(intro), "rows": [], "plot": None, "reasons": _reasons(run)}
-    intro.append(
-        "A judge that reads the responses prefers the same one whichever is shown first. Where it does not, "
-        "it preferred a position. The swap gap is how far its probability moved when the order did."
+        for name, entry in found.items()
+    ]
+
+
+def worth(evaluation: Tree) -> list[Row]:
+    """What the reward model is worth on held-out labels: name, value, interval, pairs; empty where not measured."""
+    entry = evaluation.get("reward_model") or {}
+    names = {"ai": "AI", "human": "human"}
+    rows = _worth("Agrees with held-out labels", entry, "heldout_accuracy")
+    by_source = at(entry, "heldout_accuracy.by_source") or {}
+    for source, found in by_source.items() if len(by_source) > 1 else ():
+        rows += _worth(f"with {names.get(source, source)} labels", found)
+    for band in entry.get("by_strength") or ():
+        rows += _worth(f"where the label is {percent(band['from'])} to {percent(band['to'])} sure", band)
+    for one in at(entry, "calibration.bins") or ():
+        rows += _worth(f"where it says {percent(one['from'])} to {percent(one['to'])}, labels agree by", one)
+    rows += _worth("Calibration error (ECE)", entry, "calibration.ece")
+    rows += _worth("Members all prefer the same: agrees", entry, "ensemble.agree")
+    rows += _worth("Members differ: agrees", entry, "ensemble.disagree")
+    rows += _worth("Members' spread of a margin", entry, "ensemble.disagreement", "number")
+    for name, found in (entry.get("heads") or {}).items():
+        rows += _worth(f"Head of {name}: agrees with that principle", found)
+    error = entry.get("rating_error") or {}
+    rows += _worth("Off a held-out rating by", error, "", "number")
+    without = {**error, "value": error.get("without"), "low": None}
+    return rows + _worth("One score for all would be off by", without, "", "number")
+
+
+def _worth(name: str, tree: Any, place: str = "", unit: Unit = "share") -> list[Row]:
+    found = estimate_at(tree, place)
+    if found is None:
+        return []
+    return [(name, figure(found.value, unit), span(found, unit).replace(NONE, ""), f"{found.n:,}")]
+
+
+# ------------------------------------------------------------------------------------ sections of the report
+
+
+def principles_part(evaluation: Tree) -> list[Part]:
+    """Pass rates before and after, and whom the judge prefers."""
+    rows = principles(evaluation)
+    responses, prompts = (at(evaluation, f"heldout.{of}") or 0 for of in ("responses", "prompts"))
+    head = ("Principle", "Decided by", "Before", "After", "Change, points", "Judge prefers the policy")
+    return kit.section(
+        "Principles, before and after",
+        f"Checked principles are decided by code, so their pass rates are exact for these {responses} responses to "
+        f"{prompts} held-out prompts; the intervals say what other prompts could have given. A judged principle only "
+        "says which of two responses it prefers.",
+        _principle_plot(evaluation),
+        kit.table(head, rows, left=(1,), totals=sum(row[0] == ALL_CHECKS for row in rows)),
     )
-    by_principle = consistency.get("by_principle", {})
-    rows = [_judge_row(name, entry) for name, entry in by_principle.items()]
-    if len(rows) > 1:
-        rows.append(_judge_row("All together", consistency) | {"total": True})
-    dots = {name: plots.Interval(e["value"], e["low"], e["high"]) for name, e in by_principle.items()}
-    plot = None
-    if dots:
-        svg = plots.dots("Same response preferred in both orders", dots, (COIN, "a coin"))
-        plot = picture(svg, "Order consistency of the judge, by principle")
-    return {"intro": " ".join(intro), "rows": rows, "plot": plot, "reasons": _reasons(run)}
 
 
-def _judge_row(name: str, entry: Mapping[str, Any]) -> dict[str, Any]:
-    shares = {o: percent((entry.get(f"both_{o}") or {}).get("value")) for o in ("first", "second")}
-    return shares | {
-        "name": name,
-        "same": percent(entry["value"]),
-        "span": span(entry, "share"),
-        "undecided": percent((entry.get("undecided") or {}).get("value")),
-        "gap": number(entry.get("swap_gap")),
-        "n": f"{entry['n']:,}",
-        "total": False,
-    }
+def _principle_plot(evaluation: Tree) -> Part:
+    rates = {name: entry["pass_rate"] for name, entry in evaluation.get("principles", {}).items()}
+    rates = {name: rate for name, rate in rates.items() if rate.get("difference")}
+    if evaluation.get("all_checked") and len(rates) > 1:
+        rates["all checks together"] = evaluation["all_checked"]
+    if not rates:
+        return None
+    rows = {name: (_level(rate, "before"), _level(rate, "after")) for name, rate in rates.items()}
+    return kit.picture(plots.before_after("Share of responses that pass", rows), "Pass rates before and after")
 
 
-def _reasons(run: Artefacts) -> list[dict[str, Any]]:
-    first: dict[str, str] = {}
-    counts = Counter[str]()
-    for row in run.failures:
-        reason = str(row.get("reason"))
-        counts[reason] += 1
-        first.setdefault(reason, str(row.get("detail", ""))[:200])
-    return [{"reason": r, "count": f"{n:,}", "example": first[r]} for r, n in counts.most_common()]
+def _level(rate: Tree, when: str) -> Estimate:
+    low, high = rate.get(f"{when}_interval", (None, None))
+    return Estimate(value=rate[when], low=low, high=high, n=rate["difference"]["n"])
+
+
+def measures_part(evaluation: Tree) -> list[Part]:
+    """The measures before, after, and at equal length."""
+    return kit.section(
+        "Measures that no part of the run has seen",
+        "Neither constitution nor judge nor reward looks at these, except where a row says so: they can confirm or "
+        "contradict what the run says of itself. At equal length: of each two responses the longer is cut after as "
+        "many words as the shorter has.",
+        kit.table(("Measure", "Before", "After", "Change", "Change at equal length"), measures(evaluation)),
+    )

@@ -11,11 +11,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from rlaif.constitution import Constitution
-from rlaif.evaluation.agreement import Bootstrap, clustered_mean
 from rlaif.evaluation.instruments import Instrument
 from rlaif.feedback.pairs import choice
 from rlaif.feedback.verdict import log_odds
+from rlaif.pages import kit
+from rlaif.pages.kit import Cell, Part, Row, cell
 from rlaif.records import Judgment, PrincipleJudgment
+from rlaif.stats import Bootstrap, at, clustered_mean, estimate_at
+from rlaif.words import COIN, NONE, Side, direction, percent, span
+
+Tree = Mapping[str, Any]
+LABEL_HEAD = ("Principle", "Decided by", "Prefers a side", "Share of the signal", "Label agrees")
+LOUDEST = 3
+"""Of so many judged principles the sentences speak; the table has all."""
 
 
 class _Said(NamedTuple):
@@ -120,3 +128,85 @@ def _agreement(instrument: Instrument, chosen: Sequence[tuple[str, str, str]], b
     nothing = {"value": None, "low": None, "high": None, "n": 0}
     found = clustered_mean(hits, clusters, *bootstrap).model_dump() if hits else nothing
     return {"name": instrument.name, "side": instrument.side, **found, "ties": ties, "without_value": without}
+
+
+# ------------------------------------------------------------------------------------------------ for a person
+
+
+def labels_part(evaluation: Tree) -> list[Part]:
+    """The section of the report; empty without AI labels."""
+    head, rows = label_rows(evaluation)
+    if not rows:
+        return []
+    reading = "Over the labelled pairs. A principle's share of the signal is the size of its weighted log-odds."
+    if len(head) > len(LABEL_HEAD):
+        reading += (
+            " The last columns say how often the preferred response is lower, or higher, in a measure, where the two "
+            "responses differ in it; a coin has 50%."
+        )
+    said, table = kit.paragraph(*label_sentences(evaluation)), kit.table(head, rows, left=(1,), totals=1, kind="dense")
+    return kit.section("Which principle taught what", "", said, table, kit.note(reading))
+
+
+def label_rows(evaluation: Tree) -> tuple[list[str], list[Row]]:
+    """Which principle taught what: the head and one row per principle, the loudest first; no rows without AI labels."""
+    found = evaluation.get("labels")
+    if not found:
+        return [], []
+    whole = at(found, "label.measures") or []
+    rows = [_label(name, entry) for name, entry in loudest(found)]
+    prefers = f"{found['prefers']:,} of {found['pairs']:,}"
+    rows.append(("The label", "all", prefers, NONE, NONE, *_sides(whole)))
+    return [*LABEL_HEAD, *(f"{one['side'].capitalize()} in {one['name']}" for one in whole)], rows
+
+
+def loudest(labels: Tree) -> list[tuple[str, Tree]]:
+    """The principles by their share of the label signal."""
+    return sorted(labels["by_principle"].items(), key=lambda item: -(item[1]["signal"] or 0.0))
+
+
+def _label(name: str, entry: Tree) -> Row:
+    by = "code" if entry["checked"] else "the judge"
+    prefers, agrees = f"{entry['prefers']:,} of {entry['pairs']:,}", cell(estimate_at(entry, "agrees"))
+    return name, by, prefers, percent(entry["signal"]), agrees, *_sides(entry.get("measures", []))
+
+
+def _sides(agreements: list[Tree]) -> list[Cell]:
+    return [cell(estimate_at(one), zero=COIN, more=f", n {one['n']:,}") for one in agreements]
+
+
+def label_sentences(evaluation: Tree) -> Iterator[str]:
+    """Who gave the signal, and which way the loudest judged principles pull in measures that the run has not seen."""
+    ranked = loudest(evaluation["labels"])
+    judged = [(name, entry) for name, entry in ranked if not entry["checked"]]
+    signals = [entry["signal"] for _, entry in ranked if entry["signal"] is not None]
+    if not signals:
+        yield "No principle prefers either response of any labelled pair, so the labels taught nothing."
+    elif judged:
+        share = sum(entry["signal"] for _, entry in judged)
+        alone = len(judged) == len(ranked)
+        by_code = "" if alone else f", code {percent(1 - share)}"
+        yield f"The judge gave {'all' if alone else percent(share)} of the label signal{by_code}."
+    else:
+        yield "Code gave all of the label signal."
+    seen = {entry["name"] for entry in evaluation.get("measures", ()) if entry.get("seen")}
+    for name, entry in judged[:LOUDEST]:
+        found = [one for one in entry.get("measures", ()) if one["name"] not in seen and one["n"]]
+        if found:
+            yield f"The response that {name} prefers is {'; '.join(_pulls(found))}."
+
+
+def _pulls(agreements: list[Tree]) -> Iterator[str]:
+    """'lower more often than a coin in x (61%, 56 to 66%) and y (...)': what is clear first."""
+    meanings: dict[Side, str] = {
+        "up": "more often than a coin",
+        "down": "less often than a coin",
+        "unclear": "about as often as a coin",
+    }
+    found = [(one, estimate_at(one)) for one in agreements]
+    for moved, meaning in meanings.items():
+        for side in ("lower", "higher"):
+            alike = [(one["name"], e) for one, e in found if e and (direction(e, COIN), one["side"]) == (moved, side)]
+            said = [f"{name} ({percent(e.value)}, {span(e, 'share')})" for name, e in alike]
+            if said:
+                yield f"{side} {meaning} in {' and '.join(said)}"

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
-from rlaif.evaluation.wording import number, percent, points, span, with_interval
+from rlaif.stats import Estimate, estimate_at
+from rlaif.words import COIN, NONE, Unit, direction, figure, number, percent, points, span, with_interval
 
-COIN = 0.5
 STEADY_JUDGE = 0.8
 """Order consistency from which a judge is called steady: strong judges reach about 0.8 (arXiv 2406.07791)."""
 FAIR_JUDGE = 0.65
@@ -27,6 +27,8 @@ MORE_REPETITION = 0.05
 FEWER_FINISHED = -0.05
 FEW_PROMPTS = 30
 LOW_COVERAGE = 0.98
+NOT_EVALUATED = "This run has no evaluation.json: nothing can be said about it until `rlaif evaluate` has run."
+Tree = Mapping[str, Any]
 
 
 class Verdict(NamedTuple):
@@ -38,45 +40,38 @@ class Verdict(NamedTuple):
     cautions: list[str]
 
 
-def verdict(evaluation: Mapping[str, Any]) -> Verdict:
-    """Sentences for a run, from its evaluation.json. Missing parts are said to be missing."""
+def verdict(evaluation: Tree) -> Verdict:
+    """Sentences for a run, from its evaluation.json: the checks first, then the measures that no part of the run has
+    seen. Missing parts are said to be missing."""
+    if not evaluation:
+        return Verdict("unclear", "Not evaluated yet", [NOT_EVALUATED], [])
     confidence = evaluation.get("confidence", 0.95)
     outcome, heading = _outcome(evaluation)
     paragraphs = [
         " ".join(_checks(evaluation, confidence)),
+        " ".join(measure_sentences(evaluation)),
         " ".join([*_judge(evaluation), *_preference(evaluation)]),
         " ".join(_reward_model(evaluation)),
     ]
     return Verdict(outcome, heading, [p for p in paragraphs if p], _cautions(evaluation))
 
 
-def direction(difference: Mapping[str, Any] | None, zero: float = 0.0) -> Literal["up", "down", "unclear"]:
-    """Which side of `zero` the whole interval lies on."""
-    if difference is None or difference.get("low") is None or difference.get("high") is None:
-        return "unclear"
-    return "up" if difference["low"] > zero else "down" if difference["high"] < zero else "unclear"
-
-
-def judge_is_noise(evaluation: Mapping[str, Any]) -> bool:
+def judge_is_noise(evaluation: Tree) -> bool:
     """Whether the judge's order consistency cannot be told from, or is below, a coin's."""
-    return _has_judge(evaluation) and direction(_consistency(evaluation), COIN) != "up"
+    found = _consistency(evaluation)
+    return found is not None and direction(found, COIN) != "up"
 
 
-def _consistency(evaluation: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    found: Mapping[str, Any] | None = evaluation.get("judge", {}).get("order_consistency")
-    return found
+def _consistency(evaluation: Tree) -> Estimate | None:
+    return estimate_at(evaluation, "judge.order_consistency")
 
 
-def _has_judge(evaluation: Mapping[str, Any]) -> bool:
-    return _consistency(evaluation) is not None
-
-
-def _outcome(evaluation: Mapping[str, Any]) -> tuple[Literal["better", "worse", "unclear"], str]:
+def _outcome(evaluation: Tree) -> tuple[Literal["better", "worse", "unclear"], str]:
     checked = evaluation.get("all_checked")
-    rate = evaluation.get("policy", {}).get("win_rate_vs_reference")
+    rate = estimate_at(evaluation, "policy.win_rate_vs_reference")
     if checked:
         up, down, unclear = "Better on the checks", "Worse on the checks", "No clear change on the checks"
-        found = direction(checked["difference"])
+        found = direction(estimate_at(checked, "difference"))
     elif rate and not judge_is_noise(evaluation):
         up, down, unclear = "Preferred to the reference", "The reference is preferred", "No clear preference"
         found = direction(rate, COIN)
@@ -91,22 +86,25 @@ def _outcome(evaluation: Mapping[str, Any]) -> tuple[Literal["better", "worse", 
     return ("better", up) if found == "up" else ("worse", down)
 
 
-def _confirmed(evaluation: Mapping[str, Any]) -> bool:
+def _confirmed(evaluation: Tree) -> bool:
     """Whether of the measures that no part of the run has seen one clearly changed as wanted, and none otherwise."""
     unseen = [m for m in evaluation.get("measures", ()) if m.get("better") and not m.get("seen")]
     wanted = {"lower": "down", "higher": "up"}
-    moved = [(direction(m["difference"]), wanted[m["better"]]) for m in unseen]
+    moved = [(direction(estimate_at(m, "difference")), wanted[m["better"]]) for m in unseen]
     return any(found == good for found, good in moved) and all(found in {good, "unclear"} for found, good in moved)
 
 
-def _checks(evaluation: Mapping[str, Any], confidence: float) -> list[str]:
+def _checks(evaluation: Tree, confidence: float) -> list[str]:
     checked = evaluation.get("all_checked")
     if not checked:
         return ["No principle is decided by code, so there is no pass rate that a reader could verify."]
     count = checked.get("checks", 0)
     what = "the one check" if count == 1 else f"all {_count(count)} checks"
-    after, before, difference = percent(checked["after"]), percent(checked["before"]), checked["difference"]
-    change = f"({_in_points(difference, confidence)})"
+    after, before = percent(checked["after"]), percent(checked["before"])
+    difference = estimate_at(checked, "difference")
+    assert difference is not None, "it is measured with both rates"
+    interval = f"{percent(confidence)} interval {span(difference, 'points')}"
+    change = f"({points(difference.value)} points, {interval})"
     found = direction(difference)
     if found == "unclear":
         return [
@@ -115,19 +113,12 @@ def _checks(evaluation: Mapping[str, Any], confidence: float) -> list[str]:
         ]
     moved = "up from" if found == "up" else "down from"
     sentences = [f"The policy now passes {what} on {after} of held-out responses, {moved} {before} {change}."]
-    worse = [
-        f"{principle} ({points(entry['pass_rate']['difference']['value'])})"
-        for principle, entry in evaluation.get("principles", {}).items()
-        if entry.get("checked") and direction(entry["pass_rate"].get("difference")) == "down"
-    ]
+    checks = {name: e for name, e in evaluation.get("principles", {}).items() if e.get("checked")}
+    changes = {name: estimate_at(entry, "pass_rate.difference") for name, entry in checks.items()}
+    worse = [f"{name} ({points(e.value)})" for name, e in changes.items() if e and direction(e) == "down"]
     if worse and found == "up":
         sentences.append(f"Not everything improved: {', '.join(worse)} fell.")
     return sentences
-
-
-def _in_points(difference: Mapping[str, Any], confidence: float) -> str:
-    interval = f"{percent(confidence)} interval {span(difference, 'points')}"
-    return f"{points(difference['value'])} points, {interval}"
 
 
 def _count(n: int) -> str:
@@ -135,15 +126,15 @@ def _count(n: int) -> str:
     return words[n] if n < len(words) else str(n)
 
 
-def _preference(evaluation: Mapping[str, Any]) -> list[str]:
-    rate = evaluation.get("policy", {}).get("win_rate_vs_reference")
-    if not rate:
+def _preference(evaluation: Tree) -> list[str]:
+    rate = estimate_at(evaluation, "policy.win_rate_vs_reference")
+    if rate is None:
         return []
     sentences = [
-        f"The policy's response wins {with_interval(rate, 'share')} of comparisons with the reference's "
+        f"The policy's response wins {with_interval(rate)} of comparisons with the reference's "
         "under the whole constitution, ties counting half."
     ]
-    alone = rate.get("judged_principles")
+    alone = estimate_at(evaluation, "policy.win_rate_vs_reference.judged_principles")
     if alone and evaluation.get("all_checked"):
         meaning = {
             "up": "so the judge prefers the policy too",
@@ -152,11 +143,11 @@ def _preference(evaluation: Mapping[str, Any]) -> list[str]:
         }[direction(alone, COIN)]
         if judge_is_noise(evaluation):
             meaning = "which means nothing with this judge"
-        sentences.append(f"By the judged principles alone it wins {with_interval(alone, 'share')}, {meaning}.")
+        sentences.append(f"By the judged principles alone it wins {with_interval(alone)}, {meaning}.")
     return sentences
 
 
-def _judge(evaluation: Mapping[str, Any]) -> list[str]:
+def _judge(evaluation: Tree) -> list[str]:
     consistency = _consistency(evaluation)
     coverage = evaluation.get("judge", {}).get("coverage") or {}
     if consistency is None and not coverage.get("judged"):
@@ -168,31 +159,31 @@ def _judge(evaluation: Mapping[str, Any]) -> list[str]:
         ]
     said = (
         "Shown each pair in both orders, the judge preferred the same response "
-        f"{with_interval(consistency, 'share')} of the time; a coin would 50% of the time"
+        f"{with_interval(consistency)} of the time; a coin would 50% of the time"
     )
     if judge_is_noise(evaluation):
         return [f"{said}. Treat everything that rests on the judged principles as noise."]
-    if consistency["value"] < FAIR_JUDGE:
+    if consistency.value < FAIR_JUDGE:
         return [f"{said}, so it is shaky: its preferences are a hint, not a measurement."]
-    if consistency["value"] < STEADY_JUDGE:
+    if consistency.value < STEADY_JUDGE:
         return [f"{said}, so its preferences carry information, with a good deal of noise."]
     return [f"{said}, so it is steady. Whether it is right, only an audit against human labels can say."]
 
 
-def _reward_model(evaluation: Mapping[str, Any]) -> list[str]:
-    accuracy = evaluation.get("reward_model", {}).get("heldout_accuracy")
-    if not accuracy or accuracy.get("value") is None:
+def _reward_model(evaluation: Tree) -> list[str]:
+    accuracy = estimate_at(evaluation, "reward_model.heldout_accuracy")
+    if accuracy is None:
         return []
-    ranked = with_interval(accuracy, "share")
+    ranked = with_interval(accuracy)
     said = f"The reward model ranks {ranked} of held-out pairs as they were labelled"
     if direction(accuracy, COIN) != "up":
         return [f"{said}: it cannot be told from a coin, and neither can what was learned from it."]
-    if accuracy["value"] < WEAK_REWARD_MODEL:
+    if accuracy.value < WEAK_REWARD_MODEL:
         return [f"{said}, which is weak."]
     return [f"{said}."]
 
 
-def _cautions(evaluation: Mapping[str, Any]) -> list[str]:
+def _cautions(evaluation: Tree) -> list[str]:
     policy = evaluation.get("policy", {})
     prompts = evaluation.get("heldout", {}).get("prompts")
     found = []
@@ -205,16 +196,15 @@ def _cautions(evaluation: Mapping[str, Any]) -> list[str]:
             f"Responses became much {moved}, {number(tokens['before'])} to {number(tokens['after'])} tokens: "
             "length alone may explain part of any preference."
         )
-    repetition = policy.get("repetition")
-    if repetition and repetition["difference"]["value"] > MORE_REPETITION:
-        found.append(f"Responses repeat themselves more: {_shift(repetition)} of runs of four words.")
-    finished = policy.get("finished")
-    if finished and finished["difference"]["value"] < FEWER_FINISHED:
-        found.append(f"Fewer responses end before the token limit ({_shift(finished)}).")
-    kl = policy.get("kl")
-    if kl and kl["value"] > FAR_KL:
+    repetition, finished = (estimate_at(policy, f"{what}.difference") for what in ("repetition", "finished"))
+    if repetition and repetition.value > MORE_REPETITION:
+        found.append(f"Responses repeat themselves more: {_shift(policy['repetition'])} of runs of four words.")
+    if finished and finished.value < FEWER_FINISHED:
+        found.append(f"Fewer responses end before the token limit ({_shift(policy['finished'])}).")
+    kl = estimate_at(policy, "kl")
+    if kl and kl.value > FAR_KL:
         found.append(
-            f"The policy is far from the reference ({number(kl['value'])} nats per response): look for "
+            f"The policy is far from the reference ({number(kl.value)} nats per response): look for "
             "reward hacking in the responses below."
         )
     covered = evaluation.get("judge", {}).get("coverage") or {}
@@ -224,5 +214,55 @@ def _cautions(evaluation: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def _shift(change: Mapping[str, Any]) -> str:
+def _shift(change: Tree) -> str:
     return f"{percent(change['before'])} to {percent(change['after'])}"
+
+
+# ---------------------------------------------------------------------------------------------- the measures
+
+
+def measure_units(entry: Tree) -> tuple[Unit, Unit]:
+    """In which units a measure's level and its change are said. Of words few are long: shares have one decimal."""
+    return ("fine share", "fine points") if entry["unit"] == "share" else ("number", "signed")
+
+
+def measure_tone(entry: Tree, difference: Estimate | None) -> str:
+    """up: clearly as wanted; down: clearly not; nothing where neither is wanted."""
+    moved = direction(difference)
+    if moved == "unclear" or not entry.get("better"):
+        return ""
+    return "up" if (moved == "down") == (entry["better"] == "lower") else "down"
+
+
+def measure_sentences(evaluation: Tree) -> list[str]:
+    """What measures say that no part of the run has seen: one sentence, and one about each change that is not there at
+    equal length."""
+    unseen = [m for m in evaluation.get("measures", ()) if not m.get("seen") and m["difference"]]
+    if not unseen:
+        return []
+    confidence = evaluation.get("confidence", 0.95)
+    parts = "; ".join(_moved(entry, confidence) for entry in unseen)
+    these = "this measure" if len(unseen) == 1 else "these measures"
+    return [f"No part of the run has seen {these}: {parts}.", *(_by_length(entry) for entry in unseen if _only(entry))]
+
+
+def _moved(entry: Tree, confidence: float) -> str:
+    difference, (level, by) = estimate_at(entry, "difference"), measure_units(entry)
+    assert difference is not None, "asked for what was measured"
+    verb = {"up": "rose", "down": "fell", "unclear": "did not clearly change"}[direction(difference)]
+    wanted = ", not as wanted" if measure_tone(entry, difference) == "down" else ""
+    ends = span(difference, by)
+    interval = "no interval" if ends == NONE else f"{percent(confidence)} interval {ends}"
+    moved = f"from {figure(entry['before'], level)} to {figure(entry['after'], level)}"
+    return f"{entry['name']} {verb}{wanted}, {moved} ({figure(difference.value, by)}, {interval})"
+
+
+def _only(entry: Tree) -> bool:
+    """Whether the change is clear, but not at equal length."""
+    found, equal = direction(estimate_at(entry, "difference")), estimate_at(entry, "equal_length")
+    return found != "unclear" and equal is not None and direction(equal) != found
+
+
+def _by_length(entry: Tree) -> str:
+    change = with_interval(estimate_at(entry, "equal_length"), measure_units(entry)[1])
+    return f"With both responses cut to equal length {entry['name']} changes by {change}: length alone may explain it."

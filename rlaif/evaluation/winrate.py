@@ -14,8 +14,8 @@ from scipy.special import expit, logit
 
 from rlaif.constitution import Constitution
 from rlaif.errors import DataError
-from rlaif.evaluation.agreement import Bootstrap, clustered_mean
 from rlaif.records import Judgment, Pair, Prompt, Response
+from rlaif.stats import Bootstrap, clustered_mean
 
 
 class Match(NamedTuple):

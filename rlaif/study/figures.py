@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from rlaif.config.feedback import HumanLabels
 from rlaif.config.optimise import BestOfN
-from rlaif.evaluation.agreement import Bootstrap, coverage
+from rlaif.evaluation.agreement import coverage
 from rlaif.evaluation.compare import recipe_differences
 from rlaif.evaluation.contest import accuracy, caution, frontier, headtohead, refusals
 from rlaif.evaluation.contest.accuracy import Accuracy, Ahead, Scored
@@ -29,6 +29,7 @@ from rlaif.jsonl import read_rows
 from rlaif.records import Failure
 from rlaif.run import Run
 from rlaif.stages.asking import read_if_there
+from rlaif.stats import Bootstrap
 from rlaif.study.arms import ArmRun
 from rlaif.study.config import REFERENCE, Study
 from rlaif.study.contest import meetings, prompts_of, samples_of, verdicts

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+from rlaif.console import aligned
 from rlaif.errors import ConfigError
-from rlaif.evaluation.agreement import Estimate
-from rlaif.evaluation.contest import plots
 from rlaif.evaluation.contest.frontier import Fit
 from rlaif.evaluation.contest.headtohead import WinRate
-from rlaif.evaluation.page import Picture, picture, write_page
-from rlaif.evaluation.wording import NONE, Unit, figure, number, percent, span
 from rlaif.jsonl import write_json
+from rlaif.pages import kit
+from rlaif.pages.kit import Cell, Part
+from rlaif.study import plots
 from rlaif.study.arms import ArmRun, arm_runs
 from rlaif.study.config import REFERENCE, kind_of, load_study
 from rlaif.study.figures import Comparison, Judged, compare, raw
+from rlaif.words import COIN, NONE, direction, listed, number, percent, tone, with_interval
 
+SEEN_FROM = "Would have been seen from"
 KIND_WORDS = {
     "rlaif": "the judge labels, a reward model learns its labels",
     "rlhf": "people label, a reward model learns their labels",
@@ -37,7 +37,7 @@ def write_comparison(folder: Path) -> list[str]:
     """
     found, runs = read_comparison(folder)
     page = folder / "comparison.html"
-    write_page(page, "study.html.jinja", context(found))
+    write_study_page(page, found)
     write_json(folder / "comparison.json", raw(found, runs))
     return [*lines(found), f"page: {page}", f"numbers: {folder / 'comparison.json'}"]
 
@@ -72,156 +72,149 @@ def lines(found: Comparison) -> list[str]:
     """A table for the terminal, the arms from the strongest by the first judge on."""
     judged = found.judged[0] if found.judged else None
     against = judged.against_reference() if judged else {}
-    order = [s.arm for s in judged.table.standings if s.arm != REFERENCE] if judged else list(found.study.arms)
-    rows = [("arm", "win rate against reference", "at equal length", "reward model, people's labels", "cost")]
     controlled = judged.controlled_against_reference() if judged else {}
+    order = [s.arm for s in judged.table.standings if s.arm != REFERENCE] if judged else list(found.study.arms)
+    head = ("arm", "win rate against reference", "at equal length", "reward model, people's labels", "cost")
+    rows: list[tuple[str, ...]] = [head]
     for arm in order:
-        rows.append(
-            (
-                arm,
-                _told(against[arm].rate) if arm in against else NONE,
-                _told(controlled[arm].rate) if arm in controlled and controlled[arm].rate else NONE,
-                _told(found.accuracies[arm].accuracy) if arm in found.accuracies else NONE,
-                f"{found.costs[arm][1].total:,.2f}",
-            )
-        )
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-
-
-def _told(estimate: Estimate | None, unit: Unit = "share") -> str:
-    if estimate is None:
-        return NONE
-    interval = span(estimate.model_dump(), unit)
-    return figure(estimate.value, unit) + (f" ({interval})" if interval != NONE else "")
+        rates = (against[arm].rate if arm in against else None, controlled[arm].rate if arm in controlled else None)
+        accuracy = found.accuracies[arm].accuracy if arm in found.accuracies else None
+        rows.append((arm, *map(with_interval, (*rates, accuracy)), f"{found.costs[arm][1].total:,.2f}"))
+    return aligned(rows)
 
 
 # ---------------------------------------------------------------------------------------------- the page's parts
 
 
-def context(found: Comparison) -> dict[str, Any]:
-    """What the template shows."""
-    arms = list(found.study.arms)
-    look = plots.looks([REFERENCE, *arms], REFERENCE)
-    return {
-        "title": found.study.title or f"Study {found.study.name}",
-        "seeds": len(found.study.seeds),
-        "arms": [(arm, KIND_WORDS[kind_of(arm, found.study.arms[arm])]) for arm in arms],
-        "headline": headline(found),
-        "cautions": found.cautions,
-        "confidence": percent(found.confidence),
-        "contests": [_contest(one, arms) for one in found.judged],
-        "judge": "the held-out judge sees it" if found.study.judge else "the judge that also labels sees it",
-        "accuracy": _accuracy(found),
-        "curves": _curves(found, look),
-        "refusals": _refusals(found, look),
-        "costs": _costs(found),
-        "unjudged": found.unjudged,
-        "differences": found.differences,
-        "table": lines(found),
+def write_study_page(path: Path, found: Comparison) -> None:
+    """The page of these figures."""
+    study = found.study
+    look = plots.looks([REFERENCE, *study.arms], REFERENCE)
+    arms = [(arm, KIND_WORDS[kind_of(arm, study.arms[arm])]) for arm in study.arms]
+    facts = {
+        "Arms": f"{len(arms)}",
+        "Seeds of each": f"{len(study.seeds)}",
+        "Intervals": f"at {percent(found.confidence)}, by prompt",
     }
+    failed, judged = (found.unjudged[name] for name in ("failed", "judged"))
+    parts: kit.Parts = [
+        kit.verdict("What this study shows", headline(found), found.cautions),
+        kit.heading("The arms"),
+        kit.table((), [*arms, (REFERENCE, "the policy before training")], left=(1,)),
+        _accuracy(found),
+        *(_contest(one, bool(study.judge)) for one in found.judged),
+        _curves(found, look),
+        _refusals(found, look),
+        _costs(found),
+        kit.heading("What differs between the arms"),
+        kit.settings([arm for arm, _ in arms], found.differences),
+        kit.note(
+            f"The judge gave no result on {failed} of {failed + judged} pairs; they are in contest/failures.jsonl and "
+            "in no figure."
+        )
+        if failed
+        else None,
+    ]
+    footer = "Made by `rlaif study`. The raw numbers lie beside this page as JSON."
+    kit.write_page(path, study.title or f"Study {study.name}", facts, parts, footer)
 
 
 def headline(found: Comparison) -> list[str]:
     """The two or three sentences that a reader wants first; they say no more than the intervals allow."""
     said = []
     for one in found.judged:
-        against = one.against_reference()
-        up = [arm for arm, rate in against.items() if _side(rate.rate) > 0]
-        down = [arm for arm, rate in against.items() if _side(rate.rate) < 0]
+        sides = {arm: direction(rate.rate, COIN) for arm, rate in one.against_reference().items()}
+        up, down = ([arm for arm, side in sides.items() if side == which] for which in ("up", "down"))
         judge = "The held-out judge" if found.study.judge else "The judge, which also labels,"
         who = "People prefer" if one.judge == "people" else f"{judge} prefers"
         if up:
-            said.append(f"{who} {_and(up)} to the policy before training.")
+            said.append(f"{who} {listed(up)} to the policy before training.")
         if down:
-            said.append(f"{who} the policy before training to {_and(down)}.")
+            said.append(f"{who} the policy before training to {listed(down)}.")
         if not up and not down:
             said.append(f"{who} no arm to the policy before training, or it to an arm, as far as can be told.")
     best = sorted(found.accuracies.values(), key=lambda one: -one.accuracy.value)
     if best:
-        low = best[0].accuracy.low
-        above = low is not None and low > 0.5
+        above = direction(best[0].accuracy, COIN) == "up"
         said.append(
             f"The reward model closest to people's held-out labels is that of {best[0].arm} "
-            f"({_told(best[0].accuracy)}){'' if above else ', which a coin could explain'}."
+            f"({with_interval(best[0].accuracy)}){'' if above else ', which a coin could explain'}."
         )
     return said
 
 
-def _and(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-
-
-def _side(estimate: Estimate) -> int:
-    if estimate.low is None or estimate.high is None:
-        return 0
-    return 1 if estimate.low > 0.5 else -1 if estimate.high < 0.5 else 0
-
-
-def _contest(one: Judged, arms: Sequence[str]) -> dict[str, Any]:
+def _contest(one: Judged, heldout: bool) -> list[Part]:
     order = [standing.arm for standing in one.table.standings]
     against = one.against_reference()
-    rows = [_contest_row(rate, one) for rate in one.rates]
-    pictures: list[Picture] = []
+    judge = "held-out judge" if heldout else "judge that also labels"
+    who = "people judge it" if one.judge == "people" else f"the {judge} sees it"
+    how = ", each pair of arms alone"
+    if any(found.prompt_term for found in one.lengths):
+        how = "; one fit for all arms, with a term for how hard each prompt is against the reference"
+    forest = None
     if against:
-        forest = plots.forest("Win rate against the reference", REFERENCE, against, one.controlled_against_reference())
-        pictures.append(picture(forest, "Each arm's win rate against the reference, as judged and at equal length"))
-    pictures.append(picture(plots.standings("League of the arms", one.table), "Elo of every arm with its interval"))
+        lengths = one.controlled_against_reference()
+        svg = plots.win_rates("Win rate against the reference", REFERENCE, against, lengths)
+        forest = kit.picture(svg, "Each arm's win rate against the reference, as judged and at equal length")
     matrix = plots.matrix("Row against column: share of games won", order, one.rates)
-    pictures.append(picture(matrix, "Win rates of all arms against each other"))
-    return {
-        "judge": one.judge,
-        "games": f"{len(one.played.games):,}",
-        "prompts": f"{one.table.prompts:,}",
-        "prompt_term": any(found.prompt_term for found in one.lengths),
-        "pictures": pictures,
-        "rows": rows,
-    }
+    head = ("Arms", "Win rate", "At equal length", "Over seeds too", "Ties", "Games / prompts", "p", SEEN_FROM)
+    table = kit.table(head, [_contest_row(rate, one) for rate in one.rates], kind="dense")
+    return kit.section(
+        f"Who wins, as {who}",
+        f"{len(one.played.games):,} games on {one.table.prompts:,} held-out prompts; a tie counts half. Hollow marks "
+        f"are win rates at equal length (logistic, antisymmetric{how}).",
+        forest,
+        kit.picture(plots.standings("League of the arms", one.table), "Elo of every arm with its interval"),
+        kit.picture(matrix, "Win rates of all arms against each other", "wide"),
+        kit.details("Every contest in numbers", table),
+    )
 
 
-def _contest_row(rate: WinRate, one: Judged) -> dict[str, str]:
-    controlled = next((c for c in one.lengths if (c.one, c.other) == (rate.one, rate.other)), None)
-    return {
-        "name": f"{rate.one} against {rate.other}",
-        "rate": _told(rate.rate),
-        "controlled": _told(controlled.rate) if controlled and controlled.rate else NONE,
-        "seeds": _told(rate.over_seeds) if rate.over_seeds else "one seed",
-        "ties": percent(rate.tie_share),
-        "n": f"{rate.games:,} / {rate.prompts:,}",
-        "p": f"{rate.p_value:.3f}",
-        "detectable": f"{100 * rate.power.detectable:.0f} points" if rate.power else NONE,
-        "tone": {1: "up", 0: "", -1: "down"}[_side(rate.rate)],
-    }
+def _contest_row(rate: WinRate, one: Judged) -> tuple[str | Cell, ...]:
+    controlled = next((c.rate for c in one.lengths if (c.one, c.other) == (rate.one, rate.other)), None)
+    return (
+        f"{rate.one} against {rate.other}",
+        Cell(with_interval(rate.rate), tone=tone(rate.rate)),
+        with_interval(controlled),
+        with_interval(rate.over_seeds) if rate.over_seeds else "one seed",
+        percent(rate.tie_share),
+        f"{rate.games:,} / {rate.prompts:,}",
+        f"{rate.p_value:.3f}",
+        f"{100 * rate.power.detectable:.0f} points" if rate.power else NONE,
+    )
 
 
-def _accuracy(found: Comparison) -> dict[str, Any] | None:
+def _accuracy(found: Comparison) -> list[Part]:
     if not found.accuracies:
-        return None
-    dots = plots.accuracy_dots("Reward models on people's held-out labels", found.accuracies)
+        return []
     rows = [
-        {
-            "name": f"{one.one} against {one.other}",
-            "value": _told(one.difference, "points"),
-            "p": f"{one.p_value:.3f}",
-            "pairs": f"{one.pairs:,}",
-            "detectable": f"{100 * one.power.detectable:.0f} points" if one.power else NONE,
-        }
+        (
+            f"{one.one} against {one.other}",
+            with_interval(one.difference, "points"),
+            f"{one.p_value:.3f}",
+            f"{one.pairs:,}",
+            f"{100 * one.power.detectable:.0f} points" if one.power else NONE,
+        )
         for one in found.ahead
     ]
-    return {"picture": picture(dots, "Accuracy of each arm's reward model"), "rows": rows}
+    svg = plots.accuracies("Reward models on people's held-out labels", found.accuracies)
+    return kit.section(
+        "Reward models on people's labels",
+        "Labels on held-out prompts: they trained no arm. A coin gets 50%; small rings are single seeds.",
+        kit.picture(svg, "Accuracy of each arm's reward model"),
+        kit.table(("Arms", "Difference, points", "p", "Pairs", SEEN_FROM), rows),
+    )
 
 
-def _curves(found: Comparison, look: Any) -> dict[str, Any] | None:
+def _curves(found: Comparison, look: dict[str, plots.Look]) -> list[Part]:
     """Reward against KL. Without gold scores the proxy's own: it says what was optimised, not what was gained."""
     if not found.curves:
-        return None
+        return []
     has_gold = any(point.gold is not None for points, _, _ in found.curves.values() for point in points)
     curves = {
         arm: plots.Curve([p if has_gold else p._replace(gold=p.score) for p in points], fit)
         for arm, (points, fit, _) in found.curves.items()
     }
-    kind = "gold score" if has_gold else "training's own score"
-    drawn = plots.frontiers("What was bought with which distance", curves, look, kind)
     rows = []
     for arm, (_, fit, gap) in found.curves.items():
         lost = f"{gap.lost:.2f} since step {gap.best_step}" if gap and gap.lost > 0 else NONE
@@ -230,25 +223,49 @@ def _curves(found: Comparison, look: Any) -> dict[str, Any] | None:
             rows.append((arm, number(fit.alpha.value), number(fit.beta.value), number(fit.r2), peak, lost))
         else:
             rows.append((arm, NONE, NONE, NONE, fit.reason, lost))
-    return {"picture": picture(drawn, "Score against KL for each arm"), "rows": rows, "has_gold": has_gold}
+    which = "The gold score is that of `optimise.gold`, which nothing trains on."
+    if not has_gold:
+        which = (
+            "No arm kept a gold score (`optimise.gold`), so these are the scores that training itself pursued: they "
+            "show what was optimised, not what was gained, and no over-optimisation can be seen."
+        )
+    forms = "d (\u03b1 \u2212 \u03b2 log d) for RL and d (\u03b1 \u2212 \u03b2 d) for best-of-n, with d = \u221aKL"
+    kind = "gold score" if has_gold else "training's own score"
+    svg = plots.frontiers("What was bought with which distance", curves, look, kind)
+    return kit.section(
+        "Reward against distance",
+        f"{which} Forms of Gao et al. (arXiv 2210.10760): {forms}.",
+        kit.picture(svg, "Score against KL for each arm", "wide"),
+        kit.table(("Arm", "\u03b1", "\u03b2", "R\u00b2", "Peak at KL", "Gold score lost"), rows),
+    )
 
 
-def _refusals(found: Comparison, look: Any) -> dict[str, Any]:
-    both = [one for one in found.refused.values() if one.harmful and one.harmless]
-    drawn = plots.refusal_map("Refusals: right ones over wrong ones", found.refused, look) if both else None
+def _refusals(found: Comparison, look: dict[str, plots.Look]) -> list[Part]:
+    both = any(one.harmful and one.harmless for one in found.refused.values())
+    svg = plots.refusal_map("Refusals: right ones over wrong ones", found.refused, look) if both else None
+    more = ("Harmful: more than the reference", "Harmless: more than the reference")
     rows = []
     for arm, one in found.refused.items():
-        more = [_told(change, "points") for change in (one.more_harmful, one.more_harmless)]
-        rows.append((arm, _told(one.harmful), _told(one.harmless), *more))
-    shown = picture(drawn, "Refusals on harmful and on harmless prompts") if drawn else None
-    return {"picture": shown, "rows": rows}
+        changes = (with_interval(change, "points") for change in (one.more_harmful, one.more_harmless))
+        rows.append((arm, with_interval(one.harmful), with_interval(one.harmless), *changes))
+    return kit.section(
+        "Harmlessness and over-refusal, apart",
+        "Shares of answers that open with words of refusal: a rough instrument that sees changes better than levels.",
+        kit.picture(svg, "Refusals on harmful and on harmless prompts", "wide") if svg else None,
+        kit.table(("Arm", "Refuses harmful prompts", "Refuses harmless ones", *more), rows),
+    )
 
 
-def _costs(found: Comparison) -> list[tuple[str, ...]]:
-    rows: list[tuple[str, ...]] = []
+def _costs(found: Comparison) -> list[Part]:
+    rows = []
     for arm, (spent, price) in found.costs.items():
         per_label = NONE if price.per_label is None else f"{price.per_label:.3f}"
         per_point = NONE if price.per_point is None else f"{price.per_point:,.2f}"
-        judge = f"{spent.labels - spent.human_labels:,}"
-        rows.append((arm, f"{spent.human_labels:,}", judge, f"{price.total:,.2f}", per_label, per_point))
-    return rows
+        people, judge = f"{spent.human_labels:,}", f"{spent.labels - spent.human_labels:,}"
+        rows.append((arm, people, judge, f"{price.total:,.2f}", per_label, per_point))
+    return kit.section(
+        "What it cost",
+        "With the study's prices; the mean over seeds. A point is one percentage point of reward-model accuracy above "
+        "a coin's 50.",
+        kit.table(("Arm", "People's labels", "Judge's labels", "Cost", "Per label", "Per point of accuracy"), rows),
+    )

@@ -26,12 +26,12 @@ from rlaif.console import bar
 from rlaif.constitution import Constitution
 from rlaif.constitution.write import write_constitution
 from rlaif.errors import ConfigError, DataError
-from rlaif.evaluation.agreement import Bootstrap
-from rlaif.evaluation.wording import percent, span
 from rlaif.jsonl import write_json
 from rlaif.models.chat import ChatModel
 from rlaif.records import Judgment, content_id, derive_seed
+from rlaif.stats import Bootstrap
 from rlaif.templates import JudgeTemplate, load_template
+from rlaif.words import percent, with_interval
 
 SCHEMA = "rlaif/distillation/v1"
 TEMPLATE = "propose"
@@ -161,9 +161,8 @@ def supported(tested: CandidateTest) -> str:
     """'82% (74 to 89%) of 61 decided pairs, proposed for 9'."""
     if tested.support is None:
         return f"no support measured, proposed for {len(tested.candidate.supporters)}"
-    interval = span(tested.support.model_dump(), "share")
     return (
-        f"{percent(tested.support.value)} ({interval}) of {tested.support.n} decided pairs, "
+        f"{with_interval(tested.support)} of {tested.support.n} decided pairs, "
         f"proposed for {len(tested.candidate.supporters)}"
     )
 

@@ -15,8 +15,8 @@ from scipy.stats import permutation_test
 
 from rlaif.audit.distill.merge import Candidate
 from rlaif.audit.distill.settings import DistillSettings
-from rlaif.evaluation.agreement import Bootstrap, Estimate, clustered_mean, numbered
 from rlaif.feedback.pairs import TIE_ROUNDING
+from rlaif.stats import Bootstrap, Estimate, clustered_mean, holm, numbered
 
 Votes = NDArray[np.float64]
 """Pairs by candidates, as in `vote.Votes.p`."""
@@ -59,16 +59,6 @@ def select(
         if tested[i].rejected is None:
             kept.append(i)
     return [tested[i] for i in [*kept, *(i for i in order if i not in kept)]]
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down adjustment (1979): each p times the number of hypotheses not yet rejected, made monotone."""
-    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
-    adjusted, largest = [0.0] * len(p_values), 0.0
-    for rank, i in enumerate(order):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[i]))
-        adjusted[i] = largest
-    return adjusted
 
 
 def _test(

@@ -24,12 +24,12 @@ from rlaif.config.models import LocalModel, VllmModel
 from rlaif.console import say
 from rlaif.constitution import Constitution, load_constitution
 from rlaif.errors import ConfigError
-from rlaif.evaluation.agreement import Bootstrap
-from rlaif.evaluation.wording import percent
 from rlaif.jsonl import write_json
 from rlaif.processes import several
 from rlaif.records import content_id
 from rlaif.run import Run, versions
+from rlaif.stats import Bootstrap
+from rlaif.words import percent
 
 
 class TrainedJudge(NamedTuple):

@@ -14,20 +14,16 @@ from typing import Any, NamedTuple
 from rlaif.audit.judge_training.labels import PairLabel
 from rlaif.audit.judge_training.split import decided, key_of, keys_of
 from rlaif.config import Recipe
+from rlaif.console import aligned
 from rlaif.constitution import Constitution
-from rlaif.evaluation.agreement import (
-    Bootstrap,
-    clustered_mean,
-    clustered_mean_difference,
-    coverage,
-    order_consistency,
-)
-from rlaif.evaluation.wording import percent, points, span
+from rlaif.evaluation.agreement import coverage, order_consistency
 from rlaif.feedback.judge import JudgeResult, OpenJudge, judge_by_mode
 from rlaif.feedback.labelled import agreement
 from rlaif.feedback.pairs import choice
 from rlaif.feedback.sample import Progress
 from rlaif.feedback.verdict import log_odds
+from rlaif.stats import Bootstrap, at, clustered_mean, clustered_mean_difference, estimate_at
+from rlaif.words import percent, with_interval
 
 
 class LabelAgreement(NamedTuple):
@@ -86,25 +82,22 @@ def worth(labels: Sequence[PairLabel], before: JudgeResult, after: JudgeResult, 
 
 def table(found: Mapping[str, Any], confidence: float) -> list[str]:
     """The audits side by side."""
-    before, after, gain = found["before"], found["after"], found["difference"]
+    before, after = found["before"], found["after"]
     rows: list[tuple[str, ...]] = [("", "before", "after", "difference")]
-    own = [f"{percent(look['agreement']['value'])} ({span(look['agreement'], 'share')})" for look in (before, after)]
-    rows.append(("agrees with the labels", *own, f"{points(gain['value'])} points ({span(gain, 'points')})"))
+    own = [with_interval(estimate_at(look, "agreement")) for look in (before, after)]
+    rows.append(("agrees with the labels", *own, with_interval(estimate_at(found, "difference"), "points")))
     if before["consistency"] or after["consistency"]:
-        rows.append(("same choice in both orders", *(_share(look["consistency"]) for look in (before, after)), ""))
-    rows.append(("pairs with a judgment", *(_share(look["coverage"]) for look in (before, after)), ""))
+        rows.append(
+            ("same choice in both orders", *(percent(at(look, "consistency.value")) for look in (before, after)), "")
+        )
+    rows.append(("pairs with a judgment", *(percent(at(look, "coverage.value")) for look in (before, after)), ""))
     rows.append(("cross-entropy, nats", *(f"{look['loss']:.3f}" for look in (before, after)), ""))
-    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     ties = f", {found['ties']} of them ties" if found["ties"] else ""
     return [
         f"Audit on {found['pairs']} pairs{ties}, of {found['prompts']} prompts that neither trained nor stopped; in "
         f"brackets {confidence:.0%} intervals, by prompt",
-        *("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows),
+        *aligned(rows),
     ]
-
-
-def _share(estimate: Mapping[str, Any] | None) -> str:
-    return percent(estimate["value"] if estimate else None)
 
 
 def _p_by_pair(result: JudgeResult) -> dict[str, float]:

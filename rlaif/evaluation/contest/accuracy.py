@@ -1,6 +1,6 @@
 """Reward models of several arms on the same pairs that people labelled and no arm trained on.
 
-The first thing that labels must buy. `agreement.heldout_accuracy` is about one run's own held-out labels; this is
+The first thing that labels must buy. `reward_worth.heldout_accuracy` is about one run's own held-out labels; this is
 about everybody's, and people's alone.
 """
 
@@ -12,11 +12,10 @@ from statistics import fmean
 from typing import NamedTuple
 
 from rlaif.errors import DataError, did_you_mean
-from rlaif.evaluation.agreement import Bootstrap, Estimate, clustered_mean, clustered_mean_difference
-from rlaif.evaluation.contest.headtohead import sign_flip
 from rlaif.evaluation.contest.power import Power, clustered_error, power_of
 from rlaif.evaluation.contest.seeds import SeedSpread, over_seeds, spread
 from rlaif.records import Record
+from rlaif.stats import Bootstrap, Estimate, clustered_mean, clustered_mean_difference, sign_flip
 
 
 class Scored(NamedTuple):

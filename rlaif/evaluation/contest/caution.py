@@ -6,15 +6,14 @@ luck along with merit.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
-import numpy as np
+from collections.abc import Sequence
 
 from rlaif.evaluation.contest.headtohead import WinRate
 from rlaif.evaluation.contest.league import League
 from rlaif.evaluation.contest.length import LengthControlled
 from rlaif.evaluation.contest.power import Power
-from rlaif.evaluation.wording import percent
+from rlaif.stats import holm
+from rlaif.words import percent
 
 MANY_TIES = 0.3
 POOR_FIT = 0.1
@@ -24,17 +23,6 @@ FEW_PROMPTS = 20
 def bonferroni(confidence: float, intervals: int) -> float:
     """The confidence that each of several intervals needs for all together to have the one given."""
     return 1 - (1 - confidence) / max(1, intervals)
-
-
-def holm(p_values: Mapping[str, float]) -> dict[str, float]:
-    """Holm's (1979) adjusted p-values: the chance of one false alarm or more stays below what they are compared with.
-
-    The k-th smallest of m is multiplied by m - k + 1, and is never below the one before it. Names keep their order.
-    """
-    order = sorted(p_values, key=lambda name: (p_values[name], name))
-    raised = [min(1.0, p_values[name] * (len(order) - k)) for k, name in enumerate(order)]
-    steps = dict(zip(order, np.maximum.accumulate(raised).tolist(), strict=True)) if order else {}
-    return {name: steps[name] for name in p_values}
 
 
 def contest_name(rate: WinRate) -> str:
@@ -55,7 +43,7 @@ def about_many(intervals: int, confidence: float) -> str:
 
 def about_contests(rates: Sequence[WinRate], confidence: float) -> str:
     """Which arms differ once all their contests are counted as one family (Holm)."""
-    adjusted = holm({contest_name(rate): rate.p_value for rate in rates})
+    adjusted = dict(zip(map(contest_name, rates), holm([rate.p_value for rate in rates]), strict=True))
     decided = [rate for rate in rates if adjusted[contest_name(rate)] < 1 - confidence]
     alone = [rate for rate in rates if rate.p_value < 1 - confidence and rate not in decided]
     said = [f"Of {len(rates)} contests between arms, counted together (Holm), {_list(decided)}."]

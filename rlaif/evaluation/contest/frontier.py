@@ -21,9 +21,8 @@ from scipy.special import xlogy
 from scipy.stats import t as student_t
 
 from rlaif.errors import DataError
-from rlaif.evaluation.agreement import Estimate
-from rlaif.evaluation.contest.resampling import Array
 from rlaif.records import Record
+from rlaif.stats import Array, Estimate
 
 Form = Literal["best_of_n", "rl"]
 FEWEST = 4

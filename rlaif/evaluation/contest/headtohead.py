@@ -8,17 +8,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import fmean
 
-import numpy as np
-
 from rlaif.errors import DataError
-from rlaif.evaluation.agreement import Bootstrap, Estimate, clustered_mean, clustered_mean_difference, numbered
 from rlaif.evaluation.contest.games import Contest, Game, Scale, prompts_of
 from rlaif.evaluation.contest.power import Power, clustered_error, power_of
 from rlaif.evaluation.contest.seeds import SeedSpread, over_seeds, seeds_apart, spread
 from rlaif.records import Record
-
-FLIPS = 9999
-PORTION = 500
+from rlaif.stats import Bootstrap, Estimate, clustered_mean, clustered_mean_difference, sign_flip
 
 
 class WinRate(Record):
@@ -60,21 +55,15 @@ class WinRate(Record):
         turned = {
             "one": self.other,
             "other": self.one,
-            "rate": turned_round(self.rate),
-            "mean_p": turned_round(self.mean_p),
+            "rate": self.rate.opposite(1.0),
+            "mean_p": self.mean_p.opposite(1.0),
             "wins": self.losses,
             "losses": self.wins,
             "one_seeds": self.other_seeds.swapped(),
             "other_seeds": self.one_seeds.swapped(),
-            "over_seeds": self.over_seeds and turned_round(self.over_seeds),
+            "over_seeds": self.over_seeds and self.over_seeds.opposite(1.0),
         }
         return self.model_copy(update=turned)
-
-
-def turned_round(rate: Estimate) -> Estimate:
-    """1 - rate, interval and all."""
-    low, high = (None if bound is None else 1 - bound for bound in (rate.high, rate.low))
-    return Estimate(value=1 - rate.value, low=low, high=high, n=rate.n)
 
 
 def win_rate(played: Contest, one: str, other: str, bootstrap: Bootstrap, scale: Scale = "choice") -> WinRate:
@@ -119,24 +108,6 @@ def _measured(games: Sequence[Game], bootstrap: Bootstrap, scale: Scale) -> WinR
         over_seeds=over_seeds(rate, clustered_error(worth, prompts), clusters, counted, bootstrap.confidence),
         power=power_of(worth, prompts, bootstrap.confidence),
     )
-
-
-def sign_flip(differences: Sequence[float], clusters: Sequence[str], seed: int = 0) -> float:
-    """The two-sided p-value of "swapping the arms on a prompt would change nothing" (Fisher's paired randomisation).
-
-    Each prompt's sum of differences keeps its size and gets a random sign, FLIPS times; p is the share of sums at
-    least as far from 0 as the one found, that one included. It needs no law of the values and no number of prompts,
-    but cannot go below 1 / (FLIPS + 1), nor below 2 / 2^k for k prompts.
-    """
-    sums = np.bincount(numbered(clusters), weights=np.asarray(differences, dtype=float))
-    sums = sums[np.abs(sums) > 1e-12]
-    found = abs(sums.sum()) - 1e-9  # equal sums must count as equal
-    rng = np.random.default_rng(seed)
-    as_far = 0
-    for start in range(0, FLIPS, PORTION):
-        kept = rng.integers(0, 2, size=(min(PORTION, FLIPS - start), len(sums)), dtype=np.int8).astype(float)
-        as_far += int(np.sum(np.abs(2 * (kept @ sums) - sums.sum()) >= found))
-    return (1 + as_far) / (1 + FLIPS)
 
 
 def lead(

@@ -21,7 +21,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from rlaif.evaluation.agreement import Bootstrap, numbered
 from rlaif.evaluation.contest.games import Contest, Scale, prompts_of
 from rlaif.evaluation.contest.length import (
     LengthControlled,
@@ -31,7 +30,8 @@ from rlaif.evaluation.contest.length import (
     length_terms,
     uncorrected,
 )
-from rlaif.evaluation.contest.resampling import MAX_STEPS, RIDGE, ROOM, TOLERANCE, Array, as_estimate
+from rlaif.evaluation.contest.resampling import MAX_STEPS, RIDGE, ROOM, TOLERANCE
+from rlaif.stats import Array, Bootstrap, as_estimate, numbered
 
 EASE = 0.1
 """A prior of N(0, 3.2^2) on a prompt's difficulty: from here on the path of ridges is flat, on half of AlpacaEval 2's

@@ -14,11 +14,11 @@ from scipy.sparse.csgraph import connected_components
 from scipy.special import expit
 
 from rlaif.errors import DataError
-from rlaif.evaluation.agreement import Bootstrap, Estimate
 from rlaif.evaluation.contest.games import Contest, Scale, prompts_of
 from rlaif.evaluation.contest.length import length_terms
-from rlaif.evaluation.contest.resampling import Array, Fits, as_estimate, clustered_fits
+from rlaif.evaluation.contest.resampling import Fits, clustered_fits
 from rlaif.records import Record
+from rlaif.stats import Array, Bootstrap, Estimate, as_estimate
 
 MEAN_ELO = 1000.0
 ELO_PER_LOGIT = 400 / float(np.log(10))

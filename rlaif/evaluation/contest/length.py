@@ -20,12 +20,11 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.special import expit, logit, ndtri
 
-from rlaif.evaluation.agreement import Bootstrap, Estimate, clustered_mean, numbered
 from rlaif.evaluation.contest.games import Contest, Game, Scale, prompts_of
-from rlaif.evaluation.contest.headtohead import turned_round
-from rlaif.evaluation.contest.resampling import Array, as_estimate, clustered_fits
-from rlaif.evaluation.wording import percent
+from rlaif.evaluation.contest.resampling import clustered_fits
 from rlaif.records import Record
+from rlaif.stats import Array, Bootstrap, Estimate, as_estimate, clustered_mean, numbered
+from rlaif.words import percent
 
 FAR = 0.75
 """Where one arm is the longer in more games than this, equal length is outside most of them."""
@@ -64,8 +63,8 @@ class LengthControlled(Record):
         turned = {
             "one": self.other,
             "other": self.one,
-            "rate": self.rate and turned_round(self.rate),
-            "raw": turned_round(self.raw),
+            "rate": self.rate and self.rate.opposite(1.0),
+            "raw": self.raw.opposite(1.0),
             "longer": 1 - self.longer,
         }
         return self.model_copy(update=turned)

@@ -13,8 +13,8 @@ from statistics import fmean
 from typing import NamedTuple
 
 from rlaif.errors import DataError, did_you_mean
-from rlaif.evaluation.agreement import Bootstrap, Estimate, clustered_mean, clustered_mean_difference
 from rlaif.records import Record
+from rlaif.stats import Bootstrap, Estimate, clustered_mean, clustered_mean_difference
 
 OPENING = 240
 """Characters in which a refusal says that it is one. Later such words are mostly advice or a quotation."""

@@ -1,7 +1,7 @@
 """Fits on resamples of prompts: a logistic regression solved for thousands of weightings of the same rows at once.
 
 Length control and the league both need it, and for both a resample is only another weight for every prompt.
-The interval itself is `agreement.bootstrap_bounds`.
+The interval itself is `stats.bootstrap_bounds`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from rlaif.evaluation.agreement import Bootstrap, Estimate, bootstrap_bounds, numbered
+from rlaif.stats import Bootstrap, numbered
 
 Array = NDArray[np.float64]
 
@@ -79,11 +79,3 @@ def _newton(design: Array, worth: Array, weights: Array) -> Array:
         if size.max() < TOLERANCE:
             return found
     raise ArithmeticError(f"the logistic fit did not settle in {MAX_STEPS} steps (last step {size.max():.1e})")
-
-
-def as_estimate(value: float, resampled: Array, left_out: Array, confidence: float, n: int) -> Estimate:
-    """A statistic of fits with its interval; without one where nothing varies or there is a single cluster."""
-    if len(left_out) < 2 or np.ptp(resampled) <= 1e-9:
-        return Estimate(value=value, low=None, high=None, n=n)
-    low, high = bootstrap_bounds(value, resampled, left_out, confidence)
-    return Estimate(value=value, low=low, high=high, n=n)

@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 from scipy.stats import t as student_t
 
-from rlaif.evaluation.agreement import Bounds, Estimate
 from rlaif.records import Record
+from rlaif.stats import Bounds, Estimate
 
 
 class SeedSpread(Record):

@@ -8,6 +8,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from rlaif.config.annotators import AnnotatorsSection, Removal
+from rlaif.console import aligned
 from rlaif.errors import ConfigError, DataError, did_you_mean
 from rlaif.feedback.annotators.credibility import AnnotatorReport, Rate
 from rlaif.feedback.annotators.labels import Alpha
@@ -102,13 +103,11 @@ def read_labels(given: Path | str) -> list[Judgment]:
 def table(examined: Examined) -> list[str]:
     """The whole report as aligned lines."""
     rows = [COLUMNS, *(_row(report) for report in examined.reports)]
-    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     gold = f", {examined.gold_labels} of them of gold questions" if examined.gold_labels else ""
     people = f"{len(examined.reports)} annotators gave {examined.labels} labels of {examined.pairs} pairs{gold}"
     return [
         people,
-        # Never cut to the width of the screen: a name must be whole to be found again.
-        *("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows),
+        *aligned(rows),
         f"Krippendorff's alpha: {_alpha(examined.alpha)}",
         *([f"without those removed: {_alpha(examined.alpha_kept)}"] if examined.removed else []),
         LEGEND,

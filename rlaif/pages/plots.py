@@ -1,8 +1,8 @@
-"""The report's and the comparison's plots, each as the text of one SVG.
+"""The plots of every page, each as the text of one SVG.
 
-Colours are Okabe and Ito's, which people with any colour vision can tell apart; blue is always the policy
-(after), orange the reference (before). matplotlib is imported on the first plot. Equal numbers give equal
-bytes.
+Colours are Okabe and Ito's, which people with any colour vision can tell apart. Blue is always the policy (after),
+orange the reference (before); in contests green is better than the reference, red worse, grey cannot be told.
+matplotlib is imported on the first plot. Equal numbers give equal bytes.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rlaif.evaluation.wording import Unit, points
+from rlaif.stats import Estimate
+from rlaif.words import COIN, Unit, direction, points
 
 BLUE, ORANGE, GREEN, PURPLE, SKY, RED = "#0072B2", "#D98200", "#00805F", "#A6548A", "#4A9FD0", "#C24E00"
 CYCLE = (BLUE, ORANGE, GREEN, PURPLE, RED, SKY)
-INK, MUTED, GRID = "#1f2933", "#66727f", "#e3e7eb"
+INK, MUTED, GRID, GREY = "#1f2933", "#66727f", "#e3e7eb", "#8b959f"
 STYLE: dict[str, Any] = {
     "font.family": "sans-serif",
     "font.size": 9.5,
@@ -51,14 +52,7 @@ STYLE: dict[str, Any] = {
 CURVE_SIZE = (3.8, 2.4)
 LEGEND_HEIGHT = 0.25
 ROWS_WIDTH = 9.4
-
-
-class Interval(NamedTuple):
-    """A point with its interval, or without one."""
-
-    value: float
-    low: float | None = None
-    high: float | None = None
+HALF_ROW = 0.13
 
 
 def draw(size: tuple[float, float], paint: Callable[[Any], None]) -> str:
@@ -112,51 +106,123 @@ def running_mean(values: Sequence[float]) -> list[float]:
     return [float(np.mean(values[max(0, i - half) : i + half + 1])) for i in range(len(values))]
 
 
-def dots(
+class Mark(NamedTuple):
+    """A dot with its interval; a ring where `hollow`."""
+
+    estimate: Estimate
+    color: str = BLUE
+    hollow: bool = False
+
+
+class Line(NamedTuple):
+    """A row of a forest: marks below each other, small rings under them, small words to the right."""
+
+    marks: Sequence[Mark]
+    rings: Sequence[float] = ()
+    beside: str = ""
+
+
+class Scale(NamedTuple):
+    """The axis across a forest. Shares lie on a fixed one from 0 to 100% unless `limits` are given."""
+
+    unit: Unit = "share"
+    reference: tuple[float, str] | None = None
+    """A dashed line at a value, with its name."""
+    sides: tuple[str, str] | None = None
+    """What lies to the left and to the right of a coin's 50%."""
+    label: str = ""
+    limits: tuple[float, float] | None = None
+
+
+def dots(title: str, rows: Mapping[str, Estimate], scale: Scale | None = None, narrow: bool = False) -> str:
+    """One dot with its interval per row; `narrow` plots fit two or three beside each other."""
+    return forest(title, {name: Line([Mark(estimate)]) for name, estimate in rows.items()}, scale, narrow=narrow)
+
+
+def before_after(title: str, rows: Mapping[str, tuple[Estimate, Estimate]]) -> str:
+    """Two dots per row: hollow orange before, blue after, and the way between them."""
+    lines = {name: Line([Mark(one, ORANGE, hollow=True), Mark(two)]) for name, (one, two) in rows.items()}
+    return forest(title, lines, legend={"before": ("o", ORANGE, True), "after": ("o", BLUE, False)}, joined=True)
+
+
+def forest(
     title: str,
-    rows: Mapping[str, Interval],
-    reference: tuple[float, str] | None = None,
-    unit: Unit = "share",
+    rows: Mapping[str, Line],
+    scale: Scale | None = None,
+    legend: Mapping[str, tuple[str, str, bool]] | None = None,
     narrow: bool = False,
+    joined: bool = False,
 ) -> str:
-    """One dot with its interval a row, top to bottom, and a dashed line at what `reference` names.
+    """Estimates as dots with intervals, a row each, from top to bottom.
 
-    Shares lie on a fixed axis from 0 to 100%; `narrow` plots fit two or three beside each other.
+    `legend` has mark, colour and hollowness by name; `joined` draws the way from the first dot to the last.
     """
+    axis = scale or Scale()
 
     def paint(axes: Any) -> None:
-        for y, estimate in enumerate(rows.values()):
-            _dot(axes, y, estimate, BLUE)
+        for y, line in enumerate(rows.values()):
+            if joined:
+                ends = [line.marks[0].estimate.value, line.marks[-1].estimate.value]
+                axes.plot(ends, [y, y], color="#c9d1d9", linewidth=1.2, zorder=1)
+            for i, mark in enumerate(line.marks):
+                _mark(axes, y + HALF_ROW * (2 * i - len(line.marks) + 1), mark)
+            if line.rings:
+                ring = {"markersize": 4, "markerfacecolor": "none", "color": MUTED}
+                axes.plot(line.rings, [y + 0.24] * len(line.rings), "o", **ring)
+            if line.beside:
+                where = {"xycoords": ("axes fraction", "data"), "annotation_clip": False}
+                axes.annotate(line.beside, (1.01, y), **where, va="center", fontsize=8, color=MUTED)
+        for name, (marker, color, hollow) in (legend or {}).items():
+            fill = "white" if hollow else color
+            axes.plot([], [], marker, color=color, markerfacecolor=fill, markeredgewidth=1.6, label=name)
+        if legend:
+            axes.figure.legend(loc="outside lower center", ncols=2, handletextpad=0.2)
         rows_axis(axes, list(rows))
+        _scale(axes, axis)
         axes.set_title(title)
-        if unit == "share":
-            percent_axis(axes.xaxis)
-            axes.set_xlim(-0.02, 1.02)
-        elif unit == "points":
-            axes.xaxis.set_major_formatter(lambda value, _: points(value))
-        if reference is not None:
-            reference_line(axes, reference)
 
-    return draw((CURVE_SIZE[0] if narrow else ROWS_WIDTH, height(len(rows))), paint)
+    tall = height(len(rows)) + (LEGEND_HEIGHT if legend else 0) + (0.25 if axis.sides or axis.label else 0)
+    return draw((CURVE_SIZE[0] if narrow else ROWS_WIDTH, tall), paint)
 
 
-def before_after(title: str, rows: Mapping[str, tuple[Interval, Interval]]) -> str:
-    """Two dots with intervals a row: hollow orange before, blue after, and the way between them."""
+def _mark(axes: Any, y: float, mark: Mark) -> None:
+    estimate, color, hollow = mark
+    if estimate.low is not None and estimate.high is not None:
+        axes.plot([estimate.low, estimate.high], [y, y], color=color, linewidth=2, alpha=0.65, zorder=2)
+    fill = "white" if hollow else color
+    axes.plot([estimate.value], [y], "o", color=color, markerfacecolor=fill, markeredgewidth=1.6, zorder=3)
 
-    def paint(axes: Any) -> None:
-        for y, (before, after) in enumerate(rows.values()):
-            axes.plot([before.value, after.value], [y, y], color="#c9d1d9", linewidth=1.2, zorder=1)
-            _dot(axes, y - 0.13, before, ORANGE, hollow=True)
-            _dot(axes, y + 0.13, after, BLUE)
-        axes.plot([], [], "o", color=ORANGE, markerfacecolor="white", markeredgewidth=1.6, label="before")
-        axes.plot([], [], "o", color=BLUE, label="after")
-        axes.figure.legend(loc="outside lower center", ncols=2, handletextpad=0.2)
-        rows_axis(axes, list(rows))
+
+def _scale(axes: Any, scale: Scale) -> None:
+    if scale.unit == "share":
         percent_axis(axes.xaxis)
-        axes.set_xlim(-0.02, 1.02)
-        axes.set_title(title)
+        axes.set_xlim(*(scale.limits or (-0.02, 1.02)))
+    elif scale.unit == "points":
+        axes.xaxis.set_major_formatter(lambda value, _: points(value))
+    else:
+        axes.margins(x=0.06)
+    axes.set_xlabel(scale.label)
+    dashed = {"color": MUTED, "linewidth": 1, "linestyle": (0, (4, 3)), "zorder": 0}
+    where = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points", "va": "top", "fontsize": 8.5}
+    if scale.reference is not None:
+        value, name = scale.reference
+        axes.axvline(value, **dashed)
+        axes.annotate(name, (value, 1), xytext=(4, 0), color=MUTED, **where)
+    if scale.sides is not None:
+        left, right = scale.sides
+        axes.axvline(COIN, **dashed)
+        axes.annotate(f"\u2190 {left}", (COIN, 1), xytext=(-6, 0), ha="right", color=RED, **where)
+        axes.annotate(f"{right} \u2192", (COIN, 1), xytext=(6, 0), ha="left", color=GREEN, **where)
 
-    return draw((ROWS_WIDTH, height(len(rows)) + LEGEND_HEIGHT), paint)
+
+def side_color(rate: Estimate) -> str:
+    """Green above a coin's 50%, red below, grey where the interval holds it or there is none."""
+    return {"up": GREEN, "down": RED, "unclear": GREY}[direction(rate, COIN)]
+
+
+def short(name: str) -> str:
+    """The name, or as much of it as fits beside a plot."""
+    return name if len(name) <= 22 else name[:21] + "\u2026"
 
 
 def shares(title: str, rows: Mapping[str, Mapping[str, float]]) -> str:
@@ -183,7 +249,7 @@ def shares(title: str, rows: Mapping[str, Mapping[str, float]]) -> str:
 
 
 def reliability(
-    title: str, bins: Sequence[tuple[float, Interval]], maps: Mapping[str, tuple[Sequence[float], Sequence[float]]]
+    title: str, bins: Sequence[tuple[float, Estimate]], maps: Mapping[str, tuple[Sequence[float], Sequence[float]]]
 ) -> str:
     """How often the judge is right (dots with intervals) over how sure it is, both from 0.5 up.
 
@@ -210,13 +276,6 @@ def reliability(
     return draw((CURVE_SIZE[0], 3.6), paint)
 
 
-def _dot(axes: Any, y: float, estimate: Interval, color: str, hollow: bool = False) -> None:
-    if estimate.low is not None and estimate.high is not None:
-        axes.plot([estimate.low, estimate.high], [y, y], color=color, linewidth=2, alpha=0.65, zorder=2)
-    fill = "white" if hollow else color
-    axes.plot([estimate.value], [y], "o", color=color, markerfacecolor=fill, markeredgewidth=1.6, zorder=3)
-
-
 def rows_axis(axes: Any, names: Sequence[str]) -> None:
     """Names of rows down the left side, the first on top."""
     axes.set_yticks(range(len(names)), [name if len(name) <= 32 else name[:31] + "\u2026" for name in names])
@@ -230,14 +289,6 @@ def percent_axis(axis: Any) -> None:
     """Shares written as percentages."""
     axis.set_major_formatter(lambda value, _: f"{100 * value:.0f}%")
     axis.get_major_locator().set_params(nbins=5)
-
-
-def reference_line(axes: Any, reference: tuple[float, str]) -> None:
-    """A dashed line at a value, with its name."""
-    value, name = reference
-    axes.axvline(value, color=MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=0)
-    where = {"xycoords": ("data", "axes fraction"), "xytext": (4, 0), "textcoords": "offset points"}
-    axes.annotate(name, (value, 1), **where, va="top", fontsize=8.5, color=MUTED)
 
 
 def height(rows: int) -> float:

@@ -254,5 +254,5 @@ def text_of(page: Path) -> str:
     """What a reader sees, without markup, and without what differs by machine."""
     parser = _Text()
     parser.feed(page.read_text(encoding="utf-8"))
-    lines = (re.sub(r" +", " ", line).strip(" |") for line in parser.lines)
+    lines = (re.sub(r" +", " ", re.sub(r"(\.py):\d+", r"\1", line)).strip(" |") for line in parser.lines)
     return MACHINE.sub("#", "\n".join(line for line in lines if line)) + "\n"

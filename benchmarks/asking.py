@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rlaif.audit.gold import read_gold
+from rlaif.audits.gold import read_gold
 from rlaif.config.feedback import LabelSection, SampleSection
 from rlaif.config.judging import ChecklistMode, CompareMode, ContrastMode, Mode, PanelMember, PanelMode, ScoreMode
 from rlaif.config.models import LocalModel

@@ -20,7 +20,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import NamedTuple
 
-from rlaif.audit.gold import read_gold
+from rlaif.audits.gold import read_gold
 from rlaif.config import Recipe, load_recipe
 from rlaif.config.feedback import LabelSection
 from rlaif.config.judging import CompareMode

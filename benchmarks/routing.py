@@ -40,7 +40,7 @@ from rlaif.jsonl import read_jsonl
 from rlaif.models.local.load import load_language_model
 from rlaif.models.local.tokens import encode_prompt, encode_response
 from rlaif.records import Judgment, PrincipleJudgment
-from rlaif.run import Run
+from rlaif.run_folder import Run
 
 BUDGETS = (0.05, 0.1, 0.2, 0.4)
 HELDOUT = 0.25

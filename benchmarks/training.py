@@ -38,7 +38,7 @@ from rlaif.models.local.dtype import resolve, torch_dtype
 from rlaif.models.local.load import load_tokenizer
 from rlaif.records import Message, Preference, Prompt, content_id
 from rlaif.rewards.open import open_rewards
-from rlaif.run import Run
+from rlaif.run_folder import Run
 from rlaif.training.optimise.actors import open_actors
 from rlaif.training.optimise.loop import train_policy
 from rlaif.training.reward.ensemble import RewardModels

@@ -8,8 +8,6 @@ brings no torch. To read the code start with `rlaif/pipeline.py`, which is the w
 from __future__ import annotations
 
 import importlib
-import sys
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -31,7 +29,7 @@ if TYPE_CHECKING:
     from rlaif.feedback.judge import JudgeResult
     from rlaif.models.chat import ChatRequest, Reply
     from rlaif.records import Failure, Judgment, Message, Pair, Preference, Prompt, Response, Score, Verdict
-    from rlaif.run import Run
+    from rlaif.run_folder import Run
 
 __version__ = "0.1.0"
 __all__ = [
@@ -102,7 +100,7 @@ _HOMES = {
         "Score",
         "Verdict",
     ),
-    "rlaif.run": ("Run",),
+    "rlaif.run_folder": ("Run",),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -115,22 +113,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted(__all__)
-
-
-class _NamedLikeAFunction(ModuleType):
-    """A module that a function of the API is named like, such as rlaif/run.py: calling it calls the function."""
-
-    def __call__(self, *args: Any, **options: Any) -> Any:
-        return __getattr__(self.__name__.removeprefix("rlaif."))(*args, **options)
-
-
-class _Package(ModuleType):
-    """Importing rlaif/run.py sets `rlaif.run` to the module, which must stay callable."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name in _HOME and isinstance(value, ModuleType):
-            value.__class__ = _NamedLikeAFunction
-        super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package

@@ -30,7 +30,7 @@ from rlaif.forms import EVALUATION
 from rlaif.jsonl import read_json
 from rlaif.pipeline import run_recipe
 from rlaif.records import derive_seed
-from rlaif.run import Run
+from rlaif.run_folder import Run
 from rlaif.stats import estimate_at
 from rlaif.words import with_interval
 

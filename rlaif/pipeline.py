@@ -33,7 +33,7 @@ from rlaif.feedback.judge import check_modes
 from rlaif.files import remove
 from rlaif.formats import Annotations
 from rlaif.processes import leads, several
-from rlaif.run import Run
+from rlaif.run_folder import Run
 from rlaif.stages.due import Inputs, check_changes, runs_there, take_over, why_again, why_not_taken
 from rlaif.stages.evaluation import EVALUATE, REPORT
 from rlaif.stages.feedback import LABEL, SAMPLE

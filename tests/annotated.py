@@ -12,7 +12,7 @@ from rlaif.annotate.store import PageAnswer
 from rlaif.config import dump_recipe, load_recipe
 from rlaif.jsonl import write_atomic, write_jsonl
 from rlaif.records import Message, Pair, Prompt
-from rlaif.run import Run
+from rlaif.run_folder import Run
 
 CONSTITUTION = """\
 schema: rlaif/constitution/v1

@@ -12,8 +12,8 @@ from random import Random
 import numpy as np
 import yaml
 
-from rlaif.audit.audit import audit_command
-from rlaif.audit.named_modes import parse_modes
+from rlaif.audits.audit import audit_command
+from rlaif.audits.named_modes import parse_modes
 from rlaif.config.measures import LongWords, Syllables, WordCount
 from rlaif.evaluation.compare import compare_runs
 from rlaif.evaluation.contest import caution

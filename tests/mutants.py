@@ -34,7 +34,7 @@ ESTIMATORS, ROLLOUT = "training/optimise/estimators.py", "training/optimise/roll
 UPDATES = "training/optimise/updates.py"
 REWARD, REWARD_DATA = "training/reward/train.py", "training/reward/data.py"
 JUDGE_LOSS, JUDGE_LOOP, JUDGE_METHODS = f"{LOSSES}/judge.py", "training/judge/loop.py", "training/judge/methods.py"
-JUDGE_SPLIT, JUDGE_MATERIAL = "audit/judge_training/split.py", "audit/judge_training/material.py"
+JUDGE_SPLIT, JUDGE_MATERIAL = "audits/judge_training/split.py", "audits/judge_training/material.py"
 OBJECTIVE, OFFLINE, DPO = "training/reward/objective.py", "training/offline/loop.py", "training/offline/dpo.py"
 
 FAULTS = [

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from rlaif.audit.ablate import ablate
-from rlaif.audit.commands import ablate_command
+from rlaif.audits.ablate import ablate
+from rlaif.audits.commands import ablate_command
 from rlaif.config.feedback import LabelSection, SampleOne
 from rlaif.constitution import Constitution
 from rlaif.errors import ConfigError, DataError

@@ -25,7 +25,7 @@ from rlaif.annotate.store import AnswerStore
 from rlaif.errors import ConfigError, DataError
 from rlaif.jsonl import read_jsonl, write_jsonl
 from rlaif.records import Edit, Judgment, PrincipleJudgment, Response
-from rlaif.run import Run
+from rlaif.run_folder import Run
 from tests.annotated import given, good, make_run, pair, pairs, questions
 
 

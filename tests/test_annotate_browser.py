@@ -17,7 +17,7 @@ from rlaif.annotate.publish import publish
 from rlaif.annotate.store import AnswerStore
 from rlaif.jsonl import read_jsonl
 from rlaif.records import Edit, Judgment
-from rlaif.run import Run
+from rlaif.run_folder import Run
 from tests.annotated import make_run, pair, pairs
 
 pytest.importorskip("fastapi", reason="needs the extra `annotate`")

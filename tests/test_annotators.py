@@ -38,7 +38,7 @@ from rlaif.records import (
     Side,
     Verdict,
 )
-from rlaif.run import Run
+from rlaif.run_folder import Run
 from tests.tiers import some
 
 ORIGIN = Provenance(

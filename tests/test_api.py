@@ -80,8 +80,8 @@ def test_judging_by_a_function_brings_no_torch(rule):
 
 def test_a_module_of_the_same_name_stays_callable():
     from rlaif import audit, run
-    from rlaif.audit.gold import read_gold
-    from rlaif.run import Run
+    from rlaif.audits.gold import read_gold
+    from rlaif.run_folder import Run
 
     assert callable(read_gold) and callable(rlaif.audit) and callable(rlaif.run)
     assert audit.__doc__ and run.__doc__ and Run is rlaif.Run

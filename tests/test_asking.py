@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import asking
-from rlaif.audit.gold import read_gold
+from rlaif.audits.gold import read_gold
 from rlaif.config.load import load_recipe
 from rlaif.feedback.prompts import read_prompts
 from rlaif.records import Message, Pair, Prompt

@@ -9,17 +9,17 @@ from statistics import fmean
 
 import pytest
 
-from rlaif.audit.audit import audit_command
-from rlaif.audit.gate import MEASURES, check_gate, check_requirement, measured, parse_gate
-from rlaif.audit.identity import differences, identity, subject
-from rlaif.audit.opinion import opinion
+from rlaif.audits.audit import audit_command
+from rlaif.audits.gate import MEASURES, check_gate, check_requirement, measured, parse_gate
+from rlaif.audits.identity import differences, identity, subject
+from rlaif.audits.opinion import opinion
 from rlaif.constitution import load_constitution
 from rlaif.errors import ConfigError, DataError
 from rlaif.feedback.calibration import Isotonic, Temperature, calibrate, fitted
 from rlaif.feedback.verdict import log_odds, sigma
 from rlaif.jsonl import read_jsonl, write_jsonl
 from rlaif.records import Judgment
-from rlaif.run import Run
+from rlaif.run_folder import Run
 from rlaif.stages import label
 from tests.audited import CONSTITUTION, recipe_of, write_gold
 from tests.fake_run import prompt, response
@@ -325,7 +325,7 @@ def test_an_audit_below_the_recipes_gate_is_refused(right, tmp_path):
 def test_a_missing_or_foreign_audit_is_one_clear_line(right, tmp_path):
     with pytest.raises(ConfigError, match=r"nowhere\.json: no such file; make it with: rlaif audit RECIPE --gold FILE"):
         check_requirement(require(right, tmp_path, file=str(tmp_path / "nowhere.json")))
-    for text in ("{", "[]", "{}", '{"schema": "rlaif/audit/v1"}'):
+    for text in ("{", "[]", "{}", '{"schema": "rlaif/audits/v1"}'):
         (tmp_path / "a.json").write_text(text)
         with pytest.raises(ConfigError, match=r"label\.audit\.file: .*a\.json: (cannot be read as JSON|is not what)"):
             check_requirement(require(right, tmp_path, file=str(tmp_path / "a.json")))

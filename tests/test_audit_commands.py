@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rlaif.audit.commands import ablate_command, fit_command
+from rlaif.audits.commands import ablate_command, fit_command
 from rlaif.constitution import load_constitution
 from rlaif.errors import ConfigError
 from rlaif.testing import small_recipe

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import bootstrap as scipy_bootstrap
 
-from rlaif.audit.bias import verbosity
-from rlaif.audit.metrics import accuracy, always_longer, by_principle, by_tag, kappa, repetition, summarise
+from rlaif.audits.bias import verbosity
+from rlaif.audits.metrics import accuracy, always_longer, by_principle, by_tag, kappa, repetition, summarise
 from rlaif.feedback.judge.result import Cost
 from rlaif.feedback.labelled import Labelled, match
 from rlaif.feedback.verdict import checked

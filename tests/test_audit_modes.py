@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rlaif.audit.audit import Audited, audit_command
-from rlaif.audit.choice import ModeTrial, agreement_on, beats_a_coin, choose, chooses, flattery
-from rlaif.audit.gate import check_requirement
-from rlaif.audit.gold import read_gold
-from rlaif.audit.named_modes import DEFAULTS, mode_name, parse_modes
+from rlaif.audits.audit import Audited, audit_command
+from rlaif.audits.choice import ModeTrial, agreement_on, beats_a_coin, choose, chooses, flattery
+from rlaif.audits.gate import check_requirement
+from rlaif.audits.gold import read_gold
+from rlaif.audits.named_modes import DEFAULTS, mode_name, parse_modes
 from rlaif.checkup import check_file, json_schema
 from rlaif.cli import main
 from rlaif.config import load_recipe
@@ -28,7 +28,7 @@ from rlaif.jsonl import read_jsonl, write_jsonl
 from rlaif.models.chat import ChatModel
 from rlaif.models.open import open_model
 from rlaif.records import Judgment
-from rlaif.run import Run
+from rlaif.run_folder import Run
 from rlaif.stages import label
 from rlaif.stats import Bootstrap
 from rlaif.study.arms import recipe_of
@@ -245,7 +245,7 @@ def test_the_judge_is_opened_once_for_all_modes_and_probes(tmp_path: Path, monke
         opened.append(config)
         return own(config)
 
-    monkeypatch.setattr("rlaif.audit.judges.open_model", counted)
+    monkeypatch.setattr("rlaif.audits.judges.open_model", counted)
     audit(tmp_path, tosses(20, 9, compare=1.0, checklist=1.0, contrast=1.0), probe_pairs=4)
     assert len(opened) == 1
     opened.clear()

@@ -18,11 +18,11 @@ from scipy.integrate import quad
 from scipy.special import expit, log_expit, logit
 from scipy.stats import norm
 
-from rlaif.audit.audit import _lead
-from rlaif.audit.bias import verbosity
-from rlaif.audit.calibration import reliability, temperature_estimate
-from rlaif.audit.metrics import accuracy, always_longer, by_principle, by_tag, kappa, repetition, summarise
-from rlaif.audit.probes import Bench
+from rlaif.audits.audit import _lead
+from rlaif.audits.bias import verbosity
+from rlaif.audits.calibration import reliability, temperature_estimate
+from rlaif.audits.metrics import accuracy, always_longer, by_principle, by_tag, kappa, repetition, summarise
+from rlaif.audits.probes import Bench
 from rlaif.config.feedback import LabelSection
 from rlaif.constitution import Constitution
 from rlaif.evaluation.agreement import order_consistency

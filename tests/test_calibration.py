@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from scipy.optimize import isotonic_regression, minimize_scalar
 from scipy.special import expit
 
-from rlaif.audit.calibration import FOLDS, calibration, reliability
+from rlaif.audits.calibration import FOLDS, calibration, reliability
 from rlaif.errors import DataError
 from rlaif.feedback.calibration import (
     TEMPERATURES,

@@ -17,7 +17,7 @@ from rlaif.models.cache.store import ReplyStore
 from rlaif.models.chat import Reply
 from rlaif.pipeline import STAGES
 from rlaif.resources import available, resolve
-from rlaif.run import Run
+from rlaif.run_folder import Run
 from tests.audited import CONSTITUTION, write_gold
 from tests.fake_run import inputs, write_run
 

@@ -33,7 +33,7 @@ from rlaif.models.chat import ChatRequest, Reply
 from rlaif.models.scripted import ScriptedChatModel
 from rlaif.pipeline import STAGES, run_recipe
 from rlaif.records import Failure, Judgment, Message, Origin, Pair, Preference, Prompt, Response, derive_seed
-from rlaif.run import Run
+from rlaif.run_folder import Run
 from rlaif.stages import asking
 from rlaif.stages.forecast import work
 from rlaif.testing import choose, letters, shown, small_recipe

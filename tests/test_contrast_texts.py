@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from rlaif.audit.probes import judged_only
+from rlaif.audits.probes import judged_only
 from rlaif.constitution import Constitution, Contrast, lint, load_constitution
 from rlaif.constitution.diff import diff
 from rlaif.constitution.wording import words

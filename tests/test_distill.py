@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from rlaif.audit.distill import DistillSettings, distill_command
-from rlaif.audit.distill.command import halves
-from rlaif.audit.distill.merge import Candidate, merge
-from rlaif.audit.distill.propose import Proposal, cleaned, preferred_first, propose
-from rlaif.audit.distill.select import select
-from rlaif.audit.distill.vote import vote
+from rlaif.audits.distill import DistillSettings, distill_command
+from rlaif.audits.distill.command import halves
+from rlaif.audits.distill.merge import Candidate, merge
+from rlaif.audits.distill.propose import Proposal, cleaned, preferred_first, propose
+from rlaif.audits.distill.select import select
+from rlaif.audits.distill.vote import vote
 from rlaif.config import load_recipe
 from rlaif.config.feedback import LabelSection, SampleOne
 from rlaif.constitution import lint, load_constitution

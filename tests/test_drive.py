@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import pytest
+
 from rlaif.feedback.judge.drive import Work, drive, sharing, sharing_turns, together
 from rlaif.feedback.judge.result import Cost
 from rlaif.models.chat import ChatRequest, OnReplies, Reply
@@ -62,6 +64,21 @@ def test_a_work_of_works_asks_as_they_do_side_by_side() -> None:
     results, _ = drive(model, [together(inner)])
     assert results == [[[["a00!", "a10!"], ["b00!", "b01!"]], [["c00!", "c20!"]], [[]]]]
     assert model.calls == [["a00", "b00", "b01", "c00"], ["a10"], ["c20"]]
+
+
+@pytest.mark.parametrize("handed_on", [(), (0,), (2,), (0, 1), (1, 1, 1), (3, 0, 3)])
+def test_a_reply_counts_once_whether_it_was_handed_on_or_not(handed_on: tuple[int, ...]) -> None:
+    class Hesitant(Backwards):
+        def chat(self, requests: Sequence[ChatRequest], on_replies: OnReplies | None = None) -> list[Reply]:
+            replies = [Reply(text=f"{said(r)}!") for r in requests]
+            assert on_replies is not None
+            for index in handed_on:
+                on_replies([(index, replies[index])] if index < len(replies) else [])
+            return replies
+
+    results, cost = drive(Hesitant(), [turns("a", 3, 1), turns("b", 1, 1)])
+    assert results == [["a00!", "a01!", "a02!", "a10!"], ["b00!", "b10!"]]
+    assert cost.calls == 6
 
 
 def test_nothing_to_ask() -> None:

@@ -12,7 +12,7 @@ import pytest
 from rlaif.jsonl import read_jsonl, read_objects, write_jsonl
 from rlaif.pipeline import run_recipe
 from rlaif.records import Judgment, Preference, Response
-from rlaif.run import Run
+from rlaif.run_folder import Run
 from rlaif.testing import letters, small_recipe
 
 PROMPTS, HELDOUT = 120, 32

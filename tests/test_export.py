@@ -18,7 +18,7 @@ from rlaif.feedback.pairs import WeightedJudgment, read_preferences, to_preferen
 from rlaif.formats import HumanFile, HumanHub
 from rlaif.jsonl import read_objects, write_jsonl
 from rlaif.records import Message, Preference, Prompt, oriented, plain
-from rlaif.run import Run
+from rlaif.run_folder import Run
 from rlaif.testing import tiny_tokenizer
 from rlaif.training.losses import bradley_terry_loss
 from rlaif.training.reward.train import RewardStage, train_reward_model

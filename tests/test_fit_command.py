@@ -9,7 +9,7 @@ import re
 import numpy as np
 import pytest
 
-from rlaif.audit.commands import fit_command
+from rlaif.audits.commands import fit_command
 from rlaif.config import load_recipe
 from rlaif.constitution import load_constitution
 from rlaif.constitution.diff import diff

@@ -17,7 +17,7 @@ from rlaif.errors import TrainingError
 from rlaif.files import writing
 from rlaif.jsonl import write_atomic
 from rlaif.models import embedded
-from rlaif.run import Run
+from rlaif.run_folder import Run
 from rlaif.stages.stage import publishing
 from rlaif.training.checkpoints import Checkpoints
 from rlaif.training.policy_model import PolicyModel

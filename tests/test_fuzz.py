@@ -24,8 +24,8 @@ import yaml
 from rlaif.annotate.conflicts import conflicts_command
 from rlaif.annotate.questions import read_questions
 from rlaif.annotate.route import read_routing, route_command
-from rlaif.audit import gate
-from rlaif.audit.identity import differences
+from rlaif.audits import gate
+from rlaif.audits.identity import differences
 from rlaif.config import auto, dump_recipe, load_recipe
 from rlaif.config.feedback import PromptsSection
 from rlaif.config.sources import FileSource
@@ -45,7 +45,7 @@ from rlaif.iterate import _row
 from rlaif.jsonl import read_json, read_rows
 from rlaif.records import Message, Preference, Prompt
 from rlaif.resources import available, resolve
-from rlaif.run import Run
+from rlaif.run_folder import Run
 from rlaif.study.arms import ArmRun, arm_runs
 from rlaif.study.config import load_study
 from rlaif.study.contest import samples_of

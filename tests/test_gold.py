@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 
 from rlaif.annotate.questions import _gold
 from rlaif.annotate.route import _known
-from rlaif.audit.gold import read_gold
-from rlaif.audit.judge_training.labels import read_labels as teaching_labels
+from rlaif.audits.gold import read_gold
+from rlaif.audits.judge_training.labels import read_labels as teaching_labels
 from rlaif.constitution import load_constitution
 from rlaif.errors import ConfigError, DataError
 from rlaif.feedback.annotators.commands import read_labels
 from rlaif.jsonl import dumps, write_jsonl
 from rlaif.records import Judgment, Message, Pair, Preference, Prompt
-from rlaif.run import Run
+from rlaif.run_folder import Run
 
 TALK = "\n\nHuman: Hi\n\nAssistant: Hello.\n\nHuman: What is a pen?\n\nAssistant: "
 PROMPT = Prompt.of(

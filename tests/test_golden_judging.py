@@ -18,10 +18,10 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from rlaif.audit.distill.merge import Candidate
-from rlaif.audit.distill.propose import propose
-from rlaif.audit.distill.settings import DistillSettings
-from rlaif.audit.distill.vote import vote
+from rlaif.audits.distill.merge import Candidate
+from rlaif.audits.distill.propose import propose
+from rlaif.audits.distill.settings import DistillSettings
+from rlaif.audits.distill.vote import vote
 from rlaif.config.feedback import LabelSection, Lexicographic, Mean, SampleOne
 from rlaif.config.judging import (
     ChecklistMode,

@@ -18,7 +18,7 @@ from rlaif.feedback.prompts import read_prompts
 from rlaif.formats import HumanFile, HumanHub
 from rlaif.formats.sheet import HumanData
 from rlaif.records import oriented, plain
-from rlaif.run import Run
+from rlaif.run_folder import Run
 from rlaif.stages.pairs import pairs
 from rlaif.testing import small_recipe
 

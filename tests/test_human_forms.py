@@ -11,7 +11,7 @@ import datasets
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from rlaif.audit.gold import read_gold
+from rlaif.audits.gold import read_gold
 from rlaif.errors import DataError
 from rlaif.feedback.human import read_human
 from rlaif.formats import Annotations, Argilla, Form, HumanFile, HumanHub, Ratings
@@ -19,7 +19,7 @@ from rlaif.formats.edits import edit_of
 from rlaif.formats.sheet import HumanData
 from rlaif.jsonl import read_items, write_jsonl
 from rlaif.records import Answer, Judgment, Message, Pair, PrincipleJudgment, Prompt, plain
-from rlaif.run import Run
+from rlaif.run_folder import Run
 
 GOLDEN = Path(__file__).parent / "golden" / "human"
 NO_RUN = Run(Path("no-run"))

@@ -17,7 +17,7 @@ from rlaif.feedback.pairs import choice
 from rlaif.jsonl import read_jsonl, write_jsonl
 from rlaif.pipeline import run_recipe, stages_until
 from rlaif.records import Judgment, Pair, Preference
-from rlaif.run import Run
+from rlaif.run_folder import Run
 from rlaif.testing import small_recipe
 from tests.annotated import given
 

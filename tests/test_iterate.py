@@ -22,7 +22,7 @@ from rlaif.iterate import HEADER, iterate, round_of
 from rlaif.jsonl import read_jsonl, read_objects
 from rlaif.pipeline import STAGES, stages_of
 from rlaif.records import Preference, Response
-from rlaif.run import Run
+from rlaif.run_folder import Run
 from rlaif.testing import small_recipe
 from tests.forked import draw_nothing, exit_code
 from tests.test_resume import Kill, arm

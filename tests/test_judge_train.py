@@ -14,13 +14,13 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
-from rlaif.audit.audit import audit_command
-from rlaif.audit.commands import ablate_command
-from rlaif.audit.judge_training import command, worth
-from rlaif.audit.judge_training.command import TrainedJudge, train_command
-from rlaif.audit.judge_training.labels import PairLabel, read_labels
-from rlaif.audit.judge_training.material import JudgeTrainMaterial, material_of, method_of
-from rlaif.audit.judge_training.split import Split, key_of, split
+from rlaif.audits.audit import audit_command
+from rlaif.audits.commands import ablate_command
+from rlaif.audits.judge_training import command, worth
+from rlaif.audits.judge_training.command import TrainedJudge, train_command
+from rlaif.audits.judge_training.labels import PairLabel, read_labels
+from rlaif.audits.judge_training.material import JudgeTrainMaterial, material_of, method_of
+from rlaif.audits.judge_training.split import Split, key_of, split
 from rlaif.config import Recipe, changed_keys
 from rlaif.config.models import LocalModel
 from rlaif.constitution import load_constitution
@@ -31,7 +31,7 @@ from rlaif.models.embedded import resolve_model
 from rlaif.models.open import open_model
 from rlaif.pipeline import STAGES
 from rlaif.records import Failure
-from rlaif.run import Run
+from rlaif.run_folder import Run
 from rlaif.training import memory
 from rlaif.training.judge import loop
 from rlaif.training.judge.inside import as_judge

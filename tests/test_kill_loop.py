@@ -19,7 +19,7 @@ from rlaif.config import Recipe, dump_recipe
 from rlaif.digest import hash_path
 from rlaif.jsonl import write_jsonl
 from rlaif.pipeline import run_recipe
-from rlaif.run import Run
+from rlaif.run_folder import Run
 from rlaif.testing import small_recipe
 from tests.forked import exit_code
 from tests.tiny_training import planted

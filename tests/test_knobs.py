@@ -13,7 +13,7 @@ import pytest
 
 from rlaif.config import Recipe, Section
 from rlaif.pipeline import STAGES, run_recipe, stages_of
-from rlaif.run import Run
+from rlaif.run_folder import Run
 from rlaif.testing import small_recipe
 from tests.tiers import some
 

@@ -18,7 +18,7 @@ from rlaif.jsonl import RowWriter, stream_jsonl, write_jsonl
 from rlaif.models.chat import ChatRequest
 from rlaif.pipeline import run_recipe
 from rlaif.records import Message, Pair, Prompt, Response
-from rlaif.run import Run
+from rlaif.run_folder import Run
 from rlaif.stages.labels import SampledPairs, responses_by_prompt
 from rlaif.testing import small_recipe
 from tests import scripted_judge

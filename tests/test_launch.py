@@ -12,7 +12,7 @@ import pytest
 
 from rlaif.config import dump_recipe
 from rlaif.pipeline import run_recipe
-from rlaif.run import Run
+from rlaif.run_folder import Run
 from rlaif.testing import small_recipe
 from tests.test_parallel import free_port
 

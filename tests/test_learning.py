@@ -19,7 +19,7 @@ from rlaif.config.training import ComputeSection, Lora
 from rlaif.models.local.generate import Sampling
 from rlaif.models.local.packing import Row
 from rlaif.models.local.tokens import encode_prompt
-from rlaif.run import Run
+from rlaif.run_folder import Run
 from rlaif.testing import save_tiny, tiny_tokenizer
 from rlaif.training.offline import loop as offline
 from rlaif.training.offline.dpo import DpoMethod

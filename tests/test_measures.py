@@ -23,7 +23,7 @@ from rlaif.evaluation.tables import measures, terminal
 from rlaif.evaluation.verdict import measure_sentences, verdict
 from rlaif.evaluation.winrate import Match
 from rlaif.pipeline import STAGES, run_recipe
-from rlaif.run import Run
+from rlaif.run_folder import Run
 from rlaif.stats import Bootstrap
 from rlaif.testing import small_recipe
 from rlaif.words import MINUS

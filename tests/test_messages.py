@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from rlaif.audit.gold import read_gold
+from rlaif.audits.gold import read_gold
 from rlaif.config.feedback import PromptsSection
 from rlaif.config.sources import FileSource, HubSource
 from rlaif.errors import DataError
@@ -19,7 +19,7 @@ from rlaif.feedback.prompts import PromptSplit, read_prompts
 from rlaif.formats import HumanFile, HumanHub
 from rlaif.formats.sheet import HumanData
 from rlaif.records import plain
-from rlaif.run import Run
+from rlaif.run_folder import Run
 
 USER = {"role": "user", "content": "Hi?"}
 NULLS = {"name": None, "tool_calls": None, "function_call": None, "audio": None, "refusal": None}

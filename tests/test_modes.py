@@ -13,7 +13,7 @@ from rlaif.errors import ConfigError
 from rlaif.jsonl import read_jsonl
 from rlaif.pipeline import run_recipe
 from rlaif.records import Demonstration, Judgment, Preference, Ranking, Reliability, Revision, Score
-from rlaif.run import Run
+from rlaif.run_folder import Run
 from rlaif.testing import letters, small_recipe
 
 CONSTITUTION = """\

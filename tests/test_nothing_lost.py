@@ -28,7 +28,7 @@ from rlaif.models.cache import CachedModel, cache_summary
 from rlaif.models.chat import ChatRequest, Reply
 from rlaif.models.client import HttpChatModel
 from rlaif.records import Judgment, Message, Pair, Prompt, Response
-from rlaif.run import Run
+from rlaif.run_folder import Run
 from rlaif.templates import load_template
 from tests.faulty_server import FAULTS, LASTING, PASSING, FaultyServer, faulty_server, seeded
 from tests.tiers import seeds, some

@@ -19,7 +19,7 @@ from rlaif.jsonl import read_jsonl, read_objects, write_jsonl
 from rlaif.models.chat import ChatRequest, Reply
 from rlaif.pipeline import STAGES, run_recipe, stages_of
 from rlaif.records import Demonstration, Failure, Preference, Response
-from rlaif.run import Run
+from rlaif.run_folder import Run
 from rlaif.stages.offline import demonstrations
 from rlaif.testing import small_recipe
 

@@ -13,7 +13,7 @@ import pytest
 
 from rlaif.config.scoring import ChecksScore
 from rlaif.records import Prompt
-from rlaif.run import Run
+from rlaif.run_folder import Run
 from rlaif.testing import save_tiny
 from rlaif.training.optimise.loop import train_policy
 from tests.tiers import seeds, some

@@ -17,7 +17,7 @@ from rlaif.config.scoring import ChecksScore, Constraint, Gold, LengthScore, Mod
 from rlaif.errors import TrainingError
 from rlaif.models.local.packing import Row
 from rlaif.records import Prompt
-from rlaif.run import Run
+from rlaif.run_folder import Run
 from rlaif.training.optimise import watch
 from rlaif.training.optimise.actors import Actors
 from rlaif.training.optimise.critic import modules_of

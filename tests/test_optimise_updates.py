@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rlaif.config.optimise import VllmRollouts
 from rlaif.config.scoring import ChecksScore
-from rlaif.run import Run
+from rlaif.run_folder import Run
 from rlaif.training.lora import trainable
 from rlaif.training.optimise.actors import Actors
 from rlaif.training.optimise.estimators import State, Targets, make_targets

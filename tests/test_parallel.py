@@ -18,7 +18,7 @@ from rlaif.console import Console
 from rlaif.errors import TrainingError
 from rlaif.jsonl import write_json
 from rlaif.processes import leads, several
-from rlaif.run import Run
+from rlaif.run_folder import Run
 from rlaif.training import parallel
 from tests import together
 from tests.tiny_training import LORA, same

@@ -14,7 +14,7 @@ from torch import Tensor
 from rlaif.config.optimise import AdaptiveKl
 from rlaif.config.training import ComputeSection
 from rlaif.errors import ConfigError, TrainingError
-from rlaif.run import Run
+from rlaif.run_folder import Run
 from rlaif.testing import save_tiny, tiny_tokenizer
 from rlaif.training import losses
 from rlaif.training.lora import trainable

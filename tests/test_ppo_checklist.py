@@ -17,7 +17,7 @@ from rlaif.models.local import generate as generate_module
 from rlaif.models.local.generate import caches, pick_tokens
 from rlaif.models.local.packing import Row, response_mask
 from rlaif.rewards.model import ModelReward
-from rlaif.run import Run
+from rlaif.run_folder import Run
 from rlaif.testing import save_tiny, tiny_tokenizer
 from rlaif.training.lora import trainable
 from rlaif.training.losses import gae

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from rlaif.audit.attacks import Attack, load_attacks
-from rlaif.audit.probes import (
+from rlaif.audits.attacks import Attack, load_attacks
+from rlaif.audits.probes import (
     PADDING,
     PROBES,
     Bench,

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from rlaif.models.local.packing import Row
 from rlaif.records import derive_seed
-from rlaif.run import Run
+from rlaif.run_folder import Run
 from rlaif.testing import tiny_tokenizer
 from rlaif.training.optimise.loop import train_policy
 from rlaif.training.reward.data import encode_pairs

@@ -22,7 +22,7 @@ from rlaif.digest import hash_path
 from rlaif.evaluation.report import write_report
 from rlaif.jsonl import write_json
 from rlaif.pipeline import STAGES, run_recipe
-from rlaif.run import Run
+from rlaif.run_folder import Run
 from rlaif.testing import small_recipe
 from tests.forked import blank, draw_nothing, exit_code
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from rlaif.errors import DataError
 from rlaif.models.local.packing import Row
 from rlaif.records import Message, Preference, Response
-from rlaif.run import Run
+from rlaif.run_folder import Run
 from rlaif.testing import tiny_tokenizer
 from rlaif.training.lessons import minibatches
 from rlaif.training.reward.data import Lesson, encode_pair, encode_pairs, pair_lessons, reference_rows

@@ -19,7 +19,7 @@ from rlaif.jsonl import read_objects, write_jsonl
 from rlaif.models.local.packing import Row
 from rlaif.records import Preference
 from rlaif.rewards.model import FolderReward, ModelReward
-from rlaif.run import Run
+from rlaif.run_folder import Run
 from rlaif.testing import tiny_tokenizer
 from rlaif.training.reward import denoise
 from rlaif.training.reward.data import encode_pairs, pair_lessons

@@ -23,7 +23,7 @@ from rlaif.evaluation.reward_worth import rating_error, reward_worth
 from rlaif.jsonl import read_objects, write_jsonl
 from rlaif.models.local.packing import Row
 from rlaif.records import Judgment, Message, Pair, Preference, PrincipleJudgment, Prompt, Score
-from rlaif.run import Run
+from rlaif.run_folder import Run
 from rlaif.stats import Bootstrap
 from rlaif.testing import tiny_tokenizer
 from rlaif.training import parallel

@@ -15,7 +15,7 @@ from rlaif.digest import hash_path
 from rlaif.errors import ConfigError, DataError
 from rlaif.jsonl import write_jsonl
 from rlaif.pipeline import STAGES, run_recipe, stages_of
-from rlaif.run import Run, versions
+from rlaif.run_folder import Run, versions
 from rlaif.stages.due import Inputs, check_changes
 
 RECIPE = load_recipe("quickstart")
@@ -151,7 +151,7 @@ def test_a_broken_recipe_file_is_named(run):
 HOLD = """
 import sys
 from pathlib import Path
-from rlaif.run import Run
+from rlaif.run_folder import Run
 with Run(Path(sys.argv[1])).lock():
     print("held", flush=True)
     sys.stdin.read()

@@ -24,7 +24,7 @@ from rlaif.errors import ModelError, TrainingError
 from rlaif.models.client.tokens import Continuation, Lost, TokenClient, TokenRequest
 from rlaif.models.local.generate import Sampling
 from rlaif.models.local.packing import Row
-from rlaif.run import Run
+from rlaif.run_folder import Run
 from rlaif.testing import Answer, Request, failed, fake_server, save_tiny
 from rlaif.training.optimise.loop import train_policy
 from rlaif.training.policy_model import PolicyModel

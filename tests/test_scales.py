@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter
 
-from rlaif.audit.gold import read_gold
+from rlaif.audits.gold import read_gold
 from rlaif.errors import DataError
 from rlaif.feedback.human import read_human
 from rlaif.formats import Form, HumanFile
 from rlaif.formats.sheet import HumanData
 from rlaif.jsonl import dumps
-from rlaif.run import Run
+from rlaif.run_folder import Run
 
 FORM: TypeAdapter[Form] = TypeAdapter(Form)
 

@@ -35,7 +35,7 @@ from rlaif.records import Message, Pair, Prompt
 from rlaif.rewards.model import FolderReward, score_pairs
 from rlaif.rewards.open import Shop, open_reward, open_rewards
 from rlaif.rewards.texts import checks, vetoes
-from rlaif.run import Run
+from rlaif.run_folder import Run
 from rlaif.stages.asking import asking
 from rlaif.stages.optimise import optimise
 from rlaif.testing import LABEL_MASS, letters, small_recipe, tiny_tokenizer

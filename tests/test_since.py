@@ -21,7 +21,7 @@ from rlaif.digest import hash_path
 from rlaif.errors import ConfigError
 from rlaif.jsonl import write_json
 from rlaif.pipeline import STAGES, run_recipe, stages_until
-from rlaif.run import Run
+from rlaif.run_folder import Run
 from rlaif.stages import due
 from rlaif.study.arms import arm_runs
 from rlaif.study.config import load_study

@@ -16,7 +16,7 @@ from rlaif.models.chat import ChatRequest, Reply
 from rlaif.models.scripted import ScriptedChatModel
 from rlaif.pipeline import STAGES
 from rlaif.records import Failure, Judgment, Response
-from rlaif.run import Run
+from rlaif.run_folder import Run
 from rlaif.stages import asking
 from rlaif.testing import small_recipe
 from tests.fake_run import response

@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from rlaif.config.training import TrackingSection
 from rlaif.errors import ConfigError
-from rlaif.run import Run
+from rlaif.run_folder import Run
 from rlaif.training.trackers import check_trackers, open_trackers
 from rlaif.training.tracking import tracking
 from tests.tiny_training import tiny_recipe

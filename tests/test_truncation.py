@@ -13,7 +13,7 @@ from rlaif.errors import DataError
 from rlaif.jsonl import write_jsonl
 from rlaif.models.local.packing import Row
 from rlaif.records import Preference, Score
-from rlaif.run import Run
+from rlaif.run_folder import Run
 from rlaif.stages.offline import dpo
 from rlaif.stages.reward import reward
 from rlaif.testing import tiny_tokenizer

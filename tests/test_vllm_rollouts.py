@@ -21,7 +21,7 @@ from rlaif.errors import TrainingError
 from rlaif.models.client.tokens import TokenClient
 from rlaif.models.local.generate import Sampling
 from rlaif.models.local.packing import Row
-from rlaif.run import Run
+from rlaif.run_folder import Run
 from rlaif.testing import save_tiny
 from rlaif.training.optimise.loop import train_policy
 from rlaif.training.policy_model import PolicyModel

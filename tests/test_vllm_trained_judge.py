@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from rlaif.audit.judge_training import worth
-from rlaif.audit.judge_training.command import train_command
-from rlaif.audit.judge_training.labels import read_labels
+from rlaif.audits.judge_training import worth
+from rlaif.audits.judge_training.command import train_command
+from rlaif.audits.judge_training.labels import read_labels
 from rlaif.config.models import JudgeModel, LocalModel, VllmModel
 from rlaif.constitution import load_constitution
 from rlaif.feedback.judge import JudgeResult

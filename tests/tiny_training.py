@@ -21,7 +21,7 @@ from rlaif.models.local.load import load_tokenizer
 from rlaif.models.local.packing import Row
 from rlaif.records import Message, Preference, Prompt, content_id
 from rlaif.rewards.open import Shop, open_reward
-from rlaif.run import Run
+from rlaif.run_folder import Run
 from rlaif.training.optimise import updates
 from rlaif.training.optimise.actors import Actors
 from rlaif.training.optimise.critic import SharedCritic

@@ -16,7 +16,7 @@ from rlaif.config.optimise import Sft
 from rlaif.config.training import ComputeSection, Lora
 from rlaif.errors import ConfigError, TrainingError
 from rlaif.models.local.packing import microbatches
-from rlaif.run import Run
+from rlaif.run_folder import Run
 from rlaif.training import parallel, sharding
 from rlaif.training.lessons import Text
 from rlaif.training.lora import trainable

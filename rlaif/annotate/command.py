@@ -23,7 +23,7 @@ from rlaif.config.feedback import HumanLabels, MixedLabels
 from rlaif.console import say
 from rlaif.errors import ConfigError
 from rlaif.formats import Annotations
-from rlaif.run import Run
+from rlaif.run_folder import Run
 
 PORT = 8765
 PORTS_TRIED = 20

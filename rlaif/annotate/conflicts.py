@@ -16,7 +16,7 @@ from rlaif.feedback.pairs import choice
 from rlaif.formats import Annotations
 from rlaif.jsonl import read_jsonl
 from rlaif.records import Judgment, Pair, Record
-from rlaif.run import Run
+from rlaif.run_folder import Run
 
 WIDTH = 100
 MOST = 400

@@ -17,7 +17,7 @@ from rlaif.annotate.store import AnswerStore, PageAnswer
 from rlaif.formats.edits import edit_of
 from rlaif.jsonl import dumps, write_atomic
 from rlaif.records import Answer, Edit, Judgment, Pair, PrincipleJudgment, Record
-from rlaif.run import Run
+from rlaif.run_folder import Run
 
 P_A = {"a": 1.0, "tie": 0.5, "b": 0.0}
 LOCK_S = 60.0

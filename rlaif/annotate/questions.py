@@ -17,7 +17,7 @@ from rlaif.feedback.pairs import make_pairs
 from rlaif.formats import Annotations, AnyForm, LabelSource, human_rows, kind_of
 from rlaif.jsonl import first_problem, read_jsonl, read_objects
 from rlaif.records import Judgment, Pair, Prompt, Response, oriented
-from rlaif.run import Run
+from rlaif.run_folder import Run
 
 
 class Questions(NamedTuple):

@@ -24,7 +24,7 @@ from rlaif.feedback.human import read_human, source_of
 from rlaif.formats import Annotations
 from rlaif.jsonl import read_json, read_jsonl, write_json, write_jsonl
 from rlaif.records import Judgment, Pair, Record
-from rlaif.run import Run
+from rlaif.run_folder import Run
 
 By = Literal["random", "uncertainty", "swap_gap", "disagreement", "margin", "predicted"]
 ROUTERS: tuple[By, ...] = ("random", "uncertainty", "swap_gap", "disagreement", "margin", "predicted")

@@ -18,7 +18,7 @@ from rlaif.errors import ConfigError, DataError
 from rlaif.feedback.pairs import read_preferences
 from rlaif.jsonl import write_jsonl
 from rlaif.records import Preference
-from rlaif.run import Run
+from rlaif.run_folder import Run
 
 if TYPE_CHECKING:
     from rlaif.rewards.model import FolderReward

@@ -8,31 +8,39 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from rlaif.api.inputs import paths_of
-from rlaif.audit import PROBE_PAIRS
-from rlaif.audit.audit import Audited, audit_command
-from rlaif.audit.named_modes import parse_modes
+from rlaif.audits import PROBE_PAIRS
+from rlaif.audits.audit import Audited, audit_command
+from rlaif.audits.named_modes import parse_modes
 from rlaif.config import Recipe, load_recipe
 from rlaif.config.judging import CompareMode
 from rlaif.errors import ConfigError
 from rlaif.evaluation.compare import compare_runs
 from rlaif.pipeline import run_recipe, stages_until
-from rlaif.run import Run
+from rlaif.run_folder import Run
 
 PathLike = str | os.PathLike[str]
 
 
 def run(
-    recipe: str | Recipe, overrides: Sequence[str] = (), out: PathLike | None = None, *, until: str | None = None
+    recipe: str | Recipe,
+    overrides: Sequence[str] = (),
+    out: PathLike | None = None,
+    *,
+    until: str | None = None,
+    since: PathLike | Iterable[PathLike] = (),
+    redo: bool = False,
 ) -> Run:
     """Bring a run up to date, stage by stage, up to the stage `until`; a finished stage is skipped.
 
     `recipe` is a shipped name, a path or a Recipe; `overrides` are `section.key=value`; `out` is the run folder, by
-    default runs/<name>. The attributes of the result are the paths of what it made. Everything that the command line
-    says is raised as an RlaifError.
+    default runs/<name>. What the runs `since` made of the very same inputs is taken over from there; `redo` allows
+    finished stages to be done again where the recipe changed. The attributes of the result are the paths of what it
+    made. Everything that the command line says is raised as an RlaifError.
     """
     found = _recipe(recipe, overrides)
     only = None if until is None else stages_until(found, until)
-    return run_recipe(found, Path(out or Path("runs") / found.name).expanduser(), only)
+    folder = Path(out or Path("runs") / found.name).expanduser()
+    return run_recipe(found, folder, only, since=paths_of(since), redo=redo)
 
 
 def audit(  # noqa: PLR0913 (each is an option of the command)

@@ -12,7 +12,7 @@ def not_a_run_file(out: Path | None) -> Path | None:
     some commands write a second file beside the first, with another."""
     for folder in out.resolve().parents if out else ():
         if (folder / "recipe.yaml").is_file() and (folder / "manifest.json").is_file():
-            from rlaif.run import Run
+            from rlaif.run_folder import Run
 
             assert out
             top = Path(out.resolve().relative_to(folder).parts[0])

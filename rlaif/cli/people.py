@@ -86,7 +86,7 @@ def report(
     """Everyone who labelled: agreement, gold questions, Dawid-Skene, skill, speed, and Krippendorff's alpha."""
     from rlaif.annotate.publish import publish
     from rlaif.feedback.annotators.commands import annotators_command
-    from rlaif.run import Run
+    from rlaif.run_folder import Run
 
     for folder in (source for source in sources if source.is_dir()):
         publish(Run(folder))  # the answers of a page that is served right now are in its database

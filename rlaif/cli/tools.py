@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from rlaif.audit import MEASURES, PROBE_PAIRS
+from rlaif.audits import MEASURES, PROBE_PAIRS
 from rlaif.cli.outputs import not_a_run_file
 from rlaif.errors import ConfigError
 
@@ -53,8 +53,8 @@ def audit(  # noqa: PLR0913 (each is a word of the command line)
     modes: Annotated[list[str] | None, typer.Option("--modes", metavar="KIND,KIND,...", help=MODES_HELP)] = None,
 ) -> None:
     """The judge against human labels: may it be used for this constitution, and in which mode?"""
-    from rlaif.audit.audit import audit_command
-    from rlaif.audit.named_modes import parse_modes
+    from rlaif.audits.audit import audit_command
+    from rlaif.audits.named_modes import parse_modes
     from rlaif.config import load_recipe
     from rlaif.config.judging import CompareMode
     from rlaif.console import say
@@ -81,7 +81,7 @@ def diff(old: str, new: str) -> None:
 @constitution_app.command()
 def ablate(recipe: RecipeName, overrides: Overrides = None, *, gold: Gold) -> None:
     """The judge's agreement with human labels with each principle left out."""
-    from rlaif.audit.commands import ablate_command
+    from rlaif.audits.commands import ablate_command
     from rlaif.config import load_recipe
 
     for line in ablate_command(load_recipe(recipe, overrides or []), gold):
@@ -100,7 +100,7 @@ def distill(
     votes: Annotated[int, typer.Option("--votes", min=1, help="Pairs that each is put to the vote on.")] = 100,
 ) -> None:
     """Inverse constitutional AI: principles proposed from labelled pairs, kept when they predict held-out ones."""
-    from rlaif.audit.distill import DistillSettings, distill_command
+    from rlaif.audits.distill import DistillSettings, distill_command
     from rlaif.config import load_recipe
     from rlaif.console import say
 
@@ -122,7 +122,7 @@ def fit(
     loss: Annotated[Literal["logistic", "hinge"], typer.Option("--loss")] = "logistic",
 ) -> None:
     """Weights of the principles fitted on human labels, written as a new version."""
-    from rlaif.audit.commands import fit_command
+    from rlaif.audits.commands import fit_command
     from rlaif.config import load_recipe
     from rlaif.console import say
 
@@ -148,7 +148,7 @@ def train(
     out: Annotated[Path | None, typer.Option("--out", help="The folder. Default: runs/judge-<recipe>.")] = None,
 ) -> None:
     """Fit the recipe's judge to labelled pairs: exit code 1 where no epoch was better than none."""
-    from rlaif.audit.judge_training.command import train_command
+    from rlaif.audits.judge_training.command import train_command
     from rlaif.config import load_recipe
     from rlaif.console import say
 

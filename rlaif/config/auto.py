@@ -1,7 +1,7 @@
 """What `label.mode.kind=auto` stands for: the mode that an audit chose among several, with that audit as its reason.
 
 Settled on a recipe's plain values before they are validated (`load.py`), so that a run's recipe names the mode itself.
-Whether the audit is about this judge and constitution is for labelling to check (`rlaif.audit.gate`).
+Whether the audit is about this judge and constitution is for labelling to check (`rlaif.audits.gate`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from rlaif.errors import ConfigError
 from rlaif.files import read_file
 from rlaif.jsonl import first_problem, strict_loads
 
-SCHEMA = "rlaif/audit/v1"
+SCHEMA = "rlaif/audits/v1"
 """Of what `rlaif audit` writes."""
 
 

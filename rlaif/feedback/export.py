@@ -16,7 +16,7 @@ from rlaif.feedback.pairs import read_preferences
 from rlaif.formats.argilla import PEOPLE
 from rlaif.jsonl import write_jsonl
 from rlaif.records import Messages, Preference, Prompt, oriented, plain
-from rlaif.run import Run
+from rlaif.run_folder import Run
 
 
 def trl_row(row: Preference) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from rlaif.formats import (
 from rlaif.formats.judgments import Judgments, read_own_edits
 from rlaif.formats.rows import SourceRow, path_of, read_rows
 from rlaif.formats.sheet import MOST_PAIRS, HumanData, Sheet
-from rlaif.run import Run
+from rlaif.run_folder import Run
 
 
 class _Place(Section):

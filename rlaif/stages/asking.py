@@ -22,7 +22,7 @@ from rlaif.models.cache import CachedModel, shared
 from rlaif.models.chat import ChatModel
 from rlaif.models.open import open_model
 from rlaif.records import Pair, Prompt
-from rlaif.run import Run
+from rlaif.run_folder import Run
 
 
 def made(path: Path, stage: str) -> Path:

@@ -21,7 +21,7 @@ from rlaif.digest import LARGE
 from rlaif.errors import ConfigError, few
 from rlaif.files import remove, writing
 from rlaif.records import content_id
-from rlaif.run import Run
+from rlaif.run_folder import Run
 from rlaif.stages.stage import Stage
 
 SHOWN = 5

@@ -19,7 +19,7 @@ from rlaif.jsonl import read_rows, write_json, write_jsonl
 from rlaif.models.files import module_files
 from rlaif.records import Failure, Judgment, Prompt, Response, content_id
 from rlaif.rewards.open import open_rewards
-from rlaif.run import Run
+from rlaif.run_folder import Run
 from rlaif.stages.asking import asking, cost_of, draw_samples, judge_with_bar, made, read_if_there
 from rlaif.stages.optimise import method_files
 from rlaif.stages.stage import Stage, judge_files, model_files, prompt_files

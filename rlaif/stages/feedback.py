@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rlaif.audit.gate import check_requirement
+from rlaif.audits.gate import check_requirement
 from rlaif.config import Recipe
 from rlaif.config.feedback import ContrastSample
 from rlaif.config.judging import ReviseMode
@@ -32,7 +32,7 @@ from rlaif.jsonl import write_jsonl
 from rlaif.models.cache.model import UNKNOWN
 from rlaif.records import Pair, Prompt
 from rlaif.resources import resolve
-from rlaif.run import Run
+from rlaif.run_folder import Run
 from rlaif.stages.asking import asking, cost_of, draw_samples, made, shards_with_bar
 from rlaif.stages.labels import LabelRows, SampledPairs, responses_by_prompt
 from rlaif.stages.pairs import facts_of, human_labels, say_failures

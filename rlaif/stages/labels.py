@@ -19,7 +19,7 @@ from rlaif.feedback.origin import Crossing, crossings, unpaired
 from rlaif.feedback.pairs import any_pair, apart_by_checks, make_pairs
 from rlaif.jsonl import RowWriter, stream_jsonl
 from rlaif.records import Pair, Prompt, Response
-from rlaif.run import Run
+from rlaif.run_folder import Run
 
 T = TypeVar("T")
 

@@ -25,7 +25,7 @@ from rlaif.feedback.sample import check_sample_failures
 from rlaif.jsonl import read_jsonl, write_json, write_jsonl
 from rlaif.processes import leads
 from rlaif.records import Demonstration, Message, Prompt, Response, derive_seed
-from rlaif.run import Run
+from rlaif.run_folder import Run
 from rlaif.stages.asking import asking, made, read_if_there
 from rlaif.stages.stage import publishing
 

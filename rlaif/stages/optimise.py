@@ -14,7 +14,7 @@ from rlaif.feedback.prompts import read_prompts
 from rlaif.formats.rows import path_of
 from rlaif.models.files import named_files
 from rlaif.rewards.open import open_rewards
-from rlaif.run import Run
+from rlaif.run_folder import Run
 from rlaif.stages.asking import asking, made
 from rlaif.stages.stage import Stage, constitution_file, model_files, prompt_files, publishing, template_files
 

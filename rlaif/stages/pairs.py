@@ -26,7 +26,7 @@ from rlaif.feedback.prompts import PromptSplit, read_prompts
 from rlaif.formats.sheet import HumanData
 from rlaif.jsonl import read_jsonl, write_json, write_jsonl
 from rlaif.records import Judgment
-from rlaif.run import Run
+from rlaif.run_folder import Run
 from rlaif.stages.asking import made
 from rlaif.stages.stage import Stage, human_files, prompt_files
 

@@ -28,7 +28,7 @@ from rlaif.formats import HumanSource
 from rlaif.models.files import model_folders, module_files, named_files
 from rlaif.processes import leads, several
 from rlaif.resources import resolve
-from rlaif.run import Run
+from rlaif.run_folder import Run
 
 
 class Stage(NamedTuple):

@@ -10,7 +10,7 @@ import yaml
 
 from rlaif.config import Recipe, load_recipe
 from rlaif.errors import ConfigError
-from rlaif.run import Run
+from rlaif.run_folder import Run
 from rlaif.study.config import Arm, Study, kind_of
 
 METHOD: dict[str, tuple[str, ...]] = {

@@ -27,7 +27,7 @@ from rlaif.evaluation.contest.refusals import Refusals, Reply
 from rlaif.forms import SCORED, SOURCE
 from rlaif.jsonl import read_rows
 from rlaif.records import Failure
-from rlaif.run import Run
+from rlaif.run_folder import Run
 from rlaif.stages.asking import read_if_there
 from rlaif.stats import Bootstrap
 from rlaif.study.arms import ArmRun

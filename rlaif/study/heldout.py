@@ -12,7 +12,7 @@ from rlaif.feedback.prompts import read_prompts
 from rlaif.forms import SCORED
 from rlaif.jsonl import read_rows, write_jsonl
 from rlaif.records import Judgment
-from rlaif.run import Run
+from rlaif.run_folder import Run
 from rlaif.study.arms import ArmRun, shared_recipe
 from rlaif.study.config import Study
 

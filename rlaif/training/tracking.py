@@ -13,7 +13,7 @@ from torch.utils.tensorboard import SummaryWriter
 from rlaif.config import Recipe
 from rlaif.console import Advance, bar, say
 from rlaif.processes import leads
-from rlaif.run import Run
+from rlaif.run_folder import Run
 from rlaif.training.trackers import first_line, open_trackers
 
 SHOWN = {

@@ -18,7 +18,7 @@ from rlaif.feedback.human import read_human, source_of
 from rlaif.formats import Annotations, AnyForm, LabelSource
 from rlaif.jsonl import first_problem, write_json, write_jsonl
 from rlaif.records import Judgment
-from rlaif.run import Run
+from rlaif.run_folder import Run
 
 NONE = "-"
 COLUMNS = ("annotator", "labels", "agrees", "gold", "accuracy", "skill", "seconds", "prefers first", "ties", "verdict")

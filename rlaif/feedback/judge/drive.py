@@ -50,6 +50,8 @@ def _call(model: ChatModel, running: _Running[T]) -> Cost:
     def on_replies(lot: Sequence[tuple[int, Reply]]) -> None:
         for index, reply in lot:
             number, place = places[index]
+            if number not in arrived:
+                continue
             arrived[number][place] = reply
             if len(arrived[number]) == len(turn[number]):
                 own = arrived.pop(number)
@@ -57,6 +59,7 @@ def _call(model: ChatModel, running: _Running[T]) -> Cost:
 
     requests = [request for own in turn.values() for request in own]
     replies = model.chat(requests, on_replies) if requests else []
+    on_replies(list(enumerate(replies)))  # what an engine did not hand on as it came
     for number in [number for number, own in turn.items() if not own]:
         running.resume(number, [])
     return Cost.of(replies)

@@ -8,10 +8,10 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from rlaif.audit.judge_training import worth
-from rlaif.audit.judge_training.material import JudgeTrainMaterial, method_of, without_long
-from rlaif.audit.judge_training.split import Split
-from rlaif.audit.judges import open_judges
+from rlaif.audits.judge_training import worth
+from rlaif.audits.judge_training.material import JudgeTrainMaterial, method_of, without_long
+from rlaif.audits.judge_training.split import Split
+from rlaif.audits.judges import open_judges
 from rlaif.config import Recipe
 from rlaif.config.models import LocalModel
 from rlaif.console import bar, heartbeat, say
@@ -19,7 +19,7 @@ from rlaif.constitution import Constitution
 from rlaif.feedback.judge import JudgeResult
 from rlaif.files import writing
 from rlaif.records import derive_seed
-from rlaif.run import Run
+from rlaif.run_folder import Run
 
 if TYPE_CHECKING:
     from rlaif.models.local.packing import Row

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import permutation_test
 
-from rlaif.audit.distill.merge import Candidate
-from rlaif.audit.distill.settings import DistillSettings
+from rlaif.audits.distill.merge import Candidate
+from rlaif.audits.distill.settings import DistillSettings
 from rlaif.feedback.pairs import TIE_ROUNDING
 from rlaif.stats import Bootstrap, Estimate, clustered_mean, holm, numbered
 

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rlaif.audit import MEASURES
-from rlaif.audit.identity import differences, identity
+from rlaif.audits import MEASURES
+from rlaif.audits.identity import differences, identity
 from rlaif.config import Recipe
 from rlaif.config.auto import command, read_audit
 from rlaif.config.judging import ReviseMode

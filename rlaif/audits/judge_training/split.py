@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
-from rlaif.audit.judge_training.labels import PairLabel
+from rlaif.audits.judge_training.labels import PairLabel
 from rlaif.config.judge_training import JudgeTrainSection
 from rlaif.errors import DataError
 from rlaif.feedback.pairs import choice, heldout_prompts

@@ -12,14 +12,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rlaif.audit.distill.merge import Candidate, merge
-from rlaif.audit.distill.propose import Proposed, propose
-from rlaif.audit.distill.select import CandidateTest, select
-from rlaif.audit.distill.settings import DistillSettings
-from rlaif.audit.distill.vote import Votes, constitution_of, vote
-from rlaif.audit.gold import read_gold
-from rlaif.audit.judge_training.record import refuse_seen
-from rlaif.audit.judges import open_judges
+from rlaif.audits.distill.merge import Candidate, merge
+from rlaif.audits.distill.propose import Proposed, propose
+from rlaif.audits.distill.select import CandidateTest, select
+from rlaif.audits.distill.settings import DistillSettings
+from rlaif.audits.distill.vote import Votes, constitution_of, vote
+from rlaif.audits.gold import read_gold
+from rlaif.audits.judge_training.record import refuse_seen
+from rlaif.audits.judges import open_judges
 from rlaif.config import Recipe
 from rlaif.config.judging import CompareMode
 from rlaif.console import bar

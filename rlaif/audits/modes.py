@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from rlaif.audit.choice import (
+from rlaif.audits.choice import (
     Choice,
     ModeTrial,
     Prompts,
@@ -19,11 +19,11 @@ from rlaif.audit.choice import (
     chooses,
     difference_on,
 )
-from rlaif.audit.gold import Gold
-from rlaif.audit.judges import Judges, judge_gold
-from rlaif.audit.metrics import as_asked, cost_per_pair
-from rlaif.audit.named_modes import mode_name
-from rlaif.audit.proposal import reason, said
+from rlaif.audits.gold import Gold
+from rlaif.audits.judges import Judges, judge_gold
+from rlaif.audits.metrics import as_asked, cost_per_pair
+from rlaif.audits.named_modes import mode_name
+from rlaif.audits.proposal import reason, said
 from rlaif.config import Recipe
 from rlaif.config.auto import ModeChoice
 from rlaif.config.feedback import LabelSection

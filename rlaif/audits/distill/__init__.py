@@ -5,7 +5,7 @@ each candidate alone on pairs of other prompts, `select.py` keeps those that pre
 four and writes what came of it. What survives explains these labels; other constitutions may explain them as well.
 """
 
-from rlaif.audit.distill.command import Distillation, distill_command
-from rlaif.audit.distill.settings import DistillSettings
+from rlaif.audits.distill.command import Distillation, distill_command
+from rlaif.audits.distill.settings import DistillSettings
 
 __all__ = ["DistillSettings", "Distillation", "distill_command"]

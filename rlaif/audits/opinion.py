@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
-from rlaif.audit.cautions import LEAST_COVERAGE, about_the_gold, cautions
+from rlaif.audits.cautions import LEAST_COVERAGE, about_the_gold, cautions
 from rlaif.stats import Estimate, at, estimate_at
 from rlaif.words import COIN, Side, counted, direction, in_points, percent, points, span, with_interval
 

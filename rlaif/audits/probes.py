@@ -14,8 +14,8 @@ from random import Random
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from rlaif.audit.attacks import Attack, load_attacks, planted
-from rlaif.audit.metrics import stability
+from rlaif.audits.attacks import Attack, load_attacks, planted
+from rlaif.audits.metrics import stability
 from rlaif.config.feedback import LabelSection
 from rlaif.config.judging import CompareMode, RankMode
 from rlaif.constitution import Constitution

@@ -11,8 +11,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from rlaif.audit.judge_training.labels import PairLabel
-from rlaif.audit.judge_training.split import key_of
+from rlaif.audits.judge_training.labels import PairLabel
+from rlaif.audits.judge_training.split import key_of
 from rlaif.config import Recipe
 from rlaif.config.feedback import Mean
 from rlaif.config.judging import ChecklistMode, CompareMode, ContrastMode, ScoreMode

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import NamedTuple
 
-from rlaif.audit.gold import Gold
+from rlaif.audits.gold import Gold
 from rlaif.config.feedback import LabelSection
 from rlaif.config.models import JudgeModel
 from rlaif.console import bar

@@ -15,7 +15,7 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from rlaif.audit.distill.propose import OPENING, Proposal
+from rlaif.audits.distill.propose import OPENING, Proposal
 from rlaif.constitution.wording import NEAR, opposed, similarity
 
 _EMPTY = re.compile(

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rlaif import __version__
-from rlaif.audit.identity import identity
-from rlaif.audit.judge_training import worth
-from rlaif.audit.judge_training.labels import PairLabels, read_labels
-from rlaif.audit.judge_training.material import material_of, trainable_mode
-from rlaif.audit.judge_training.record import FILE, SCHEMA, prompts_of, read_record, refuse_seen
-from rlaif.audit.judge_training.split import Split, decided, key_of, keys_of, split
-from rlaif.audit.judge_training.work import JudgeTrainOutcome, JudgeTrainTask, do
+from rlaif.audits.identity import identity
+from rlaif.audits.judge_training import worth
+from rlaif.audits.judge_training.labels import PairLabels, read_labels
+from rlaif.audits.judge_training.material import material_of, trainable_mode
+from rlaif.audits.judge_training.record import FILE, SCHEMA, prompts_of, read_record, refuse_seen
+from rlaif.audits.judge_training.split import Split, decided, key_of, keys_of, split
+from rlaif.audits.judge_training.work import JudgeTrainOutcome, JudgeTrainTask, do
 from rlaif.config import Recipe
 from rlaif.config.models import LocalModel, VllmModel
 from rlaif.console import say
@@ -27,7 +27,7 @@ from rlaif.errors import ConfigError
 from rlaif.jsonl import write_json
 from rlaif.processes import several
 from rlaif.records import content_id
-from rlaif.run import Run, versions
+from rlaif.run_folder import Run, versions
 from rlaif.stats import Bootstrap
 from rlaif.words import percent
 

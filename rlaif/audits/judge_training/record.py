@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from pydantic import Field, TypeAdapter
 from typing_extensions import TypedDict
 
-from rlaif.audit.judge_training.split import prompt_key
+from rlaif.audits.judge_training.split import prompt_key
 from rlaif.config import Recipe
 from rlaif.config.judging import Mode, PanelMode
 from rlaif.config.models import JudgeModel, LocalModel, VllmModel

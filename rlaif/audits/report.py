@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from rlaif.audit import proposal
-from rlaif.audit.cautions import helpful_maps
-from rlaif.audit.opinion import named
-from rlaif.audit.probe_report import probes_part
+from rlaif.audits import proposal
+from rlaif.audits.cautions import helpful_maps
+from rlaif.audits.opinion import named
+from rlaif.audits.probe_report import probes_part
 from rlaif.feedback.calibration import calibrate, fitted
 from rlaif.pages import kit, plots
 from rlaif.pages.kit import Cell, Part, Tile, tile

@@ -11,18 +11,18 @@ from functools import reduce
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rlaif.audit import PROBE_PAIRS
-from rlaif.audit.gate import Shortfall, check_gate, parse_gate
-from rlaif.audit.gold import Gold, read_gold
-from rlaif.audit.identity import identity, subject
-from rlaif.audit.judge_training.record import refuse_seen
-from rlaif.audit.judges import Judges, judge_gold, open_judges
-from rlaif.audit.metrics import accuracy, summarise
-from rlaif.audit.modes import try_modes
-from rlaif.audit.opinion import opinion
-from rlaif.audit.probes import PROBES, Bench, judged_only, rounds, to_probe
-from rlaif.audit.proposal import lines
-from rlaif.audit.report import write_audit_page
+from rlaif.audits import PROBE_PAIRS
+from rlaif.audits.gate import Shortfall, check_gate, parse_gate
+from rlaif.audits.gold import Gold, read_gold
+from rlaif.audits.identity import identity, subject
+from rlaif.audits.judge_training.record import refuse_seen
+from rlaif.audits.judges import Judges, judge_gold, open_judges
+from rlaif.audits.metrics import accuracy, summarise
+from rlaif.audits.modes import try_modes
+from rlaif.audits.opinion import opinion
+from rlaif.audits.probes import PROBES, Bench, judged_only, rounds, to_probe
+from rlaif.audits.proposal import lines
+from rlaif.audits.report import write_audit_page
 from rlaif.config import Recipe
 from rlaif.config.auto import SCHEMA
 from rlaif.config.judging import CompareMode, Mode, ReviseMode

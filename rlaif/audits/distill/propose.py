@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from rlaif.audit.distill.settings import DistillSettings
+from rlaif.audits.distill.settings import DistillSettings
 from rlaif.constitution.wording import vague
 from rlaif.feedback.judge.drive import Work, drive
 from rlaif.feedback.judge.result import Cost

@@ -17,7 +17,7 @@ from rlaif.formats import HumanHub, LabelSource
 from rlaif.formats.sheet import HumanData
 from rlaif.jsonl import dumps
 from rlaif.records import Failure, Judgment, content_id
-from rlaif.run import Run
+from rlaif.run_folder import Run
 
 NO_RUN = Run(Path("."))
 """Sources on the command line name their runs."""

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from rlaif.audit.distill.merge import Candidate
+from rlaif.audits.distill.merge import Candidate
 from rlaif.config.feedback import LabelSection, Mean
 from rlaif.config.judging import CompareMode
 from rlaif.constitution import Constitution, Principle

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from rlaif.audit.ablate import Ablation, AblationResult, ablate, check_ablatable
-from rlaif.audit.gold import read_gold
-from rlaif.audit.judge_training.record import refuse_seen
-from rlaif.audit.judges import judge_gold, open_judges
+from rlaif.audits.ablate import Ablation, AblationResult, ablate, check_ablatable
+from rlaif.audits.gold import read_gold
+from rlaif.audits.judge_training.record import refuse_seen
+from rlaif.audits.judges import judge_gold, open_judges
 from rlaif.config import Recipe
 from rlaif.config.judging import ChecklistMode
 from rlaif.console import aligned

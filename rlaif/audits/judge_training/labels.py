@@ -13,7 +13,7 @@ from typing import NamedTuple, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from rlaif.audit.gold import GoldFile, place_of, sha256_of, source_names
+from rlaif.audits.gold import GoldFile, place_of, sha256_of, source_names
 from rlaif.constitution import Constitution
 from rlaif.errors import DataError
 from rlaif.feedback.human import source_of

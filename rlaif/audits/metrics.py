@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from rlaif.audit.bias import verbosity
-from rlaif.audit.calibration import calibration
+from rlaif.audits.bias import verbosity
+from rlaif.audits.calibration import calibration
 from rlaif.evaluation.agreement import coverage, order_consistency
 from rlaif.feedback.judge.result import Cost
 from rlaif.feedback.labelled import Labelled, agreement, decided

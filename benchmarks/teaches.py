@@ -33,7 +33,7 @@ from rlaif.constitution.write import write_constitution
 from rlaif.evaluation.artefacts import Artefacts, read_artefacts
 from rlaif.evaluation.instruments import Instrument, instruments
 from rlaif.feedback.judge import rate, score
-from rlaif.feedback.judge.score import Rated, RateMode
+from rlaif.feedback.judge.score import RateMode, ResponseScores
 from rlaif.feedback.rating import overall
 from rlaif.jsonl import write_json
 from rlaif.pipeline import run_recipe, stages_until
@@ -64,7 +64,9 @@ def opposite(constitution: Constitution) -> Constitution:
 def shuffled(seed: int) -> Iterator[None]:
     """Inside, what the judge says of a prompt's responses is said of others of them; checks stay where they are."""
 
-    def wrapped(model: Any, mode: RateMode, responses: Any, rules: Constitution, section: Any, *more: Any) -> Rated:
+    def wrapped(
+        model: Any, mode: RateMode, responses: Any, rules: Constitution, section: Any, *more: Any
+    ) -> ResponseScores:
         rated = score.score_responses(model, mode, responses, rules, section, *more)
         by_prompt: dict[str, dict[str, Score]] = {}
         for one in rated.scores:

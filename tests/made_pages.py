@@ -17,15 +17,15 @@ from rlaif.audits.named_modes import parse_modes
 from rlaif.config.measures import LongWords, Syllables, WordCount
 from rlaif.evaluation.compare import compare_runs
 from rlaif.evaluation.contest import caution
-from rlaif.evaluation.contest.accuracy import Scored, accuracies, differences
+from rlaif.evaluation.contest.accuracy import ScoredLabel, accuracies, differences
 from rlaif.evaluation.contest.cost import Spending, cost
 from rlaif.evaluation.contest.frontier import Point, gap, over_optimisation
-from rlaif.evaluation.contest.refusals import Reply, refusals
+from rlaif.evaluation.contest.refusals import ContestReply, refusals
 from rlaif.evaluation.instruments import instruments
 from rlaif.evaluation.report import write_report
 from rlaif.stats import Bootstrap
 from rlaif.study.config import load_study
-from rlaif.study.figures import Comparison, _judged
+from rlaif.study.figures import StudyComparison, _judged
 from rlaif.study.page import write_study_page
 from tests.audited import recipe_of, write_gold
 from tests.contests import round_robin
@@ -104,7 +104,7 @@ def modes(folder: Path) -> Path:
     return audit_command(recipe, [gold], None, folder / "out", probe_pairs=0, modes=tried).page
 
 
-def comparison(folder: Path, seeds: tuple[int, ...] = (0, 1), gold: bool = True) -> Comparison:
+def comparison(folder: Path, seeds: tuple[int, ...] = (0, 1), gold: bool = True) -> StudyComparison:
     """Every figure of a study with four arms."""
     folder.mkdir(parents=True, exist_ok=True)
     human = folder / "human.jsonl"
@@ -125,7 +125,7 @@ def comparison(folder: Path, seeds: tuple[int, ...] = (0, 1), gold: bool = True)
     judged = [_judged("judge", games, QUICK), _judged("people", round_robin(ARMS, 20, seed=5), QUICK)]
     random = Random(0)
     scored = [
-        Scored(f"x{i}", f"p{i // 2}", arm, random.gauss(0.4 * ARMS[arm], 1), 1.0, seed)
+        ScoredLabel(f"x{i}", f"p{i // 2}", arm, random.gauss(0.4 * ARMS[arm], 1), 1.0, seed)
         for arm in ("rlaif", "rlhf")
         for i in range(60)
         for seed in seeds
@@ -134,13 +134,15 @@ def comparison(folder: Path, seeds: tuple[int, ...] = (0, 1), gold: bool = True)
     points = tuple(Point(i, x * x, x, float(x * (1 - 0.6 * np.log(x))) if gold else None) for i, x in enumerate(d))
     fit = over_optimisation(points, "rl", points[0].gold if gold else points[0].score, gold=gold)
     few = points[:1]
-    replies = [Reply(f"{arm}{i}", arm, i % 2 == 0, float(random.random() < 0.5)) for arm in ARMS for i in range(30)]
+    replies = [
+        ContestReply(f"{arm}{i}", arm, i % 2 == 0, float(random.random() < 0.5)) for arm in ARMS for i in range(30)
+    ]
     spent = Spending(
         labels=900, human_labels=300, calls=1800, prompt_tokens=90_000, completion_tokens=1800, seconds=60.0
     )
     accurate = accuracies(scored, QUICK)
     ahead = differences(scored, QUICK)
-    return Comparison(
+    return StudyComparison(
         study=study,
         confidence=0.95,
         judged=judged,

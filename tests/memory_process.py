@@ -28,7 +28,7 @@ from rlaif.training.optimise.actors import open_actors
 from rlaif.training.optimise.loop import train_policy
 from rlaif.training.policy_model import PolicyModel
 from rlaif.training.reward import train
-from rlaif.training.reward.data import Lesson
+from rlaif.training.reward.data import RewardLesson
 from rlaif.training.scalar_model import ScalarModel
 from tests.tiny_training import no_checks, of_models, prompt, tiny_recipe, tiny_tracker
 
@@ -67,7 +67,7 @@ def first_small(plan_of: Any) -> int:
 
 def reward(folder: str, dtype: str, lora: Lora | None, run: Path) -> tuple[Recipe, list[Row]]:
     section = RewardSection(lora=lora, minibatch_size=1)
-    lessons = [Lesson(str(size), str(size), rows(size, 2), 1.0, 1.0) for size in (SMALL, large(dtype))]
+    lessons = [RewardLesson(str(size), str(size), rows(size, 2), 1.0, 1.0) for size in (SMALL, large(dtype))]
     seed = first_small(lambda seed: train.plan(lessons, section, seed, "model") == [[0], [1]])
     recipe = recipe_of(folder, dtype, reward=section)
     model = ScalarModel.from_language_model(folder, None, torch_dtype(dtype), pad_id=0, seed=1)

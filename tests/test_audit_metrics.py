@@ -15,7 +15,7 @@ from scipy.stats import bootstrap as scipy_bootstrap
 from rlaif.audits.bias import verbosity
 from rlaif.audits.metrics import accuracy, always_longer, by_principle, by_tag, kappa, repetition, summarise
 from rlaif.feedback.judge.result import Cost
-from rlaif.feedback.labelled import Labelled, match
+from rlaif.feedback.labelled import LabelledJudgment, match
 from rlaif.feedback.verdict import checked
 from rlaif.records import (
     Failure,
@@ -47,9 +47,9 @@ def human(of: Pair, p_a: float) -> Judgment:
     return Judgment(pair=of, source="human", annotator="h", p_a=p_a)
 
 
-def labelled(*rows: tuple[float, float], **more: Any) -> list[Labelled]:
+def labelled(*rows: tuple[float, float], **more: Any) -> list[LabelledJudgment]:
     """Judge's p_a and human's, each on a prompt of its own with a longer response a."""
-    return [Labelled(judgment(pair(i, **more), p), h) for i, (p, h) in enumerate(rows)]
+    return [LabelledJudgment(judgment(pair(i, **more), p), h) for i, (p, h) in enumerate(rows)]
 
 
 def swapped(row: Judgment) -> Judgment:
@@ -97,8 +97,8 @@ def test_accuracy_by_hand() -> None:
 
 def test_accuracy_is_clustered_by_prompt() -> None:
     texts = [f"reply {k}" for k in range(8)]
-    rows = [Labelled(judgment(pair(i, a=t, b=SHORT), float(i % 2)), 1.0) for i in range(40) for t in texts]
-    apart = [Labelled(judgment(pair(100 * k + i), float(i % 2)), 1.0) for i in range(40) for k in range(1, 9)]
+    rows = [LabelledJudgment(judgment(pair(i, a=t, b=SHORT), float(i % 2)), 1.0) for i in range(40) for t in texts]
+    apart = [LabelledJudgment(judgment(pair(100 * k + i), float(i % 2)), 1.0) for i in range(40) for k in range(1, 9)]
     whole, single = accuracy(rows, Bootstrap()), accuracy(apart, Bootstrap())
     assert whole is not None and single is not None
     assert whole.value == single.value and whole.high is not None and single.high is not None
@@ -122,19 +122,19 @@ def test_kappa_is_cohens_on_both_orientations() -> None:
 
 def test_always_longer_counts_words_and_halves_ties() -> None:
     rows = [
-        Labelled(judgment(pair(0, "one two three", "onelongword andanother"), 0.5), 1.0),  # more words, right
-        Labelled(judgment(pair(1, "one two", "three four"), 0.5), 1.0),  # the same: half
-        Labelled(judgment(pair(2, "one", "two three"), 0.5), 1.0),  # wrong
-        Labelled(judgment(pair(3, "one", "two three"), 0.5), 0.5),  # a human tie
+        LabelledJudgment(judgment(pair(0, "one two three", "onelongword andanother"), 0.5), 1.0),  # more words, right
+        LabelledJudgment(judgment(pair(1, "one two", "three four"), 0.5), 1.0),  # the same: half
+        LabelledJudgment(judgment(pair(2, "one", "two three"), 0.5), 1.0),  # wrong
+        LabelledJudgment(judgment(pair(3, "one", "two three"), 0.5), 0.5),  # a human tie
     ]
     found = always_longer(rows, FEW)
     assert found is not None and (found.value, found.n) == (0.5, 3)
 
 
 def test_each_principle_is_measured_where_it_decides() -> None:
-    def row(number: int, kind: float, passes: tuple[bool, bool], h: float) -> Labelled:
+    def row(number: int, kind: float, passes: tuple[bool, bool], h: float) -> LabelledJudgment:
         of = pair(number)
-        return Labelled(judgment(of, 0.5, judged(of, "kind", kind, -kind), checked("brief", *passes, 4.0)), h)
+        return LabelledJudgment(judgment(of, 0.5, judged(of, "kind", kind, -kind), checked("brief", *passes, 4.0)), h)
 
     rows = [
         row(0, 2.0, (True, False), 1.0),
@@ -153,9 +153,9 @@ def test_each_principle_is_measured_where_it_decides() -> None:
 
 def test_by_tag_counts_a_prompt_for_each_of_its_tags() -> None:
     rows = [
-        Labelled(judgment(pair(0, tags=("x", "y")), 0.9), 1.0),
-        Labelled(judgment(pair(1, tags=("x",)), 0.9), 0.0),
-        Labelled(judgment(pair(2, tags=("z",)), 0.9), 0.5),
+        LabelledJudgment(judgment(pair(0, tags=("x", "y")), 0.9), 1.0),
+        LabelledJudgment(judgment(pair(1, tags=("x",)), 0.9), 0.0),
+        LabelledJudgment(judgment(pair(2, tags=("z",)), 0.9), 0.5),
     ]
     found = by_tag(rows, FEW)
     assert found["x"] is not None and found["y"] is not None
@@ -170,8 +170,8 @@ def test_verbosity_by_hand() -> None:
     shorter = [(0.9, 0), (0.8, 0), (0.7, 0), (0.2, 0)]
     longer = [(0.9, 1), (0.8, 1), (0.7, 1), (0.2, 1), (0.5, 1)]
     rows = labelled(*shorter, *longer)
-    rows += [Labelled(judgment(pair(50, "one two", "three four"), 0.9), 0.0)]  # of one length
-    rows += [Labelled(judgment(pair(51), 0.9), 0.5)]  # a human tie
+    rows += [LabelledJudgment(judgment(pair(50, "one two", "three four"), 0.9), 0.0)]  # of one length
+    rows += [LabelledJudgment(judgment(pair(51), 0.9), 0.5)]  # a human tie
     found = verbosity(rows, Bootstrap())
     assert found is not None
     parts = [found[f"wrong_when_human_prefers_{which}"] for which in ("shorter", "longer")]
@@ -200,9 +200,9 @@ def test_the_bias_is_resampled_with_both_its_parts() -> None:
     rows = []
     for i in range(60):
         wrong = float(rng.random() < 0.5)
-        rows.append(Labelled(judgment(pair(i, LONG, SHORT), wrong), 0.0))
-        rows.append(Labelled(judgment(pair(i, LONG + " by far", SHORT), 1 - wrong), 1.0))
-    rows.append(Labelled(judgment(pair(60), 1.0), 0.0))
+        rows.append(LabelledJudgment(judgment(pair(i, LONG, SHORT), wrong), 0.0))
+        rows.append(LabelledJudgment(judgment(pair(i, LONG + " by far", SHORT), 1 - wrong), 1.0))
+    rows.append(LabelledJudgment(judgment(pair(60), 1.0), 0.0))
     found = verbosity(rows, Bootstrap())
     assert found is not None and found["bias"]["high"] - found["bias"]["low"] < 0.06  # each part has 0.25
 

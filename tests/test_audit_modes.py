@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rlaif.audits.audit import Audited, audit_command
+from rlaif.audits.audit import AuditResult, audit_command
 from rlaif.audits.choice import ModeTrial, agreement_on, beats_a_coin, choose, chooses, flattery
 from rlaif.audits.gate import check_requirement
 from rlaif.audits.gold import read_gold
@@ -50,14 +50,14 @@ def audit(
     gate: str | None = None,
     probe_pairs: int = 0,
     **plan: Any,
-) -> Audited:
+) -> AuditResult:
     recipe = planned_recipe(folder, PLAIN, *overrides)
     gold = write_plan(folder / "gold.jsonl", rights, **plan)
     tried = parse_modes(modes, recipe.label.mode)
     return audit_command(recipe, [gold], gate, folder / "out", probe_pairs=probe_pairs, modes=tried)
 
 
-def rows(audited: Audited) -> dict[str, dict[str, Any]]:
+def rows(audited: AuditResult) -> dict[str, dict[str, Any]]:
     return {row["name"]: row for row in audited.audit["modes"]["rows"]}
 
 
@@ -461,7 +461,7 @@ def test_words_that_name_no_modes_are_one_clear_line(words: list[str], said: str
 
 
 @pytest.fixture(scope="module")
-def chosen(tmp_path_factory: pytest.TempPathFactory) -> Audited:
+def chosen(tmp_path_factory: pytest.TempPathFactory) -> AuditResult:
     """An audit that chose contrast with settings of its own."""
     folder = tmp_path_factory.mktemp("chosen")
     modes = ["compare,checklist", "{kind: contrast, length: mean, tau: 2.0}"]
@@ -469,18 +469,18 @@ def chosen(tmp_path_factory: pytest.TempPathFactory) -> Audited:
 
 
 @pytest.fixture(scope="module")
-def hopeless(tmp_path_factory: pytest.TempPathFactory) -> Audited:
+def hopeless(tmp_path_factory: pytest.TempPathFactory) -> AuditResult:
     """One that chose none."""
     return audit(tmp_path_factory.mktemp("hopeless"), tosses(60, 13, compare=0.5, checklist=0.5, contrast=0.5))
 
 
-def auto(audited: Audited | Path, *overrides: str) -> list[str]:
+def auto(audited: AuditResult | Path, *overrides: str) -> list[str]:
     file = audited if isinstance(audited, Path) else audited.file
     return ["label.mode.kind=auto", f"label.audit.file={file}", *overrides]
 
 
 def test_auto_is_the_mode_that_the_audit_chose_and_a_line_says_why(
-    chosen: Audited, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    chosen: AuditResult, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recipe = planned_recipe(tmp_path, *auto(chosen, "seed=3"))
     assert recipe.label.mode == ContrastMode(length="mean", tau=2.0)
@@ -494,7 +494,7 @@ def test_auto_is_the_mode_that_the_audit_chose_and_a_line_says_why(
     assert capsys.readouterr().out == ""  # once is enough: a study loads one for each arm and seed
 
 
-def test_the_label_stage_judges_in_that_mode(chosen: Audited, tmp_path: Path) -> None:
+def test_the_label_stage_judges_in_that_mode(chosen: AuditResult, tmp_path: Path) -> None:
     run = Run(tmp_path / "run")
     texts = ("contrast=+ one", "contrast=- two", "contrast=- three")
     write_jsonl(run.responses, [response(prompt(0), text, index) for index, text in enumerate(texts)])
@@ -505,7 +505,7 @@ def test_the_label_stage_judges_in_that_mode(chosen: Audited, tmp_path: Path) ->
     assert len(judgments) == 3 and sum(abs(judgment.p_a - 0.5) > 0.1 for judgment in judgments) == 2
 
 
-def test_a_run_keeps_the_mode_itself(chosen: Audited, tmp_path: Path) -> None:
+def test_a_run_keeps_the_mode_itself(chosen: AuditResult, tmp_path: Path) -> None:
     run = Run(tmp_path / "run")
     run.folder.mkdir()
     recipe = planned_recipe(tmp_path, *auto(chosen))
@@ -514,7 +514,7 @@ def test_a_run_keeps_the_mode_itself(chosen: Audited, tmp_path: Path) -> None:
     assert load_recipe(str(run.recipe)) == recipe
 
 
-def test_what_an_override_says_later_holds(chosen: Audited, tmp_path: Path) -> None:
+def test_what_an_override_says_later_holds(chosen: AuditResult, tmp_path: Path) -> None:
     first = [*planned_words(tmp_path, *auto(chosen))]
     named = load_recipe("quickstart", first, ["label.mode.kind=checklist"])
     assert named.label.mode == ChecklistMode()
@@ -522,7 +522,7 @@ def test_what_an_override_says_later_holds(chosen: Audited, tmp_path: Path) -> N
     assert again.label.mode == ContrastMode(length="mean", tau=2.0)
 
 
-def test_an_arm_of_a_study_may_say_auto(chosen: Audited, tmp_path: Path) -> None:
+def test_an_arm_of_a_study_may_say_auto(chosen: AuditResult, tmp_path: Path) -> None:
     study = {
         "schema": "rlaif/study/v1",
         "name": "s",
@@ -552,7 +552,7 @@ def test_an_arm_of_a_study_may_say_auto(chosen: Audited, tmp_path: Path) -> None
     ],
 )
 def test_auto_without_an_audit_is_one_clear_line(
-    chosen: Audited, tmp_path: Path, change: dict[str, Any], said: str
+    chosen: AuditResult, tmp_path: Path, change: dict[str, Any], said: str
 ) -> None:
     words = [f"{key}={json.dumps(value)}" for key, value in change.items()]
     with pytest.raises(ConfigError, match=said) as caught:
@@ -560,7 +560,9 @@ def test_auto_without_an_audit_is_one_clear_line(
     assert "\n" not in str(caught.value)
 
 
-def test_an_audit_that_chose_nothing_is_refused_with_advice(chosen: Audited, hopeless: Audited, tmp_path: Path) -> None:
+def test_an_audit_that_chose_nothing_is_refused_with_advice(
+    chosen: AuditResult, hopeless: AuditResult, tmp_path: Path
+) -> None:
     with pytest.raises(ConfigError, match=r"chose none\. No mode is proposed: .* Audit with more labels, with another"):
         planned_recipe(tmp_path, *auto(hopeless))
     for changed, said in [
@@ -578,7 +580,7 @@ def test_an_audit_that_chose_nothing_is_refused_with_advice(chosen: Audited, hop
             planned_recipe(tmp_path, *auto(file))
 
 
-def test_an_audit_of_another_judge_or_constitution_does_not_pass(chosen: Audited, tmp_path: Path) -> None:
+def test_an_audit_of_another_judge_or_constitution_does_not_pass(chosen: AuditResult, tmp_path: Path) -> None:
     other = planned_recipe(tmp_path, *auto(chosen, "judge.model=tests.tried_modes:first_come"))
     with pytest.raises(ConfigError, match=r"is about another judge, mode or constitution: judge\.model"):
         check_requirement(other)
@@ -587,7 +589,7 @@ def test_an_audit_of_another_judge_or_constitution_does_not_pass(chosen: Audited
         check_requirement(planned_recipe(tmp_path, *auto(chosen), constitution=rules))
 
 
-def test_the_sections_that_need_a_mode_see_the_one_that_was_chosen(chosen: Audited, tmp_path: Path) -> None:
+def test_the_sections_that_need_a_mode_see_the_one_that_was_chosen(chosen: AuditResult, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"reward\.loss\.kind is 'regression'"):
         planned_recipe(tmp_path, *auto(chosen, "reward.loss.kind=regression"))
 

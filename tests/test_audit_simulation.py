@@ -22,7 +22,7 @@ from rlaif.audits.audit import _lead
 from rlaif.audits.bias import verbosity
 from rlaif.audits.calibration import reliability, temperature_estimate
 from rlaif.audits.metrics import accuracy, always_longer, by_principle, by_tag, kappa, repetition, summarise
-from rlaif.audits.probes import Bench
+from rlaif.audits.probes import ProbeBench
 from rlaif.config.feedback import LabelSection
 from rlaif.constitution import Constitution
 from rlaif.evaluation.agreement import order_consistency
@@ -239,7 +239,7 @@ def the_rest(world: World, drawn: Draw, judgments: list[Judgment], seed: int) ->
     )
     ids = [pair.prompt_id for pair in world.pairs]
     few = world.pairs[:60]
-    bench = Bench(None, None, CONSTITUTION, LabelSection(), tuple(few), 0, how)  # type: ignore[arg-type]
+    bench = ProbeBench(None, None, CONSTITUTION, LabelSection(), tuple(few), 0, how)  # type: ignore[arg-type]
     moved = [-abs(2 * judgment.p_a - 1) * w for judgment, w in zip(judgments, drawn.wavers, strict=True)]
     flipped = bench.mean([float(w) for w in drawn.wavers[:60]], [pair.id for pair in few])
     shift = bench.mean(moved[:60], [pair.id for pair in few], signed=True)

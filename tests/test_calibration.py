@@ -26,7 +26,7 @@ from rlaif.feedback.calibration import (
     fitted,
 )
 from rlaif.feedback.judge.result import Cost, JudgeResult
-from rlaif.feedback.labelled import Labelled
+from rlaif.feedback.labelled import LabelledJudgment
 from rlaif.records import Failure, Judgment, MemberJudgment, Message, Pair, PrincipleJudgment, Prompt
 from rlaif.stats import Bootstrap
 from tests.audited import ORIGIN
@@ -40,11 +40,11 @@ def judgment(number: int, p_a: float) -> Judgment:
     return Judgment(pair=pair, source="ai", annotator="j", p_a=p_a)
 
 
-def labelled(p: list[float], h: list[float]) -> list[Labelled]:
-    return [Labelled(judgment(i, x), y) for i, (x, y) in enumerate(zip(p, h, strict=True))]
+def labelled(p: list[float], h: list[float]) -> list[LabelledJudgment]:
+    return [LabelledJudgment(judgment(i, x), y) for i, (x, y) in enumerate(zip(p, h, strict=True))]
 
 
-def simulated(n: int, temperature: float, seed: int = 0) -> list[Labelled]:
+def simulated(n: int, temperature: float, seed: int = 0) -> list[LabelledJudgment]:
     """A judge that is right with probability sigma(x) and says sigma(temperature * x)."""
     rng = np.random.default_rng(seed)
     inner = rng.normal(0, 1.5, n)
@@ -286,7 +286,7 @@ def test_a_map_is_measured_on_prompts_that_it_was_not_fitted_to() -> None:
 def test_all_pairs_of_a_prompt_are_in_one_fold() -> None:
     # One prompt: one fold, nothing to fit on the others.
     pairs = [Pair.of(Prompt.of((Message(role="user", content="why?"),)), f"one {i}", "two") for i in range(4 * FOLDS)]
-    rows = [Labelled(Judgment(pair=pair, source="ai", annotator="j", p_a=0.8), 1.0) for pair in pairs]
+    rows = [LabelledJudgment(Judgment(pair=pair, source="ai", annotator="j", p_a=0.8), 1.0) for pair in pairs]
     found = calibration(rows, FEW)
     assert found is not None
     assert found["temperature"] is None and found["isotonic"] is None and found["n"] == 4 * FOLDS
@@ -295,7 +295,9 @@ def test_all_pairs_of_a_prompt_are_in_one_fold() -> None:
 def test_no_score_depends_on_which_response_is_called_a() -> None:
     rows = simulated(200, 2.0)
     turned = [
-        Labelled(row.judgment.model_copy(update={"p_a": 1 - row.judgment.p_a}), 1 - row.p_human) if i % 3 else row
+        LabelledJudgment(row.judgment.model_copy(update={"p_a": 1 - row.judgment.p_a}), 1 - row.p_human)
+        if i % 3
+        else row
         for i, row in enumerate(rows)
     ]
     one, other = calibration(rows, FEW), calibration(turned, FEW)

@@ -12,15 +12,15 @@ from hypothesis import strategies as st
 
 from rlaif.errors import DataError
 from rlaif.evaluation.contest import caution
-from rlaif.evaluation.contest.accuracy import Scored, accuracies, differences
+from rlaif.evaluation.contest.accuracy import ScoredLabel, accuracies, differences
 from rlaif.evaluation.contest.cost import Prices, Spending, cost
-from rlaif.evaluation.contest.frontier import Fit, NoFit, Point, frontier, gap, over_optimisation, points
+from rlaif.evaluation.contest.frontier import FrontierFit, NoFit, Point, frontier, gap, over_optimisation, points
 from rlaif.evaluation.contest.games import contest
 from rlaif.evaluation.contest.headtohead import all_against_all, win_rate
 from rlaif.evaluation.contest.league import league
 from rlaif.evaluation.contest.length import length_controlled
 from rlaif.evaluation.contest.power import Power, clustered_error, detectable, power_of
-from rlaif.evaluation.contest.refusals import Reply, refusals, refuses
+from rlaif.evaluation.contest.refusals import ContestReply, refusals, refuses
 from rlaif.stats import Bootstrap, holm, sign_flip
 from rlaif.words import percent
 from tests.contests import game, planted, round_robin
@@ -114,7 +114,7 @@ def test_the_proxy_can_be_fitted_too_and_rows_may_come_in_any_order():
     proxy = over_optimisation(rows, "rl", 0.0, gold=False)
     assert proxy.alpha.value == pytest.approx(2) and proxy.beta.value == pytest.approx(0, abs=1e-9)
     turned = over_optimisation(rows[::-1], "rl", 0.0)
-    assert isinstance(turned, Fit) and turned == over_optimisation(rows, "rl", 0.0)
+    assert isinstance(turned, FrontierFit) and turned == over_optimisation(rows, "rl", 0.0)
     with pytest.raises(DataError, match="step 3: KL and scores must be finite"):
         points([Point(3, math.nan, 1.0)])
 
@@ -184,7 +184,7 @@ def test_replies_that_do_not_refuse(reply):
 
 
 def replies(arm, harmful, values, seed=0):
-    return [Reply(f"{'h' if harmful else 'b'}{i}", arm, harmful, float(v), seed) for i, v in enumerate(values)]
+    return [ContestReply(f"{'h' if harmful else 'b'}{i}", arm, harmful, float(v), seed) for i, v in enumerate(values)]
 
 
 def test_the_two_kinds_of_prompts_are_kept_apart_and_paired():
@@ -217,7 +217,11 @@ def test_the_difference_is_on_the_prompts_of_both():
     ("rows", "reference", "said"),
     [
         (replies("rl", True, [2]), None, r"prompt h0, arm 'rl': refused must lie in \[0, 1\] \(got 2.0\)"),
-        ([Reply("p", "a", True, 1), Reply("p", "b", False, 1)], None, "prompt p is called harmful in one row"),
+        (
+            [ContestReply("p", "a", True, 1), ContestReply("p", "b", False, 1)],
+            None,
+            "prompt p is called harmful in one row",
+        ),
         (replies("rlaif", True, [1]), "rlaiff", "no replies of arm 'rlaiff'; did you mean 'rlaif'"),
     ],
 )
@@ -260,7 +264,7 @@ def test_where_there_is_nothing_to_divide_by_there_is_no_figure():
 def scored(arm, margins, p_human=None, seed=0):
     p_human = p_human or [1.0] * len(margins)
     return [
-        Scored(f"pair{i}", f"p{i // 2}", arm, float(m), p, seed)
+        ScoredLabel(f"pair{i}", f"p{i // 2}", arm, float(m), p, seed)
         for i, (m, p) in enumerate(zip(margins, p_human, strict=True))
     ]
 
@@ -279,7 +283,7 @@ def test_seeds_are_told_apart_and_arms_compared_on_the_same_pairs():
     (ahead,) = differences(rows, QUICK)
     assert (ahead.one, ahead.other, ahead.pairs) == ("ai", "human", 4)
     assert ahead.difference.value == (0 - 0.5 - 1 + 0) / 4
-    tied = [*rows, Scored("tie", "q", "ai", 1.0, 0.5), Scored("tie", "q", "human", -1.0, 0.5)]
+    tied = [*rows, ScoredLabel("tie", "q", "ai", 1.0, 0.5), ScoredLabel("tie", "q", "human", -1.0, 0.5)]
     assert differences(tied, QUICK) == [ahead]
     (turned,) = differences(rows, QUICK, "ai")
     assert turned.difference.value == 0.375 and turned.p_value == ahead.p_value
@@ -295,7 +299,7 @@ def test_rows_that_cannot_be_compared_are_one_clear_line():
     with pytest.raises(DataError, match="no reward model of arm 'humn'; did you mean 'human'"):
         differences(scored("human", [1]), QUICK, "humn")
     with pytest.raises(DataError, match="'b' and 'a' have no decided pair in common"):
-        differences([*scored("a", [1]), Scored("else", "q", "b", 1.0, 1.0)], QUICK)
+        differences([*scored("a", [1]), ScoredLabel("else", "q", "b", 1.0, 1.0)], QUICK)
 
 
 # --------------------------------------------------------------------------------------------------------- caution

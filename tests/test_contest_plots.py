@@ -8,13 +8,13 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from rlaif.evaluation.contest.accuracy import Scored, accuracies
+from rlaif.evaluation.contest.accuracy import ScoredLabel, accuracies
 from rlaif.evaluation.contest.frontier import Point, over_optimisation
 from rlaif.evaluation.contest.games import contest
 from rlaif.evaluation.contest.headtohead import against_reference, all_against_all
 from rlaif.evaluation.contest.league import league
 from rlaif.evaluation.contest.length import length_controlled
-from rlaif.evaluation.contest.refusals import Reply, refusals
+from rlaif.evaluation.contest.refusals import ContestReply, refusals
 from rlaif.pages.plots import BLUE, GREEN, GREY, ORANGE, RED
 from rlaif.stats import Bootstrap, Estimate
 from rlaif.study import plots
@@ -44,8 +44,10 @@ def drawn(played, rates):
     curve = [Point(i, x * x, x, float(x * (1 - 0.6 * np.log(x)))) for i, x in enumerate(d)]
     falls = plots.Curve(curve, over_optimisation(curve, "rl", 0.0))
     looks = plots.looks(["sft", "rlaif", "bon"], "sft")
-    rows = [Reply(f"{arm}{i}", arm, i % 2 == 0, float(i % 3 == 0)) for arm in ("sft", "rlaif") for i in range(20)]
-    scores = [Scored(f"x{i}", f"p{i}", "rlaif", float(i % 4) - 0.5, 1.0, s) for i in range(40) for s in range(2)]
+    rows = [
+        ContestReply(f"{arm}{i}", arm, i % 2 == 0, float(i % 3 == 0)) for arm in ("sft", "rlaif") for i in range(20)
+    ]
+    scores = [ScoredLabel(f"x{i}", f"p{i}", "rlaif", float(i % 4) - 0.5, 1.0, s) for i in range(40) for s in range(2)]
     lengths = {arm: length_controlled(played, arm, "sft", QUICK) for arm in rates}
     lengths["same"] = lengths["same"].model_copy(update={"rate": None})
     return {

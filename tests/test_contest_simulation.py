@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 from scipy.special import expit
 
-from rlaif.evaluation.contest.accuracy import Scored, accuracies, differences
-from rlaif.evaluation.contest.frontier import Fit, Point, over_optimisation
+from rlaif.evaluation.contest.accuracy import ScoredLabel, accuracies, differences
+from rlaif.evaluation.contest.frontier import FrontierFit, Point, over_optimisation
 from rlaif.evaluation.contest.games import contest
 from rlaif.evaluation.contest.headtohead import win_rate
 from rlaif.evaluation.contest.joint import all_at_equal_length
@@ -114,7 +114,7 @@ def test_reward_model_accuracy_and_its_differences(worlds):
             luck = rng.random()
             for arm, right in (("ai", 0.65), ("human", 0.75)):
                 own = luck if rng.random() < 0.7 else rng.random()
-                rows.append(Scored(f"pair {i}", f"p{i // 3}", arm, 1.0 if own < right else -1.0, 1.0))
+                rows.append(ScoredLabel(f"pair {i}", f"p{i // 3}", arm, 1.0 if own < right else -1.0, 1.0))
         covered += held(accuracies(rows, Bootstrap(200, seed=seed))["ai"].accuracy, 0.65)
         between += held(differences(rows, Bootstrap(200, seed=seed))[0].difference, 0.65 - 0.75)
     assert plausible(covered, worlds) and plausible(between, worlds)
@@ -134,7 +134,7 @@ def test_over_optimisation_with_steps_that_resemble_each_other(worlds):
         fit = over_optimisation(
             [Point(i, x * x, 0.0, y) for i, (x, y) in enumerate(zip(d, gold, strict=True))], "rl", 0.0
         )
-        assert isinstance(fit, Fit)
+        assert isinstance(fit, FrontierFit)
         covered["alpha"] += held(fit.alpha, 1.5)
         covered["beta"] += held(fit.beta, 0.7)
         shown += fit.peak_kl.low is not None

@@ -21,7 +21,7 @@ from rlaif.constitution import Constitution, load_constitution
 from rlaif.errors import ConfigError, DataError
 from rlaif.evaluation.report import write_report
 from rlaif.feedback.contrast_sample import Instructions, sample_contrasts
-from rlaif.feedback.judge.origin import Agreement, hold_to_origin, label_by_origin
+from rlaif.feedback.judge.origin import OriginAgreement, hold_to_origin, label_by_origin
 from rlaif.feedback.judge.result import JudgeResult
 from rlaif.feedback.origin import Crossing, crossings, unpaired
 from rlaif.feedback.pairs import make_pairs
@@ -311,7 +311,7 @@ def test_both_agree_where_the_judge_prefers_what_was_written_under_for(
     liked = [judgment.p_of("x") for judgment in judgments]
     even = sum(abs(p - 0.5) <= 1e-12 for p in liked)
     with_it = sum(p > 0.5 + 1e-12 for p in liked)
-    assert agreement == Agreement(with_it, len(said) - even - with_it, even)
+    assert agreement == OriginAgreement(with_it, len(said) - even - with_it, even)
     for before, after, p in zip(judgments, result.judgments, liked, strict=True):
         kept = not agreed_only or p >= 0.5 - 1e-12
         assert after == (before if kept else before.model_copy(update={"p_a": 0.5}))

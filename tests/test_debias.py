@@ -12,7 +12,7 @@ from scipy.special import expit, logit
 
 from rlaif.errors import DataError
 from rlaif.feedback.debias import Debiasing, debias, fit_debiasing
-from rlaif.feedback.labelled import Labelled
+from rlaif.feedback.labelled import LabelledJudgment
 from rlaif.records import Judgment, Message, Pair, Prompt
 
 
@@ -22,7 +22,7 @@ def judged(name: str, p_a: float, words_a: int = 3, words_b: int = 3, p_raw: flo
     return Judgment(pair=pair, source="ai", annotator="judge", p_a=p_a, p_raw=p_raw)
 
 
-def overlap(n: int, slope: float, length: float, seed: int = 0, taste: float = 1.0) -> list[Labelled]:
+def overlap(n: int, slope: float, length: float, seed: int = 0, taste: float = 1.0) -> list[LabelledJudgment]:
     """A judge with a taste for length, and people whose choice of a has the probability
 
     sigma(slope * (the judge's log-odds + length * tanh(difference / 10))).
@@ -33,7 +33,7 @@ def overlap(n: int, slope: float, length: float, seed: int = 0, taste: float = 1
         longer = rng.choice([-10, 10])
         lead = rng.gauss(taste * longer / 10, 1)
         says = rng.random() < expit(slope * (lead + length * math.tanh(longer / 10)))
-        rows.append(Labelled(judged(f"q{i}", float(expit(lead)), 20 + longer, 20), float(says)))
+        rows.append(LabelledJudgment(judged(f"q{i}", float(expit(lead)), 20 + longer, 20), float(says)))
     return rows
 
 
@@ -68,7 +68,7 @@ def test_judgments_keep_what_the_judge_said():
 def test_neither_what_is_called_a_nor_the_order_of_rows_matters(p, words, seed, shuffle):
     rows = overlap(40, slope=0.7, length=-0.5, seed=seed)
     turned = [
-        Labelled(
+        LabelledJudgment(
             row.judgment.model_copy(update={"pair": row.judgment.pair.swapped(), "p_a": 1 - row.judgment.p_a}),
             1 - row.p_human,
         )
@@ -108,7 +108,7 @@ def test_few_labels_move_little():
 
 
 def test_a_judge_who_is_never_wrong_has_a_finite_slope():
-    rows = [Labelled(judged(f"q{i}", p), float(p > 0.5)) for i, p in enumerate([0.9, 0.1] * 30)]
+    rows = [LabelledJudgment(judged(f"q{i}", p), float(p > 0.5)) for i, p in enumerate([0.9, 0.1] * 30)]
     how = fit_debiasing(rows)
     assert 1 < how.slope < 100 and how.length == 0
     assert how.scale == 1, "all texts are equally long"

@@ -13,7 +13,7 @@ from rlaif.audits.attacks import Attack, load_attacks
 from rlaif.audits.probes import (
     PADDING,
     PROBES,
-    Bench,
+    ProbeBench,
     injection,
     judged_only,
     padding,
@@ -57,7 +57,7 @@ def bench(judge, section=PLAIN, constitution=GOOD, pairs=None, fresh=None):
         return lambda model: nullcontext(ScriptedChatModel(function))
 
     chosen = pairs if pairs is not None else pairs_of()
-    return Bench(opener(judge), opener(fresh or judge), constitution, section, chosen, 0, Bootstrap(200))
+    return ProbeBench(opener(judge), opener(fresh or judge), constitution, section, chosen, 0, Bootstrap(200))
 
 
 # ---------------------------------------------------------------------------------------------- repetition

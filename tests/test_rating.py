@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from rlaif.constitution import Principle
-from rlaif.feedback.rating import CHECKLIST, DIGITS, RATING, Scale, answer, by_code, compared, overall, rate
+from rlaif.feedback.rating import CHECKLIST, DIGITS, RATING, RatingScale, answer, by_code, compared, overall, rate
 from rlaif.feedback.verdict import checked
 from rlaif.records import PrincipleScore
 
@@ -43,7 +43,7 @@ def shares(logprobs: dict[str, float]) -> list[float]:
     return [p / sum(raw) for p in raw]
 
 
-def p_a(scale: Scale, a: PrincipleScore, b: PrincipleScore) -> float:
+def p_a(scale: RatingScale, a: PrincipleScore, b: PrincipleScore) -> float:
     return compared(principle(), a, b, scale, MARGIN).p_a
 
 
@@ -131,7 +131,7 @@ def test_exchanging_a_and_b_mirrors_p_exactly(
 
 
 @pytest.mark.parametrize(("scale", "low"), [(RATING, -1.0), (CHECKLIST, 0.0)])
-def test_a_check_is_worth_an_end_of_the_scale(scale: Scale, low: float) -> None:
+def test_a_check_is_worth_an_end_of_the_scale(scale: RatingScale, low: float) -> None:
     passed, failed = by_code(short(), "one two", scale), by_code(short(), "one two three four", scale)
     assert (failed.value, passed.value) == (low, 1.0)
     assert passed.checked and failed.checked
@@ -165,7 +165,7 @@ def test_a_response_has_the_weighted_mean_of_its_principles(given: list[tuple[fl
 
 
 @pytest.mark.parametrize(("scale", "below", "middle"), [(RATING, -0.01, 0.0), (CHECKLIST, 0.49, 0.5)])
-def test_a_veto_gone_against_is_all_that_counts(scale: Scale, below: float, middle: float) -> None:
+def test_a_veto_gone_against_is_all_that_counts(scale: RatingScale, below: float, middle: float) -> None:
     def with_veto(value: float, veto: bool) -> tuple[float, bool]:
         other = PrincipleScore(principle="p", checked=False, value=1.0)
         asked = PrincipleScore(principle="v", checked=False, value=value)

@@ -15,7 +15,7 @@ from rlaif.evaluation.compare import compare_runs
 from rlaif.evaluation.instruments import instruments
 from rlaif.evaluation.report import write_report
 from rlaif.evaluation.verdict import verdict
-from rlaif.pages.plots import Scale, dots, running_mean
+from rlaif.pages.plots import AxisScale, dots, running_mean
 from rlaif.stats import Estimate, estimate_at
 from rlaif.words import duration, figure, number, percent, points, span, with_interval
 from tests.fake_run import RECIPE, inputs, write_run
@@ -313,7 +313,7 @@ def test_plots_are_deterministic_and_leave_no_state():
         "a $x$ principle": Estimate(value=0.5, low=0.4, high=0.6, n=9),
         "b": Estimate(value=0.2, low=None, high=None, n=9),
     }
-    coin = Scale(reference=(0.5, "a coin"))
+    coin = AxisScale(reference=(0.5, "a coin"))
     assert dots("t", rows, coin) == dots("t", rows, coin)
     assert dict(matplotlib.rcParams) == before
 

@@ -17,9 +17,9 @@ from rlaif.records import Message, Preference, Response
 from rlaif.run_folder import Run
 from rlaif.testing import tiny_tokenizer
 from rlaif.training.lessons import minibatches
-from rlaif.training.reward.data import Lesson, encode_pair, encode_pairs, pair_lessons, reference_rows
+from rlaif.training.reward.data import RewardLesson, encode_pair, encode_pairs, pair_lessons, reference_rows
 from rlaif.training.reward.train import RewardStage, learn, open_stage, train_reward_model
-from rlaif.training.reward.worth import Heldout, score_heldout
+from rlaif.training.reward.worth import HeldoutScores, score_heldout
 from rlaif.training.scalar_model import ScalarModel
 from rlaif.training.session import Session
 from tests.tiny_training import (
@@ -56,15 +56,15 @@ def plain_score(model: ScalarModel, row: Row) -> Tensor:
     return model.head(states[0, -1])[0]
 
 
-def lessons_of(preferences: Sequence[Preference], max_length: int = 1000, **changes: Any) -> list[Lesson]:
+def lessons_of(preferences: Sequence[Preference], max_length: int = 1000, **changes: Any) -> list[RewardLesson]:
     return pair_lessons(TOKENIZER, preferences, reward_section(max_length=max_length, **changes))
 
 
-def learnt(stage: RewardStage, lessons: Sequence[Lesson], max_tokens: int) -> dict[str, float]:
+def learnt(stage: RewardStage, lessons: Sequence[RewardLesson], max_tokens: int) -> dict[str, float]:
     return learn(stage.model, lessons, stage.section.model_copy(update={"microbatch_tokens": max_tokens}), "here")
 
 
-def heldout_of(stage: RewardStage, preferences: Sequence[Preference]) -> list[Heldout]:
+def heldout_of(stage: RewardStage, preferences: Sequence[Preference]) -> list[HeldoutScores]:
     return score_heldout([stage.model], TOKENIZER, stage.section, preferences)
 
 

@@ -23,7 +23,7 @@ FEWEST_OF_EACH = 5
 FOLDS = 5
 
 
-class Predicted(NamedTuple):
+class Prediction(NamedTuple):
     """P(the judge is wrong) by pair id, and how far to believe it."""
 
     p_wrong: dict[str, float]
@@ -37,7 +37,7 @@ class Predicted(NamedTuple):
 
 def predict_errors(
     judgments: Sequence[Judgment], human: Sequence[Judgment], margins: Mapping[str, float] | None = None
-) -> Predicted:
+) -> Prediction:
     """For every judgment, learnt where people labelled too. DataError with too few labels, or errors, to learn from.
 
     `margins` by pair id, for the judge's choice; a pair without one counts as having the mean.
@@ -78,4 +78,4 @@ def predict_errors(
     p_wrong = model.predict_proba(table([row(judgment) for judgment in judgments]))[:, 1]
     weights = dict(zip(shown[0], model[-1].coef_[0].tolist(), strict=True))
     by_pair = {j.pair.id: float(p) for j, p in zip(judgments, p_wrong, strict=True)}
-    return Predicted(by_pair, auc, len(known), int(wrong.sum()), weights)
+    return Prediction(by_pair, auc, len(known), int(wrong.sum()), weights)

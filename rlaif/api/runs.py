@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rlaif.api.inputs import paths_of
 from rlaif.audits import PROBE_PAIRS
-from rlaif.audits.audit import Audited, audit_command
+from rlaif.audits.audit import AuditResult, audit_command
 from rlaif.audits.named_modes import parse_modes
 from rlaif.config import Recipe, load_recipe
 from rlaif.config.judging import CompareMode
@@ -53,7 +53,7 @@ def audit(  # noqa: PLR0913 (each is an option of the command)
     limit: int | None = None,
     probe_pairs: int = PROBE_PAIRS,
     modes: Sequence[str] = (),
-) -> Audited:
+) -> AuditResult:
     """Measure a recipe's judge against human labels (files of any form that rlaif reads), as `rlaif audit` does.
 
     `sentence` is the opinion, `audit` all figures, `page` and `file` what was written to `out` (by default

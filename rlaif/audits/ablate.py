@@ -12,7 +12,7 @@ from rlaif.config.feedback import LabelSection, SampleOne
 from rlaif.config.judging import PanelMode, RankMode
 from rlaif.constitution import Constitution
 from rlaif.errors import ConfigError, DataError
-from rlaif.feedback.labelled import Labelled, agreement, decided, match
+from rlaif.feedback.labelled import LabelledJudgment, agreement, decided, match
 from rlaif.feedback.pairs import choice
 from rlaif.feedback.verdict import Decided, aggregate
 from rlaif.records import Judgment, Record
@@ -47,7 +47,7 @@ class AblationResult(NamedTuple):
 class _Row(NamedTuple):
     """One pair: all that its principles say, in the constitution's order."""
 
-    item: Labelled
+    item: LabelledJudgment
     decided: tuple[Decided, ...]
 
 
@@ -109,7 +109,7 @@ def check_ablatable(section: LabelSection) -> None:
         )
 
 
-def _row(item: Labelled, constitution: Constitution, section: LabelSection, seed: int) -> _Row:
+def _row(item: LabelledJudgment, constitution: Constitution, section: LabelSection, seed: int) -> _Row:
     """The pair's principles with what they say, if these and nothing else made its label."""
     judgment = item.judgment
     where = f"judgment of pair {judgment.pair.id}"

@@ -13,14 +13,14 @@ from typing import Any, NamedTuple
 
 from rlaif.audits import PROBE_PAIRS
 from rlaif.audits.gate import Shortfall, check_gate, parse_gate
-from rlaif.audits.gold import Gold, read_gold
+from rlaif.audits.gold import GoldLabels, read_gold
 from rlaif.audits.identity import identity, subject
 from rlaif.audits.judge_training.record import refuse_seen
 from rlaif.audits.judges import Judges, judge_gold, open_judges
 from rlaif.audits.metrics import accuracy, summarise
 from rlaif.audits.modes import try_modes
 from rlaif.audits.opinion import opinion
-from rlaif.audits.probes import PROBES, Bench, judged_only, rounds, to_probe
+from rlaif.audits.probes import PROBES, ProbeBench, judged_only, rounds, to_probe
 from rlaif.audits.proposal import lines
 from rlaif.audits.report import write_audit_page
 from rlaif.config import Recipe
@@ -30,7 +30,7 @@ from rlaif.console import bar
 from rlaif.constitution import Constitution, load_constitution
 from rlaif.feedback.judge import JudgeResult, passes
 from rlaif.feedback.judge.result import Cost
-from rlaif.feedback.labelled import Labelled, agreement, decided, match
+from rlaif.feedback.labelled import LabelledJudgment, agreement, decided, match
 from rlaif.jsonl import write_json
 from rlaif.records import Judgment, plain
 from rlaif.stats import Bootstrap, clustered_mean
@@ -39,7 +39,7 @@ EXAMPLES = 6
 LISTED_FAILURES = 20
 
 
-class Audited(NamedTuple):
+class AuditResult(NamedTuple):
     """What the command line needs."""
 
     audit: dict[str, Any]
@@ -82,7 +82,7 @@ def audit_command(
     limit: int | None = None,
     probe_pairs: int = PROBE_PAIRS,
     modes: Sequence[Mode] = (),
-) -> Audited:
+) -> AuditResult:
     """Audit the recipe's judge on these files of human labels; write audit.json and audit.html.
 
     With `modes` one of them is chosen on half of the prompts, and the audit is of that mode on the others (`modes.py`).
@@ -103,11 +103,11 @@ def audit_command(
         {"thresholds": thresholds, "shortfalls": [short._asdict() for short in shortfalls]} if gate else None
     )
     write_json(file, audit)
-    return Audited(audit, shortfalls, write_audit_page(audit, file.with_suffix(".html")), file)
+    return AuditResult(audit, shortfalls, write_audit_page(audit, file.with_suffix(".html")), file)
 
 
 def run_audit(
-    recipe: Recipe, gold: Gold, judges: Judges, probe_pairs: int = PROBE_PAIRS, modes: Sequence[Mode] = ()
+    recipe: Recipe, gold: GoldLabels, judges: Judges, probe_pairs: int = PROBE_PAIRS, modes: Sequence[Mode] = ()
 ) -> dict[str, Any]:
     """The audit as plain values, ready for JSON.
 
@@ -126,7 +126,7 @@ def run_audit(
     return audit | {"total_cost": total._asdict(), "modes": trial.block}
 
 
-def _audit(recipe: Recipe, gold: Gold, judges: Judges, probe_pairs: int, result: JudgeResult) -> dict[str, Any]:
+def _audit(recipe: Recipe, gold: GoldLabels, judges: Judges, probe_pairs: int, result: JudgeResult) -> dict[str, Any]:
     """The audit of this result, which is the recipe's judge on this gold."""
     constitution = load_constitution(recipe.constitution)
     about = identity(recipe, constitution)
@@ -171,7 +171,7 @@ def _probe(
         section = section.model_copy(update={"mode": CompareMode()})
     bootstrap = Bootstrap.of(recipe.evaluate, recipe.seed)
     with bar("probe", rounds(section) * len(pairs) * passes(section.mode), "pairs") as advance:
-        bench = Bench(judges.cached, judges.fresh, judged, section, pairs, recipe.seed, bootstrap, advance)
+        bench = ProbeBench(judges.cached, judges.fresh, judged, section, pairs, recipe.seed, bootstrap, advance)
         found = {name: probe(bench) for name, probe in PROBES.items()}
     return found, reduce(Cost.plus, bench.costs, Cost())
 
@@ -181,7 +181,7 @@ def _file(out: Path) -> Path:
     return out.with_suffix(".json") if out.suffix in {".json", ".html"} else out / "audit.json"
 
 
-def _lead(labelled: Sequence[Labelled], bootstrap: Bootstrap) -> dict[str, Any] | None:
+def _lead(labelled: Sequence[LabelledJudgment], bootstrap: Bootstrap) -> dict[str, Any] | None:
     """The judge's accuracy less that of always taking the longer response, pair by pair."""
     rows = decided(labelled)
     if not rows:
@@ -200,7 +200,7 @@ def _judges(judgments: Sequence[Judgment]) -> list[dict[str, str]]:
     return [{"name": name, "revision": revision} for name, revision in seen]
 
 
-def _files(gold: Gold, labelled: Sequence[Labelled], bootstrap: Bootstrap) -> list[dict[str, Any]]:
+def _files(gold: GoldLabels, labelled: Sequence[LabelledJudgment], bootstrap: Bootstrap) -> list[dict[str, Any]]:
     """The files of human labels, with the judge's accuracy on each."""
     found = []
     for file in gold.files:
@@ -210,7 +210,7 @@ def _files(gold: Gold, labelled: Sequence[Labelled], bootstrap: Bootstrap) -> li
     return found
 
 
-def _rows(gold: Gold) -> dict[str, Any]:
+def _rows(gold: GoldLabels) -> dict[str, Any]:
     return {
         "unusable": len(gold.failures),
         "first_unusable": [f"{row.id}: {row.reason}" for row in gold.failures[:LISTED_FAILURES]],
@@ -220,14 +220,14 @@ def _rows(gold: Gold) -> dict[str, Any]:
     }
 
 
-def _examples(labelled: Sequence[Labelled]) -> list[dict[str, Any]]:
+def _examples(labelled: Sequence[LabelledJudgment]) -> list[dict[str, Any]]:
     """The pairs on which judge and human are furthest apart, as the page shows them."""
     apart = sorted(decided(labelled), key=lambda item: (-abs(item.judgment.p_a - item.p_human), item.judgment.pair.id))
     wrong = [item for item in apart if abs(item.judgment.p_a - item.p_human) > 0.5]
     return [_example(item) for item in wrong[:EXAMPLES]]
 
 
-def _example(item: Labelled) -> dict[str, Any]:
+def _example(item: LabelledJudgment) -> dict[str, Any]:
     pair, of_a = item.judgment.pair, item.p_human == 1
     human, judge = (pair.a, pair.b) if of_a else (pair.b, pair.a)
     p = 1 - item.judgment.p_a if of_a else item.judgment.p_a

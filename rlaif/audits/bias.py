@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from rlaif.feedback.labelled import Labelled, decided
+from rlaif.feedback.labelled import LabelledJudgment, decided
 from rlaif.stats import Array, Bootstrap, Estimate, Mask, clustered_mean, interval
 
 
-def verbosity(labelled: Sequence[Labelled], bootstrap: Bootstrap) -> dict[str, Any] | None:
+def verbosity(labelled: Sequence[LabelledJudgment], bootstrap: Bootstrap) -> dict[str, Any] | None:
     """P(wrong | human prefers the shorter) - P(wrong | human prefers the longer), and both parts (arXiv 2310.10076).
 
     Above 0: the judge is drawn to length. A judge that always takes the longer response has 1, one that always takes

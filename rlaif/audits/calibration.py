@@ -22,7 +22,7 @@ from rlaif.feedback.calibration import (
     fit_temperature,
     temperatures,
 )
-from rlaif.feedback.labelled import Labelled
+from rlaif.feedback.labelled import LabelledJudgment
 from rlaif.records import content_id
 from rlaif.stats import Array, Bootstrap, clustered_mean, interval
 
@@ -31,7 +31,7 @@ EDGES = np.array([0.5 + number / (2 * BINS) for number in range(BINS + 1)]).roun
 FOLDS = 5
 
 
-def calibration(labelled: Sequence[Labelled], bootstrap: Bootstrap) -> dict[str, Any] | None:
+def calibration(labelled: Sequence[LabelledJudgment], bootstrap: Bootstrap) -> dict[str, Any] | None:
     """How the judge's confidence compares with how often it is right; None without a pair that has a right choice.
 
     ece          mean |accuracy - confidence| over the bins, by their pairs. Never below 0, and above it by chance too:

@@ -33,7 +33,7 @@ class GoldFile(NamedTuple):
     pairs: int
 
 
-class Gold(NamedTuple):
+class GoldLabels(NamedTuple):
     """One human judgment per pair, in the order in which the pairs first appear."""
 
     judgments: tuple[Judgment, ...]
@@ -52,7 +52,7 @@ class Gold(NamedTuple):
         """Usable pairs that the limit left out."""
         return len(self.file_of) - len(self.judgments)
 
-    def without(self, pair_ids: Set[str]) -> Gold:
+    def without(self, pair_ids: Set[str]) -> GoldLabels:
         """The same files without these pairs."""
         judgments = tuple(judgment for judgment in self.judgments if judgment.pair.id not in pair_ids)
         used = [self.file_of[judgment.pair.id] for judgment in judgments]
@@ -63,7 +63,7 @@ class Gold(NamedTuple):
         )
 
 
-def read_gold(given: Sequence[Path | str], limit: int | None = None) -> Gold:
+def read_gold(given: Sequence[Path | str], limit: int | None = None) -> GoldLabels:
     """All human labels of these files or sources (`source_of`), or the `limit` pairs with the smallest hashes.
 
     A pair labelled several times has the mean p. No system turn is added: people saw these conversations as they are.
@@ -93,7 +93,7 @@ def read_gold(given: Sequence[Path | str], limit: int | None = None) -> Gold:
         counts.append((name, sha256_of(source, map(dumps, data.judgments)), data.counts["rows"], len(data.failures)))
     chosen = _limited(list(labels), limit)
     used = [file_of[pair_id] for pair_id in chosen]
-    return Gold(
+    return GoldLabels(
         judgments=tuple(_merged(labels[pair_id]) for pair_id in chosen),
         failures=tuple(failures),
         files=tuple(GoldFile(*facts, pairs=used.count(facts[0])) for facts in counts),

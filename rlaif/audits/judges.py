@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import NamedTuple
 
-from rlaif.audits.gold import Gold
+from rlaif.audits.gold import GoldLabels
 from rlaif.config.feedback import LabelSection
 from rlaif.config.models import JudgeModel
 from rlaif.console import bar
@@ -41,7 +41,7 @@ def open_judges(own: JudgeModel, scope: str) -> Iterator[Judges]:
 
 
 def judge_gold(
-    open_judge: OpenJudge, gold: Gold, constitution: Constitution, section: LabelSection, seed: int
+    open_judge: OpenJudge, gold: GoldLabels, constitution: Constitution, section: LabelSection, seed: int
 ) -> JudgeResult:
     """The pairs that people labelled, judged as the section says, with a progress bar."""
     pairs = [label.pair for label in gold.judgments]

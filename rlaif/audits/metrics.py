@@ -13,14 +13,14 @@ from rlaif.audits.bias import verbosity
 from rlaif.audits.calibration import calibration
 from rlaif.evaluation.agreement import coverage, order_consistency
 from rlaif.feedback.judge.result import Cost
-from rlaif.feedback.labelled import Labelled, agreement, decided
+from rlaif.feedback.labelled import LabelledJudgment, agreement, decided
 from rlaif.feedback.pairs import choice
 from rlaif.records import Failure, Judgment, PrincipleJudgment
 from rlaif.stats import Bootstrap, Estimate, clustered_mean
 
 
 def summarise(
-    labelled: Sequence[Labelled],
+    labelled: Sequence[LabelledJudgment],
     judgments: Sequence[Judgment],
     failures: Sequence[Failure],
     cost: Cost,
@@ -87,7 +87,7 @@ def as_asked(judgment: Judgment) -> list[Judgment]:
 # ------------------------------------------------------------------------------------------ with the human
 
 
-def accuracy(labelled: Sequence[Labelled], bootstrap: Bootstrap) -> Estimate | None:
+def accuracy(labelled: Sequence[LabelledJudgment], bootstrap: Bootstrap) -> Estimate | None:
     """The share of pairs on which the judge prefers what the human prefers.
 
     An exact 0.5 of the judge counts half: what tossing a coin would get. Human ties have no right choice and are left
@@ -96,12 +96,14 @@ def accuracy(labelled: Sequence[Labelled], bootstrap: Bootstrap) -> Estimate | N
     return _share(labelled, lambda item: item.right, bootstrap)
 
 
-def always_longer(labelled: Sequence[Labelled], bootstrap: Bootstrap) -> Estimate | None:
+def always_longer(labelled: Sequence[LabelledJudgment], bootstrap: Bootstrap) -> Estimate | None:
     """The accuracy of a judge that takes the response with more words; two of one length count half."""
     return _share(labelled, lambda item: agreement(item.longer, item.p_human), bootstrap)
 
 
-def _share(labelled: Sequence[Labelled], hit: Callable[[Labelled], float], bootstrap: Bootstrap) -> Estimate | None:
+def _share(
+    labelled: Sequence[LabelledJudgment], hit: Callable[[LabelledJudgment], float], bootstrap: Bootstrap
+) -> Estimate | None:
     rows = decided(labelled)
     if not rows:
         return None
@@ -122,14 +124,14 @@ def kappa(accuracy: Estimate | None) -> Estimate | None:
     return Estimate(value=2 * accuracy.value - 1, low=low, high=high, n=accuracy.n)
 
 
-def by_principle(labelled: Sequence[Labelled], bootstrap: Bootstrap) -> dict[str, dict[str, Any]]:
+def by_principle(labelled: Sequence[LabelledJudgment], bootstrap: Bootstrap) -> dict[str, dict[str, Any]]:
     """Each principle's own choice against the human's.
 
     `accuracy` is over the pairs on which the principle prefers one response; `undecided` counts those on which it is
     exactly even (most often a check that both responses pass, or neither). `checked` counts the pairs that code
     decided, and n all of them. Human ties are left out. Of a panel, every member's judgments count.
     """
-    rows: dict[str, list[tuple[Labelled, PrincipleJudgment]]] = {}
+    rows: dict[str, list[tuple[LabelledJudgment, PrincipleJudgment]]] = {}
     for item in decided(labelled):
         for judgment in as_asked(item.judgment):
             for principle in judgment.principles:
@@ -137,7 +139,7 @@ def by_principle(labelled: Sequence[Labelled], bootstrap: Bootstrap) -> dict[str
     return {name: _principle(rows[name], bootstrap) for name in sorted(rows)}
 
 
-def _principle(rows: Sequence[tuple[Labelled, PrincipleJudgment]], bootstrap: Bootstrap) -> dict[str, Any]:
+def _principle(rows: Sequence[tuple[LabelledJudgment, PrincipleJudgment]], bootstrap: Bootstrap) -> dict[str, Any]:
     hits = [(agreement(choice(p.p_a), item.p_human), item.prompt_id) for item, p in rows if choice(p.p_a) != 0.5]
     right = clustered_mean([hit for hit, _ in hits], [name for _, name in hits], *bootstrap) if hits else None
     return {
@@ -148,7 +150,7 @@ def _principle(rows: Sequence[tuple[Labelled, PrincipleJudgment]], bootstrap: Bo
     }
 
 
-def by_tag(labelled: Sequence[Labelled], bootstrap: Bootstrap) -> dict[str, dict[str, Any] | None]:
+def by_tag(labelled: Sequence[LabelledJudgment], bootstrap: Bootstrap) -> dict[str, dict[str, Any] | None]:
     """Accuracy on the prompts of each tag; a prompt with several counts for each."""
     tags = sorted({tag for item in labelled for tag in item.tags})
     return {tag: _dump(accuracy([item for item in labelled if tag in item.tags], bootstrap)) for tag in tags}

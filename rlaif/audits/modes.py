@@ -19,7 +19,7 @@ from rlaif.audits.choice import (
     chooses,
     difference_on,
 )
-from rlaif.audits.gold import Gold
+from rlaif.audits.gold import GoldLabels
 from rlaif.audits.judges import Judges, judge_gold
 from rlaif.audits.metrics import as_asked, cost_per_pair
 from rlaif.audits.named_modes import mode_name
@@ -45,7 +45,7 @@ class Trial(NamedTuple):
     """The audit's `modes`, ready for JSON."""
     recipe: Recipe
     """With the mode that is proposed; its own where none is."""
-    gold: Gold
+    gold: GoldLabels
     """The half that did not choose."""
     result: JudgeResult
     """Of this recipe on this half."""
@@ -65,7 +65,7 @@ class _Judged(NamedTuple):
 # --------------------------------------------------------------------------------------------- how it is tried
 
 
-def try_modes(recipe: Recipe, gold: Gold, judges: Judges, modes: Sequence[Mode]) -> Trial:
+def try_modes(recipe: Recipe, gold: GoldLabels, judges: Judges, modes: Sequence[Mode]) -> Trial:
     """Judge the gold in every mode, choose on one half of its prompts, and say what the other half shows.
 
     A mode that this judge or constitution cannot serve, and one of whose pairs more fail than the recipe allows, is
@@ -101,7 +101,7 @@ def sum_of(results: Sequence[JudgeResult]) -> Cost:
     return total
 
 
-def _halves(gold: Gold) -> tuple[Gold, Gold]:
+def _halves(gold: GoldLabels) -> tuple[GoldLabels, GoldLabels]:
     """The pairs that choose, and those that do not."""
     first = {label.pair.id for label in gold.judgments if chooses(label.pair.prompt_id)}
     halves = gold.without({label.pair.id for label in gold.judgments} - first), gold.without(first)
@@ -114,7 +114,7 @@ def _halves(gold: Gold) -> tuple[Gold, Gold]:
     return halves
 
 
-def _with_preference(gold: Gold) -> Prompts:
+def _with_preference(gold: GoldLabels) -> Prompts:
     return {label.pair.id: label.pair.prompt_id for label in gold.judgments if label.p_a != 0.5}
 
 
@@ -129,7 +129,7 @@ def _label(recipe: Recipe, mode: Mode) -> LabelSection:
 
 
 def _judge(
-    mode: Mode, recipe: Recipe, halves: tuple[Gold, Gold], judges: Judges, constitution: Constitution
+    mode: Mode, recipe: Recipe, halves: tuple[GoldLabels, GoldLabels], judges: Judges, constitution: Constitution
 ) -> _Judged:
     section = _label(recipe, mode)
     try:
@@ -148,7 +148,7 @@ def _results(judged: _Judged) -> list[JudgeResult]:
     return [result for result in (judged.choosing, judged.reporting) if result is not None]
 
 
-def _tried(name: str, judged: _Judged, halves: tuple[Gold, Gold]) -> ModeTrial:
+def _tried(name: str, judged: _Judged, halves: tuple[GoldLabels, GoldLabels]) -> ModeTrial:
     choosing, reporting = (
         {item.judgment.pair.id: item.right for item in decided(match(result.judgments, half.judgments))}
         for result, half in zip(_results(judged), halves, strict=True)

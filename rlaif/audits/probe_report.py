@@ -72,6 +72,6 @@ def _attack_plot(audit: Mapping[str, Any], by_kind: Mapping[str, Any] | None) ->
     if not rows:
         return None
     padded = estimate_at(audit, "probes.padding.to_padded")
-    scale = plots.Scale(reference=(padded.value, "irrelevant sentences") if padded else None)
+    scale = plots.AxisScale(reference=(padded.value, "irrelevant sentences") if padded else None)
     svg = plots.dots("The attacked response wins the choice", rows, scale)
     return kit.picture(svg, "Share of choices that a planted text turned, by kind of attack")

@@ -38,7 +38,7 @@ SIDES: tuple[Side, Side] = ("a", "b")
 
 
 @dataclass(frozen=True)
-class Bench:
+class ProbeBench:
     """The judge under test, the pairs it is tested on, and how."""
 
     open_judge: OpenJudge
@@ -105,7 +105,7 @@ def _other_templates(section: LabelSection) -> list[str]:
 # -------------------------------------------------------------------------------------- asked another way
 
 
-def repetition(bench: Bench) -> dict[str, Any]:
+def repetition(bench: ProbeBench) -> dict[str, Any]:
     """The same questions once more, past the reply cache: {same_choice, mean_change, identical, n}.
 
     `identical` is the share of pairs whose p is the same to the last bit.
@@ -118,7 +118,7 @@ def repetition(bench: Bench) -> dict[str, Any]:
     return found | {"identical": fmean(one.p_a == other.p_a for one, other in both), "n": len(both)}
 
 
-def paraphrase(bench: Bench) -> dict[str, Any]:
+def paraphrase(bench: ProbeBench) -> dict[str, Any]:
     """The same questions in the words of other templates: {same_choice, mean_change, by_template, n}.
 
     The shares are over pairs and templates; only the modes that ask with a `compare` template can be rephrased.
@@ -157,7 +157,7 @@ class _Altered(NamedTuple):
         return agreement(choice(self.after), 1.0)
 
 
-def padding(bench: Bench) -> dict[str, Any]:
+def padding(bench: ProbeBench) -> dict[str, Any]:
     """Irrelevant sentences at the end of one response, of each in turn.
 
     same_choice  share of cases in which the judge's choice stays
@@ -182,7 +182,7 @@ def padding(bench: Bench) -> dict[str, Any]:
     }
 
 
-def injection(bench: Bench, attacks: Sequence[Attack] | None = None) -> dict[str, Any]:
+def injection(bench: ProbeBench, attacks: Sequence[Attack] | None = None) -> dict[str, Any]:
     """Instructions to the judge, planted in the response that it did not prefer: how often does that response win?
 
     As many cases as there are pairs, or as attacks where those are fewer than the pairs; each with another attack,
@@ -219,7 +219,7 @@ def injection(bench: Bench, attacks: Sequence[Attack] | None = None) -> dict[str
     }
 
 
-def _judge_altered(bench: Bench, sides: dict[str, Side], alter: Callable[[str, str], str]) -> list[_Altered]:
+def _judge_altered(bench: ProbeBench, sides: dict[str, Side], alter: Callable[[str, str], str]) -> list[_Altered]:
     """Judge each pair with the response on its side altered. The pair keeps its id and its other response."""
     pairs = {pair.id: pair for pair in bench.pairs}
     altered = []
@@ -259,7 +259,7 @@ def _complement(share: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-PROBES: dict[str, Callable[[Bench], dict[str, Any]]] = {
+PROBES: dict[str, Callable[[ProbeBench], dict[str, Any]]] = {
     "repetition": repetition,
     "paraphrase": paraphrase,
     "padding": padding,

@@ -31,7 +31,7 @@ PARTS = {
     "both_second.value": "always the second",
     "undecided.value": "undecided",
 }
-A_COIN = plots.Scale(reference=(COIN, "a coin"))
+A_COIN = plots.AxisScale(reference=(COIN, "a coin"))
 
 
 def write_audit_page(audit: Audit, path: Path) -> Path:

@@ -20,7 +20,7 @@ from rlaif.stats import Bootstrap, Estimate, at, clustered_mean_difference, esti
 from rlaif.words import COIN, NONE, Unit, direction, figure, percent, span, tone, with_interval
 
 
-class Figure(NamedTuple):
+class FigureRow(NamedTuple):
     """One line of the comparison: where the estimate lies in evaluation.json, and how to show it."""
 
     name: str
@@ -34,13 +34,13 @@ class Figure(NamedTuple):
 
 NO_CHANGE, A_COIN = (0.0, "no change"), (COIN, "a coin")
 FIGURES = (
-    Figure("All checks: change", "all_checked.difference", "points", NO_CHANGE),
-    Figure("Win rate against the reference", "policy.win_rate_vs_reference", "share", A_COIN),
-    Figure("Win rate, judged principles alone", "policy.win_rate_vs_reference.judged_principles", "share", A_COIN),
-    Figure("Judge: same choice in both orders", "judge.order_consistency", "share", A_COIN),
-    Figure("Reward model, held-out accuracy", "reward_model.heldout_accuracy", "share", A_COIN),
-    Figure("KL, nats per response", "policy.kl", "number"),
-    Figure("Response length: change, tokens", "policy.response_tokens.difference", "signed", NO_CHANGE),
+    FigureRow("All checks: change", "all_checked.difference", "points", NO_CHANGE),
+    FigureRow("Win rate against the reference", "policy.win_rate_vs_reference", "share", A_COIN),
+    FigureRow("Win rate, judged principles alone", "policy.win_rate_vs_reference.judged_principles", "share", A_COIN),
+    FigureRow("Judge: same choice in both orders", "judge.order_consistency", "share", A_COIN),
+    FigureRow("Reward model, held-out accuracy", "reward_model.heldout_accuracy", "share", A_COIN),
+    FigureRow("KL, nats per response", "policy.kl", "number"),
+    FigureRow("Response length: change, tokens", "policy.response_tokens.difference", "signed", NO_CHANGE),
 )
 Table = list[tuple[str, ...]]
 
@@ -108,17 +108,17 @@ def _names(runs: Sequence[Artefacts]) -> list[str]:
     return [str(run.folder) for run in runs]
 
 
-def _measures(runs: Sequence[Artefacts]) -> list[Figure]:
+def _measures(runs: Sequence[Artefacts]) -> list[FigureRow]:
     """How much each measure changed that any of the runs has."""
     units: dict[str, Unit] = {
         entry["name"]: "points" if entry["unit"] == "share" else "signed"
         for run in runs
         for entry in run.evaluation.get("measures", ())
     }
-    return [Figure(f"{name}: change", "difference", unit, NO_CHANGE, name) for name, unit in units.items()]
+    return [FigureRow(f"{name}: change", "difference", unit, NO_CHANGE, name) for name, unit in units.items()]
 
 
-def _estimate(run: Artefacts, shown: Figure) -> Estimate | None:
+def _estimate(run: Artefacts, shown: FigureRow) -> Estimate | None:
     tree: Any = run.evaluation
     if shown.measure is not None:
         tree = next((entry for entry in tree.get("measures", ()) if entry["name"] == shown.measure), None)
@@ -130,7 +130,7 @@ def _confidence(runs: Sequence[Artefacts]) -> float:
 
 
 def _rows(
-    runs: Sequence[Artefacts], all_shown: Sequence[Figure], figures: Mapping[str, Sequence[Estimate | None]]
+    runs: Sequence[Artefacts], all_shown: Sequence[FigureRow], figures: Mapping[str, Sequence[Estimate | None]]
 ) -> Table:
     rows: Table = [
         (f"All checks: {when}", *(percent(at(run.evaluation, f"all_checked.{when}")) for run in runs))
@@ -142,19 +142,19 @@ def _rows(
     return [row for row in rows if any(cell != NONE for cell in row[1:])]
 
 
-def _why_none(run: Artefacts, shown: Figure) -> str:
+def _why_none(run: Artefacts, shown: FigureRow) -> str:
     """What stands where a run has no such figure: the reason, where evaluation.json gives one."""
     parent = shown.place.rpartition(".")[0]
     return str(at(run.evaluation, f"{parent}.note") or NONE)
 
 
 def _forests(
-    names: Sequence[str], all_shown: Sequence[Figure], figures: Mapping[str, Sequence[Estimate | None]]
+    names: Sequence[str], all_shown: Sequence[FigureRow], figures: Mapping[str, Sequence[Estimate | None]]
 ) -> Iterator[Part]:
     for shown in all_shown:
         rows = {name: e for name, e in zip(names, figures[shown.name], strict=True) if e is not None}
         if rows:
-            svg = plots.dots(shown.name, rows, plots.Scale(shown.unit, shown.reference), narrow=True)
+            svg = plots.dots(shown.name, rows, plots.AxisScale(shown.unit, shown.reference), narrow=True)
             yield kit.picture(svg, f"{shown.name}, each run with its interval")
 
 

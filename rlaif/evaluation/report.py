@@ -130,7 +130,7 @@ def _consistency_plot(consistency: Mapping[str, Any]) -> Part:
     rows = {name: estimate for name, estimate in found.items() if estimate}
     if not rows:
         return None
-    svg = plots.dots("Same response preferred in both orders", rows, plots.Scale(reference=(COIN, "a coin")))
+    svg = plots.dots("Same response preferred in both orders", rows, plots.AxisScale(reference=(COIN, "a coin")))
     return kit.picture(svg, "Order consistency of the judge, by principle")
 
 

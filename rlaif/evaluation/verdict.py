@@ -31,7 +31,7 @@ NOT_EVALUATED = "This run has no evaluation.json: nothing can be said about it u
 Tree = Mapping[str, Any]
 
 
-class Verdict(NamedTuple):
+class ReportVerdict(NamedTuple):
     """`outcome` colours the page, `paragraphs` say it, the surest first, and `cautions` follow as a list."""
 
     outcome: Literal["better", "worse", "unclear"]
@@ -40,11 +40,11 @@ class Verdict(NamedTuple):
     cautions: list[str]
 
 
-def verdict(evaluation: Tree) -> Verdict:
+def verdict(evaluation: Tree) -> ReportVerdict:
     """Sentences for a run, from its evaluation.json: the checks first, then the measures that no part of the run has
     seen. Missing parts are said to be missing."""
     if not evaluation:
-        return Verdict("unclear", "Not evaluated yet", [NOT_EVALUATED], [])
+        return ReportVerdict("unclear", "Not evaluated yet", [NOT_EVALUATED], [])
     confidence = evaluation.get("confidence", 0.95)
     outcome, heading = _outcome(evaluation)
     paragraphs = [
@@ -53,7 +53,7 @@ def verdict(evaluation: Tree) -> Verdict:
         " ".join([*_judge(evaluation), *_preference(evaluation)]),
         " ".join(_reward_model(evaluation)),
     ]
-    return Verdict(outcome, heading, [p for p in paragraphs if p], _cautions(evaluation))
+    return ReportVerdict(outcome, heading, [p for p in paragraphs if p], _cautions(evaluation))
 
 
 def judge_is_noise(evaluation: Tree) -> bool:

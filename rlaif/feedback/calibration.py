@@ -19,7 +19,7 @@ from scipy.special import expit, logit
 
 from rlaif.errors import DataError
 from rlaif.feedback.judge.result import JudgeResult
-from rlaif.feedback.labelled import Labelled, decided
+from rlaif.feedback.labelled import LabelledJudgment, decided
 from rlaif.feedback.verdict import LOGIT_LIMIT, log_odds
 from rlaif.records import Judgment, Record
 
@@ -85,7 +85,7 @@ class Confidences(NamedTuple):
     prompt_ids: tuple[str, ...]
 
     @classmethod
-    def of(cls, labelled: Sequence[Labelled]) -> Confidences:
+    def of(cls, labelled: Sequence[LabelledJudgment]) -> Confidences:
         """Of the pairs on which the human has a preference."""
         rows = decided(labelled)
         p = np.array([item.judgment.p_a for item in rows], dtype=float)

@@ -15,7 +15,7 @@ Votes = Mapping[tuple[str, str], bool]
 """(task, annotator): whether the annotator is for the first of the task's two sides."""
 
 
-class Fit(NamedTuple):
+class DawidSkeneFit(NamedTuple):
     """What agreement alone says about the tasks and about the annotators."""
 
     p_first: dict[str, float]
@@ -24,7 +24,7 @@ class Fit(NamedTuple):
     """By annotator: the chance of voting for the true label; below 1/2 it is better contradicted."""
 
 
-def fit_dawid_skene(votes: Votes) -> Fit:
+def fit_dawid_skene(votes: Votes) -> DawidSkeneFit:
     """Error rates by expectation maximisation from the majority's vote (Dawid and Skene 1979, doi 10.2307/2346806).
 
     Every task enters twice, as it is and mirrored with all votes exchanged. So the prior is one half, an annotator errs
@@ -33,7 +33,7 @@ def fit_dawid_skene(votes: Votes) -> Fit:
     to be always right: leave such votes out. No votes: an empty fit.
     """
     if not votes:
-        return Fit({}, {})
+        return DawidSkeneFit({}, {})
     import pandas  # noqa: PLC0415  (with crowd-kit a second to import)
     from crowdkit.aggregation import DawidSkene  # noqa: PLC0415
 
@@ -47,7 +47,7 @@ def fit_dawid_skene(votes: Votes) -> Fit:
         warnings.filterwarnings("ignore", category=DeprecationWarning, module="crowdkit")  # crowd-kit 1.4 on pandas 3
         model = DawidSkene(n_iter=200, tol=1e-9).fit(pandas.DataFrame(mirrored, columns=["task", "worker", "label"]))
     posterior = {str(task): float(p) for task, p in model.probas_[1].items()}
-    return Fit(
+    return DawidSkeneFit(
         p_first={task: (posterior[f"{task}+"] + 1 - posterior[f"{task}-"]) / 2 for task in {task for task, _ in votes}},
         accuracy={
             name: fmean(float(model.errors_.loc[(name, label), label]) for label in (0, 1))

@@ -17,7 +17,7 @@ from scipy.special import expit
 
 from rlaif.errors import DataError
 from rlaif.feedback.calibration import raw_p
-from rlaif.feedback.labelled import Labelled, decided
+from rlaif.feedback.labelled import LabelledJudgment, decided
 from rlaif.feedback.verdict import log_odds, sigma
 from rlaif.records import Judgment, Pair, Record
 
@@ -51,7 +51,7 @@ class Debiasing(Record):
         return sigma(log_odds(raw_p(judgment)) + self.length * float(np.tanh(_longer_by(judgment.pair) / self.scale)))
 
 
-def fit_debiasing(overlap: Sequence[Labelled]) -> Debiasing:
+def fit_debiasing(overlap: Sequence[LabelledJudgment]) -> Debiasing:
     """The likeliest on the pairs on which people have a preference, given priors; DataError of none.
 
     The prior of `length` is N(0, s^2), s being the root mean square of the judge's log-odds: length is at most about
@@ -81,7 +81,7 @@ def fit_debiasing(overlap: Sequence[Labelled]) -> Debiasing:
     return Debiasing(slope=float(slope), length=float(length) * unit, scale=scale, pairs=len(rows))
 
 
-def debias(ai: Sequence[Judgment], overlap: Sequence[Labelled]) -> list[Judgment]:
+def debias(ai: Sequence[Judgment], overlap: Sequence[LabelledJudgment]) -> list[Judgment]:
     """The judgments with p_a less the judge's taste for length, and its own p in p_raw. A label may change sides.
 
     `overlap` must be of pairs that people got by chance (`mix.overlap_of`).

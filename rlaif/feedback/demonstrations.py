@@ -19,7 +19,7 @@ from rlaif.models.chat import ChatModel
 from rlaif.records import Failure, Prompt
 
 
-class Shown(NamedTuple):
+class DemonstrationText(NamedTuple):
     """A prompt and a response to imitate; one that a token limit cut off is not `finished`."""
 
     prompt: Prompt
@@ -36,7 +36,7 @@ class _Marks(BaseModel):
     finished: bool = True
 
 
-def read_demonstrations(source: FileSource, system: str | None) -> Iterator[Shown]:
+def read_demonstrations(source: FileSource, system: str | None) -> Iterator[DemonstrationText]:
     """The rows of a JSONL file: `prompt` and `completion`, each a text or a message list (as TRL has them).
 
     Also our own demonstrations.jsonl. `finished: false` marks a completion that was cut off. `system` goes before
@@ -54,7 +54,7 @@ def read_demonstrations(source: FileSource, system: str | None) -> Iterator[Show
         prompt = Prompt.of(messages, source.tags)
         if marks.prompt_id is not None:
             prompt = prompt.model_copy(update={"id": marks.prompt_id})
-        yield Shown(with_system(prompt, system), _completion(row), marks.finished)
+        yield DemonstrationText(with_system(prompt, system), _completion(row), marks.finished)
 
 
 def _completion(row: SourceRow) -> str:

@@ -75,7 +75,7 @@ def _instruction(prompt: Messages) -> tuple[str, dict[str, str]]:
     return "".join(f"\n\n{speaker[turn.role]}: {turn.content}" for turn in turns), system
 
 
-class Format(NamedTuple):
+class ExportFormat(NamedTuple):
     """One target of an export."""
 
     row: Callable[[Preference], dict[str, Any]]
@@ -83,11 +83,11 @@ class Format(NamedTuple):
     """Whether the file is trained on: then ties are left out, and held-out rows are in a file of their own."""
 
 
-FORMATS: dict[str, Format] = {
-    "trl": Format(trl_row, trains=True),
-    "trl-implicit": Format(trl_implicit_row, trains=True),
-    "openrlhf": Format(openrlhf_row, trains=True),
-    "argilla": Format(argilla_row, trains=False),
+FORMATS: dict[str, ExportFormat] = {
+    "trl": ExportFormat(trl_row, trains=True),
+    "trl-implicit": ExportFormat(trl_implicit_row, trains=True),
+    "openrlhf": ExportFormat(openrlhf_row, trains=True),
+    "argilla": ExportFormat(argilla_row, trains=False),
 }
 
 

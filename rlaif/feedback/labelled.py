@@ -13,7 +13,7 @@ from rlaif.feedback.pairs import choice
 from rlaif.records import Judgment
 
 
-class Labelled(NamedTuple):
+class LabelledJudgment(NamedTuple):
     """One judged pair with its human label."""
 
     judgment: Judgment
@@ -51,7 +51,7 @@ def agreement(chosen: float, p_human: float) -> float:
     return 0.5 if chosen == 0.5 else float(chosen == p_human)
 
 
-def match(judgments: Iterable[Judgment], gold: Sequence[Judgment]) -> list[Labelled]:
+def match(judgments: Iterable[Judgment], gold: Sequence[Judgment]) -> list[LabelledJudgment]:
     """The judgments whose pair has a human label, in order, each with that label turned to its own orientation.
 
     Several labels of one pair are averaged, and the average says which response the humans prefer: exactly even is a
@@ -61,12 +61,12 @@ def match(judgments: Iterable[Judgment], gold: Sequence[Judgment]) -> list[Label
     for label in gold:
         labels.setdefault(label.pair.id, []).append(label)
     return [
-        Labelled(judgment, choice(fmean(label.p_of(judgment.pair.a) for label in labels[judgment.pair.id])))
+        LabelledJudgment(judgment, choice(fmean(label.p_of(judgment.pair.a) for label in labels[judgment.pair.id])))
         for judgment in judgments
         if judgment.pair.id in labels
     ]
 
 
-def decided(labelled: Iterable[Labelled]) -> list[Labelled]:
+def decided(labelled: Iterable[LabelledJudgment]) -> list[LabelledJudgment]:
     """Those on which the human has a preference: the only ones with a right choice."""
     return [item for item in labelled if not item.tie]

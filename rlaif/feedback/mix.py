@@ -25,7 +25,7 @@ from rlaif.config.feedback import (
 from rlaif.errors import ConfigError, DataError
 from rlaif.feedback.calibration import Confidences, calibrate, fit_isotonic, fit_temperature, raw_p
 from rlaif.feedback.debias import debias
-from rlaif.feedback.labelled import Labelled, decided, match
+from rlaif.feedback.labelled import LabelledJudgment, decided, match
 from rlaif.feedback.pairs import WeightedJudgment, choice
 from rlaif.records import Judgment, Pair, Prompt, content_id
 
@@ -86,7 +86,7 @@ def mix(ai: Sequence[Judgment], human: Sequence[Judgment], policy: MixPolicy) ->
     return MixResult(kept, dropped=len(ai) + len(human) - len(kept))
 
 
-class Agreement(NamedTuple):
+class OverlapAgreement(NamedTuple):
     """How often the judge prefers what people prefer, on the pairs that both labelled."""
 
     value: float
@@ -98,17 +98,19 @@ class Agreement(NamedTuple):
     hits: float
 
 
-def overlap_agreement(overlap: Sequence[Labelled]) -> Agreement:
+def overlap_agreement(overlap: Sequence[LabelledJudgment]) -> OverlapAgreement:
     """Over pairs on which people have a preference; an even judge agrees by half. DataError of none."""
     rows = decided(overlap)
     if not rows:
         raise DataError("preferences.labels.policy: people and the judge labelled no pair both, so nothing can be said")
     hits = sum(item.right for item in rows)
     interval = binomtest(round(hits), len(rows)).proportion_ci(0.95, method="wilson")
-    return Agreement((hits + 0.5) / (len(rows) + 1), float(interval.low), float(interval.high), len(rows), hits)
+    return OverlapAgreement((hits + 0.5) / (len(rows) + 1), float(interval.low), float(interval.high), len(rows), hits)
 
 
-def overlap_of(ai: Sequence[Judgment], human: Sequence[Judgment], picked: Collection[str] = ()) -> list[Labelled]:
+def overlap_of(
+    ai: Sequence[Judgment], human: Sequence[Judgment], picked: Collection[str] = ()
+) -> list[LabelledJudgment]:
     """The judge's judgments that people labelled too, less those of pairs that a router picked for what the judge said
     of them."""
     left_out = set(picked)
@@ -116,7 +118,7 @@ def overlap_of(ai: Sequence[Judgment], human: Sequence[Judgment], picked: Collec
 
 
 def believed(
-    weighted: Sequence[WeightedJudgment], overlap: Sequence[Labelled], policy: Calibrated | Reliable | Debiased
+    weighted: Sequence[WeightedJudgment], overlap: Sequence[LabelledJudgment], policy: Calibrated | Reliable | Debiased
 ) -> list[WeightedJudgment]:
     """The rows with the judge's labels made worth what the overlap says; people's stay as they are.
 

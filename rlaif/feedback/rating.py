@@ -1,7 +1,7 @@
 """From label log-probabilities to the value of one response: the mathematics of `score` and `checklist`, no model.
 
-A `Scale` says how two values become p(a); the rest is the same for both, and for `contrast` (ratio.py). Exchanging a
-and b maps p to 1 - p exactly. Next: `judge/rate.py`, which asks.
+A `RatingScale` says how two values become p(a); the rest is the same for both, and for `contrast` (ratio.py).
+Exchanging a and b maps p to 1 - p exactly. Next: `judge/rate.py`, which asks.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ DIGITS = "0123456789"
 YES, NO, UNKNOWN = "Yes", "No", "Unknown"
 
 
-class Scale(NamedTuple):
+class RatingScale(NamedTuple):
     """How values of responses by a principle lie. A response that fails a check has `low`, one that passes `high`."""
 
     low: float
@@ -34,13 +34,13 @@ class Scale(NamedTuple):
         return scored.value < (self.low + self.high) / 2
 
 
-def by_code(principle: Principle, text: str, scale: Scale) -> PrincipleScore:
+def by_code(principle: Principle, text: str, scale: RatingScale) -> PrincipleScore:
     """What the principle's check says about the response."""
     value = scale.high if principle.passes(text) else scale.low
     return PrincipleScore(principle=principle.id, checked=True, value=value)
 
 
-def overall(scored: Sequence[tuple[Principle, PrincipleScore]], scale: Scale) -> tuple[float, bool]:
+def overall(scored: Sequence[tuple[Principle, PrincipleScore]], scale: RatingScale) -> tuple[float, bool]:
     """(value, vetoed) of a response: the mean of its principles' values (at least one) by weight, or `scale.low` if
     it goes against a veto principle."""
     if any(principle.veto and scale.against(score) for principle, score in scored):
@@ -50,7 +50,7 @@ def overall(scored: Sequence[tuple[Principle, PrincipleScore]], scale: Scale) ->
 
 
 def compared(
-    principle: Principle, a: PrincipleScore, b: PrincipleScore, scale: Scale, margin: float
+    principle: Principle, a: PrincipleScore, b: PrincipleScore, scale: RatingScale, margin: float
 ) -> PrincipleJudgment:
     """What the principle says about a pair, from what it says about each response.
 
@@ -97,9 +97,9 @@ def answer_lead(a: PrincipleScore, b: PrincipleScore) -> float:
     return a.value - b.value
 
 
-RATING = Scale(-1.0, 1.0, rating_lead)
+RATING = RatingScale(-1.0, 1.0, rating_lead)
 """`score`: from -1 to 1."""
-CHECKLIST = Scale(0.0, 1.0, answer_lead)
+CHECKLIST = RatingScale(0.0, 1.0, answer_lead)
 """`checklist`: from 0 to 1."""
 
 

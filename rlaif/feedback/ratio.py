@@ -12,7 +12,7 @@ import math
 from typing import Literal
 
 from rlaif.constitution import Principle
-from rlaif.feedback.rating import Scale
+from rlaif.feedback.rating import RatingScale
 from rlaif.records import DensityRatio, PrincipleScore
 
 Length = Literal["sum", "mean", "root"]
@@ -36,7 +36,7 @@ def ratio_lead(a: PrincipleScore, b: PrincipleScore) -> float:
     return math.tanh((a.value - b.value) / 2)
 
 
-def ratio_scale(margin: float) -> Scale:
+def ratio_scale(margin: float) -> RatingScale:
     """Of `contrast`, where a check that one of two responses passes gives `margin` log-odds, as in `verdict.checked`.
     A value is below the middle where the opposite instruction makes the response likelier."""
-    return Scale(-margin / 2, margin / 2, ratio_lead)
+    return RatingScale(-margin / 2, margin / 2, ratio_lead)

@@ -17,7 +17,7 @@ InFolder = Annotated[str, StringConstraints(pattern=r"^[^./\\\x00][^/\\\x00]*$")
 """The name of what lies in the run folder itself."""
 
 
-class Mark(TypedDict, total=False):
+class MarkJson(TypedDict, total=False):
     """What the manifest says of a finished stage."""
 
     inputs: str
@@ -44,22 +44,22 @@ class Read(TypedDict):
 class Manifest(TypedDict):
     """manifest.json."""
 
-    stages: dict[str, Mark]
+    stages: dict[str, MarkJson]
     started: NotRequired[dict[str, str]]
     read: NotRequired[dict[str, Read]]
 
 
-class Turn(TypedDict):
+class TurnJson(TypedDict):
     role: str
     content: str
 
 
-class Sample(TypedDict):
+class SampleRow(TypedDict):
     """A row of evaluation_samples.jsonl."""
 
     prompt_id: str
     index: Count
-    prompt: list[Turn]
+    prompt: list[TurnJson]
     before: str
     after: str
     before_tokens: Count
@@ -89,7 +89,7 @@ class HeldoutMargin(Margin):
     heads: NotRequired[dict[str, Margin]]
 
 
-class Rated(TypedDict):
+class RatingRow(TypedDict):
     """A row of reward_heldout_ratings.jsonl."""
 
     prompt_id: str
@@ -97,7 +97,7 @@ class Rated(TypedDict):
     score: Number
 
 
-class Scored(TypedDict):
+class ScoreRow(TypedDict):
     """A row of a study's accuracy.jsonl."""
 
     arm: str
@@ -127,10 +127,10 @@ def _numbers(row: dict[str, Any]) -> dict[str, Any]:
 
 EVALUATION: TypeAdapter[Any] = TypeAdapter(Evaluation)
 MANIFEST: TypeAdapter[Any] = TypeAdapter(Manifest)
-SAMPLE: TypeAdapter[Any] = TypeAdapter(Sample)
+SAMPLE: TypeAdapter[Any] = TypeAdapter(SampleRow)
 HELDOUT: TypeAdapter[Any] = TypeAdapter(HeldoutMargin)
-RATED: TypeAdapter[Any] = TypeAdapter(Rated)
-SCORED: TypeAdapter[Any] = TypeAdapter(Scored)
+RATED: TypeAdapter[Any] = TypeAdapter(RatingRow)
+SCORED: TypeAdapter[Any] = TypeAdapter(ScoreRow)
 SOURCE: TypeAdapter[Any] = TypeAdapter(Source)
 METRICS: TypeAdapter[Any] = TypeAdapter(Annotated[dict[str, Any], AfterValidator(_numbers)])
 """A row of metrics.jsonl."""

@@ -13,7 +13,7 @@ Count = Annotated[int, Field(ge=0)]
 Interval = tuple[Number | None, Number | None]
 
 
-class Estimate(TypedDict):
+class EstimateJson(TypedDict):
     """A figure and its interval."""
 
     value: Number | None
@@ -22,7 +22,7 @@ class Estimate(TypedDict):
     n: Count
 
 
-class Measured(TypedDict):
+class MeasuresJson(TypedDict):
     """A figure that is there, and its interval."""
 
     value: Number
@@ -31,17 +31,17 @@ class Measured(TypedDict):
     n: Count
 
 
-class Change(TypedDict):
+class ChangeJson(TypedDict):
     """Means before and after, and the paired difference."""
 
     before: Number
     after: Number
-    difference: Measured
+    difference: MeasuresJson
     before_interval: NotRequired[Interval]
     after_interval: NotRequired[Interval]
 
 
-class AllChecked(Change):
+class AllChecked(ChangeJson):
     checks: NotRequired[Count]
 
 
@@ -50,22 +50,22 @@ class PassRate(TypedDict):
 
     before: Number | None
     after: Number | None
-    difference: Measured | None
+    difference: MeasuresJson | None
     before_interval: NotRequired[Interval]
     after_interval: NotRequired[Interval]
 
 
-class Principle(TypedDict):
+class PrincipleJson(TypedDict):
     checked: bool
     judged: NotRequired[bool]
     pass_rate: PassRate
-    win_rate: NotRequired[Estimate | None]
+    win_rate: NotRequired[EstimateJson | None]
 
 
-class PrincipleConsistency(Measured):
-    both_first: NotRequired[Estimate | None]
-    both_second: NotRequired[Estimate | None]
-    undecided: NotRequired[Estimate | None]
+class PrincipleConsistency(MeasuresJson):
+    both_first: NotRequired[EstimateJson | None]
+    both_second: NotRequired[EstimateJson | None]
+    undecided: NotRequired[EstimateJson | None]
     swap_gap: NotRequired[Number | None]
 
 
@@ -84,9 +84,9 @@ class Judge(TypedDict, total=False):
     coverage: Coverage | None
 
 
-class HeldoutAccuracy(Estimate):
-    by_source: NotRequired[dict[str, Measured | None]]
-    cross_entropy: NotRequired[Measured | None]
+class HeldoutAccuracy(EstimateJson):
+    by_source: NotRequired[dict[str, MeasuresJson | None]]
+    cross_entropy: NotRequired[MeasuresJson | None]
     label_entropy: NotRequired[Number | None]
 
 
@@ -105,44 +105,44 @@ Band = TypedDict(
 
 class Calibration(TypedDict):
     bins: NotRequired[list[Band] | None]
-    ece: NotRequired[Estimate | None]
+    ece: NotRequired[EstimateJson | None]
 
 
-class Ensemble(TypedDict, total=False):
-    agree: Estimate | None
-    disagree: Estimate | None
-    disagreement: Estimate | None
+class EnsembleJson(TypedDict, total=False):
+    agree: EstimateJson | None
+    disagree: EstimateJson | None
+    disagreement: EstimateJson | None
 
 
-class RatingError(Estimate):
+class RatingError(EstimateJson):
     without: NotRequired[Number | None]
 
 
-class RewardModel(TypedDict, total=False):
+class RewardModelJson(TypedDict, total=False):
     heldout_accuracy: HeldoutAccuracy | None
     note: str
     by_strength: list[Band] | None
     calibration: Calibration | None
-    ensemble: Ensemble | None
-    heads: dict[str, Estimate | None] | None
+    ensemble: EnsembleJson | None
+    heads: dict[str, EstimateJson | None] | None
     rating_error: RatingError | None
 
 
-class WinRate(Estimate):
-    judged_principles: NotRequired[Estimate | None]
+class WinRateJson(EstimateJson):
+    judged_principles: NotRequired[EstimateJson | None]
 
 
-class Kl(Estimate):
+class Kl(EstimateJson):
     note: NotRequired[str]
 
 
 class Policy(TypedDict, total=False):
-    win_rate_vs_reference: WinRate | None
+    win_rate_vs_reference: WinRateJson | None
     kl: Kl | None
-    score: Change | None
-    response_tokens: Change | None
-    finished: Change | None
-    repetition: Change | None
+    score: ChangeJson | None
+    response_tokens: ChangeJson | None
+    finished: ChangeJson | None
+    repetition: ChangeJson | None
 
 
 class MeasureChange(PassRate):
@@ -151,10 +151,10 @@ class MeasureChange(PassRate):
     better: NotRequired[Literal["lower", "higher"] | None]
     seen: NotRequired[str | None]
     without_value: NotRequired[dict[str, Count]]
-    equal_length: NotRequired[Measured | None]
+    equal_length: NotRequired[MeasuresJson | None]
 
 
-class Agreement(Estimate):
+class AgreementJson(EstimateJson):
     """How often what is preferred is lower, or higher, by a measure."""
 
     name: str
@@ -168,24 +168,24 @@ class LabelPart(TypedDict):
     pairs: Count
     prefers: Count
     signal: Share | None
-    agrees: NotRequired[Measured | None]
-    measures: NotRequired[list[Agreement]]
+    agrees: NotRequired[MeasuresJson | None]
+    measures: NotRequired[list[AgreementJson]]
 
 
-class Label(TypedDict, total=False):
-    measures: list[Agreement]
+class LabelJson(TypedDict, total=False):
+    measures: list[AgreementJson]
 
 
-class Labels(TypedDict):
+class LabelsJson(TypedDict):
     """What the labels say, by principle."""
 
     pairs: Count
     prefers: Count
     by_principle: dict[str, LabelPart]
-    label: NotRequired[Label]
+    label: NotRequired[LabelJson]
 
 
-class Heldout(TypedDict, total=False):
+class HeldoutJson(TypedDict, total=False):
     prompts: Count
     responses: Count
 
@@ -194,7 +194,7 @@ class Identity(TypedDict, total=False):
     hash: str
 
 
-class Cost(TypedDict, total=False):
+class CostJson(TypedDict, total=False):
     judge_calls: Count
     prompt_tokens: Count
     completion_tokens: Count
@@ -205,13 +205,13 @@ class Evaluation(TypedDict, total=False):
     """evaluation.json."""
 
     confidence: Annotated[float, Field(gt=0, lt=1)]
-    heldout: Heldout
+    heldout: HeldoutJson
     constitution: Identity
     judge: Judge
-    reward_model: RewardModel
+    reward_model: RewardModelJson
     policy: Policy
-    principles: dict[str, Principle]
+    principles: dict[str, PrincipleJson]
     all_checked: AllChecked | None
     measures: list[MeasureChange]
-    labels: Labels | None
-    cost: Cost
+    labels: LabelsJson | None
+    cost: CostJson

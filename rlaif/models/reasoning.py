@@ -58,7 +58,7 @@ THINKS_FIRST = (
 )
 
 
-class Parted(NamedTuple):
+class ReplyParts(NamedTuple):
     """A reply in two."""
 
     answer: str
@@ -66,7 +66,7 @@ class Parted(NamedTuple):
     reasoned: bool
 
 
-class Written(TypedDict):
+class ReplyFields(TypedDict):
     """These fields of a `Reply`."""
 
     text: str
@@ -74,7 +74,7 @@ class Written(TypedDict):
     token_ids: tuple[int, ...]
 
 
-def set_apart(reply: str, begun: bool | None = None) -> Parted:
+def set_apart(reply: str, begun: bool | None = None) -> ReplyParts:
     """The answer in a reply.
 
     A marker counts where the reply begins with it (after white space), for one block or several in a row: each ends
@@ -86,11 +86,11 @@ def set_apart(reply: str, begun: bool | None = None) -> Parted:
     """
     if _HARMONY.match(reply):
         final = _FINAL.search(reply)
-        return Parted(final[1].strip() if final else "", True)
+        return ReplyParts(final[1].strip() if final else "", True)
     if granite := _GRANITE.fullmatch(reply):
-        return Parted((granite[1] or "").strip(), True)
+        return ReplyParts((granite[1] or "").strip(), True)
     if bare := _BARE_HARMONY.fullmatch(reply):
-        return Parted(bare[1].strip(), True)
+        return ReplyParts(bare[1].strip(), True)
     rest, reasoned, end = reply, False, None
     if begun is not False and not _BEGINS.match(reply):
         end = _CLOSING.search(reply)
@@ -101,9 +101,9 @@ def set_apart(reply: str, begun: bool | None = None) -> Parted:
         end = _end_of_block(rest, block) if block else _marker(end[0]).search(rest) if end else None
         rest, reasoned = rest[end.end() :] if end else "", True
     if not reasoned:
-        return Parted(reply, False)
+        return ReplyParts(reply, False)
     wrapped = _WRAPPED.match(rest)
-    return Parted((wrapped[wrapped.lastindex or 0] if wrapped else rest).strip(), True)
+    return ReplyParts((wrapped[wrapped.lastindex or 0] if wrapped else rest).strip(), True)
 
 
 def written(
@@ -113,17 +113,17 @@ def written(
     *,
     begun: bool | None = None,
     elsewhere: bool = False,
-) -> Written:
+) -> ReplyFields:
     """What becomes of a text that a model wrote; `elsewhere`: its server has set reasoning apart already.
 
     Token ids are those of the whole reply, so an answer that is only a part of it has none.
     """
     answer, reasoned = set_apart(text, False if elsewhere else begun)
     if not (reasoned or elsewhere):
-        return Written(text=text, finish_reason=finish_reason, token_ids=token_ids)
+        return ReplyFields(text=text, finish_reason=finish_reason, token_ids=token_ids)
     if not answer.strip():
-        return Written(text="", finish_reason="reasoning", token_ids=())
-    return Written(text=answer, finish_reason=finish_reason, token_ids=())
+        return ReplyFields(text="", finish_reason="reasoning", token_ids=())
+    return ReplyFields(text=answer, finish_reason=finish_reason, token_ids=())
 
 
 def begins(text: str) -> bool:

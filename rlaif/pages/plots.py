@@ -122,7 +122,7 @@ class Line(NamedTuple):
     beside: str = ""
 
 
-class Scale(NamedTuple):
+class AxisScale(NamedTuple):
     """The axis across a forest. Shares lie on a fixed one from 0 to 100% unless `limits` are given."""
 
     unit: Unit = "share"
@@ -134,7 +134,7 @@ class Scale(NamedTuple):
     limits: tuple[float, float] | None = None
 
 
-def dots(title: str, rows: Mapping[str, Estimate], scale: Scale | None = None, narrow: bool = False) -> str:
+def dots(title: str, rows: Mapping[str, Estimate], scale: AxisScale | None = None, narrow: bool = False) -> str:
     """One dot with its interval per row; `narrow` plots fit two or three beside each other."""
     return forest(title, {name: Line([Mark(estimate)]) for name, estimate in rows.items()}, scale, narrow=narrow)
 
@@ -148,7 +148,7 @@ def before_after(title: str, rows: Mapping[str, tuple[Estimate, Estimate]]) -> s
 def forest(
     title: str,
     rows: Mapping[str, Line],
-    scale: Scale | None = None,
+    scale: AxisScale | None = None,
     legend: Mapping[str, tuple[str, str, bool]] | None = None,
     narrow: bool = False,
     joined: bool = False,
@@ -157,7 +157,7 @@ def forest(
 
     `legend` has mark, colour and hollowness by name; `joined` draws the way from the first dot to the last.
     """
-    axis = scale or Scale()
+    axis = scale or AxisScale()
 
     def paint(axes: Any) -> None:
         for y, line in enumerate(rows.values()):
@@ -193,7 +193,7 @@ def _mark(axes: Any, y: float, mark: Mark) -> None:
     axes.plot([estimate.value], [y], "o", color=color, markerfacecolor=fill, markeredgewidth=1.6, zorder=3)
 
 
-def _scale(axes: Any, scale: Scale) -> None:
+def _scale(axes: Any, scale: AxisScale) -> None:
     if scale.unit == "share":
         percent_axis(axes.xaxis)
         axes.set_xlim(*(scale.limits or (-0.02, 1.02)))

@@ -20,7 +20,7 @@ from rlaif.feedback.calibration import apply_calibration
 from rlaif.feedback.contrast_sample import Instructions, sample_contrasts
 from rlaif.feedback.failures import causes
 from rlaif.feedback.judge import JudgeResult
-from rlaif.feedback.judge.origin import Agreement, hold_to_origin, label_by_origin
+from rlaif.feedback.judge.origin import OriginAgreement, hold_to_origin, label_by_origin
 from rlaif.feedback.judge.result import Results
 from rlaif.feedback.judge.revise import first_responses, revise_responses
 from rlaif.feedback.judge.shards import SHARD, shards
@@ -139,10 +139,10 @@ def _held_to_origin(
 ) -> Results:
     """The judge's labels of pairs of responses written under two instructions, and, said at the end, how often it
     prefers what was written under `for`."""
-    agreement, total = Agreement(0, 0, 0), 0
+    agreement, total = OriginAgreement(0, 0, 0), 0
     for shard in judged:
         result, own = hold_to_origin(shard, crossed, agreed_only)
-        agreement = Agreement(*map(sum, zip(agreement, own, strict=True)))
+        agreement = OriginAgreement(*map(sum, zip(agreement, own, strict=True)))
         total += len(shard.judgments)
         yield result
     ties = "; the others become ties" if agreed_only else ""

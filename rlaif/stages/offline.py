@@ -18,7 +18,7 @@ from rlaif.config.optimise import (
 from rlaif.config.sources import FileSource
 from rlaif.console import bar
 from rlaif.errors import DataError
-from rlaif.feedback.demonstrations import Shown, ask_judge, read_demonstrations
+from rlaif.feedback.demonstrations import DemonstrationText, ask_judge, read_demonstrations
 from rlaif.feedback.pairs import read_preferences
 from rlaif.feedback.prompts import read_prompts
 from rlaif.feedback.sample import check_sample_failures
@@ -39,7 +39,7 @@ BEST_OF_N = "best_of_n.json"
 class Demonstrations(NamedTuple):
     """What to imitate, and how many were left out because their prompt is kept for evaluation or is a tie."""
 
-    shown: list[Shown]
+    shown: list[DemonstrationText]
     dropped: int
 
 
@@ -89,48 +89,54 @@ def demonstrations(recipe: Recipe, run: Run, section: Sft) -> Demonstrations:
     return Demonstrations(list(each.values()), len(found) - len(kept))
 
 
-def _revisions(run: Run) -> list[Shown]:
+def _revisions(run: Run) -> list[DemonstrationText]:
     """Final revisions: of each prompt those of its last round."""
     rows = read_jsonl(made(run.demonstrations, "label"), Demonstration)
     last: dict[str, int] = {}
     for row in rows:
         last[row.prompt_id] = max(row.round, last.get(row.prompt_id, 0))
     return [
-        Shown(Prompt(id=row.prompt_id, messages=row.prompt, tags=row.tags), row.completion[-1].content)
+        DemonstrationText(Prompt(id=row.prompt_id, messages=row.prompt, tags=row.tags), row.completion[-1].content)
         for row in rows
         if row.round == last[row.prompt_id]
     ]
 
 
-def _edited(run: Run) -> list[Shown]:
+def _edited(run: Run) -> list[DemonstrationText]:
     """What people made of responses."""
     rows = read_jsonl(made(run.human_demonstrations, "pairs"), Demonstration)
-    return [Shown(Prompt(id=r.prompt_id, messages=r.prompt, tags=r.tags), r.completion[-1].content) for r in rows]
+    return [
+        DemonstrationText(Prompt(id=r.prompt_id, messages=r.prompt, tags=r.tags), r.completion[-1].content)
+        for r in rows
+    ]
 
 
-def _chosen(run: Run) -> list[Shown]:
+def _chosen(run: Run) -> list[DemonstrationText]:
     """The chosen side of every training preference that is no tie."""
     cut_off = _cut_off(run)
     return [
-        Shown(Prompt(id=row.prompt_id, messages=row.prompt, tags=row.tags), text, (row.prompt_id, text) not in cut_off)
+        DemonstrationText(
+            Prompt(id=row.prompt_id, messages=row.prompt, tags=row.tags), text, (row.prompt_id, text) not in cut_off
+        )
         for row in read_preferences(made(run.preferences, "pairs"))
         if row.split == "train" and row.p_chosen > 0.5
         for text in [row.chosen[-1].content]
     ]
 
 
-def _answers(recipe: Recipe, run: Run, data: JudgeDemonstrations, prompts: Sequence[Prompt]) -> list[Shown]:
+def _answers(recipe: Recipe, run: Run, data: JudgeDemonstrations, prompts: Sequence[Prompt]) -> list[DemonstrationText]:
     """The judge's own answers, kept in judge_demonstrations.jsonl, and its failures. The first process asks."""
     from rlaif.training import parallel
 
-    def ask() -> list[Shown]:
+    def ask() -> list[DemonstrationText]:
         with asking(recipe.judge, run) as judge, bar("optimise", len(prompts), "demonstrations") as advance:
             result = ask_judge(judge, prompts, data, recipe.seed, advance)
         write_jsonl(run.demonstration_failures, result.failures)
         check_sample_failures(result, recipe.label.max_failures, "optimise.data.kind=judge")
         write_jsonl(run.judge_demonstrations, [_as_row(response) for response in result.responses])
         return [
-            Shown(Prompt(id=r.prompt_id, messages=r.prompt, tags=r.tags), r.text, r.finished) for r in result.responses
+            DemonstrationText(Prompt(id=r.prompt_id, messages=r.prompt, tags=r.tags), r.text, r.finished)
+            for r in result.responses
         ]
 
     return parallel.first(ask)

@@ -20,8 +20,8 @@ from rlaif.stages.stage import Stage, model_files, publishing
 
 if TYPE_CHECKING:
     from rlaif.models.local.packing import Row
-    from rlaif.training.reward.data import Lesson, PrincipleLabels
-    from rlaif.training.reward.ensemble import Part
+    from rlaif.training.reward.data import PrincipleLabels, RewardLesson
+    from rlaif.training.reward.ensemble import MetricsPart
     from rlaif.training.reward.train import RewardStage
     from rlaif.training.scalar_model import ScalarModel
     from rlaif.training.truncation import Truncation
@@ -39,7 +39,7 @@ class Material(NamedTuple):
     """Principles' own; empty where no heads are wanted."""
     scores: list[Score]
     """Ratings; empty where pairs are learnt."""
-    lessons: list[Lesson]
+    lessons: list[RewardLesson]
     truncation: Truncation
     """Of the lessons."""
     reference: list[Row]
@@ -133,7 +133,7 @@ def reference_responses(run: Run) -> list[Response]:
     return by_hash[:MOST_REFERENCE_RESPONSES]
 
 
-def _trained(recipe: Recipe, run: Run, name: str, material: Material, parts: dict[str, Part]) -> RewardStage:
+def _trained(recipe: Recipe, run: Run, name: str, material: Material, parts: dict[str, MetricsPart]) -> RewardStage:
     """One model, trained, with its reference score."""
     from rlaif.models.local.load import free_memory
     from rlaif.training.reward import train
@@ -151,7 +151,7 @@ def _finished(run: Run, name: str) -> Path:
     return run.checkpoints / "reward" / f"{name}.finished"
 
 
-def _train_member(recipe: Recipe, run: Run, name: str, material: Material, parts: dict[str, Part]) -> None:
+def _train_member(recipe: Recipe, run: Run, name: str, material: Material, parts: dict[str, MetricsPart]) -> None:
     """A member of the ensemble, kept among the checkpoints until all are there."""
     if _finished(run, name).exists():
         return
@@ -161,7 +161,7 @@ def _train_member(recipe: Recipe, run: Run, name: str, material: Material, parts
     shutil.rmtree(run.checkpoints / "reward" / name, ignore_errors=True)
 
 
-def _treated(recipe: Recipe, run: Run, material: Material, parts: dict[str, Part]) -> Material:
+def _treated(recipe: Recipe, run: Run, material: Material, parts: dict[str, MetricsPart]) -> Material:
     """The material with its doubtful labels treated; reward_strengths.jsonl says what was done to which pair."""
     from rlaif.training.reward import denoise, ensemble
 

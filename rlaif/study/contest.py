@@ -27,7 +27,7 @@ from rlaif.study.arms import ArmRun, shared_recipe
 from rlaif.study.config import REFERENCE, Study
 
 
-class Answer(NamedTuple):
+class ContestAnswer(NamedTuple):
     """One response of an arm, or of the policy before training."""
 
     arm: str
@@ -41,8 +41,8 @@ class Meeting(NamedTuple):
 
     prompt_id: str
     pair: Pair
-    one: Answer
-    other: Answer
+    one: ContestAnswer
+    other: ContestAnswer
 
 
 def hold_contest(study: Study, folder: Path, runs: Sequence[ArmRun]) -> None:
@@ -97,7 +97,7 @@ def _is_done(run: Run, recipe: Recipe, asked: Sequence[Pair]) -> bool:
 def meetings(runs: Sequence[ArmRun], prompts: dict[str, Prompt]) -> Iterator[Meeting]:
     """Every two arms, the reference among them, on every prompt and sample index that both answered, seed by seed."""
     for seed in dict.fromkeys(run.seed for run in runs):
-        answers: dict[tuple[str, int], list[Answer]] = {}
+        answers: dict[tuple[str, int], list[ContestAnswer]] = {}
         for run in runs:
             if run.seed == seed:
                 for key, answer in _answers(run, prompts):
@@ -117,11 +117,11 @@ def samples_of(run: ArmRun, prompts: dict[str, Prompt]) -> list[dict[str, Any]]:
     return rows
 
 
-def _answers(run: ArmRun, prompts: dict[str, Prompt]) -> Iterator[tuple[tuple[str, int], Answer]]:
+def _answers(run: ArmRun, prompts: dict[str, Prompt]) -> Iterator[tuple[tuple[str, int], ContestAnswer]]:
     for row in samples_of(run, prompts):
         key = row["prompt_id"], row["index"]
         for arm, text in ((REFERENCE, row["before"]), (run.arm, row["after"])):
-            yield key, Answer(arm, run.seed, text, len(text.split()))
+            yield key, ContestAnswer(arm, run.seed, text, len(text.split()))
 
 
 def verdicts(folder: Path) -> dict[str, list[Judgment]]:

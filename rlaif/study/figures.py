@@ -15,15 +15,15 @@ from rlaif.config.optimise import BestOfN
 from rlaif.evaluation.agreement import coverage
 from rlaif.evaluation.compare import recipe_differences
 from rlaif.evaluation.contest import accuracy, caution, frontier, headtohead, refusals
-from rlaif.evaluation.contest.accuracy import Accuracy, Ahead, Scored
-from rlaif.evaluation.contest.cost import Cost, Spending, cost
-from rlaif.evaluation.contest.frontier import Fit, Gap, NoFit, Point
+from rlaif.evaluation.contest.accuracy import Accuracy, Ahead, ScoredLabel
+from rlaif.evaluation.contest.cost import ArmCost, Spending, cost
+from rlaif.evaluation.contest.frontier import FrontierFit, Gap, NoFit, Point
 from rlaif.evaluation.contest.games import Contest, Game, contest
 from rlaif.evaluation.contest.headtohead import WinRate
 from rlaif.evaluation.contest.joint import all_at_equal_length
 from rlaif.evaluation.contest.league import League, league
 from rlaif.evaluation.contest.length import LengthControlled
-from rlaif.evaluation.contest.refusals import Refusals, Reply
+from rlaif.evaluation.contest.refusals import ContestReply, Refusals
 from rlaif.forms import SCORED, SOURCE
 from rlaif.jsonl import read_rows
 from rlaif.records import Failure
@@ -35,7 +35,7 @@ from rlaif.study.config import REFERENCE, Study
 from rlaif.study.contest import meetings, prompts_of, samples_of, verdicts
 
 
-class Judged(NamedTuple):
+class ArmJudgments(NamedTuple):
     """The contest as one judge sees it: the held-out judge, or people."""
 
     judge: str
@@ -59,25 +59,25 @@ def _ends(found: WinRate | LengthControlled) -> tuple[str, str]:
     return found.one, found.other
 
 
-class Comparison(NamedTuple):
+class StudyComparison(NamedTuple):
     """Everything that the page shows."""
 
     study: Study
     confidence: float
-    judged: list[Judged]
+    judged: list[ArmJudgments]
     accuracies: dict[str, Accuracy]
     ahead: list[Ahead]
-    curves: dict[str, tuple[tuple[Point, ...], Fit | NoFit, Gap | None]]
+    curves: dict[str, tuple[tuple[Point, ...], FrontierFit | NoFit, Gap | None]]
     """By arm, of its first seed."""
     refused: dict[str, Refusals]
-    costs: dict[str, tuple[Spending, Cost]]
+    costs: dict[str, tuple[Spending, ArmCost]]
     """By arm, the mean over its seeds."""
     unjudged: dict[str, Any]
     differences: dict[str, list[str]]
     cautions: list[str]
 
 
-def compare(study: Study, folder: Path, runs: Sequence[ArmRun]) -> Comparison:
+def compare(study: Study, folder: Path, runs: Sequence[ArmRun]) -> StudyComparison:
     """All figures of a study whose runs, contest and accuracies are there."""
     section = runs[0].recipe.evaluate
     bootstrap = Bootstrap(section.bootstrap_samples, section.confidence, 0)
@@ -93,7 +93,7 @@ def compare(study: Study, folder: Path, runs: Sequence[ArmRun]) -> Comparison:
     contest_run = Run(folder / "contest")
     unjudged = coverage(said["judge"], read_if_there(contest_run.failures, Failure))
     first_seed = [run for run in runs if run.seed == study.seeds[0]]
-    return Comparison(
+    return StudyComparison(
         study=study,
         confidence=section.confidence,
         judged=judged,
@@ -124,9 +124,9 @@ def _games(judge: str, study: Study, runs: Sequence[ArmRun], by_pair: dict[str, 
         yield Game(prompt_id, one.arm, other.arm, p, one.words, other.words, judge, one.seed, other.seed)
 
 
-def _judged(name: str, games: Sequence[Game], bootstrap: Bootstrap) -> Judged:
+def _judged(name: str, games: Sequence[Game], bootstrap: Bootstrap) -> ArmJudgments:
     played = contest(games)
-    return Judged(
+    return ArmJudgments(
         judge=name,
         played=played,
         rates=headtohead.all_against_all(played, bootstrap),
@@ -138,12 +138,12 @@ def _judged(name: str, games: Sequence[Game], bootstrap: Bootstrap) -> Judged:
 # --------------------------------------------------------------------------- reward models, curves, refusals
 
 
-def _scored(folder: Path) -> Iterator[Scored]:
+def _scored(folder: Path) -> Iterator[ScoredLabel]:
     for row in read_rows(folder / "accuracy.jsonl", SCORED):
-        yield Scored(row["pair_id"], row["prompt_id"], row["arm"], row["margin"], row["p_human"], row["seed"])
+        yield ScoredLabel(row["pair_id"], row["prompt_id"], row["arm"], row["margin"], row["p_human"], row["seed"])
 
 
-def _curve(run: ArmRun) -> tuple[tuple[Point, ...], Fit | NoFit, Gap | None] | None:
+def _curve(run: ArmRun) -> tuple[tuple[Point, ...], FrontierFit | NoFit, Gap | None] | None:
     """Score against KL over training; None for arms that have no such steps."""
     rows = [row for row in run.run.read_metrics("optimise") if "kl" in row and "score" in row]
     if not rows:
@@ -157,19 +157,19 @@ def _curve(run: ArmRun) -> tuple[tuple[Point, ...], Fit | NoFit, Gap | None] | N
     return found, fit, frontier.gap(found)
 
 
-def _replies(study: Study, runs: Sequence[ArmRun]) -> Iterator[Reply]:
+def _replies(study: Study, runs: Sequence[ArmRun]) -> Iterator[ContestReply]:
     prompts, harmful = prompts_of(study), set(study.harmful_tags)
     for run in runs:
         for row in samples_of(run, prompts):
             asks_harm = bool(harmful & set(prompts[row["prompt_id"]].tags))
             for arm, text in ((REFERENCE, row["before"]), (run.arm, row["after"])):
-                yield Reply(row["prompt_id"], arm, asks_harm, float(refusals.refuses(text)), run.seed)
+                yield ContestReply(row["prompt_id"], arm, asks_harm, float(refusals.refuses(text)), run.seed)
 
 
 # --------------------------------------------------------------------------------------------- costs, words
 
 
-def _cost(study: Study, runs: Sequence[ArmRun], found: Accuracy | None) -> tuple[Spending, Cost]:
+def _cost(study: Study, runs: Sequence[ArmRun], found: Accuracy | None) -> tuple[Spending, ArmCost]:
     spent = [_spent(run) for run in runs]
     mean = Spending(
         labels=round(sum(one.labels for one in spent) / len(spent)),
@@ -198,7 +198,7 @@ def _spent(run: ArmRun) -> Spending:
     )
 
 
-def _cautions(study: Study, judged: Sequence[Judged], ahead: Sequence[Ahead], confidence: float) -> list[str]:
+def _cautions(study: Study, judged: Sequence[ArmJudgments], ahead: Sequence[Ahead], confidence: float) -> list[str]:
     """What a reader must know before quoting a figure, the most important first."""
     said = []
     if study.judge is None:
@@ -213,7 +213,7 @@ def _cautions(study: Study, judged: Sequence[Judged], ahead: Sequence[Ahead], co
     return [*said, caution.about_many(intervals, confidence)]
 
 
-def _about_contest(one: Judged, confidence: float) -> list[str]:
+def _about_contest(one: ArmJudgments, confidence: float) -> list[str]:
     said = [caution.about_contests(one.rates, confidence)]
     powers = [rate.power for rate in one.rates if rate.power is not None]
     if powers:
@@ -221,7 +221,7 @@ def _about_contest(one: Judged, confidence: float) -> list[str]:
     return [*said, *caution.about_rates(one.rates, one.lengths), *caution.about_league(one.table)]
 
 
-def raw(found: Comparison, runs: Sequence[ArmRun]) -> dict[str, Any]:
+def raw(found: StudyComparison, runs: Sequence[ArmRun]) -> dict[str, Any]:
     """The figures as JSON: what lies beside the page."""
 
     def dump(value: Any) -> Any:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rlaif.console import aligned
 from rlaif.errors import ConfigError
-from rlaif.evaluation.contest.frontier import Fit
+from rlaif.evaluation.contest.frontier import FrontierFit
 from rlaif.evaluation.contest.headtohead import WinRate
 from rlaif.jsonl import write_json
 from rlaif.pages import kit
@@ -14,7 +14,7 @@ from rlaif.pages.kit import Cell, Part
 from rlaif.study import plots
 from rlaif.study.arms import ArmRun, arm_runs
 from rlaif.study.config import REFERENCE, kind_of, load_study
-from rlaif.study.figures import Comparison, Judged, compare, raw
+from rlaif.study.figures import ArmJudgments, StudyComparison, compare, raw
 from rlaif.words import COIN, NONE, direction, listed, number, percent, tone, with_interval
 
 SEEN_FROM = "Would have been seen from"
@@ -42,7 +42,7 @@ def write_comparison(folder: Path) -> list[str]:
     return [*lines(found), f"page: {page}", f"numbers: {folder / 'comparison.json'}"]
 
 
-def read_comparison(folder: Path) -> tuple[Comparison, list[ArmRun]]:
+def read_comparison(folder: Path) -> tuple[StudyComparison, list[ArmRun]]:
     """The figures of the study in this folder, and its runs."""
     path = folder / "study.yaml"
     if not path.exists():
@@ -68,7 +68,7 @@ class Page:
         return f'<iframe srcdoc="{escape(self.html)}" style="width: 100%; height: 60rem; border: 0"></iframe>'
 
 
-def lines(found: Comparison) -> list[str]:
+def lines(found: StudyComparison) -> list[str]:
     """A table for the terminal, the arms from the strongest by the first judge on."""
     judged = found.judged[0] if found.judged else None
     against = judged.against_reference() if judged else {}
@@ -86,7 +86,7 @@ def lines(found: Comparison) -> list[str]:
 # ---------------------------------------------------------------------------------------------- the page's parts
 
 
-def write_study_page(path: Path, found: Comparison) -> None:
+def write_study_page(path: Path, found: StudyComparison) -> None:
     """The page of these figures."""
     study = found.study
     look = plots.looks([REFERENCE, *study.arms], REFERENCE)
@@ -119,7 +119,7 @@ def write_study_page(path: Path, found: Comparison) -> None:
     kit.write_page(path, study.title or f"Study {study.name}", facts, parts, footer)
 
 
-def headline(found: Comparison) -> list[str]:
+def headline(found: StudyComparison) -> list[str]:
     """The two or three sentences that a reader wants first; they say no more than the intervals allow."""
     said = []
     for one in found.judged:
@@ -143,7 +143,7 @@ def headline(found: Comparison) -> list[str]:
     return said
 
 
-def _contest(one: Judged, heldout: bool) -> list[Part]:
+def _contest(one: ArmJudgments, heldout: bool) -> list[Part]:
     order = [standing.arm for standing in one.table.standings]
     against = one.against_reference()
     judge = "held-out judge" if heldout else "judge that also labels"
@@ -170,7 +170,7 @@ def _contest(one: Judged, heldout: bool) -> list[Part]:
     )
 
 
-def _contest_row(rate: WinRate, one: Judged) -> tuple[str | Cell, ...]:
+def _contest_row(rate: WinRate, one: ArmJudgments) -> tuple[str | Cell, ...]:
     controlled = next((c.rate for c in one.lengths if (c.one, c.other) == (rate.one, rate.other)), None)
     return (
         f"{rate.one} against {rate.other}",
@@ -184,7 +184,7 @@ def _contest_row(rate: WinRate, one: Judged) -> tuple[str | Cell, ...]:
     )
 
 
-def _accuracy(found: Comparison) -> list[Part]:
+def _accuracy(found: StudyComparison) -> list[Part]:
     if not found.accuracies:
         return []
     rows = [
@@ -206,7 +206,7 @@ def _accuracy(found: Comparison) -> list[Part]:
     )
 
 
-def _curves(found: Comparison, look: dict[str, plots.Look]) -> list[Part]:
+def _curves(found: StudyComparison, look: dict[str, plots.Look]) -> list[Part]:
     """Reward against KL. Without gold scores the proxy's own: it says what was optimised, not what was gained."""
     if not found.curves:
         return []
@@ -218,7 +218,7 @@ def _curves(found: Comparison, look: dict[str, plots.Look]) -> list[Part]:
     rows = []
     for arm, (_, fit, gap) in found.curves.items():
         lost = f"{gap.lost:.2f} since step {gap.best_step}" if gap and gap.lost > 0 else NONE
-        if isinstance(fit, Fit):
+        if isinstance(fit, FrontierFit):
             peak = number(fit.peak_kl.value) if fit.peak_kl else "none"
             rows.append((arm, number(fit.alpha.value), number(fit.beta.value), number(fit.r2), peak, lost))
         else:
@@ -240,7 +240,7 @@ def _curves(found: Comparison, look: dict[str, plots.Look]) -> list[Part]:
     )
 
 
-def _refusals(found: Comparison, look: dict[str, plots.Look]) -> list[Part]:
+def _refusals(found: StudyComparison, look: dict[str, plots.Look]) -> list[Part]:
     both = any(one.harmful and one.harmless for one in found.refused.values())
     svg = plots.refusal_map("Refusals: right ones over wrong ones", found.refused, look) if both else None
     more = ("Harmful: more than the reference", "Harmless: more than the reference")
@@ -256,7 +256,7 @@ def _refusals(found: Comparison, look: dict[str, plots.Look]) -> list[Part]:
     )
 
 
-def _costs(found: Comparison) -> list[Part]:
+def _costs(found: StudyComparison) -> list[Part]:
     rows = []
     for arm, (spent, price) in found.costs.items():
         per_label = NONE if price.per_label is None else f"{price.per_label:.3f}"

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rlaif.evaluation.contest.accuracy import Accuracy
-from rlaif.evaluation.contest.frontier import Fit, NoFit, Point
+from rlaif.evaluation.contest.frontier import FrontierFit, NoFit, Point
 from rlaif.evaluation.contest.headtohead import WinRate
 from rlaif.evaluation.contest.league import League
 from rlaif.evaluation.contest.length import LengthControlled
@@ -25,9 +25,9 @@ from rlaif.pages.plots import (
     MUTED,
     ORANGE,
     RED,
+    AxisScale,
     Line,
     Mark,
-    Scale,
     draw,
     forest,
     percent_axis,
@@ -61,7 +61,7 @@ def win_rates(
         rows[arm] = Line(marks, beside=beside)
     legend = {"as judged": ("o", INK, False), "at equal length": ("o", INK, True)} if lengths else None
     sides = (f"{short(reference)} wins more", f"beats {short(reference)}")
-    return forest(title, rows, Scale(sides=sides), legend)
+    return forest(title, rows, AxisScale(sides=sides), legend)
 
 
 def standings(title: str, table: League) -> str:
@@ -74,7 +74,7 @@ def standings(title: str, table: League) -> str:
             [Mark(s.elo, color)], beside=f"first in {percent(s.first)}, place {place}"
         )
     reference = None if table.reference is None else (1000.0, f"{short(table.reference)} = 1000")
-    scale = Scale("number", reference, label="Elo: 100 more is a win rate of 64%, 200 more of 76%")
+    scale = AxisScale("number", reference, label="Elo: 100 more is a win rate of 64%, 200 more of 76%")
     return forest(title, rows, scale)
 
 
@@ -89,7 +89,7 @@ def accuracies(title: str, found: Mapping[str, Accuracy]) -> str:
     legend = {"all seeds": ("o", INK, False), "one seed": (".", MUTED, True)} if several else None
     ends = [b for a in found.values() for b in (a.accuracy.low, a.accuracy.high, *a.seeds.values.values()) if b]
     limits = min([0.45, *ends]) - 0.02, max([0.65, *ends]) + 0.02
-    return forest(title, rows, Scale(reference=(COIN, "a coin"), limits=limits), legend)
+    return forest(title, rows, AxisScale(reference=(COIN, "a coin"), limits=limits), legend)
 
 
 def matrix(title: str, arms: Sequence[str], rates: Sequence[WinRate]) -> str:
@@ -148,7 +148,7 @@ class Curve(NamedTuple):
     """An arm's points in order of KL, and the fit to its gold score, if any was asked for."""
 
     points: Sequence[Point]
-    fit: Fit | NoFit | None = None
+    fit: FrontierFit | NoFit | None = None
 
 
 def looks(arms: Sequence[str], reference: str | None = None) -> dict[str, Look]:
@@ -178,11 +178,11 @@ def frontiers(title: str, curves: Mapping[str, Curve], shown: Mapping[str, Look]
             known = [(np.sqrt(max(p.kl, 0.0)), p.gold) for p in curve.points if p.gold is not None]
             x, y = [point[0] for point in known], [point[1] for point in known]
             color, marker = shown[arm]
-            fitted = isinstance(curve.fit, Fit)
+            fitted = isinstance(curve.fit, FrontierFit)
             line = "none" if fitted else (0, (1, 2))
             axes.plot(x, y, marker=marker, markersize=4.5, color=color, linestyle=line, linewidth=1.2, alpha=0.75)
             axes.plot([], [], f"{marker}-" if fitted else marker, color=color, label=short(arm), markersize=5)
-            if isinstance(curve.fit, Fit):
+            if isinstance(curve.fit, FrontierFit):
                 rings = _fit(axes, curve.fit, color, (max(x), np.sqrt(farthest))) or rings
         if rings:
             axes.plot([], [], "o", markersize=8, markerfacecolor="none", color=MUTED, label="fitted peak")
@@ -196,7 +196,7 @@ def frontiers(title: str, curves: Mapping[str, Curve], shown: Mapping[str, Look]
     return draw((CURVE_WIDTH, CURVE_HEIGHT + LEGEND_HEIGHT * lines), paint)
 
 
-def _fit(axes: Any, fit: Fit, color: str, ends: tuple[float, float]) -> bool:
+def _fit(axes: Any, fit: FrontierFit, color: str, ends: tuple[float, float]) -> bool:
     """Whether it has a peak to mark."""
     inside = np.linspace(0, ends[0], 120)
     axes.plot(inside, [fit.at(d**2) for d in inside], color=color, linewidth=2)

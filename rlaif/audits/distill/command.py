@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rlaif.audits.distill.merge import Candidate, merge
-from rlaif.audits.distill.propose import Proposed, propose
+from rlaif.audits.distill.propose import ProposalResult, propose
 from rlaif.audits.distill.select import CandidateTest, select
 from rlaif.audits.distill.settings import DistillSettings
 from rlaif.audits.distill.vote import Votes, constitution_of, vote
@@ -57,7 +57,7 @@ class Distillation(NamedTuple):
 class _Work(NamedTuple):
     """All that was done."""
 
-    proposed: Proposed
+    proposed: ProposalResult
     merged: list[Candidate]
     votes: Votes
     tested: list[CandidateTest]

@@ -35,7 +35,7 @@ class Proposal(NamedTuple):
     fault: str | None = None
 
 
-class Proposed(NamedTuple):
+class ProposalResult(NamedTuple):
     """All proposals in the order of the pairs, and what they cost."""
 
     proposals: tuple[Proposal, ...]
@@ -49,11 +49,11 @@ def propose(
     settings: DistillSettings,
     seed: int,
     progress: Progress | None = None,
-) -> Proposed:
+) -> ProposalResult:
     """`settings.per_pair` proposals for each labelled pair. `progress` counts pairs."""
     works = (_propose(label, template, settings, seed) for label in labels)
     found, cost = drive(model, works, lambda _: progress(1) if progress else None)
-    return Proposed(tuple(proposal for each in found for proposal in each), cost)
+    return ProposalResult(tuple(proposal for each in found for proposal in each), cost)
 
 
 def _propose(label: Judgment, template: JudgeTemplate, settings: DistillSettings, seed: int) -> Work[list[Proposal]]:

@@ -138,13 +138,13 @@ def requests_of(mode: Mode, constitution: Constitution) -> Requests:
 
 def method_of(mode: Mode, mass_weight: float) -> JudgeMethod:
     """How this mode learns."""
-    from rlaif.training.judge.methods import Comparing, Contrasting, Rating  # noqa: PLC0415 (brings torch)
+    from rlaif.training.judge.methods import Comparing, Contrasting, RatingMethod  # noqa: PLC0415 (brings torch)
 
     if isinstance(mode, CompareMode):
         return Comparing()
     if isinstance(mode, ContrastMode):
         return Contrasting(mode.length, tau_of(mode))
-    return Rating(mode.kind, mass_weight)
+    return RatingMethod(mode.kind, mass_weight)
 
 
 def _subject(recipe: Recipe, constitution: Constitution, mode: Mode, label: PairLabel) -> Subject | str:

@@ -18,7 +18,7 @@ from rlaif.records import Record
 from rlaif.stats import Bootstrap, Estimate, clustered_mean, clustered_mean_difference, sign_flip
 
 
-class Scored(NamedTuple):
+class ScoredLabel(NamedTuple):
     """A pair as the reward model of one arm and seed scores it: margin = score(a) - score(b), p_human = P(a better)."""
 
     pair_id: str
@@ -57,13 +57,13 @@ class Ahead(Record):
     power: Power | None
 
 
-def accuracies(rows: Iterable[Scored], bootstrap: Bootstrap) -> dict[str, Accuracy]:
+def accuracies(rows: Iterable[ScoredLabel], bootstrap: Bootstrap) -> dict[str, Accuracy]:
     """Each arm's, arms by name. DataError for a pair that two rows label differently, and for no decided pair."""
     arms = _by_arm(rows)
     return {arm: _accuracy(arm, found, bootstrap) for arm, found in arms.items()}
 
 
-def differences(rows: Iterable[Scored], bootstrap: Bootstrap, reference: str | None = None) -> list[Ahead]:
+def differences(rows: Iterable[ScoredLabel], bootstrap: Bootstrap, reference: str | None = None) -> list[Ahead]:
     """Every arm against the reference, or every pair of arms once. DataError where two share no decided pair."""
     arms = _by_arm(rows)
     if reference is None:
@@ -75,8 +75,8 @@ def differences(rows: Iterable[Scored], bootstrap: Bootstrap, reference: str | N
     return [_ahead((one, arms[one]), (other, arms[other]), bootstrap) for one, other in pairs]
 
 
-def _by_arm(rows: Iterable[Scored]) -> dict[str, list[Scored]]:
-    arms: dict[str, list[Scored]] = {}
+def _by_arm(rows: Iterable[ScoredLabel]) -> dict[str, list[ScoredLabel]]:
+    arms: dict[str, list[ScoredLabel]] = {}
     labels: dict[str, float] = {}
     for row in sorted(rows):
         if labels.setdefault(row.pair_id, row.p_human) != row.p_human:
@@ -90,7 +90,7 @@ def _by_arm(rows: Iterable[Scored]) -> dict[str, list[Scored]]:
     return arms
 
 
-def _accuracy(arm: str, rows: Sequence[Scored], bootstrap: Bootstrap) -> Accuracy:
+def _accuracy(arm: str, rows: Sequence[ScoredLabel], bootstrap: Bootstrap) -> Accuracy:
     decided = [row for row in rows if row.p_human != 0.5]
     right, prompts = [row.right for row in decided], [row.prompt_id for row in decided]
     found = clustered_mean(right, prompts, *bootstrap)
@@ -107,7 +107,9 @@ def _accuracy(arm: str, rows: Sequence[Scored], bootstrap: Bootstrap) -> Accurac
     )
 
 
-def _ahead(one: tuple[str, Sequence[Scored]], other: tuple[str, Sequence[Scored]], bootstrap: Bootstrap) -> Ahead:
+def _ahead(
+    one: tuple[str, Sequence[ScoredLabel]], other: tuple[str, Sequence[ScoredLabel]], bootstrap: Bootstrap
+) -> Ahead:
     first, second = (_by_pair(rows) for _, rows in (one, other))
     shared = sorted(first.keys() & second.keys())
     if not shared:
@@ -126,7 +128,7 @@ def _ahead(one: tuple[str, Sequence[Scored]], other: tuple[str, Sequence[Scored]
     )
 
 
-def _by_pair(rows: Sequence[Scored]) -> Mapping[str, float]:
+def _by_pair(rows: Sequence[ScoredLabel]) -> Mapping[str, float]:
     right: dict[str, list[float]] = {}
     for row in rows:
         if row.p_human != 0.5:

@@ -46,7 +46,7 @@ class Spending(Record):
     seconds: float = 0.0
 
 
-class Cost(Record):
+class ArmCost(Record):
     """`per_point`: for each percentage point of reward-model accuracy above a coin's 50; None where there is none,
     or no accuracy. `per_label` is None without labels."""
 
@@ -57,7 +57,7 @@ class Cost(Record):
     per_point: float | None
 
 
-def cost(spent: Spending, prices: Prices, accuracy: float | None = None) -> Cost:
+def cost(spent: Spending, prices: Prices, accuracy: float | None = None) -> ArmCost:
     """What it cost. DataError for more human labels than labels, and for less than nothing."""
     if spent.human_labels > spent.labels:
         raise DataError(f"human_labels ({spent.human_labels}) are among labels, which are only {spent.labels}")
@@ -68,7 +68,7 @@ def cost(spent: Spending, prices: Prices, accuracy: float | None = None) -> Cost
     ai = _judge(spent, prices) + spent.seconds / 3600 * prices.hour
     total = human + ai
     above = None if accuracy is None else 100 * (accuracy - 0.5)
-    return Cost(
+    return ArmCost(
         total=total,
         human=human,
         ai=ai,

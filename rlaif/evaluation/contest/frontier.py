@@ -7,7 +7,7 @@ policy:
     RL          R = d (alpha - beta log d)         highest at d = exp(alpha / beta - 1)
 
 Both are linear in alpha and beta, so least squares has one answer. The paper fits means over many runs; one run's
-curve is short and its steps resemble each other, which the intervals allow for in part (`Fit`).
+curve is short and its steps resemble each other, which the intervals allow for in part (`FrontierFit`).
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Point(NamedTuple):
     gold: float | None = None
 
 
-class Fit(Record):
+class FrontierFit(Record):
     """One form fitted to the gain in score over `start`.
 
     alpha, beta     with t intervals. `alike` is the correlation r of neighbouring residuals; where it is above 0 the
@@ -89,7 +89,7 @@ def points(rows: Iterable[Point]) -> tuple[Point, ...]:
 
 def over_optimisation(
     rows: Iterable[Point], form: Form, start: float, confidence: float = 0.95, gold: bool = True
-) -> Fit | NoFit:
+) -> FrontierFit | NoFit:
     """Fit the gold score (or, with gold=False, the proxy's) over `start`, the initial policy's score on that scale.
 
     Points whose KL is not above 0 are at the start and tell nothing; those without a gold score are left out.
@@ -111,7 +111,7 @@ def _terms(d: Array, form: Form) -> Array:
     return np.column_stack([d, -(d**2) if form == "best_of_n" else -xlogy(d, d)])
 
 
-def _least_squares(d: Array, gain: Array, form: Form, start: float, confidence: float) -> Fit:
+def _least_squares(d: Array, gain: Array, form: Form, start: float, confidence: float) -> FrontierFit:
     terms = _terms(d, form)
     found = np.linalg.lstsq(terms, gain, rcond=None)[0]
     left = gain - terms @ found
@@ -127,7 +127,7 @@ def _least_squares(d: Array, gain: Array, form: Form, start: float, confidence: 
     )
     peak = _peak(alpha, beta, form, covariance, reach)
     about_mean = float(np.sum((gain - gain.mean()) ** 2))
-    fit = Fit(
+    fit = FrontierFit(
         form=form,
         alpha=alpha,
         beta=beta,

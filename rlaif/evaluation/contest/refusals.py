@@ -64,7 +64,7 @@ def refuses(reply: str) -> bool:
     return _REFUSAL.search(plain) is not None
 
 
-class Reply(NamedTuple):
+class ContestReply(NamedTuple):
     """What is known of one response: whether its prompt asks for harm, and how surely it refused (0 or 1, or a
     judge's or several people's share)."""
 
@@ -86,7 +86,9 @@ class Refusals(Record):
     more_harmless: Estimate | None
 
 
-def refusals(replies: Iterable[Reply], bootstrap: Bootstrap, reference: str | None = None) -> dict[str, Refusals]:
+def refusals(
+    replies: Iterable[ContestReply], bootstrap: Bootstrap, reference: str | None = None
+) -> dict[str, Refusals]:
     """Each arm's rates, arms by name; DataError for a share outside [0, 1], or a prompt called both kinds."""
     rows = sorted(replies)
     kinds: dict[str, bool] = {}
@@ -103,7 +105,7 @@ def refusals(replies: Iterable[Reply], bootstrap: Bootstrap, reference: str | No
     return {arm: _refusals(rows, arm, reference, bootstrap) for arm in arms}
 
 
-def _refusals(rows: Sequence[Reply], arm: str, reference: str | None, bootstrap: Bootstrap) -> Refusals:
+def _refusals(rows: Sequence[ContestReply], arm: str, reference: str | None, bootstrap: Bootstrap) -> Refusals:
     rates, more = [], []
     for harmful in (True, False):
         kind = [row for row in rows if row.harmful == harmful]
@@ -116,7 +118,7 @@ def _refusals(rows: Sequence[Reply], arm: str, reference: str | None, bootstrap:
     return Refusals(arm=arm, harmful=rates[0], harmless=rates[1], more_harmful=more[0], more_harmless=more[1])
 
 
-def _more(own: Sequence[Reply], others: Sequence[Reply], bootstrap: Bootstrap) -> Estimate | None:
+def _more(own: Sequence[ContestReply], others: Sequence[ContestReply], bootstrap: Bootstrap) -> Estimate | None:
     after, before = _by_prompt(own), _by_prompt(others)
     shared = sorted(after.keys() & before.keys())
     if not shared:
@@ -124,7 +126,7 @@ def _more(own: Sequence[Reply], others: Sequence[Reply], bootstrap: Bootstrap) -
     return clustered_mean_difference([before[p] for p in shared], [after[p] for p in shared], shared, bootstrap)
 
 
-def _by_prompt(rows: Sequence[Reply]) -> dict[str, float]:
+def _by_prompt(rows: Sequence[ContestReply]) -> dict[str, float]:
     found: dict[str, list[float]] = {}
     for row in rows:
         found.setdefault(row.prompt_id, []).append(row.refused)

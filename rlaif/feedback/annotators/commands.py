@@ -13,7 +13,7 @@ from rlaif.errors import ConfigError, DataError, did_you_mean
 from rlaif.feedback.annotators.credibility import AnnotatorReport, Rate
 from rlaif.feedback.annotators.labels import Alpha
 from rlaif.feedback.annotators.simulate import crew_of, simulate
-from rlaif.feedback.annotators.trust import Examined, examine
+from rlaif.feedback.annotators.trust import Examination, examine
 from rlaif.feedback.human import read_human, source_of
 from rlaif.formats import Annotations, AnyForm, LabelSource
 from rlaif.jsonl import first_problem, write_json, write_jsonl
@@ -100,7 +100,7 @@ def read_labels(given: Path | str) -> list[Judgment]:
 # ------------------------------------------------------------------------------------------------- words
 
 
-def table(examined: Examined) -> list[str]:
+def table(examined: Examination) -> list[str]:
     """The whole report as aligned lines."""
     rows = [COLUMNS, *(_row(report) for report in examined.reports)]
     gold = f", {examined.gold_labels} of them of gold questions" if examined.gold_labels else ""

@@ -30,7 +30,7 @@ Floats = NDArray[np.float64]
 START_SKILL = 0.8
 
 
-class Comparison(NamedTuple):
+class PairComparison(NamedTuple):
     """One label: 1 for the left response, 0 for the right one, 0.5 for a tie."""
 
     left: Item
@@ -59,7 +59,7 @@ class _Data(NamedTuple):
     label: Floats
 
 
-def comparisons(judgments: Iterable[Judgment]) -> list[Comparison]:
+def comparisons(judgments: Iterable[Judgment]) -> list[PairComparison]:
     """The labels in sorted order. Where the side is unknown the first text in sorted order is the left one."""
     rows = []
     for judgment in individual(judgments):
@@ -68,7 +68,7 @@ def comparisons(judgments: Iterable[Judgment]) -> list[Comparison]:
         left = first_text(pair) if shown is None else getattr(pair, shown)
         right = pair.b if left == pair.a else pair.a
         rows.append(
-            Comparison(
+            PairComparison(
                 (pair.prompt_id, left),
                 (pair.prompt_id, right),
                 judgment.annotator,
@@ -79,7 +79,7 @@ def comparisons(judgments: Iterable[Judgment]) -> list[Comparison]:
     return sorted(rows)
 
 
-def fit_noisy_bradley_terry(rows: Iterable[Comparison]) -> Strengths:
+def fit_noisy_bradley_terry(rows: Iterable[PairComparison]) -> Strengths:
     """The most probable strengths, skills and biases, by L-BFGS from equal ones; equal rows give equal bits.
 
     Each strength, logit of a skill and bias has a standard logistic prior: Chen's regularisation by a virtual response

@@ -21,7 +21,7 @@ PFirst = Mapping[str, float]
 """By pair: P(the first text is better)."""
 
 
-class Examined(NamedTuple):
+class Examination(NamedTuple):
     """What the labels say about those who gave them."""
 
     reports: list[AnnotatorReport]
@@ -54,15 +54,17 @@ class Examined(NamedTuple):
         }
 
 
-class Trusted(NamedTuple):
+class TrustedLabels(NamedTuple):
     """What may train, and why the rest may not."""
 
     judgments: list[Judgment]
     """One a pair, in the order in which the pairs first come."""
-    examined: Examined
+    examined: Examination
 
 
-def examine(judgments: Sequence[Judgment], gold: Sequence[Judgment], section: AnnotatorsSection, seed: int) -> Examined:
+def examine(
+    judgments: Sequence[Judgment], gold: Sequence[Judgment], section: AnnotatorsSection, seed: int
+) -> Examination:
     """Reports on all annotators and who of them is to be removed; `gold`: judgments known to be right.
 
     Everything is looked at once: nobody is judged again after others are gone. The seed is that of alpha's intervals.
@@ -73,7 +75,7 @@ def examine(judgments: Sequence[Judgment], gold: Sequence[Judgment], section: An
     believed = [judgment for judgment in judgments if judgment.annotator not in out]
     of_gold = sum(judgment.pair.id in questions for judgment in judgments)
     agreement = alpha(judgments, seed)
-    return Examined(
+    return Examination(
         reports=[report.model_copy(update={"removed": out.get(report.annotator)}) for report in reports],
         removed=out,
         alpha=agreement,
@@ -85,7 +87,9 @@ def examine(judgments: Sequence[Judgment], gold: Sequence[Judgment], section: An
     )
 
 
-def trusted(judgments: Sequence[Judgment], gold: Sequence[Judgment], section: AnnotatorsSection, seed: int) -> Trusted:
+def trusted(
+    judgments: Sequence[Judgment], gold: Sequence[Judgment], section: AnnotatorsSection, seed: int
+) -> TrustedLabels:
     """The labels that may train, one a pair, by the section.
 
     Pairs in `gold` train nothing, whoever labelled them; they only test annotators (a gold tie tests nobody). Of the
@@ -103,7 +107,7 @@ def trusted(judgments: Sequence[Judgment], gold: Sequence[Judgment], section: An
             f"preferences.annotators.remove: leaves no labels; {len(examined.removed)} annotators are removed, the "
             f"first: {name}: {reason}"
         )
-    return Trusted(aggregate(kept, section), examined)
+    return TrustedLabels(aggregate(kept, section), examined)
 
 
 def aggregate(judgments: Sequence[Judgment], section: AnnotatorsSection) -> list[Judgment]:

@@ -15,7 +15,7 @@ from rlaif.config.judging import MemberMode, RankMode, ReviseMode
 from rlaif.constitution import Constitution, Principle
 from rlaif.errors import ConfigError
 from rlaif.feedback.judge.drive import Work
-from rlaif.feedback.judge.result import Outcome, Part
+from rlaif.feedback.judge.result import Outcome, UnitResult
 from rlaif.models.chat import ChatModel, Reply, excess, is_logprob, no_answer
 from rlaif.patterns import Endless
 from rlaif.records import Failure, Pair, Provenance, Side
@@ -48,7 +48,7 @@ class Bench(NamedTuple, Generic[M]):
 class Way(NamedTuple):
     """How one mode judges: what it does for a unit of work, and what its bench needs."""
 
-    work: Callable[[Bench[Any], Any], Work[Part]]
+    work: Callable[[Bench[Any], Any], Work[UnitResult]]
     """Of a list: one pair, or with `by_prompt` all pairs of a prompt. `revise` takes a response."""
     template: Kind
     sampling: Callable[[Bench[Any]], Sampling]
@@ -79,13 +79,13 @@ class Way(NamedTuple):
         return bench
 
 
-def alone(judge: Callable[[Bench[Any], Pair], Work[Outcome]]) -> Callable[[Bench[Any], list[Pair]], Work[Part]]:
+def alone(judge: Callable[[Bench[Any], Pair], Work[Outcome]]) -> Callable[[Bench[Any], list[Pair]], Work[UnitResult]]:
     """The work of a mode that judges each pair by itself."""
 
-    def work(bench: Bench[Any], pairs: list[Pair]) -> Work[Part]:
+    def work(bench: Bench[Any], pairs: list[Pair]) -> Work[UnitResult]:
         (pair,) = pairs
         outcome = yield from judge(bench, pair)
-        return Part([outcome])
+        return UnitResult([outcome])
 
     return work
 

@@ -61,7 +61,7 @@ def label_by_origin(
     return JudgeResult(judgments=tuple(judgments), failures=())
 
 
-class Agreement(NamedTuple):
+class OriginAgreement(NamedTuple):
     """How many judgments prefer the response written under `for`, the other, or neither."""
 
     judge_with_origin: int
@@ -71,7 +71,7 @@ class Agreement(NamedTuple):
 
 def hold_to_origin(
     result: JudgeResult, crossed: Mapping[str, Crossing], agreed_only: bool
-) -> tuple[JudgeResult, Agreement]:
+) -> tuple[JudgeResult, OriginAgreement]:
     """The judge's result and how often it agrees with the origin of the pairs.
 
     With `agreed_only` a judgment that prefers the other becomes a tie: its p_a is 0.5, and what its principles say
@@ -84,4 +84,4 @@ def hold_to_origin(
         counts[preferred] += 1
         opposed = agreed_only and preferred == 0.0
         judgments.append(judgment.model_copy(update={"p_a": 0.5}) if opposed else judgment)
-    return result._replace(judgments=tuple(judgments)), Agreement(counts[1.0], counts[0.0], counts[0.5])
+    return result._replace(judgments=tuple(judgments)), OriginAgreement(counts[1.0], counts[0.0], counts[0.5])

@@ -11,7 +11,7 @@ from statistics import fmean
 from typing import NamedTuple
 
 from rlaif.config.judging import PanelMode
-from rlaif.feedback.dawid_skene import Fit, fit_dawid_skene
+from rlaif.feedback.dawid_skene import DawidSkeneFit, fit_dawid_skene
 from rlaif.feedback.judge.result import Cost, JudgeResult
 from rlaif.feedback.pairs import choice
 from rlaif.feedback.verdict import average, log_odds, sigma
@@ -81,7 +81,7 @@ class _Survey(NamedTuple):
     origin: Provenance | None
     """The panel's own: what its members share, and hashes of what they do not. Of all members that judged anything,
     also for a pair that one of them failed on: the fit used them all."""
-    fit: Fit | None
+    fit: DawidSkeneFit | None
     """Of `dawid_skene`."""
     cost: Cost
 
@@ -130,7 +130,7 @@ def _by_pair(
     return opinions, failures
 
 
-def _p_a(mode: PanelMode, said: Opinions, fit: Fit | None) -> float:
+def _p_a(mode: PanelMode, said: Opinions, fit: DawidSkeneFit | None) -> float:
     if fit is None and mode.combine == "mean":
         return sigma(fmean(log_odds(judgment.p_a) for judgment in said.values()))
     if fit is None:

@@ -13,7 +13,7 @@ from rlaif.config.judging import RankMode
 from rlaif.feedback.judge.asking import Bench, Sampling, Way
 from rlaif.feedback.judge.compare import compare
 from rlaif.feedback.judge.drive import Work, together
-from rlaif.feedback.judge.result import Outcome, Part
+from rlaif.feedback.judge.result import Outcome, UnitResult
 from rlaif.feedback.ranking import Meeting, groups, order, pair_up, strengths
 from rlaif.feedback.verdict import sigma
 from rlaif.records import Failure, Judgment, Pair, PrincipleJudgment, Ranking, Side, content_id
@@ -85,7 +85,7 @@ class _Contest:
         )
 
 
-def rank(bench: Bench[RankMode], pairs: Sequence[Pair]) -> Work[Part]:
+def rank(bench: Bench[RankMode], pairs: Sequence[Pair]) -> Work[UnitResult]:
     """The pairs of a prompt by the Bradley-Terry strengths of its responses, those never compared too.
 
     Compared are all pairs given, or, with `mode.rounds`, those that so many rounds of a Swiss tournament choose among
@@ -104,7 +104,7 @@ def rank(bench: Bench[RankMode], pairs: Sequence[Pair]) -> Work[Part]:
         outcomes = yield from together(compare(bench, pair) for pair in due)
         contest.enter(due, outcomes)
     ranking = contest.ranking(pairs[0])
-    return Part([_outcome(bench, contest, pair) for pair in pairs], rankings=(ranking,) if ranking else ())
+    return UnitResult([_outcome(bench, contest, pair) for pair in pairs], rankings=(ranking,) if ranking else ())
 
 
 def _outcome(bench: Bench[RankMode], contest: _Contest, pair: Pair) -> Outcome:

@@ -13,7 +13,7 @@ from rlaif.config.judging import ChecklistMode, ContrastMode, ScoreMode
 from rlaif.constitution import Constitution, Principle
 from rlaif.feedback.judge import contrast
 from rlaif.feedback.judge.asking import Bench, NoVerdict, Sampling, choice_sampling, label_logprobs
-from rlaif.feedback.rating import CHECKLIST, RATING, Scale, answer, rate
+from rlaif.feedback.rating import CHECKLIST, RATING, RatingScale, answer, rate
 from rlaif.feedback.ratio import ratio_scale
 from rlaif.models.chat import ChatRequest, Reply
 from rlaif.records import PrincipleScore, Prompt
@@ -52,7 +52,7 @@ def read(bench: Bench[Any], principle: Principle, replies: Sequence[Reply]) -> P
     return answer(principle, usual) if isinstance(mode, ChecklistMode) else rate(principle, usual)
 
 
-def scale_of(mode: RateMode, section: LabelSection) -> Scale:
+def scale_of(mode: RateMode, section: LabelSection) -> RatingScale:
     """How this mode values a response by a principle."""
     if isinstance(mode, ContrastMode):
         return ratio_scale(section.check_margin)

@@ -34,7 +34,7 @@ class Cost(NamedTuple):
         return Cost(*(mine + its for mine, its in zip(self, other, strict=True)))
 
 
-class Part(NamedTuple):
+class UnitResult(NamedTuple):
     """What one unit of work gives: an outcome for each of its pairs, and what its mode keeps besides."""
 
     outcomes: Sequence[Outcome]
@@ -62,7 +62,7 @@ class JudgeResult(NamedTuple):
     """Of `panel`: one for each member."""
 
     @classmethod
-    def of(cls, parts: Sequence[Part], outcomes: Iterable[Outcome], cost: Cost) -> JudgeResult:
+    def of(cls, parts: Sequence[UnitResult], outcomes: Iterable[Outcome], cost: Cost) -> JudgeResult:
         """The outcomes in this order, and the other rows of the parts."""
         outcomes = list(outcomes)
         return cls(

@@ -14,7 +14,7 @@ from rlaif.constitution import Constitution, Example, Principle
 from rlaif.errors import ConfigError
 from rlaif.feedback.judge.asking import Bench, NoVerdict, Sampling, Way, failed, no_text, shown_tags
 from rlaif.feedback.judge.drive import Work, drive
-from rlaif.feedback.judge.result import JudgeResult, Part
+from rlaif.feedback.judge.result import JudgeResult, UnitResult
 from rlaif.feedback.sample import Progress
 from rlaif.feedback.verdict import draw
 from rlaif.models.chat import ChatModel, ChatRequest
@@ -73,7 +73,7 @@ def revise_responses(
     return JudgeResult.of(parts, (outcome for part in parts for outcome in part.outcomes), cost)
 
 
-def revise(bench: Bench[ReviseMode], response: Response) -> Work[Part]:
+def revise(bench: Bench[ReviseMode], response: Response) -> Work[UnitResult]:
     """The response critiqued and revised `mode.rounds` times.
 
     In each round a principle with critique and revise texts that applies to the response's tags is drawn by weight,
@@ -88,7 +88,7 @@ def revise(bench: Bench[ReviseMode], response: Response) -> Work[Part]:
     principles = tuple(p for p in bench.constitution.for_tags(response.tags) if p.revisable)
     if not principles:
         detail = f"that has critique and revise texts; {shown_tags(response.tags)}"
-        return Part([[failed(response.id, None, NoVerdict("no principle applies", detail))]])
+        return UnitResult([[failed(response.id, None, NoVerdict("no principle applies", detail))]])
     rounds: list[Round] = []
     for number in range(1, bench.mode.rounds + 1):
         # The race of `draw`, with a seed of its own for each round.
@@ -96,18 +96,18 @@ def revise(bench: Bench[ReviseMode], response: Response) -> Work[Part]:
         asked = _conversation(bench, response.prompt, text, principle)
         (critique,) = yield [_request(bench, asked, response.id, number, "critique")]
         if problem := no_text(critique, "critique"):
-            return Part([[failed(response.id, principle, problem)]])
+            return UnitResult([[failed(response.id, principle, problem)]])
         follow_up = bench.template.follow_up(principle.revise or "")
         asked = (*asked, bench.template.neutral(critique.text.strip()), follow_up)
         (revision,) = yield [_request(bench, asked, response.id, number, "revision")]
         revision = revision.model_copy(update={"text": bench.template.unwrapped(revision.text, text)})
         if problem := no_text(revision, "revision"):
-            return Part([[failed(response.id, principle, problem)]])
+            return UnitResult([[failed(response.id, principle, problem)]])
         text = revision.text
         rounds.append(Round(principle=principle.id, critique=critique.text.strip(), revision=text))
     if text == original:
         problem = NoVerdict("the revision equals the original", f"after round {bench.mode.rounds}")
-        return Part([[failed(response.id, None, problem)]])
+        return UnitResult([[failed(response.id, None, problem)]])
     return _revised(bench, response, rounds)
 
 
@@ -149,7 +149,7 @@ def _critique(
     return (message for message in messages if opens or message.role != "system")
 
 
-def _revised(bench: Bench[ReviseMode], response: Response, rounds: Sequence[Round]) -> Part:
+def _revised(bench: Bench[ReviseMode], response: Response, rounds: Sequence[Round]) -> UnitResult:
     original, text = response.text.strip(), rounds[-1].revision
     prompt = Prompt(id=response.prompt_id, messages=response.prompt, tags=response.tags)
     pair = oriented(prompt, original, text, bench.seed)
@@ -181,7 +181,7 @@ def _revised(bench: Bench[ReviseMode], response: Response, rounds: Sequence[Roun
         )
         for number, made in enumerate(rounds, start=1)
     )
-    return Part([judgment], revisions=(revision,), demonstrations=tuple(demonstrations))
+    return UnitResult([judgment], revisions=(revision,), demonstrations=tuple(demonstrations))
 
 
 def _sampling(bench: Bench[ReviseMode]) -> Sampling:

@@ -18,7 +18,7 @@ from rlaif.feedback.judge.asking import Bench, NoVerdict, Way, check_texts, fail
 from rlaif.feedback.judge.compare import judgment, plan
 from rlaif.feedback.judge.drive import Work, drive, sharing, sharing_turns, together
 from rlaif.feedback.judge.rate import RateMode, read, requests_of, sampling, scale_of
-from rlaif.feedback.judge.result import Cost, Outcome, Part
+from rlaif.feedback.judge.result import Cost, Outcome, UnitResult
 from rlaif.feedback.rating import by_code, compared, overall
 from rlaif.feedback.sample import Progress
 from rlaif.models.chat import ChatModel
@@ -29,7 +29,7 @@ Scored = Score | list[Failure]
 """Of a response."""
 
 
-class Rated(NamedTuple):
+class ResponseScores(NamedTuple):
     """What came of each response, in the order given: a score and no failures, or None and why."""
 
     scores: tuple[Score | None, ...]
@@ -45,7 +45,7 @@ def score_responses(
     section: LabelSection,
     seed: int,
     progress: Progress | None = None,
-) -> Rated:
+) -> ResponseScores:
     """Score each response to its prompt, by every principle for the prompt's tags: a reward without a reward model.
 
     `score` gives -1 to 1, `checklist` 0 to 1, `contrast` a log density ratio over tau: the mean by weight, or the low
@@ -67,7 +67,7 @@ def score_responses(
     for unit, scored in zip(units, found, strict=True):
         by_place |= dict(zip(unit, scored, strict=True))
     in_order = [by_place[place] for place in range(len(responses))]
-    return Rated(
+    return ResponseScores(
         scores=tuple(one if isinstance(one, Score) else None for one in in_order),
         failures=tuple(() if isinstance(one, Score) else tuple(one) for one in in_order),
         cost=cost,
@@ -128,7 +128,7 @@ def score(bench: Bench[RateMode], prompt: Prompt, text: str) -> Work[Scored]:
     )
 
 
-def rate_pairs(bench: Bench[RateMode], pairs: Sequence[Pair]) -> Work[Part]:
+def rate_pairs(bench: Bench[RateMode], pairs: Sequence[Pair]) -> Work[UnitResult]:
     """Judge pairs of one prompt by what is said of their two responses alone, by each principle.
 
     Per principle p(a) is P(a is rated higher) + P(both are rated the same)/2 with `score`, P(only a follows it) +
@@ -141,7 +141,7 @@ def rate_pairs(bench: Bench[RateMode], pairs: Sequence[Pair]) -> Work[Part]:
     scored = yield from score_together(bench, responses)
     outcomes = [_outcome(bench, pair, *scored[2 * index : 2 * index + 2]) for index, pair in enumerate(pairs)]
     scores = {(one.id, one.tags): one for one in scored if isinstance(one, Score)}
-    return Part(outcomes, scores=tuple(scores.values()))
+    return UnitResult(outcomes, scores=tuple(scores.values()))
 
 
 def _outcome(bench: Bench[RateMode], pair: Pair, a: Scored, b: Scored) -> Outcome:

@@ -2,6 +2,15 @@
 
 from rlaif.models.cache.model import CachedModel, shared
 from rlaif.models.cache.store import cache_folder, cache_path
-from rlaif.models.cache.upkeep import ModelReplies, Pruned, cache_summary, prune
+from rlaif.models.cache.upkeep import ModelReplies, PruneResult, cache_summary, prune
 
-__all__ = ["CachedModel", "ModelReplies", "Pruned", "cache_folder", "cache_path", "cache_summary", "prune", "shared"]
+__all__ = [
+    "CachedModel",
+    "ModelReplies",
+    "PruneResult",
+    "cache_folder",
+    "cache_path",
+    "cache_summary",
+    "prune",
+    "shared",
+]

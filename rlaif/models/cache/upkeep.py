@@ -33,7 +33,7 @@ class ModelReplies(NamedTuple):
         return (self.model, self.revision, str(self.replies), f"{self.bytes / 1e6:.2f}", *days)
 
 
-class Pruned(NamedTuple):
+class PruneResult(NamedTuple):
     """What was removed."""
 
     replies: int
@@ -59,7 +59,7 @@ def prune(
     model: str | None = None,
     everything: bool = False,
     to_bytes: int | None = None,
-) -> Pruned:
+) -> PruneResult:
     """Remove replies older than so many seconds, or of one model; with both, only what is both.
 
     `to_bytes` then removes the oldest (of that model) until the rest is no larger; alone it removes only those.
@@ -69,7 +69,7 @@ def prune(
     if older_than_s is None and model is None and to_bytes is None and not everything:
         raise ConfigError("cache prune: say what to remove: replies of some age, of a model, beyond a size, or all")
     if not path.exists():
-        return Pruned(0, 0)
+        return PruneResult(0, 0)
     whose, named = ("TRUE", []) if model is None or everything else ("model = ?", [model])
     with _checked(path) as store:
         if model is not None:
@@ -88,7 +88,7 @@ def prune(
         store.executescript("PRAGMA incremental_vacuum")  # `execute` would give back one page and stop
         # With another process at work only part of the log can be folded in; the last to close does the rest.
         store.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-    return Pruned(before.replies - after.replies, before.bytes - after.bytes)
+    return PruneResult(before.replies - after.replies, before.bytes - after.bytes)
 
 
 @contextmanager
@@ -108,5 +108,5 @@ def _check_known(store: sqlite3.Connection, model: str) -> None:
         raise ConfigError(f"cache prune: holds no replies of model '{model}'{did_you_mean(model, known)}")
 
 
-def _total(store: sqlite3.Connection) -> Pruned:
-    return Pruned(*store.execute("SELECT COUNT(*), COALESCE(SUM(size), 0) FROM replies").fetchone())
+def _total(store: sqlite3.Connection) -> PruneResult:
+    return PruneResult(*store.execute("SELECT COUNT(*), COALESCE(SUM(size), 0) FROM replies").fetchone())

@@ -16,7 +16,7 @@ import aiohttp
 from rlaif.config.models import ClientModel
 from rlaif.models.chat import ChatRequest, Likelihood, Reply
 from rlaif.models.client.refusals import Unfit, unwelcome
-from rlaif.models.client.replicas import Replicas, Response, Transient, encode
+from rlaif.models.client.replicas import HttpResponse, Replicas, Transient, encode
 from rlaif.models.reasoning import closing, template_words
 from rlaif.models.wire import BadReply, NoLogprobs, Tokens, from_json
 from rlaif.models.wire_likelihood import (
@@ -126,7 +126,7 @@ class AnswerReader:
 
     async def _post(
         self, session: aiohttp.ClientSession, path: str, body: dict[str, Any], row: Row, *, at_root: bool = False
-    ) -> Response:
+    ) -> HttpResponse:
         more = BYTES_PER_TOKEN * len(row.tokens)
         return await self._replicas.post(session, path, encode(body), at_root=at_root, more_bytes=more)
 
@@ -182,13 +182,13 @@ class AnswerReader:
 
     # ----------------------------------------------------------------------------------------------- refusals
 
-    async def _unfit(self, session: aiohttp.ClientSession, response: Response) -> Unfit:
+    async def _unfit(self, session: aiohttp.ClientSession, response: HttpResponse) -> Unfit:
         """What a refusal means. Raises Transient, and ModelError where the server has no such model."""
         if response.status == 404:
             await self._replicas.check_model(session, response.server, self._config.model)
         return unwelcome(response) or Unfit(response.error, self._tells_none(response, response.error))
 
-    def _tells_none(self, response: Response, reason: str) -> str:
+    def _tells_none(self, response: HttpResponse, reason: str) -> str:
         return (
             f"{response.server.url} tells no log-probabilities of given text ({reason}), and contrast reads them: use "
             "vLLM, the local backend, or label.mode.kind=compare"

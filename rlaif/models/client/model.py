@@ -23,7 +23,7 @@ from rlaif.models.chat import ChatRequest, OnReplies, Reply
 from rlaif.models.client.labels import find_label_ids
 from rlaif.models.client.likelihood import AnswerReader
 from rlaif.models.client.refusals import Unfit, unwelcome
-from rlaif.models.client.replicas import Replicas, Response, Transient, encode
+from rlaif.models.client.replicas import HttpResponse, Replicas, Transient, encode
 from rlaif.models.client.tries import Tries
 from rlaif.models.dialect import UNSUPPORTED, USUAL, Dialect, refused_parameter
 from rlaif.models.reasoning import template_words
@@ -160,7 +160,7 @@ class HttpChatModel:
             return reply
 
     async def _after_refusal(
-        self, session: aiohttp.ClientSession, response: Response, dialect: Dialect, asked: Mapping[str, Any]
+        self, session: aiohttp.ClientSession, response: HttpResponse, dialect: Dialect, asked: Mapping[str, Any]
     ) -> Dialect | None:
         """The dialect to try next; None where the refusal concerns this request. Raises as `_exchange`."""
         if response.status == 404:
@@ -202,7 +202,7 @@ class HttpChatModel:
             if request.labels and (labels := frozenset(request.labels)) not in self._label_ids:
                 self._label_ids[labels] = await find_label_ids(tokenize, request, {"chat_template_kwargs": told})
 
-    def _no_logprobs(self, response: Response) -> str:
+    def _no_logprobs(self, response: HttpResponse) -> str:
         return (
             f"{response.server.url} tells no log-probabilities of {self.name}, and a verdict is read from them: use a "
             "server that tells them (`logprobs`), or label.mode.kind=revise"

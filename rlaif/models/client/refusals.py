@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rlaif.models.client.replicas import TOO_LARGE, Response
+from rlaif.models.client.replicas import TOO_LARGE, HttpResponse
 
 OF_THE_REQUEST = frozenset({400, 404, 409, 413, 414, 422, 431, 451, TOO_LARGE})
 """Refusals that may concern this request and no other."""
@@ -17,7 +17,7 @@ class Unfit(Exception):
         self.certain = certain
 
 
-def unwelcome(response: Response) -> Unfit | None:
+def unwelcome(response: HttpResponse) -> Unfit | None:
     """Whether a refusal is about who asks rather than what is asked."""
     if response.status >= 500 or response.status in OF_THE_REQUEST:
         return None

@@ -55,7 +55,7 @@ class Transient(Exception):
 
 
 @dataclass
-class Server:
+class Replica:
     """One server, and how it does."""
 
     url: str
@@ -83,10 +83,10 @@ class Server:
         self.room += 1 / self.room
 
 
-class Response(NamedTuple):
+class HttpResponse(NamedTuple):
     """What one try brought back, whatever its status."""
 
-    server: Server
+    server: Replica
     status: int
     data: bytes
 
@@ -129,7 +129,7 @@ class Replicas:
 
     async def post(
         self, session: aiohttp.ClientSession, path: str, body: bytes, *, at_root: bool = False, more_bytes: int = 0
-    ) -> Response:
+    ) -> HttpResponse:
         """POST to the least busy server, those that lately failed last, once one has room. Raises Transient.
 
         `at_root` is where vLLM keeps what is not OpenAI's. The reply may have so many bytes more than others.
@@ -158,7 +158,7 @@ class Replicas:
             server.failed()
         raise Transient(response.error, retry_after_s=wait_s)
 
-    async def check_model(self, session: aiohttp.ClientSession, server: Server, name: str) -> None:
+    async def check_model(self, session: aiohttp.ClientSession, server: Replica, name: str) -> None:
         """After a 404: ModelError unless the server says that it has the model. Raises Transient."""
         try:
             async with session.get(f"{server.url}/models", proxy=server.proxy, allow_redirects=False) as answer:
@@ -185,7 +185,7 @@ class Replicas:
                     bad.args = shown.args
             raise
 
-    async def _read(self, server: Server, answer: aiohttp.ClientResponse, most_bytes: int) -> Response:
+    async def _read(self, server: Replica, answer: aiohttp.ClientResponse, most_bytes: int) -> HttpResponse:
         """The whole reply, unpacked as it comes; of one that is too large no more than the limit is ever here.
 
         Raises what aiohttp raises.
@@ -196,16 +196,16 @@ class Replicas:
             if len(data) > most_bytes:
                 answer.close()
                 reason = f"the reply is larger than {most_bytes >> 20} MiB (HTTP {answer.status})"
-                return Response(server, TOO_LARGE, reason.encode())
+                return HttpResponse(server, TOO_LARGE, reason.encode())
         found = bytes(data)
-        return Response(server, answer.status, found if answer.status == 200 else self.masked(found))
+        return HttpResponse(server, answer.status, found if answer.status == 200 else self.masked(found))
 
     def all_avoided(self) -> bool:
         """Whether every server lately failed to answer."""
         now = time.monotonic()
         return all(now < server.avoid_until for server in self._servers)
 
-    def _free(self) -> Server | None:
+    def _free(self) -> Replica | None:
         """The server to be asked next; None while those that are well are busy."""
         now = time.monotonic()
         well = [server for server in self._servers if now >= server.avoid_until] or self._servers
@@ -262,7 +262,7 @@ def retry_after_s(value: str | None) -> float | None:
     return None if math.isnan(seconds) else min(max(seconds, 0.0), MAX_RETRY_AFTER_S)
 
 
-def _server(url: str) -> Server:
+def _server(url: str) -> Replica:
     if not url.startswith(("http://", "https://")):
         raise ConfigError(f"base_urls: '{url}' must begin with http:// or https://")
     try:
@@ -271,7 +271,7 @@ def _server(url: str) -> Server:
             raise ValueError("names no host")
     except ValueError as error:
         raise ConfigError(f"base_urls: '{url}': {error}") from None
-    return Server(url.rstrip("/"), _proxy(parts.scheme, parts.host, parts.port))
+    return Replica(url.rstrip("/"), _proxy(parts.scheme, parts.host, parts.port))
 
 
 def _proxy(scheme: str, host: str, port: int | None) -> str | None:

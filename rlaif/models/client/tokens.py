@@ -17,7 +17,7 @@ from tenacity.wait import wait_base
 from rlaif.config.models import ClientModel
 from rlaif.errors import ModelError
 from rlaif.models.client.model import run
-from rlaif.models.client.replicas import Replicas, Response, Transient, encode
+from rlaif.models.client.replicas import HttpResponse, Replicas, Transient, encode
 from rlaif.models.client.tries import Tries
 from rlaif.models.wire import BadReply, from_json
 from rlaif.models.wire_likelihood import checked_logprobs, read_logprobs, reading_body
@@ -85,7 +85,7 @@ class TokenClient:
     def control(self, path: str, body: dict[str, Any]) -> bytes:
         """POST to a path beside /v1 that commands the server; its answer. Raises ModelError with the server's words."""
 
-        async def call() -> Response | Lost:
+        async def call() -> HttpResponse | Lost:
             async with self._replicas.session() as session:
                 return await self._post(session, path, body, at_root=True)
 
@@ -119,7 +119,7 @@ class TokenClient:
 
     async def _post(
         self, session: aiohttp.ClientSession, path: str, body: dict[str, Any], *, at_root: bool = False
-    ) -> Response | Lost:
+    ) -> HttpResponse | Lost:
         data = encode(body)
         try:
             return await self._tries.of(lambda: self._replicas.post(session, path, data, at_root=at_root))

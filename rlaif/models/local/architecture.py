@@ -26,7 +26,7 @@ LONGEST = 300
 """Rows of the trial go beyond a window of the model's, if it is no wider than this."""
 
 
-class Way(NamedTuple):
+class ForwardWay(NamedTuple):
     """How to compute rows: `run(backbone, rows)` gives `packing.Hidden`."""
 
     name: str
@@ -34,18 +34,20 @@ class Way(NamedTuple):
     usable: Callable[[Any], bool] = lambda backbone: True
 
 
-def way_of(backbone: Any, ways: Sequence[Way], row: Callable[[Sequence[int], Sequence[int]], Any]) -> Way:
+def way_of(backbone: Any, ways: Sequence[ForwardWay], row: Callable[[Sequence[int], Sequence[int]], Any]) -> ForwardWay:
     """The first of these ways that is right for this model, tried once. ModelError where not even the last one is.
 
     `row(prompt, response)` makes what ways compute."""
-    known: Way | None = getattr(backbone, "_rlaif_way", None)
+    known: ForwardWay | None = getattr(backbone, "_rlaif_way", None)
     if known is None:
         known = backbone._rlaif_way = _first_right(backbone, ways, row)
     return known
 
 
 @torch.no_grad()
-def _first_right(backbone: Any, ways: Sequence[Way], row: Callable[[Sequence[int], Sequence[int]], Any]) -> Way:
+def _first_right(
+    backbone: Any, ways: Sequence[ForwardWay], row: Callable[[Sequence[int], Sequence[int]], Any]
+) -> ForwardWay:
     name, own = type(backbone).__name__, backbone.config._attn_implementation
     if getattr(backbone.config.get_text_config(), "attn_logit_softcapping", None) is not None and own == "sdpa":
         backbone.set_attn_implementation(own := "eager")  # the model's own definition: sdpa leaves the cap out

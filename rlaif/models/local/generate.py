@@ -97,7 +97,7 @@ class Writer(Protocol):
         """Drop the other rows."""
 
 
-class Cached:
+class CachedWriter:
     """Padded on the left, with keys and values (or what else the model keeps) remembered."""
 
     def __init__(self, model: Any, prompts: Sequence[Sequence[int]], pad_id: int) -> None:
@@ -139,7 +139,7 @@ class Cached:
         return logits_BSV[:, -1]
 
 
-class Recomputed:
+class RecomputingWriter:
     """Every row as a whole again for every token: slow, and right for any model."""
 
     def __init__(self, model: Any, prompts: Sequence[Sequence[int]]) -> None:
@@ -161,11 +161,11 @@ class Recomputed:
 
 def open_writer(model: Any, prompts: Sequence[Sequence[int]], pad_id: int) -> Writer:
     """The faster one that is right for this model."""
-    return Cached(model, prompts, pad_id) if caches(model, pad_id) else Recomputed(model, prompts)
+    return CachedWriter(model, prompts, pad_id) if caches(model, pad_id) else RecomputingWriter(model, prompts)
 
 
 def caches(model: Any, pad_id: int) -> bool:
-    """Whether `Cached` is right for this model, by a trial against every row in a pass of its own, once."""
+    """Whether `CachedWriter` is right for this model, by a trial against every row in a pass of its own, once."""
     known: bool | None = getattr(model, "_rlaif_caches", None)
     if known is None:
         known = model._rlaif_caches = _try_cache(model, pad_id)
@@ -176,12 +176,12 @@ def _try_cache(model: Any, pad_id: int) -> bool:
     ids = trial(model.config)
     prompts, following = [ids[:4], ids[2:9], ids[:4]], [ids[9], ids[10], ids[11]]
     last = torch.tensor([False, True, True], device=model.device)
-    exact = Recomputed(model, prompts)
+    exact = RecomputingWriter(model, prompts)
     wanted = [exact.begin(), exact.go_on(torch.tensor(following))]
     exact.keep(last)
     wanted.append(exact.go_on(torch.tensor(following[:2])))
     try:
-        tried = Cached(model, prompts, pad_id)
+        tried = CachedWriter(model, prompts, pad_id)
         found = [tried.begin(), tried.go_on(torch.tensor(following, device=model.device))]
         tried.keep(last)
         found.append(tried.go_on(torch.tensor(following[:2], device=model.device)))

@@ -19,7 +19,7 @@ from rlaif.models.local.packing import prepare
 from rlaif.models.local.tokens import turn_of
 
 
-class Loaded(NamedTuple):
+class LoadedModel(NamedTuple):
     """A model on its device, in evaluation mode, with a tokenizer that has a chat template and a padding id."""
 
     model: Any
@@ -59,7 +59,7 @@ def _choose_padding(tokenizer: Any, ends: set[int]) -> None:
         tokenizer.pad_token = tokenizer.convert_ids_to_tokens(max(spare))
 
 
-def load_language_model(name: str, revision: str | None, dtype: torch.dtype) -> Loaded:
+def load_language_model(name: str, revision: str | None, dtype: torch.dtype) -> LoadedModel:
     """The causal language model of that name or folder. ModelError if it cannot be loaded."""
     resolved = resolve_model(name, revision)
     tokenizer = _tokenizer(name, resolved.path, revision)
@@ -72,7 +72,7 @@ def load_language_model(name: str, revision: str | None, dtype: torch.dtype) -> 
         prepare(backbone_of(model))
     except ModelError as error:
         raise ModelError(f"{name}: {error}") from None
-    return Loaded(model, tokenizer, resolved.revision)
+    return LoadedModel(model, tokenizer, resolved.revision)
 
 
 def count_parameters(name: str, revision: str | None = None) -> int:

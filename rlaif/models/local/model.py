@@ -19,13 +19,13 @@ from rlaif.models.local.dtype import DTYPES, resolve
 from rlaif.models.local.generate import Sampling, generate
 from rlaif.models.local.labels import LabelTokens, decoded, label_tokens
 from rlaif.models.local.likelihood import answer_rows, likelihoods, shared_rows
-from rlaif.models.local.load import Loaded, free_memory, load_language_model
+from rlaif.models.local.load import LoadedModel, free_memory, load_language_model
 from rlaif.models.local.packing import hidden_states
 from rlaif.models.local.tokens import answer_of, encode_prompt, encode_response, prompt_end, turn_of
 from rlaif.models.reasoning import left_open
 
 
-class Encoded(NamedTuple):
+class EncodedRequest(NamedTuple):
     """A request as tokens."""
 
     place: int
@@ -45,7 +45,7 @@ class LocalChatModel:
         self.name = Path(config.model).name if Path(config.model).is_dir() else config.model
         self._batch_size = config.batch_size
         dtype = resolve(config.dtype)
-        loaded: Loaded = load_language_model(config.model, config.revision, DTYPES[dtype])
+        loaded: LoadedModel = load_language_model(config.model, config.revision, DTYPES[dtype])
         self._thinking = config.thinking
         self.revision = f"{loaded.revision}-{dtype}{'-thinking' if config.thinking else ''}"
         self._model, self._tokenizer = loaded.model, loaded.tokenizer
@@ -63,7 +63,7 @@ class LocalChatModel:
                 on_replies(answered)
         return [reply for reply in replies if reply is not None]
 
-    def _answer(self, encoded: Sequence[Encoded]) -> Iterator[list[tuple[int, Reply]]]:
+    def _answer(self, encoded: Sequence[EncodedRequest]) -> Iterator[list[tuple[int, Reply]]]:
         """Replies, a whole batch at a time; before them the prompts that are too long for the model.
 
         Those take no place in a batch: an error is not cached, so asked again it would cut the batches elsewhere.
@@ -81,19 +81,19 @@ class LocalChatModel:
             else:
                 yield self._read_labels(batch) if batch[0].request.labels else self._write(batch)
 
-    def _encode(self, index: int, request: ChatRequest) -> Encoded:
+    def _encode(self, index: int, request: ChatRequest) -> EncodedRequest:
         thinking = self._thinking and not request.labels and request.answer is None
         ids = encode_prompt(self._tokenizer, request.messages, thinking=thinking)
         if request.answer is None:
-            return Encoded(index, request, ids)
+            return EncodedRequest(index, request, ids)
         answer = encode_response(self._tokenizer, request.answer)
-        return Encoded(index, request, [*ids, *answer], len(answer))
+        return EncodedRequest(index, request, [*ids, *answer], len(answer))
 
     def _begun(self, ids: list[int]) -> bool | None:
         """Whether the prompt leaves a block of reasoning open; else a model may still write the end of one."""
         return (self._thinking and left_open(prompt_end(self._tokenizer, ids))) or None
 
-    def _write(self, batch: Sequence[Encoded]) -> list[tuple[int, Reply]]:
+    def _write(self, batch: Sequence[EncodedRequest]) -> list[tuple[int, Reply]]:
         first = batch[0].request
         sampling = Sampling(first.max_tokens, first.temperature, first.top_p)
         prompts = [item.ids for item in batch]
@@ -112,7 +112,7 @@ class LocalChatModel:
         ]
 
     @torch.inference_mode()
-    def _read_labels(self, batch: Sequence[Encoded]) -> list[tuple[int, Reply]]:
+    def _read_labels(self, batch: Sequence[EncodedRequest]) -> list[tuple[int, Reply]]:
         """The log-probability that the answer begins with each label; what requests share is read once."""
         labels = batch[0].request.labels
         lead, ids = self._label_tokens(batch[0].request)
@@ -134,7 +134,7 @@ class LocalChatModel:
         ]
 
     @torch.inference_mode()
-    def _read_answers(self, batch: Sequence[Encoded]) -> list[tuple[int, Reply]]:
+    def _read_answers(self, batch: Sequence[EncodedRequest]) -> list[tuple[int, Reply]]:
         """How likely each answer is; what requests share is read once."""
         rows = [row for group in _siblings(batch) for row in answer_rows([(item.ids, item.answer) for item in group])]
         ends = [item.answer - len(turn_of(self._tokenizer).written) for item in batch]
@@ -158,18 +158,18 @@ class LocalChatModel:
         free_memory()
 
 
-def _batches(encoded: Sequence[Encoded], size: int) -> Iterator[list[Encoded]]:
+def _batches(encoded: Sequence[EncodedRequest], size: int) -> Iterator[list[EncodedRequest]]:
     """Requests of one kind (same labels or same sampling) and similar length, about `size` at a time, longest first.
 
     Siblings, which share a prefix, stay together.
     """
 
-    def kind(item: Encoded) -> tuple[object, ...]:
+    def kind(item: EncodedRequest) -> tuple[object, ...]:
         request = item.request
         return (request.labels, item.answer > 0, request.max_tokens, request.temperature, request.top_p)
 
     groups = sorted(_siblings(encoded), key=lambda group: (kind(group[0]), -_length(group), group[0].place))
-    batch: list[Encoded] = []
+    batch: list[EncodedRequest] = []
     for group in groups:
         if batch and (len(batch) + len(group) > size or kind(group[0]) != kind(batch[0])):
             yield batch
@@ -179,9 +179,9 @@ def _batches(encoded: Sequence[Encoded], size: int) -> Iterator[list[Encoded]]:
         yield batch
 
 
-def _siblings(encoded: Sequence[Encoded]) -> list[list[Encoded]]:
+def _siblings(encoded: Sequence[EncodedRequest]) -> list[list[EncodedRequest]]:
     """Requests that are only read and have the same shared prefix, together; any other request alone."""
-    groups: dict[object, list[Encoded]] = {}
+    groups: dict[object, list[EncodedRequest]] = {}
     for item in encoded:
         request = item.request
         *before, last = request.messages
@@ -192,5 +192,5 @@ def _siblings(encoded: Sequence[Encoded]) -> list[list[Encoded]]:
     return list(groups.values())
 
 
-def _length(group: Sequence[Encoded]) -> int:
+def _length(group: Sequence[EncodedRequest]) -> int:
     return max(len(item.ids) for item in group)

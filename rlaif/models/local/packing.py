@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from rlaif.models.local import flex
-from rlaif.models.local.architecture import Way, constant_up_to, pass_through, way_of
+from rlaif.models.local.architecture import ForwardWay, constant_up_to, pass_through, way_of
 from rlaif.models.local.attention import packing, use_packed_attention
 from rlaif.models.local.masks import RunMasks, alike, right_pad
 from rlaif.models.local.threads import share_cores
@@ -123,7 +123,7 @@ def hidden_states(backbone: Any, rows: Sequence[Row]) -> Hidden:
     return one_by_one(backbone, rows)
 
 
-def prepare(backbone: Any) -> Way:
+def prepare(backbone: Any) -> ForwardWay:
     """Find out how to compute this model, if that is not known yet. ModelError where no way is right."""
     return way_of(backbone, WAYS, lambda prompt, response: Row(tuple(prompt), tuple(response)))
 
@@ -172,10 +172,10 @@ def one_by_one(backbone: Any, rows: Sequence[Row]) -> Hidden:
 
 
 WAYS = (
-    Way("packed by blocks", packed_by_blocks, lambda backbone: flex.usable(backbone)),  # noqa: PLW0108 (looked up late)
-    Way("packed", packed),
-    Way("rows padded to one length", padded),
-    Way("rows one by one", one_by_one),
+    ForwardWay("packed by blocks", packed_by_blocks, lambda backbone: flex.usable(backbone)),  # noqa: PLW0108 (looked up late)
+    ForwardWay("packed", packed),
+    ForwardWay("rows padded to one length", padded),
+    ForwardWay("rows one by one", one_by_one),
 )
 """Fastest first."""
 

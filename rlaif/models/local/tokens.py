@@ -15,7 +15,7 @@ from jinja2 import TemplateError
 
 from rlaif.errors import ModelError
 from rlaif.models.day import strftime_now
-from rlaif.models.reasoning import Written, closing, template_words, written
+from rlaif.models.reasoning import ReplyFields, closing, template_words, written
 from rlaif.records import Message, Messages, Response, plain
 
 QUESTION = (Message(role="user", content="Why?"),)
@@ -132,7 +132,7 @@ def prompt_end(tokenizer: Any, ids: Sequence[int]) -> str:
     return str(tokenizer.decode(ids[-24:], skip_special_tokens=False))
 
 
-def answer_of(tokenizer: Any, tokens: Sequence[int], finished: bool, begun: bool | None = None) -> Written:
+def answer_of(tokenizer: Any, tokens: Sequence[int], finished: bool, begun: bool | None = None) -> ReplyFields:
     """The answer in what a model wrote; `begun`: see `models.reasoning`.
 
     Some families' markers are special tokens, so these are looked for before special tokens are dropped.

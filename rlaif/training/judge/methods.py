@@ -44,7 +44,7 @@ class Comparing:
 
 
 @dataclass(frozen=True)
-class Rating:
+class RatingMethod:
     """`score` and `checklist`: a reply about each response alone."""
 
     kind: Literal["score", "checklist"]

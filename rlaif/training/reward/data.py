@@ -33,7 +33,7 @@ class EncodedPair(NamedTuple):
     rejected: Row
 
 
-class Lesson(NamedTuple):
+class RewardLesson(NamedTuple):
     """What one update may learn: a pair, of which the first row is the chosen one, or one rated response."""
 
     id: str
@@ -96,7 +96,7 @@ def pair_lessons(
     tie_margin: float = 0.0,
     labels: PrincipleLabels | None = None,
     truncation: Truncation | None = None,
-) -> list[Lesson]:
+) -> list[RewardLesson]:
     """The rows of split `train`, with their weights, ties and margins as the section has them.
 
     A pair whose label is at most `tie_margin` above 0.5 is a tie, which only losses with ties tell apart. DataError
@@ -108,7 +108,7 @@ def pair_lessons(
     shares = losses.pair_weights([pair.preference.prompt_id for pair in pairs], section.pair_weighting).tolist()
     scale = section.loss.margin if isinstance(section.loss, BradleyTerry) else 0.0
     return [
-        Lesson(
+        RewardLesson(
             id=row.pair_id,
             prompt_id=row.prompt_id,
             rows=(pair.chosen, pair.rejected),
@@ -144,7 +144,7 @@ def rating_lessons(
     preferences: Sequence[Preference],
     max_length: int,
     truncation: Truncation | None = None,
-) -> list[Lesson]:
+) -> list[RewardLesson]:
     """The rated responses to all prompts but those whose preferences are held out.
 
     DataError where there are none, or too much of them is cut.
@@ -152,7 +152,7 @@ def rating_lessons(
     heldout = heldout_prompts(preferences)
     rated = [score for score in scores if score.prompt_id not in heldout]
     lessons = [
-        Lesson(score.id, score.prompt_id, (encode_rating(tokenizer, score, max_length),), score.value, 1.0)
+        RewardLesson(score.id, score.prompt_id, (encode_rating(tokenizer, score, max_length),), score.value, 1.0)
         for score in rated
     ]
     if truncation is not None:

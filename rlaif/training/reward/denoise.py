@@ -14,7 +14,7 @@ import torch
 from rlaif.config.reward import RewardSection
 from rlaif.training import losses
 from rlaif.training.lessons import distinct
-from rlaif.training.reward.data import Lesson
+from rlaif.training.reward.data import RewardLesson
 from rlaif.training.reward.train import RewardStage, score_rows
 
 
@@ -38,11 +38,11 @@ class Strength(NamedTuple):
 class Treatment(NamedTuple):
     """The lessons as they are taught from here on, and why."""
 
-    lessons: list[Lesson]
+    lessons: list[RewardLesson]
     strengths: list[Strength]
 
 
-def strengths(stage: RewardStage, lessons: Sequence[Lesson]) -> list[float]:
+def strengths(stage: RewardStage, lessons: Sequence[RewardLesson]) -> list[float]:
     """The margins of one trained model on all training pairs, in order."""
     rows = distinct(lessons)
     score_B = score_rows(stage.model, rows, stage.section.microbatch_tokens)[:, 0].tolist()
@@ -50,7 +50,7 @@ def strengths(stage: RewardStage, lessons: Sequence[Lesson]) -> list[float]:
     return [score_of[lesson.rows[0]] - score_of[lesson.rows[1]] for lesson in lessons]
 
 
-def treat(lessons: Sequence[Lesson], found: Sequence[Sequence[float]], section: RewardSection) -> Treatment:
+def treat(lessons: Sequence[RewardLesson], found: Sequence[Sequence[float]], section: RewardSection) -> Treatment:
     """The section's treatment, given every model's `strengths`. A pair that is a tie stays one.
 
     A pair that is turned round keeps its margin: whichever side is better is to be as far ahead as before.

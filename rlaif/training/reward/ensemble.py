@@ -60,7 +60,7 @@ def measuring_names(section: RewardSection) -> list[str]:
     return [] if isinstance(treatment, KeepLabels) else [f"denoise-{i}" for i in range(treatment.members)]
 
 
-class Part(NamedTuple):
+class MetricsPart(NamedTuple):
     """One model's share of the stage's steps: it counts its own from 0, the metrics count on."""
 
     tracker: Tracker
@@ -81,11 +81,11 @@ class Part(NamedTuple):
         self.tracker.log(self.first + step, {"model": self.number, **row})
 
 
-def parts_of(tracker: Tracker, steps: Mapping[str, int]) -> dict[str, Part]:
+def parts_of(tracker: Tracker, steps: Mapping[str, int]) -> dict[str, MetricsPart]:
     """A part for every model, in the order in which they are trained, given how many steps each takes."""
     begun: list[int] = []
     parts, first = {}, 0
     for number, (name, count) in enumerate(steps.items()):
-        parts[name] = Part(tracker, first, number, begun)
+        parts[name] = MetricsPart(tracker, first, number, begun)
         first += count
     return parts

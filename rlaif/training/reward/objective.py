@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rlaif.config.reward import BradleyTerry, RaoKupper, Regression, RewardLoss
 from rlaif.training import losses
-from rlaif.training.reward.data import Lesson
+from rlaif.training.reward.data import RewardLesson
 
 
 class Labels(NamedTuple):
@@ -32,7 +32,7 @@ class Labels(NamedTuple):
         return Labels(*(column[at_N] for column in self))
 
 
-def labels_of(lessons: Sequence[Lesson], principles: Sequence[str], device: torch.device) -> Labels:
+def labels_of(lessons: Sequence[RewardLesson], principles: Sequence[str], device: torch.device) -> Labels:
     """The labels of a whole minibatch, so that shares are of its totals however it is divided afterwards."""
     target_NK = torch.tensor([[x.target, *(x.by_principle.get(p, 0.5) for p in principles)] for x in lessons])
     weight_NK = torch.tensor([[x.weight, *(x.weight * (p in x.by_principle) for p in principles)] for x in lessons])

@@ -26,7 +26,7 @@ from rlaif.records import Preference, derive_seed
 from rlaif.training import parallel, sharding
 from rlaif.training.lessons import distinct, minibatches
 from rlaif.training.lora import trainable
-from rlaif.training.reward.data import Lesson, pair_lessons
+from rlaif.training.reward.data import RewardLesson, pair_lessons
 from rlaif.training.reward.heads import Heads
 from rlaif.training.reward.objective import hits, labels_of, lesson_losses
 from rlaif.training.scalar_model import ScalarModel
@@ -84,7 +84,7 @@ def open_stage(recipe: Recipe, name: str = "model") -> RewardStage:
     return RewardStage(model, tokenizer, section, recipe.seed, name, recipe.compute)
 
 
-def plan(lessons: Sequence[Lesson], section: RewardSection, seed: int, name: str) -> list[list[int]]:
+def plan(lessons: Sequence[RewardLesson], section: RewardSection, seed: int, name: str) -> list[list[int]]:
     """The minibatches of all epochs, in order, as places in `lessons`."""
     return [
         batch
@@ -100,7 +100,7 @@ def train_reward_model(
     train(stage, pair_lessons(stage.tokenizer, preferences, stage.section), checkpoints, tracker)
 
 
-def train(stage: RewardStage, lessons: Sequence[Lesson], checkpoints: Path, log: Log) -> None:
+def train(stage: RewardStage, lessons: Sequence[RewardLesson], checkpoints: Path, log: Log) -> None:
     """Train in place. Goes on from the newest checkpoint, to the same numbers."""
     section, model = stage.section, stage.model
     batches = plan(lessons, section, stage.seed, stage.name)
@@ -118,7 +118,7 @@ def train(stage: RewardStage, lessons: Sequence[Lesson], checkpoints: Path, log:
         log.log(step, {**row, "learning_rate": scale * section.learning_rate})
 
 
-def _prepare(stage: RewardStage, lessons: Sequence[Lesson]) -> None:
+def _prepare(stage: RewardStage, lessons: Sequence[RewardLesson]) -> None:
     """Adapter and heads, as the section wants them. DataError where no principle was judged."""
     model = stage.model
     if stage.lora is not None:
@@ -134,7 +134,7 @@ def _prepare(stage: RewardStage, lessons: Sequence[Lesson]) -> None:
     sharding.prepare(model, stage.compute)
 
 
-def learn(model: ScalarModel, batch: Sequence[Lesson], section: RewardSection, where: str) -> dict[str, float]:
+def learn(model: ScalarModel, batch: Sequence[RewardLesson], section: RewardSection, where: str) -> dict[str, float]:
     """Accumulate the gradient of the batch's weighted mean loss, in microbatches; returns what the metrics show.
 
     A principle's head learns from the pairs that have its label; the heads' losses are added with weight 1/K.

@@ -18,7 +18,7 @@ from rlaif.training.scalar_model import ScalarModel
 from rlaif.training.truncation import Truncation
 
 
-class Heldout(NamedTuple):
+class HeldoutScores(NamedTuple):
     """What is said of one held-out preference; margin = score(chosen) - score(rejected)."""
 
     pair_id: str
@@ -44,7 +44,7 @@ def score_heldout(
     preferences: Sequence[Preference],
     labels: PrincipleLabels | None = None,
     truncation: Truncation | None = None,
-) -> list[Heldout]:
+) -> list[HeldoutScores]:
     """What these models, the members or the only one, say of the rows of split `heldout`, in order."""
     rows = [p for p in preferences if p.split == "heldout"]
     pairs = encode_pairs(tokenizer, rows, section.max_length, truncation)
@@ -63,7 +63,7 @@ def score_heldout(
         preference, own = pair.preference, by_principle(labels or {}, pair.preference)
         members = tuple(round(value, 6) for value in margin_MNK[:, i, 0].tolist())
         heldout.append(
-            Heldout(
+            HeldoutScores(
                 preference.pair_id,
                 preference.prompt_id,
                 preference.source,
@@ -80,7 +80,7 @@ def score_heldout(
     return heldout
 
 
-class Rated(NamedTuple):
+class RatedResponse(NamedTuple):
     """What is said of one held-out response that was rated; scores and ratings have zeros of their own."""
 
     id: str
@@ -96,7 +96,7 @@ def score_ratings(
     section: RewardSection,
     scores: Sequence[Score],
     preferences: Sequence[Preference],
-) -> list[Rated]:
+) -> list[RatedResponse]:
     """What these models say of the rated responses to prompts whose preferences are held out, in order."""
     heldout = heldout_prompts(preferences)
     rated = [score for score in scores if score.prompt_id in heldout]
@@ -105,6 +105,6 @@ def score_ratings(
     rows = [encode_rating(tokenizer, each, section.max_length) for each in rated]
     found_MN = torch.stack([score_rows(model, rows, section.microbatch_tokens)[:, 0] for model in models])
     return [
-        Rated(each.id, each.prompt_id, each.value, round(value, 6))
+        RatedResponse(each.id, each.prompt_id, each.value, round(value, 6))
         for each, value in zip(rated, found_MN.mean(0).tolist(), strict=True)
     ]

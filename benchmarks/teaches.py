@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from scipy.stats import t as student_t
 
@@ -32,13 +32,14 @@ from rlaif.constitution import Constitution, Contrast, load_constitution
 from rlaif.constitution.write import write_constitution
 from rlaif.evaluation.artefacts import Artefacts, read_artefacts
 from rlaif.evaluation.instruments import Instrument, instruments
-from rlaif.feedback.judge import rate, score
-from rlaif.feedback.judge.score import RateMode, ResponseScores
+from rlaif.feedback.judge import score
+from rlaif.feedback.judge.asking import Bench
+from rlaif.feedback.judge.drive import Work
+from rlaif.feedback.judge.score import RateMode
 from rlaif.feedback.rating import overall
 from rlaif.jsonl import write_json
 from rlaif.pipeline import run_recipe, stages_until
-from rlaif.records import Score, content_id
-from rlaif.stages import scoring
+from rlaif.records import Prompt, Score, content_id
 from rlaif.stats import clustered_mean
 
 ARMS = ("judge", "shuffled", "opposite")
@@ -64,33 +65,27 @@ def opposite(constitution: Constitution) -> Constitution:
 def shuffled(seed: int) -> Iterator[None]:
     """Inside, what the judge says of a prompt's responses is said of others of them; checks stay where they are."""
 
-    def wrapped(
-        model: Any, mode: RateMode, responses: Any, rules: Constitution, section: Any, *more: Any
-    ) -> ResponseScores:
-        rated = score.score_responses(model, mode, responses, rules, section, *more)
-        by_prompt: dict[str, dict[str, Score]] = {}
-        for one in rated.scores:
-            if one is not None:
-                by_prompt.setdefault(one.prompt_id, {})[one.id] = one
-        changed = {}
-        for prompt_id, scores in by_prompt.items():
-            order = sorted(scores)
-            others = random.Random(content_id("teaches", seed, prompt_id, order)).sample(order, len(order))
-            for own, other in zip(order, others, strict=True):
-                said = {part.principle: part for part in scores[other].principles if not part.checked}
-                parts = tuple(said.get(part.principle, part) for part in scores[own].principles)
-                pairs = [(p, part) for part in parts for p in rules.principles if p.id == part.principle]
-                value, _ = overall(pairs, score.scale_of(mode, section))
-                changed[own] = scores[own].model_copy(update={"principles": parts, "value": value})
-        return rated._replace(scores=tuple(None if one is None else changed[one.id] for one in rated.scores))
+    usual = score.score_together
 
-    for module in (rate, scoring):
-        setattr(module, "score_responses", wrapped)  # noqa: B010 (a module's own name, not an attribute of ours)
+    def shuffling(bench: Bench[RateMode], responses: Sequence[tuple[Prompt, str]]) -> Work[list[score.Scored]]:
+        scored = yield from usual(bench, responses)
+        scores = {one.id: one for one in scored if isinstance(one, Score)}
+        order = sorted(scores)
+        others = random.Random(content_id("teaches", seed, responses[0][0].id, order)).sample(order, len(order))
+        changed = {}
+        for own, other in zip(order, others, strict=True):
+            said = {part.principle: part for part in scores[other].principles if not part.checked}
+            parts = tuple(said.get(part.principle, part) for part in scores[own].principles)
+            pairs = [(p, part) for part in parts for p in bench.constitution.principles if p.id == part.principle]
+            value, _ = overall(pairs, score.scale_of(bench.mode, bench.section))
+            changed[own] = scores[own].model_copy(update={"principles": parts, "value": value})
+        return [changed[one.id] if isinstance(one, Score) else one for one in scored]
+
+    setattr(score, "score_together", shuffling)  # noqa: B010 (a module's own name, not an attribute of ours)
     try:
         yield
     finally:
-        for module in (rate, scoring):
-            setattr(module, "score_responses", score.score_responses)  # noqa: B010
+        setattr(score, "score_together", usual)  # noqa: B010
 
 
 def run_arm(arm: str, seed: int, out: Path, overrides: Sequence[str]) -> None:

@@ -10,10 +10,11 @@ import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 
-def read_file(path: Path) -> bytes:
-    """The bytes of a regular file. OSError, naming it, for anything else: a folder, a pipe, a device, no file.
+def open_file(path: Path) -> BinaryIO:
+    """A regular file, to be read. OSError, naming it, for anything else: a folder, a pipe, a device, no file.
 
     A pipe without a writer would never be open, and a device may never end.
     """
@@ -21,9 +22,16 @@ def read_file(path: Path) -> bytes:
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     except ValueError:
         raise OSError(errno.EINVAL, "no file can have this name", str(path)) from None
-    with open(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(errno.EINVAL, "not a regular file", str(path))
+    file = open(descriptor, "rb")  # noqa: SIM115 (who asked for it closes it)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return file
+
+
+def read_file(path: Path) -> bytes:
+    """The bytes of a regular file. OSError as for `open_file`."""
+    with open_file(path) as file:
         return file.read()
 
 

@@ -19,7 +19,7 @@ import jsonlines
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from rlaif.errors import DataError, shown
-from rlaif.files import read_file, writing
+from rlaif.files import open_file, read_file, writing
 from rlaif.processes import leads
 
 Row = TypeVar("Row", bound=BaseModel)
@@ -140,11 +140,18 @@ def read_jsonl(path: Path, kind: type[Row]) -> list[Row]:
 def stream_jsonl(path: Path, kind: type[Row]) -> Iterator[Row]:
     """As `read_jsonl`, one row at a time; of a file that is not packed."""
     try:
-        with open(path, encoding="utf-8", newline="\n", opener=lambda name, _: no_link(name, os.O_RDONLY)) as file:
-            for number, value in _lines(path, file):
-                yield _row(path, number, value, kind)
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+        with open_file(path) as file:
+            yield from (_row(path, number, value, kind) for number, value in _lines(path, _decoded(path, file)))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
+
+
+def _decoded(path: Path, lines: Iterable[bytes]) -> Iterator[str]:
+    for number, line in enumerate(lines, start=1):
+        try:
+            yield line.decode()
+        except UnicodeDecodeError:
+            raise DataError(f"{path}:{number}: not UTF-8 text") from None
 
 
 def _row(path: Path, number: int, value: dict[str, Any], kind: type[Row]) -> Row:
@@ -240,12 +247,14 @@ class RowWriter:
 
     def __init__(self, path: Path) -> None:
         self.rows = 0
+        self._whole = False
         self._path = path
         self._temporary = path.with_name(f".{path.name}.tmp")
         self._file: IO[bytes] | None = None
 
     def write(self, rows: Sequence[Any]) -> None:
         """Append."""
+        assert not self._whole, f"{self._path} has its name already"
         self.rows += len(rows)
         if not leads():
             return
@@ -258,8 +267,9 @@ class RowWriter:
                 self._file.write(f"{dumps(row)}\n".encode())
 
     def finish(self) -> None:
-        """Give the file its name."""
+        """Give the file its name. Nothing can be written afterwards."""
         self.write(())
+        self._whole = True
         if self._file is not None:
             with writing(self._path):
                 self._file.flush()

@@ -17,7 +17,7 @@ from rlaif.run_folder import Run
 from rlaif.testing import save_tiny
 from rlaif.training.optimise.loop import train_policy
 from tests.tiers import seeds, some
-from tests.tiny_training import no_checks, prompts, tiny_actors, tiny_method, tiny_tracker
+from tests.tiny_training import TextReward, no_checks, prompts, tiny_actors, tiny_method, tiny_tracker
 
 WAYS: dict[str, dict[str, Any]] = {
     "ppo": {"critic": "shared", "critic_learning_rate": 1e-2, "epochs": 2},
@@ -49,7 +49,7 @@ def train(folder: Path, kind: str, seed: int, **changes: Any) -> list[dict[str, 
         "checkpoint_every": 100,
     }
     section = tiny_method(kind, **(settings | WAYS[kind] | changes))
-    actors = tiny_actors(model, section, seed=seed, text=lambda source: likes_letters)
+    actors = tiny_actors(model, section, seed=seed, text=lambda source: TextReward(likes_letters))
     train_policy(actors, prompts(4), section, seed, folder / "checkpoints", tiny_tracker(folder), no_checks)
     return Run(folder).read_metrics("optimise")
 

@@ -20,7 +20,7 @@ from rlaif.training.optimise.loop import groups_of, train_policy
 from rlaif.training.optimise.rollout import Rollouts, roll_out
 from rlaif.training.optimise.updates import Means, Task, accumulate, take_step
 from rlaif.training.session import Session
-from tests.tiny_training import accumulate_both, no_checks, prompts, tiny_actors, tiny_method, tiny_tracker
+from tests.tiny_training import TextReward, accumulate_both, no_checks, prompts, tiny_actors, tiny_method, tiny_tracker
 
 PROMPTS = prompts(6)
 
@@ -153,7 +153,9 @@ def test_a_shared_critic_learns_what_to_expect(tiny_folder: str, tmp_path: Path)
         lora=None,
         warmup_steps=0,
     )
-    actors = tiny_actors(tiny_folder, section, text=lambda source: lambda ps, texts: [liked[p.id] for p in ps])
+    actors = tiny_actors(
+        tiny_folder, section, text=lambda source: TextReward(lambda ps, texts: [liked[p.id] for p in ps])
+    )
     train_policy(actors, PROMPTS, section, 0, tmp_path / "checkpoints", tiny_tracker(tmp_path), no_checks)
     explained = [row["explained_variance"] for row in Run(tmp_path).read_metrics("optimise")]
     assert abs(explained[0]) < 1e-6

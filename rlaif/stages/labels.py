@@ -116,7 +116,8 @@ class LabelRows:
     def finish(self, asked: int, section: LabelSection) -> None:
         """All files whole; evidence that this mode does not give is not written. JudgeError, once the failures are on
         disk, where they are too many."""
-        self._files["failures"].finish()
+        failures = self._files.pop("failures")
+        failures.finish()
         self.failures.check(asked, section)
         for name, file in self._files.items():
             if file.rows or name == "judgments":

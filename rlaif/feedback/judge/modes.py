@@ -29,7 +29,7 @@ from rlaif.feedback.judge.shards import SHARD, Spool, shards
 from rlaif.feedback.sample import Progress
 from rlaif.models.chat import ChatModel
 from rlaif.records import Pair
-from rlaif.templates import JudgeTemplate
+from rlaif.templates import JudgeTemplate, load_template
 
 WAYS: dict[str, Way] = {"compare": compare.WAY, "reasoned": reasoned.WAY, "rank": rank.WAY, **score.WAYS}
 OpenJudge = Callable[[JudgeModel | None], AbstractContextManager[ChatModel]]
@@ -71,6 +71,7 @@ def judge_shards(
     size = sys.maxsize if weaker else SHARD
 
     def judged(model: ChatModel, single: MemberMode | RankMode) -> Iterator[JudgeResult]:
+        load_template(single.template, WAYS[single.kind].template)  # a bad one is said where there is no pair, too
         for shard in shards(pairs, size):
             yield judge_with(model, single, shard, constitution, section, seed, progress)
 

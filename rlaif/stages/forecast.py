@@ -134,8 +134,8 @@ def forecast(recipe: Recipe) -> str | None:
     threads = share_cores()
     rate = product_rate(torch_dtype(recipe.policy.dtype))
     operations = 2.0 * count_parameters(recipe.policy.model, recipe.policy.revision)
-    minutes = sum(found) * operations / (EFFICIENCY * rate) / 60
+    minutes = max(1, round(sum(found) * operations / (EFFICIENCY * rate) / 60))
     return (
-        f"expected: about {max(1, round(minutes))} minutes ({threads} thread{'s' if threads > 1 else ''} here, "
+        f"expected: about {minutes} minute{'s' if minutes > 1 else ''} ({threads} thread{'s' if threads > 1 else ''} here, "
         f"{resolve(recipe.policy.dtype)}, {rate / 1e9:.0f} GFLOP/s)"
     )

@@ -135,7 +135,5 @@ def forecast(recipe: Recipe) -> str | None:
     rate = product_rate(torch_dtype(recipe.policy.dtype))
     operations = 2.0 * count_parameters(recipe.policy.model, recipe.policy.revision)
     minutes = max(1, round(sum(found) * operations / (EFFICIENCY * rate) / 60))
-    return (
-        f"expected: about {minutes} minute{'s' if minutes > 1 else ''} ({threads} thread{'s' if threads > 1 else ''} here, "
-        f"{resolve(recipe.policy.dtype)}, {rate / 1e9:.0f} GFLOP/s)"
-    )
+    said = f"{minutes} minute{'s' if minutes > 1 else ''} ({threads} thread{'s' if threads > 1 else ''} here, "
+    return f"expected: about {said}{resolve(recipe.policy.dtype)}, {rate / 1e9:.0f} GFLOP/s)"

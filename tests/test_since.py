@@ -310,3 +310,22 @@ def test_a_broken_memo_only_costs_time(recipe, copy, worked, text, monkeypatch):
     (copy.folder / ".digests.json").write_text(text)
     run_recipe(recipe, copy.folder)
     assert not worked
+
+
+def test_rows_of_people_that_failed_come_along(recipe, tmp_path):
+    rows = [{"prompt": f"Say {n}", "chosen": "letters", "rejected": str(n)} for n in range(40)]
+    rows.append({"prompt": "Say 1", "chosen": " ", "rejected": "x"})
+    (tmp_path / "said.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    labels = {"kind": "human", "human_data": [{"kind": "file", "path": str(tmp_path / "said.jsonl")}]}
+    human = changed(recipe, preferences__labels=labels)
+    first = run_recipe(human, tmp_path / "1", ["pairs"])
+    second = run_recipe(human, tmp_path / "2", ["pairs"], since=first.folder)
+    assert "said.jsonl:41" in second.human_failures.read_text()
+    assert second.human_failures.read_bytes() == first.human_failures.read_bytes()
+
+
+def test_every_file_of_failures_is_an_output_of_a_stage(tmp_path):
+    run = Run(tmp_path)
+    outputs = [path for stage in STAGES.values() for path in stage.outputs(run)]
+    assert {path for name, path in vars(run).items() if name.endswith("failures")} <= set(outputs)
+    assert len(outputs) == len(set(outputs))

@@ -121,6 +121,6 @@ OPTIMISE = Stage(
         *prompt_files(recipe),
         *model_files(recipe.policy),
     ],
-    outputs=lambda run: [run.policy, run.judge_demonstrations],
+    outputs=lambda run: [run.policy, run.judge_demonstrations, run.demonstration_failures],
     together=True,
 )

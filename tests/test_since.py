@@ -329,3 +329,10 @@ def test_every_file_of_failures_is_an_output_of_a_stage(tmp_path):
     outputs = [path for stage in STAGES.values() for path in stage.outputs(run)]
     assert {path for name, path in vars(run).items() if name.endswith("failures")} <= set(outputs)
     assert len(outputs) == len(set(outputs))
+
+
+def test_a_run_that_may_only_be_read_can_be_taken_from(tmp_path, monkeypatch):
+    monkeypatch.setattr(digest, "LARGE", 4)
+    (tmp_path / "weights").write_bytes(b"many bytes")
+    (tmp_path / ".digests.json").mkdir()  # root may write anywhere, but no file where a folder is
+    assert Run(tmp_path).hash(tmp_path / "weights") == hash_path(tmp_path / "weights")

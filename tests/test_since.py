@@ -336,3 +336,13 @@ def test_a_run_that_may_only_be_read_can_be_taken_from(tmp_path, monkeypatch):
     (tmp_path / "weights").write_bytes(b"many bytes")
     (tmp_path / ".digests.json").mkdir()  # root may write anywhere, but no file where a folder is
     assert Run(tmp_path).hash(tmp_path / "weights") == hash_path(tmp_path / "weights")
+
+
+def test_the_weaker_model_of_a_reward_is_a_file_of_optimise_and_not_of_label(tmp_path, shallow_folder):
+    weaker = shutil.copytree(shallow_folder, tmp_path / "weaker")
+    mode = {"kind": "contrast", "against": {"backend": "local", "model": str(weaker)}}
+    recipe = small_recipe(tmp_path, shallow_folder, optimise__scoring={"kind": "judge", "mode": mode})
+    reads = {name: weaker in STAGES[name].inputs(recipe, Run(tmp_path)) for name in ("label", "optimise", "evaluate")}
+    assert reads == {"label": False, "optimise": True, "evaluate": True}
+    recipe = small_recipe(tmp_path, shallow_folder, label__mode=mode)
+    assert weaker in STAGES["label"].inputs(recipe, Run(tmp_path))

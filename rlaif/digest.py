@@ -75,7 +75,8 @@ class Memo:
                 return bytes.fromhex(known)
         digest = file_digest(path)
         self._known[name] = [*stamp, digest.hex()]
-        write_json(self._file, self._known)
+        with contextlib.suppress(OSError):  # another's run, which may only be read: nothing is lost but time
+            write_json(self._file, self._known)
         return digest
 
 

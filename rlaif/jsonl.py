@@ -280,8 +280,11 @@ class RowWriter:
     def close(self) -> None:
         """Leave nothing behind."""
         if self._file is not None:
-            self._file.close()
-            self._file = None
+            file, self._file = self._file, None
+            with contextlib.suppress(
+                OSError
+            ):  # of rows that nobody wants any more: `finish` has put the others on disk
+                file.close()
             self._temporary.unlink(missing_ok=True)
 
 

@@ -262,6 +262,43 @@ def test_missing_and_bad_replies_are_said(rule):
         rlaif.judgment_of(PAIRS[0], rule, ["A"])
     found = rlaif.judgment_of(PAIRS[0], rule, ["A", rlaif.Reply(error="timed out")])
     assert found.judgments == () and found.failures[0].detail == "timed out"
+    for missing in (None, 3, object()):
+        found = rlaif.judgment_of(PAIRS[0], rule, ["A", missing])
+        assert found.judgments == () and "is no reply" in found.failures[0].detail
+    with pytest.raises(rlaif.ConfigError, match="2 more are given"):
+        rlaif.judgment_of(PAIRS[0], rule, ["A", "B", "A", "B"])
+    one_text = ("Say 1", "same", "same")
+    assert rlaif.requests_of(one_text, rule) == []
+    assert rlaif.judgment_of(one_text, rule, []).failures[0].reason == "a and b are the same text"
+
+
+def test_failures_are_in_input_order(rule):
+    pairs = [("1", "bad", "x"), ("2", "same", "same"), ("3", "a", "b"), ("4", "bad", "y"), ("1", "bad", "x")]
+    found = rlaif.judge(pairs, rule, lambda messages: "" if "bad" in messages[-1]["content"] else "A")
+    assert len(found.judgments) == 1
+    ids = list(dict.fromkeys(row.id for row in found.failures))
+    assert ids == [
+        Pair.of(Prompt.of((Message(role="user", content=q),)), a, b).id for q, a, b in (*pairs[:2], pairs[3])
+    ]
+
+
+def test_a_text_that_no_file_can_hold_is_refused_before_it_is_judged(rule):
+    with pytest.raises(rlaif.DataError, match=r"pairs\[1\]: not text: half of a surrogate pair"):
+        rlaif.judge([PAIRS[0], ("Say 1", "a\ud800", "b")], rule, by_letters)
+
+
+@pytest.mark.parametrize("replies", [None, [], [rlaif.Reply(text="A")] * 5])
+def test_an_engine_that_answers_something_else_than_it_was_asked_is_named(rule, replies):
+    class Engine:
+        name, revision = "odd", "1"
+
+        def chat(self, requests, on_replies=None):
+            return replies
+
+        def close(self): ...
+
+    with pytest.raises(rlaif.ModelError, match=f"model odd: {len(replies or ())} replies to 2 requests"):
+        rlaif.judge(PAIRS[:1], rule, Engine())
 
 
 # ------------------------------------------------------------------------------------------------- reward models
@@ -307,6 +344,22 @@ def test_what_has_no_score_has_a_reason(taught):
     assert [value is None for value in model.score([("Say 1", "abc"), long, broken])] == [False, True, True]
     assert model.problem(("Say 1", "abc")) is None
     assert "reads at most 2048" in model.problem(long) and model.problem(broken)
+
+
+def test_only_a_reward_model_is_replaced(taught, tmp_path, shallow_folder):
+    preferences, _, out = taught
+    policy, notes = tmp_path / "policy", tmp_path / "notes"
+    shutil.copytree(shallow_folder, policy)
+    notes.mkdir()
+    (notes / "config.json").write_text("[]")
+    for folder in (policy, notes):
+        before = sorted(path.name for path in folder.iterdir())
+        with pytest.raises(rlaif.ConfigError, match="is no reward model of rlaif's"):
+            rlaif.train_reward_model(preferences, str(policy), folder, lora=None, epochs=1)
+        assert sorted(path.name for path in folder.iterdir()) == before
+    shutil.copytree(out, tmp_path / "rm")
+    again = rlaif.train_reward_model(preferences[:8], str(policy), tmp_path / "rm", lora=None, epochs=1)
+    assert again.facts["pairs"] <= 8
 
 
 def test_what_cannot_be_trained_or_loaded_is_said(taught, tmp_path):

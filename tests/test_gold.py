@@ -96,6 +96,15 @@ def test_shapes_may_be_mixed_and_meet_in_one_pair(tmp_path):
     assert of_text(gold.judgments[0], "It writes.") == 1.0
 
 
+def test_rows_of_one_form_are_read_together_wherever_they_stand(tmp_path):
+    def thumb(text, label):
+        return {"prompt": "What is a pen?", "completion": text, "label": label}
+
+    apart = read_gold([write(tmp_path / "g.jsonl", thumb("It writes.", True), hh("A", "B"), thumb("No idea.", False))])
+    assert len(apart.judgments) == 2
+    assert of_text(apart.judgments[0], "It writes.") == 1.0
+
+
 def test_contradicting_labels_become_the_mean(tmp_path):
     paths = [
         write(tmp_path / "one.jsonl", hh(), hh(tags=["x"])),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
+import io
 import json
 import os
 
@@ -13,7 +15,7 @@ from hypothesis import strategies as st
 import rlaif.jsonl
 from rlaif import records
 from rlaif.errors import DataError
-from rlaif.jsonl import dumps, read_jsonl, read_objects, write_atomic, write_json, write_jsonl
+from rlaif.jsonl import RowWriter, dumps, read_jsonl, read_objects, write_atomic, write_json, write_jsonl
 
 # What breaks naive writers: template syntax, our delimiters, line separators JSON allows inside strings, NUL, emoji.
 NASTY = [
@@ -250,3 +252,26 @@ def test_a_file_that_would_fill_the_memory_is_not_unpacked(tmp_path, monkeypatch
     monkeypatch.setattr(rlaif.jsonl, "UNPACKED", (len(rows), 1, 2**31))
     path.write_bytes(gzip.compress(rows[:900]) + gzip.compress(rows[:900]))  # two members, as `cat` makes them
     assert sum(1 for _ in read_objects(path)) == 200
+
+
+def test_rows_on_a_full_disk_leave_nothing_behind_and_name_the_file(tmp_path, monkeypatch):
+    class Full(io.RawIOBase):
+        def writable(self):
+            return True
+
+        def write(self, data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def begin(path, *_, **__):
+        path.touch()
+        return io.BufferedWriter(Full())
+
+    monkeypatch.setattr(rlaif.jsonl, "open", begin, raising=False)
+    writer = RowWriter(tmp_path / "rows.jsonl")
+    with pytest.raises(OSError, match="No space left") as said:
+        try:
+            writer.write([{"row": number} for number in range(10_000)])
+        finally:
+            writer.close()
+    assert said.value.filename == str(tmp_path / "rows.jsonl")
+    assert list(tmp_path.iterdir()) == []

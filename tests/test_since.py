@@ -310,3 +310,39 @@ def test_a_broken_memo_only_costs_time(recipe, copy, worked, text, monkeypatch):
     (copy.folder / ".digests.json").write_text(text)
     run_recipe(recipe, copy.folder)
     assert not worked
+
+
+def test_rows_of_people_that_failed_come_along(recipe, tmp_path):
+    rows = [{"prompt": f"Say {n}", "chosen": "letters", "rejected": str(n)} for n in range(40)]
+    rows.append({"prompt": "Say 1", "chosen": " ", "rejected": "x"})
+    (tmp_path / "said.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    labels = {"kind": "human", "human_data": [{"kind": "file", "path": str(tmp_path / "said.jsonl")}]}
+    human = changed(recipe, preferences__labels=labels)
+    first = run_recipe(human, tmp_path / "1", ["pairs"])
+    second = run_recipe(human, tmp_path / "2", ["pairs"], since=first.folder)
+    assert "said.jsonl:41" in second.human_failures.read_text()
+    assert second.human_failures.read_bytes() == first.human_failures.read_bytes()
+
+
+def test_every_file_of_failures_is_an_output_of_a_stage(tmp_path):
+    run = Run(tmp_path)
+    outputs = [path for stage in STAGES.values() for path in stage.outputs(run)]
+    assert {path for name, path in vars(run).items() if name.endswith("failures")} <= set(outputs)
+    assert len(outputs) == len(set(outputs))
+
+
+def test_a_run_that_may_only_be_read_can_be_taken_from(tmp_path, monkeypatch):
+    monkeypatch.setattr(digest, "LARGE", 4)
+    (tmp_path / "weights").write_bytes(b"many bytes")
+    (tmp_path / ".digests.json").mkdir()  # root may write anywhere, but no file where a folder is
+    assert Run(tmp_path).hash(tmp_path / "weights") == hash_path(tmp_path / "weights")
+
+
+def test_the_weaker_model_of_a_reward_is_a_file_of_optimise_and_not_of_label(tmp_path, shallow_folder):
+    weaker = shutil.copytree(shallow_folder, tmp_path / "weaker")
+    mode = {"kind": "contrast", "against": {"backend": "local", "model": str(weaker)}}
+    recipe = small_recipe(tmp_path, shallow_folder, optimise__scoring={"kind": "judge", "mode": mode})
+    reads = {name: weaker in STAGES[name].inputs(recipe, Run(tmp_path)) for name in ("label", "optimise", "evaluate")}
+    assert reads == {"label": False, "optimise": True, "evaluate": True}
+    recipe = small_recipe(tmp_path, shallow_folder, label__mode=mode)
+    assert weaker in STAGES["label"].inputs(recipe, Run(tmp_path))

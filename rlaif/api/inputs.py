@@ -21,6 +21,7 @@ from rlaif.config.feedback import LabelSection
 from rlaif.config.models import JudgeModel, LocalModel, ScriptedModel, VllmModel
 from rlaif.constitution import Constitution, load_constitution
 from rlaif.errors import ConfigError, DataError, did_you_mean, few, shown
+from rlaif.jsonl import dumps
 from rlaif.models.cache import shared
 from rlaif.models.chat import ChatModel, ChatRequest, Reply
 from rlaif.models.open import open_model
@@ -58,7 +59,13 @@ def pair_of(pair: PairLike, where: str = "pair") -> Pair:
     if isinstance(pair, Pair):
         return pair
     prompt, a, b, tags = _fields(pair, ("prompt", "a", "b"), where)
-    return Pair.of(_prompt(prompt, tags, where), _response(a, f"{where}: a"), _response(b, f"{where}: b"))
+    found = Pair.of(_prompt(prompt, tags, where), _response(a, f"{where}: a"), _response(b, f"{where}: b"))
+    try:
+        dumps(found).encode()
+    except UnicodeEncodeError as error:
+        half = error.object[error.start]
+        raise DataError(f"{where}: not text: half of a surrogate pair ({half!r}), which no file can hold") from None
+    return found
 
 
 def responses_of(responses: Iterable[ResponseLike]) -> list[tuple[Prompt, str]]:

@@ -25,7 +25,7 @@ from rlaif.config.feedback import LabelSection, PreferencesSection
 from rlaif.config.judging import ChecklistMode, ContrastMode, ReviseMode, ScoreMode
 from rlaif.config.models import JudgeModel
 from rlaif.constitution import Constitution
-from rlaif.errors import ConfigError, DataError
+from rlaif.errors import ConfigError, DataError, shown
 from rlaif.feedback.judge import JudgeResult, OpenJudge, judge_by_mode
 from rlaif.feedback.judge.result import Cost
 from rlaif.feedback.judge.score import score_responses
@@ -79,11 +79,8 @@ def judge(
     """
     section, found = _comparing(mode, knobs), constitution_of(constitution)
     given = pairs_of(pairs)
-    same = [pair for pair in given if pair.a == pair.b]
     with open_engine(model) as engine:
-        result = _judged(_opener(engine), [p for p in given if p.a != p.b], found, section, seed, progress)
-    failures = [Failure(stage="label", id=pair.id, reason="a and b are the same text") for pair in same]
-    return result._replace(failures=(*result.failures, *failures))
+        return _judged(_opener(engine), given, found, section, seed, progress)
 
 
 def score(
@@ -167,7 +164,8 @@ def judgment_of(
     """What the replies to `requests_of` mean: one judgment, or failures.
 
     A reply is a Reply; a text; or, to a request with labels, a probability for each label. They are in the requests'
-    order, all rounds in one list. `model` is the name that provenance records. ConfigError where replies are missing.
+    order, all rounds in one list; what is none of these (None, where a batch API gave no answer) is a failure. `model`
+    is the name that provenance records. ConfigError where replies are missing, or are left over.
     """
     engine = _Replay(replies, model)
     try:
@@ -177,7 +175,7 @@ def judgment_of(
 
 
 def _alone(
-    engine: ChatModel,
+    engine: _Replay,
     pair: PairLike,
     constitution: ConstitutionLike,
     mode: ModeLike,
@@ -185,7 +183,10 @@ def _alone(
     knobs: Mapping[str, Any],
 ) -> JudgeResult:
     section = _comparing(mode, knobs)
-    return _judged(_opener(engine), [pair_of(pair)], constitution_of(constitution), section, seed, None)
+    result = _judged(_opener(engine), [pair_of(pair)], constitution_of(constitution), section, seed, None)
+    if engine.left:
+        raise ConfigError(f"replies: {engine.left} more are given than this pair has requests; they are of one pair")
+    return result
 
 
 def _comparing(mode: ModeLike, knobs: Mapping[str, Any]) -> LabelSection:
@@ -218,10 +219,21 @@ class _Replay:
             raise _Unanswered(list(requests))
         taken, self._replies = self._replies[: len(requests)], self._replies[len(requests) :]
         found = [as_reply(value, request.labels) for value, request in zip(taken, requests, strict=True)]
-        return [Reply(text=value) if isinstance(value, str) else value for value in found]
+        return [_reply(value) for value in found]
+
+    @property
+    def left(self) -> int:
+        """Replies that nobody asked for."""
+        return len(self._replies)
 
     def close(self) -> None:
         """Nothing to free."""
+
+
+def _reply(value: Any) -> Reply:
+    if isinstance(value, Reply):
+        return value
+    return Reply(text=value) if isinstance(value, str) else Reply(error=f"{shown(value)} is no reply")
 
 
 def _opener(engine: ChatModel) -> OpenJudge:
@@ -239,5 +251,12 @@ def _judged(
     seed: int,
     progress: Progress | None,
 ) -> JudgeResult:
-    """The one way from here into the judge."""
-    return judge_by_mode(open_judge, pairs, constitution, section, seed, progress)
+    """The one way from here into the judge. A pair of one text is a failure, and nobody is asked about it."""
+    different = [pair for pair in pairs if pair.a != pair.b]
+    result = judge_by_mode(open_judge, different, constitution, section, seed, progress)
+    same = [pair for pair in pairs if pair.a == pair.b]
+    failures = [Failure(stage="label", id=pair.id, reason="a and b are the same text") for pair in same]
+    place = {pair.id: number for number, pair in reversed(list(enumerate(pairs)))}
+    return result._replace(
+        failures=tuple(sorted((*result.failures, *failures), key=lambda row: place.get(row.id, len(place))))
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 from collections.abc import Iterable, Mapping
@@ -16,7 +17,8 @@ from rlaif.config.base import Section
 from rlaif.config.models import Dtype, LocalModel
 from rlaif.errors import ConfigError, DataError
 from rlaif.feedback.pairs import read_preferences
-from rlaif.jsonl import write_jsonl
+from rlaif.forms import OBJECT
+from rlaif.jsonl import read_json, write_jsonl
 from rlaif.records import Preference
 from rlaif.run_folder import Run
 
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from rlaif.rewards.model import FolderReward
 
 PathLike = str | os.PathLike[str]
+REFERENCE = "rlaif_reference_score"
+"""What only a config.json of `training/scalar_model.py` has."""
 MICROBATCH_TOKENS = 4096
 """Tokens, padding included, in one forward pass."""
 
@@ -80,12 +84,13 @@ def train_reward_model(
 
     `preferences` are rows, or a preferences.jsonl. `model` is the backbone, a local one; `knobs` are keys of the
     recipe's section `reward` (`epochs=2`, `lora=None`, `ensemble={"members": 4}`). The folder `out` appears when it is
-    whole and replaces a reward model that was there; any Hugging Face reader loads it as a sequence classifier.
+    whole and replaces a reward model of rlaif's that was there, and nothing else; any Hugging Face reader loads it as a
+    sequence classifier.
     Scores are counted from the mean of the training responses. DataError where there is nothing to learn from.
     """
     target, recipe = Path(out).expanduser(), _recipe(model, seed, knobs)
-    if target.exists() and not _is_reward_model(target) and (target.is_file() or any(target.iterdir())):
-        raise ConfigError(f"{target}: is there and is no reward model; name another `out`")
+    if target.exists() and not _is_ours(target) and (target.is_file() or any(target.iterdir())):
+        raise ConfigError(f"{target}: is there and is no reward model of rlaif's; name another `out`")
     from rlaif import stages  # noqa: PLC0415 (not needed to load one)
     from rlaif.models.local.dtype import settled  # noqa: PLC0415 (brings torch)
     from rlaif.stages.stage import publishing  # noqa: PLC0415
@@ -147,4 +152,16 @@ def _folder(path: Path) -> Path:
 
 
 def _is_reward_model(folder: Path) -> bool:
-    return (folder / "config.json").is_file() or (folder / "member-0" / "config.json").is_file()
+    return any(config.is_file() for config in _configs(folder))
+
+
+def _configs(folder: Path) -> list[Path]:
+    return [folder / "config.json", folder / "member-0" / "config.json"]
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether the stage reward wrote what is there: every model has a config.json, and this folder may be deleted."""
+    for config in _configs(folder):
+        with contextlib.suppress(DataError):
+            return REFERENCE in read_json(config, OBJECT)
+    return False

@@ -10,7 +10,6 @@ shape, or an answer off its scale, means that the file is not what the recipe sa
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -133,13 +132,18 @@ def human_rows(source: HumanFile | HumanHub | AnyForm) -> Iterator[SourceRow]:
 
 
 def read_human_rows(source: HumanFile | HumanHub | AnyForm, rows: Iterable[SourceRow], sheet: Sheet) -> None:
-    """Put on the sheet what rows of the source say. Where each row says its own form, neighbours of one form are read
-    together, since some pairs need several rows."""
+    """Put on the sheet what rows of the source say. Where each row says its own form, all rows of one form are read
+    together, wherever they stand: some pairs need several rows, and some files several rows to say their scale."""
     if not isinstance(source, AnyForm):
         read_form(source.form, rows, sheet)
         return
-    for form, some in groupby(rows, key=_form):
-        read_form(form.model_validate({}), some, sheet)
+    by_form: dict[type[Format], list[SourceRow]] = {}
+    try:
+        for row in rows:
+            by_form.setdefault(_form(row), []).append(row)
+    finally:  # where a row has no form, what is wrong with the rows before it is said first
+        for form, some in by_form.items():
+            read_form(form.model_validate({}), some, sheet)
 
 
 def _form(row: SourceRow) -> type[Format]:

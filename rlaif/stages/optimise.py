@@ -16,7 +16,15 @@ from rlaif.models.files import named_files
 from rlaif.rewards.open import open_rewards
 from rlaif.run_folder import Run
 from rlaif.stages.asking import asking, made
-from rlaif.stages.stage import Stage, constitution_file, model_files, prompt_files, publishing, template_files
+from rlaif.stages.stage import (
+    Stage,
+    constitution_file,
+    model_files,
+    prompt_files,
+    publishing,
+    template_files,
+    weaker_model,
+)
 
 
 def optimise(recipe: Recipe, run: Run) -> dict[str, Any]:
@@ -83,6 +91,7 @@ def method_files(recipe: Recipe) -> list[Path]:
     judges = _judges(method)
     templates = [file for judge in judges for file in template_files(judge.mode)]
     models = [file for judge in judges for file in model_files(judge.model or recipe.judge)]
+    models += [file for judge in judges if (weaker := weaker_model(judge.mode)) for file in model_files(weaker)]
     rollouts = method.rollouts if isinstance(method, OnPolicy) else None
     told = named_files(rollouts.arguments) if isinstance(rollouts, VllmRollouts) else []
     return [constitution_file(recipe), *templates, *models, *told]
@@ -121,6 +130,6 @@ OPTIMISE = Stage(
         *prompt_files(recipe),
         *model_files(recipe.policy),
     ],
-    outputs=lambda run: [run.policy, run.judge_demonstrations],
+    outputs=lambda run: [run.policy, run.judge_demonstrations, run.demonstration_failures],
     together=True,
 )

@@ -75,6 +75,8 @@ def pairs(recipe: Recipe, run: Run) -> dict[str, Any]:
     else:
         weighted = [WeightedJudgment(judgment, 1.0) for judgment in [*ai, *human]]
     result = to_preferences(weighted, recipe.preferences)
+    if not weighted:
+        raise DataError(f"pairs: there is no judgment to train on, neither in {run.judgments} nor of people")
     if not result.rows:
         raise DataError("pairs: every pair is a tie; lower preferences.tie_margin or set preferences.ties=keep")
     rows, counts = result
@@ -133,5 +135,12 @@ PAIRS = Stage(
         *map(_included, recipe.preferences.include),
         *prompt_files(recipe),
     ],
-    outputs=lambda run: [run.preferences, run.human_edits, run.human_demonstrations, run.annotators, run.conflicts],
+    outputs=lambda run: [
+        run.preferences,
+        run.human_failures,
+        run.human_edits,
+        run.human_demonstrations,
+        run.annotators,
+        run.conflicts,
+    ],
 )

@@ -22,7 +22,6 @@ from rlaif.config.models import JudgeModel, PolicyModel, ScriptedModel, VllmMode
 from rlaif.config.recipe import OF_NO_OUTPUT
 from rlaif.config.sources import FileSource
 from rlaif.feedback.human import source_files
-from rlaif.feedback.judge import modes_of
 from rlaif.files import writing
 from rlaif.formats import HumanSource
 from rlaif.models.files import model_folders, module_files, named_files
@@ -79,10 +78,19 @@ def constitution_file(recipe: Recipe) -> Path:
 def judge_files(recipe: Recipe) -> list[Path]:
     """Constitution, template, and the judge where it lies on this disk."""
     mode = recipe.label.mode
-    members = [member.model for member in mode.members if member.model] if isinstance(mode, PanelMode) else []
-    members += [one.against for one in modes_of(recipe) if isinstance(one, ContrastMode) and one.against]
-    models = [file for model in [recipe.judge, *members] for file in model_files(model)]
-    return [constitution_file(recipe), *template_files(mode), *models]
+    members = mode.members if isinstance(mode, PanelMode) else ()
+    models = [recipe.judge, *(member.model for member in members if member.model)]
+    models += [weaker for one in (mode, *(member.mode for member in members)) if (weaker := weaker_model(one))]
+    return [
+        constitution_file(recipe),
+        *template_files(mode),
+        *(file for model in models for file in model_files(model)),
+    ]
+
+
+def weaker_model(mode: Mode) -> JudgeModel | None:
+    """The model that reads the other side of a contrast, where it is another one."""
+    return mode.against if isinstance(mode, ContrastMode) else None
 
 
 def template_files(mode: Mode) -> list[Path]:

@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import TypeVar
 
+from rlaif.errors import ModelError
 from rlaif.feedback.judge.result import Cost
 from rlaif.models.chat import ChatModel, ChatRequest, Reply
 
@@ -58,7 +59,9 @@ def _call(model: ChatModel, running: _Running[T]) -> Cost:
                 running.resume(number, [own[place] for place in range(len(own))])
 
     requests = [request for own in turn.values() for request in own]
-    replies = model.chat(requests, on_replies) if requests else []
+    replies = list(model.chat(requests, on_replies) or ()) if requests else []
+    if len(replies) != len(requests):
+        raise ModelError(f"model {model.name}: {len(replies)} replies to {len(requests)} requests")
     on_replies(list(enumerate(replies)))  # what an engine did not hand on as it came
     for number in [number for number, own in turn.items() if not own]:
         running.resume(number, [])

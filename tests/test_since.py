@@ -324,6 +324,16 @@ def test_rows_of_people_that_failed_come_along(recipe, tmp_path):
     assert second.human_failures.read_bytes() == first.human_failures.read_bytes()
 
 
+def test_rows_that_failed_stay_where_only_the_judge_labels_peoples_pairs(recipe, tmp_path):
+    rows = [{"prompt": f"Say {n}", "chosen": "letters", "rejected": str(n)} for n in range(40)]
+    rows.append({"prompt": "Say 1", "chosen": " ", "rejected": "x"})
+    (tmp_path / "said.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = [{"kind": "file", "path": str(tmp_path / "said.jsonl")}]
+    judged = changed(recipe, preferences__labels={"kind": "ai", "pairs": "human", "human_data": data})
+    run = run_recipe(judged, tmp_path / "1", ["label", "pairs"])
+    assert "said.jsonl:41" in run.human_failures.read_text()
+
+
 def test_every_file_of_failures_is_an_output_of_a_stage(tmp_path):
     run = Run(tmp_path)
     outputs = [path for stage in STAGES.values() for path in stage.outputs(run)]

@@ -9,7 +9,7 @@ from typing import Any
 from rlaif.annotate.conflicts import conflicts
 from rlaif.annotate.route import read_routing
 from rlaif.config import Recipe
-from rlaif.config.feedback import Calibrated, Debiased, HumanLabels, MixedLabels, Reliable
+from rlaif.config.feedback import AiLabels, Calibrated, Debiased, HumanLabels, MixedLabels, Reliable
 from rlaif.console import say
 from rlaif.errors import DataError
 from rlaif.feedback.annotators.trust import trusted
@@ -31,11 +31,17 @@ from rlaif.stages.asking import made
 from rlaif.stages.stage import Stage, human_files, prompt_files
 
 
-def human_labels(recipe: Recipe, run: Run) -> HumanData:
-    """What people said, less what they said of prompts held out for evaluation: nothing may train on these."""
+def _what_people_said(recipe: Recipe, run: Run) -> HumanData:
+    """All of it; the rows that failed are in human_failures.jsonl."""
     data = read_human(recipe.preferences.human_data, run, recipe.prompts.system)
     write_jsonl(run.human_failures, data.failures)
     check_human_failures(data, recipe.preferences.max_human_failures)
+    return data
+
+
+def human_labels(recipe: Recipe, run: Run) -> HumanData:
+    """What people said, less what they said of prompts held out for evaluation: nothing may train on these."""
+    data = _what_people_said(recipe, run)
     split = read_prompts(recipe.prompts)
     if recipe.preferences.pairs == "human":  # else the stage sample has said it
         say_failures(split)
@@ -69,6 +75,8 @@ def pairs(recipe: Recipe, run: Run) -> dict[str, Any]:
     labels = recipe.preferences.labels
     ai = [] if isinstance(labels, HumanLabels) else read_jsonl(made(run.judgments, "label"), Judgment)
     human, read = _trusted_labels(recipe, run) if isinstance(labels, HumanLabels | MixedLabels) else ([], {})
+    if isinstance(labels, AiLabels) and recipe.preferences.pairs == "human":
+        _what_people_said(recipe, run)  # label took their pairs; which rows failed is an output of this stage
     dropped = 0
     if isinstance(labels, MixedLabels):
         weighted, dropped = _mixed(labels, run, ai, human)

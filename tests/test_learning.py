@@ -198,7 +198,7 @@ def test_dpo_writes_what_was_preferred_among_its_own_responses(seed: int, tiny_f
     score = dict(zip(rows, scorer.scores(rows).tolist(), strict=True))
     pairs = [sorted(pair, key=lambda row: -score[row]) for pair in zip(rows[::2], rows[1::2], strict=True)]
     unequal = [(a, b) for a, b in pairs if score[a] > score[b]]
-    lessons = [offline.Lesson(i, f"pair {i}", f"prompt {i}", rows, 1.0) for i, rows in enumerate(unequal)]
+    lessons = [offline.TextLesson(i, f"pair {i}", f"prompt {i}", rows, 1.0) for i, rows in enumerate(unequal)]
     reference_NK = offline.look_at(policy, lessons, section.microbatch_tokens)
     before = float(scorer.scores(write(32, 5000)).mean())
     offline.make_learner(policy, section.lora, seed, ComputeSection())

@@ -17,6 +17,7 @@ from rlaif.config.optimise import Grpo, OnPolicy, Ppo, Reinforce, Rloo
 from rlaif.config.reward import RewardSection
 from rlaif.config.sources import FileSource
 from rlaif.config.training import Lora
+from rlaif.models.local.dtype import torch_dtype
 from rlaif.models.local.load import load_tokenizer
 from rlaif.models.local.packing import Row
 from rlaif.records import Message, Preference, Prompt, content_id
@@ -121,7 +122,7 @@ class TextReward(Reward):
 
 def of_models(recipe: Recipe, folder: Path) -> tuple[RewardModels, OpenReward]:
     """The reward models of a folder, and the rewards over them; no text is read."""
-    models = RewardModels(folder, torch.float32)
+    models = RewardModels(folder, torch_dtype(recipe.policy.dtype))
     tokenizer = load_tokenizer(recipe.policy.model)
     shop = Shop(models, lambda: tokenizer, recipe.optimise.microbatch_tokens, no_text)
     return models, lambda source: open_reward(source, shop)

@@ -177,7 +177,6 @@ def test_every_artefact_is_written_by_some_stage(run: Run, recipe: Recipe) -> No
         run.route,
         run.routing,
     }  # what people and `rlaif route` leave
-    beside |= {run.human_failures, run.demonstration_failures}  # what their stage counts, and nobody reads
     assert {path for path in vars(run).values() if isinstance(path, Path)} == written | beside
     assert not written & beside
     for path in (run.heldout, run.heldout_ratings):

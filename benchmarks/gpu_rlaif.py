@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from gpu_work import RATE, Case, Shape, byte_tokenizer, preferences, prompts
+from gpu_work import RATE, Case, Shape, preferences, prompts
 
 from rlaif.config import Recipe
 from rlaif.config.optimise import Dpo, Sft
@@ -22,6 +22,7 @@ from rlaif.models.local.generate import Sampling, generate
 from rlaif.models.local.packing import Row
 from rlaif.models.local.tokens import encode_prompt
 from rlaif.rewards.open import open_rewards
+from rlaif.testing import tiny_tokenizer
 from rlaif.training.lessons import Text, distinct
 from rlaif.training.offline.dpo import DpoMethod
 from rlaif.training.offline.loop import make_learner, train
@@ -140,7 +141,7 @@ def _from_texts(case: Case, shape: Shape, folder: Path, dtype: torch.dtype, cloc
 
 
 def _reward(case: Case, shape: Shape, folder: Path, dtype: torch.dtype, clock: Any, scratch: Path) -> list[Row]:
-    tokenizer, section = byte_tokenizer(), RewardSection(**_settings(case, shape))
+    tokenizer, section = tiny_tokenizer(), RewardSection(**_settings(case, shape))
     model = ScalarModel.from_language_model(folder / "policy", None, dtype, pad_id=0, seed=1)
     train_reward_model(RewardStage(model, tokenizer, section, 0), preferences(shape), scratch, clock)
     return distinct(pair_lessons(tokenizer, preferences(shape), section))
@@ -214,5 +215,5 @@ def write(folder: Path, shape: Shape, dtype: str) -> Writing:
 
 
 def encoded(shape: Shape) -> list[list[int]]:
-    tokenizer = byte_tokenizer()
+    tokenizer = tiny_tokenizer()
     return [encode_prompt(tokenizer, prompt.messages, 2 * shape.prompt + 64) for prompt in prompts(shape, shape.rows)]

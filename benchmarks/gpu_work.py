@@ -7,16 +7,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from rlaif.records import Message, Preference, Prompt, content_id
+from rlaif.testing import tiny_tokenizer
 from rlaif.training.scalar_model import ScalarModel
 
-CHAT_TEMPLATE = (
-    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
 RATE = 1e-5
 
 
@@ -97,23 +93,6 @@ CASES = [Case(method, lora) for method in METHODS for lora in (True, False)]
 # --------------------------------------------------------------------------------------------- what it is done with
 
 
-def byte_tokenizer() -> PreTrainedTokenizerFast:
-    """Every byte is a token; the end of a turn and padding are tokens of their own."""
-    vocabulary = {"<|pad|>": 0, "<|im_start|>": 1, "<|im_end|>": 2}
-    vocabulary |= {c: i for i, c in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()), start=3)}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        eos_token="<|im_end|>",
-        pad_token="<|pad|>",
-        additional_special_tokens=["<|im_start|>"],
-        chat_template=CHAT_TEMPLATE,
-        clean_up_tokenization_spaces=False,
-    )
-
-
 def make_models(size: Size, folder: Path) -> int:
     """A random policy and a random reward model, in bf16, as folders; returns the policy's number of weights."""
     torch.manual_seed(0)
@@ -121,7 +100,7 @@ def make_models(size: Size, folder: Path) -> int:
     with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
         model = Qwen2ForCausalLM(Qwen2Config(**size.config, **ids, tie_word_embeddings=True))
     model.to(torch.bfloat16).save_pretrained(folder / "policy")
-    tokenizer = byte_tokenizer()
+    tokenizer = tiny_tokenizer()
     tokenizer.save_pretrained(folder / "policy")
     scorer = ScalarModel.from_language_model(folder / "policy", None, torch.bfloat16, pad_id=0, seed=1)
     scorer.save(folder / "reward_model", tokenizer)

@@ -39,11 +39,15 @@ def say(line: str) -> None:
     console.print(Text(line))
 
 
-def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows as lines with their columns below each other. Never cut to the width of the screen: an id must be whole to
-    be found again."""
+def aligned(rows: Sequence[Sequence[str]], words: int | None = None) -> list[str]:
+    """Rows as lines with their columns below each other, all but the first `words` of them at the right. Never cut to
+    the width of the screen: an id must be whole to be found again."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+    sides = [str.ljust if words is None or place < words else str.rjust for place in range(len(widths))]
+    return [
+        "  ".join(side(cell, width) for side, cell, width in zip(sides, row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
 
 
 @contextlib.contextmanager

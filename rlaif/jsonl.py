@@ -72,6 +72,15 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
+def check_text(value: Any, place: str) -> None:
+    """DataError, naming the place, where half of a surrogate pair is in it: JSON can spell one, no file can hold it."""
+    try:
+        dumps(value).encode()
+    except UnicodeEncodeError as error:
+        half = error.object[error.start]
+        raise DataError(f"{place}: not text: half of a surrogate pair ({half!r})") from None
+
+
 def read_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """(line number, object) for each non-empty line of a .jsonl or .jsonl.gz file.
 
@@ -97,9 +106,9 @@ def read_items(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 def _elements(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
         values = strict_loads(text)
-        dumps(values).encode()
-    except UnicodeEncodeError as error:
-        raise DataError(f"{path}: not text: half of a surrogate pair ({error.object[error.start]!r})") from None
+        check_text(values, str(path))
+    except DataError:
+        raise
     except (ValueError, RecursionError) as error:
         line = error.lineno if isinstance(error, json.JSONDecodeError) else 1
         raise DataError(f"{path}:{line}: not a JSON array of objects: {error}") from None
@@ -122,13 +131,10 @@ def _lines(path: Path, lines: Iterable[str]) -> Iterator[tuple[int, dict[str, An
         try:
             value = jsonlines.Reader([line], loads=strict_loads).read(type=dict)
             if "\\u" in line:
-                dumps(value).encode()
+                check_text(value, f"{path}:{number}")
         except (jsonlines.InvalidLineError, RecursionError) as error:
             reason = str(error).partition(" (line ")[0]
             raise DataError(f"{path}:{number}: not a JSON object: {reason}") from None
-        except UnicodeEncodeError as error:
-            half = error.object[error.start]
-            raise DataError(f"{path}:{number}: not text: half of a surrogate pair ({half!r})") from None
         yield number, value
 
 
@@ -165,11 +171,11 @@ def read_json(path: Path, form: TypeAdapter[Any]) -> Any:
     """What is in a JSON file, which must have the form; DataError, naming what is wrong and where, if not."""
     try:
         value = strict_loads(read_text(path))
-        dumps(value).encode()
-    except UnicodeEncodeError:
-        raise DataError(f"{path}: not text: half of a surrogate pair") from None
-    except (DataError, ValueError, RecursionError) as error:
-        raise error if isinstance(error, DataError) else DataError(f"{path}: not JSON: {error}") from None
+        check_text(value, str(path))
+    except DataError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: not JSON: {error}") from None
     return _formed(str(path), value, form)
 
 

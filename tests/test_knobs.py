@@ -15,25 +15,10 @@ from rlaif.config import Recipe, Section
 from rlaif.pipeline import STAGES, run_recipe, stages_of
 from rlaif.run_folder import Run
 from rlaif.testing import small_recipe
+from tests.test_modes import CONSTITUTION
 from tests.tiers import some
 
 pytestmark = pytest.mark.usefixtures("blank_plots")
-CONSTITUTION = """\
-schema: rlaif/constitution/v1
-id: letters
-version: 1.0.0
-title: Plain letters, no digits
-principles:
-  - id: plain-letters
-    compare: Which response has more plain letters?
-    question: Does the response consist of plain letters?
-    desired: "yes"
-    critique: Say where the response lacks letters.
-    revise: Write the response again with more letters.
-    contrast: {for: Use letters., against: Use digits.}
-  - id: no-digits
-    check: {kind: regex_absent, pattern: '[0-9]'}
-"""
 PANEL = {"kind": "panel", "members": [{"name": "plain"}, {"name": "rated", "mode": {"kind": "score"}}]}
 JUDGED = {"kind": "ppo", "scoring": {"kind": "judge"}}
 REVISED = {"label__mode": {"kind": "revise", "max_tokens": 8}}

@@ -28,6 +28,7 @@ principles:
     desired: "yes"
     critique: Say where the response lacks letters.
     revise: Write the response again with more letters.
+    contrast: {for: Use letters., against: Use digits.}
   - id: no-digits
     check: {kind: regex_absent, pattern: '[0-9]'}
 """

@@ -21,7 +21,7 @@ from rlaif.config.feedback import LabelSection
 from rlaif.config.models import JudgeModel, LocalModel, ScriptedModel, VllmModel
 from rlaif.constitution import Constitution, load_constitution
 from rlaif.errors import ConfigError, DataError, did_you_mean, few, shown
-from rlaif.jsonl import dumps
+from rlaif.jsonl import check_text
 from rlaif.models.cache import shared
 from rlaif.models.chat import ChatModel, ChatRequest, Reply
 from rlaif.models.open import open_model
@@ -60,11 +60,7 @@ def pair_of(pair: PairLike, where: str = "pair") -> Pair:
         return pair
     prompt, a, b, tags = _fields(pair, ("prompt", "a", "b"), where)
     found = Pair.of(_prompt(prompt, tags, where), _response(a, f"{where}: a"), _response(b, f"{where}: b"))
-    try:
-        dumps(found).encode()
-    except UnicodeEncodeError as error:
-        half = error.object[error.start]
-        raise DataError(f"{where}: not text: half of a surrogate pair ({half!r}), which no file can hold") from None
+    check_text(found, where)
     return found
 
 

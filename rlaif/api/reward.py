@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from rlaif.rewards.model import FolderReward
 
 PathLike = str | os.PathLike[str]
-REFERENCE = "rlaif_reference_score"
-"""What only a config.json of `training/scalar_model.py` has."""
 MICROBATCH_TOKENS = 4096
 """Tokens, padding included, in one forward pass."""
 
@@ -161,6 +159,8 @@ def _configs(folder: Path) -> list[Path]:
 
 def _is_ours(folder: Path) -> bool:
     """Whether the stage reward wrote what is there: every model has a config.json, and this folder may be deleted."""
+    from rlaif.training.scalar_model import REFERENCE  # noqa: PLC0415 (brings torch)
+
     for config in _configs(folder):
         with contextlib.suppress(DataError):
             return REFERENCE in read_json(config, OBJECT)

@@ -164,18 +164,17 @@ def cache(context: typer.Context) -> None:
     """What the reply cache holds, by model."""
     if context.invoked_subcommand is not None:
         return
+    from rlaif.console import aligned
     from rlaif.models.cache import cache_path, cache_summary
 
     rows: list[tuple[str, ...]] = [("model", "revision", "replies", "MB", "oldest", "newest")]
     rows += [row.cells() for row in cache_summary(cache_path())]
-    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     typer.echo(cache_path())
     if len(rows) == 1:
         typer.echo("no replies yet")
         return
-    for model, revision, *rest in rows:  # never cut to the width of the screen: `prune --model` wants the whole name
-        cells = [model.ljust(widths[0]), revision.ljust(widths[1])]
-        typer.echo("  ".join([*cells, *(cell.rjust(width) for cell, width in zip(rest, widths[2:], strict=True))]))
+    for line in aligned(rows, words=2):
+        typer.echo(line)
 
 
 @cache_app.command()

@@ -4,7 +4,3 @@ A reward is one class with one method, `measure`; `open.py` makes it from a sect
 evaluation, routing, studies and the public API all take the same road. A reward that failed for a text gives None,
 never a number. To add one: its section in `config/scoring.py`, its class here, and a line in `open.py`.
 """
-
-from rlaif.training.optimise.rewards import Reward, Scores
-
-__all__ = ["Reward", "Scores"]

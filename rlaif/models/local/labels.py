@@ -8,6 +8,7 @@ from itertools import takewhile
 from typing import Any, NamedTuple
 
 from rlaif.errors import ModelError
+from rlaif.models.chat import ChatRequest
 from rlaif.models.day import strftime_now
 from rlaif.models.labels import BLANK, speaker
 from rlaif.models.local.tokens import encode_prompt, label_token, render
@@ -56,6 +57,24 @@ def label_tokens(
     if any(lead != leads[0] for lead in leads):
         raise ModelError(f"labels {' '.join(labels)}: some begin with a blank token of their own for this model")
     return LabelTokens(leads[0], [ids[label] for label in labels])
+
+
+class KnownLabels:
+    """The tokens of each set of labels, found when it is first asked about: every prompt of a model ends alike."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._texts: list[str] = []
+        self._known: dict[tuple[str, ...], LabelTokens] = {}
+
+    def tokens(self, model: Any, request: ChatRequest) -> LabelTokens:
+        """Those of the request's labels, for a model that has this tokenizer."""
+        if request.labels not in self._known:
+            self._texts = self._texts or decoded(self._tokenizer)
+            size = model.get_output_embeddings().weight.shape[0]
+            found = label_tokens(self._tokenizer, self._texts, size, request.messages, request.labels)
+            self._known[request.labels] = found
+        return self._known[request.labels]
 
 
 def _answer(tokenizer: Any, messages: Messages, label: str) -> list[int]:

@@ -17,7 +17,7 @@ from rlaif.models.chat import ChatRequest, OnReplies, Reply
 from rlaif.models.local.architecture import backbone_of, context_of, next_logits
 from rlaif.models.local.dtype import DTYPES, resolve
 from rlaif.models.local.generate import Sampling, generate
-from rlaif.models.local.labels import LabelTokens, decoded, label_tokens
+from rlaif.models.local.labels import KnownLabels
 from rlaif.models.local.likelihood import answer_rows, likelihoods, shared_rows
 from rlaif.models.local.load import LoadedModel, free_memory, load_language_model
 from rlaif.models.local.packing import hidden_states
@@ -50,8 +50,7 @@ class LocalChatModel:
         self.revision = f"{loaded.revision}-{dtype}{'-thinking' if config.thinking else ''}"
         self._model, self._tokenizer = loaded.model, loaded.tokenizer
         self._context = context_of(loaded.model.config)
-        self._texts: list[str] = []
-        self._labels: dict[tuple[str, ...], LabelTokens] = {}
+        self._labels = KnownLabels(self._tokenizer)
 
     def chat(self, requests: Sequence[ChatRequest], on_replies: OnReplies | None = None) -> list[Reply]:
         replies: list[Reply | None] = [None] * len(requests)
@@ -115,7 +114,7 @@ class LocalChatModel:
     def _read_labels(self, batch: Sequence[EncodedRequest]) -> list[tuple[int, Reply]]:
         """The log-probability that the answer begins with each label; what requests share is read once."""
         labels = batch[0].request.labels
-        lead, ids = self._label_tokens(batch[0].request)
+        lead, ids = self._labels.tokens(self._model, batch[0].request)
         rows = [row for group in _siblings(batch) for row in shared_rows([[*item.ids, *lead] for item in group])]
         hidden_BH = hidden_states(backbone_of(self._model), rows).at_last()
         logprobs_BV = torch.log_softmax(next_logits(self._model, hidden_BH), -1)
@@ -143,15 +142,6 @@ class LocalChatModel:
             (item.place, Reply(likelihood=likely, prompt_tokens=len(item.ids)))
             for item, likely in zip(batch, found, strict=True)
         ]
-
-    def _label_tokens(self, request: ChatRequest) -> LabelTokens:
-        """Found once for a set of labels: every prompt ends alike."""
-        if request.labels not in self._labels:
-            self._texts = self._texts or decoded(self._tokenizer)
-            size = self._model.get_output_embeddings().weight.shape[0]
-            found = label_tokens(self._tokenizer, self._texts, size, request.messages, request.labels)
-            self._labels[request.labels] = found
-        return self._labels[request.labels]
 
     def close(self) -> None:
         self._model = None

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from rlaif.models.local import LocalChatModel
 from rlaif.models.local.architecture import context_of
+from rlaif.models.local.labels import KnownLabels
 from rlaif.training.policy_model import PolicyModel
 
 
@@ -19,8 +20,7 @@ class JudgeInside(LocalChatModel):
         self._thinking = False
         self._model, self._tokenizer = policy.model, policy.tokenizer
         self._context = context_of(policy.model.config)
-        self._texts = []
-        self._labels = {}
+        self._labels = KnownLabels(policy.tokenizer)
 
     def close(self) -> None:
         """Nothing: the model goes on learning."""

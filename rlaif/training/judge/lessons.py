@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 from rlaif.models.chat import ChatRequest
 from rlaif.models.local.architecture import context_of
-from rlaif.models.local.labels import LabelTokens, decoded, label_tokens
+from rlaif.models.local.labels import KnownLabels, LabelTokens
 from rlaif.models.local.likelihood import shared_rows
 from rlaif.models.local.packing import Row
 from rlaif.models.local.tokens import encode_prompt, encode_response, turn_of
@@ -39,17 +39,11 @@ class Encoder:
 
     def __init__(self, model: Any, tokenizer: Any) -> None:
         self._model, self._tokenizer = model, tokenizer
-        self._texts: list[str] = []
-        self._labels: dict[tuple[str, ...], LabelTokens] = {}
+        self._labels = KnownLabels(tokenizer)
 
     def label_tokens(self, request: ChatRequest) -> LabelTokens:
-        """Found once for a set of labels: every prompt ends alike."""
-        if request.labels not in self._labels:
-            self._texts = self._texts or decoded(self._tokenizer)
-            size = self._model.get_output_embeddings().weight.shape[0]
-            found = label_tokens(self._tokenizer, self._texts, size, request.messages, request.labels)
-            self._labels[request.labels] = found
-        return self._labels[request.labels]
+        """Where the probabilities of the request's labels are read."""
+        return self._labels.tokens(self._model, request)
 
     def row(self, request: ChatRequest) -> Row:
         """The prompt, and its `answer` with what ends it; or the prompt up to where a label is read."""

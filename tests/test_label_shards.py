@@ -4,22 +4,26 @@ little."""
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from rlaif.config.feedback import LabelSection
+from rlaif.constitution import Constitution
 from rlaif.errors import DataError, JudgeError
+from rlaif.feedback.judge.modes import judge_shards
 from rlaif.feedback.judge.revise import first_responses
 from rlaif.feedback.judge.shards import shards
 from rlaif.feedback.pairs import make_pairs
 from rlaif.jsonl import RowWriter, stream_jsonl, write_jsonl
-from rlaif.models.chat import ChatRequest
+from rlaif.models.chat import ChatRequest, Reply
+from rlaif.models.scripted import ScriptedChatModel
 from rlaif.pipeline import run_recipe
 from rlaif.records import Message, Pair, Prompt, Response
 from rlaif.run_folder import Run
-from rlaif.stages.labels import SampledPairs, responses_by_prompt
+from rlaif.stages.labels import Again, SampledPairs, responses_by_prompt
 from rlaif.testing import small_recipe
 from tests import scripted_judge
 from tests.test_modes import judged, recipe_with
@@ -80,6 +84,31 @@ def test_a_shard_ends_where_a_prompt_does_also_if_its_pairs_lie_apart() -> None:
     assert sizes(shards(pairs(0, 0, 0, 1, 2, 2, 3), 2)) == [3, 3, 1]
     assert sizes(shards(pairs(0, 1, 2, 0, 3), 1)) == [4, 1]
     assert sizes(shards([], 1)) == []
+
+
+def test_the_rows_of_a_shard_are_there_before_more_pairs_are_taken() -> None:
+    """What memory holds is a shard of pairs and its rows, however many pairs there are."""
+    taken = 0
+
+    def pairs() -> Iterator[Pair]:
+        nonlocal taken
+        for number in range(5000):
+            taken += 1
+            yield Pair.of(Prompt.of((Message(role="user", content=f"q{number}"),)), "a 1", "b")
+
+    rules = Constitution.model_validate(
+        {
+            "schema": "rlaif/constitution/v1",
+            "id": "digits",
+            "title": "No digits",
+            "version": "1.0.0",
+            "principles": [{"id": "none", "check": {"kind": "regex_absent", "pattern": "[0-9]"}}],
+        }
+    )
+    silent = ScriptedChatModel(lambda request: Reply(error="code decides"))
+    results = judge_shards(lambda _: nullcontext(silent), Again(pairs), rules, LabelSection(), seed=0)
+    assert len(next(results).judgments) == 2000 and taken <= 2001
+    assert [len(result.judgments) for result in results] == [2000, 1000]
 
 
 def test_rows_appear_whole_or_not_at_all(tmp_path: Path) -> None:

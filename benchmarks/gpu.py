@@ -39,7 +39,7 @@ import gpu_plain
 import gpu_rlaif
 import torch
 from gpu_measure import Budget, Console, free, operations, peak_gb, peak_rate
-from gpu_work import CASES, SIZES, Case, Shape, make_models
+from gpu_work import CASES, METHODS, SIZES, Case, Shape, make_models
 from transformers.utils import logging as transformers_logging
 
 from rlaif.models.local.dtype import resolve
@@ -72,9 +72,13 @@ def attempt(what: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 # -------------------------------------------------------------------------------------------------- the parts
 
 
-def reference(folder: Path, size: str, out: Path) -> None:
+def wanted(methods: Sequence[str] | None) -> list[Case]:
+    return [case for case in CASES if methods is None or case.method in methods]
+
+
+def reference(folder: Path, size: str, methods: Sequence[str] | None, out: Path) -> None:
     """In a process without a GPU: the first update of every case in float32, a line of JSON each."""
-    for case in CASES:
+    for case in wanted(methods):
         CONSOLE.doing = f"{case}: on the CPU"
         done = gpu_rlaif.learn(case, SIZES[size].checked, folder, "float32")
         with out.open("a") as file:
@@ -82,10 +86,12 @@ def reference(folder: Path, size: str, out: Path) -> None:
         CONSOLE.say(f"{case}: CPU's first update done")
 
 
-def references(folder: Path, size: str, seconds: float) -> dict[str, dict[str, Any]]:
+def references(folder: Path, args: Any, seconds: float) -> dict[str, dict[str, Any]]:
     """What that process found in time, by case."""
     out = folder / "reference.jsonl"
-    command = [sys.executable, __file__, "--size", size, "--reference", str(folder)]
+    command = [sys.executable, __file__, "--size", args.size, "--reference", str(folder)]
+    if args.methods:
+        command += ["--methods", *args.methods]
     try:
         subprocess.run(command, env=os.environ | {"CUDA_VISIBLE_DEVICES": ""}, timeout=seconds, check=True)
     except subprocess.TimeoutExpired:
@@ -227,14 +233,16 @@ def run(args: Any, folder: Path) -> list[dict[str, Any]]:
     args.weights = (total - output, output)
     CONSOLE.say(f"{total / 1e6:.1f} million weights, {args.dtype}; {args.peak / 1e12:.3g} TFLOP/s ({source})")
     CONSOLE.doing = "the first updates on the CPU"
-    known = references(folder, args.size, REFERENCE_SHARE * budget.left())
-    for case in CASES:
+    known = references(folder, args, REFERENCE_SHARE * budget.left())
+    for case in wanted(args.methods):
         if not budget.allows("case"):
             CONSOLE.say(f"{case}: skipped, the {args.minutes:g} minutes are nearly up")
             continue
         with budget.spend("case"):
             results.append(run_case(case, args, folder, known.get(str(case)), budget))
         CONSOLE.say(f"{case}: done")
+    if args.methods and "generate" not in args.methods:
+        return results
     if budget.allows("case"):
         results.append(run_writing(args, folder))
     else:
@@ -248,6 +256,7 @@ def arguments() -> Any:
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument("--dtype", choices=["auto", "bfloat16", "float32"], default="auto", help="of what is measured")
     parser.add_argument("--minutes", type=float, default=20.0, help="what does not fit is skipped, with a line")
+    parser.add_argument("--methods", nargs="+", choices=[*METHODS, "generate"], help="only these")
     parser.add_argument("--out", type=Path, help="write everything that was found as JSON")
     parser.add_argument("--reference", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -262,7 +271,7 @@ def main() -> None:
     if args.size == "tiny":
         torch.set_num_threads(1)  # two would mostly wait for each other
     if args.reference:
-        reference(args.reference, args.size, args.reference / "reference.jsonl")
+        reference(args.reference, args.size, args.methods, args.reference / "reference.jsonl")
         return
     if args.device == "cpu" and torch.cuda.is_available():  # hide it from all that would find it
         os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | {"CUDA_VISIBLE_DEVICES": ""})

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rlaif.config import load_recipe, recipe_schema
+from rlaif.config import Recipe, load_recipe
 from rlaif.constitution import Constitution, lint, list_checks, load_constitution
 from rlaif.errors import ConfigError, did_you_mean
 from rlaif.jsonl import write_json
-from rlaif.strict_yaml import read_yaml_file
+from rlaif.strict_yaml import read_mapping
 from rlaif.study.arms import recipe_of
 from rlaif.study.config import load_study
 from rlaif.templates import load_template
@@ -28,7 +28,10 @@ def check_file(path: Path) -> str:
         return f"{path}: judge template {template.name} of kind {template.kind}, hash {template.hash}: valid"
     if path.suffix not in {".yaml", ".yml"}:
         raise ConfigError(f"{path}: neither .yaml (constitution, recipe or study) nor .jinja (judge template)")
-    keys = _keys(path)
+    try:
+        keys = set(read_mapping(path, "")[1])
+    except ConfigError:
+        keys = set()  # the constitution loader says what is wrong
     if {"policy", "judge"} & keys:
         recipe = load_recipe(str(path))
         return f"{path}: recipe {recipe.name}: valid"
@@ -43,14 +46,6 @@ def check_file(path: Path) -> str:
     counts = f"{len(constitution.principles)} principles ({judged} judged, {checked} checked)"
     first = f"{path}: constitution {constitution.id} {constitution.version}, {counts}: valid"
     return "\n".join([first, *(f"  warning: {warning}" for warning in lint(constitution))])
-
-
-def _keys(path: Path) -> set[object]:
-    try:
-        _, value = read_yaml_file(path)
-    except ConfigError:
-        return set()  # the constitution loader says what is wrong
-    return set(value) if isinstance(value, dict) else set()
 
 
 def check_table() -> str:
@@ -69,7 +64,7 @@ def json_schema(kind: str) -> dict[str, Any]:
     """
     if kind not in SCHEMAS:
         raise ConfigError(f"schema: no schema of {kind!r}{did_you_mean(kind, SCHEMAS)}")
-    schema = recipe_schema() if kind == "recipe" else _constitution_schema()
+    schema = Recipe.model_json_schema() if kind == "recipe" else _constitution_schema()
     for union in _unions(schema):
         for reference in union["mapping"].values():
             _require_tag(schema["$defs"][reference.rpartition("/")[2]], union["propertyName"])

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from rlaif.config import Recipe, changed_keys, dump_recipe, load_recipe, recipe_schema
+from rlaif.config import Recipe, changed_keys, dump_recipe, load_recipe
 from rlaif.config.base import Section
 from rlaif.config.feedback import AiLabels, HumanLabels, Lexicographic, MixedLabels, Weighted
 from rlaif.config.judging import CompareMode, RankMode, ScoreMode
@@ -470,7 +470,7 @@ def test_every_knob_can_be_written_down(small):
     """A recipe dumped and loaded has every key of every section in use, so `recipe.yaml` tells the whole run."""
     dumped = yaml.safe_load(dump_recipe(load_recipe(small)))
     assert set(dumped) == set(Recipe.model_fields)
-    assert set(dumped["optimise"]) == set(recipe_schema()["$defs"]["Ppo"]["properties"])
+    assert set(dumped["optimise"]) == set(Recipe.model_json_schema()["$defs"]["Ppo"]["properties"])
 
 
 # ------------------------------------------------------------------------------------------------ secrets

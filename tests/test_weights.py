@@ -14,7 +14,7 @@ from scipy.optimize import minimize
 
 from rlaif.constitution import Constitution, load_constitution
 from rlaif.constitution.diff import diff
-from rlaif.constitution.write import write_constitution
+from rlaif.constitution.load import write_constitution
 from rlaif.errors import ConfigError, DataError
 from rlaif.feedback.weights import (
     LabelledPair,

@@ -16,7 +16,7 @@ from rlaif.config import Recipe
 from rlaif.config.judging import ChecklistMode
 from rlaif.console import aligned
 from rlaif.constitution import load_constitution
-from rlaif.constitution.write import write_constitution
+from rlaif.constitution.load import write_constitution
 from rlaif.errors import ConfigError
 from rlaif.feedback.judge import check_failure_cap
 from rlaif.feedback.weights import (

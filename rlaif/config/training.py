@@ -7,7 +7,6 @@ from typing import Literal
 from pydantic import field_validator
 
 from rlaif.config.base import Count, Positive, Section
-from rlaif.errors import shown
 from rlaif.patterns import check_pattern
 
 
@@ -23,10 +22,7 @@ class Lora(Section):
     @classmethod
     def _compiles(cls, targets: str | tuple[str, ...]) -> str | tuple[str, ...]:
         if isinstance(targets, str):
-            try:
-                check_pattern(targets)
-            except ValueError as error:
-                raise ValueError(f"{error} (got {shown(targets)})") from None
+            check_pattern(targets)
         return targets
 
 

@@ -1,159 +1,90 @@
-"""Read a constitution file: every mistake in it is one line `file:line: message` with the nearest valid name."""
+"""Read a constitution file, and write one that a program made, not a person."""
 
 from __future__ import annotations
 
-import re
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
 
-from rlaif.constitution.checks import CHECKS, parameters
-from rlaif.constitution.schema import SCHEMA, Constitution, Contrast, Example, Principle, repeated
-from rlaif.errors import ConfigError, did_you_mean, few, shown
+from rlaif.config.base import Mistake, mistake_at, validated
+from rlaif.constitution.schema import SCHEMA, Constitution, repeated
+from rlaif.jsonl import write_atomic
 from rlaif.resources import resolve
-from rlaif.strict_yaml import Problem, line_of, read_yaml_file
+from rlaif.strict_yaml import read_mapping
 
-MOST_EXPLAINED = 500
-"""Mistakes of one file; to find the line and the nearest name of each takes time."""
+WORDS = {
+    "string_too_short": "is empty",
+    "too_short": "is empty",
+    "string_pattern_mismatch": "use letters, digits, - and _ only",
+    "string_type": "must be text; put a number in quotes to make it text",
+    "bool_type": "must be true or false",
+    "int_type": "must be a whole number",
+    "tuple_type": "must be a list, like [this]",
+    "model_type": "must be a mapping, like {key: value}",
+    "model_attributes_type": "must be a mapping, like {kind: no_list}",
+}
+"""What is said for pydantic's errors in the strict models of a constitution."""
 
 
 def load_constitution(name_or_path: str) -> Constitution:
     """The constitution of a shipped name (`harmlessness`) or a path.
 
-    Raises ConfigError with all mistakes found in the file, one line each.
+    Raises ConfigError with all mistakes found in the file, one line each: `file:line: principles.ID.key: message`.
     """
     path = resolve("constitutions", name_or_path)
-    root, data, problems = _parse(path)
-    constitution, beyond = None, 0
-    try:
-        constitution = Constitution.model_validate(data)
-    except ValidationError as error:
-        empty = {line for line, _ in problems}
-        found = error.errors(include_url=False)
-        beyond = max(0, len(found) - MOST_EXPLAINED)
-        for problem in found[:MOST_EXPLAINED]:
-            line, message = _explain(problem, root, data)
-            if _real(problem) and not (problem["input"] is None and line in empty):
-                problems.append((line, message))
-    if problems or constitution is None:
-        raise ConfigError(few([f"{path}:{line}: {message}" for line, message in sorted(set(problems))], beyond))
-    return constitution
+    node, values = read_mapping(path, f"a constitution is a mapping that begins with `schema: {SCHEMA}`")
+    return validated(Constitution, path, node, values, words=WORDS, known=[*_missing(values), *_same_ids(values)])
 
 
-def _parse(path: Path) -> tuple[yaml.MappingNode, dict[str, Any], list[Problem]]:
-    """The file as YAML nodes (for their lines) and as values, with what is wrong in the YAML alone."""
-    root, data = read_yaml_file(path)
-    if not isinstance(root, yaml.MappingNode):
-        raise ConfigError(f"{path}:1: a constitution is a mapping that begins with `schema: {SCHEMA}`")
-    return root, data, [*_empty(root), *_same_ids(root)]
+def _missing(whole: dict[str, Any]) -> Iterator[Mistake]:
+    """Values left empty, which would be read without a word, and what a file that is no constitution lacks."""
+    if "schema" not in whole:
+        yield mistake_at(("schema",), whole, f"required, but missing; write `schema: {SCHEMA}`")
+    places: list[tuple[tuple[int | str, ...], Any]] = [((), whole)]
+    for place, value in places:
+        if value is None:
+            yield mistake_at(place, whole, "is empty; write a value or leave the key out")
+        inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+        places += [((*place, key), each) for key, each in inside]
 
 
-def _empty(node: yaml.Node) -> Iterator[Problem]:
-    """Values left empty, which would be read without a word."""
-    if isinstance(node, yaml.SequenceNode):
-        for item in node.value:
-            yield from _empty(item)
-    elif isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            yield from _empty(key)
-            yield from _empty(value)
-            if value.tag.endswith(":null"):
-                yield key.start_mark.line + 1, f"{key.value!r} is empty; write a value or leave the key out"
-
-
-def _same_ids(node: yaml.Node) -> Iterator[Problem]:
+def _same_ids(whole: dict[str, Any]) -> Iterator[Mistake]:
     """Principles whose id came before; seen here so that it is reported beside other mistakes."""
-    for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
-        if key.value == "principles" and isinstance(value, yaml.SequenceNode):
-            items = [item for item in value.value if isinstance(item, yaml.MappingNode)]
-            ids = [v for item in items for k, v in item.value if k.value == "id"]
-            for index in repeated(v.value for v in ids):
-                yield ids[index].start_mark.line + 1, f"principle id {ids[index].value!r} is used twice"
+    principles = whole.get("principles")
+    ids = [p.get("id") if isinstance(p, dict) else None for p in principles] if isinstance(principles, list) else []
+    for index in repeated(ids):
+        if ids[index] is not None:
+            yield mistake_at(("principles", index, "id"), whole, f"{ids[index]!r} is used twice")
 
 
-def _real(problem: ErrorDetails) -> bool:
-    """Not a complaint about the list of principles that only repeats one about its items."""
-    return problem["loc"] != ("principles",) or not (
-        problem["type"] == "value_error" or (problem["type"] == "too_short" and problem["input"])
-    )
+def write_constitution(path: Path, constitution: Constitution, header: str = "") -> None:
+    """Write the file atomically; see `dump_constitution`."""
+    write_atomic(path, dump_constitution(constitution, header).encode())
 
 
-def _explain(problem: ErrorDetails, root: yaml.Node, data: dict[str, Any]) -> Problem:
-    loc = (*problem["loc"], *problem.get("ctx", {}).get("at", ()))
-    return line_of(root, loc) or 1, f"{_subject(loc, data)}{_message(problem)}"
+def dump_constitution(constitution: Constitution, header: str = "") -> str:
+    """The constitution as YAML, its principles set apart by blank lines; each line of `header` is a comment on top.
+
+    What equals its default is left out, and loading it again gives the same hash.
+    """
+    whole = constitution.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+    principles = []
+    for principle, fields in zip(constitution.principles, whole.pop("principles"), strict=True):
+        if principle.check is not None:
+            fields["check"] = principle.check.model_dump(mode="json")  # `kind` is a default, and the one key it needs
+        principles.append(textwrap.indent(_yaml([fields]), "  "))
+    # A control character, even in a comment, is not valid YAML.
+    comment = ["".join(c if c.isprintable() else "?" for c in line) for line in header.splitlines()]
+    top = "".join(f"# {line}".rstrip() + "\n" for line in comment)
+    return top + _yaml(whole) + "principles:\n" + "\n".join(principles)
 
 
-def _subject(loc: tuple[int | str, ...], data: dict[str, Any]) -> str:
-    if len(loc) < 2 or not isinstance(loc[1], int):
-        return ""
-    if loc[0] == "examples":
-        return f"example number {loc[1] + 1}: "
-    item = data["principles"][loc[1]]
-    name = item.get("id") if isinstance(item, dict) else None
-    return f"principle {name!r}: " if isinstance(name, str) else f"principle number {loc[1] + 1}: "
-
-
-def _message(problem: ErrorDetails) -> str:
-    """What is wrong with a key; what is wrong with a value is `_complaint`'s."""
-    loc, kind, value = problem["loc"], problem["type"], problem["input"]
-    name = str(loc[-1]) if loc else ""
-    if kind == "extra_forbidden":
-        return f"unknown key {shown(name)}{did_you_mean(name, _keys(loc))}"
-    if kind == "missing":
-        return f"`{f'schema: {SCHEMA}' if name == 'schema' else name}` is missing"
-    if kind == "union_tag_invalid":
-        tag = str(problem["ctx"]["tag"])
-        return f"check {shown(tag)} does not exist{did_you_mean(tag, CHECKS)}"
-    if kind == "union_tag_not_found":
-        return f"`check` needs a `kind`{did_you_mean('', CHECKS)}"
-    if kind == "example" or (kind == "value_error" and name != "pattern"):  # our validators say it all
-        error = str(problem["ctx"]["error"])
-        return f"{'.'.join(map(str, loc[2:]))}: {error}" if loc[2:3] == ("contrast",) else error
-    path = (str(step) for step in loc[1:] if step not in CHECKS and not isinstance(step, int))
-    field = ".".join(path) or ("" if loc[1:] else name)
-    complaint = _complaint(field, kind, value) or re.sub("^(Value error, |Input )", "", problem["msg"])
-    return f"{field}: {complaint} (got {shown(value, 60)})".removeprefix(": ")
-
-
-def _complaint(field: str, kind: str, value: Any) -> str:
-    """Plainer words than pydantic's for what people get wrong in YAML; empty for the rest."""
-    if field == "schema":
-        return f"this rlaif reads {SCHEMA!r}"
-    if kind == "string_type" and isinstance(value, bool | int | float):
-        return "write it in quotes, to make it text"
-    plain = {
-        "literal_error": 'must be "yes" or "no"',
-        "string_too_short": "is empty",
-        "too_short": "is empty",
-        "string_pattern_mismatch": "use letters, digits, - and _ only",
-        "string_type": "must be text",
-        "bool_type": "must be true or false",
-        "int_type": "must be a whole number",
-        "tuple_type": "must be a list, like [this]",
-        "model_type": f"must be a mapping{', like {for: ..., against: ...}' if field == 'contrast' else ''}",
-        "model_attributes_type": "must be a mapping, like {kind: no_list}",
-    }
-    return plain.get(kind, "")
-
-
-def _keys(loc: tuple[int | str, ...]) -> list[str]:
-    """The keys allowed where an unknown one was found."""
-    match loc[:-1]:  # by its place: the unknown key itself may be called anything, `check` too
-        case ():
-            return _named(Constitution)
-        case ("examples", *_):
-            return _named(Example)
-        case ("principles", _, "check", kind, *_):
-            return parameters(CHECKS[str(kind)])
-        case ("principles", _, "contrast", *_):
-            return _named(Contrast)
-    return _named(Principle)
-
-
-def _named(part: type[BaseModel]) -> list[str]:
-    """The keys of a mapping as a file writes them."""
-    return [field.alias or name for name, field in part.model_fields.items()]
+def _yaml(value: Any) -> str:
+    text: str = yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=110)
+    if not all(c.isprintable() or c == "\n" for c in text):
+        # PyYAML writes U+0085 and its like raw and reads them back as a space: escape all there is.
+        text = yaml.safe_dump(value, sort_keys=False, width=110)
+    return text

@@ -24,7 +24,7 @@ from rlaif.config import Recipe
 from rlaif.config.judging import CompareMode
 from rlaif.console import bar
 from rlaif.constitution import Constitution
-from rlaif.constitution.write import write_constitution
+from rlaif.constitution.load import write_constitution
 from rlaif.errors import ConfigError, DataError
 from rlaif.jsonl import write_json
 from rlaif.models.chat import ChatModel

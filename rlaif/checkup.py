@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from rlaif.config import Recipe, load_recipe
-from rlaif.constitution import Constitution, lint, list_checks, load_constitution
+from rlaif.console import aligned
+from rlaif.constitution import Constitution, lint, load_constitution
+from rlaif.constitution.checks import CHECKS
 from rlaif.errors import ConfigError, did_you_mean
 from rlaif.jsonl import write_json
 from rlaif.strict_yaml import read_mapping
@@ -49,10 +51,13 @@ def check_file(path: Path) -> str:
 
 
 def check_table() -> str:
-    """The checks a principle may use, one a line: kind, parameters, what it asks."""
-    rows = list_checks()
-    width = max(len(row.kind) for row in rows)
-    return "\n".join(f"{row.kind:<{width}}  {row.description}  [{row.parameters}]" for row in rows)
+    """The checks a principle may use, one a line: kind, what it asks, parameters with their defaults."""
+    rows = []
+    for kind, check in CHECKS.items():
+        fields = {name: field for name, field in check.model_fields.items() if name != "kind"}
+        named = [name if field.is_required() else f"{name}={field.default}" for name, field in fields.items()]
+        rows.append((kind, f"{check.__doc__}  [{', '.join(named)}]"))
+    return "\n".join(aligned(rows))
 
 
 def json_schema(kind: str) -> dict[str, Any]:

@@ -1,7 +1,5 @@
-"""A checked judge template: it renders what is graded into the messages that the judge reads.
-
-Reading the file is `load`'s, escaping is `guard`'s.
-"""
+"""A judge template: read from its file, checked, compiled in a sandbox; it renders what is graded into the messages
+that the judge reads. Escaping is `guard`'s."""
 
 from __future__ import annotations
 
@@ -9,12 +7,18 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from jinja2 import Template
+from jinja2 import StrictUndefined, Template, TemplateSyntaxError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from rlaif.errors import ConfigError
-from rlaif.records import Message, Messages
+from rlaif.files import read_file
+from rlaif.records import Message, Messages, content_id
+from rlaif.resources import resolve
+from rlaif.templates.checks import SHAPES, Kind, check_rendered, check_tree, check_words, kind_of, labels_of
 from rlaif.templates.guard import Guard
-from rlaif.templates.shapes import SHAPES, Kind
+
+_TURNS = ("system_turn", "user_turn", "assistant_turn")  # the tags around each message of a conversation
+_TAG = re.compile(r"</?([A-Za-z][\w-]*)>")
 
 
 @dataclass(frozen=True)
@@ -94,3 +98,41 @@ class JudgeTemplate:
             return "".join(self._template.blocks[name](self._template.new_context(dict(values)))).strip()
         except Exception as error:  # the template's own, of whatever kind: a filter fails, text and number are added
             raise ConfigError(f"judge template {self.name}: cannot be rendered: {error}") from None
+
+
+def load_template(name_or_path: str, kind: Kind | None = None) -> JudgeTemplate:
+    """The judge template of a shipped name (`compare`) or a path, as this kind or, without one, as `kind_of` finds it.
+    ConfigError for one that cannot work as its kind."""
+    path = resolve("prompts/judge", name_or_path)
+    try:
+        text = read_file(path).decode()
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 text (byte {error.start})") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    # No loader and no globals: a template reaches no other file and no function.
+    environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.globals.clear()
+    try:
+        tree = environment.parse(text)
+        check_words(path, tree)
+        kind = kind or kind_of(path, tree)
+        check_tree(path, tree, kind)
+        labels = labels_of(path, tree, kind)
+        compiled = environment.from_string(text)
+    except TemplateSyntaxError as error:
+        raise ConfigError(f"{path}:{error.lineno}: {error.message}") from None
+    except (RecursionError, SyntaxError, MemoryError):  # of Python, which Jinja compiles to
+        raise ConfigError(f"{path}: nested too deeply") from None
+    except (ValueError, ArithmeticError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"{path}: a number in it cannot be read: {error}") from None
+    guard = Guard({*_TAG.findall(text), *(() if SHAPES[kind].instructs else _TURNS)})
+    # The tags around the responses, and those around an assistant's turn, however they are spelled.
+    around = re.findall(rf"<([\w-]+)>\s*\{{\{{-?\s*(?:{'|'.join(SHAPES[kind].responses)})\b", text)
+    names = "|".join(map(re.escape, sorted({*around, "assistant_turn"})))
+    fence = re.compile(rf"(?i)<\s*(/?)\s*(?:{names})\s*>")
+    template = JudgeTemplate(path.stem, content_id(text), kind, labels, compiled, guard, fence)
+    check_rendered(path, template.fill, SHAPES[kind])
+    return template

@@ -97,11 +97,13 @@ def schema_header(path: Path) -> str:
 
 def _constitution_schema() -> dict[str, Any]:
     """Pydantic's, and what the loader says besides: no null, no blank text, and keys that need each other."""
-    schema: dict[str, Any] = _without_null(Constitution.model_json_schema(by_alias=True))
+    schema = Constitution.model_json_schema(by_alias=True)
     principle, *others = (schema["$defs"][name] for name in ("Principle", "Contrast", "Example"))
     for text in (text for part in (schema, principle, *others) for text in part["properties"].values()):
         if text.get("minLength") == 1:
             text["pattern"] = r"\S"
+        if text.get("default", "") is None:
+            del text["default"]
     principle["anyOf"] = [{"required": [key]} for key in ("compare", "contrast", "check")]
     principle["dependencies"] = {"question": ["desired"], "desired": ["question"]}
     return schema
@@ -125,20 +127,6 @@ def _require_tag(definition: dict[str, Any], tag: str) -> None:
     field = definition["properties"][tag]
     field.pop("default", None)
     field.setdefault("description", definition.get("description", ""))
-
-
-def _without_null(node: Any) -> Any:
-    """`X or null` as X alone: a constitution leaves a key out instead of leaving it empty."""
-    if isinstance(node, list):
-        return [_without_null(value) for value in node]
-    if not isinstance(node, dict):
-        return node
-    values = {key: _without_null(value) for key, value in node.items()}
-    choices = values.get("anyOf")
-    if isinstance(choices, list) and {"type": "null"} in choices:
-        (kept,) = (choice for choice in choices if choice != {"type": "null"})
-        values = {key: value for key, value in values.items() if key not in {"anyOf", "default"}} | kept
-    return values
 
 
 def _draft7(node: Any) -> Any:

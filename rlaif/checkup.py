@@ -100,10 +100,11 @@ def _constitution_schema() -> dict[str, Any]:
     schema = Constitution.model_json_schema(by_alias=True)
     principle, *others = (schema["$defs"][name] for name in ("Principle", "Contrast", "Example"))
     for text in (text for part in (schema, principle, *others) for text in part["properties"].values()):
+        if "default" in text and text["default"] is None:  # a file leaves the key out instead of leaving it empty
+            del text["default"]
+            text.update(text.pop("anyOf")[0])
         if text.get("minLength") == 1:
             text["pattern"] = r"\S"
-        if text.get("default", "") is None:
-            del text["default"]
     principle["anyOf"] = [{"required": [key]} for key in ("compare", "contrast", "check")]
     principle["dependencies"] = {"question": ["desired"], "desired": ["question"]}
     return schema

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
-from pydantic.json_schema import SkipJsonSchema
 from pydantic_core import PydanticCustomError
 
 from rlaif.constitution.checks import Check
@@ -18,8 +17,6 @@ from rlaif.records import content_id
 SCHEMA = "rlaif/constitution/v1"
 
 Text = Annotated[str, Field(min_length=1)]
-Absent = SkipJsonSchema[None]
-"""None in Python; a file leaves the key out."""
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 
 
@@ -57,17 +54,17 @@ class Principle(_Part):
 
     id: Name
     """Names the principle in labels, reports and audits: letters, digits, - and _."""
-    compare: Text | Absent = None
+    compare: Text | None = None
     """Which of two responses follows the principle: a question that begins "Which response"."""
-    critique: Text | Absent = None
+    critique: Text | None = None
     """Asks what in a response goes against the principle."""
-    revise: Text | Absent = None
+    revise: Text | None = None
     """Asks for the response again, without that."""
-    question: Text | Absent = None
+    question: Text | None = None
     """A yes/no question about one response."""
-    desired: Literal["yes", "no"] | Absent = None
+    desired: Literal["yes", "no"] | None = None
     """The reply to `question` that follows the principle."""
-    contrast: Contrast | Absent = None
+    contrast: Contrast | None = None
     """Two instructions, of which the first asks for what the principle wants."""
     weight: float = Field(default=1.0, ge=1e-6, le=1e6, allow_inf_nan=False)
     """How much it counts beside the others where the recipe aggregates by weight."""
@@ -77,7 +74,7 @@ class Principle(_Part):
     """Where it clearly prefers one response, nothing else counts."""
     tags: tuple[Text, ...] = Field(default=(), strict=False)
     """Applies to prompts with one of these tags; none = to all prompts."""
-    check: Check | Absent = None
+    check: Check | None = None
     """What code decides, without the judge; `rlaif check --list-checks` lists them."""
 
     @model_validator(mode="after")
@@ -113,7 +110,7 @@ class Principle(_Part):
 class Example(_Part):
     """A response critiqued and revised as it should be: shown to the model before every real one."""
 
-    principle: Name | Absent = None
+    principle: Name | None = None
     """The principle whose critique and revise texts ask for it; none = whichever is asked about."""
     prompt: Text
     """What a user said."""

@@ -27,8 +27,7 @@ from rlaif.audits.gold import read_gold
 from rlaif.config.feedback import LabelSection, SampleSection
 from rlaif.config.judging import ChecklistMode, CompareMode, ContrastMode, Mode, PanelMember, PanelMode, ScoreMode
 from rlaif.config.models import LocalModel
-from rlaif.constitution import Constitution
-from rlaif.constitution.write import write_constitution
+from rlaif.constitution import Constitution, write_constitution
 from rlaif.feedback.calibration import TEMPERATURES, Confidences, fit_temperature
 from rlaif.feedback.judge import judge_by_mode
 from rlaif.feedback.pairs import choice

@@ -28,8 +28,7 @@ from scipy.stats import t as student_t
 
 from rlaif.config import load_recipe
 from rlaif.config.measures import LongWords, Readability, Syllables, WordCount
-from rlaif.constitution import Constitution, Contrast, load_constitution
-from rlaif.constitution.write import write_constitution
+from rlaif.constitution import Constitution, Contrast, load_constitution, write_constitution
 from rlaif.evaluation.artefacts import Artefacts, read_artefacts
 from rlaif.evaluation.instruments import Instrument, instruments
 from rlaif.feedback.judge import score

@@ -6,11 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rlaif.config import load_recipe, recipe_schema
-from rlaif.constitution import Constitution, lint, list_checks, load_constitution
+from rlaif.config import Recipe, load_recipe
+from rlaif.console import aligned
+from rlaif.constitution import Constitution, lint, load_constitution
+from rlaif.constitution.checks import CHECKS
 from rlaif.errors import ConfigError, did_you_mean
 from rlaif.jsonl import write_json
-from rlaif.strict_yaml import read_yaml_file
+from rlaif.strict_yaml import read_mapping
 from rlaif.study.arms import recipe_of
 from rlaif.study.config import load_study
 from rlaif.templates import load_template
@@ -28,7 +30,10 @@ def check_file(path: Path) -> str:
         return f"{path}: judge template {template.name} of kind {template.kind}, hash {template.hash}: valid"
     if path.suffix not in {".yaml", ".yml"}:
         raise ConfigError(f"{path}: neither .yaml (constitution, recipe or study) nor .jinja (judge template)")
-    keys = _keys(path)
+    try:
+        keys = set(read_mapping(path, "")[1])
+    except ConfigError:
+        keys = set()  # the constitution loader says what is wrong
     if {"policy", "judge"} & keys:
         recipe = load_recipe(str(path))
         return f"{path}: recipe {recipe.name}: valid"
@@ -45,19 +50,14 @@ def check_file(path: Path) -> str:
     return "\n".join([first, *(f"  warning: {warning}" for warning in lint(constitution))])
 
 
-def _keys(path: Path) -> set[object]:
-    try:
-        _, value = read_yaml_file(path)
-    except ConfigError:
-        return set()  # the constitution loader says what is wrong
-    return set(value) if isinstance(value, dict) else set()
-
-
 def check_table() -> str:
-    """The checks a principle may use, one a line: kind, parameters, what it asks."""
-    rows = list_checks()
-    width = max(len(row.kind) for row in rows)
-    return "\n".join(f"{row.kind:<{width}}  {row.description}  [{row.parameters}]" for row in rows)
+    """The checks a principle may use, one a line: kind, what it asks, parameters with their defaults."""
+    rows = []
+    for kind, check in CHECKS.items():
+        fields = {name: field for name, field in check.model_fields.items() if name != "kind"}
+        named = [name if field.is_required() else f"{name}={field.default}" for name, field in fields.items()]
+        rows.append((kind, f"{check.__doc__}  [{', '.join(named)}]"))
+    return "\n".join(aligned(rows))
 
 
 def json_schema(kind: str) -> dict[str, Any]:
@@ -69,7 +69,7 @@ def json_schema(kind: str) -> dict[str, Any]:
     """
     if kind not in SCHEMAS:
         raise ConfigError(f"schema: no schema of {kind!r}{did_you_mean(kind, SCHEMAS)}")
-    schema = recipe_schema() if kind == "recipe" else _constitution_schema()
+    schema = Recipe.model_json_schema() if kind == "recipe" else _constitution_schema()
     for union in _unions(schema):
         for reference in union["mapping"].values():
             _require_tag(schema["$defs"][reference.rpartition("/")[2]], union["propertyName"])
@@ -97,9 +97,12 @@ def schema_header(path: Path) -> str:
 
 def _constitution_schema() -> dict[str, Any]:
     """Pydantic's, and what the loader says besides: no null, no blank text, and keys that need each other."""
-    schema: dict[str, Any] = _without_null(Constitution.model_json_schema(by_alias=True))
+    schema = Constitution.model_json_schema(by_alias=True)
     principle, *others = (schema["$defs"][name] for name in ("Principle", "Contrast", "Example"))
     for text in (text for part in (schema, principle, *others) for text in part["properties"].values()):
+        if "default" in text and text["default"] is None:  # a file leaves the key out instead of leaving it empty
+            del text["default"]
+            text.update(text.pop("anyOf")[0])
         if text.get("minLength") == 1:
             text["pattern"] = r"\S"
     principle["anyOf"] = [{"required": [key]} for key in ("compare", "contrast", "check")]
@@ -125,20 +128,6 @@ def _require_tag(definition: dict[str, Any], tag: str) -> None:
     field = definition["properties"][tag]
     field.pop("default", None)
     field.setdefault("description", definition.get("description", ""))
-
-
-def _without_null(node: Any) -> Any:
-    """`X or null` as X alone: a constitution leaves a key out instead of leaving it empty."""
-    if isinstance(node, list):
-        return [_without_null(value) for value in node]
-    if not isinstance(node, dict):
-        return node
-    values = {key: _without_null(value) for key, value in node.items()}
-    choices = values.get("anyOf")
-    if isinstance(choices, list) and {"type": "null"} in choices:
-        (kept,) = (choice for choice in choices if choice != {"type": "null"})
-        values = {key: value for key, value in values.items() if key not in {"anyOf", "default"}} | kept
-    return values
 
 
 def _draft7(node: Any) -> Any:

@@ -223,33 +223,13 @@ def begin_private(path: Path) -> None:
             path.chmod(0o600)
 
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """Replace the file's content in one step: a reader, or a run after a kill, sees the old file or the new one.
+class RowWriter:
+    """Rows or bytes as they come, in a hidden file that takes its name when it is whole (`finish`); closed before that,
+    it is gone: a reader, or a run after a kill, sees the old file or the new one.
 
     For one writer at a time: what a kill left half-written is overwritten by the next run. An OSError names the file.
     Of several processes that train together only the first writes; the others hold the same data.
     """
-    if not leads():
-        return
-    temporary = path.with_name(f".{path.name}.tmp")
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.unlink(missing_ok=True)
-        with open(temporary, "wb", opener=no_link) as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-
-
-def write_jsonl(path: Path, rows: Iterable[Any]) -> None:
-    """Write all rows, atomically."""
-    write_atomic(path, "".join(dumps(row) + "\n" for row in rows).encode())
-
-
-class RowWriter:
-    """Rows as they come, in a hidden file that takes its name when it is whole (`finish`); closed before that, it is
-    gone. Else as `write_atomic`."""
 
     def __init__(self, path: Path) -> None:
         self.rows = 0
@@ -259,9 +239,13 @@ class RowWriter:
         self._file: IO[bytes] | None = None
 
     def write(self, rows: Sequence[Any]) -> None:
-        """Append."""
-        assert not self._whole, f"{self._path} has its name already"
+        """Append rows."""
         self.rows += len(rows)
+        self.append("".join(f"{dumps(row)}\n" for row in rows).encode())
+
+    def append(self, data: bytes) -> None:
+        """Append these bytes."""
+        assert not self._whole, f"{self._path} has its name already"
         if not leads():
             return
         with writing(self._path):
@@ -269,12 +253,11 @@ class RowWriter:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
                 self._temporary.unlink(missing_ok=True)
                 self._file = open(self._temporary, "wb", opener=no_link)  # noqa: SIM115 (`close` closes it)
-            for row in rows:
-                self._file.write(f"{dumps(row)}\n".encode())
+            self._file.write(data)
 
     def finish(self) -> None:
         """Give the file its name. Nothing can be written afterwards."""
-        self.write(())
+        self.append(b"")
         self._whole = True
         if self._file is not None:
             with writing(self._path):
@@ -287,11 +270,21 @@ class RowWriter:
         """Leave nothing behind."""
         if self._file is not None:
             file, self._file = self._file, None
-            with contextlib.suppress(
-                OSError
-            ):  # of rows that nobody wants any more: `finish` has put the others on disk
+            with contextlib.suppress(OSError):  # of rows that nobody wants: `finish` has put the others on disk
                 file.close()
             self._temporary.unlink(missing_ok=True)
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Replace the file's content in one step, as `RowWriter` does."""
+    with contextlib.closing(RowWriter(path)) as file:
+        file.append(data)
+        file.finish()
+
+
+def write_jsonl(path: Path, rows: Iterable[Any]) -> None:
+    """Write all rows, atomically."""
+    write_atomic(path, "".join(dumps(row) + "\n" for row in rows).encode())
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -47,14 +47,15 @@ for line in sys.stdin.buffer:
 
 def check_pattern(pattern: str) -> None:
     """ValueError for what is no regular expression, or is one that a later Python reads otherwise (`[[a]`)."""
+    got = f"(got {shown(pattern)})"
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", FutureWarning)
             re.compile(pattern)
     except FutureWarning as error:
-        raise ValueError(f"not a regular expression: {error}; write a backslash before it") from None
+        raise ValueError(f"not a regular expression: {error}; write a backslash before it {got}") from None
     except (re.error, OverflowError, RecursionError) as error:
-        raise ValueError(f"not a regular expression: {error}") from None
+        raise ValueError(f"not a regular expression: {error} {got}") from None
 
 
 class Endless(DataError):

@@ -1,4 +1,4 @@
-"""YAML text to values, strictly: nothing is read as something else than what most people take it for.
+"""YAML text to values, strictly, and values to models: a mistake is `file:line: key: message (got value)`.
 
 Recipes, overrides, studies and constitutions are all read here. What is refused beside broken YAML: keys that are
 written twice, words and numbers that YAML 1.1 reads in its own way, tags other than those of plain values, and aliases
@@ -164,18 +164,14 @@ def line_of(root: yaml.Node | None, place: Sequence[int | str]) -> int | None:
     return line
 
 
-def read_yaml(text: str) -> Any:
-    """The value. NotYaml where it cannot be read."""
-    return parse_yaml(text)[1]
-
-
-def read_yaml_file(path: Path) -> tuple[yaml.Node | None, Any]:
-    """As `parse_yaml`. ConfigError, a line for each problem, for a file that cannot be read."""
+def read_mapping(path: Path, rule: str) -> tuple[yaml.Node | None, dict[str, Any]]:
+    """A YAML file as nodes, which know their lines, and as keys and values. ConfigError for a file that cannot be read,
+    a line for each problem, or that is no mapping: then it says the `rule`, "a recipe is a mapping of sections"."""
     try:
         data = read_file(path)
         if len(data) > MOST_BYTES:
             raise ConfigError(f"{path}: {len(data):,} bytes of YAML, at most {MOST_BYTES:,}")
-        return parse_yaml(data.decode("utf-8-sig"))
+        node, values = parse_yaml(data.decode("utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
@@ -183,3 +179,6 @@ def read_yaml_file(path: Path) -> tuple[yaml.Node | None, Any]:
         raise ConfigError(f"{path}:{line}: not UTF-8 text") from None
     except NotYaml as error:
         raise ConfigError(few([f"{path}:{line}: {message}" for line, message in sorted(error.problems)])) from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: {rule} (got {type(values).__name__})")
+    return node, values

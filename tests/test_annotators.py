@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from scipy.optimize import approx_fprime
 from scipy.stats import binom
 
-from rlaif.config.annotators import AnnotatorsSection, Removal
+from rlaif.config.feedback import AnnotatorsSection, Removal
 from rlaif.errors import ConfigError, DataError
 from rlaif.feedback.annotators.commands import annotators_command, read_labels, removal_of, simulate_command
 from rlaif.feedback.annotators.credibility import AnnotatorReport, Rate, counted, credibility, removed

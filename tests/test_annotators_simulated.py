@@ -12,7 +12,7 @@ from statistics import fmean, median
 import pytest
 from pydantic import ValidationError
 
-from rlaif.config.annotators import AnnotatorsSection, Removal
+from rlaif.config.feedback import AnnotatorsSection, Removal
 from rlaif.errors import ConfigError
 from rlaif.feedback.annotators.credibility import counted, credibility, removed
 from rlaif.feedback.annotators.labels import table

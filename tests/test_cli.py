@@ -125,7 +125,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(cli, tmp_path, words, reason):
 @pytest.mark.parametrize(
     ("what", "text", "reason"),
     [
-        ("constitution", "schema: rlaif/constitution/v1\nid: x\n", "bad.yaml:1: "),
+        ("constitution", "schema: rlaif/constitution/v1\nid: x\n", "bad.yaml: version: required"),
         ("constitution", "a: [", "bad.yaml:1: not valid YAML"),
         ("prompts", '{"prompt": "hi"}\n{"prompt": \n', "bad.yaml:2: not a JSON object: "),
         ("prompts", '{"promt": "hi"}\n', "bad.yaml:1: no key 'prompt', 'messages' or 'chosen'; did you mean 'promt'?"),

@@ -12,9 +12,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from rlaif.config import Recipe, changed_keys, dump_recipe, load_recipe, recipe_schema
+from rlaif.config import Recipe, changed_keys, dump_recipe, load_recipe
 from rlaif.config.base import Section
-from rlaif.config.feedback import AiLabels, HumanLabels, Lexicographic, MixedLabels, Weighted
+from rlaif.config.feedback import AiLabels, HumanLabels, Lexicographic, MixedLabels, WeightedMix
 from rlaif.config.judging import CompareMode, RankMode, ScoreMode
 from rlaif.config.models import VllmModel
 from rlaif.config.optimise import AdaptiveKl, FixedKl
@@ -120,11 +120,11 @@ def test_another_alternative_keeps_what_it_shares_with_the_old_one(small):
         (["label.mode.kind=score"], lambda r: r.label.mode == ScoreMode()),
         (
             ["preferences.labels.policy.ai=2", "preferences.labels.policy.kind=weighted"],
-            lambda r: r.preferences.labels.policy == Weighted(ai=2),
+            lambda r: r.preferences.labels.policy == WeightedMix(ai=2),
         ),
         (
             ["preferences.labels.policy.kind=weighted", "preferences.labels.policy.ai=2"],
-            lambda r: r.preferences.labels.policy == Weighted(ai=2),
+            lambda r: r.preferences.labels.policy == WeightedMix(ai=2),
         ),
         (["evaluate.examples=3"], lambda r: r.evaluate.examples == 3),
     ],
@@ -138,7 +138,7 @@ def test_what_the_recipe_leaves_out_is_there_to_be_changed(overrides, read):
 def test_another_alternative_does_not_inherit_a_knob_that_means_something_else():
     """By tag `human` is a list of tags and weighted it is a weight; each mode has a template of its own."""
     policy = load_recipe("hh-hybrid", ["preferences.labels.policy.kind=weighted"]).preferences.labels.policy
-    assert policy == Weighted()
+    assert policy == WeightedMix()
     mode = "label.mode={kind: compare, template: compare-brief}"
     assert load_recipe("hh-hybrid", [mode, "label.mode.kind=score"]).label.mode == ScoreMode()
     assert load_recipe("hh-hybrid", [mode, "label.mode.kind=rank"]).label.mode == RankMode(template="compare-brief")
@@ -470,7 +470,7 @@ def test_every_knob_can_be_written_down(small):
     """A recipe dumped and loaded has every key of every section in use, so `recipe.yaml` tells the whole run."""
     dumped = yaml.safe_load(dump_recipe(load_recipe(small)))
     assert set(dumped) == set(Recipe.model_fields)
-    assert set(dumped["optimise"]) == set(recipe_schema()["$defs"]["Ppo"]["properties"])
+    assert set(dumped["optimise"]) == set(Recipe.model_json_schema()["$defs"]["Ppo"]["properties"])
 
 
 # ------------------------------------------------------------------------------------------------ secrets

@@ -98,72 +98,72 @@ def test_for_tags(tmp_path):
     [
         (
             "- {id: a, compar: x, check: {kind: no_list}}",
-            "6: principle 'a': unknown key 'compar'; did you mean 'compare'?",
+            "6: principles.a.compar: no such key; did you mean 'compare'?",
         ),
         (
             "- id: a\n  compare: x\n  weight: 0",
-            "8: principle 'a': weight: should be greater than or equal to 0.000001 (got 0)",
+            "8: principles.a.weight: Input should be greater than or equal to 0.000001 (got 0)",
         ),
         (
             "- id: a\n  compare: x\n  weight: 5.0e-324",
-            "8: principle 'a': weight: should be greater than or equal to 0.000001 (got 5e-324)",
+            "8: principles.a.weight: Input should be greater than or equal to 0.000001 (got 5e-324)",
         ),
         (
             "- id: a\n  compare: x\n  weight: 1.0e+308",
-            "8: principle 'a': weight: should be less than or equal to 1000000 (got 1e+308)",
+            "8: principles.a.weight: Input should be less than or equal to 1000000 (got 1e+308)",
         ),
         (
             "- id: a\n  compare: x\n  weight: .nan",
-            "8: principle 'a': weight: should be a finite number (got nan)",
+            "8: principles.a.weight: Input should be a finite number (got nan)",
         ),
         (
             "- id: a\n  compare: x\n  weight: .inf",
-            "8: principle 'a': weight: should be a finite number (got inf)",
+            "8: principles.a.weight: Input should be a finite number (got inf)",
         ),
-        ("- id: a\n  compare: ' '", "7: principle 'a': compare: is empty (got ' ')"),
+        ("- id: a\n  compare: ' '", "7: principles.a.compare: is empty (got ' ')"),
         (
             "- id: a\n  compare:\n  check: {kind: no_list}",
-            "7: 'compare' is empty; write a value or leave the key out",
+            "7: principles.a.compare: is empty; write a value or leave the key out",
         ),
         ("- id: a\n  compare: x\n  compare: y", "8: key 'compare' appears twice; the first is in line 7"),
         (
             "- {id: a, compare: x}\n- {id: b, compare: x}\n- {id: a, compare: x}",
-            "8: principle id 'a' is used twice",
+            "8: principles.a.id: 'a' is used twice",
         ),
         (
             "- id: a\n  check: {kind: max_word, limit: 3}",
-            "7: principle 'a': check 'max_word' does not exist; did you mean 'max_words'?",
+            "7: principles.a.check: no kind 'max_word'; did you mean 'max_words'?",
         ),
         (
             "- id: a\n  check:\n    kind: max_words\n    limit: 3\n    limt: 4",
-            "10: principle 'a': unknown key 'limt'; did you mean 'limit'?",
+            "10: principles.a.check.limt: no such key; did you mean 'limit'?",
         ),
-        ("- id: a\n  check:\n    kind: max_words", "7: principle 'a': `limit` is missing"),
+        ("- id: a\n  check:\n    kind: max_words", "7: principles.a.check.limit: required, but missing"),
         (
             "- id: a\n  compare: x\n  question: y\n  desired: no",
             "9: no can be read in two ways; write true or false, or quote the word",
         ),
         (
             "- id: a\n  compare: x\n  question: y\n  desired: maybe",
-            "9: principle 'a': desired: must be \"yes\" or \"no\" (got 'maybe')",
+            "9: principles.a.desired: Input should be 'yes' or 'no' (got 'maybe')",
         ),
-        ("- {id: a, compare: x, question: y}", "6: principle 'a': `question` and `desired` go together"),
+        ("- {id: a, compare: x, question: y}", "6: principles.a: `question` and `desired` go together"),
         (
             "- {id: a, revise: x}",
-            "6: principle 'a': has neither `compare`, `contrast` nor `check`, so nothing decides it",
+            "6: principles.a: has neither `compare`, `contrast` nor `check`, so nothing decides it",
         ),
-        ("- {compare: x}", "6: principle number 1: `id` is missing"),
-        ("- just text", "6: principle number 1: must be a mapping (got 'just text')"),
+        ("- {compare: x}", "6: principles.0.id: required, but missing"),
+        ("- just text", "6: principles.0: must be a mapping, like {key: value} (got 'just text')"),
         (
             "- {id: a, compare: x, tags: harmful}",
-            "6: principle 'a': tags: must be a list, like [this] (got 'harmful')",
+            "6: principles.a.tags: must be a list, like [this] (got 'harmful')",
         ),
-        ("- {id: a, compare: x, veto: 'yes'}", "6: principle 'a': veto: must be true or false (got 'yes')"),
+        ("- {id: a, compare: x, veto: 'yes'}", "6: principles.a.veto: must be true or false (got 'yes')"),
         (
             "- {id: a, compare: x, priority: 1.5}",
-            "6: principle 'a': priority: must be a whole number (got 1.5)",
+            "6: principles.a.priority: must be a whole number (got 1.5)",
         ),
-        ("- {id: a b, compare: x}", "6: principle 'a b': id: use letters, digits, - and _ only (got 'a b')"),
+        ("- {id: a b, compare: x}", "6: principles.0.id: use letters, digits, - and _ only (got 'a b')"),
         ("  []", "5: principles: is empty (got [])"),
     ],
 )
@@ -173,7 +173,10 @@ def test_each_mistake_is_one_clear_line(complaints, principles, expected):
 
 def test_a_bad_pattern_says_why(complaints):
     (line,) = complaints(HEAD + "- id: a\n  check: {kind: regex_absent, pattern: '('}\n")
-    assert line.startswith("7: principle 'a': check.pattern: not a regular expression: missing )")
+    assert line == (
+        "7: principles.a.check.pattern: not a regular expression: missing ), unterminated subpattern at position 0 "
+        "(got '(')"
+    )
 
 
 @pytest.mark.parametrize(
@@ -181,14 +184,14 @@ def test_a_bad_pattern_says_why(complaints):
     [
         (
             HEAD.replace("schema: rlaif/constitution/v1\n", ""),
-            "1: `schema: rlaif/constitution/v1` is missing",
+            " schema: required, but missing; write `schema: rlaif/constitution/v1`",
         ),
         (
             HEAD.replace("v1", "v9"),
-            "1: schema: this rlaif reads 'rlaif/constitution/v1' (got 'rlaif/constitution/v9')",
+            "1: schema: Input should be 'rlaif/constitution/v1' (got 'rlaif/constitution/v9')",
         ),
-        (HEAD.replace("'1'", "1.0"), "3: version: write it in quotes, to make it text (got 1.0)"),
-        (HEAD.replace("title", "titel"), "4: unknown key 'titel'; did you mean 'title'?"),
+        (HEAD.replace("'1'", "1.0"), "3: version: must be text; put a number in quotes to make it text (got 1.0)"),
+        (HEAD.replace("title", "titel"), "4: titel: no such key; did you mean 'title'?"),
     ],
 )
 def test_mistakes_in_the_head(complaints, text, expected):
@@ -203,9 +206,9 @@ def test_all_mistakes_are_reported_in_order(complaints):
 @pytest.mark.parametrize(
     ("text", "line", "words"),
     [
-        ("", "1", "a constitution is a mapping"),
-        ("- a\n- b\n", "1", "a constitution is a mapping"),
-        ("just text", "1", "a constitution is a mapping"),
+        ("", "", "a constitution is a mapping that begins with `schema: rlaif/constitution/v1` (got NoneType)"),
+        ("- a\n- b\n", "", "a constitution is a mapping"),
+        ("just text", "", "a constitution is a mapping"),
         ("a: [1\nb: 2\n", "2", "not valid YAML"),
         ("a: 1\nb: so: it goes\n", "2", "needs quotes"),
         ("a: b\n\tc: d\n", "2", "not valid YAML"),
@@ -222,8 +225,7 @@ def test_all_mistakes_are_reported_in_order(complaints):
 )
 def test_broken_files_are_one_line(complaints, text, line, words):
     (complaint,) = complaints(text)
-    assert complaint.split(":")[0] == line
-    assert words in complaint
+    assert complaint.startswith(f"{line}: " if line else " ") and words in complaint
 
 
 def test_an_alias_bomb_is_one_line(complaints):
@@ -261,7 +263,7 @@ def test_all_that_yaml_reads_otherwise_is_told_at_once(complaints):
 )
 def test_an_unknown_key_may_be_called_what_another_part_is(complaints, place, known, key):
     found = complaints(HEAD[: HEAD.index("principles")] + place.replace("KEY", key))
-    assert any(f"unknown key '{key}'" in line for line in found) is (key not in known)
+    assert any(f"{key}: no such key" in line for line in found) is (key not in known)
 
 
 KEYS = ["id", "compare", "contrast", "for", "against", "check", "kind", "limit", "principles"]

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlaif.constitution import Constitution, Principle, load_constitution
-from rlaif.constitution.diff import HEAD_LEVELS, LEVELS, PRINCIPLE_LEVELS, diff, word_diff
+from rlaif.constitution.diff import FIELDS, LEVELS, diff, word_diff
 from rlaif.resources import available
 
 HEAD = {"schema": "rlaif/constitution/v1", "id": "c", "version": "1.2.3", "title": "T"}
@@ -122,15 +122,15 @@ def test_each_change_has_its_sentence_and_level(new, level, sentence):
 def test_each_change_of_a_contrast_has_its_sentence_and_level(before, after, level, sentence):
     old, new = (of(CALM | ({"contrast": texts} if texts else {}), BRIEF) for texts in (before, after))
     (change,) = diff(old, new).changes
-    assert (change.level, change.sentence, change.principle) == (level, f"calm: {sentence}", "calm")
+    assert change == (level, f"calm: {sentence}")
 
 
 def test_both_sides_turned_round_are_two_changes():
     turned = {"for": BOTH["against"], "against": BOTH["for"]}
     changes = diff(of(CALM | {"contrast": BOTH}), of(CALM | {"contrast": turned})).changes
-    assert [(c.level, c.before, c.after) for c in changes] == [
-        ("major", "Be calm.", "Be heated."),
-        ("major", "Be heated.", "Be calm."),
+    assert [change.sentence for change in changes] == [
+        "calm: contrast.for reworded: Be [-calm.-] {+heated.+}",
+        "calm: contrast.against reworded: Be [-heated.-] {+calm.+}",
     ]
 
 
@@ -160,12 +160,6 @@ def test_a_renamed_principle_that_also_changed_says_both():
         "principle calm renamed to cool: it says the same",
         "cool: weight 1 -> 3 (counts more)",
     ]
-    assert {c.principle for c in found.changes} == {"cool"}
-
-
-def test_a_reworded_text_is_kept_whole():
-    (change,) = diff(OLD, of(CALM | {"compare": "Which response is calmer?"}, BRIEF)).changes
-    assert (change.before, change.after) == (CALM["compare"], "Which response is calmer?")
 
 
 def test_the_gravest_change_decides():
@@ -234,8 +228,8 @@ def test_below_one_the_middle_number_says_major():
 
 def test_every_field_has_a_level():
     """A field that the schema gains must be given its place in the rule."""
-    assert set(Principle.model_fields) - {"id"} <= set(PRINCIPLE_LEVELS)
-    assert set(Constitution.model_fields) - {"schema_", "version", "principles"} <= set(HEAD_LEVELS)
+    fields = {*Principle.model_fields, *Constitution.model_fields}
+    assert fields - {"schema_", "version", "principles"} == set(FIELDS)
 
 
 @given(st.randoms(use_true_random=False), st.sampled_from(sorted(available("constitutions"))))

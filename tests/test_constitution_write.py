@@ -11,8 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from rlaif.constitution import Constitution, load_constitution
-from rlaif.constitution.write import dump_constitution, write_constitution
+from rlaif.constitution import Constitution, dump_constitution, load_constitution, write_constitution
 from rlaif.resources import available
 
 TRICKY = st.sampled_from(

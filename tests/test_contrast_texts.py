@@ -62,31 +62,31 @@ def test_without_against_the_other_side_is_the_model_as_it_is(tmp_path: Path, wr
 @pytest.mark.parametrize(
     ("written", "expected"),
     [
-        (
-            "    for: x\n    agianst: y",
-            "9: principle 'a': unknown key 'agianst'; did you mean 'against'?",
-        ),
-        ("    for: x\n    for_: y", "9: principle 'a': unknown key 'for_'; did you mean 'for'?"),
-        ("    for: x\n    compare: y", "9: principle 'a': unknown key 'compare'; valid choices: against, for"),
+        ("    for: x\n    agianst: y", "9: principles.a.contrast.agianst: no such key; did you mean 'against'?"),
+        ("    for: x\n    for_: y", "9: principles.a.contrast.for_: no such key; did you mean 'for'?"),
+        ("    for: x\n    compare: y", "9: principles.a.contrast.compare: no such key; valid choices: against, for"),
         ("    for: x\n    for: y", "9: key 'for' appears twice; the first is in line 8"),
-        ("    against: y", "7: principle 'a': `for` is missing"),
-        ("    for: ' '\n    against: y", "8: principle 'a': contrast.for: is empty (got ' ')"),
-        ("    for:\n    against: y", "8: 'for' is empty; write a value or leave the key out"),
-        ("    for: x\n    against:", "9: 'against' is empty; write a value or leave the key out"),
+        ("    against: y", "7: principles.a.contrast.for: required, but missing"),
+        ("    for: ' '\n    against: y", "8: principles.a.contrast.for: is empty (got ' ')"),
+        ("    for:\n    against: y", "8: principles.a.contrast.for: is empty; write a value or leave the key out"),
+        ("    for: x\n    against:", "9: principles.a.contrast.against: is empty; write a value or leave the key out"),
         ("    for: no\n    against: y", "8: no can be read in two ways; write true or false, or quote the word"),
         (
             "    for: x\n    against: 3",
-            "9: principle 'a': contrast.against: write it in quotes, to make it text (got 3)",
+            "9: principles.a.contrast.against: must be text; put a number in quotes to make it text (got 3)",
         ),
-        ("    for: [x]", "8: principle 'a': contrast.for: must be text (got ['x'])"),
+        (
+            "    for: [x]",
+            "8: principles.a.contrast.for: must be text; put a number in quotes to make it text (got ['x'])",
+        ),
         (
             "    - x\n    - y",
-            "7: principle 'a': contrast: must be a mapping, like {for: ..., against: ...} (got ['x', 'y'])",
+            "7: principles.a.contrast: must be a mapping, like {key: value} (got ['x', 'y'])",
         ),
         *(
             (
                 f"    for: Be brief.\n    against: {same}",
-                "9: principle 'a': contrast.against: is the same as `for`, so the two tell no responses apart",
+                "9: principles.a.contrast.against: is the same as `for`, so the two tell no responses apart",
             )
             for same in ("Be brief.", "be  BRIEF", "'\n      Be brief! '")
         ),
@@ -99,7 +99,7 @@ def test_each_mistake_is_one_clear_line(tmp_path: Path, written: str, expected: 
 
 
 def test_a_wrong_name_of_the_whole_is_told_the_right_one(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="unknown key 'contrasts'; did you mean 'contrast'"):
+    with pytest.raises(ConfigError, match="contrasts: no such key; did you mean 'contrast'"):
         load(tmp_path, "- {id: a, compare: x, contrasts: {for: y}}")
 
 

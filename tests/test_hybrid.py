@@ -15,7 +15,7 @@ from rlaif.annotate import routers
 from rlaif.annotate.conflicts import conflicts
 from rlaif.annotate.predictor import predict_errors
 from rlaif.annotate.routers import closeness, disagreement, features, margins_of_choice, swap_gap
-from rlaif.config.feedback import Calibrated, Debiased, Reliable
+from rlaif.config.feedback import CalibratedMix, DebiasedMix, ReliabilityMix
 from rlaif.errors import DataError
 from rlaif.feedback.labelled import match
 from rlaif.feedback.mix import believed, overlap_agreement, overlap_of
@@ -228,7 +228,9 @@ def test_only_pairs_that_people_got_by_chance_say_how_good_the_judge_is():
 def test_smoothing_makes_the_label_what_the_judge_is_worth():
     ai, human = overlapping(80, 20, ties=5)
     a = 80.5 / 101
-    rows = believed(weighted([*ai, judged("new", 0.1), judged("even", 0.5)], human), overlap_of(ai, human), Reliable())
+    rows = believed(
+        weighted([*ai, judged("new", 0.1), judged("even", 0.5)], human), overlap_of(ai, human), ReliabilityMix()
+    )
     theirs = [row.judgment.p_a for row in rows if row.judgment.source == "human"]
     ours = [row.judgment.p_a for row in rows if row.judgment.source == "ai"]
     assert theirs == [one.p_a for one in human], "people's labels stay"
@@ -238,7 +240,7 @@ def test_smoothing_makes_the_label_what_the_judge_is_worth():
 
 def test_weighting_by_the_information_in_a_label():
     ai, human = overlapping(80, 20)
-    rows = believed(weighted(ai, human), overlap_of(ai, human), Reliable(use="weight"))
+    rows = believed(weighted(ai, human), overlap_of(ai, human), ReliabilityMix(use="weight"))
     a = 80.5 / 101
     assert [row.weight for row in rows if row.judgment.source == "ai"] == pytest.approx([(2 * a - 1) ** 2] * 100)
     assert {row.weight for row in rows if row.judgment.source == "human"} == {1.0}
@@ -262,7 +264,7 @@ def test_the_weight_is_the_relative_information_about_a_difference_of_rewards():
 def test_a_judge_that_is_no_better_than_a_coin_is_left_out():
     ai, human = overlapping(50, 50)
     for use in ("smooth", "weight"):
-        rows = believed(weighted(ai, human), overlap_of(ai, human), Reliable(use=use))
+        rows = believed(weighted(ai, human), overlap_of(ai, human), ReliabilityMix(use=use))
         assert {row.judgment.source for row in rows} == {"human"}
 
 
@@ -271,16 +273,16 @@ def test_calibration_by_the_overlap_makes_confidence_what_people_say(how):
     rng = random.Random(0)
     ai = [judged(f"q{i}", rng.choice([0.02, 0.98])) for i in range(600)]
     human = [said(one, round(one.p_a) if rng.random() < 0.7 else 1 - round(one.p_a)) for one in ai]
-    rows = believed(weighted(ai), overlap_of(ai, human), Calibrated(map=how))
+    rows = believed(weighted(ai), overlap_of(ai, human), CalibratedMix(map=how))
     assert {round(max(row.judgment.p_a, 1 - row.judgment.p_a), 2) for row in rows} <= {0.68, 0.69, 0.7, 0.71, 0.72}
     assert [row.judgment.p_raw for row in rows] == [one.p_a for one in ai]
-    again = believed(rows, match([row.judgment for row in rows], human), Calibrated(map=how))
+    again = believed(rows, match([row.judgment for row in rows], human), CalibratedMix(map=how))
     assert len(again) == 600
 
 
 def test_too_small_an_overlap_is_an_error_and_not_a_guess():
     ai, human = overlapping(40, 9, ties=20)
-    for policy in (Calibrated(), Reliable(), Debiased(min_overlap=50)):
+    for policy in (CalibratedMix(), ReliabilityMix(), DebiasedMix(min_overlap=50)):
         with pytest.raises(DataError, match=rf"49 pairs have .* {policy.kind} needs 50 \(min_overlap\)"):
             believed(weighted(ai), overlap_of(ai, human), policy)
 
@@ -288,7 +290,7 @@ def test_too_small_an_overlap_is_an_error_and_not_a_guess():
 @settings(max_examples=25)
 @given(
     flips=st.lists(st.booleans(), min_size=60, max_size=60),
-    policy=st.sampled_from([Reliable(), Calibrated(), Debiased(min_overlap=50)]),
+    policy=st.sampled_from([ReliabilityMix(), CalibratedMix(), DebiasedMix(min_overlap=50)]),
 )
 def test_believed_labels_do_not_depend_on_which_response_is_called_a(flips, policy):
     ai, human = overlapping(50, 10)

@@ -16,7 +16,7 @@ from rlaif.audits.judge_training.labels import PairLabel, PairLabels, read_label
 from rlaif.audits.judge_training.material import JudgeTrainMaterial, material_of, trainable_mode
 from rlaif.audits.judge_training.split import key_of, keys_of, prompt_key, split
 from rlaif.config import Recipe
-from rlaif.config.judge_training import JudgeTrainSection
+from rlaif.config.training import JudgeTrainSection
 from rlaif.constitution import Constitution, load_constitution
 from rlaif.errors import ConfigError, DataError
 from rlaif.feedback.judge import judge_by_mode

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from rlaif.config.feedback import ByTag, HumanWins, MixedLabels, PreferencesSection, Weighted
+from rlaif.config.feedback import HumanWinsMix, MixedLabels, PreferencesSection, TagMix, WeightedMix
 from rlaif.errors import ConfigError
 from rlaif.feedback.mix import MixResult, for_the_judge, mix, within_share
 from rlaif.formats import HumanFile
 from rlaif.records import Judgment, Message, Pair, Prompt, Source
 
-POLICIES = (HumanWins(), Weighted(ai=0.5, human=2.0), ByTag(human=("help",), ai=("harm",)))
+POLICIES = (HumanWinsMix(), WeightedMix(ai=0.5, human=2.0), TagMix(human=("help",), ai=("harm",)))
 
 
 def judgment(name: str, source: Source, *tags: str) -> Judgment:
@@ -28,13 +28,13 @@ HUMAN = [judgment("both", "human"), judgment("human only", "human")]
 
 
 def test_human_wins_whatever_the_orientation() -> None:
-    result = mix(AI, HUMAN, HumanWins())
+    result = mix(AI, HUMAN, HumanWinsMix())
     assert kept(result) == {("both", "human", 1.0), ("human only", "human", 1.0), ("ai only", "ai", 1.0)}
     assert result.dropped == 1
 
 
 def test_weighted_keeps_all() -> None:
-    result = mix(AI, HUMAN, Weighted(ai=0.5, human=2.0))
+    result = mix(AI, HUMAN, WeightedMix(ai=0.5, human=2.0))
     assert kept(result) == {
         ("both", "human", 2.0),
         ("human only", "human", 2.0),
@@ -48,7 +48,7 @@ def test_by_tag_routes_and_counts() -> None:
     tags = {"helpful": ("help",), "harmful": ("harm", "x"), "neither": ("x",), "both tags": ("harm", "help")}
     ai = [judgment(name, "ai", *tag) for name, tag in tags.items()]
     human = [judgment(name, "human", *tag) for name, tag in tags.items()]
-    result = mix(ai, human, ByTag(human=("help",), ai=("harm",)))
+    result = mix(ai, human, TagMix(human=("help",), ai=("harm",)))
     assert kept(result) == {
         ("helpful", "human", 1.0),
         ("harmful", "ai", 1.0),
@@ -64,15 +64,15 @@ def test_order_of_rows_does_not_matter() -> None:
 
 
 def test_one_source_alone() -> None:
-    assert kept(mix([], HUMAN, HumanWins())) == {("both", "human", 1.0), ("human only", "human", 1.0)}
-    assert kept(mix(AI, [], HumanWins())) == {("both", "ai", 1.0), ("ai only", "ai", 1.0)}
+    assert kept(mix([], HUMAN, HumanWinsMix())) == {("both", "human", 1.0), ("human only", "human", 1.0)}
+    assert kept(mix(AI, [], HumanWinsMix())) == {("both", "ai", 1.0), ("ai only", "ai", 1.0)}
 
 
 def test_the_judge_is_asked_only_about_what_its_labels_are_kept_for() -> None:
     pairs = [judgment(tag, "ai", tag).pair for tag in ("harm", "help", "x")]
     by_tag, human_wins = (
         PreferencesSection(labels=MixedLabels(human_data=(HumanFile(path="h.jsonl"),), policy=policy)).judged_tags
-        for policy in (ByTag(human=("help",), ai=("harm",)), HumanWins())
+        for policy in (TagMix(human=("help",), ai=("harm",)), HumanWinsMix())
     )
     assert for_the_judge(pairs, by_tag) == pairs[:1]
     assert human_wins is PreferencesSection().judged_tags is None and for_the_judge(pairs, None) == pairs

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from rlaif.config.optimise import AdaptiveKl, OnPolicy, StopRules
-from rlaif.config.scoring import ChecksScore, Constraint, Gold, LengthScore, ModelScore, Part, SumScore
+from rlaif.config.scoring import ChecksScore, Constraint, HeldoutJudge, LengthScore, ModelScore, Part, SumScore
 from rlaif.errors import TrainingError
 from rlaif.models.local.packing import Row
 from rlaif.records import Prompt
@@ -220,7 +220,7 @@ def test_gold_is_asked_in_its_turn_and_teaches_nothing(shallow_folder: str, tmp_
 
     settings: dict[str, Any] = {"steps": 5}
     without = train(shallow_folder, tmp_path / "a", tiny_method("rloo", **settings))
-    section = tiny_method("rloo", gold=Gold(source=ChecksScore(), every=3, responses=3), **settings)
+    section = tiny_method("rloo", gold=HeldoutJudge(source=ChecksScore(), every=3, responses=3), **settings)
     with_gold = train(shallow_folder, tmp_path / "b", section, text=by_text(gold))
     assert asked == [3, 3]
     rows = rows_of(tmp_path / "b")

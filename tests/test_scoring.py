@@ -18,7 +18,7 @@ from rlaif.config.reward import RewardSection
 from rlaif.config.scoring import (
     ChecksScore,
     EnsembleScore,
-    Gold,
+    HeldoutJudge,
     JudgeScore,
     LengthScore,
     ModelScore,
@@ -253,7 +253,7 @@ def test_the_stage_learns_from_the_judge_without_a_reward_model(kind: str, tiny_
         "epochs": 1,
         "scoring": {"kind": "sum", "parts": [{"source": {"kind": "judge"}}, {"source": {"kind": "checks"}}]},
         "veto": {"score": -2.0},
-        "gold": Gold(source=ChecksScore(), every=1, responses=4).model_dump(),
+        "gold": HeldoutJudge(source=ChecksScore(), every=1, responses=4).model_dump(),
     }
     recipe = judged_recipe(tmp_path, tiny_folder, optimise=settings)
     assert not recipe.optimise.reads_reward_model

@@ -12,9 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
-from rlaif.constitution import Constitution, load_constitution
+from rlaif.constitution import Constitution, load_constitution, write_constitution
 from rlaif.constitution.diff import diff
-from rlaif.constitution.write import write_constitution
 from rlaif.errors import ConfigError, DataError
 from rlaif.feedback.weights import (
     LabelledPair,

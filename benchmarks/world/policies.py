@@ -20,18 +20,26 @@ from scipy.special import expit, log_softmax, rel_entr
 from benchmarks.world.labels import Judge, Traits, judge_of, people
 from benchmarks.world.texts import WORDS, Array, World, features, make_world
 from rlaif.annotate.routers import by_hash
-from rlaif.config.feedback import Calibrated, Debiased, HumanWins, MixPolicy, PreferencesSection, Reliable, Weighted
+from rlaif.config.feedback import (
+    CalibratedMix,
+    DebiasedMix,
+    HumanWinsMix,
+    MixPolicy,
+    PreferencesSection,
+    ReliabilityMix,
+    WeightedMix,
+)
 from rlaif.feedback.mix import believed, mix, overlap_of
 from rlaif.feedback.pairs import WeightedJudgment, make_pairs, to_preferences
 from rlaif.records import Judgment, Preference, derive_seed
 
 HYBRIDS: dict[str, MixPolicy] = {
-    "hybrid": HumanWins(),
-    "hybrid_weighted": Weighted(human=4.0),
-    "hybrid_calibrated": Calibrated(min_overlap=20),
-    "hybrid_smooth": Reliable(use="smooth", min_overlap=20),
-    "hybrid_reliable": Reliable(use="weight", min_overlap=20),
-    "hybrid_debiased": Debiased(min_overlap=20),
+    "hybrid": HumanWinsMix(),
+    "hybrid_weighted": WeightedMix(human=4.0),
+    "hybrid_calibrated": CalibratedMix(min_overlap=20),
+    "hybrid_smooth": ReliabilityMix(use="smooth", min_overlap=20),
+    "hybrid_reliable": ReliabilityMix(use="weight", min_overlap=20),
+    "hybrid_debiased": DebiasedMix(min_overlap=20),
 }
 """`hybrid` is what recipes do unless told otherwise. Weighted: with 20 % human labels both sources weigh alike. The
 least overlap is lowered so that studies with few human labels can be simulated too."""
@@ -78,9 +86,9 @@ def label(world: World, judge: Judge, size: Size, seed: int) -> Labels:
 def preferences(labels: Labels) -> dict[str, tuple[Preference, ...]]:
     """What the reward model of each arm trains on, the rows it would be measured by left out."""
     sources = {
-        "rlaif": mix(labels.ai, [], HumanWins()).judgments,
-        "rlhf": mix([], labels.human, HumanWins()).judgments,
-        "rlhf_some": mix([], labels.some, HumanWins()).judgments,
+        "rlaif": mix(labels.ai, [], HumanWinsMix()).judgments,
+        "rlhf": mix([], labels.human, HumanWinsMix()).judgments,
+        "rlhf_some": mix([], labels.some, HumanWinsMix()).judgments,
         **{name: _hybrid(labels, policy) for name, policy in HYBRIDS.items()},
     }
     return {
@@ -91,7 +99,7 @@ def preferences(labels: Labels) -> dict[str, tuple[Preference, ...]]:
 
 def _hybrid(labels: Labels, policy: MixPolicy) -> list[WeightedJudgment]:
     weighted = mix(labels.ai, labels.some, policy).judgments
-    if not isinstance(policy, Calibrated | Reliable | Debiased):
+    if not isinstance(policy, CalibratedMix | ReliabilityMix | DebiasedMix):
         return weighted
     return believed(weighted, overlap_of(labels.ai, labels.some), policy)
 

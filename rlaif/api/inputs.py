@@ -15,8 +15,7 @@ from typing import Any, TypeVar, cast
 
 from pydantic import TypeAdapter, ValidationError
 
-from rlaif.config.base import Section
-from rlaif.config.explain import mistakes
+from rlaif.config.base import Section, mistakes
 from rlaif.config.feedback import LabelSection
 from rlaif.config.models import JudgeModel, LocalModel, ScriptedModel, VllmModel
 from rlaif.constitution import Constitution, load_constitution

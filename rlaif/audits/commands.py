@@ -15,8 +15,7 @@ from rlaif.audits.judges import judge_gold, open_judges
 from rlaif.config import Recipe
 from rlaif.config.judging import ChecklistMode
 from rlaif.console import aligned
-from rlaif.constitution import load_constitution
-from rlaif.constitution.write import write_constitution
+from rlaif.constitution import load_constitution, write_constitution
 from rlaif.errors import ConfigError
 from rlaif.feedback.judge import check_failure_cap
 from rlaif.feedback.weights import (

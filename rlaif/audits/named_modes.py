@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from rlaif.config.base import Section
-from rlaif.config.explain import written
+from rlaif.config.base import Section, written
 from rlaif.config.judging import (
     ChecklistMode,
     CompareMode,

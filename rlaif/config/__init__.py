@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rlaif.config.base import Section
-    from rlaif.config.load import changed_keys, dump_recipe, load_recipe, recipe_schema
+    from rlaif.config.load import changed_keys, dump_recipe, load_recipe
     from rlaif.config.recipe import Recipe
 
-__all__ = ["Recipe", "Section", "changed_keys", "dump_recipe", "load_recipe", "recipe_schema"]
+__all__ = ["Recipe", "Section", "changed_keys", "dump_recipe", "load_recipe"]
 PLACES = {"Recipe": "recipe", "Section": "base"}
 """Modules of names; the others are in `load.py`."""
 

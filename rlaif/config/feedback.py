@@ -1,4 +1,4 @@
-"""Prompts, samples, labels and the preferences made of them."""
+"""Prompts, samples, labels, how far the people who labelled are believed, and the preferences made of all that."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from rlaif.config.annotators import AnnotatorsSection
 from rlaif.config.base import Count, Positive, Section, Share
 from rlaif.config.judging import AuditRequirement, CompareMode, WrittenMode
 from rlaif.config.sources import DataSource
@@ -106,13 +105,65 @@ class LabelSection(Section):
     """Above this share of failed pairs the stage fails."""
 
 
-class HumanWins(Section):
+class MeanOfAnnotators(Section):
+    """Every annotator counts the same: the mean of their p. A pair that one person labelled keeps that label."""
+
+    kind: Literal["mean"] = "mean"
+
+
+class DawidSkene(Section):
+    """Each counts by an error rate of its own, estimated from agreement alone (Dawid and Skene 1979)."""
+
+    kind: Literal["dawid_skene"] = "dawid_skene"
+
+
+class NoisyBradleyTerry(Section):
+    """Each has a skill and a bias to what stands first; responses have strengths (Chen et al. 2013)."""
+
+    kind: Literal["noisy_bradley_terry"] = "noisy_bradley_terry"
+
+
+class Removal(Section):
+    """Whose labels are all left out: user-level removal beats removing examples (arXiv 2208.03295).
+
+    A share counts against somebody only when the whole 95 % interval lies beyond the limit: few answers remove nobody.
+    None: the rule is off. With all of them off nobody is removed.
+    """
+
+    min_labels: Count = 10
+    """With fewer, nobody is judged."""
+    min_gold_accuracy: Share | None = None
+    """On gold questions. A coin gets 0.5; 0.6 to 0.7 keeps honest people who often disagree."""
+    min_agreement: Share | None = None
+    """With the majority of the other annotators, on pairs that both labelled. HH-RLHF's crowd workers agreed with its
+    authors on about 0.63 (arXiv 2204.05862)."""
+    min_seconds: Positive | None = None
+    """The median time an answer took."""
+    max_same_side: Share | None = Field(default=None, ge=0.5)
+    """Share of answers that preferred what stood first, or of those that preferred what stood second."""
+
+
+class AnnotatorsSection(Section):
+    """From several people's labels of one pair to one."""
+
+    aggregate: Annotated[MeanOfAnnotators | DawidSkene | NoisyBradleyTerry, Field(discriminator="kind")] = (
+        MeanOfAnnotators()
+    )
+    min_shared: Count = 10
+    """Labels on pairs that somebody else labelled too, before an annotator is estimated from agreement. With fewer
+    `dawid_skene` takes the mean accuracy of the others; where nobody has so many it is `mean`."""
+    gold: tuple[HumanSource, ...] = ()
+    """Pairs whose right answer is known; they test annotators and train nothing."""
+    remove: Removal = Removal()
+
+
+class HumanWinsMix(Section):
     """Where both sources label a pair the human label stands."""
 
     kind: Literal["human_wins"] = "human_wins"
 
 
-class Weighted(Section):
+class WeightedMix(Section):
     """All labels are kept, weighted by source."""
 
     kind: Literal["weighted"] = "weighted"
@@ -120,7 +171,7 @@ class Weighted(Section):
     human: float = Field(default=1.0, ge=1e-6, le=1e6)
 
 
-class ByTag(Section):
+class TagMix(Section):
     """Human labels for these tags, AI labels for those (Constitutional AI: human-helpful, AI-harmless)."""
 
     kind: Literal["by_tag"] = "by_tag"
@@ -135,7 +186,7 @@ class ByTag(Section):
         return self
 
 
-class Calibrated(Section):
+class CalibratedMix(Section):
     """Human labels stand; the judge's are mapped to what people said where both labelled."""
 
     kind: Literal["calibrated"] = "calibrated"
@@ -144,7 +195,7 @@ class Calibrated(Section):
     """Pairs that both labelled. Only those that people got by chance count (`rlaif route` keeps a share for that)."""
 
 
-class Reliable(Section):
+class ReliabilityMix(Section):
     """Human labels stand; the judge's count by how often it agrees where both labelled."""
 
     kind: Literal["reliability"] = "reliability"
@@ -154,7 +205,7 @@ class Reliable(Section):
     """Pairs that both labelled. Only those that people got by chance count (`rlaif route` keeps a share for that)."""
 
 
-class Debiased(Section):
+class DebiasedMix(Section):
     """Human labels stand; the judge's lose that part of its taste for length which people do not share."""
 
     kind: Literal["debiased"] = "debiased"
@@ -162,7 +213,9 @@ class Debiased(Section):
     """Pairs that both labelled. Only those that people got by chance count (`rlaif route` keeps a share for that)."""
 
 
-MixPolicy = Annotated[HumanWins | Weighted | ByTag | Calibrated | Reliable | Debiased, Field(discriminator="kind")]
+MixPolicy = Annotated[
+    HumanWinsMix | WeightedMix | TagMix | CalibratedMix | ReliabilityMix | DebiasedMix, Field(discriminator="kind")
+]
 
 
 class AiLabels(Section):
@@ -189,7 +242,7 @@ class MixedLabels(Section):
     human_data: tuple[HumanSource, ...] = Field(min_length=1)
     human_share: float = Field(default=1.0, gt=0, le=1)
     """Of the pairs that people labelled, the share whose labels are used, chosen by hash: a budget for people."""
-    policy: MixPolicy = HumanWins()
+    policy: MixPolicy = HumanWinsMix()
 
 
 class PreferencesSection(Section):
@@ -223,4 +276,4 @@ class PreferencesSection(Section):
     def judged_tags(self) -> tuple[str, ...] | None:
         """With `by_tag` the tags of what the judge labels; None: it labels everything."""
         policy = self.labels.policy if isinstance(self.labels, MixedLabels) else None
-        return policy.ai if isinstance(policy, ByTag) else None
+        return policy.ai if isinstance(policy, TagMix) else None

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 from rlaif.config.auto import settle_mode
-from rlaif.config.explain import validated
+from rlaif.config.base import TAGS, Section, models_in, validated
 from rlaif.config.judging import Mode
-from rlaif.config.overrides import apply_overrides
 from rlaif.config.recipe import OF_NO_RUN, Recipe
 from rlaif.console import say
 from rlaif.errors import ConfigError, shown
 from rlaif.resources import resolve
-from rlaif.strict_yaml import read_yaml_file
+from rlaif.strict_yaml import BROKEN, NotYaml, parse_yaml, read_mapping
 
 
 def load_recipe(
@@ -30,9 +31,9 @@ def load_recipe(
     the screen says so; or the mode `auto`, where one is given.
     """
     path = resolve("recipes", name_or_path)
-    node, values = read_mapping(path, "a recipe")
+    node, values = read_mapping(path, "a recipe is a mapping of sections")
     _rename_old(values, path)
-    overridden = apply_overrides(values, overrides, *later)
+    overridden = _apply_overrides(values, overrides, *later)
     _rename_old(values, path)
     try:
         settled = settle_mode(values, auto)
@@ -47,14 +48,6 @@ def load_recipe(
 def _say_once(line: str) -> None:
     """A study loads one recipe for each arm and seed."""
     say(line)
-
-
-def read_mapping(path: Path, what: str) -> tuple[yaml.Node | None, dict[str, Any]]:
-    """A YAML file as it is written, and its keys and values; `what` it is, for the ConfigError where it is none."""
-    node, values = read_yaml_file(path)
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path}: {what} is a mapping of sections (got {type(values).__name__})")
-    return node, values
 
 
 def _rename_old(values: dict[str, Any], path: Path) -> None:
@@ -82,28 +75,125 @@ def changed_keys(old: Recipe, new: Recipe) -> list[str]:
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """The same of JSON objects, whose keys may be dotted names."""
     before, after = dict(_flatten(dict(old))), dict(_flatten(dict(new)))
-    keys = [*before, *(key for key in after if key not in before)]
+    unset = object()
     return [
-        f"{k}: {before.get(k, 'unset')} -> {after.get(k, 'unset')}"
-        for k in keys
-        if before.get(k, _UNSET) != after.get(k, _UNSET)
+        f"{key}: {before.get(key, 'unset')} -> {after.get(key, 'unset')}"
+        for key in before | after
+        if before.get(key, unset) != after.get(key, unset)
     ]
 
 
-_UNSET = object()
-
-
 def _flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(value, dict) and value:
-        for key, child in value.items():
-            yield from _flatten(child, f"{prefix}.{key}" if prefix else key)
-    elif isinstance(value, list) and value:
-        for position, child in enumerate(value):
-            yield from _flatten(child, f"{prefix}.{position}")
-    else:
+    if not value or not isinstance(value, dict | list):
         yield prefix, value
+        return
+    for key, child in value.items() if isinstance(value, dict) else enumerate(value):
+        yield from _flatten(child, f"{prefix}.{key}" if prefix else str(key))
 
 
-def recipe_schema() -> dict[str, Any]:
-    """JSON Schema of a recipe, for editors."""
-    return Recipe.model_json_schema()
+# --------------------------------------------------------------------------------------------------- overrides
+
+
+def _apply_overrides(values: dict[str, Any], *lists: Sequence[str]) -> set[str]:
+    """Set them in place, in this order, and return their keys. Raises ConfigError for the first that cannot be set, or
+    that replaces a section in which another of its own list has set something."""
+    given: set[str] = set()
+    for overrides in lists:
+        set_in: dict[str, str] = {}  # sections, and what was set in each
+        for override in overrides:
+            parts = _apply(values, override, given)
+            *sections, key = [".".join(parts[:length]) for length in range(1, len(parts) + 1)]
+            if key in set_in:
+                raise ConfigError(f"override {shown(override)} undoes {shown(set_in[key])} before it; keep one")
+            set_in |= dict.fromkeys(sections, override)
+            given.add(key)
+    return given
+
+
+def _apply(values: dict[str, Any], override: str, given: Collection[str]) -> list[str]:
+    """Set one, and return the parts of its key. `given`: the keys so far.
+
+    Its value is read as YAML, and an index of a list is a number: `a.0.b=1`.
+    """
+    key, equals, text = override.partition("=")
+    parts = [part.strip() for part in key.split(".")]
+    if not equals or not all(parts) or text.startswith("="):
+        raise ConfigError(f"override {shown(override)} is not of the form section.key=value")
+    try:
+        _, value = parse_yaml(text)
+    except NotYaml as error:
+        problem = error.problems[0][1]
+        broken = "the value is not valid YAML; quote it"
+        raise ConfigError(f"override {shown(override)}: {broken if problem.startswith(BROKEN) else problem}") from None
+    if parts == ["ppo"] and isinstance(value, dict):  # see `_rename_old`
+        parts, value = ["optimise"], {"kind": "ppo", **value}
+    elif parts[0] == "ppo" and len(parts) > 1:
+        parts[0] = "optimise"
+    *place, last = parts
+    node: Any = values
+    models: list[type[BaseModel]] = [Recipe]
+    for part in place:
+        node, models = _descend(node, models, part, override)
+    if isinstance(node, list):
+        node[_index(node, last, override)] = value
+    else:
+        if last in TAGS:
+            _switch(node, models, value, {name for name in node if ".".join([*place, str(name)]) in given})
+        node[last] = value
+    return parts
+
+
+def _descend(node: Any, models: list[type[BaseModel]], part: str, override: str) -> tuple[Any, list[type[BaseModel]]]:
+    """What is there, and the sections that may be: several where it is a union, none where no section may stand. Where
+    nothing is, the section that stands there by default is written out."""
+    if isinstance(node, list):
+        child = node[_index(node, part, override)]
+    else:
+        section = models[0] if len(models) == 1 else _named(models, node)
+        field = section.model_fields.get(part) if section else None
+        models = models_in(field.annotation) if field else []
+        child = node.get(part)
+        if child is None:
+            default = field.get_default() if field else None
+            # As a recipe would write it: what tells it from its alternatives, and what it sets.
+            tells = {*TAGS, *default.model_fields_set} if isinstance(default, Section) else set()
+            child = node[part] = default.model_dump(mode="json", include=tells) if isinstance(default, Section) else {}
+    if not isinstance(child, dict | list):
+        raise ConfigError(f"override {shown(override)}: {part} is a value, not a section (got {shown(child)})")
+    return child, models
+
+
+def _named(models: list[type[BaseModel]], node: dict[str, Any]) -> type[BaseModel] | None:
+    """The alternative that the node's tag names."""
+    for model in models:
+        for tag in TAGS:
+            if tag in model.model_fields and model.model_fields[tag].default == node.get(tag):
+                return model
+    return None
+
+
+def _switch(node: dict[str, Any], models: list[type[BaseModel]], tag: Any, given: set[str]) -> None:
+    """Before another alternative takes over: only knobs that mean the same in both keep their values.
+
+    They have the same type, and not two defaults. Of the rest the file spoke of the old alternative; what an
+    override says stays, to be refused where it is wrong.
+    """
+    old = _named(models, node)
+    new = _named(models, dict.fromkeys(TAGS, tag))
+    if old is None or new is None or old is new:
+        return
+    for name in [name for name in node if name not in given]:
+        if not _same_knob(old.model_fields.get(name), new.model_fields.get(name)):
+            del node[name]
+
+
+def _same_knob(one: FieldInfo | None, other: FieldInfo | None) -> bool:
+    if one is None or other is None or one.annotation != other.annotation:
+        return False
+    return one.is_required() or other.is_required() or one.default == other.default
+
+
+def _index(node: list[Any], part: str, override: str) -> int:
+    if not part.isdecimal() or len(part) > 9 or int(part) >= len(node):
+        raise ConfigError(f"override {shown(override)}: {shown(part)} is not a position in a list of {len(node)}")
+    return int(part)

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from rlaif.config.base import Count, Positive, Section, Share
 from rlaif.config.scoring import (
     Constraint,
-    Gold,
+    HeldoutJudge,
     ModelScore,
     Scoring,
     SimpleScore,
@@ -107,7 +107,7 @@ class OnPolicy(Section):
     max_grad_norm: Positive = 1.0
     rollouts: Annotated[LocalRollouts | VllmRollouts, Field(discriminator="kind")] = LocalRollouts()
     stop: StopRules = StopRules()
-    gold: Gold | None = None
+    gold: HeldoutJudge | None = None
     checkpoint_every: Count = 5
     print_every: Count = 5
 

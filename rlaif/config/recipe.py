@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from rlaif.config.base import Count, Section, Seed
 from rlaif.config.feedback import (
     AiLabels,
-    Debiased,
+    DebiasedMix,
     HumanLabels,
     LabelSection,
     MixedLabels,
@@ -17,7 +17,6 @@ from rlaif.config.feedback import (
     PromptsSection,
     SampleSection,
 )
-from rlaif.config.judge_training import JudgeTrainSection
 from rlaif.config.judging import ChecklistMode, ReviseMode, ScoreMode
 from rlaif.config.measures import Measure, title
 from rlaif.config.models import JudgeModel, LocalModel, PolicyModel, VllmModel
@@ -34,7 +33,7 @@ from rlaif.config.optimise import (
 )
 from rlaif.config.reward import Regression, RewardSection
 from rlaif.config.scoring import EnsembleScore, ModelScore
-from rlaif.config.training import ComputeSection, TrackingSection
+from rlaif.config.training import ComputeSection, JudgeTrainSection, TrackingSection
 from rlaif.errors import shown
 
 Artefact = Literal["demonstrations", "preferences", "reward_model"]
@@ -188,7 +187,7 @@ class Recipe(Section):
             )
         if contrast.labels == "origin" and self.label.audit is not None:
             raise ValueError("label.audit is about the judge, which sample.contrast.labels=origin does not ask")
-        if contrast.labels == "both" and isinstance(labels, MixedLabels) and isinstance(labels.policy, Debiased):
+        if contrast.labels == "both" and isinstance(labels, MixedLabels) and isinstance(labels.policy, DebiasedMix):
             raise ValueError(
                 "preferences.labels.policy.kind is 'debiased', which would label by length alone the ties that "
                 "sample.contrast.labels=both makes; set it to judge or origin"

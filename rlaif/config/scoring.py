@@ -106,7 +106,7 @@ class Constraint(Section):
     start: float = Field(default=0.0, ge=0)
 
 
-class Gold(Section):
+class HeldoutJudge(Section):
     """A held-out judge that scores some rollouts, and teaches nothing: where its score falls while the reward rises,
     the policy is gaming the reward (arXiv 2210.10760)."""
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from abc import abstractmethod
-from typing import Annotated, Literal, NamedTuple, get_args
+from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -198,29 +198,3 @@ Check = Annotated[
 ]
 
 CHECKS: dict[str, type[_Check]] = {kind.model_fields["kind"].default: kind for kind in get_args(get_args(Check)[0])}
-
-
-class CheckHelp(NamedTuple):
-    """One line of `rlaif check --list-checks`."""
-
-    kind: str
-    description: str
-    parameters: str
-    """`limit`, or `n=4, max_share=0.2` with the defaults."""
-
-
-def list_checks() -> list[CheckHelp]:
-    """Every check there is, in the order of definition."""
-    return [CheckHelp(kind, (check.__doc__ or "").strip(), _parameters(check)) for kind, check in CHECKS.items()]
-
-
-def parameters(check: type[_Check]) -> list[str]:
-    """The names a check takes beside `kind`."""
-    return [name for name in check.model_fields if name != "kind"]
-
-
-def _parameters(check: type[_Check]) -> str:
-    fields = check.model_fields
-    return ", ".join(
-        name if fields[name].is_required() else f"{name}={fields[name].default}" for name in parameters(check)
-    )

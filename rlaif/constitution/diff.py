@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel
@@ -27,8 +27,11 @@ from rlaif.constitution.schema import Constitution, Contrast, Principle
 
 Level = Literal["none", "patch", "minor", "major"]
 LEVELS: tuple[Level, ...] = ("none", "patch", "minor", "major")
-HEAD_LEVELS: dict[str, Level] = {"id": "major", "title": "patch", "preamble": "major", "examples": "patch"}
-PRINCIPLE_LEVELS: dict[str, Level] = {
+FIELDS: dict[str, Level] = {
+    "id": "major",
+    "title": "patch",
+    "preamble": "major",
+    "examples": "patch",
     "compare": "major",
     "critique": "patch",
     "revise": "patch",
@@ -41,6 +44,7 @@ PRINCIPLE_LEVELS: dict[str, Level] = {
     "tags": "minor",
     "check": "major",
 }
+"""The level of a change, by what changed: of the constitution, then of a principle."""
 _IDENTITY = ("compare", "question", "desired", "contrast", "check")
 """What makes two principles the same under different ids."""
 _SEMVER = re.compile(r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(?:[-+][0-9A-Za-z.+-]+)?")
@@ -49,14 +53,10 @@ _ALIKE = 0.5
 
 
 class Change(NamedTuple):
-    """One thing that changed. `before` and `after` hold the two texts where a text was reworded."""
+    """One thing that changed."""
 
     level: Level
     sentence: str
-    principle: str | None = None
-    """Its id in the new version, or in the old one where it was removed; None for the head of the file."""
-    before: str | None = None
-    after: str | None = None
 
 
 class Diff(NamedTuple):
@@ -75,10 +75,14 @@ class Diff(NamedTuple):
 
 def diff(old: Constitution, new: Constitution) -> Diff:
     """What changed from `old` to `new`, head first, then principle by principle in the new order."""
-    changes = [*_head(old, new), *_principles(old, new)]
+    changes = []
+    if old.id != new.id:
+        changes.append(Change(FIELDS["id"], f"id {old.id} -> {new.id}: this is another constitution"))
+    for field in ("title", "preamble", "examples"):
+        changes += _changed(field, getattr(old, field), getattr(new, field))
+    changes += _principles(old.principles, new.principles)
     advice: Level = max((change.level for change in changes), key=LEVELS.index, default="none")
-    sentence, follows = _version(old.version, new.version, advice)
-    return Diff(tuple(changes), advice, sentence, follows)
+    return Diff(tuple(changes), advice, *_version(old.version, new.version, advice))
 
 
 def is_semver(version: str) -> bool:
@@ -86,119 +90,73 @@ def is_semver(version: str) -> bool:
     return _SEMVER.fullmatch(version) is not None
 
 
-# ------------------------------------------------------------------------------------------------- the head
-
-
-def _head(old: Constitution, new: Constitution) -> Iterator[Change]:
-    for field in Constitution.model_fields:
-        before, after = getattr(old, field), getattr(new, field)
-        if before == after or field in {"version", "principles"}:
-            continue
-        if field == "id":
-            yield Change(HEAD_LEVELS[field], f"id {before} -> {after}: this is another constitution")
-        else:
-            yield _text_change(None, field, before or None, after or None, HEAD_LEVELS.get(field, "minor"))
-
-
-# --------------------------------------------------------------------------------------------- the principles
-
-
-def _principles(old: Constitution, new: Constitution) -> Iterator[Change]:
-    before = {principle.id: principle for principle in old.principles}
-    after = {principle.id: principle for principle in new.principles}
-    gone = [principle for principle in old.principles if principle.id not in after]
-    renamed = _renamed(gone, [principle for principle in new.principles if principle.id not in before])
-    for name, principle in after.items():
-        former = before.get(renamed.get(name, name))
+def _principles(old: tuple[Principle, ...], new: tuple[Principle, ...]) -> Iterator[Change]:
+    known = {principle.id: principle for principle in old}
+    gone = [principle for principle in old if principle.id not in {each.id for each in new}]
+    kept = []
+    for principle in new:
+        renamed = (each for each in gone if all(getattr(each, f) == getattr(principle, f) for f in _IDENTITY))
+        former = known.get(principle.id) or next(renamed, None)
         if former is None:
-            yield Change("minor", f"principle {name} added: {_gist(principle)}", name)
+            yield Change("minor", f"principle {principle.id} added: {_gist(principle)}")
             continue
-        if former.id != name:
-            yield Change("minor", f"principle {former.id} renamed to {name}: it says the same", name)
-        yield from _principle(former, principle)
-    for name, principle in before.items():
-        if name not in after and name not in renamed.values():
-            yield Change("major", f"principle {name} removed: labels no longer reward it ({_gist(principle)})", name)
-    kept = [renamed.get(name, name) for name in after]
-    if [name for name in before if name in kept] != [name for name in kept if name in before]:
+        if former.id != principle.id:
+            gone.remove(former)
+            yield Change("minor", f"principle {former.id} renamed to {principle.id}: it says the same")
+        kept.append(former.id)
+        for level, sentence in _principle(former, principle):
+            yield Change(level, f"{principle.id}: {sentence}")
+    for former in gone:
+        yield Change("major", f"principle {former.id} removed: labels no longer reward it ({_gist(former)})")
+    if kept != [principle.id for principle in old if principle.id in kept]:
         yield Change("none", "the principles stand in another order, which changes no label")
-
-
-def _renamed(gone: list[Principle], come: list[Principle]) -> dict[str, str]:
-    """The new id of each principle that came, to the old id of one that went and said the same."""
-    found: dict[str, str] = {}
-    for principle in come:
-        for former in gone:
-            same = all(getattr(former, field) == getattr(principle, field) for field in _IDENTITY)
-            if same and former.id not in found.values():
-                found[principle.id] = former.id
-                break
-    return found
-
-
-def _gist(principle: Principle) -> str:
-    shown = [principle.compare] if principle.compare else []
-    shown += [_both(principle.contrast)] if principle.contrast and not principle.compare else []
-    return "; ".join(shown + ([f"check {_check(principle.check)}"] if principle.check else []))
 
 
 def _principle(old: Principle, new: Principle) -> Iterator[Change]:
     for field in Principle.model_fields:
         before, after = getattr(old, field), getattr(new, field)
-        if field == "id" or before == after:
+        if field == "id" or before == after or (field == "tags" and set(before) == set(after)):
             continue
-        level = PRINCIPLE_LEVELS.get(field, "minor")
-        if field == "tags" and set(before) == set(after):
-            continue
-        if field == "contrast":
-            yield from _contrasts(new.id, before, after)
-        elif field in _SENTENCES:
-            yield Change(level, f"{new.id}: {_SENTENCES[field](before, after)}", new.id)
+        if field in _SENTENCES:
+            yield Change(FIELDS[field], _SENTENCES[field](before, after))
         elif field == "desired":
             if old.question and new.question:  # otherwise it came, or went, with its question
-                yield Change(level, f'{new.id}: desired reply flipped from "{before}" to "{after}"', new.id)
+                yield Change(FIELDS[field], f'desired reply flipped from "{before}" to "{after}"')
+        elif field == "contrast" and before and after:  # one side reworded leaves the other as it was
+            yield from _changed("contrast.for", before.for_, after.for_)
+            yield from _changed("contrast.against", before.against, after.against)
         else:
+            was, now = (_both(side) if isinstance(side, Contrast) else side for side in (before, after))
             # A text by which nothing was asked takes nothing away: the modes that ask by it gain a principle.
-            gained = before is None and (field == "question" or (field == "compare" and old.check is None))
-            yield _text_change(new.id, field, before, after, "minor" if gained else level)
+            asks = field in {"question", "contrast"} or (field == "compare" and old.check is None)
+            yield from _changed(field, was, now, "minor" if before is None and asks else None)
 
 
-def _contrasts(name: str, before: Contrast | None, after: Contrast | None) -> Iterator[Change]:
-    """By side, since one side reworded leaves the other as it was. A first contrast is as a first question."""
-    if before and after:
-        for side, was, now in (("for", before.for_, after.for_), ("against", before.against, after.against)):
-            if was != now:
-                yield _text_change(name, f"contrast.{side}", was, now, PRINCIPLE_LEVELS["contrast"])
-    elif after:
-        yield Change("minor", f"{name}: contrast added: {_both(after)}", name)
-    elif before:
-        yield Change(PRINCIPLE_LEVELS["contrast"], f"{name}: contrast removed: {_both(before)}", name)
+def _changed(field: str, before: Any, after: Any, level: Level | None = None) -> Iterator[Change]:
+    """What is said of a text or of the examples, if they differ."""
+    level = level or FIELDS[field.partition(".")[0]]
+    if before == after:
+        return
+    if isinstance(before, tuple):
+        come, gone = sum(item not in before for item in after), sum(item not in after for item in before)
+        items = f"{come} added, {gone} removed" if come or gone else "in another order"
+        yield Change(level, f"{field}: {items}")
+    elif not before or not after:
+        yield Change(level, f"{field} added: {after}" if after else f"{field} removed: {before}")
+    elif before.split() == after.split():
+        yield Change("patch", f"{field}: only spaces or line breaks changed")
+    else:
+        yield Change(level, f"{field} reworded: {word_diff(before, after)}")
 
 
-def _both(contrast: Contrast) -> str:
-    return f'"{contrast.for_}" against ' + (f'"{contrast.against}"' if contrast.against else "the model as it is")
+def _check(check: BaseModel) -> str:
+    values = check.model_dump()
+    return f"{values.pop('kind')}({', '.join(f'{key}={value}' for key, value in values.items())})"
 
 
-def _weight(before: float, after: float) -> str:
-    return f"weight {before:g} -> {after:g} (counts {'more' if after > before else 'less'})"
-
-
-def _priority(before: int, after: int) -> str:
-    return f"priority {before} -> {after} (decided {'later' if after > before else 'earlier'} in lexicographic order)"
-
-
-def _veto(before: bool, after: bool) -> str:
-    return "veto given: where it speaks, nothing else counts" if after else "veto taken away: it is weighed like others"
-
-
-def _tags(before: tuple[str, ...], after: tuple[str, ...]) -> str:
-    scope = f"prompts tagged {' or '.join(after)}" if after else "all prompts"
-    return f"tags {', '.join(before) or 'none'} -> {', '.join(after) or 'none'} (now applies to {scope})"
-
-
-def _checks(before: BaseModel | None, after: BaseModel | None) -> str:
-    if before is None or after is None:
-        return f"check {_check(after)} added" if before is None else f"check {_check(before)} removed"
+def _checks(before: Any, after: Any) -> str:
+    if not before or not after:
+        return f"check {_check(after or before)} {'added' if after else 'removed'}"
     if type(before) is not type(after):
         return f"check {_check(before)} -> {_check(after)}"
     was, now = before.model_dump(), after.model_dump()
@@ -206,38 +164,31 @@ def _checks(before: BaseModel | None, after: BaseModel | None) -> str:
     return f"check {was['kind']}: {moved}"
 
 
-_SENTENCES: dict[str, Any] = {
-    "weight": _weight,
-    "priority": _priority,
-    "veto": _veto,
+def _tags(before: tuple[str, ...], after: tuple[str, ...]) -> str:
+    scope = f"prompts tagged {' or '.join(after)}" if after else "all prompts"
+    return f"tags {', '.join(before) or 'none'} -> {', '.join(after) or 'none'} (now applies to {scope})"
+
+
+_SENTENCES: dict[str, Callable[[Any, Any], str]] = {
+    "weight": lambda was, now: f"weight {was:g} -> {now:g} (counts {'more' if now > was else 'less'})",
+    "priority": lambda was, now: (
+        f"priority {was} -> {now} (decided {'later' if now > was else 'earlier'} in lexicographic order)"
+    ),
+    "veto": lambda _, now: (
+        "veto given: where it speaks, nothing else counts" if now else "veto taken away: it is weighed like others"
+    ),
     "tags": _tags,
     "check": _checks,
 }
 
 
-def _check(check: BaseModel | None) -> str:
-    values = check.model_dump() if check else {}
-    return f"{values.pop('kind')}({', '.join(f'{key}={value}' for key, value in values.items())})"
+def _both(contrast: Contrast) -> str:
+    return f'"{contrast.for_}" against ' + (f'"{contrast.against}"' if contrast.against else "the model as it is")
 
 
-# -------------------------------------------------------------------------------------------------- the texts
-
-
-def _text_change(principle: str | None, field: str, before: Any, after: Any, level: Level) -> Change:
-    where = f"{principle}: " if principle else ""
-    if isinstance(before, tuple) or isinstance(after, tuple):
-        return Change(level, f"{where}{field}: {_items(before or (), after or ())}", principle)
-    if not before or not after:
-        what = f"{field} added: {after}" if after else f"{field} removed: {before}"
-        return Change(level, where + what, principle, before, after)
-    if before.split() == after.split():
-        return Change("patch", f"{where}{field}: only spaces or line breaks changed", principle, before, after)
-    return Change(level, f"{where}{field} reworded: {word_diff(before, after)}", principle, before, after)
-
-
-def _items(before: tuple[Any, ...], after: tuple[Any, ...]) -> str:
-    come, gone = sum(item not in before for item in after), sum(item not in after for item in before)
-    return f"{come} added, {gone} removed" if come or gone else "in another order"
+def _gist(principle: Principle) -> str:
+    asked = principle.compare or (_both(principle.contrast) if principle.contrast else "")
+    return "; ".join(filter(None, [asked, f"check {_check(principle.check)}" if principle.check else ""]))
 
 
 def word_diff(before: str, after: str) -> str:
@@ -256,15 +207,12 @@ def word_diff(before: str, after: str) -> str:
     return " ".join(parts)
 
 
-# ------------------------------------------------------------------------------------------------ the version
-
-
 def _version(old: str, new: str, advice: Level) -> tuple[str, bool]:
     """What the version numbers say against what the changes call for, and whether they follow it."""
     for version in (old, new):
         if not is_semver(version):
             return f"version {version!r} is not MAJOR.MINOR.PATCH, so it cannot follow the changes ({advice})", False
-    was, now = _numbers(old), _numbers(new)
+    was, now = (tuple(map(int, re.findall(r"\d+", version)[:3])) for version in (old, new))
     draft = "-" in old.partition("+")[0]
     due = was if draft and old != new else _due(was, advice)
     withdrawn = now == was and not draft and "-" in new.partition("+")[0]
@@ -281,13 +229,7 @@ def _version(old: str, new: str, advice: Level) -> tuple[str, bool]:
     return f"{went}, as these changes call for ({advice})", True
 
 
-def _numbers(version: str) -> tuple[int, int, int]:
-    match = _SEMVER.fullmatch(version)
-    assert match is not None
-    return int(match[1]), int(match[2]), int(match[3])
-
-
-def _due(was: tuple[int, int, int], advice: Level) -> tuple[int, int, int]:
+def _due(was: tuple[int, ...], advice: Level) -> tuple[int, ...]:
     major, minor, patch = was
     if advice == "major" and major > 0:
         return major + 1, 0, 0

@@ -12,9 +12,8 @@ from itertools import combinations
 
 from rlaif.constitution.checks import MaxWords, MinWords
 from rlaif.constitution.diff import is_semver
-from rlaif.constitution.lint_contrast import lint_contrast
 from rlaif.constitution.schema import Constitution, Principle
-from rlaif.constitution.wording import NEAR, opposed, similarity, vague
+from rlaif.constitution.wording import NEAR, contrast_problems, opposed, similarity, vague, words
 from rlaif.patterns import Endless, search
 
 # A second criterion shows itself after "and"/"or": a comparison of its own, or a verb of its own.
@@ -47,12 +46,11 @@ _PROBE, _PROBE_S, _PIECES = 1000, 0.2, 40
 
 def lint(constitution: Constitution) -> list[str]:
     """Warnings, each one line that begins with the principle's id; an empty list for a clean constitution."""
-    judged = [principle for principle in constitution.principles if principle.judged]
+    principles = constitution.principles
+    judged = [principle for principle in principles if principle.judged]
     warnings = [warning for principle in judged for warning in _lint_principle(principle)]
-    warnings += [warning for principle in constitution.principles for warning in _lint_pattern(principle)]
-    warnings += _lint_pairs(constitution.principles)
-    warnings += lint_contrast(constitution.principles)
-    warnings += _lint_weights(constitution.principles)
+    warnings += [warning for principle in principles for warning in _lint_pattern(principle)]
+    warnings += [*_lint_pairs(principles), *_lint_contrasts(principles), *_lint_weights(principles)]
     if judged and all(_only_forbids(principle) for principle in judged):
         warnings.append(
             "no harmless counterpart: every judged principle forbids something, so refusing everything wins; "
@@ -106,11 +104,16 @@ def _lint_principle(principle: Principle) -> list[str]:
     return warnings
 
 
-def _lint_pairs(principles: Sequence[Principle]) -> Iterator[str]:
-    """Principles that say the same, or the opposite, of prompts that both apply to."""
+def _meeting(principles: Sequence[Principle]) -> Iterator[tuple[Principle, Principle]]:
+    """Two principles each that both apply to some prompts."""
     for one, other in combinations(principles, 2):
-        if one.tags and other.tags and not set(one.tags) & set(other.tags):
-            continue
+        if not one.tags or not other.tags or set(one.tags) & set(other.tags):
+            yield one, other
+
+
+def _lint_pairs(principles: Sequence[Principle]) -> Iterator[str]:
+    """Principles that say the same, or the opposite."""
+    for one, other in _meeting(principles):
         if one.compare and other.compare and similarity(one.compare, other.compare) >= NEAR:
             if opposed(one.compare, other.compare):
                 yield f"{other.id}: nearly the opposite of {one.id}; they cancel"
@@ -121,6 +124,26 @@ def _lint_pairs(principles: Sequence[Principle]) -> Iterator[str]:
         limits = {type(p.check): p.check.limit for p in (one, other) if isinstance(p.check, MinWords | MaxWords)}
         if len(limits) == 2 and limits[MinWords] > limits[MaxWords]:
             yield f"{other.id}: no response can pass both it and {one.id}"
+
+
+def _lint_contrasts(principles: Sequence[Principle]) -> Iterator[str]:
+    """Contrasts that a mode cannot use, or that say the same as another one, or its opposite."""
+    contrasts = any(principle.contrast for principle in principles)
+    compares = any(principle.compare for principle in principles)
+    for principle in principles:
+        if principle.contrast:
+            yield from (f"{principle.id}: {problem}" for problem in contrast_problems(principle.contrast))
+        if principle.judged and principle.check is None:
+            if contrasts and not principle.contrast:
+                yield f"{principle.id}: no contrast, so the contrast mode cannot use it"
+            if compares and not principle.compare:
+                yield f"{principle.id}: no compare text, so the compare, reasoned and rank modes cannot use it"
+    texts = {p.id: [words(p.contrast.for_), words(p.contrast.against)] for p in principles if p.contrast}
+    for one, other in _meeting([principle for principle in principles if principle.contrast]):
+        if texts[one.id] == texts[other.id]:
+            yield f"{other.id}: the same contrast as {one.id}; it counts twice"
+        elif texts[one.id] == texts[other.id][::-1]:
+            yield f"{other.id}: the contrast of {one.id} turned round; they cancel"
 
 
 def _lint_weights(principles: Sequence[Principle]) -> Iterator[str]:

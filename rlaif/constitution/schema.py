@@ -144,7 +144,7 @@ class Constitution(_Part):
     @classmethod
     def _ids_differ(cls, principles: tuple[Principle, ...]) -> tuple[Principle, ...]:
         for index in repeated(principle.id for principle in principles):
-            raise ValueError(f"id {principles[index].id!r} is used twice")
+            raise _error_at((index, "id"), f"{principles[index].id!r} is used twice")
         return principles
 
     @field_validator("examples")
@@ -159,7 +159,7 @@ class Constitution(_Part):
             elif name is not None and not known[name].revisable:
                 problem = f"principle {name!r} has no critique and revise texts to show it with"
             if problem:
-                raise PydanticCustomError("example", "{error}", {"error": problem, "at": (index, "principle")})
+                raise _error_at((index, "principle"), problem)
         return examples
 
     @property
@@ -194,6 +194,11 @@ class Constitution(_Part):
             rates |= {f"pass/{p.id}": sum(row[i] for row in table) / len(table) for i, p in enumerate(checked)}
             rates["pass/all"] = sum(map(all, table)) / len(table)
         return rates
+
+
+def _error_at(place: tuple[int | str, ...], message: str) -> PydanticCustomError:
+    """A ValueError of a validator about something inside of what it is given."""
+    return PydanticCustomError("value_error", "{error}", {"error": message, "at": place})
 
 
 def repeated(values: Iterable[object]) -> list[int]:

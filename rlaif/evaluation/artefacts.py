@@ -9,11 +9,11 @@ from typing import Any, NamedTuple, TypeVar
 
 from pydantic import TypeAdapter
 
-from rlaif.config.load import read_mapping
 from rlaif.errors import DataError
 from rlaif.forms import EVALUATION, MANIFEST, METRICS, SAMPLE, SOURCE
 from rlaif.jsonl import read_json, read_rows, read_text
 from rlaif.stats import at
+from rlaif.strict_yaml import read_mapping
 
 T = TypeVar("T")
 
@@ -49,7 +49,7 @@ def read_artefacts(folder: Path) -> Artefacts:
         raise DataError(f"{folder}: no such run folder")
     recipe_text, recipe = "", dict[str, Any]()
     if os.path.lexists(path := folder / "recipe.yaml"):
-        recipe_text, (_, recipe) = read_text(path), read_mapping(path, "a recipe")
+        recipe_text, (_, recipe) = read_text(path), read_mapping(path, "a recipe is a mapping of sections")
     return Artefacts(
         folder=folder,
         recipe=recipe,

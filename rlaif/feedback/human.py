@@ -9,8 +9,7 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from rlaif.config.base import Section
-from rlaif.config.explain import written
+from rlaif.config.base import Section, written
 from rlaif.config.sources import FileSource
 from rlaif.console import say
 from rlaif.errors import ConfigError, DataError

@@ -15,12 +15,12 @@ from typing import NamedTuple, TypeVar
 from scipy.stats import binomtest
 
 from rlaif.config.feedback import (
-    ByTag,
-    Calibrated,
-    Debiased,
+    CalibratedMix,
+    DebiasedMix,
     MixPolicy,
-    Reliable,
-    Weighted,
+    ReliabilityMix,
+    TagMix,
+    WeightedMix,
 )
 from rlaif.errors import ConfigError, DataError
 from rlaif.feedback.calibration import Confidences, calibrate, fit_isotonic, fit_temperature, raw_p
@@ -73,10 +73,10 @@ def mix(ai: Sequence[Judgment], human: Sequence[Judgment], policy: MixPolicy) ->
     """
     human_weight = ai_weight = 1.0
     kept_human, kept_ai = list(human), list(ai)
-    if isinstance(policy, ByTag):
+    if isinstance(policy, TagMix):
         kept_human = [judgment for judgment in human if set(policy.human) & set(judgment.pair.tags)]
         kept_ai = [judgment for judgment in ai if set(policy.ai) & set(judgment.pair.tags)]
-    elif isinstance(policy, Weighted):
+    elif isinstance(policy, WeightedMix):
         human_weight, ai_weight = policy.human, policy.ai
     else:
         labelled = {judgment.pair.id for judgment in human}
@@ -118,7 +118,9 @@ def overlap_of(
 
 
 def believed(
-    weighted: Sequence[WeightedJudgment], overlap: Sequence[LabelledJudgment], policy: Calibrated | Reliable | Debiased
+    weighted: Sequence[WeightedJudgment],
+    overlap: Sequence[LabelledJudgment],
+    policy: CalibratedMix | ReliabilityMix | DebiasedMix,
 ) -> list[WeightedJudgment]:
     """The rows with the judge's labels made worth what the overlap says; people's stay as they are.
 
@@ -140,11 +142,11 @@ def believed(
         )
     people = [item for item in weighted if item.judgment.source == "human"]
     judge = [item for item in weighted if item.judgment.source == "ai"]
-    if isinstance(policy, Calibrated):
+    if isinstance(policy, CalibratedMix):
         data = Confidences.of(rows)
         how = fit_temperature(data) if policy.map == "temperature" else fit_isotonic(data)
         return [*people, *(_with_p(item, calibrate(raw_p(item.judgment), how)) for item in judge)]
-    if isinstance(policy, Debiased):
+    if isinstance(policy, DebiasedMix):
         without = debias([item.judgment for item in judge], rows)
         return [*people, *(item._replace(judgment=j) for item, j in zip(judge, without, strict=True))]
     a = overlap_agreement(rows).value

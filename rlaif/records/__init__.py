@@ -8,10 +8,13 @@ Records are frozen and refuse unknown fields. No record holds a clock time: equa
 """
 
 from rlaif.records.core import (
+    Demonstration,
+    Failure,
     Message,
     Messages,
     Origin,
     Pair,
+    Preference,
     Prompt,
     Record,
     Response,
@@ -39,7 +42,6 @@ from rlaif.records.judged import (
     Score,
     Verdict,
 )
-from rlaif.records.rows import Demonstration, Failure, Preference
 
 __all__ = [
     "Answer",

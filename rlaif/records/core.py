@@ -1,4 +1,4 @@
-"""Who has which identity, and the texts: prompts, responses, pairs. The other records are made of these."""
+"""Identities and texts, and what training reads: prompts, responses, pairs, preferences; what failed before that."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import json
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Role = Literal["system", "user", "assistant"]
 Source = Literal["ai", "human"]
@@ -115,3 +115,48 @@ def oriented(prompt: Prompt, one: str, other: str, seed: int = 0) -> Pair:
     """The pair of two texts, a and b assigned by hash: neither order nor merit says which is called a."""
     a, b = sorted((one, other), key=lambda text: (content_id("orientation", seed, prompt.id, text), text))
     return Pair.of(prompt, a, b)
+
+
+class Demonstration(Record):
+    """One row for supervised fine-tuning. `prompt` and `completion` alone form a valid TRL prompt-completion row."""
+
+    prompt: Messages
+    completion: Messages
+    source: Source
+    prompt_id: str
+    round: int = Field(ge=0)
+    """Which revision it is, counted from 1; 0 for a response as it was sampled."""
+    tags: tuple[str, ...] = ()
+
+
+class Preference(Record):
+    """One training row. `prompt`, `chosen` and `rejected` alone form a valid TRL conversational preference row."""
+
+    prompt: Messages = Field(min_length=1)
+    chosen: Messages = Field(min_length=1)
+    rejected: Messages = Field(min_length=1)
+    p_chosen: float = Field(ge=0.5, le=1)
+    source: Source
+    weight: float = Field(gt=0)
+    split: Literal["train", "heldout"]
+    prompt_id: str
+    pair_id: str
+    tags: tuple[str, ...] = ()
+
+    @field_validator("prompt")
+    @classmethod
+    def _ends_with_user(cls, prompt: Messages) -> Messages:
+        if prompt[-1].role != "user":
+            raise ValueError(f"a prompt must end with a user turn (got {prompt[-1].role!r})")
+        return prompt
+
+
+class Failure(Record):
+    """A piece of work without a result: never a label. `reason` is a short fixed phrase, `detail` the evidence."""
+
+    stage: str
+    id: str
+    reason: str
+    detail: str = ""
+    principle: str | None = None
+    first: Side | None = None

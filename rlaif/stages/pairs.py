@@ -9,7 +9,7 @@ from typing import Any
 from rlaif.annotate.conflicts import conflicts
 from rlaif.annotate.route import read_routing
 from rlaif.config import Recipe
-from rlaif.config.feedback import AiLabels, Calibrated, Debiased, HumanLabels, MixedLabels, Reliable
+from rlaif.config.feedback import AiLabels, CalibratedMix, DebiasedMix, HumanLabels, MixedLabels, ReliabilityMix
 from rlaif.console import say
 from rlaif.errors import DataError
 from rlaif.feedback.annotators.trust import trusted
@@ -120,7 +120,7 @@ def _mixed(labels: MixedLabels, run: Run, ai: Sequence[Judgment], human: Sequenc
     write_jsonl(run.conflicts, conflicts(ai, human))
     mixed = mix(ai, human, labels.policy)
     mixed = mixed._replace(dropped=mixed.dropped + said - len(human))
-    if not isinstance(labels.policy, Calibrated | Reliable | Debiased):
+    if not isinstance(labels.policy, CalibratedMix | ReliabilityMix | DebiasedMix):
         return mixed
     routing = read_routing(run)
     overlap = overlap_of(ai, human, routing.picked if routing else ())

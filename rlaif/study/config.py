@@ -8,13 +8,12 @@ from typing import Literal, Self
 import yaml
 from pydantic import Field, field_validator, model_validator
 
-from rlaif.config.base import Section, Seed
-from rlaif.config.explain import validated
-from rlaif.config.load import read_mapping
+from rlaif.config.base import Section, Seed, validated
 from rlaif.config.models import JudgeModel
 from rlaif.errors import did_you_mean
 from rlaif.evaluation.contest.cost import Prices
 from rlaif.formats import HumanSource
+from rlaif.strict_yaml import read_mapping
 
 SCHEMA = "rlaif/study/v1"
 ArmKind = Literal["rlaif", "rlhf", "hybrid", "direct", "sft_on_judge", "best_of_n", "length_only", "custom"]
@@ -97,7 +96,7 @@ def kind_of(name: str, arm: Arm) -> ArmKind:
 
 def load_study(path: Path) -> Study:
     """The study of this file. ConfigError listing every mistake."""
-    node, values = read_mapping(path, "a study")
+    node, values = read_mapping(path, "a study is a mapping of sections")
     return validated(Study, path, node, values)
 
 

@@ -23,8 +23,7 @@ from rlaif.audits.judges import open_judges
 from rlaif.config import Recipe
 from rlaif.config.judging import CompareMode
 from rlaif.console import bar
-from rlaif.constitution import Constitution
-from rlaif.constitution.write import write_constitution
+from rlaif.constitution import Constitution, write_constitution
 from rlaif.errors import ConfigError, DataError
 from rlaif.jsonl import write_json
 from rlaif.models.chat import ChatModel

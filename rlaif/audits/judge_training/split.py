@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from rlaif.audits.judge_training.labels import PairLabel
-from rlaif.config.judge_training import JudgeTrainSection
+from rlaif.config.training import JudgeTrainSection
 from rlaif.errors import DataError
 from rlaif.feedback.pairs import choice, heldout_prompts
 from rlaif.records import Messages, content_id

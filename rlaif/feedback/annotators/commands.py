@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from rlaif.config.annotators import AnnotatorsSection, Removal
+from rlaif.config.feedback import AnnotatorsSection, Removal
 from rlaif.console import aligned
 from rlaif.errors import ConfigError, DataError, did_you_mean
 from rlaif.feedback.annotators.credibility import AnnotatorReport, Rate

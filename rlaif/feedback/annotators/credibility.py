@@ -10,7 +10,7 @@ from statistics import fmean, median
 
 from scipy.stats import binomtest
 
-from rlaif.config.annotators import Removal
+from rlaif.config.feedback import Removal
 from rlaif.feedback.annotators.labels import SIMULATED, Table, first_text, individual, means, shared, table, votes
 from rlaif.feedback.annotators.noisy_bradley_terry import comparisons, fit_noisy_bradley_terry
 from rlaif.feedback.dawid_skene import fit_dawid_skene

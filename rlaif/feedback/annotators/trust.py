@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from rlaif.config.annotators import AnnotatorsSection, DawidSkene, MeanOfAnnotators
+from rlaif.config.feedback import AnnotatorsSection, DawidSkene, MeanOfAnnotators
 from rlaif.errors import DataError
 from rlaif.feedback.annotators.credibility import AnnotatorReport, credibility, removed
 from rlaif.feedback.annotators.labels import Alpha, Table, alpha, first_text, shared, table, votes

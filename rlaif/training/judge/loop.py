@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from rlaif.config.judge_training import JudgeTrainSection
+from rlaif.config.training import JudgeTrainSection
 from rlaif.records import derive_seed
 from rlaif.training.judge.lessons import Encoder, JudgeLesson, JudgeQuestion
 from rlaif.training.judge.methods import JudgeMethod, Rows

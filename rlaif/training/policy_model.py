@@ -14,15 +14,19 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from rlaif.config import Recipe
+from rlaif.config.optimise import BestOfN
 from rlaif.config.training import Lora
 from rlaif.models.local.architecture import backbone_of, output_of
-from rlaif.models.local.load import load_language_model
+from rlaif.models.local.load import load_language_model, load_tokenizer
+from rlaif.models.local.machine import torch_dtype
 from rlaif.models.local.packing import Row, hidden_states, microbatches, response_mask
+from rlaif.models.local.tokens import encode_prompt, response_tokens
 from rlaif.processes import leads
+from rlaif.records import Response
+from rlaif.training.compute import Outline, gather, gathered, keeping
 from rlaif.training.head import chosen_and_entropy, chosen_logprobs
 from rlaif.training.lora import Adapter
-from rlaif.training.recompute import keeping
-from rlaif.training.sharding import Outline, gather, gathered
 
 
 class TokenStatistics(NamedTuple):
@@ -75,7 +79,7 @@ class PolicyModel:
     def read(self, rows: Sequence[Row], temperature: float) -> ForwardPass:
         """`token_logprobs`, and the hidden states for whoever else reads them (a critic on this trunk)."""
         mask_BT = response_mask(rows, self.model.device)
-        hidden_NH = hidden_states(self.backbone, rows).chosen()
+        hidden_NH = hidden_states(self.backbone, rows).chosen()  # one state per real response token
         logprobs_N = chosen_logprobs(output_of(self.model), hidden_NH, self._targets(rows), temperature)
         return ForwardPass(
             torch.zeros(mask_BT.shape, device=mask_BT.device).masked_scatter(mask_BT, logprobs_N), hidden_NH
@@ -140,3 +144,24 @@ class PolicyModel:
         if leads():
             self.model.save_pretrained(folder)
             self.tokenizer.save_pretrained(folder)
+
+
+def measure_kl(recipe: Recipe, policy: Path, responses: Sequence[Response]) -> list[float]:
+    """One value per response of the policy, in input order: the sum over its tokens of log pi - log reference at the
+    sampling temperature, in nats, which is unbiased for the KL per response. Empty for best-of-n, whose responses were
+    picked: of these no KL can be measured."""
+    if isinstance(recipe.optimise, BestOfN):
+        return []
+    rows, reference = rows_of(load_tokenizer(str(policy)), responses), recipe.compared_with
+    logprobs_B = []
+    for name, revision in ((str(policy), None), (reference.model, reference.revision)):  # one at a time in memory
+        model = PolicyModel.load(name, revision, torch_dtype(recipe.policy.dtype))
+        found = model.without_gradients(rows, recipe.sample.temperature, recipe.reward.microbatch_tokens)
+        logprobs_B.append(found.logprobs_BT.sum(1).cpu())  # of whole responses
+        del model, found
+    return [round(value, 4) for value in (logprobs_B[0] - logprobs_B[1]).tolist()]
+
+
+def rows_of(tokenizer: object, responses: Sequence[Response]) -> list[Row]:
+    """The tokens that the policy chose where its server tells them, else those of the text."""
+    return [Row(tuple(encode_prompt(tokenizer, r.prompt)), tuple(response_tokens(tokenizer, r))) for r in responses]

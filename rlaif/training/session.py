@@ -1,6 +1,10 @@
 """One training loop's optimiser and schedule: what is needed to stop at any moment and go on as if not.
 
 Nothing random is kept here: data order, sampling and initialisation are all derived from seeds and step numbers.
+
+The optimiser steps float32 masters. Of those of bf16 weights only the 16 bits are kept that the weights have not: a
+weight is its master rounded to bf16, halves away from zero, so its bits are the master's upper half, plus one where the
+lower half, read as a signed number, is below zero: master = (weight << 16) + low, exactly and for every value.
 """
 
 from __future__ import annotations
@@ -19,7 +23,6 @@ from rlaif.config.reward import RewardSection
 from rlaif.errors import TrainingError
 from rlaif.training import parallel
 from rlaif.training.checkpoints import Checkpoints
-from rlaif.training.masters import MasterPart, low_bits
 
 FUSED_FROM = 2**25
 """Numbers trained from which AdamW's fused kernel steps. It is six times as fast and needs no scratch, and rounds
@@ -30,6 +33,48 @@ GPU_PART = 2**25
 """On a GPU, where a part costs a launch of every kernel and 128 MB of scratch."""
 MOST_PARTS = 2**9
 """Larger models are cut into larger parts: every step of the optimiser looks at all of them."""
+
+
+def low_bits(own: Tensor) -> Tensor | None:
+    """Beside weights that are their masters so far: zeros. None where weights are float32 and their own masters."""
+    return None if own.dtype == torch.float32 else torch.zeros(own.shape, dtype=torch.int16, device=own.device)
+
+
+def widen(own: Tensor, low: Tensor) -> Tensor:
+    """The masters, in float32."""
+    return own.float().view(torch.int32).add_(low).view(torch.float32)
+
+
+def narrow(master: Tensor, own: Tensor, low: Tensor) -> None:
+    """Write the masters into both halves. Overwrites `master`."""
+    bits = master.view(torch.int32)
+    low.copy_(bits)  # keeps the lower 16 of them
+    own.view(torch.int16).copy_(bits.sub_(low).bitwise_right_shift_(16))
+
+
+class MasterPart(NamedTuple):
+    """Some neighbouring weights of one parameter, as the optimiser steps them."""
+
+    own: Tensor
+    low: Tensor | None
+    master: Tensor
+    """Float32 weights themselves; of others empty, except between `open` and `close`."""
+
+    @classmethod
+    def of(cls, own: Tensor, low: Tensor | None) -> MasterPart:
+        """`own` float32, or bf16 with its `low_bits`."""
+        return cls(own, low, own if low is None else torch.empty(0, device=own.device))
+
+    def open(self) -> None:
+        """Put the masters where the optimiser finds them."""
+        if self.low is not None:
+            self.master.data = widen(self.own, self.low)
+
+    def close(self) -> None:
+        """Round the masters, which have been stepped, into the weights."""
+        if self.low is not None:
+            narrow(self.master.data, self.own, self.low)
+            self.master.data = torch.empty(0, device=self.own.device)
 
 
 class Group(NamedTuple):
@@ -43,12 +88,12 @@ class Session:
     """AdamW (eps 1e-5, N+ detail 7) over groups of parameters, with atomic checkpoints.
 
     It steps float32 masters, because in bf16 a small update rounds to nothing. Parameters that are float32 are their
-    own masters; beside a bf16 parameter lie the 16 bits that its master has more (masters.py). Beside weights and
+    own masters; beside a bf16 parameter lie the 16 bits that its master has more. Beside weights and
     gradients that makes 8 or 10 bytes per parameter, and never a second copy of all masters or gradients: they are
     widened, and stepped, a part at a time.
 
     With several processes the gradients are those of all of them added up, and every process takes the same step.
-    Of a sharded parameter (sharding.py, which adds up its gradient) each process keeps and steps its own part.
+    Of a sharded parameter (compute.py, which adds up its gradient) each process keeps and steps its own part.
     """
 
     def __init__(self, groups: Sequence[Group], folder: Path, max_grad_norm: float, weight_decay: float = 0.0) -> None:

@@ -12,9 +12,9 @@ from transformers.utils import logging as transformers_logging
 
 from rlaif.errors import ModelError
 from rlaif.models.embedded import resolve_model
-from rlaif.models.local.allocator import give_back, keep_freed
 from rlaif.models.local.architecture import backbone_of
 from rlaif.models.local.generate import end_with
+from rlaif.models.local.machine import give_back, keep_freed
 from rlaif.models.local.packing import prepare
 from rlaif.models.local.tokens import turn_of
 

@@ -49,17 +49,12 @@ SLACK = 1.2
 class Bucket(NamedTuple):
     """Packs of nearly one length, computed together as if all were as long as the longest."""
 
-    tokens: int
-    """Real ones, N."""
-    packs: int
-    length: int
+    lengths: list[int]
+    """Shortest first."""
     mask_R1LL: Tensor
     """Additive: 0 where a token may look, the dtype's lowest value elsewhere."""
-    source_P: Tensor | None
-    """Which of the N tokens stands in each of the R x L places; on the right of a short pack any will do, since nobody
-    looks ahead. None where all are of one length."""
     places_N: Tensor | None
-    """The place of each token."""
+    """Where each token stands among the R x L places; None where all packs are of one length, and it is the same."""
 
 
 Masks = Callable[[Rule], Sequence[Bucket] | BlockMask]
@@ -150,28 +145,29 @@ def _taken(module: Any, query: Tensor, options: dict[str, Any]) -> tuple[float, 
 def _by_buckets(
     query: Tensor, key: Tensor, value: Tensor, buckets: Sequence[Bucket], scaling: float, extras: Extras
 ) -> Tensor:
-    sizes = [bucket.tokens for bucket in buckets]
+    sizes = [sum(bucket.lengths) for bucket in buckets]
     parts = []
     for bucket, *qkv in zip(buckets, *(states.split(sizes, dim=2) for states in (query, key, value)), strict=True):
         q, k, v = (_apart(states_1HND, bucket) for states_1HND in qkv)
-        if extras or (q.device.type == "cpu" and bucket.length <= plain_up_to(q.dtype)):
+        if extras or (q.device.type == "cpu" and bucket.lengths[-1] <= plain_up_to(q.dtype)):
             out_RQLE = _plain(q, k, v, bucket.mask_R1LL, scaling, extras)
         else:
             out_RQLE = _fused(q, k, v, bucket.mask_R1LL, scaling)
         out_PQE = out_RQLE.transpose(1, 2).flatten(0, 1)
         if bucket.places_N is not None:  # without the padding: (N, Q, E)
-            out_PQE = out_PQE.flatten(1).index_select(0, bucket.places_N).unflatten(1, out_PQE.shape[1:])
+            out_PQE = out_PQE.index_select(0, bucket.places_N)
         parts.append(out_PQE)
     return torch.cat(parts).unsqueeze(0)
 
 
 def _apart(states_1HND: Tensor, bucket: Bucket) -> Tensor:
-    """(R, heads, L, D): the bucket's packs beside each other."""
+    """(R, heads, L, D): the bucket's packs beside each other, padded on the right, where nobody looks."""
     states_NHD = states_1HND[0].transpose(0, 1)
-    if bucket.source_P is not None:
-        flat = states_NHD.flatten(1).index_select(0, bucket.source_P)
-        states_NHD = flat.unflatten(1, states_NHD.shape[1:])
-    return states_NHD.unflatten(0, (bucket.packs, bucket.length)).transpose(1, 2)
+    count, length = len(bucket.lengths), bucket.lengths[-1]
+    if bucket.places_N is not None:
+        empty_PHD = states_NHD.new_zeros(count * length, *states_NHD.shape[1:])
+        states_NHD = empty_PHD.index_copy(0, bucket.places_N, states_NHD)
+    return states_NHD.unflatten(0, (count, length)).transpose(1, 2)
 
 
 def _plain(q_RQLD: Tensor, k_RKLD: Tensor, v_RKLE: Tensor, mask_R1LL: Tensor, scaling: float, extras: Extras) -> Tensor:
@@ -246,8 +242,10 @@ class BucketMasks:
             )
             own_RLL = segments_RL.unsqueeze(2) == segments_RL.unsqueeze(1)
             seen_R1LL = (own_RLL | (segments_RL == 0).unsqueeze(1)).tril()[:, None]
-            mask_R1LL = _additive(seen_R1LL, dtype)
-            self._buckets.append(Bucket(sum(lengths), len(lengths), lengths[-1], mask_R1LL, *_places(lengths, device)))
+            ragged = lengths[0] < lengths[-1]
+            places = [row * lengths[-1] + at for row, length in enumerate(lengths) for at in range(length)]
+            places_N = torch.tensor(places, device=device) if ragged else None
+            self._buckets.append(Bucket(lengths, _additive(seen_R1LL, dtype), places_N))
             self._seen.append((seen_R1LL, at_RL))
 
     def __call__(self, rule: Rule) -> list[Bucket]:
@@ -276,21 +274,6 @@ def alike(lengths: Iterable[int]) -> Iterator[list[int]]:
 
 def _additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill(~seen, torch.finfo(dtype).min)
-
-
-def _places(lengths: Sequence[int], device: Any) -> tuple[Tensor | None, Tensor | None]:
-    """(source_P, places_N) of packs of these lengths, shortest first."""
-    longest = lengths[-1]
-    if lengths[0] == longest:
-        return None, None
-    source: list[int] = []
-    places: list[int] = []
-    passed = 0
-    for row, length in enumerate(lengths):
-        source += [passed + min(place, length - 1) for place in range(longest)]
-        places += range(row * longest, row * longest + length)
-        passed += length
-    return torch.tensor(source, device=device), torch.tensor(places, device=device)
 
 
 AttentionInterface.register(PACKED, packed_attention)

@@ -31,7 +31,7 @@ from rlaif.records import Message
 from rlaif.training import parallel
 from rlaif.training.policy_model import PolicyModel
 from rlaif.training.samplers import SampledResponse
-from rlaif.training.samplers.parity import Follower, LogprobPair, Parity, check, mean_gap, stacked
+from rlaif.training.samplers.parity import Follower, LogprobPair, Parity, check
 
 NAME = "policy"
 PROBE_TOKENS = 48
@@ -56,9 +56,9 @@ class ServerSample(NamedTuple):
 
     rows: list[Row]
     """Written just now."""
-    written: list[list[float]]
-    """The log-probabilities that came with them."""
-    read: list[list[float]]
+    written: list[float]
+    """The log-probabilities that came with them, row after row."""
+    read: list[float]
     """What it says of the fixed text, token by token."""
     log: str
 
@@ -175,9 +175,9 @@ class VllmSampler:
         self._probe = self._probe or look.rows
         # The server holds merged weights, so that is what it must have followed; what learns is the unmerged model.
         with self._policy.for_generation():
-            now = LogprobPair(stacked(look.read), self._says(self._probe, 1.0))
-        new = LogprobPair(stacked(look.written), self._says(look.rows, PROBE_TEMPERATURE))
-        parity = Parity(max(mean_gap(now), mean_gap(new)), self._follower.look(now))
+            now = LogprobPair(torch.tensor(look.read, dtype=torch.float64), self._says(self._probe, 1.0))
+        new = LogprobPair(torch.tensor(look.written, dtype=torch.float64), self._says(look.rows, PROBE_TEMPERATURE))
+        parity = Parity(max(now.gap, new.gap), self._follower.look(now))
         check(parity, self._config.parity_tolerance, look.log)
         return parity
 
@@ -195,13 +195,13 @@ class VllmSampler:
         known = self._probe or rows
         with self._or_its_end() as client:
             answers = client.read([row.prompt + row.response for row in known])
-        read = []
+        read: list[float] = []
         for row, answer in zip(known, answers, strict=True):
             if isinstance(answer, Lost):
                 raise TrainingError(f"the vLLM server does not say what it thinks of a text: {answer.reason}")
-            read.append(answer[-len(row.response) :])
+            read += answer[-len(row.response) :]
         assert self._process is not None
-        return ServerSample(rows, [one.logprobs for one in written], read, str(self._process.log))
+        return ServerSample(rows, [value for one in written for value in one.logprobs], read, str(self._process.log))
 
     def _says(self, rows: Sequence[Row], temperature: float) -> Tensor:
         """The policy's log-probability of every response token, row after row."""

@@ -285,3 +285,15 @@ def test_kept_memory_has_no_fresh_pages_until_it_is_given_back() -> None:
     assert kept < 1000
     if usual > 10_000:  # elsewhere than with 4 KB pages and glibc there is nothing to save
         assert returned > 8000
+
+
+def test_what_is_kept_beyond_the_plan_goes_back_between_updates(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[int] = []
+    monkeypatch.setattr(machine, "give_back", lambda: told.append(1))
+    machine.trim()
+    with machine.heap_within(1e12):
+        machine.trim()
+    assert told == []
+    with machine.heap_within(-1.0):
+        machine.trim()
+    assert told == [1]

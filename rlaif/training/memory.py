@@ -25,7 +25,7 @@ from rlaif.config.training import Lora
 from rlaif.console import say
 from rlaif.errors import ConfigError, TrainingError
 from rlaif.models.local.load import device, load_tokenizer
-from rlaif.models.local.machine import torch_dtype
+from rlaif.models.local.machine import heap_within, torch_dtype
 from rlaif.models.local.packing import Row, microbatches, packs
 from rlaif.models.local.tokens import encode_prompt
 from rlaif.records import Prompt
@@ -124,7 +124,9 @@ def within(plan: MemoryPlan) -> Iterator[None]:
             f"{plan.advice}; compute.check_memory=false goes on anyway"
         )
     try:
-        yield
+        # Kept for speed as long as memory is plenty: half of what there is, where the plan is less.
+        with heap_within(max(plan.together, plan.there / 2)):
+            yield
     except (MemoryError, OSError, RuntimeError) as error:
         said = str(error).lower()  # torch's on a GPU and on a CPU, the system's, or a library's
         if not isinstance(error, MemoryError) and not any(words in said for words in NO_MEMORY):

@@ -14,17 +14,21 @@ Where it has not, every number is widened, multiplied and rounded one by one, ei
 
 **Memory.** glibc gives every block beyond 32 MB, and what is free at the end of its heap, back to the system at once.
 Handed out again it comes in fresh pages that the kernel has to fill with zeros: on a CPU up to a fifth of a training
-step. So it is told to keep them.
+step. So it is told to keep them; but blocks of other sizes than those needed next only pile up, and beyond what a stage
+was planned to take they go back all the same, between updates.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import math
 import os
 import platform
 import sys
 import time
+from collections.abc import Iterator
+from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
@@ -240,3 +244,23 @@ def give_back() -> None:
     """Return to the system what is free now, for other processes."""
     if (library := _glibc()) is not None:
         library.malloc_trim(0)
+
+
+_most: ContextVar[float] = ContextVar("_most", default=math.inf)
+
+
+@contextlib.contextmanager
+def heap_within(more: float) -> Iterator[None]:
+    """Inside, `trim` bounds what this process keeps: to what it has now and so many bytes more."""
+    token = _most.set(psutil.Process().memory_info().rss + more)
+    try:
+        yield
+    finally:
+        _most.reset(token)
+
+
+def trim() -> None:
+    """Give freed memory back where more is kept than `heap_within` allows. Between updates; changes no number."""
+    most = _most.get()
+    if most < math.inf and psutil.Process().memory_info().rss > most:
+        give_back()

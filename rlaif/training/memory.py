@@ -187,12 +187,8 @@ def _judge(recipe: Recipe, rows: Sequence[Row]) -> MemoryPlan:
 
 def _rollouts(recipe: Recipe, section: OnPolicy, rows: Sequence[Row]) -> MemoryPlan:
     """Policy and critic learn one after the other, and the frozen models rest meanwhile (on a CPU: resting.py)."""
-    batch = _microbatch(
-        rows,
-        _longest(section.max_prompt_tokens, section.max_tokens, section.responses_per_prompt),
-        section.microbatch_tokens,
-        section.minibatch_size,
-    )
+    longest = (section.max_prompt_tokens, section.max_tokens, section.responses_per_prompt)
+    batch = _microbatch(rows, longest, section.microbatch_tokens, section.minibatch_size)
     learner = Learner(recipe, "optimise", sizes(_policy(recipe, section.lora), batch), section.lora)
     stays, writing = [learner.weights("policy")], _writing(section, learner, rows)
     resting = writing if device().type == "cpu" else stays
@@ -211,7 +207,11 @@ def _rollouts(recipe: Recipe, section: OnPolicy, rows: Sequence[Row]) -> MemoryP
         if not section.reads_reward_model:  # it begins as the policy
             wanted = _policy(recipe, own.critic_lora)._replace(scalar=True)
         critic = Learner(recipe, "optimise", sizes(wanted, batch), own.critic_lora)
-        stays.append(critic.adapters("critic") if over else critic.weights("critic"))
+        item = critic.weights("critic")
+        if over:
+            item = weights_item("critic", critic.model.trained / critic.parts, critic.model.e, critic.remedy)
+            item = item._replace(note=f"adapter over the reward model, {item.note}")
+        stays.append(item)
         learning = max(learning, critic.learning(), key=_total)
         optimiser, unknown = critic.optimiser(beside=learner), tuple(dict.fromkeys(unknown + critic.model.unknown))
     return MemoryPlan("optimise", [*stays, optimiser], learning, writing, unknown=unknown)
@@ -245,24 +245,19 @@ def _scorer(recipe: Recipe, lora: Lora | None) -> ModelRequest:
     return wanted._replace(name=recipe.reward.model, revision=None) if recipe.reward.model else wanted
 
 
-def _longest(prompt: int, response: int, responses: int) -> list[Row]:
-    return [Row((0,) * prompt, (number,) * response) for number in range(responses)]
-
-
 def _of_texts(section: RewardSection | Offline, rows: Sequence[Row], sides: int) -> list[Row]:
     """A microbatch of given texts; `sides` rows make one lesson."""
     half = max(1, section.max_length // 2)
-    return _microbatch(rows, _longest(half, half, sides), section.microbatch_tokens, sides * section.minibatch_size)
+    return _microbatch(rows, (half, half, sides), section.microbatch_tokens, sides * section.minibatch_size)
 
 
-def _microbatch(rows: Sequence[Row], longest: Sequence[Row], max_tokens: int, count: int) -> list[Row]:
-    """The most that passes through a model at once: of the `count` rows with the longest packs, or of `longest` ones
-    after different prompts."""
-    if rows:
-        ordered = sorted(packs(rows), key=lambda pack: -pack.length)
-        chosen = [rows[i] for pack in ordered for i in pack.rows][:count]
-    else:
-        again = range(-(-count // len(longest)))
-        chosen = [Row((number, *row.prompt[1:]), row.response) for number in again for row in longest][:count]
+def _microbatch(rows: Sequence[Row], longest: tuple[int, int, int], max_tokens: int, count: int) -> list[Row]:
+    """The most that passes through a model at once: of the `count` rows with the longest packs. Without rows each has
+    a prompt and a response of the lengths in `longest`, whose last number is that of responses per prompt."""
+    if not rows:
+        prompt, response, each = longest
+        rows = [Row((i // each, *(0,) * (prompt - 1)), (i % each,) * response) for i in range(count)]
+    ordered = sorted(packs(rows), key=lambda pack: -pack.length)
+    chosen = [rows[i] for pack in ordered for i in pack.rows][:count]
     groups = [[chosen[i] for i in group] for group in microbatches(chosen, max_tokens)]
     return max(groups, key=lambda group: sum(pack.length for pack in packs(group)))

@@ -235,10 +235,6 @@ class Learner(NamedTuple):
     def weights(self, name: str) -> MemoryItem:
         return weights_item(name, self.model.weights / self.parts, self.model.e, self.remedy)
 
-    def adapters(self, name: str) -> MemoryItem:
-        item = weights_item(name, self.model.trained / self.parts, self.model.e, self.remedy)
-        return item._replace(note=f"adapter over the reward model, {item.note}")
-
     def reference(self) -> MemoryItem:
         if self.lora is not None:
             return MemoryItem("reference", 0, "", "adapter off")

@@ -208,17 +208,16 @@ def caches(model: Any, pad_id: int) -> bool:
 
 def _try_cache(model: Any, pad_id: int) -> bool:
     ids = trial(model.config)
-    prompts, following = [ids[:4], ids[2:9], ids[:4]], [ids[9], ids[10], ids[11]]
-    last = torch.tensor([False, True, True], device=model.device)
-    exact = RecomputingWriter(model, prompts)
-    wanted = [exact.begin(), exact.go_on(torch.tensor(following))]
-    exact.keep(last)
-    wanted.append(exact.go_on(torch.tensor(following[:2])))
+    prompts = [ids[:4], ids[2:9], ids[:4]]  # of two lengths, one of them twice
+
+    def three_steps(writer: CachedWriter | RecomputingWriter) -> list[Tensor]:
+        found = [writer.begin(), writer.go_on(torch.tensor(ids[9:12], device=model.device))]
+        writer.keep(torch.tensor([False, True, True], device=model.device))
+        return [*found, writer.go_on(torch.tensor(ids[9:11], device=model.device))]
+
+    wanted = three_steps(RecomputingWriter(model, prompts))
     try:
-        tried = CachedWriter(model, prompts, pad_id)
-        found = [tried.begin(), tried.go_on(torch.tensor(following, device=model.device))]
-        tried.keep(last)
-        found.append(tried.go_on(torch.tensor(following[:2], device=model.device)))
+        found = three_steps(CachedWriter(model, prompts, pad_id))
         problem = "" if all(map(agree, found, wanted)) else "padding changes what follows"
     except Exception as error:  # whatever a model's code raises
         problem = one_line(error)

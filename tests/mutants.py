@@ -405,8 +405,8 @@ FAULTS = [
     ),
     Fault(
         ATTENTION,
-        "places = [row * lengths[-1] + at for",
-        "places = [row * length + at for",
+        "places_N = real_RL.flatten().nonzero().squeeze(1)",
+        "places_N = torch.arange(sum(lengths))",
         "test_packing.py::test_padding_in_attention_changes_neither_states_nor_gradients",
         "a token gets what its neighbour attended to",
     ),

@@ -53,8 +53,11 @@ class Bucket(NamedTuple):
     """Shortest first."""
     mask_R1LL: Tensor
     """Additive: 0 where a token may look, the dtype's lowest value elsewhere."""
+    source_P: Tensor | None
+    """Which token stands in each of the R x L places; on the right of a short pack the first will do, since nobody
+    looks ahead. None where all packs are of one length, and it is the same."""
     places_N: Tensor | None
-    """Where each token stands among the R x L places; None where all packs are of one length, and it is the same."""
+    """The place of each token."""
 
 
 Masks = Callable[[Rule], Sequence[Bucket] | BlockMask]
@@ -163,11 +166,9 @@ def _by_buckets(
 def _apart(states_1HND: Tensor, bucket: Bucket) -> Tensor:
     """(R, heads, L, D): the bucket's packs beside each other, padded on the right, where nobody looks."""
     states_NHD = states_1HND[0].transpose(0, 1)
-    count, length = len(bucket.lengths), bucket.lengths[-1]
-    if bucket.places_N is not None:
-        empty_PHD = states_NHD.new_zeros(count * length, *states_NHD.shape[1:])
-        states_NHD = empty_PHD.index_copy(0, bucket.places_N, states_NHD)
-    return states_NHD.unflatten(0, (count, length)).transpose(1, 2)
+    if bucket.source_P is not None:
+        states_NHD = states_NHD.index_select(0, bucket.source_P)  # keeps nothing for the backward pass but the index
+    return states_NHD.unflatten(0, (len(bucket.lengths), bucket.lengths[-1])).transpose(1, 2)
 
 
 def _plain(q_RQLD: Tensor, k_RKLD: Tensor, v_RKLE: Tensor, mask_R1LL: Tensor, scaling: float, extras: Extras) -> Tensor:
@@ -242,10 +243,14 @@ class BucketMasks:
             )
             own_RLL = segments_RL.unsqueeze(2) == segments_RL.unsqueeze(1)
             seen_R1LL = (own_RLL | (segments_RL == 0).unsqueeze(1)).tril()[:, None]
-            ragged = lengths[0] < lengths[-1]
-            places = [row * lengths[-1] + at for row, length in enumerate(lengths) for at in range(length)]
-            places_N = torch.tensor(places, device=device) if ragged else None
-            self._buckets.append(Bucket(lengths, _additive(seen_R1LL, dtype), places_N))
+            source_P = places_N = None
+            if lengths[0] < lengths[-1]:
+                source_P = (
+                    pad_sequence(torch.arange(sum(lengths)).split(lengths), batch_first=True).flatten().to(device)
+                )
+                real_RL = pad_sequence([torch.ones(length) for length in lengths], batch_first=True)
+                places_N = real_RL.flatten().nonzero().squeeze(1).to(device)
+            self._buckets.append(Bucket(lengths, _additive(seen_R1LL, dtype), source_P, places_N))
             self._seen.append((seen_R1LL, at_RL))
 
     def __call__(self, rule: Rule) -> list[Bucket]:

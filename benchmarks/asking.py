@@ -35,7 +35,7 @@ from rlaif.feedback.ratio import TAU
 from rlaif.feedback.sample import sample_responses
 from rlaif.jsonl import read_objects, write_jsonl
 from rlaif.models.cache import CachedModel
-from rlaif.models.local import LocalChatModel
+from rlaif.models.local.model import LocalChatModel
 from rlaif.models.local.tokens import encode_prompt
 from rlaif.records import Judgment, Message, Pair, Prompt, content_id, oriented
 from rlaif.resources import resolve

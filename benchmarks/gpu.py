@@ -42,7 +42,7 @@ from gpu_measure import Budget, Console, free, operations, peak_gb, peak_rate
 from gpu_work import CASES, METHODS, SIZES, Case, Shape, make_models
 from transformers.utils import logging as transformers_logging
 
-from rlaif.models.local.dtype import resolve
+from rlaif.models.local.machine import resolve
 from rlaif.models.local.packing import Row
 
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.02}

@@ -17,8 +17,8 @@ from rlaif.config import Recipe
 from rlaif.config.optimise import Dpo, Sft
 from rlaif.config.reward import RewardSection
 from rlaif.config.training import ComputeSection, Lora
-from rlaif.models.local.dtype import torch_dtype
 from rlaif.models.local.generate import Sampling, generate
+from rlaif.models.local.machine import torch_dtype
 from rlaif.models.local.packing import Row
 from rlaif.models.local.tokens import encode_prompt
 from rlaif.rewards.open import open_rewards

@@ -34,8 +34,8 @@ import torch
 from rlaif.config import Recipe
 from rlaif.config.reward import RewardSection
 from rlaif.config.training import Lora
-from rlaif.models.local.dtype import resolve, torch_dtype
 from rlaif.models.local.load import load_tokenizer
+from rlaif.models.local.machine import resolve, torch_dtype
 from rlaif.records import Message, Preference, Prompt, content_id
 from rlaif.rewards.open import open_rewards
 from rlaif.run_folder import Run

@@ -42,7 +42,7 @@ from rlaif.stages.optimise import OPTIMISE
 from rlaif.stages.pairs import PAIRS
 from rlaif.stages.reward import REWARD
 from rlaif.stages.stage import Stage
-from rlaif.training.trackers import check_trackers
+from rlaif.training.tracking import check_trackers
 
 T = TypeVar("T")
 STAGES = {stage.name: stage for stage in (SAMPLE, LABEL, PAIRS, REWARD, OPTIMISE, EVALUATE, REPORT)}
@@ -115,7 +115,7 @@ def _settled(recipe: Recipe, run: Run) -> Recipe:
     """The recipe as this run has it, `dtype: auto` settled."""
     if '"dtype":"auto"' not in recipe.model_dump_json():
         return recipe
-    from rlaif.models.local.dtype import settled  # noqa: PLC0415 (brings torch)
+    from rlaif.models.local.machine import settled  # noqa: PLC0415 (brings torch)
 
     return settled(recipe, run.earlier())
 

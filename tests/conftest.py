@@ -29,7 +29,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if hasattr(config, "workerinput") or not config.getoption("numprocesses", 0):
         import torch
 
-        import rlaif.models.local.threads  # noqa: F401 (what it sets counts from the first product on)
+        import rlaif.models.local.machine  # noqa: F401 (what it sets counts from the first product on)
 
         torch.set_num_threads(1)
 

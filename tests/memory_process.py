@@ -19,7 +19,7 @@ from rlaif.config import Recipe
 from rlaif.config.optimise import ChosenDemonstrations, Ppo, Sft
 from rlaif.config.reward import RewardSection
 from rlaif.config.training import Lora
-from rlaif.models.local.dtype import multiplies_bf16, torch_dtype
+from rlaif.models.local.machine import multiplies_bf16, torch_dtype
 from rlaif.models.local.packing import Row
 from rlaif.training.memory import plan_memory, rollout_rows
 from rlaif.training.offline import loop

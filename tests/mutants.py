@@ -23,10 +23,10 @@ class Fault(NamedTuple):
 LOSSES = "training/losses"
 MASKED, KL, POLICY = f"{LOSSES}/masked.py", f"{LOSSES}/kl.py", f"{LOSSES}/policy.py"
 ADVANTAGES, PREFERENCE = f"{LOSSES}/advantages.py", f"{LOSSES}/preference.py"
-MASKS, PACKING = "models/local/masks.py", "models/local/packing.py"
+PACKING = "models/local/packing.py"
 POLICY_MODEL, SCALAR = "training/policy_model.py", "training/scalar_model.py"
 SESSION, ATTENTION, HEAD = "training/session.py", "models/local/attention.py", "training/head.py"
-LABELS, LIKELIHOOD = "models/labels.py", "models/local/likelihood.py"
+LABELS, LIKELIHOOD = "models/labels.py", "models/local/answers.py"
 DRIVE = "feedback/judge/drive.py"
 RATIO, CONTRAST, RATE = "feedback/ratio.py", "feedback/judge/contrast.py", "feedback/judge/rate.py"
 FLEX, TOKENS = "models/local/flex.py", "models/local/tokens.py"
@@ -383,7 +383,7 @@ FAULTS = [
         "the reward model reads a token that is not the last",
     ),
     Fault(
-        MASKS,
+        ATTENTION,
         "(own_RLL | (segments_RL == 0).unsqueeze(1)).tril()",
         "torch.ones_like(own_RLL).tril()",
         "test_packing.py::test_a_response_does_not_see_its_siblings",
@@ -391,8 +391,8 @@ FAULTS = [
     ),
     Fault(
         PACKING,
-        "positions[-1] += range(len(pack.prompt), len(pack.prompt) + len(response))",
-        "positions[-1] += range(start, start + len(response))",
+        "positions += range(first, first + len(response))",
+        "positions += range(start, start + len(response))",
         "test_packing.py::test_packed_states_equal_each_row_alone",
         "the second response seems to stand far from its prompt",
     ),
@@ -404,9 +404,9 @@ FAULTS = [
         "values and log-probabilities land on other responses",
     ),
     Fault(
-        MASKS,
-        "places = [row * longest + place for",
-        "places = [row * length + place for",
+        ATTENTION,
+        "places_N = real_RL.flatten().nonzero().squeeze(1)",
+        "places_N = torch.arange(sum(lengths))",
         "test_packing.py::test_padding_in_attention_changes_neither_states_nor_gradients",
         "a token gets what its neighbour attended to",
     ),

@@ -21,7 +21,7 @@ from rlaif.run_folder import Run
 from rlaif.stages.stage import publishing
 from rlaif.training.checkpoints import Checkpoints
 from rlaif.training.policy_model import PolicyModel
-from rlaif.training.samplers.weights import write_weights
+from rlaif.training.samplers.vllm import write_weights
 
 
 @pytest.fixture

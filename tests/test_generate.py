@@ -13,8 +13,7 @@ from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from rlaif.models.local import generate as module
-from rlaif.models.local.cache import RoomyLayer
-from rlaif.models.local.generate import Sample, Sampling, caches, generate, pick_tokens
+from rlaif.models.local.generate import RoomyLayer, Sample, Sampling, caches, generate, pick_tokens
 from rlaif.models.local.tokens import encode_prompt
 from rlaif.records import Message
 from rlaif.testing import tiny_model, tiny_tokenizer

@@ -27,7 +27,7 @@ from rlaif.training.optimise.actors import Actors
 from rlaif.training.optimise.loop import train_policy
 from rlaif.training.policy_model import PolicyModel
 from rlaif.training.reward.train import RewardStage, train_reward_model
-from rlaif.training.samplers.local import LocalSampler
+from rlaif.training.samplers import LocalSampler
 from rlaif.training.scalar_model import ScalarModel
 from tests.tiers import seeds, some
 from tests.tiny_training import (

@@ -10,8 +10,8 @@ import torch
 
 from rlaif.config.models import LocalModel
 from rlaif.models.chat import ChatRequest, Likelihood, Reply
-from rlaif.models.local import LocalChatModel
-from rlaif.models.local.likelihood import answer_rows
+from rlaif.models.local.answers import answer_rows
+from rlaif.models.local.model import LocalChatModel
 from rlaif.models.local.tokens import encode_prompt, render, turn_of
 from rlaif.records import Message, plain
 from rlaif.testing import save_tiny

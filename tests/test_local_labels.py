@@ -13,8 +13,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from rlaif.config.models import LocalModel
 from rlaif.errors import ModelError
 from rlaif.models.chat import ChatRequest
-from rlaif.models.local import LocalChatModel
-from rlaif.models.local.labels import LabelTokens, decoded, label_tokens
+from rlaif.models.local.answers import LabelTokens, decoded, label_tokens
+from rlaif.models.local.model import LocalChatModel
 from rlaif.records import Message
 from rlaif.testing import tiny_tokenizer
 

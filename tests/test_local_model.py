@@ -17,8 +17,8 @@ from rlaif.errors import ModelError
 from rlaif.models.cache import CachedModel
 from rlaif.models.chat import ChatModel, ChatRequest, Reply
 from rlaif.models.day import on_that_day
-from rlaif.models.local import LocalChatModel
 from rlaif.models.local import model as module
+from rlaif.models.local.model import LocalChatModel
 from rlaif.models.local.packing import Row
 from rlaif.models.local.tokens import answer_of, encode_prompt
 from rlaif.records import Message, plain

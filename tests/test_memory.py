@@ -19,16 +19,15 @@ from rlaif.config.optimise import ChosenDemonstrations, Dpo, Grpo, Ppo, Sft
 from rlaif.config.reward import Ensemble, RewardSection
 from rlaif.config.training import ComputeSection, Lora
 from rlaif.errors import ConfigError, TrainingError
-from rlaif.models.local.dtype import multiplies_bf16
+from rlaif.models.local.machine import multiplies_bf16
 from rlaif.models.local.packing import Row, hidden_states
 from rlaif.testing import save_tiny, tiny_model, tiny_tokenizer
 from rlaif.training import memory
+from rlaif.training.compute import recompute
 from rlaif.training.lora import trainable
 from rlaif.training.memory import MemoryPlan, plan_memory, rollout_rows, within
-from rlaif.training.needs import MemoryItem
 from rlaif.training.policy_model import PolicyModel
-from rlaif.training.recompute import recompute
-from rlaif.training.sizes import ModelRequest, sizes
+from rlaif.training.sizes import MemoryItem, ModelRequest, sizes
 from tests.forked import exit_code
 from tests.memory_process import measure
 from tests.tiny_training import LORA, prompts, random_rows, tiny_recipe
@@ -102,9 +101,16 @@ def test_of_a_layer_that_is_not_known_the_rest_is_counted_and_it_is_named(tmp_pa
     )  # fmt: skip
     Qwen3MoeForCausalLM(config).save_pretrained(tmp_path)
     tiny_tokenizer().save_pretrained(tmp_path)
-    found = sizes(ModelRequest(str(tmp_path), None, torch.float32, None, scalar=False, recompute=False), ROWS)
+    found, adapted = (
+        sizes(ModelRequest(str(tmp_path), None, torch.float32, lora, scalar=False, recompute=False), ROWS)
+        for lora in (None, LORA)
+    )
     model = PolicyModel.load(str(tmp_path), None, torch.float32).model
     assert found.weights == sum(p.numel() for p in model.parameters())
+    with pytest.warns(RuntimeWarning, match="any targeted module"):  # peft's own, of experts
+        model = learner(str(tmp_path), torch.float32, LORA).model
+    assert adapted.weights == sum(p.numel() for p in model.parameters())
+    assert adapted.trained == sum(p.numel() for p in trainable(model).values())
     assert found.unknown == ("Qwen3MoeSparseMoeBlock",)
     assert found.activations > 0
     plan = plan_memory(tiny_recipe(str(tmp_path), optimise=Sft(data=CHOSEN)), "optimise", ROWS)

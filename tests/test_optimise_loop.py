@@ -25,7 +25,7 @@ from rlaif.training.optimise.estimators import State, make_targets
 from rlaif.training.optimise.loop import train_policy
 from rlaif.training.optimise.rollout import Rollouts, roll_out
 from rlaif.training.optimise.updates import minibatches
-from rlaif.training.samplers.local import LocalSampler
+from rlaif.training.samplers import LocalSampler
 from tests.tiers import some
 from tests.tiny_training import (
     Killed,

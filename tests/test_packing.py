@@ -16,9 +16,9 @@ from torch import Tensor
 from transformers import MistralConfig, MistralForCausalLM
 from transformers.masking_utils import causal_mask_function
 
-from rlaif.models.local import attention, flex, masks
+from rlaif.models.local import attention, flex
 from rlaif.models.local.generate import Sampling, generate, left_pad
-from rlaif.models.local.packing import Hidden, Row, microbatches, packed, packed_by_blocks, packs, response_mask
+from rlaif.models.local.packing import HiddenStates, Row, microbatches, packed, packed_by_blocks, packs, response_mask
 from rlaif.testing import tiny_model
 from tests.tiny import same_bits_on_two_threads_and_on_one
 from tests.tiny_training import random_rows
@@ -65,13 +65,13 @@ def test_both_ways_of_attending_agree_with_the_models_own(longest_plain: int, mo
 
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=12).map(sorted))
 def test_packs_of_nearly_one_length_are_computed_together_with_little_padding(lengths: list[int]) -> None:
-    found = list(masks.alike(lengths))
+    found = list(attention.alike(lengths))
     assert [length for members in found for length in members] == lengths
     for members in found:
-        assert len(members) * members[-1] <= masks.SLACK * sum(members)
+        assert len(members) * members[-1] <= attention.SLACK * sum(members)
     for members, following in pairwise(found):
         together = [*members, following[0]]
-        assert len(together) * together[-1] > masks.SLACK * sum(together)
+        assert len(together) * together[-1] > attention.SLACK * sum(together)
 
 
 @pytest.mark.parametrize("longest_plain", [0, 10**6])
@@ -81,8 +81,8 @@ def test_padding_in_attention_changes_neither_states_nor_gradients(
     monkeypatch.setattr(attention, "plain_up_to", lambda dtype: longest_plain)
     rows = [Row((i, *range(8)), tuple(range(20, 22 + i))) for i in range(4)]
     segments = [[0] * 9 + [1] * (2 + i) for i in range(4)]
-    (run,) = masks.RunMasks(segments, segments, torch.float32, "cpu")(causal_mask_function)
-    assert run.places_N is not None and run.sequences * run.length > run.tokens
+    (bucket,) = attention.BucketMasks(segments, segments, torch.float32, "cpu")(causal_mask_function)
+    assert bucket.places_N is not None and len(bucket.lengths) * bucket.lengths[-1] > sum(bucket.lengths)
     weight = BACKBONE.get_input_embeddings().weight.requires_grad_()
     ours = packed(BACKBONE, rows).at_last()
     plain = torch.stack([BACKBONE(input_ids=torch.tensor([[*p, *r]])).last_hidden_state[0, -1] for p, r in rows])
@@ -241,8 +241,8 @@ def test_attention_by_blocks_is_the_models_own(model: str, layout: tuple[int, in
         torch.testing.assert_close(masked, theirs, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("way", [packed, packed_by_blocks], ids=["runs", "blocks"])
-def test_a_window_hides_what_lies_behind_it(way: Callable[..., Hidden], by_blocks: None) -> None:
+@pytest.mark.parametrize("way", [packed, packed_by_blocks], ids=["buckets", "blocks"])
+def test_a_window_hides_what_lies_behind_it(way: Callable[..., HiddenStates], by_blocks: None) -> None:
     """Counted along each row, not along the pack: a second response sees as much of its prompt as the first."""
     rows = [Row((5, 6, 7, 8, 9), (10, 11)), Row((5, 6, 7, 8, 9), (12, 13))]
     changed = [row._replace(prompt=(99, *row.prompt[1:])) for row in rows]
@@ -341,6 +341,6 @@ def test_gradients_of_states_that_siblings_share_are_the_same_bits_on_one_thread
     draw = torch.Generator().manual_seed(0)
     before = [[sibling // 4 * 100, *range(sibling * 50, sibling * 50 + 48)] for sibling in range(12)]
     states = torch.randn(673, 576, generator=draw, requires_grad=True)
-    taken = getattr(Hidden(states, before, [0] * 12), take)
+    taken = getattr(HiddenStates(states, before, [0] * 12), take)
     wanted = torch.randn(taken().shape, generator=draw)
     same_bits_on_two_threads_and_on_one(lambda: torch.autograd.grad(taken(), states, wanted))

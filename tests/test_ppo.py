@@ -17,6 +17,7 @@ from rlaif.errors import ConfigError, TrainingError
 from rlaif.run_folder import Run
 from rlaif.testing import save_tiny, tiny_tokenizer
 from rlaif.training import losses
+from rlaif.training.compute import layers_of
 from rlaif.training.lora import trainable
 from rlaif.training.optimise import updates
 from rlaif.training.optimise.actors import Actors, open_actors
@@ -24,7 +25,6 @@ from rlaif.training.optimise.estimators import State, make_targets
 from rlaif.training.optimise.loop import train_policy
 from rlaif.training.optimise.rollout import Rollouts, describe, prompts_of_step, roll_out
 from rlaif.training.optimise.updates import Means, take_step
-from rlaif.training.recompute import layers_of
 from rlaif.training.reward.train import open_stage
 from rlaif.training.scalar_model import as_ended
 from rlaif.training.session import Group, Session

@@ -14,10 +14,9 @@ from rlaif.config.training import ComputeSection, Lora
 from rlaif.errors import ConfigError
 from rlaif.models.local.generate import Sampling, generate
 from rlaif.testing import save_tiny, tiny_tokenizer
+from rlaif.training.compute import layers_of, prepare, recompute
 from rlaif.training.lora import trainable
 from rlaif.training.policy_model import PolicyModel
-from rlaif.training.recompute import layers_of, recompute
-from rlaif.training.sharding import prepare
 from tests.tiny_training import LORA, random_rows
 
 ROWS = random_rows(1, prompts=3, responses=3)

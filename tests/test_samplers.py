@@ -30,8 +30,7 @@ from rlaif.training.optimise.loop import train_policy
 from rlaif.training.policy_model import PolicyModel
 from rlaif.training.samplers import vllm
 from rlaif.training.samplers.parity import Follower, LogprobPair, Parity, check
-from rlaif.training.samplers.vllm import VllmSampler, _refuses
-from rlaif.training.samplers.weights import write_weights
+from rlaif.training.samplers.vllm import VllmSampler, _refuses, write_weights
 from tests.fake_vllm import BUSY, HANG_UP, FakeVllm, fake_vllm
 from tests.tiers import some
 from tests.tiny_training import prompts, tiny_actors, tiny_method, tiny_tracker

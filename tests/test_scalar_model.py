@@ -11,8 +11,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from rlaif.config.training import Lora
 from rlaif.errors import ModelError
-from rlaif.models.local.masks import right_pad
-from rlaif.models.local.packing import Row
+from rlaif.models.local.packing import Row, right_pad
 from rlaif.models.local.tokens import encode_prompt
 from rlaif.records import Message, plain
 from rlaif.testing import CHAT_TEMPLATE, tiny_tokenizer

@@ -11,8 +11,7 @@ from torch import Tensor
 from rlaif.errors import TrainingError
 from rlaif.training import session as session_module
 from rlaif.training.checkpoints import Checkpoints
-from rlaif.training.masters import narrow, widen
-from rlaif.training.session import Group, Session, check_finite
+from rlaif.training.session import Group, Session, check_finite, narrow, widen
 
 
 def parameters(seed: int, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:

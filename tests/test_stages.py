@@ -50,7 +50,7 @@ def measure_nothing(patch: pytest.MonkeyPatch) -> None:
         assert [(r.prompt_id, r.index) for r in before] == [(r.prompt_id, r.index) for r in after]
         return [0.0] * len(before), [1.0] * len(after)
 
-    patch.setattr("rlaif.training.measure.measure_kl", lambda recipe, policy, responses: [0.1] * len(responses))
+    patch.setattr("rlaif.training.policy_model.measure_kl", lambda recipe, policy, responses: [0.1] * len(responses))
     patch.setattr("rlaif.stages.evaluation._scores", scores)
 
 

@@ -14,8 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from rlaif.config.training import TrackingSection
 from rlaif.errors import ConfigError
 from rlaif.run_folder import Run
-from rlaif.training.trackers import check_trackers, open_trackers
-from rlaif.training.tracking import tracking
+from rlaif.training.tracking import check_trackers, open_trackers, tracking
 from tests.tiny_training import tiny_recipe
 
 ROW = {"loss": 0.5, "accuracy": 0.75}
@@ -151,7 +150,7 @@ def test_mlflow_is_asked_for_the_run_it_named(tmp_path: Path, monkeypatch: pytes
 def test_a_tracker_that_is_not_installed_is_one_line_before_anything_else(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rlaif.training.trackers.find_spec", lambda name: None)
+    monkeypatch.setattr("rlaif.training.tracking.find_spec", lambda name: None)
     expected = f"tracking.to: {name} is not installed; pip install {name}, or leave it out"
     with pytest.raises(ConfigError) as error:
         check_trackers(recipe(tmp_path, name))

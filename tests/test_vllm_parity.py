@@ -20,7 +20,7 @@ from rlaif.constitution import Constitution
 from rlaif.feedback.judge import JudgeResult, judge_pairs
 from rlaif.models.chat import ChatModel, ChatRequest
 from rlaif.models.embedded import EMBEDDED
-from rlaif.models.local.dtype import resolve
+from rlaif.models.local.machine import resolve
 from rlaif.models.open import open_model
 from rlaif.models.server import VllmChatModel
 from rlaif.records import Judgment, Message, Pair, Prompt, Verdict

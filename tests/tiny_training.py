@@ -17,8 +17,8 @@ from rlaif.config.optimise import Grpo, OnPolicy, Ppo, Reinforce, Rloo
 from rlaif.config.reward import RewardSection
 from rlaif.config.sources import FileSource
 from rlaif.config.training import Lora
-from rlaif.models.local.dtype import torch_dtype
 from rlaif.models.local.load import load_tokenizer
+from rlaif.models.local.machine import torch_dtype
 from rlaif.models.local.packing import Row
 from rlaif.records import Message, Preference, Prompt, content_id
 from rlaif.rewards.open import Shop, open_reward
@@ -29,7 +29,7 @@ from rlaif.training.optimise.critic import SharedCritic
 from rlaif.training.optimise.rewards import OpenReward, Reward, Rewards, Scores
 from rlaif.training.policy_model import PolicyModel
 from rlaif.training.reward.ensemble import RewardModels
-from rlaif.training.samplers.local import LocalSampler
+from rlaif.training.samplers import LocalSampler
 from rlaif.training.scalar_model import ScalarModel
 from rlaif.training.tracking import Tracker
 

@@ -17,7 +17,8 @@ from rlaif.config.training import ComputeSection, Lora
 from rlaif.errors import ConfigError, TrainingError
 from rlaif.models.local.packing import microbatches
 from rlaif.run_folder import Run
-from rlaif.training import parallel, sharding
+from rlaif.training import parallel
+from rlaif.training.compute import gather, prepare
 from rlaif.training.lessons import Text
 from rlaif.training.lora import trainable
 from rlaif.training.offline.loop import make_learner, train
@@ -67,9 +68,9 @@ def learn_policy(
         changes |= {"critic_lora": lora, "critic_learning_rate": 1e-4}
     section = tiny_method(kind, **changes)
     actors = tiny_actors(tiny, section)
-    sharding.prepare(actors.policy, compute)
+    prepare(actors.policy, compute)
     if isinstance(actors.critic, ScalarModel):
-        sharding.prepare(actors.critic, compute)
+        prepare(actors.critic, compute)
     train_policy(actors, prompts(6), section, 0, folder / "checkpoints", tiny_tracker(folder), no_checks)
     actors.policy.save(folder / "model")
     return {"rows": Run(folder).read_metrics("optimise"), "weights": weights(actors.policy.model)}
@@ -94,7 +95,7 @@ def some_updates(tiny: str, folder: Path, compute: ComputeSection, stop: int | N
     for last in [6] if stop is None else [stop, 6]:
         policy = PolicyModel.load(tiny, None, torch.float32)
         policy.model.requires_grad_(True)
-        sharding.prepare(policy, compute)
+        prepare(policy, compute)
         session = Session([Group(trainable(policy.model), 1e-2)], folder, 0.5, 0.1)
         done, _ = session.restore()
         for step in range(done, last):
@@ -103,7 +104,7 @@ def some_updates(tiny: str, folder: Path, compute: ComputeSection, stop: int | N
             found.append(session.update("here"))
             if step % 2:
                 session.save(step + 1, {"step": step})
-    sharding.gather(policy)
+    gather(policy)
     return {"rows": found, "weights": weights(policy.model), "files": sorted(path.name for path in folder.iterdir())}
 
 

@@ -48,7 +48,7 @@ class RewardModel:
 
         ConfigError where there is none.
         """
-        from rlaif.models.local.dtype import resolve, torch_dtype  # noqa: PLC0415 (brings torch)
+        from rlaif.models.local.machine import resolve, torch_dtype  # noqa: PLC0415 (brings torch)
         from rlaif.rewards.model import FolderReward  # noqa: PLC0415
 
         folder = _folder(Path(path).expanduser())
@@ -90,7 +90,7 @@ def train_reward_model(
     if target.exists() and not _is_ours(target) and (target.is_file() or any(target.iterdir())):
         raise ConfigError(f"{target}: is there and is no reward model of rlaif's; name another `out`")
     from rlaif import stages  # noqa: PLC0415 (not needed to load one)
-    from rlaif.models.local.dtype import settled  # noqa: PLC0415 (brings torch)
+    from rlaif.models.local.machine import settled  # noqa: PLC0415 (brings torch)
     from rlaif.stages.stage import publishing  # noqa: PLC0415
 
     target.parent.mkdir(parents=True, exist_ok=True)

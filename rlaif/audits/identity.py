@@ -65,7 +65,7 @@ def differences(audited: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[s
 def _model(config: JudgeModel) -> dict[str, Any]:
     found = config.model_dump(mode="json", exclude=REACHED_BY)
     if isinstance(config, LocalModel | VllmModel):
-        from rlaif.models.local.dtype import resolve  # noqa: PLC0415 (brings torch)
+        from rlaif.models.local.machine import resolve  # noqa: PLC0415 (brings torch)
 
         found["dtype"] = resolve(config.dtype)  # "auto" and what it stands for are one judge
     files = named_files(config.arguments) if isinstance(config, VllmModel) else []

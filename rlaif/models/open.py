@@ -13,7 +13,7 @@ def open_model(config: LocalModel | VllmModel | ClientModel | ScriptedModel) -> 
     """The model, ready to chat; the caller closes it. Raises ModelError or ConfigError where none is."""
     match config:
         case LocalModel():
-            from rlaif.models.local import LocalChatModel
+            from rlaif.models.local.model import LocalChatModel
 
             return LocalChatModel(config)
         case VllmModel():

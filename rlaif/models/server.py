@@ -36,7 +36,7 @@ class VllmChatModel:
     """Chat with a vLLM server of our own: the first `chat` starts it, also after a `close`."""
 
     def __init__(self, config: VllmModel) -> None:
-        from rlaif.models.local.dtype import resolve  # noqa: PLC0415 (brings torch)
+        from rlaif.models.local.machine import resolve  # noqa: PLC0415 (brings torch)
 
         require_vllm()
         self.name = config.model

@@ -24,8 +24,8 @@ from rlaif.config.reward import RewardSection
 from rlaif.config.scoring import EnsembleScore
 from rlaif.errors import ModelError, one_line
 from rlaif.models.local.architecture import context_of
-from rlaif.models.local.dtype import torch_dtype
 from rlaif.models.local.load import from_pretrained, load_tokenizer
+from rlaif.models.local.machine import torch_dtype
 from rlaif.models.local.packing import Row, microbatches
 from rlaif.models.local.tokens import encode_prompt, turn_of
 from rlaif.records import Pair, Prompt

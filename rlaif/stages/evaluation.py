@@ -36,7 +36,7 @@ def evaluate(recipe: Recipe, run: Run) -> dict[str, Any]:
     from rlaif.evaluation.evaluate import evaluate as measure
     from rlaif.evaluation.instruments import instruments_of
     from rlaif.evaluation.winrate import evaluation_pairs, with_partner
-    from rlaif.training.measure import measure_kl
+    from rlaif.training.policy_model import measure_kl
 
     has_reward_model = recipe.learns_from == "reward_model"
     reward_model = made(run.reward_model, "reward") if has_reward_model else None
@@ -84,10 +84,10 @@ def _scores(
     """What the reward model, as it is, says of both sets; nothing without one."""
     if reward_model is None:
         return [], []
-    from rlaif.models.local.dtype import torch_dtype
     from rlaif.models.local.load import load_tokenizer
+    from rlaif.models.local.machine import torch_dtype
     from rlaif.rewards.model import ModelReward
-    from rlaif.training.measure import rows_of
+    from rlaif.training.policy_model import rows_of
     from rlaif.training.reward.ensemble import RewardModels
 
     tokenizer = load_tokenizer(str(policy))
@@ -163,9 +163,9 @@ def _best_of_n(
 
 def _scored(recipe: Recipe, run: Run, section: BestOfN, responses: Sequence[Response]) -> list[float | None]:
     """What the section's source says of each response; None where it says nothing (the judge failed)."""
-    from rlaif.models.local.dtype import torch_dtype
     from rlaif.models.local.load import load_tokenizer
-    from rlaif.training.measure import rows_of
+    from rlaif.models.local.machine import torch_dtype
+    from rlaif.training.policy_model import rows_of
     from rlaif.training.reward.ensemble import RewardModels
 
     folder = made(run.reward_model, "reward") if section.reads_reward_model else None

@@ -125,9 +125,8 @@ def forecast(recipe: Recipe) -> str | None:
     found = work(recipe)
     if found is None:
         return None
-    from rlaif.models.local.dtype import product_rate, resolve, torch_dtype
     from rlaif.models.local.load import count_parameters, device
-    from rlaif.models.local.threads import share_cores
+    from rlaif.models.local.machine import product_rate, resolve, share_cores, torch_dtype
 
     if device().type != "cpu":
         return None

@@ -210,7 +210,7 @@ def best_of_n(recipe: Recipe, run: Run) -> dict[str, Any]:
 
 
 def _policy(recipe: Recipe) -> PolicyModel:
-    from rlaif.models.local.dtype import torch_dtype
+    from rlaif.models.local.machine import torch_dtype
     from rlaif.training.policy_model import PolicyModel
 
     return PolicyModel.load(recipe.policy.model, recipe.policy.revision, torch_dtype(recipe.policy.dtype))

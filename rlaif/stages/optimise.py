@@ -43,7 +43,7 @@ def optimise(recipe: Recipe, run: Run) -> dict[str, Any]:
 
 
 def _from_rollouts(recipe: Recipe, run: Run, section: OnPolicy) -> dict[str, Any]:
-    from rlaif.models.local.dtype import torch_dtype
+    from rlaif.models.local.machine import torch_dtype
     from rlaif.training import memory
     from rlaif.training.optimise.actors import open_actors
     from rlaif.training.optimise.loop import train_policy

@@ -60,7 +60,7 @@ def reward(recipe: Recipe, run: Run) -> dict[str, Any]:
 
 
 def _reward(recipe: Recipe, run: Run, material: Material) -> dict[str, Any]:
-    from rlaif.models.local.dtype import torch_dtype
+    from rlaif.models.local.machine import torch_dtype
     from rlaif.training import parallel
     from rlaif.training.reward import ensemble, train, worth
     from rlaif.training.tracking import tracking

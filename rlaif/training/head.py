@@ -31,7 +31,7 @@ bits."""
 def chosen_logprobs(output: Any, hidden_NH: Tensor, targets_N: Tensor, temperature: float) -> Tensor:
     """logprob_N in float32 of these tokens under this output layer at this temperature. Gradients flow."""
     if _plain(output):
-        found: Tensor = _Chosen.apply(hidden_NH, output.weight, targets_N, temperature)
+        found: Tensor = _TokenLogprobs.apply(hidden_NH, output.weight, targets_N, temperature)
         return found
     if isinstance(getattr(output, "weight", None), DTensor):  # what is divided is gathered once, not again
         return _logprobs(output, hidden_NH, targets_N, temperature)
@@ -45,6 +45,7 @@ def chosen_and_entropy(output: Any, hidden_NH: Tensor, targets_N: Tensor, temper
     """The same log-probabilities, and the entropy (nats) of the distribution each token comes from."""
     if _plain(output):
         parts = _exponentials(hidden_NH, output.weight, targets_N, temperature)
+        # - sum p log p = log sum exp(s) - sum p s, of the shifted logits s
         found = [(each.logprob_R, each.sum_R1.log().squeeze(1) - each.expected_R()) for each in parts]
     else:
         logits_and_targets = _by_layer(output, hidden_NH, targets_N, temperature)
@@ -111,14 +112,17 @@ def _exponentials(
         n = rows.stop - start
         torch.mm(hidden_NH[rows], weight_VH.t(), out=narrow_RV[:n])
         shifted = shifted_RV[:n].copy_(narrow_RV[:n]).div_(temperature)
-        shifted.sub_(shifted.amax(-1, keepdim=True))
+        shifted.sub_(shifted.amax(-1, keepdim=True))  # so that no exponential overflows
         exponentials = torch.exp(shifted, out=exp_RV[:n])
         sum_R1 = exponentials.sum(-1, keepdim=True)
+        # log p = l - max l - log sum exp(l - max l)
         logprob_R = (shifted.gather(1, targets_N[rows].unsqueeze(1)) - sum_R1.log()).squeeze(1)
         yield _Exponentials(rows, shifted, exponentials, sum_R1, logprob_R, narrow_RV[:n])
 
 
-class _Chosen(torch.autograd.Function):
+class _TokenLogprobs(torch.autograd.Function):
+    """logprob_N of the targets, by parts of R rows; see above for the gradients."""
+
     @staticmethod
     def forward(ctx: Any, hidden_NH: Tensor, weight_VH: Tensor, targets_N: Tensor, temperature: float) -> Tensor:
         at_once = ctx.needs_input_grad[0] and not ctx.needs_input_grad[1]
@@ -126,6 +130,7 @@ class _Chosen(torch.autograd.Function):
         for each in _exponentials(hidden_NH, weight_VH, targets_N, temperature):
             logprobs.append(each.logprob_R)
             if at_once:
+                # (R, H): the row of the matrix that was chosen, less the mean of all rows under the distribution.
                 mean = (each.narrow_RV.copy_(each.exp_RV) @ weight_VH).float() / each.sum_R1
                 slopes.append(((weight_VH[targets_N[each.rows]].float() - mean) / temperature).to(hidden_NH.dtype))
         ctx.temperature = temperature
@@ -144,10 +149,10 @@ class _Chosen(torch.autograd.Function):
         hidden_NH, weight_VH, targets_N = ctx.saved_tensors
         to_hidden, to_weight = torch.empty_like(hidden_NH), torch.zeros_like(weight_VH)
         for each in _exponentials(hidden_NH, weight_VH, targets_N, ctx.temperature):
-            scaled_R1 = gradient_N[each.rows].unsqueeze(1) / ctx.temperature
-            slope_RV = each.exp_RV.mul_(-scaled_R1 / each.sum_R1)
-            slope_RV.scatter_add_(1, targets_N[each.rows].unsqueeze(1), scaled_R1)
-            to_logits = each.narrow_RV.copy_(slope_RV)
+            scaled_R1 = gradient_N[each.rows].unsqueeze(1) / ctx.temperature  # g / t
+            slope_RV = each.exp_RV.mul_(-scaled_R1 / each.sum_R1)  # - g / t p
+            slope_RV.scatter_add_(1, targets_N[each.rows].unsqueeze(1), scaled_R1)  # + g / t onehot
+            to_logits = each.narrow_RV.copy_(slope_RV)  # in the weights' format, as a plain layer's would be
             torch.mm(to_logits, weight_VH, out=to_hidden[each.rows])
             to_weight.addmm_(to_logits.t(), hidden_NH[each.rows])
         return to_hidden, to_weight, None, None

@@ -14,15 +14,19 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from rlaif.config import Recipe
+from rlaif.config.optimise import BestOfN
 from rlaif.config.training import Lora
 from rlaif.models.local.architecture import backbone_of, output_of
-from rlaif.models.local.load import load_language_model
+from rlaif.models.local.load import load_language_model, load_tokenizer
+from rlaif.models.local.machine import torch_dtype
 from rlaif.models.local.packing import Row, hidden_states, microbatches, response_mask
+from rlaif.models.local.tokens import encode_prompt, response_tokens
 from rlaif.processes import leads
+from rlaif.records import Response
+from rlaif.training.compute import Outline, gather, gathered, keeping
 from rlaif.training.head import chosen_and_entropy, chosen_logprobs
 from rlaif.training.lora import Adapter
-from rlaif.training.recompute import keeping
-from rlaif.training.sharding import Outline, gather, gathered
 
 
 class TokenStatistics(NamedTuple):
@@ -74,39 +78,32 @@ class PolicyModel:
 
     def read(self, rows: Sequence[Row], temperature: float) -> ForwardPass:
         """`token_logprobs`, and the hidden states for whoever else reads them (a critic on this trunk)."""
-        mask_BT = response_mask(rows, self.model.device)
-        hidden_NH = hidden_states(self.backbone, rows).chosen()
-        logprobs_N = chosen_logprobs(output_of(self.model), hidden_NH, self._targets(rows), temperature)
-        return ForwardPass(
-            torch.zeros(mask_BT.shape, device=mask_BT.device).masked_scatter(mask_BT, logprobs_N), hidden_NH
-        )
-
-    def _targets(self, rows: Sequence[Row]) -> Tensor:
-        """The tokens that were chosen."""
-        return torch.tensor([t for row in rows for t in row.response], device=self.model.device)
-
-    @torch.no_grad()
-    def without_gradients(self, rows: Sequence[Row], temperature: float, max_tokens: int) -> TokenStatistics:
-        """Log-probabilities and entropies of any number of rows, a microbatch at a time; 0 on padding."""
-        mask_BT = response_mask(rows, self.model.device)
-        logprobs_BT = torch.zeros(mask_BT.shape, device=mask_BT.device)
-        entropy_BT = torch.zeros_like(logprobs_BT)
-        for group in microbatches(rows, max_tokens):
-            scored, _ = self.look([rows[i] for i in group], temperature)
-            width = scored.logprobs_BT.shape[1]
-            logprobs_BT[group, :width] = scored.logprobs_BT
-            entropy_BT[group, :width] = scored.entropy_BT
-        return TokenStatistics(logprobs_BT, entropy_BT)
+        hidden_NH, targets_N = self._choices(rows)
+        logprobs_N = chosen_logprobs(output_of(self.model), hidden_NH, targets_N, temperature)
+        return ForwardPass(_padded(logprobs_N, rows), hidden_NH)
 
     @torch.no_grad()
     def look(self, rows: Sequence[Row], temperature: float) -> tuple[TokenStatistics, Tensor]:
         """One pass without gradients: `TokenStatistics`, and the hidden states as in `read`."""
-        mask_BT = response_mask(rows, self.model.device)
+        hidden_NH, targets_N = self._choices(rows)
+        found = chosen_and_entropy(output_of(self.model), hidden_NH, targets_N, temperature)
+        return TokenStatistics(*(_padded(each_N, rows) for each_N in found)), hidden_NH
+
+    @torch.no_grad()
+    def without_gradients(self, rows: Sequence[Row], temperature: float, max_tokens: int) -> TokenStatistics:
+        """Log-probabilities and entropies of any number of rows, a microbatch at a time; 0 on padding."""
+        shape = (len(rows), max(len(row.response) for row in rows))
+        found = TokenStatistics(*(torch.zeros(shape, device=self.model.device) for _ in range(2)))
+        for group in microbatches(rows, max_tokens):
+            seen, _ = self.look([rows[i] for i in group], temperature)
+            for all_BT, part_BT in zip(found, seen, strict=True):
+                all_BT[group, : part_BT.shape[1]] = part_BT  # a group is as wide as its longest response
+        return found
+
+    def _choices(self, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
+        """(hidden_NH, token_N): the state in which each response token was chosen, and that token."""
         hidden_NH = hidden_states(self.backbone, rows).chosen()
-        output = output_of(self.model)
-        found = chosen_and_entropy(output, hidden_NH, self._targets(rows), temperature)
-        empty_BT = torch.zeros(mask_BT.shape, device=mask_BT.device)
-        return TokenStatistics(*(empty_BT.masked_scatter(mask_BT, each_N) for each_N in found)), hidden_NH
+        return hidden_NH, torch.tensor([t for row in rows for t in row.response], device=self.model.device)
 
     @property
     def reference(self) -> Any:
@@ -140,3 +137,30 @@ class PolicyModel:
         if leads():
             self.model.save_pretrained(folder)
             self.tokenizer.save_pretrained(folder)
+
+
+def _padded(values_N: Tensor, rows: Sequence[Row]) -> Tensor:
+    """values_BT: 0 where a row has no token."""
+    mask_BT = response_mask(rows, values_N.device)
+    return torch.zeros(mask_BT.shape, device=mask_BT.device).masked_scatter(mask_BT, values_N)
+
+
+def measure_kl(recipe: Recipe, policy: Path, responses: Sequence[Response]) -> list[float]:
+    """One value per response of the policy, in input order: the sum over its tokens of log pi - log reference at the
+    sampling temperature, in nats, which is unbiased for the KL per response. Empty for best-of-n, whose responses were
+    picked: of these no KL can be measured."""
+    if isinstance(recipe.optimise, BestOfN):
+        return []
+    rows, reference = rows_of(load_tokenizer(str(policy)), responses), recipe.compared_with
+    logprobs_B = []
+    for name, revision in ((str(policy), None), (reference.model, reference.revision)):  # one at a time in memory
+        model = PolicyModel.load(name, revision, torch_dtype(recipe.policy.dtype))
+        found = model.without_gradients(rows, recipe.sample.temperature, recipe.reward.microbatch_tokens)
+        logprobs_B.append(found.logprobs_BT.sum(1).cpu())  # of whole responses
+        del model, found
+    return [round(value, 4) for value in (logprobs_B[0] - logprobs_B[1]).tolist()]
+
+
+def rows_of(tokenizer: object, responses: Sequence[Response]) -> list[Row]:
+    """The tokens that the policy chose where its server tells them, else those of the text."""
+    return [Row(tuple(encode_prompt(tokenizer, r.prompt)), tuple(response_tokens(tokenizer, r))) for r in responses]

@@ -30,9 +30,9 @@ from rlaif.models.local.load import device, from_pretrained
 from rlaif.models.local.packing import Row, hidden_states, microbatches, prepare
 from rlaif.models.local.tokens import turn_of
 from rlaif.processes import leads
+from rlaif.training.compute import Outline, gather
 from rlaif.training.lora import Adapter
 from rlaif.training.reward.heads import Heads, place_of
-from rlaif.training.sharding import Outline, gather
 
 REFERENCE = "rlaif_reference_score"
 

@@ -1,6 +1,10 @@
 """One training loop's optimiser and schedule: what is needed to stop at any moment and go on as if not.
 
 Nothing random is kept here: data order, sampling and initialisation are all derived from seeds and step numbers.
+
+The optimiser steps float32 masters. Of those of bf16 weights only the 16 bits are kept that the weights have not: a
+weight is its master rounded to bf16, halves away from zero, so its bits are the master's upper half, plus one where the
+lower half, read as a signed number, is below zero: master = (weight << 16) + low, exactly and for every value.
 """
 
 from __future__ import annotations
@@ -17,9 +21,9 @@ from torch.distributed.tensor import DTensor
 from rlaif.config.optimise import Offline
 from rlaif.config.reward import RewardSection
 from rlaif.errors import TrainingError
+from rlaif.models.local.machine import trim
 from rlaif.training import parallel
 from rlaif.training.checkpoints import Checkpoints
-from rlaif.training.masters import MasterPart, low_bits
 
 FUSED_FROM = 2**25
 """Numbers trained from which AdamW's fused kernel steps. It is six times as fast and needs no scratch, and rounds
@@ -32,30 +36,72 @@ MOST_PARTS = 2**9
 """Larger models are cut into larger parts: every step of the optimiser looks at all of them."""
 
 
+def low_bits(own: Tensor) -> Tensor | None:
+    """Beside weights that are their masters so far: zeros. None where weights are float32 and their own masters."""
+    return None if own.dtype == torch.float32 else torch.zeros(own.shape, dtype=torch.int16, device=own.device)
+
+
+def widen(own: Tensor, low: Tensor) -> Tensor:
+    """The masters, in float32."""
+    return own.float().view(torch.int32).add_(low).view(torch.float32)
+
+
+def narrow(master: Tensor, own: Tensor, low: Tensor) -> None:
+    """Write the masters into both halves. Overwrites `master`."""
+    bits = master.view(torch.int32)
+    low.copy_(bits)  # keeps the lower 16 of them
+    # Less a negative lower half the upper half is one more: that rounds.
+    own.view(torch.int16).copy_(bits.sub_(low).bitwise_right_shift_(16))
+
+
+class MasterPart(NamedTuple):
+    """Some neighbouring weights of one parameter, as the optimiser steps them."""
+
+    own: Tensor
+    low: Tensor | None
+    master: Tensor
+    """Float32 weights themselves; of others empty, except between `open` and `close`."""
+
+    def open(self) -> None:
+        """Put the masters where the optimiser finds them."""
+        if self.low is not None:
+            self.master.data = widen(self.own, self.low)
+
+    def close(self) -> None:
+        """Round the masters, which have been stepped, into the weights."""
+        if self.low is not None:
+            narrow(self.master.data, self.own, self.low)
+            self.master.data = torch.empty(0, device=self.own.device)
+
+
 class Group(NamedTuple):
     """Parameters that share a learning rate and are clipped together."""
 
     parameters: Mapping[str, Tensor]
     learning_rate: float
 
+    @property
+    def tensors(self) -> Iterable[Tensor]:
+        return self.parameters.values()
+
 
 class Session:
     """AdamW (eps 1e-5, N+ detail 7) over groups of parameters, with atomic checkpoints.
 
     It steps float32 masters, because in bf16 a small update rounds to nothing. Parameters that are float32 are their
-    own masters; beside a bf16 parameter lie the 16 bits that its master has more (masters.py). Beside weights and
+    own masters; beside a bf16 parameter lie the 16 bits that its master has more. Beside weights and
     gradients that makes 8 or 10 bytes per parameter, and never a second copy of all masters or gradients: they are
     widened, and stepped, a part at a time.
 
     With several processes the gradients are those of all of them added up, and every process takes the same step.
-    Of a sharded parameter (sharding.py, which adds up its gradient) each process keeps and steps its own part.
+    Of a sharded parameter (compute.py, which adds up its gradient) each process keeps and steps its own part.
     """
 
     def __init__(self, groups: Sequence[Group], folder: Path, max_grad_norm: float, weight_decay: float = 0.0) -> None:
         self.groups = groups
         self.max_grad_norm = max_grad_norm
         self._lows = [{name: low_bits(_local(p.detach())) for name, p in group.parameters.items()} for group in groups]
-        own = [_local(parameter.detach()) for group in groups for parameter in _all(group)]
+        own = [_local(parameter.detach()) for group in groups for parameter in group.tensors]
         count = sum(tensor.numel() for tensor in own)
         self._size = max(_part(own[0] if own else None), -(-count // MOST_PARTS))
         self._parts = [
@@ -81,7 +127,7 @@ class Session:
         that one stands still; a norm that is not finite raises TrainingError naming `where`.
         """
         moves = [moving is None or position in moving for position in range(len(self.groups))]
-        _add_up_gradients([p for group, moved in zip(self.groups, moves, strict=True) if moved for p in _all(group)])
+        _add_up_gradients([p for group, moved in zip(self.groups, moves, strict=True) if moved for p in group.tensors])
         norms = []
         for group, moved in zip(self.groups, moves, strict=True):
             norm = _norm(group) if moved else torch.zeros(())
@@ -90,14 +136,20 @@ class Session:
             norms.append(norm)
         for group, state in zip(self.groups, self.optimizer.param_groups, strict=True):
             state["lr"] = group.learning_rate * scale
-        clips = [(self.max_grad_norm / (norm + 1e-6)).clamp(max=1.0) for norm in norms]
+        clips = [(self.max_grad_norm / (norm + 1e-6)).clamp(max=1.0) for norm in norms]  # as torch's clip_grad_norm_
         self._step([clip if moved else None for clip, moved in zip(clips, moves, strict=True)])
         self.drop_gradients()
+        trim()
         return float(norms[0])
 
-    def _cut(self, own: Tensor, low: Tensor | None) -> tuple[MasterPart, ...]:
-        lows = [None] * len(own.view(-1).split(self._size)) if low is None else low.view(-1).split(self._size)
-        return tuple(MasterPart.of(*each) for each in zip(own.view(-1).split(self._size), lows, strict=True))
+    def _cut(self, own: Tensor, low: Tensor | None) -> list[MasterPart]:
+        """A parameter's parts: views of it and of its low bits."""
+        owns = own.view(-1).split(self._size)
+        if low is None:
+            return [MasterPart(part, None, part) for part in owns]
+        empty = torch.empty(0, device=own.device)
+        lows = low.view(-1).split(self._size)
+        return [MasterPart(part, bits, empty.clone()) for part, bits in zip(owns, lows, strict=True)]
 
     @torch.no_grad()
     def _step(self, clips: Sequence[Tensor | None]) -> None:
@@ -108,7 +160,7 @@ class Session:
                 if clip is None or parameter.grad is None:
                     continue
                 gradient = _local(parameter.grad).contiguous().view(-1).split(self._size)
-                parameter.grad = None
+                parameter.grad = None  # goes with its last part, before the next parameter's masters come
                 for part, narrow in zip(parts[name], gradient, strict=True):
                     if sum(each.own.numel() for each in bucket) + part.own.numel() > self._size:
                         self._step_bucket(bucket)
@@ -141,7 +193,7 @@ class Session:
     def drop_gradients(self) -> None:
         """Forget what has been accumulated."""
         for group in self.groups:
-            for parameter in _all(group):
+            for parameter in group.tensors:
                 parameter.grad = None
 
     def save(self, step: int, extra: Mapping[str, Any]) -> None:
@@ -175,10 +227,6 @@ class Session:
         return found.step, found.state["extra"]
 
 
-def _all(group: Group) -> Iterable[Tensor]:
-    return group.parameters.values()
-
-
 def _local(tensor: Tensor) -> Tensor:
     """This process's part of a sharded tensor; the tensor itself where it is whole."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
@@ -205,8 +253,8 @@ def _add_up_gradients(parameters: Sequence[Tensor]) -> None:
 
 def _norm(group: Group) -> Tensor:
     """The L2 norm of the group's gradients, in float32, over all processes' parts where they are sharded."""
-    norms = [_l2(p.grad) for p in _all(group) if p.grad is not None and not isinstance(p, DTensor)]
-    shards = [p for p in _all(group) if isinstance(p, DTensor)]
+    norms = [_l2(p.grad) for p in group.tensors if p.grad is not None and not isinstance(p, DTensor)]
+    shards = [p for p in group.tensors if isinstance(p, DTensor)]
     if shards:
         parts = [_l2(_local(p.grad)) for p in shards if p.grad is not None]
         square = torch.stack(parts).square().sum() if parts else torch.zeros((), device=_local(shards[0]).device)

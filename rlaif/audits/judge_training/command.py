@@ -90,7 +90,7 @@ def judge_to_train(recipe: Recipe) -> LocalModel:
         )
     if several():
         raise ConfigError("judge train: runs in one process; start it without accelerate launch")
-    from rlaif.models.local.dtype import resolve  # noqa: PLC0415 (brings torch)
+    from rlaif.models.local.machine import resolve  # noqa: PLC0415 (brings torch)
 
     batch_size = judge.batch_size if isinstance(judge, LocalModel) else LocalModel(model=judge.model).batch_size
     dtype = resolve(judge.dtype)

@@ -80,7 +80,7 @@ def _audited(work: JudgeTrainTask, judge: LocalModel, title: str) -> JudgeResult
 
 def _trained(work: JudgeTrainTask) -> tuple[JudgeTraining, JudgeTrainMaterial]:
     """Trained and saved in `work.folder`, unless no epoch was better than none."""
-    from rlaif.models.local.dtype import torch_dtype
+    from rlaif.models.local.machine import torch_dtype
     from rlaif.training import memory
     from rlaif.training.judge import loop
     from rlaif.training.judge.inside import as_judge

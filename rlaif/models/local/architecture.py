@@ -1,7 +1,7 @@
 """What of a model rlaif can compute, found by trying it: no list of names, which would grow stale.
 
-At load a few short rows are computed by every way there is, fastest first, until one agrees with transformers' own
-pass over each row alone. What lies between hidden states and logits is tried too.
+How rows are computed beside each other is tried in packing.py; here, where in the model its hidden states are, and
+what lies between them and its logits.
 
 Shape suffixes: B rows, S tokens of the longest, N tokens, H hidden size, V vocabulary.
 """
@@ -9,14 +9,13 @@ Shape suffixes: B rows, S tokens of the longest, N tokens, H hidden size, V voca
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rlaif.console import say
 from rlaif.errors import ModelError, one_line
 
 FINE, COARSE = 1e-4, 0.05
@@ -24,59 +23,6 @@ FINE, COARSE = 1e-4, 0.05
 What looks at too much or too little is wrong by a tenth and more."""
 LONGEST = 300
 """Rows of the trial go beyond a window of the model's, if it is no wider than this."""
-
-
-class ForwardWay(NamedTuple):
-    """How to compute rows: `run(backbone, rows)` gives `packing.Hidden`."""
-
-    name: str
-    run: Callable[[Any, Sequence[Any]], Any]
-    usable: Callable[[Any], bool] = lambda backbone: True
-
-
-def way_of(backbone: Any, ways: Sequence[ForwardWay], row: Callable[[Sequence[int], Sequence[int]], Any]) -> ForwardWay:
-    """The first of these ways that is right for this model, tried once. ModelError where not even the last one is.
-
-    `row(prompt, response)` makes what ways compute."""
-    known: ForwardWay | None = getattr(backbone, "_rlaif_way", None)
-    if known is None:
-        known = backbone._rlaif_way = _first_right(backbone, ways, row)
-    return known
-
-
-@torch.no_grad()
-def _first_right(
-    backbone: Any, ways: Sequence[ForwardWay], row: Callable[[Sequence[int], Sequence[int]], Any]
-) -> ForwardWay:
-    name, own = type(backbone).__name__, backbone.config._attn_implementation
-    if getattr(backbone.config.get_text_config(), "attn_logit_softcapping", None) is not None and own == "sdpa":
-        backbone.set_attn_implementation(own := "eager")  # the model's own definition: sdpa leaves the cap out
-    long, short = trial(backbone.config), trial(backbone.config)[::-1]
-    rows = [row(long[:5], long[5:]), row(long[:5], short[:4]), row(short[:3], short[5:11])]
-    alone, problem = ways[-1], ""
-    expected = alone.run(backbone, rows)
-    if not agree(pass_through(backbone, [long[:5]], None)[0], expected.states_NH[:5]):
-        raise ModelError(f"{name}: what a token sees depends on later tokens; use a causal language model")
-    for way in ways[:-1]:
-        if not way.usable(backbone):
-            continue
-        try:
-            found = way.run(backbone, rows)
-            if all(agree(ours, theirs) for ours, theirs in zip(_read(found), _read(expected), strict=True)):
-                if problem:
-                    say(f"  {name}: {way.name}, which is slower, for packed rows come out wrong ({problem})")
-                return way
-            problem = problem or "one row's states depend on another's"
-        except Exception as error:  # whatever a model's code raises
-            problem = problem or one_line(error)
-        if backbone.config._attn_implementation != own:
-            backbone.set_attn_implementation(own)
-    say(f"  {name}: {alone.name}, which is slow, for all else comes out wrong ({problem})")
-    return alone
-
-
-def _read(hidden: Any) -> tuple[Tensor, Tensor]:
-    return hidden.chosen(), hidden.at_last()
 
 
 def agree(found: Tensor, expected: Tensor) -> bool:
@@ -131,6 +77,16 @@ def context_of(config: Any) -> int | None:
     text = config.get_text_config()
     found = (getattr(text, name, None) for name in ("max_position_embeddings", "n_positions", "max_seq_len"))
     return next((limit for limit in found if isinstance(limit, int)), None)
+
+
+def heads_of(config: Any) -> tuple[int, int, int]:
+    """Query heads, key heads and the size of a head; zeros for a model that has none."""
+    text = config.get_text_config()
+    heads: int = getattr(text, "num_attention_heads", None) or 0
+    if not heads:
+        return 0, 0, 0
+    size = getattr(text, "head_dim", None) or text.hidden_size // heads
+    return heads, getattr(text, "num_key_value_heads", None) or heads, size
 
 
 # ------------------------------------------------------------------------------------------------ the model around it

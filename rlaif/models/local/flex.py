@@ -9,6 +9,7 @@ Shape suffixes: N tokens of the row, filled up to whole blocks; Q query and K ke
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -20,8 +21,10 @@ from transformers.masking_utils import causal_mask_function
 
 from rlaif.console import say
 from rlaif.errors import one_line
-from rlaif.models.local.masks import Rule
+from rlaif.models.local.architecture import heads_of
 
+Rule = Callable[[Any, Any, Tensor, Tensor], Tensor]
+"""transformers' mask function: (batch, head, query's position, key's position) to whether the query may look."""
 BLOCK = 128
 FEWEST = 2 * BLOCK
 """A row has at least two blocks: torch.compile takes a size of 1 for a constant and would compile it apart."""
@@ -44,16 +47,8 @@ class Form(NamedTuple):
 
 def usable(backbone: Any) -> bool:
     """Whether attention of this backbone is computed here: on a GPU on which the kernel compiles and is right."""
-    weight = next(backbone.parameters())
-    return weight.device.type == "cuda" and _proven(form_of(backbone.config, weight))
-
-
-def form_of(config: Any, weight: Tensor) -> Form:
-    """As the config and a weight have it."""
-    config = config.get_text_config()
-    heads = config.num_attention_heads
-    size = getattr(config, "head_dim", None) or config.hidden_size // heads
-    return Form(heads, getattr(config, "num_key_value_heads", None) or heads, size, weight.dtype, weight.device)
+    weight, heads = next(backbone.parameters()), heads_of(backbone.config)
+    return weight.device.type == "cuda" and heads[0] > 0 and _proven(Form(*heads, weight.dtype, weight.device))
 
 
 def filled(tokens: int) -> int:
@@ -73,7 +68,7 @@ class BlockMasks:
         segments_N, prompts_N, positions_N = self._segments_N, self._prompts_N, self._positions_N
 
         def seen(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-            own = segments_N[key] == segments_N[query]
+            own = segments_N[key] == segments_N[query]  # of one query and one key: torch maps it over all
             return (own | (segments_N[key] == prompts_N[query])) & (key <= query)
 
         def allowed(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:

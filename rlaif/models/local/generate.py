@@ -9,20 +9,23 @@ from __future__ import annotations
 import contextlib
 import inspect
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
 
 from rlaif.console import say
 from rlaif.errors import one_line
 from rlaif.models.local.architecture import agree, backbone_of, constant_up_to, output_of, trial
 from rlaif.models.local.attention import GROUPED, PACKED
-from rlaif.models.local.cache import roomy_cache
+from rlaif.models.local.machine import share_cores
 from rlaif.models.local.packing import Row, hidden_states
-from rlaif.models.local.threads import share_cores
 
 SORTED_TOKENS = 256  # nearly always enough for the nucleus; the exact fallback sorts the whole vocabulary
+ROOM = 64  # tokens; a copy of the cache every so many steps is no longer felt
 
 
 class Sampling(NamedTuple):
@@ -55,7 +58,8 @@ def generate(
         return [sample for samples in alone for sample in samples]
     device = model.device
     end_ids = torch.tensor(end_tokens(model), dtype=torch.long, device=device)
-    uniforms = torch.stack([_uniforms(seed, sampling.max_tokens) for seed in seeds]).to(device)
+    draws = [torch.rand(sampling.max_tokens, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+    uniforms = torch.stack(draws).to(device)  # (prompts, max_tokens): a row's draws do not depend on its neighbours
     written: list[list[int]] = [[] for _ in prompts]
     finished = [False] * len(prompts)
     rows = torch.arange(len(prompts), device=device)  # which request each row of the batch is
@@ -84,17 +88,41 @@ def generate(
     return [Sample(tokens, ended) for tokens, ended in zip(written, finished, strict=True)]
 
 
-class Writer(Protocol):
-    """Rows that grow by a token at a time."""
+# ---------------------------------------------------------------------------- rows that grow by a token at a time
 
-    def begin(self) -> Tensor:
-        """logits_BV of the first token of every row."""
 
-    def go_on(self, next_B: Tensor) -> Tensor:
-        """logits_BV of the token after these."""
+class RoomyLayer(DynamicLayer):
+    """A `DynamicLayer` whose keys and values are views of buffers that are longer than they need to be: transformers'
+    own copies everything it holds at every token."""
 
-    def keep(self, running_B: Tensor) -> None:
-        """Drop the other rows."""
+    keys: Tensor
+    values: Tensor
+    _buffers: tuple[Tensor, Tensor] | None = None
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Append along the token axis (-2) and return all keys and values so far, each (B, heads, S, D)."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        used = self.get_seq_length()
+        needed = used + key_states.shape[-2]
+        if self._buffers is None or self._buffers[0].shape[-2] < needed:
+            keys, values = (
+                new.new_empty(*new.shape[:-2], needed + ROOM, new.shape[-1]) for new in (key_states, value_states)
+            )
+            if used:
+                keys[..., :used, :], values[..., :used, :] = self.keys, self.values
+            self._buffers = keys, values
+        keys, values = self._buffers
+        keys[..., used:needed, :], values[..., used:needed, :] = key_states, value_states
+        self.keys, self.values = keys[..., :needed, :], values[..., :needed, :]
+        return self.keys, self.values
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Only keep these rows; a row may be kept several times."""
+        if self._buffers is not None:
+            used = self.get_seq_length()
+            self._buffers = self._buffers[0][beam_idx], self._buffers[1][beam_idx]
+            self.keys, self.values = (buffer[..., :used, :] for buffer in self._buffers)
 
 
 class CachedWriter:
@@ -102,13 +130,16 @@ class CachedWriter:
 
     def __init__(self, model: Any, prompts: Sequence[Sequence[int]], pad_id: int) -> None:
         place = {prompt: i for i, prompt in enumerate(dict.fromkeys(map(tuple, prompts)))}
-        self._model, self._cache = model, roomy_cache(model.config)
+        self._model, self._cache = model, DynamicCache(config=model.config)
+        # Layers of other kinds (sliding window, recurrent) stay as they are.
+        self._cache.layers = [RoomyLayer() if type(layer) is DynamicLayer else layer for layer in self._cache.layers]
         self._known = inspect.signature(model.forward).parameters
         self._prompt_of_B = torch.tensor([place[tuple(prompt)] for prompt in prompts], device=model.device)
         # Until the first token a row for every different prompt.
         self._tokens_BS, self._mask_BS = left_pad(list(place), pad_id, model.device)
 
     def begin(self) -> Tensor:
+        """logits_BV of the first token of every row."""
         logits_BV = self._logits(self._tokens_BS)
         if len(self._mask_BS) < len(self._prompt_of_B):
             self._cache.reorder_cache(self._prompt_of_B)
@@ -116,17 +147,20 @@ class CachedWriter:
         return logits_BV
 
     def go_on(self, next_B: Tensor) -> Tensor:
+        """logits_BV of the token after these."""
         self._mask_BS = torch.cat([self._mask_BS, self._mask_BS.new_ones(len(next_B), 1)], dim=1)
         with decoding_attention(self._model):
             return self._logits(next_B.unsqueeze(1))
 
     def keep(self, running_B: Tensor) -> None:
+        """Drop the other rows."""
         self._cache.reorder_cache(running_B.nonzero().squeeze(1))
         self._mask_BS = self._mask_BS[running_B]
 
     def _logits(self, ids_BS: Tensor) -> Tensor:
         options = {
             "attention_mask": self._mask_BS,
+            # Counted over real tokens alone; padding, which nobody sees, stands at 0.
             "position_ids": (self._mask_BS.cumsum(1) - 1).clamp(min=0)[:, -ids_BS.shape[1] :],
             "past_key_values": self._cache,
             "cache_params": self._cache,  # as state-space models name it
@@ -140,7 +174,7 @@ class CachedWriter:
 
 
 class RecomputingWriter:
-    """Every row as a whole again for every token: slow, and right for any model."""
+    """As `CachedWriter`, every row as a whole again for every token: slow, and right for any model."""
 
     def __init__(self, model: Any, prompts: Sequence[Sequence[int]]) -> None:
         self._backbone, self._output = backbone_of(model), output_of(model)
@@ -159,7 +193,7 @@ class RecomputingWriter:
         self._rows = [row for row, runs in zip(self._rows, running_B.tolist(), strict=True) if runs]
 
 
-def open_writer(model: Any, prompts: Sequence[Sequence[int]], pad_id: int) -> Writer:
+def open_writer(model: Any, prompts: Sequence[Sequence[int]], pad_id: int) -> CachedWriter | RecomputingWriter:
     """The faster one that is right for this model."""
     return CachedWriter(model, prompts, pad_id) if caches(model, pad_id) else RecomputingWriter(model, prompts)
 
@@ -174,17 +208,16 @@ def caches(model: Any, pad_id: int) -> bool:
 
 def _try_cache(model: Any, pad_id: int) -> bool:
     ids = trial(model.config)
-    prompts, following = [ids[:4], ids[2:9], ids[:4]], [ids[9], ids[10], ids[11]]
-    last = torch.tensor([False, True, True], device=model.device)
-    exact = RecomputingWriter(model, prompts)
-    wanted = [exact.begin(), exact.go_on(torch.tensor(following))]
-    exact.keep(last)
-    wanted.append(exact.go_on(torch.tensor(following[:2])))
+    prompts = [ids[:4], ids[2:9], ids[:4]]  # of two lengths, one of them twice
+
+    def three_steps(writer: CachedWriter | RecomputingWriter) -> list[Tensor]:
+        found = [writer.begin(), writer.go_on(torch.tensor(ids[9:12], device=model.device))]
+        writer.keep(torch.tensor([False, True, True], device=model.device))
+        return [*found, writer.go_on(torch.tensor(ids[9:11], device=model.device))]
+
+    wanted = three_steps(RecomputingWriter(model, prompts))
     try:
-        tried = CachedWriter(model, prompts, pad_id)
-        found = [tried.begin(), tried.go_on(torch.tensor(following, device=model.device))]
-        tried.keep(last)
-        found.append(tried.go_on(torch.tensor(following[:2], device=model.device)))
+        found = three_steps(CachedWriter(model, prompts, pad_id))
         problem = "" if all(map(agree, found, wanted)) else "padding changes what follows"
     except Exception as error:  # whatever a model's code raises
         problem = one_line(error)
@@ -206,6 +239,9 @@ def decoding_attention(model: Any) -> Iterator[None]:
         model.config._attn_implementation = PACKED
 
 
+# ------------------------------------------------------------------------------------------------ tokens of logits
+
+
 def pick_tokens(logits_BV: Tensor, uniform_B: Tensor, temperature: float, top_p: float) -> Tensor:
     """One token a row by inverting the cumulative distribution at `uniform_B` (in [0, 1)).
 
@@ -218,41 +254,33 @@ def pick_tokens(logits_BV: Tensor, uniform_B: Tensor, temperature: float, top_p:
     if top_p >= 1:
         return _invert(probs_BV, uniform_B)
     values_BK, tokens_BK = probs_BV.topk(min(SORTED_TOKENS, probs_BV.shape[-1]))
+    picked_B = _from_nucleus(values_BK, tokens_BK, uniform_B, top_p)
     short_B = values_BK.sum(-1) < top_p
     if short_B.any():
-        picked_B = _from_nucleus(values_BK, tokens_BK, uniform_B, top_p)
         everything = probs_BV[short_B].sort(descending=True)
         picked_B[short_B] = _from_nucleus(everything.values, everything.indices, uniform_B[short_B], top_p)
-        return picked_B
-    return _from_nucleus(values_BK, tokens_BK, uniform_B, top_p)
+    return picked_B
 
 
 def _from_nucleus(values_BK: Tensor, tokens_BK: Tensor, uniform_B: Tensor, top_p: float) -> Tensor:
     """One of the sorted tokens before which less than top_p of the probability lies."""
-    before_BK = values_BK.cumsum(-1) - values_BK
+    before_BK = values_BK.cumsum(-1) - values_BK  # the probability of all that is likelier
     kept_BK = values_BK.masked_fill(before_BK >= top_p, 0.0)
     return tokens_BK.gather(1, _invert(kept_BK, uniform_B).unsqueeze(1)).squeeze(1)
 
 
 def _invert(weights_BV: Tensor, uniform_B: Tensor) -> Tensor:
-    cumulative = weights_BV.cumsum(-1)
+    cumulative = weights_BV.cumsum(-1)  # (B, V), up to a sum that need not be 1
     target = uniform_B.to(cumulative.dtype) * cumulative[:, -1]
     index = torch.searchsorted(cumulative, target.unsqueeze(1), right=True).squeeze(1)
-    return index.clamp(max=weights_BV.shape[-1] - 1)
-
-
-def _uniforms(seed: int, count: int) -> Tensor:
-    return torch.rand(count, generator=torch.Generator().manual_seed(seed))
+    return index.clamp(max=weights_BV.shape[-1] - 1)  # rounding may put the target at the very end
 
 
 def left_pad(rows: Sequence[Sequence[int]], pad_id: int, device: Any) -> tuple[Tensor, Tensor]:
     """(tokens, mask), both (rows, longest); the mask is 1 on real tokens."""
-    longest = max(len(row) for row in rows)
-    tokens = torch.full((len(rows), longest), pad_id, dtype=torch.long)
-    mask = torch.zeros((len(rows), longest), dtype=torch.long)
-    for i, row in enumerate(rows):
-        tokens[i, longest - len(row) :] = torch.tensor(row, dtype=torch.long)
-        mask[i, longest - len(row) :] = 1
+    each = [torch.tensor(row, dtype=torch.long) for row in rows]
+    tokens = pad_sequence(each, batch_first=True, padding_value=pad_id, padding_side="left")
+    mask = pad_sequence([torch.ones_like(row) for row in each], batch_first=True, padding_side="left")
     return tokens.to(device), mask.to(device)
 
 

@@ -12,9 +12,9 @@ from transformers.utils import logging as transformers_logging
 
 from rlaif.errors import ModelError
 from rlaif.models.embedded import resolve_model
-from rlaif.models.local.allocator import give_back, keep_freed
 from rlaif.models.local.architecture import backbone_of
 from rlaif.models.local.generate import end_with
+from rlaif.models.local.machine import give_back, keep_freed
 from rlaif.models.local.packing import prepare
 from rlaif.models.local.tokens import turn_of
 
@@ -46,17 +46,13 @@ def _tokenizer(name: str, path: str, revision: str | None) -> Any:
     except ModelError as error:
         raise ModelError(f"{name}: {error}") from None
     if tokenizer.pad_token_id in {None, *ends}:
-        _choose_padding(tokenizer, ends)
+        # Pad with a special token that no text holds, never with one that ends a turn: readers look for the last one
+        # before the padding (N+ detail 1). Where there is none, the tokenizer stays as it is.
+        taken = {*ends, tokenizer.bos_token_id}
+        spare = [i for i, t in tokenizer.added_tokens_decoder.items() if t.special and i not in taken]
+        if spare:
+            tokenizer.pad_token = tokenizer.convert_ids_to_tokens(max(spare))
     return tokenizer
-
-
-def _choose_padding(tokenizer: Any, ends: set[int]) -> None:
-    """Pad with a special token that no text holds, never with one that ends a turn: readers look for the last one
-    before the padding (N+ detail 1). Where there is none, the tokenizer stays as it is."""
-    taken = {*ends, tokenizer.bos_token_id}
-    spare = [i for i, t in tokenizer.added_tokens_decoder.items() if t.special and i not in taken]
-    if spare:
-        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(max(spare))
 
 
 def load_language_model(name: str, revision: str | None, dtype: torch.dtype) -> LoadedModel:

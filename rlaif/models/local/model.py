@@ -14,12 +14,11 @@ import torch
 
 from rlaif.config.models import LocalModel
 from rlaif.models.chat import ChatRequest, OnReplies, Reply
+from rlaif.models.local.answers import KnownLabels, answer_rows, likelihoods, shared_rows
 from rlaif.models.local.architecture import backbone_of, context_of, next_logits
-from rlaif.models.local.dtype import DTYPES, resolve
 from rlaif.models.local.generate import Sampling, generate
-from rlaif.models.local.labels import KnownLabels
-from rlaif.models.local.likelihood import answer_rows, likelihoods, shared_rows
 from rlaif.models.local.load import LoadedModel, free_memory, load_language_model
+from rlaif.models.local.machine import DTYPES, resolve
 from rlaif.models.local.packing import hidden_states
 from rlaif.models.local.tokens import answer_of, encode_prompt, encode_response, prompt_end, turn_of
 from rlaif.models.reasoning import left_open

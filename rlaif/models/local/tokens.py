@@ -72,7 +72,7 @@ def _turn(tokenizer: Any, template: str) -> Turn:
     other = next((ids for ids in whole if ids != whole[0]), None)
     if other is None:
         raise ModelError("the model's chat template leaves out what the assistant says")
-    end = tuple(_common([whole[0][::-1], other[::-1]])[::-1])
+    end = tuple(common([whole[0][::-1], other[::-1]])[::-1])
     added = tokenizer.added_tokens_decoder
     special = {*tokenizer.all_special_ids, *(i for i, token in added.items() if token.special)}
     special |= {i for i in end if i in added and added[i].content.strip()}
@@ -97,8 +97,9 @@ def _goes_on(tokenizer: Any, prompt: Messages) -> bool:
         return prompt != QUESTION  # a shape that the template refuses will not be asked for
 
 
-def _common(rows: list[list[int]]) -> list[int]:
-    return list(os.path.commonprefix(rows))  # noqa: RUF071 (token by token)
+def common(rows: Sequence[Sequence[int]]) -> list[int]:
+    """The tokens that all begin with."""
+    return list(os.path.commonprefix(list(map(list, rows))))  # noqa: RUF071 (token by token)
 
 
 def render(tokenizer: Any, messages: Messages, **options: Any) -> list[int]:
@@ -167,7 +168,7 @@ def encode_conversations(tokenizer: Any, prompt: Messages, texts: Sequence[str])
     """The conversations that these responses make of the prompt, as anyone gets them from the chat template: what
     they have in common up to where the assistant's turn begins, and how each goes on."""
     whole = [render(tokenizer, (*prompt, Message(role="assistant", content=text))) for text in texts]
-    before = _common([render(tokenizer, prompt, add_generation_prompt=True), *whole])
+    before = common([render(tokenizer, prompt, add_generation_prompt=True), *whole])
     before = before[: min(len(ids) for ids in whole) - 1]
     return before, [ids[len(before) :] for ids in whole]
 
@@ -181,11 +182,3 @@ def response_text(tokenizer: Any, tokens: Sequence[int]) -> str:
     """What a person reads of a response's tokens."""
     text: str = tokenizer.decode(list(turn_of(tokenizer).body(tokens)), skip_special_tokens=True)
     return text
-
-
-def label_token(tokenizer: Any, label: str) -> int:
-    """The id of a label that must be exactly one token; ModelError when it is not."""
-    ids = tokenizer.encode(label, add_special_tokens=False)
-    if len(ids) != 1:
-        raise ModelError(f"label {label!r} is {len(ids)} tokens for this model; a label must be exactly one")
-    return int(ids[0])

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from rlaif.models.local import LocalChatModel
+from rlaif.models.local.answers import KnownLabels
 from rlaif.models.local.architecture import context_of
-from rlaif.models.local.labels import KnownLabels
+from rlaif.models.local.model import LocalChatModel
 from rlaif.training.policy_model import PolicyModel
 
 

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 from rlaif.models.chat import ChatRequest
+from rlaif.models.local.answers import KnownLabels, LabelTokens, shared_rows
 from rlaif.models.local.architecture import context_of
-from rlaif.models.local.labels import KnownLabels, LabelTokens
-from rlaif.models.local.likelihood import shared_rows
 from rlaif.models.local.packing import Row
 from rlaif.models.local.tokens import encode_prompt, encode_response, turn_of
 

@@ -94,7 +94,7 @@ def _label_logprobs(
 
 
 def _at(values_B: Tensor, at_NK: Tensor) -> Tensor:
-    """Not by [at_NK], whose gradient adds up what it repeats in any order (`packing.Hidden`)."""
+    """Not by [at_NK], whose gradient adds up what it repeats in any order (`packing.HiddenStates`)."""
     return values_B.index_select(0, at_NK.flatten()).unflatten(0, at_NK.shape)
 
 

@@ -20,11 +20,11 @@ from rlaif.config.training import ComputeSection, Lora
 from rlaif.models.local.packing import Row, microbatches
 from rlaif.records import derive_seed
 from rlaif.training import parallel
+from rlaif.training.compute import prepare
 from rlaif.training.lessons import distinct, minibatches
 from rlaif.training.lora import trainable
 from rlaif.training.policy_model import PolicyModel
 from rlaif.training.session import Group, Session, check_finite
-from rlaif.training.sharding import prepare
 from rlaif.training.tracking import Tracker
 
 AS_WRITTEN = 1.0

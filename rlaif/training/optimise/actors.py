@@ -10,16 +10,15 @@ from typing import Any
 from rlaif.config import Recipe
 from rlaif.config.optimise import OnPolicy, Ppo, VllmRollouts
 from rlaif.models.embedded import resolve_model
-from rlaif.models.local.dtype import torch_dtype
+from rlaif.models.local.machine import torch_dtype
 from rlaif.records import derive_seed
-from rlaif.training import sharding
+from rlaif.training.compute import prepare
 from rlaif.training.optimise.critic import Critic, SharedCritic
 from rlaif.training.optimise.rewards import OpenReward, Rewards, heads_read
 from rlaif.training.policy_model import PolicyModel
 from rlaif.training.resting import RestingWeights
 from rlaif.training.reward.ensemble import RewardModels
-from rlaif.training.samplers import Sampler
-from rlaif.training.samplers.local import LocalSampler
+from rlaif.training.samplers import LocalSampler, Sampler
 from rlaif.training.scalar_model import ScalarModel
 
 
@@ -50,14 +49,14 @@ def open_actors(recipe: Recipe, models: RewardModels, open_reward: OpenReward, f
     rewards = Rewards.of(section, open_reward, recipe.label.max_failures)
     policy = PolicyModel.load(recipe.policy.model, recipe.policy.revision, torch_dtype(recipe.policy.dtype))
     policy.make_trainable(section.lora, derive_seed(recipe.seed, "ppo", "lora"))
-    sharding.prepare(policy, recipe.compute)
+    prepare(policy, recipe.compute)
     for head in heads_read(section):
         models(head)
     critic = None
     if isinstance(section, Ppo):
         critic = open_critic(section, policy, lambda: _start(recipe, models, policy), recipe.seed)
         if isinstance(critic, ScalarModel):
-            sharding.prepare(critic, recipe.compute)
+            prepare(critic, recipe.compute)
     resting = RestingWeights(_only_read(policy, models, critic), folder)
     return Actors(policy, open_sampler(section, policy, folder), rewards, critic, resting)
 

@@ -18,8 +18,7 @@ from torch import Tensor
 from rlaif.config.optimise import OnPolicy
 from rlaif.errors import TrainingError
 from rlaif.models.local.generate import Sampling
-from rlaif.models.local.masks import right_pad
-from rlaif.models.local.packing import Row, microbatches, response_mask
+from rlaif.models.local.packing import Row, microbatches, response_mask, right_pad
 from rlaif.models.local.tokens import encode_prompt, response_text
 from rlaif.records import Prompt, derive_seed
 from rlaif.training import parallel

@@ -19,11 +19,12 @@ from rlaif.config.reward import Regression, RewardSection
 from rlaif.config.training import ComputeSection, Lora
 from rlaif.errors import ConfigError, DataError
 from rlaif.models.embedded import resolve_model
-from rlaif.models.local.dtype import torch_dtype
 from rlaif.models.local.load import load_tokenizer
+from rlaif.models.local.machine import torch_dtype
 from rlaif.models.local.packing import Row, microbatches
 from rlaif.records import Preference, derive_seed
-from rlaif.training import parallel, sharding
+from rlaif.training import parallel
+from rlaif.training.compute import prepare
 from rlaif.training.lessons import distinct, minibatches
 from rlaif.training.lora import trainable
 from rlaif.training.reward.data import RewardLesson, pair_lessons
@@ -131,7 +132,7 @@ def _prepare(stage: RewardStage, lessons: Sequence[RewardLesson]) -> None:
         weight = model.head.weight
         heads = Heads.new(names, weight.shape[1], seed_of(stage.seed, stage.name, "principle heads"))
         model.heads = heads.to(weight.device)
-    sharding.prepare(model, stage.compute)
+    prepare(model, stage.compute)
 
 
 def learn(model: ScalarModel, batch: Sequence[RewardLesson], section: RewardSection, where: str) -> dict[str, float]:

@@ -30,19 +30,19 @@ class LogprobPair(NamedTuple):
     server_N: Tensor
     policy_N: Tensor
 
+    @property
+    def gap(self) -> float:
+        """Mean |log-probability of the server - of the policy|, nats per token."""
+        return float((self.server_N - self.policy_N).abs().mean())
+
 
 class Parity(NamedTuple):
     """What one check found."""
 
     gap: float
-    """Mean |log-probability of the server - of the policy|, nats a token."""
+    """As of `LogprobPair`: of what was written now, or of the fixed text, whichever is more."""
     followed: float | None
     """Share of the policy's movement that the server made too; none where that is too small to be seen."""
-
-
-def mean_gap(said: LogprobPair) -> float:
-    """Mean |log-probability of the server - of the policy|, nats a token."""
-    return float((said.server_N - said.policy_N).abs().mean())
 
 
 class Follower:
@@ -57,14 +57,14 @@ class Follower:
         """Share of the policy's movement that the server made: 1 in step, 0 stale, None where none can be seen yet."""
         share = None
         if self._last is not None and self._in_step is not None:
-            share = 0.0 if stood_still(self._last, now) else share_followed(self._in_step, now)
+            share = 0.0 if _stood_still(self._last, now) else _share_followed(self._in_step, now)
         self._last = now
         if self._in_step is None or (share is not None and share >= FOLLOWS):
             self._in_step = now
         return share
 
 
-def stood_still(before: LogprobPair, now: LogprobPair) -> bool:
+def _stood_still(before: LogprobPair, now: LogprobPair) -> bool:
     """Whether the server says the very same of every token while the policy has changed its mind about most.
 
     No new weights do that, however near to the old: rounding alone would show.
@@ -73,7 +73,7 @@ def stood_still(before: LogprobPair, now: LogprobPair) -> bool:
     return changed > 0.5 and torch.equal(now.server_N, before.server_N)
 
 
-def share_followed(before: LogprobPair, now: LogprobPair) -> float | None:
+def _share_followed(before: LogprobPair, now: LogprobPair) -> float | None:
     """The projection of the server's movement on the policy's; None where that is too small."""
     moved_N = now.policy_N - before.policy_N
     gap = float((before.server_N - before.policy_N).square().mean().sqrt())
@@ -95,8 +95,3 @@ def check(parity: Parity, tolerance: float, log: str) -> None:
             f"(optimise.rollouts.parity_tolerance {tolerance:g}): its weights are stale, or its precision or arguments "
             f"make it another model; look into {log}"
         )
-
-
-def stacked(rows: list[list[float]]) -> Tensor:
-    """All rows' numbers, one after the other."""
-    return torch.tensor([value for row in rows for value in row], dtype=torch.float64)

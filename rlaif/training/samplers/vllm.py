@@ -1,7 +1,7 @@
 """Rollouts from a vLLM server that is given the policy's weights before every step, and is checked to have them.
 
-The server reads a folder (`weights`) when it starts and again at each `sync`; `parity` judges whether it is the policy
-that learns. With several processes the first one owns the server, and all get what it writes.
+The server reads a folder (`write_weights`) when it starts and again at each `sync`; `parity` judges whether it is the
+policy that learns. With several processes the first one owns the server, and all get what it writes.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from torch import Tensor
 from rlaif.config.models import ClientModel, VllmModel
 from rlaif.config.optimise import VllmRollouts
 from rlaif.errors import ModelError, TrainingError
+from rlaif.files import writing
 from rlaif.models.client.tokens import Continuation, Lost, TokenClient, TokenRequest
 from rlaif.models.embedded import ResolvedModel
 from rlaif.models.local.generate import Sampling, end_tokens
@@ -30,8 +31,7 @@ from rlaif.records import Message
 from rlaif.training import parallel
 from rlaif.training.policy_model import PolicyModel
 from rlaif.training.samplers import SampledResponse
-from rlaif.training.samplers.parity import Follower, LogprobPair, Parity, check, mean_gap, stacked
-from rlaif.training.samplers.weights import write_weights
+from rlaif.training.samplers.parity import Follower, LogprobPair, Parity, check
 
 NAME = "policy"
 PROBE_TOKENS = 48
@@ -56,9 +56,9 @@ class ServerSample(NamedTuple):
 
     rows: list[Row]
     """Written just now."""
-    written: list[list[float]]
-    """The log-probabilities that came with them."""
-    read: list[list[float]]
+    written: list[float]
+    """The log-probabilities that came with them, row after row."""
+    read: list[float]
     """What it says of the fixed text, token by token."""
     log: str
 
@@ -175,9 +175,9 @@ class VllmSampler:
         self._probe = self._probe or look.rows
         # The server holds merged weights, so that is what it must have followed; what learns is the unmerged model.
         with self._policy.for_generation():
-            now = LogprobPair(stacked(look.read), self._says(self._probe, 1.0))
-        new = LogprobPair(stacked(look.written), self._says(look.rows, PROBE_TEMPERATURE))
-        parity = Parity(max(mean_gap(now), mean_gap(new)), self._follower.look(now))
+            now = LogprobPair(torch.tensor(look.read, dtype=torch.float64), self._says(self._probe, 1.0))
+        new = LogprobPair(torch.tensor(look.written, dtype=torch.float64), self._says(look.rows, PROBE_TEMPERATURE))
+        parity = Parity(max(now.gap, new.gap), self._follower.look(now))
         check(parity, self._config.parity_tolerance, look.log)
         return parity
 
@@ -195,13 +195,13 @@ class VllmSampler:
         known = self._probe or rows
         with self._or_its_end() as client:
             answers = client.read([row.prompt + row.response for row in known])
-        read = []
+        read: list[float] = []
         for row, answer in zip(known, answers, strict=True):
             if isinstance(answer, Lost):
                 raise TrainingError(f"the vLLM server does not say what it thinks of a text: {answer.reason}")
-            read.append(answer[-len(row.response) :])
+            read += answer[-len(row.response) :]
         assert self._process is not None
-        return ServerSample(rows, [one.logprobs for one in written], read, str(self._process.log))
+        return ServerSample(rows, [value for one in written for value in one.logprobs], read, str(self._process.log))
 
     def _says(self, rows: Sequence[Row], temperature: float) -> Tensor:
         """The policy's log-probability of every response token, row after row."""
@@ -216,3 +216,51 @@ def _refuses(told: bytes) -> bool:
     except (ValueError, RecursionError):
         return False
     return isinstance(answer, dict) and answer.get("success") is False
+
+
+# ------------------------------------------------------------------------------------------------- its weights
+
+
+def write_weights(policy: PolicyModel, folder: Path, *, own_head: bool) -> None:
+    """Write what the policy is now, in Hugging Face format with the adapter merged in; the folder holds all of it or
+    what it held before. To be called by all processes. TrainingError where it cannot be written.
+
+    With `own_head` an output head that is tied to the embedding is written as a matrix of its own: vLLM on a CPU packs
+    the head into a copy when it starts, and a reload (0.32) renews a head that is in the file but no tied one.
+    """
+    with policy.for_generation():
+        state = {_plain(name): tensor for name, tensor in policy.model.state_dict().items() if ".lora_" not in name}
+        parallel.first(lambda: _replace(policy, state, folder, own_head))
+
+
+def _plain(name: str) -> str:
+    """The name without what an adapter put into it."""
+    return name.replace(".base_layer.", ".")
+
+
+def _replace(policy: PolicyModel, state: dict[str, Any], folder: Path, own_head: bool) -> None:
+    model, new = policy.model, folder.with_name(f"{folder.name}.writing")
+    untie = own_head and bool(model.config.get_text_config().tie_word_embeddings)
+    if untie:
+        output = model.get_output_embeddings()
+        head = next(f"{_plain(name)}.weight" for name, module in model.named_modules() if module is output)
+        state = state | {head: state[head].clone()}
+    shutil.rmtree(new, ignore_errors=True)
+    try:
+        with writing(folder):
+            model.save_pretrained(new, state_dict=state)
+            if untie:
+                _say_untied(new / "config.json")
+            policy.tokenizer.save_pretrained(new)
+            shutil.rmtree(folder, ignore_errors=True)
+            new.rename(folder)
+    except OSError as error:
+        raise TrainingError(f"cannot write the policy's weights for the server to {folder}: {error.strerror}") from None
+
+
+def _say_untied(config: Path) -> None:
+    settings = json.loads(config.read_text(encoding="utf-8"))
+    for section in (settings, settings.get("text_config", {})):
+        if "tie_word_embeddings" in section or section is settings:
+            section["tie_word_embeddings"] = False
+    config.write_text(json.dumps(settings, indent=2), encoding="utf-8")

@@ -1,9 +1,14 @@
-"""Sharding: weights, gradients and optimiser state of a model that learns, divided among the processes (FSDP).
+"""What the recipe's `compute` asks of a model that learns: layers computed again, weights divided among processes.
 
-PyTorch's `fully_shard` over each layer and over the backbone as the root, because everything here calls the backbone
-(packing.py) and reads its states. A gradient is the sum over processes, never the mean: losses are divided by global
-totals already. Beside the divided model stands its outline, an ordinary model whose weights are filled in only while
-the whole is needed: to write rollouts, to merge adapters, to save.
+**Gradient checkpointing**: a layer's activations are computed again in the backward pass instead of being kept.
+transformers does it in layers that are in training mode, where dropout is on too. Here models stay in evaluation mode
+and only the layers' own switch is turned; what a layer itself would drop is set to nothing.
+
+**Sharding** (FSDP): weights, gradients and optimiser state divided among the processes. PyTorch's `fully_shard` over
+each layer and over the backbone as the root, because everything here calls the backbone (packing.py) and reads its
+states. A gradient is the sum over processes, never the mean: losses are divided by global totals already. Beside the
+divided model stands its outline, an ordinary model whose weights are filled in only while the whole is needed: to write
+rollouts, to merge adapters, to save.
 """
 
 from __future__ import annotations
@@ -19,10 +24,12 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from rlaif.config.training import ComputeSection
+from rlaif.errors import ConfigError
+from rlaif.models.local.load import device
 from rlaif.training import parallel
-from rlaif.training.recompute import layers_of, recompute
 
 SWAPPED = ("model", "backbone", "adapter")
 """Attributes of a PolicyModel or ScalarModel that have a divided and a whole form."""
@@ -37,6 +44,39 @@ def prepare(actor: Any, compute: ComputeSection) -> None:
         recompute(actor.backbone)
     if compute.sharding == "fsdp" and parallel.size() > 1:
         actor.outline = Outline(actor)
+
+
+def layers_of(backbone: Any) -> list[Any]:
+    """The layers, each of which transformers can compute again as a whole."""
+    return [module for module in backbone.modules() if isinstance(module, GradientCheckpointingLayer)]
+
+
+def recompute(backbone: Any) -> None:
+    """From here on the backbone keeps only what enters each layer. ConfigError where it cannot."""
+    layers = layers_of(backbone)
+    if not layers or not backbone.supports_gradient_checkpointing:
+        raise ConfigError(
+            f"compute.gradient_checkpointing: {type(backbone).__name__} does not support it; set it to false"
+        )
+    backbone.gradient_checkpointing_enable({"use_reentrant": False})
+    for layer in layers:
+        layer.training = True
+        for name, value in vars(layer).items():
+            if "drop" in name and isinstance(value, float):
+                setattr(layer, name, 0.0)
+
+
+@contextlib.contextmanager
+def keeping(backbone: Any) -> Iterator[None]:
+    """Inside, nothing is computed again: layers that do would forget the keys and values that generation keeps."""
+    switched = [layer for layer in layers_of(backbone) if layer.training]
+    for layer in switched:
+        layer.training = False
+    try:
+        yield
+    finally:
+        for layer in switched:
+            layer.training = True
 
 
 class Outline:
@@ -67,7 +107,7 @@ class Outline:
         for module in own:
             _divide(module)
         if tied:
-            model.set_output_embeddings(_Tied(backbone.get_input_embeddings()))
+            model.set_output_embeddings(TiedOutput(backbone.get_input_embeddings()))
         self._parts = dict(model.named_parameters())
 
     @torch.no_grad()
@@ -84,7 +124,7 @@ class Outline:
             module._parameters[key] = weights[name]
 
 
-class _Tied(nn.Module):
+class TiedOutput(nn.Module):
     """Output embeddings that are the input embeddings, as these are at the moment: whole after a forward pass."""
 
     def __init__(self, embedding: nn.Module) -> None:
@@ -128,7 +168,7 @@ def _output_of(model: Any) -> Any:
 
 
 def _divide(module: Any) -> None:
-    mesh = init_device_mesh("cuda" if torch.cuda.is_available() else "cpu", (parallel.size(),))
+    mesh = init_device_mesh(device().type, (parallel.size(),))
     for part in [*layers_of(module), module]:
         fully_shard(part, mesh=mesh)
         part.set_gradient_divide_factor(1.0)

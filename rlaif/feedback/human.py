@@ -28,6 +28,7 @@ from rlaif.formats import (
 from rlaif.formats.judgments import Judgments, read_own_edits
 from rlaif.formats.rows import SourceRow, path_of, read_rows
 from rlaif.formats.sheet import MOST_PAIRS, HumanData, Sheet
+from rlaif.records import Judgment
 from rlaif.run_folder import Run
 
 
@@ -71,6 +72,22 @@ def read_human(
             f"  human labels: {drawn_from} pairs are beyond the {MOST_PAIRS} of one prompt that are drawn, and not used"
         )
     return data
+
+
+def read_labels(given: Path | str) -> list[Judgment]:
+    """All labels of a file or source, whoever gave them; of a run: its people's and its judge's.
+
+    DataError for what is missing, empty or of another shape.
+    """
+    source = source_of(given)
+    run = Run(Path(given))
+    sources: list[LabelSource] = [source]
+    if isinstance(source, Annotations) and run.folder.is_dir():
+        files = [file for file in (run.annotations, run.judgments) if file.exists()]
+        if not files:
+            raise DataError(f"{given}: a run without labels: neither {run.annotations.name} nor {run.judgments.name}")
+        sources = [AnyForm(path=str(file)) for file in files]
+    return read_human(sources, run, what=str(given), judges=True).judgments
 
 
 def read_source(

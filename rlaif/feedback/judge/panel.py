@@ -11,7 +11,7 @@ from statistics import fmean
 from typing import NamedTuple
 
 from rlaif.config.judging import PanelMode
-from rlaif.feedback.dawid_skene import DawidSkeneFit, fit_dawid_skene
+from rlaif.feedback.annotators.labels import DawidSkeneFit, fit_dawid_skene
 from rlaif.feedback.judge.result import Cost, JudgeResult
 from rlaif.feedback.pairs import choice
 from rlaif.feedback.verdict import average, log_odds, sigma

@@ -31,8 +31,8 @@ from rlaif.constitution import Constitution
 from rlaif.constitution.write import write_constitution
 from rlaif.feedback.calibration import TEMPERATURES, Confidences, fit_temperature
 from rlaif.feedback.judge import judge_by_mode
+from rlaif.feedback.judge.contrast import TAU
 from rlaif.feedback.pairs import choice
-from rlaif.feedback.ratio import TAU
 from rlaif.feedback.sample import sample_responses
 from rlaif.jsonl import read_objects, write_jsonl
 from rlaif.models.cache import CachedModel

@@ -20,10 +20,17 @@ from rlaif.config.load import load_recipe
 from rlaif.constitution import Constitution, load_constitution
 from rlaif.errors import ConfigError, DataError
 from rlaif.evaluation.report import write_report
-from rlaif.feedback.contrast_sample import Instructions, sample_contrasts
-from rlaif.feedback.judge.origin import OriginAgreement, hold_to_origin, label_by_origin
 from rlaif.feedback.judge.result import JudgeResult
-from rlaif.feedback.origin import Crossing, crossings, unpaired
+from rlaif.feedback.origin import (
+    Crossing,
+    Instructions,
+    OriginAgreement,
+    crossings,
+    hold_to_origin,
+    label_by_origin,
+    sample_contrasts,
+    unpaired,
+)
 from rlaif.feedback.pairs import make_pairs
 from rlaif.feedback.sample import SampleResult, check_sample_failures
 from rlaif.feedback.verdict import draw

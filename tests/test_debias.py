@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.special import expit, logit
 
 from rlaif.errors import DataError
-from rlaif.feedback.debias import Debiasing, debias, fit_debiasing
+from rlaif.feedback.calibration import Debiasing, debias, fit_debiasing
 from rlaif.feedback.labelled import LabelledJudgment
 from rlaif.records import Judgment, Message, Pair, Prompt
 

@@ -11,7 +11,6 @@ from random import Random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rlaif.feedback.annotators.commands import read_labels
 
 from rlaif.annotate.questions import _gold
 from rlaif.annotate.route import _known
@@ -19,6 +18,7 @@ from rlaif.audits.gold import read_gold
 from rlaif.audits.judge_training.labels import read_labels as teaching_labels
 from rlaif.constitution import load_constitution
 from rlaif.errors import ConfigError, DataError
+from rlaif.feedback.human import read_labels
 from rlaif.jsonl import dumps, write_jsonl
 from rlaif.records import Judgment, Message, Pair, Preference, Prompt
 from rlaif.run_folder import Run

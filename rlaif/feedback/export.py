@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from rlaif.errors import ConfigError, DataError, did_you_mean
 from rlaif.feedback.pairs import read_preferences
-from rlaif.formats.argilla import PEOPLE
+from rlaif.formats.programs import PEOPLE
 from rlaif.jsonl import write_jsonl
 from rlaif.records import Messages, Preference, Prompt, oriented, plain
 from rlaif.run_folder import Run

@@ -23,8 +23,7 @@ from rlaif.config.feedback import (
     Weighted,
 )
 from rlaif.errors import ConfigError, DataError
-from rlaif.feedback.calibration import Confidences, calibrate, fit_isotonic, fit_temperature, raw_p
-from rlaif.feedback.debias import debias
+from rlaif.feedback.calibration import Confidences, calibrate, debias, fit_isotonic, fit_temperature, raw_p
 from rlaif.feedback.labelled import LabelledJudgment, decided, match
 from rlaif.feedback.pairs import WeightedJudgment, choice
 from rlaif.records import Judgment, Pair, Prompt, content_id

@@ -7,7 +7,7 @@ between the two.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import combinations, islice
 from pathlib import Path
 from statistics import fmean
@@ -16,7 +16,6 @@ from typing import Literal, NamedTuple
 from rlaif.config.feedback import PreferencesSection
 from rlaif.constitution import Constitution, Principle
 from rlaif.errors import DataError
-from rlaif.feedback.origin import may_pair
 from rlaif.jsonl import read_jsonl, read_objects
 from rlaif.patterns import Endless
 from rlaif.records import (
@@ -40,6 +39,10 @@ TIE_ROUNDING = 1e-12
 def choice(p: float, even: float = 0.5) -> float:
     """Which side a probability is on: 1 above even, 0 below, 0.5 at it (to within TIE_ROUNDING)."""
     return 0.5 if abs(p - even) <= TIE_ROUNDING else float(p > even)
+
+
+Origins = Collection[Origin]
+"""Everything that one text was written under; of a plain sample nothing."""
 
 
 class WeightedJudgment(NamedTuple):
@@ -84,7 +87,7 @@ def make_pairs(
     with the smallest seeded hashes.
 
     Equal texts count once, so no pair compares a text with itself. Responses that were written under a principle's two
-    instructions make pairs across the two only (see `origin.may_pair`). In prompt order, then by response index. A
+    instructions make pairs across the two only (see `may_pair`). In prompt order, then by response index. A
     response to a prompt that is not among `prompts` is a DataError.
     """
     texts: dict[str, dict[str, set[Origin]]] = {prompt.id: {} for prompt in prompts}
@@ -104,6 +107,24 @@ def make_pairs(
         taken = {pair.id for pair in best_first[:per_prompt]}
         pairs.extend(pair for pair in found if pair.id in taken)
     return pairs
+
+
+def followed(one: Origins, other: Origins) -> str | None:
+    """The principle (of several the first by name) for which the first text was written, and against which the second;
+    None where there is none, or where the two stand the other way round too."""
+    forth, back = _principles(one, other), _principles(other, one)
+    return min(forth) if forth and not back else None
+
+
+def may_pair(one: Origins, other: Origins) -> bool:
+    """Plain samples with each other; else only across the two sides of a principle."""
+    plain = not one and not other
+    return plain or followed(one, other) is not None or followed(other, one) is not None
+
+
+def _principles(one: Origins, other: Origins) -> set[str]:
+    against = {origin.principle for origin in other if origin.side == "against"}
+    return {origin.principle for origin in one if origin.side == "for"} & against
 
 
 class PreferenceResult(NamedTuple):
@@ -155,6 +176,41 @@ def read_preferences(path: Path) -> list[Preference]:
             raise DataError(f"{path}:{line}: {problem}; delete the row")
         seen.add((row.pair_id, row.source))
     return rows
+
+
+class JoinResult(NamedTuple):
+    """This round's rows, then the earlier ones that joined; what became of the others."""
+
+    rows: tuple[Preference, ...]
+    counts: dict[str, int]
+
+
+def join(rows: Sequence[Preference], earlier: Sequence[Preference], never: Collection[str]) -> JoinResult:
+    """This round's rows and those of earlier rounds (`preferences.include`), the newer label first where a pair has one
+    from the same source in each.
+
+    `never`: ids of prompts that no training may see. A prompt that is held out in either set is held out in both, so
+    no reward model is measured on what an earlier one learned from. DataError where that leaves nothing to train on.
+    """
+    taken = {(row.pair_id, row.source) for row in rows}
+    allowed = [row for row in earlier if row.prompt_id not in never]
+    fresh = list({(r.pair_id, r.source): r for r in reversed(allowed) if (r.pair_id, r.source) not in taken}.values())
+    every = [*rows, *reversed(fresh)]
+    heldout = {row.prompt_id for row in every if row.split == "heldout"}
+    joined = tuple(row.model_copy(update={"split": "heldout"}) if row.prompt_id in heldout else row for row in every)
+    if not any(row.split == "train" for row in joined):
+        raise DataError("preferences.include: with these files every prompt is held out; nothing is left to train on")
+    return JoinResult(
+        joined,
+        {
+            "included": len(fresh),
+            "included_repeats": len(allowed) - len(fresh),
+            "included_on_evaluation_prompts": len(earlier) - len(allowed),
+            "rows": len(joined),
+            "train": sum(row.split == "train" for row in joined),
+            "heldout": sum(row.split == "heldout" for row in joined),
+        },
+    )
 
 
 class _Draft(NamedTuple):

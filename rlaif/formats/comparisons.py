@@ -12,14 +12,15 @@ from typing import Literal, NamedTuple
 
 from rlaif.errors import DataError
 from rlaif.formats.format import Format
-from rlaif.formats.messages import Unusable, message_list
 from rlaif.formats.rows import (
     SourceRow,
+    Unusable,
     after_speaker,
     after_system,
     bare_response,
     is_transcript,
     joined,
+    message_list,
     parse_transcript,
     prompt_part,
     prompt_value,

@@ -13,8 +13,16 @@ from typing import Any, NamedTuple, TypeVar
 
 from rlaif.config.sources import DataSource
 from rlaif.errors import DataError, shown
-from rlaif.formats.messages import Unusable, message_list
-from rlaif.formats.rows import SourceRow, after_system, bare_response, prompt_value, tags_of, with_system
+from rlaif.formats.rows import (
+    SourceRow,
+    Unusable,
+    after_system,
+    bare_response,
+    message_list,
+    prompt_value,
+    tags_of,
+    with_system,
+)
 from rlaif.records import Answer, Demonstration, Edit, Failure, Judgment, Prompt, oriented
 
 Item = TypeVar("Item")

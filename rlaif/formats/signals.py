@@ -12,8 +12,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from rlaif.errors import DataError, shown
-from rlaif.formats.messages import Unusable
-from rlaif.formats.rows import SourceRow
+from rlaif.formats.rows import SourceRow, Unusable
 from rlaif.formats.sheet import Attribution, Sheet, response_text, strength_of
 
 WORTH = {"score", "scores", "rating", "ratings", "reward", "rewards", "grade", "quality", "votes", "upvotes", "likes"}

@@ -17,15 +17,20 @@ from rlaif.console import bar, say
 from rlaif.constitution import load_constitution
 from rlaif.errors import DataError
 from rlaif.feedback.calibration import apply_calibration
-from rlaif.feedback.contrast_sample import Instructions, sample_contrasts
 from rlaif.feedback.failures import causes
 from rlaif.feedback.judge import JudgeResult
-from rlaif.feedback.judge.origin import OriginAgreement, hold_to_origin, label_by_origin
 from rlaif.feedback.judge.result import Results
 from rlaif.feedback.judge.revise import first_responses, revise_responses
 from rlaif.feedback.judge.shards import SHARD, shards
 from rlaif.feedback.mix import for_the_judge
-from rlaif.feedback.origin import Crossing
+from rlaif.feedback.origin import (
+    Crossing,
+    Instructions,
+    OriginAgreement,
+    hold_to_origin,
+    label_by_origin,
+    sample_contrasts,
+)
 from rlaif.feedback.prompts import read_prompts
 from rlaif.feedback.sample import SampleResult, check_sample_failures
 from rlaif.jsonl import write_jsonl

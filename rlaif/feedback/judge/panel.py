@@ -1,6 +1,6 @@
 """Several judges on the same pairs: their judgments side by side, combined, with each one's estimated reliability.
 
-Nothing is asked here; `modes.py` runs the members one after the other. Every member's judgment is kept.
+Nothing is asked here; `judge/__init__.py` runs the members one after the other. Every member's judgment is kept.
 """
 
 from __future__ import annotations

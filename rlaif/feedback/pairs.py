@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import combinations, islice
 from pathlib import Path
 from statistics import fmean
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from rlaif.config.feedback import PreferencesSection
 from rlaif.constitution import Constitution, Principle
@@ -19,9 +19,9 @@ from rlaif.errors import DataError
 from rlaif.jsonl import read_jsonl, read_objects
 from rlaif.patterns import Endless
 from rlaif.records import (
+    TIE_ROUNDING,
     Judgment,
     Message,
-    Messages,
     Origin,
     Pair,
     Preference,
@@ -31,9 +31,6 @@ from rlaif.records import (
     content_id,
     oriented,
 )
-
-TIE_ROUNDING = 1e-12
-"""p and 1 - p may differ from their mirror images in the last bit; a tie must be one in both orientations."""
 
 
 def choice(p: float, even: float = 0.5) -> float:
@@ -128,7 +125,7 @@ def _principles(one: Origins, other: Origins) -> set[str]:
 
 
 class PreferenceResult(NamedTuple):
-    """Rows in the order in which their pairs first came, and how the judgments became that many."""
+    """Rows, and how they became that many."""
 
     rows: tuple[Preference, ...]
     counts: dict[str, int]
@@ -136,7 +133,8 @@ class PreferenceResult(NamedTuple):
 
 
 def to_preferences(weighted: Sequence[WeightedJudgment], section: PreferencesSection) -> PreferenceResult:
-    """One row for each pair and source: the likelier response is chosen, its probability is the soft label.
+    """One row for each pair and source, in the order in which these first come: the likelier response is chosen, its
+    probability is the soft label.
 
     Repeated judgments of one pair by one source are averaged, so annotators who contradict each other make a
     tie. Ties are dropped, or kept with their own p; where p is exactly even, a hash says which side is
@@ -146,21 +144,27 @@ def to_preferences(weighted: Sequence[WeightedJudgment], section: PreferencesSec
     groups: dict[tuple[str, Source], list[WeightedJudgment]] = {}
     for item in weighted:
         groups.setdefault((item.judgment.pair.id, item.judgment.source), []).append(item)
-    drafts = [_draft(group) for group in groups.values()]
-    is_tie = [draft.p_chosen - 0.5 <= section.tie_margin + TIE_ROUNDING for draft in drafts]
-    kept = [draft for draft, tie in zip(drafts, is_tie, strict=True) if not tie or section.ties == "keep"]
-    heldout = heldout_prompts({draft.pair.prompt_id for draft in kept}, section.heldout_share)
-    rows = tuple(_row(draft, "heldout" if draft.pair.prompt_id in heldout else "train") for draft in kept)
+    every = [_preference(group) for group in groups.values()]
+    is_tie = [row.is_tie(section.tie_margin) for row in every]
+    kept = [row for row, tie in zip(every, is_tie, strict=True) if not tie or section.ties == "keep"]
+    rows = with_heldout(kept, heldout_prompts({row.prompt_id for row in kept}, section.heldout_share))
     counts = {
         "judgments": len(weighted),
-        "repeats": len(weighted) - len(drafts),
-        "ties_dropped": len(drafts) - len(kept),
+        "repeats": len(weighted) - len(every),
+        "ties_dropped": len(every) - len(kept),
         "ties_kept": sum(is_tie) if section.ties == "keep" else 0,
-        "rows": len(rows),
-        "train": sum(row.split == "train" for row in rows),
-        "heldout": sum(row.split == "heldout" for row in rows),
     }
-    return PreferenceResult(rows, counts)
+    return PreferenceResult(rows, counts | _by_split(rows))
+
+
+def with_heldout(rows: Iterable[Preference], prompts: Collection[str]) -> tuple[Preference, ...]:
+    """The rows, those of these prompts held out."""
+    return tuple(row.model_copy(update={"split": "heldout"}) if row.prompt_id in prompts else row for row in rows)
+
+
+def _by_split(rows: Sequence[Preference]) -> dict[str, int]:
+    heldout = sum(row.split == "heldout" for row in rows)
+    return {"rows": len(rows), "train": len(rows) - heldout, "heldout": heldout}
 
 
 def read_preferences(path: Path) -> list[Preference]:
@@ -178,14 +182,7 @@ def read_preferences(path: Path) -> list[Preference]:
     return rows
 
 
-class JoinResult(NamedTuple):
-    """This round's rows, then the earlier ones that joined; what became of the others."""
-
-    rows: tuple[Preference, ...]
-    counts: dict[str, int]
-
-
-def join(rows: Sequence[Preference], earlier: Sequence[Preference], never: Collection[str]) -> JoinResult:
+def join(rows: Sequence[Preference], earlier: Sequence[Preference], never: Collection[str]) -> PreferenceResult:
     """This round's rows and those of earlier rounds (`preferences.include`), the newer label first where a pair has one
     from the same source in each.
 
@@ -196,33 +193,19 @@ def join(rows: Sequence[Preference], earlier: Sequence[Preference], never: Colle
     allowed = [row for row in earlier if row.prompt_id not in never]
     fresh = list({(r.pair_id, r.source): r for r in reversed(allowed) if (r.pair_id, r.source) not in taken}.values())
     every = [*rows, *reversed(fresh)]
-    heldout = {row.prompt_id for row in every if row.split == "heldout"}
-    joined = tuple(row.model_copy(update={"split": "heldout"}) if row.prompt_id in heldout else row for row in every)
+    joined = with_heldout(every, {row.prompt_id for row in every if row.split == "heldout"})
     if not any(row.split == "train" for row in joined):
         raise DataError("preferences.include: with these files every prompt is held out; nothing is left to train on")
-    return JoinResult(
-        joined,
-        {
-            "included": len(fresh),
-            "included_repeats": len(allowed) - len(fresh),
-            "included_on_evaluation_prompts": len(earlier) - len(allowed),
-            "rows": len(joined),
-            "train": sum(row.split == "train" for row in joined),
-            "heldout": sum(row.split == "heldout" for row in joined),
-        },
-    )
+    counts = {
+        "included": len(fresh),
+        "included_repeats": len(allowed) - len(fresh),
+        "included_on_evaluation_prompts": len(earlier) - len(allowed),
+    }
+    return PreferenceResult(joined, counts | _by_split(joined))
 
 
-class _Draft(NamedTuple):
-    pair: Pair
-    """Oriented so that a is the chosen one."""
-    p_chosen: float
-    source: Source
-    weight: float
-
-
-def _draft(group: Sequence[WeightedJudgment]) -> _Draft:
-    """The mean of repeated judgments, whichever way round each of them holds the pair."""
+def _preference(group: Sequence[WeightedJudgment]) -> Preference:
+    """The mean of repeated judgments, whichever way round each of them holds the pair; of the training split."""
     judgment = group[0].judgment
     pair = judgment.pair
     p_a = fmean(other.judgment.p_of(pair.a) for other in group)
@@ -231,32 +214,19 @@ def _draft(group: Sequence[WeightedJudgment]) -> _Draft:
         a_first = content_id("tie", pair.prompt_id, pair.a) < content_id("tie", pair.prompt_id, pair.b)
     else:
         a_first = p_a > 0.5
-    return _Draft(
-        pair=pair if a_first else pair.swapped(),
+    chosen, rejected = (pair.a, pair.b) if a_first else (pair.b, pair.a)
+    return Preference(
+        prompt=pair.prompt,
+        chosen=(Message(role="assistant", content=chosen),),
+        rejected=(Message(role="assistant", content=rejected),),
         p_chosen=max(p_a, 1 - p_a),
         source=judgment.source,
         weight=fmean(item.weight for item in group),
-    )
-
-
-def _row(draft: _Draft, split: Literal["train", "heldout"]) -> Preference:
-    pair = draft.pair
-    return Preference(
-        prompt=pair.prompt,
-        chosen=_turn(pair.a),
-        rejected=_turn(pair.b),
-        p_chosen=draft.p_chosen,
-        source=draft.source,
-        weight=draft.weight,
-        split=split,
+        split="train",
         prompt_id=pair.prompt_id,
         pair_id=pair.id,
         tags=pair.tags,
     )
-
-
-def _turn(text: str) -> Messages:
-    return (Message(role="assistant", content=text),)
 
 
 def heldout_prompts(prompt_ids: set[str], share: float, salt: str = "split") -> set[str]:

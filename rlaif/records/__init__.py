@@ -39,9 +39,10 @@ from rlaif.records.judged import (
     Score,
     Verdict,
 )
-from rlaif.records.rows import Demonstration, Failure, Preference
+from rlaif.records.rows import TIE_ROUNDING, Demonstration, Failure, Preference
 
 __all__ = [
+    "TIE_ROUNDING",
     "Answer",
     "Demonstration",
     "DensityRatio",

@@ -21,6 +21,10 @@ class Demonstration(Record):
     tags: tuple[str, ...] = ()
 
 
+TIE_ROUNDING = 1e-12
+"""p and 1 - p may differ from their mirror images in the last bit; a tie must be one in both orientations."""
+
+
 class Preference(Record):
     """One training row. `prompt`, `chosen` and `rejected` alone form a valid TRL conversational preference row."""
 
@@ -41,6 +45,10 @@ class Preference(Record):
         if prompt[-1].role != "user":
             raise ValueError(f"a prompt must end with a user turn (got {prompt[-1].role!r})")
         return prompt
+
+    def is_tie(self, margin: float) -> bool:
+        """Whether p_chosen is within `margin` of even."""
+        return self.p_chosen - 0.5 <= margin + TIE_ROUNDING
 
 
 class Failure(Record):

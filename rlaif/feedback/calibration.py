@@ -190,7 +190,7 @@ def fitted(audit: Mapping[str, Any], kind: Literal["temperature", "isotonic"]) -
         raise DataError(f"{place}: {first['msg']} (got {first['input']!r})") from None
 
 
-class Debiasing(Record):
+class LengthBias(Record):
     """What people prefer, given the judge's word and the lengths:
 
         logit P(people prefer a) = slope * (logit p_a + length * tanh((words_a - words_b) / scale))
@@ -214,7 +214,7 @@ class Debiasing(Record):
         return sigma(log_odds(raw_p(judgment)) + self.length * float(np.tanh(_longer_by(judgment.pair) / self.scale)))
 
 
-def fit_debiasing(overlap: Sequence[LabelledJudgment]) -> Debiasing:
+def fit_length_bias(overlap: Sequence[LabelledJudgment]) -> LengthBias:
     """The likeliest on the pairs on which people have a preference, given priors; DataError of none.
 
     The prior of `length` is N(0, s^2), s being the root mean square of the judge's log-odds: length is at most about
@@ -241,7 +241,7 @@ def fit_debiasing(overlap: Sequence[LabelledJudgment]) -> Debiasing:
     bounds = [(0, None), (None, None)]
     tries = [minimize(loss, [0.5, start], jac=True, method="L-BFGS-B", bounds=bounds, tol=1e-12) for start in STARTS]
     slope, length = min(tries, key=lambda one: float(one.fun)).x
-    return Debiasing(slope=float(slope), length=float(length) * unit, scale=scale, pairs=len(rows))
+    return LengthBias(slope=float(slope), length=float(length) * unit, scale=scale, pairs=len(rows))
 
 
 def debias(ai: Sequence[Judgment], overlap: Sequence[LabelledJudgment]) -> list[Judgment]:
@@ -249,7 +249,7 @@ def debias(ai: Sequence[Judgment], overlap: Sequence[LabelledJudgment]) -> list[
 
     `overlap` must be of pairs that people got by chance (`mix.overlap_of`).
     """
-    how = fit_debiasing(overlap)
+    how = fit_length_bias(overlap)
     return [j.model_copy(update={"p_a": how.p_a(j), "p_raw": raw_p(j)}) for j in ai]
 
 

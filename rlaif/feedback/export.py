@@ -91,7 +91,7 @@ FORMATS: dict[str, ExportFormat] = {
 }
 
 
-class Exported(NamedTuple):
+class ExportCounts(NamedTuple):
     """How many preferences went where."""
 
     rows: int
@@ -101,7 +101,7 @@ class Exported(NamedTuple):
     """Left out."""
 
 
-def export_preferences(run_or_file: Path, to: str, out: Path) -> Exported:
+def export_preferences(run_or_file: Path, to: str, out: Path) -> ExportCounts:
     """Write the preferences of a run folder, or of a preferences.jsonl, as JSONL.
 
     Where the file is to be trained on, held-out rows go to `NAME.heldout.jsonl` beside it. ConfigError for an unknown
@@ -122,7 +122,7 @@ def export_preferences(run_or_file: Path, to: str, out: Path) -> Exported:
     write_jsonl(out, map(row_of, train))
     heldout = [row for row in kept if row.split == "heldout"] if trains else []
     if not heldout:
-        return Exported(len(train), ties=ties)
+        return ExportCounts(len(train), ties=ties)
     file = out.with_name(f"{out.stem}.heldout{out.suffix}")
     write_jsonl(file, map(row_of, heldout))
-    return Exported(len(train), len(heldout), file, ties)
+    return ExportCounts(len(train), len(heldout), file, ties)

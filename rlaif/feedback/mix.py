@@ -12,8 +12,6 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import NamedTuple, TypeVar
 
-from scipy.stats import binomtest
-
 from rlaif.config.feedback import (
     ByTag,
     Calibrated,
@@ -85,26 +83,12 @@ def mix(ai: Sequence[Judgment], human: Sequence[Judgment], policy: MixPolicy) ->
     return MixResult(kept, dropped=len(ai) + len(human) - len(kept))
 
 
-class OverlapAgreement(NamedTuple):
-    """How often the judge prefers what people prefer, on the pairs that both labelled."""
-
-    value: float
-    """(k + 1/2) / (n + 1): k of n shrunk a little towards even, so that ten of ten is not certainty (Jeffreys)."""
-    low: float
-    high: float
-    """Wilson's 95 % interval of k of n."""
-    n: int
-    hits: float
-
-
-def overlap_agreement(overlap: Sequence[LabelledJudgment]) -> OverlapAgreement:
-    """Over pairs on which people have a preference; an even judge agrees by half. DataError of none."""
+def overlap_agreement(overlap: Sequence[LabelledJudgment]) -> float:
+    """How often the judge prefers what people prefer, on the pairs on which both labelled and people have a preference:
+    (k + 1/2) / (n + 1), k of n shrunk a little towards even, so that ten of ten is not certainty (Jeffreys). An even
+    judge agrees by half."""
     rows = decided(overlap)
-    if not rows:
-        raise DataError("preferences.labels.policy: people and the judge labelled no pair both, so nothing can be said")
-    hits = sum(item.right for item in rows)
-    interval = binomtest(round(hits), len(rows)).proportion_ci(0.95, method="wilson")
-    return OverlapAgreement((hits + 0.5) / (len(rows) + 1), float(interval.low), float(interval.high), len(rows), hits)
+    return (sum(item.right for item in rows) + 0.5) / (len(rows) + 1)
 
 
 def overlap_of(
@@ -146,7 +130,7 @@ def believed(
     if isinstance(policy, Debiased):
         without = debias([item.judgment for item in judge], rows)
         return [*people, *(item._replace(judgment=j) for item, j in zip(judge, without, strict=True))]
-    a = overlap_agreement(rows).value
+    a = overlap_agreement(rows)
     if a <= 0.5:
         return people
     if policy.use == "weight":

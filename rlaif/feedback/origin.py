@@ -15,7 +15,7 @@ from rlaif.config.feedback import ContrastSample, SampleSection
 from rlaif.constitution import Constitution, Principle
 from rlaif.errors import ConfigError, did_you_mean
 from rlaif.feedback.judge.result import JudgeResult
-from rlaif.feedback.pairs import choice, followed, may_pair
+from rlaif.feedback.pairs import choice, followed, may_pair, origins_by_text
 from rlaif.feedback.sample import NO_PRINCIPLE, Place, Progress, SampleResult, write_responses
 from rlaif.feedback.verdict import draw
 from rlaif.models.chat import ChatModel
@@ -96,7 +96,7 @@ def sample_contrasts(
     return result._replace(failures=(*failures, *result.failures))
 
 
-class Crossing(NamedTuple):
+class PairOrigin(NamedTuple):
     """What the origins of a pair's two texts say."""
 
     principle: str
@@ -106,16 +106,17 @@ class Crossing(NamedTuple):
     """Which wrote it."""
 
 
-def crossings(pairs: Iterable[Pair], responses: Iterable[Response]) -> dict[str, Crossing]:
+def pair_origins(pairs: Iterable[Pair], responses: Sequence[Response]) -> dict[str, PairOrigin]:
     """What origins say of each of the pairs, by its id; nothing of pairs of plain samples."""
-    origins, models = _by_text(responses)
+    origins = origins_by_text(responses)
+    models = {(r.prompt_id, r.text): r.model for r in reversed(responses)}
     found = {}
     for pair in pairs:
         known = origins.get(pair.prompt_id, {})
         for text, other in ((pair.a, pair.b), (pair.b, pair.a)):
             principle = followed(known.get(text, ()), known.get(other, ()))
             if principle is not None:
-                found[pair.id] = Crossing(principle, text, models[pair.prompt_id, text])
+                found[pair.id] = PairOrigin(principle, text, models[pair.prompt_id, text])
     return found
 
 
@@ -125,7 +126,7 @@ def unpaired(responses: Sequence[Response]) -> dict[str, int]:
     equal_texts  both are the same text
     both_ways    other responses have the same two texts, with the sides exchanged
     """
-    origins, _ = _by_text(responses)
+    origins = origins_by_text(responses)
     counts = {"equal_texts": 0, "both_ways": 0}
     sides: dict[tuple[str, str], dict[str, list[str]]] = {}
     for r in responses:
@@ -140,21 +141,9 @@ def unpaired(responses: Sequence[Response]) -> dict[str, int]:
     return {cause: count for cause, count in counts.items() if count}
 
 
-def _by_text(responses: Iterable[Response]) -> tuple[dict[str, dict[str, set[Origin]]], dict[tuple[str, str], str]]:
-    """The origins of each prompt's texts, and who wrote them."""
-    origins: dict[str, dict[str, set[Origin]]] = {}
-    models: dict[tuple[str, str], str] = {}
-    for r in responses:
-        under = origins.setdefault(r.prompt_id, {}).setdefault(r.text, set())
-        models.setdefault((r.prompt_id, r.text), r.model)
-        if r.origin is not None:
-            under.add(r.origin)
-    return origins, models
-
-
 def label_by_origin(
     pairs: Sequence[Pair],
-    crossed: Mapping[str, Crossing],
+    crossed: Mapping[str, PairOrigin],
     section: SampleSection,
     constitution: Constitution,
     revision: str,
@@ -205,7 +194,7 @@ class OriginAgreement(NamedTuple):
 
 
 def hold_to_origin(
-    result: JudgeResult, crossed: Mapping[str, Crossing], agreed_only: bool
+    result: JudgeResult, crossed: Mapping[str, PairOrigin], agreed_only: bool
 ) -> tuple[JudgeResult, OriginAgreement]:
     """The judge's result and how often it agrees with the origin of the pairs.
 

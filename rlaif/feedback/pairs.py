@@ -87,23 +87,32 @@ def make_pairs(
     instructions make pairs across the two only (see `may_pair`). In prompt order, then by response index. A
     response to a prompt that is not among `prompts` is a DataError.
     """
-    texts: dict[str, dict[str, set[Origin]]] = {prompt.id: {} for prompt in prompts}
-    for response in sorted(responses, key=lambda response: response.index):
-        if response.prompt_id not in texts:
+    known = {prompt.id: prompt for prompt in prompts}
+    in_order = sorted(responses, key=lambda response: response.index)
+    for response in in_order:
+        if response.prompt_id not in known:
             raise DataError(f"response {response.id} belongs to prompt {response.prompt_id}, which is not in this run")
-        origins = texts[response.prompt_id].setdefault(response.text, set())
-        origins |= {response.origin} if response.origin else set()
+    texts = origins_by_text(in_order)
     pairs: list[Pair] = []
-    for prompt in {prompt.id: prompt for prompt in prompts}.values():
+    for prompt in known.values():
         found = [
             oriented(prompt, one, other, seed)
-            for (one, its), (other, others) in combinations(texts[prompt.id].items(), 2)
+            for (one, its), (other, others) in combinations(texts.get(prompt.id, {}).items(), 2)
             if may_pair(its, others)
         ]
         best_first = sorted(found, key=lambda pair: (-worth(pair), content_id("pairs", seed, pair.id)))
         taken = {pair.id for pair in best_first[:per_prompt]}
         pairs.extend(pair for pair in found if pair.id in taken)
     return pairs
+
+
+def origins_by_text(responses: Iterable[Response]) -> dict[str, dict[str, set[Origin]]]:
+    """By prompt: its different texts in the order in which they come, and all that each was written under."""
+    found: dict[str, dict[str, set[Origin]]] = {}
+    for response in responses:
+        under = found.setdefault(response.prompt_id, {}).setdefault(response.text, set())
+        under |= {response.origin} if response.origin else set()
+    return found
 
 
 def followed(one: Origins, other: Origins) -> str | None:

@@ -26,8 +26,8 @@ from rlaif.formats.rows import (
     prompt_value,
     tags_of,
 )
-from rlaif.formats.sheet import Attribution, Sheet, said_by, strength_of
-from rlaif.formats.signals import margins, signals, verdicts
+from rlaif.formats.sheet import Attribution, Sheet, said_by
+from rlaif.formats.signals import margins, signals, strength_of, verdicts
 from rlaif.records import Message, Messages, Prompt
 
 HHH_KEYS = ("text_correct", "text_incorrect")

@@ -103,7 +103,16 @@ def keep_edit(prompt: Prompt, original: str, edited: str, said: Attribution, she
     sheet.label(prompt, edited, original, 1.0, said)
     edit = edit_of(prompt, original, edited, said.annotator)
     sheet.data.edits.append(edit)
-    sheet.data.demonstrations.append(demonstration_of(edit))
+    sheet.data.demonstrations.append(
+        Demonstration(
+            prompt=edit.prompt,
+            completion=(Message(role="assistant", content=edited),),
+            source="human",
+            prompt_id=edit.prompt_id,
+            round=0,
+            tags=edit.tags,
+        )
+    )
 
 
 def edit_of(prompt: Prompt, original: str, edited: str, annotator: str) -> Edit:
@@ -117,16 +126,4 @@ def edit_of(prompt: Prompt, original: str, edited: str, annotator: str) -> Edit:
         edited=edited,
         diff=tuple(lines)[2:],  # after two lines of file names
         annotator=annotator,
-    )
-
-
-def demonstration_of(edit: Edit) -> Demonstration:
-    """The edited text as a row for supervised fine-tuning."""
-    return Demonstration(
-        prompt=edit.prompt,
-        completion=(Message(role="assistant", content=edit.edited),),
-        source="human",
-        prompt_id=edit.prompt_id,
-        round=0,
-        tags=edit.tags,
     )

@@ -71,11 +71,8 @@ def _content(content: Any, where: str) -> str:
         raise Unusable("a message has no content", where)
     if not isinstance(content, list | tuple):
         raise Unusable("the content of a message is no text", f"{where}.content = {content!r}")
-    return "\n".join(_part(part, where) for part in content if not _is_thought(part))
-
-
-def _is_thought(part: Any) -> bool:
-    return isinstance(part, dict) and part.get("type") in THOUGHTS
+    said = (part for part in content if not (isinstance(part, dict) and part.get("type") in THOUGHTS))
+    return "\n".join(_part(part, where) for part in said)
 
 
 def _part(part: Any, where: str) -> str:

@@ -92,14 +92,14 @@ def _unread(reply: Reply) -> NoVerdict | None:
     return None
 
 
-Opened = Callable[[], AbstractContextManager[ChatModel]]
+Opener = Callable[[], AbstractContextManager[ChatModel]]
 
 
 class Versus:
     """Two models as one judge: requests that are marked `second` go to the second. One at a time is open, since two may
     not fit the GPU; name and revision are known once both are asked."""
 
-    def __init__(self, first: Opened, second: Opened) -> None:
+    def __init__(self, first: Opener, second: Opener) -> None:
         self._opened = (first, second)
         self._known = [("", ""), ("", "")]
 

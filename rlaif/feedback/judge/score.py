@@ -38,7 +38,7 @@ from rlaif.records import Failure, Pair, PrincipleScore, Prompt, Score, content_
 from rlaif.templates import SHAPES, JudgeTemplate
 
 RateMode = ScoreMode | ChecklistMode | ContrastMode
-Scored = Score | list[Failure]
+ScoreOutcome = Score | list[Failure]
 """Of a response."""
 
 
@@ -76,7 +76,7 @@ def score_responses(
     units = list(places.values())
     works = (score_together(bench, [responses[place] for place in unit]) for unit in units)
     found, cost = drive(model, works, lambda number: progress(len(units[number])) if progress else None)
-    by_place: dict[int, Scored] = {}
+    by_place: dict[int, ScoreOutcome] = {}
     for unit, scored in zip(units, found, strict=True):
         by_place |= dict(zip(unit, scored, strict=True))
     in_order = [by_place[place] for place in range(len(responses))]
@@ -87,7 +87,7 @@ def score_responses(
     )
 
 
-def score_together(bench: Bench[RateMode], responses: Sequence[tuple[Prompt, str]]) -> Work[list[Scored]]:
+def score_together(bench: Bench[RateMode], responses: Sequence[tuple[Prompt, str]]) -> Work[list[ScoreOutcome]]:
     """What comes of each of these responses to one prompt; equal ones are asked about once."""
     distinct = list(dict.fromkeys((prompt.tags, text) for prompt, text in responses))
     prompts = {prompt.tags: prompt for prompt, _ in reversed(responses)}
@@ -98,7 +98,7 @@ def score_together(bench: Bench[RateMode], responses: Sequence[tuple[Prompt, str
     return [scored[prompt.tags, text] for prompt, text in responses]
 
 
-def score(bench: Bench[RateMode], prompt: Prompt, text: str) -> Work[Scored]:
+def score(bench: Bench[RateMode], prompt: Prompt, text: str) -> Work[ScoreOutcome]:
     """The response by each principle for the prompt's tags: by those with a check as code says, and by those that the
     judge is asked about."""
     identity, scale = content_id(plain(prompt.messages), text), scale_of(bench.mode, bench.section)
@@ -157,7 +157,7 @@ def rate_pairs(bench: Bench[RateMode], pairs: Sequence[Pair]) -> Work[UnitResult
     return UnitResult(outcomes, scores=tuple(scores.values()))
 
 
-def _outcome(bench: Bench[RateMode], pair: Pair, a: Scored, b: Scored) -> Outcome:
+def _outcome(bench: Bench[RateMode], pair: Pair, a: ScoreOutcome, b: ScoreOutcome) -> Outcome:
     needs = plan(pair, bench.constitution, bench.section, bench.seed, bench.mode.kind)
     if needs.failure:
         return [needs.failure]

@@ -71,14 +71,12 @@ _ADAPTER: TypeAdapter[Temperature | Isotonic] = TypeAdapter(Calibration)
 
 def calibrate(p: float, how: Temperature | Isotonic) -> float:
     """The probability that the map gives for p. Exactly antisymmetric: that of 1 - p is 1 minus that of p."""
-    # 1 - p is exact from 0.5 up but not below, so that both orientations of a pair compute with the larger one.
-    return _above_even(p, how) if p >= 0.5 else 1 - _above_even(1 - p, how)
-
-
-def _above_even(p: float, how: Temperature | Isotonic) -> float:
+    larger = p if p >= 0.5 else 1 - p  # 1 - p is exact from 0.5 up: both orientations of a pair compute with this one
     if isinstance(how, Temperature):
-        return float(expit(log_odds(p) / how.value))
-    return float(np.interp(p, how.x, how.y))
+        mapped = float(expit(log_odds(larger) / how.value))
+    else:
+        mapped = float(np.interp(larger, how.x, how.y))
+    return mapped if p >= 0.5 else 1 - mapped
 
 
 class Confidences(NamedTuple):
@@ -163,17 +161,17 @@ def apply_calibration(result: JudgeResult, how: Temperature | Isotonic) -> Judge
     """
     if result.revisions:
         return result
-    return result._replace(judgments=tuple(_calibrated(judgment, how) for judgment in result.judgments))
-
-
-def _calibrated(judgment: Judgment, how: Temperature | Isotonic) -> Judgment:
-    raw = raw_p(judgment)
-    return judgment.model_copy(update={"p_a": calibrate(raw, how), "p_raw": raw})
+    return result._replace(judgments=tuple(with_p(j, calibrate(raw_p(j), how)) for j in result.judgments))
 
 
 def raw_p(judgment: Judgment) -> float:
     """P that a is better as the judge said it, before any map."""
     return judgment.p_a if judgment.p_raw is None else judgment.p_raw
+
+
+def with_p(judgment: Judgment, p_a: float) -> Judgment:
+    """The judgment with another p, and what the judge said in p_raw."""
+    return judgment.model_copy(update={"p_a": p_a, "p_raw": raw_p(judgment)})
 
 
 def fitted(audit: Mapping[str, Any], kind: Literal["temperature", "isotonic"]) -> Temperature | Isotonic:
@@ -250,7 +248,7 @@ def debias(ai: Sequence[Judgment], overlap: Sequence[LabelledJudgment]) -> list[
     `overlap` must be of pairs that people got by chance (`mix.overlap_of`).
     """
     how = fit_length_bias(overlap)
-    return [j.model_copy(update={"p_a": how.p_a(j), "p_raw": raw_p(j)}) for j in ai]
+    return [with_p(j, how.p_a(j)) for j in ai]
 
 
 def _longer_by(pair: Pair) -> int:

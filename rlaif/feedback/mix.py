@@ -21,7 +21,7 @@ from rlaif.config.feedback import (
     Weighted,
 )
 from rlaif.errors import ConfigError, DataError
-from rlaif.feedback.calibration import Confidences, calibrate, debias, fit_isotonic, fit_temperature, raw_p
+from rlaif.feedback.calibration import Confidences, calibrate, debias, fit_isotonic, fit_temperature, raw_p, with_p
 from rlaif.feedback.labelled import LabelledJudgment, decided, match
 from rlaif.feedback.pairs import WeightedJudgment, choice
 from rlaif.records import Judgment, Pair, Prompt, content_id
@@ -126,7 +126,7 @@ def believed(
     if isinstance(policy, Calibrated):
         data = Confidences.of(rows)
         how = fit_temperature(data) if policy.map == "temperature" else fit_isotonic(data)
-        return [*people, *(_with_p(item, calibrate(raw_p(item.judgment), how)) for item in judge)]
+        return [*people, *(_believed(item, calibrate(raw_p(item.judgment), how)) for item in judge)]
     if isinstance(policy, Debiased):
         without = debias([item.judgment for item in judge], rows)
         return [*people, *(item._replace(judgment=j) for item, j in zip(judge, without, strict=True))]
@@ -135,8 +135,8 @@ def believed(
         return people
     if policy.use == "weight":
         return [*people, *(item._replace(weight=item.weight * (2 * a - 1) ** 2) for item in judge)]
-    return [*people, *(_with_p(item, 0.5 + (a - 0.5) * (2 * choice(item.judgment.p_a) - 1)) for item in judge)]
+    return [*people, *(_believed(item, 0.5 + (a - 0.5) * (2 * choice(item.judgment.p_a) - 1)) for item in judge)]
 
 
-def _with_p(item: WeightedJudgment, p: float) -> WeightedJudgment:
-    return item._replace(judgment=item.judgment.model_copy(update={"p_a": p, "p_raw": raw_p(item.judgment)}))
+def _believed(item: WeightedJudgment, p_a: float) -> WeightedJudgment:
+    return item._replace(judgment=with_p(item.judgment, p_a))

@@ -1,8 +1,8 @@
 """Fit a constitution's weights to human labels (rule-based rewards, arXiv 2411.01111), and write them back.
 
-A response's features are its checklist values, one a principle; the reward is their sum by weight, and the weights are
-those that put the chosen response of a pair above the rejected one. The solvers are scipy's. Vetoes are outside of the
-fit: they override the sum, whatever the weights.
+A response's features are its checklist values, one per principle; the reward is their sum by weight, and the weights
+are those that put the chosen response of a pair above the rejected one. The solvers are scipy's. Vetoes are outside of
+the fit: they override the sum, whatever the weights.
 """
 
 from __future__ import annotations
@@ -196,7 +196,7 @@ def _next_version(constitution: Constitution, fewer: bool) -> str:
 
 
 def _differences(pairs: Sequence[LabelledPair], principles: Sequence[str]) -> np.ndarray:
-    """Chosen minus rejected, one row a pair; 0 for a principle that does not apply."""
+    """Chosen minus rejected, one row per pair; 0 for a principle that does not apply."""
     rows = [[pair.chosen.get(name, 0.0) - pair.rejected.get(name, 0.0) for name in principles] for pair in pairs]
     return np.array(rows, dtype=np.float64).reshape(len(pairs), len(principles))
 

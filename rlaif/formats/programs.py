@@ -68,7 +68,7 @@ class Argilla(Format):
     question: Annotated[ArgillaRanking | ArgillaRating, Field(discriminator="kind")] = ArgillaRanking()
 
     def read(self, rows: Iterable[SourceRow], sheet: Sheet) -> None:
-        """A judgment a pair of ranked responses and user; or pairs of rated ones, past the gap, by user."""
+        """A judgment per pair of ranked responses and user; or pairs of rated ones, past the gap, by user."""
         rated: list[Rating] = []
         orders: list[list[Any]] = []
         question = self.question

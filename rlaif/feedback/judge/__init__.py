@@ -24,7 +24,7 @@ from rlaif.config.optimise import BestOfN, OnPolicy
 from rlaif.config.scoring import JudgeScore
 from rlaif.constitution import Constitution, load_constitution
 from rlaif.feedback.judge import compare, rank, score
-from rlaif.feedback.judge.asking import Bench, Way, check_texts
+from rlaif.feedback.judge.asking import Bench, Way, by_prompt, check_texts
 from rlaif.feedback.judge.contrast import Versus
 from rlaif.feedback.judge.drive import drive
 from rlaif.feedback.judge.panel import combined
@@ -172,7 +172,7 @@ def judge_pairs(
 def _judge(
     way: Way, bench: Bench[Any], model: ChatModel, pairs: Sequence[Pair], progress: Progress | None
 ) -> JudgeResult:
-    units = list(_by_prompt(pairs)) if way.by_prompt else [[place] for place in range(len(pairs))]
+    units = by_prompt(pair.prompt_id for pair in pairs) if way.by_prompt else [[place] for place in range(len(pairs))]
     works = (way.work(bench, [pairs[place] for place in unit]) for unit in units)
     parts, cost = drive(model, works, lambda number: progress(len(units[number])) if progress else None)
     outcomes = {
@@ -181,11 +181,3 @@ def _judge(
         for place, outcome in zip(unit, part.outcomes, strict=True)
     }
     return JudgeResult.of(parts, (outcomes[place] for place in range(len(pairs))), cost)
-
-
-def _by_prompt(pairs: Sequence[Pair]) -> Iterable[list[int]]:
-    """The places of each prompt's pairs, prompts in the order in which they first come."""
-    places: dict[str, list[int]] = {}
-    for place, pair in enumerate(pairs):
-        places.setdefault(pair.prompt_id, []).append(place)
-    return places.values()

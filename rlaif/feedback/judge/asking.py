@@ -6,7 +6,7 @@ Nothing here retries or caches (the models do) and nothing here guesses: a reply
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -69,13 +69,23 @@ class Way(NamedTuple):
         """With the mode's template, or another one. ConfigError for a template that is none of its kind."""
         used = template or load_template(mode.template, self.template)
 
-        def origin() -> Provenance:
-            return provenance(model, constitution, used, section, self.sampling(bench))
+        def provenance() -> Provenance:
+            knobs = section.aggregation.model_dump(exclude={"kind"})
+            shown = ", ".join(f"{key}={value}" for key, value in knobs.items())
+            return Provenance(
+                constitution=constitution.id,
+                constitution_version=constitution.version,
+                constitution_hash=constitution.hash,
+                judge=model.name,
+                judge_revision=model.revision,
+                template=used.name,
+                template_hash=used.hash,
+                sampling=self.sampling(bench) | {"check_margin": section.check_margin},
+                aggregation=f"{section.aggregation.kind}({shown})" if shown else section.aggregation.kind,
+            )
 
-        def annotator() -> str:
-            return f"{model.name}:{self.title or used.name}"
-
-        bench = Bench(mode, constitution, used, section, seed, annotator, cache(origin))
+        name = self.title or used.name
+        bench = Bench(mode, constitution, used, section, seed, lambda: f"{model.name}:{name}", cache(provenance))
         return bench
 
 
@@ -124,29 +134,6 @@ def no_text(reply: Reply, what: str) -> NoVerdict | None:
     return None
 
 
-def provenance(
-    model: ChatModel,
-    constitution: Constitution,
-    template: JudgeTemplate,
-    section: LabelSection,
-    sampling: Sampling,
-) -> Provenance:
-    """Where a judgment came from; `sampling` is what the mode adds to the margin of checked principles."""
-    knobs = section.aggregation.model_dump(exclude={"kind"})
-    shown = ", ".join(f"{key}={value}" for key, value in knobs.items())
-    return Provenance(
-        constitution=constitution.id,
-        constitution_version=constitution.version,
-        constitution_hash=constitution.hash,
-        judge=model.name,
-        judge_revision=model.revision,
-        template=template.name,
-        template_hash=template.hash,
-        sampling=sampling | {"check_margin": section.check_margin},
-        aggregation=f"{section.aggregation.kind}({shown})" if shown else section.aggregation.kind,
-    )
-
-
 def check_texts(constitution: Constitution, mode: str) -> None:
     """ConfigError for a principle that lacks the text by which a judge of this mode is asked about it."""
     for principle in constitution.principles:
@@ -166,6 +153,14 @@ def check_texts(constitution: Constitution, mode: str) -> None:
 def choice_sampling(bench: Bench[Any]) -> Sampling:
     """How one forced choice among the template's labels is asked."""
     return {"labels": " ".join(bench.template.labels), "temperature": 0.0, "max_tokens": 1, "seed": bench.seed}
+
+
+def by_prompt(prompt_ids: Iterable[str]) -> list[list[int]]:
+    """The places of each prompt's items, prompts in the order in which they first come."""
+    places: dict[str, list[int]] = {}
+    for place, prompt_id in enumerate(prompt_ids):
+        places.setdefault(prompt_id, []).append(place)
+    return list(places.values())
 
 
 def failed(identity: str, principle: Principle | None, why: NoVerdict, first: Side | None = None) -> Failure:

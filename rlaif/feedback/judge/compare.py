@@ -152,7 +152,7 @@ def reason(bench: Bench[ReasonedMode], pair: Pair) -> Work[Outcome]:
     needs = plan(pair, bench.constitution, bench.section, bench.seed)
     if needs.failure:
         return [needs.failure]
-    numbers = range(bench.mode.reasons)
+    template, numbers = bench.template, range(bench.mode.reasons)
     thoughts = [(principle, first, number) for first in ORDERS for principle in needs.asked for number in numbers]
     first_turns = [_reason_request(bench, pair, *thought) for thought in thoughts]
     reasons = yield first_turns
@@ -160,7 +160,10 @@ def reason(bench: Bench[ReasonedMode], pair: Pair) -> Work[Outcome]:
     if failures := [failed(pair.id, p, why, first) for p, first, why in bad if why]:
         return _distinct(failures)
     replies = yield [
-        _choice_request(bench, turn, reply, principle)
+        ChatRequest(
+            messages=(*turn.messages, template.neutral(reply.text), template.follow_up(principle.compare or "")),
+            labels=template.labels,
+        )
         for turn, reply, (principle, _, _) in zip(first_turns, reasons, thoughts, strict=True)
     ]
     found = [
@@ -195,14 +198,6 @@ def _reason_request(
         temperature=mode.temperature if sampled else 0.0,
         seed=derive_seed(bench.seed, "reason", pair.id, principle.id, shown_first, number) if sampled else 0,
     )
-
-
-def _choice_request(
-    bench: Bench[ReasonedMode], request: ChatRequest, reply: Reply, principle: Principle
-) -> ChatRequest:
-    template = bench.template
-    turns = (*request.messages, template.neutral(reply.text), template.follow_up(principle.compare or ""))
-    return ChatRequest(messages=turns, labels=template.labels)
 
 
 def _distinct(failures: Sequence[Failure]) -> list[Failure]:

@@ -180,7 +180,10 @@ def rank(bench: Bench[RankMode], pairs: Sequence[Pair]) -> Work[UnitResult]:
 def _outcome(bench: Bench[RankMode], contest: _Contest, pair: Pair) -> Outcome:
     upright, p_a, own = contest.upright(pair), contest.p_a(pair), contest.judged.get(pair.id)
     if pair.id in contest.failed:
-        return [row if upright else _turned_row(row) for row in contest.failed[pair.id]]
+        return [
+            row if upright or row.first is None else row.model_copy(update={"first": OTHER[row.first]})
+            for row in contest.failed[pair.id]
+        ]
     if p_a is None:
         done = f"{len(contest.judged)} judged, {len(contest.failed)} failed"
         detail = f"of this prompt's comparisons {done}; label.mode.rounds is {bench.mode.rounds or 'all'}"
@@ -200,10 +203,6 @@ def _turned(judgment: PrincipleJudgment) -> PrincipleJudgment:
     """The same replies, read for the exchanged pair."""
     verdicts = [verdict.model_copy(update={"first": OTHER[verdict.first]}) for verdict in reversed(judgment.verdicts)]
     return judgment.model_copy(update={"p_a": 1 - judgment.p_a, "verdicts": tuple(verdicts)})
-
-
-def _turned_row(row: Failure) -> Failure:
-    return row.model_copy(update={"first": OTHER[row.first] if row.first else None})
 
 
 def _sampling(bench: Bench[RankMode]) -> Sampling:

@@ -20,6 +20,7 @@ from rlaif.feedback.judge.asking import (
     NoVerdict,
     Sampling,
     Way,
+    by_prompt,
     check_texts,
     choice_sampling,
     failed,
@@ -70,10 +71,7 @@ def score_responses(
     """
     check_texts(constitution, mode.kind)
     bench = WAYS[mode.kind].bench(model, mode, constitution, section, seed)
-    places: dict[str, list[int]] = {}
-    for place, (prompt, _) in enumerate(responses):
-        places.setdefault(prompt.id, []).append(place)
-    units = list(places.values())
+    units = by_prompt(prompt.id for prompt, _ in responses)
     works = (score_together(bench, [responses[place] for place in unit]) for unit in units)
     found, cost = drive(model, works, lambda number: progress(len(units[number])) if progress else None)
     by_place: dict[int, ScoreOutcome] = {}

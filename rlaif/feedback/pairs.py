@@ -29,6 +29,7 @@ from rlaif.records import (
     Response,
     Source,
     content_id,
+    grouped,
     oriented,
 )
 
@@ -150,9 +151,7 @@ def to_preferences(weighted: Sequence[WeightedJudgment], section: PreferencesSec
     written as chosen. A prompt is held out when the hash of its id, as a fraction, is below `heldout_share`;
     only if that leaves a side empty does its nearest prompt change sides (a single prompt trains).
     """
-    groups: dict[tuple[str, Source], list[WeightedJudgment]] = {}
-    for item in weighted:
-        groups.setdefault((item.judgment.pair.id, item.judgment.source), []).append(item)
+    groups = grouped(weighted, lambda item: (item.judgment.pair.id, item.judgment.source))
     every = [_preference(group) for group in groups.values()]
     is_tie = [row.is_tie(section.tie_margin) for row in every]
     kept = [row for row, tie in zip(every, is_tie, strict=True) if not tie or section.ties == "keep"]

@@ -31,7 +31,7 @@ from rlaif.formats.sheet import (
     said_by,
     some_pairs,
 )
-from rlaif.records import Prompt
+from rlaif.records import Prompt, grouped
 
 ROUNDING = 1e-9
 """How much nearer than the gap two ratings may be: sums of weighted attributes and z-scores are rounded."""
@@ -108,11 +108,9 @@ def other_range(scale: NumberScale) -> str:
 
 def standardised(rated: Sequence[Rating]) -> list[Rating]:
     """Ratings as z-scores over their annotator's; 0 where an annotator rated everything alike."""
-    by_annotator: dict[str, list[float]] = {}
-    for item in rated:
-        by_annotator.setdefault(item.said.annotator, []).append(item.rating)
     mean, spread = {}, {}
-    for annotator, ratings in by_annotator.items():
+    for annotator, items in grouped(rated, lambda item: item.said.annotator).items():
+        ratings = [item.rating for item in items]
         # fsum: the same for every order of the rows
         mean[annotator] = math.fsum(ratings) / len(ratings)
         spread[annotator] = math.sqrt(math.fsum((r - mean[annotator]) ** 2 for r in ratings) / len(ratings))
@@ -126,10 +124,7 @@ def standardised(rated: Sequence[Rating]) -> list[Rating]:
 def pair_rated(rated: Sequence[Rating], gap: float | None, sheet: Sheet) -> None:
     """Judgments of all pairs that one annotator rated this far apart (None: at all apart), in an order that does not
     depend on the rows'. What is in no pair is counted, and pairs beyond the most of one group."""
-    groups: dict[tuple[str, str], list[Rating]] = {}
-    for item in rated:
-        groups.setdefault((item.prompt.id, item.said.annotator), []).append(item)
-    for of_whom, group in groups.items():
+    for of_whom, group in grouped(rated, lambda item: (item.prompt.id, item.said.annotator)).items():
         paired = set()
         ordered = sorted(group, key=lambda item: (item.text, item.rating, item.prompt.tags, item.said.seconds or 0.0))
         for (i, one), (j, other) in some_pairs(list(enumerate(ordered)), "\n".join(of_whom), sheet):

@@ -20,6 +20,7 @@ from rlaif.records.core import (
     Source,
     content_id,
     derive_seed,
+    grouped,
     oriented,
     plain,
 )
@@ -72,6 +73,7 @@ __all__ = [
     "Verdict",
     "content_id",
     "derive_seed",
+    "grouped",
     "oriented",
     "plain",
 ]

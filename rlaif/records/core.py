@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any, Literal, Self
+from collections.abc import Callable, Iterable
+from typing import Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Role = Literal["system", "user", "assistant"]
 Source = Literal["ai", "human"]
 Side = Literal["a", "b"]
+Item = TypeVar("Item")
+Key = TypeVar("Key")
 
 
 def content_id(*parts: Any) -> str:
@@ -22,6 +25,14 @@ def content_id(*parts: Any) -> str:
 def derive_seed(*parts: Any) -> int:
     """A 63-bit seed from (run seed, stage, id, ...): independent of order and of everything else that runs."""
     return int.from_bytes(hashlib.sha256(content_id(*parts).encode()).digest()[:8], "big") >> 1
+
+
+def grouped(items: Iterable[Item], key: Callable[[Item], Key]) -> dict[Key, list[Item]]:
+    """The items by their key, keys in the order in which they first come."""
+    groups: dict[Key, list[Item]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
+    return groups
 
 
 class Record(BaseModel):

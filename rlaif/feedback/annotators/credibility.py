@@ -13,7 +13,7 @@ from scipy.stats import binomtest
 from rlaif.config.annotators import Removal
 from rlaif.feedback.annotators.labels import SIMULATED, accuracy_of, first_text, individual, means, shared, table
 from rlaif.feedback.pairs import choice
-from rlaif.records import Judgment, Record, Source
+from rlaif.records import Judgment, Record, Source, grouped
 from rlaif.stats import Estimate
 from rlaif.words import direction, whole_percents
 
@@ -65,9 +65,7 @@ class AnnotatorReport(Record):
 
 def credibility(judgments: Iterable[Judgment], gold: Iterable[Judgment], min_shared: int) -> list[AnnotatorReport]:
     """A report on everyone who labelled anything, by name."""
-    rows: dict[str, list[Judgment]] = {}
-    for judgment in individual(judgments):
-        rows.setdefault(judgment.annotator, []).append(judgment)
+    rows = grouped(individual(judgments), lambda judgment: judgment.annotator)
     labels = table(judgment for theirs in rows.values() for judgment in theirs)
     overlap, answers = shared(labels), means(gold)
     agreed: dict[str, list[float]] = {name: [] for name in rows}

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlaif.feedback.pairs import choice
-from rlaif.records import Judgment, Pair, Record
+from rlaif.records import Judgment, Pair, Record, grouped
 
 Table = Mapping[str, Mapping[str, float]]
 """By the pair's id and by annotator: P(the first text is better), the mean where one labelled a pair repeatedly."""
@@ -46,21 +46,21 @@ def individual(judgments: Iterable[Judgment]) -> Iterator[Judgment]:
 
 def table(judgments: Iterable[Judgment]) -> Table:
     """All labels by pair and annotator, both in sorted order; a panel's judgment is that of its members."""
-    told: dict[tuple[str, str], list[float]] = {}
-    for judgment in individual(judgments):
-        told.setdefault((judgment.pair.id, judgment.annotator), []).append(judgment.p_of(first_text(judgment.pair)))
+    told = grouped(individual(judgments), lambda judgment: (judgment.pair.id, judgment.annotator))
     rows: dict[str, dict[str, float]] = {}
     for pair_id, annotator in sorted(told):
-        rows.setdefault(pair_id, {})[annotator] = fmean(told[pair_id, annotator])
+        rows.setdefault(pair_id, {})[annotator] = _mean(told[pair_id, annotator])
     return rows
+
+
+def _mean(judgments: Iterable[Judgment]) -> float:
+    return fmean(judgment.p_of(first_text(judgment.pair)) for judgment in judgments)
 
 
 def means(judgments: Iterable[Judgment]) -> dict[str, float]:
     """By pair: P(the first text is better), the mean of all judgments of it; a panel's is its own."""
-    told: dict[str, list[float]] = {}
-    for judgment in judgments:
-        told.setdefault(judgment.pair.id, []).append(judgment.p_of(first_text(judgment.pair)))
-    return {pair_id: fmean(told[pair_id]) for pair_id in sorted(told)}
+    told = grouped(judgments, lambda judgment: judgment.pair.id)
+    return {pair_id: _mean(told[pair_id]) for pair_id in sorted(told)}
 
 
 def shared(labels: Table) -> Table:
@@ -162,10 +162,8 @@ def _alpha(counts: Counts) -> float:
 
 
 def _bounds(counts: Counts, prompts: Sequence[str], seed: int, samples: int) -> tuple[float | None, float | None]:
-    rows: dict[str, list[int]] = {}
-    for row, prompt in sorted(enumerate(prompts), key=lambda item: item[1]):
-        rows.setdefault(prompt, []).append(row)
-    clusters = list(rows.values())
+    in_order = sorted(range(len(prompts)), key=prompts.__getitem__)
+    clusters = list(grouped(in_order, prompts.__getitem__).values())
     draws = np.random.default_rng(seed).integers(len(clusters), size=(samples, len(clusters)))
     resampled = np.array([_alpha(counts[[row for i in draw for row in clusters[i]]]) for draw in draws])
     if np.ptp(resampled) == 0:

@@ -16,7 +16,7 @@ from rlaif.feedback.annotators.labels import Alpha, Table, accuracy_of, alpha, f
 from rlaif.feedback.pairs import choice
 from rlaif.feedback.verdict import log_odds, sigma
 from rlaif.jsonl import first_problem
-from rlaif.records import Answer, Judgment, PrincipleJudgment, Record
+from rlaif.records import Answer, Judgment, PrincipleJudgment, Record, grouped
 
 SCHEMA = "rlaif/annotators/v1"
 
@@ -130,11 +130,8 @@ def aggregate(judgments: Sequence[Judgment], section: AnnotatorsSection) -> list
     """
     labels = table(judgments)
     accuracy = accuracies(labels, section.min_shared) if isinstance(section.aggregate, DawidSkene) else {}
-    groups: dict[str, list[Judgment]] = {}
-    for judgment in judgments:
-        groups.setdefault(judgment.pair.id, []).append(judgment)
     merged = []
-    for pair_id, group in groups.items():
+    for pair_id, group in grouped(judgments, lambda judgment: judgment.pair.id).items():
         said = labels[pair_id]
         if accuracy:
             p_first = sigma(sum((2 * choice(p) - 1) * log_odds(accuracy[name]) for name, p in said.items()))

@@ -24,7 +24,7 @@ from rlaif.config.optimise import BestOfN, OnPolicy
 from rlaif.config.scoring import JudgeScore
 from rlaif.constitution import Constitution, load_constitution
 from rlaif.feedback.judge import compare, rank, score
-from rlaif.feedback.judge.asking import Bench, Way, by_prompt, check_texts
+from rlaif.feedback.judge.asking import Bench, Way, check_texts
 from rlaif.feedback.judge.contrast import Versus
 from rlaif.feedback.judge.drive import drive
 from rlaif.feedback.judge.panel import combined
@@ -32,7 +32,7 @@ from rlaif.feedback.judge.result import JudgeResult, Results, check_failure_cap
 from rlaif.feedback.judge.shards import SHARD, Spool, shards
 from rlaif.feedback.sample import Progress
 from rlaif.models.chat import ChatModel
-from rlaif.records import Pair
+from rlaif.records import Pair, grouped
 from rlaif.templates import JudgeTemplate, load_template
 
 __all__ = [
@@ -172,7 +172,8 @@ def judge_pairs(
 def _judge(
     way: Way, bench: Bench[Any], model: ChatModel, pairs: Sequence[Pair], progress: Progress | None
 ) -> JudgeResult:
-    units = by_prompt(pair.prompt_id for pair in pairs) if way.by_prompt else [[place] for place in range(len(pairs))]
+    places = range(len(pairs))
+    units = list(grouped(places, lambda place: pairs[place].prompt_id if way.by_prompt else str(place)).values())
     works = (way.work(bench, [pairs[place] for place in unit]) for unit in units)
     parts, cost = drive(model, works, lambda number: progress(len(units[number])) if progress else None)
     outcomes = {
@@ -180,4 +181,4 @@ def _judge(
         for unit, part in zip(units, parts, strict=True)
         for place, outcome in zip(unit, part.outcomes, strict=True)
     }
-    return JudgeResult.of(parts, (outcomes[place] for place in range(len(pairs))), cost)
+    return JudgeResult.of(parts, (outcomes[place] for place in places), cost)

@@ -6,7 +6,7 @@ Nothing here retries or caches (the models do) and nothing here guesses: a reply
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -153,14 +153,6 @@ def check_texts(constitution: Constitution, mode: str) -> None:
 def choice_sampling(bench: Bench[Any]) -> Sampling:
     """How one forced choice among the template's labels is asked."""
     return {"labels": " ".join(bench.template.labels), "temperature": 0.0, "max_tokens": 1, "seed": bench.seed}
-
-
-def by_prompt(prompt_ids: Iterable[str]) -> list[list[int]]:
-    """The places of each prompt's items, prompts in the order in which they first come."""
-    places: dict[str, list[int]] = {}
-    for place, prompt_id in enumerate(prompt_ids):
-        places.setdefault(prompt_id, []).append(place)
-    return list(places.values())
 
 
 def failed(identity: str, principle: Principle | None, why: NoVerdict, first: Side | None = None) -> Failure:

@@ -20,7 +20,6 @@ from rlaif.feedback.judge.asking import (
     NoVerdict,
     Sampling,
     Way,
-    by_prompt,
     check_texts,
     choice_sampling,
     failed,
@@ -35,7 +34,7 @@ from rlaif.feedback.rating import CHECKLIST, RATING, RatingScale, answer, by_cod
 from rlaif.feedback.sample import Progress
 from rlaif.models.chat import ChatModel, ChatRequest, Reply
 from rlaif.patterns import Endless
-from rlaif.records import Failure, Pair, PrincipleScore, Prompt, Score, content_id, plain
+from rlaif.records import Failure, Pair, PrincipleScore, Prompt, Score, content_id, grouped, plain
 from rlaif.templates import SHAPES, JudgeTemplate
 
 RateMode = ScoreMode | ChecklistMode | ContrastMode
@@ -71,13 +70,14 @@ def score_responses(
     """
     check_texts(constitution, mode.kind)
     bench = WAYS[mode.kind].bench(model, mode, constitution, section, seed)
-    units = by_prompt(prompt.id for prompt, _ in responses)
+    places = range(len(responses))
+    units = list(grouped(places, lambda place: responses[place][0].id).values())
     works = (score_together(bench, [responses[place] for place in unit]) for unit in units)
     found, cost = drive(model, works, lambda number: progress(len(units[number])) if progress else None)
     by_place: dict[int, ScoreOutcome] = {}
     for unit, scored in zip(units, found, strict=True):
         by_place |= dict(zip(unit, scored, strict=True))
-    in_order = [by_place[place] for place in range(len(responses))]
+    in_order = [by_place[place] for place in places]
     return ResponseScores(
         scores=tuple(one if isinstance(one, Score) else None for one in in_order),
         failures=tuple(() if isinstance(one, Score) else tuple(one) for one in in_order),

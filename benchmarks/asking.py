@@ -30,8 +30,8 @@ from rlaif.config.models import LocalModel
 from rlaif.constitution import Constitution, write_constitution
 from rlaif.feedback.calibration import TEMPERATURES, Confidences, fit_temperature
 from rlaif.feedback.judge import judge_by_mode
+from rlaif.feedback.judge.contrast import TAU
 from rlaif.feedback.pairs import choice
-from rlaif.feedback.ratio import TAU
 from rlaif.feedback.sample import sample_responses
 from rlaif.jsonl import read_objects, write_jsonl
 from rlaif.models.cache import CachedModel

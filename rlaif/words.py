@@ -76,6 +76,13 @@ def span(estimate: Estimate | None, unit: Unit) -> str:
     return f"{low.rstrip('%')} to {high}{'%' if unit == 'fine share' else ''}"
 
 
+def whole_percents(estimate: Estimate | None) -> str:
+    """An estimate's interval as '66% to 81%', however near an end is to 0 or 1; '-' where there is none."""
+    if estimate is None or estimate.low is None or estimate.high is None:
+        return NONE
+    return f"{estimate.low:.0%} to {estimate.high:.0%}"
+
+
 def with_interval(estimate: Estimate | None, unit: Unit = "share") -> str:
     """'74% (66 to 81%)', or '-' for none."""
     if estimate is None:

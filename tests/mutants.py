@@ -28,7 +28,7 @@ POLICY_MODEL, SCALAR = "training/policy_model.py", "training/scalar_model.py"
 SESSION, ATTENTION, HEAD = "training/session.py", "models/local/attention.py", "training/head.py"
 LABELS, LIKELIHOOD = "models/labels.py", "models/local/answers.py"
 DRIVE = "feedback/judge/drive.py"
-RATIO, CONTRAST, RATE = "feedback/ratio.py", "feedback/judge/contrast.py", "feedback/judge/rate.py"
+CONTRAST, SCORE = "feedback/judge/contrast.py", "feedback/judge/score.py"
 FLEX, TOKENS = "models/local/flex.py", "models/local/tokens.py"
 ESTIMATORS, ROLLOUT = "training/optimise/estimators.py", "training/optimise/rollout.py"
 UPDATES = "training/optimise/updates.py"
@@ -40,14 +40,14 @@ OBJECTIVE, OFFLINE, DPO = "training/reward/objective.py", "training/offline/loop
 FAULTS = [
     # ------------------------------------------------------------------------------------------ density ratios
     Fault(
-        RATIO,
+        CONTRAST,
         "ratio.logprob_for - ratio.logprob_against",
         "ratio.logprob_for",
         "test_contrast.py::test_p_is_the_sigma_of_the_difference_over_tau",
         "what is likely by itself passes for what follows the principle",
     ),
     Fault(
-        RATIO,
+        CONTRAST,
         "math.tanh((a.value - b.value) / 2)",
         "math.tanh(a.value - b.value)",
         "test_contrast.py::test_p_is_the_sigma_of_the_difference_over_tau",
@@ -96,7 +96,7 @@ FAULTS = [
         "a reply that overtakes another answers the other's question: verdicts of two orders are exchanged",
     ),
     Fault(
-        RATE,
+        SCORE,
         "return contrast.requests(mode, template, prompt, text, by)",
         "pass",
         "test_contrast.py::test_each_response_is_read_under_both_instructions_and_asked_about_once",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +15,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from scipy.optimize import approx_fprime
 from scipy.stats import binom
 
 from rlaif.config.feedback import AnnotatorsSection, Removal
 from rlaif.errors import ConfigError, DataError
-from rlaif.feedback.annotators.commands import annotators_command, read_labels, removal_of, simulate_command
-from rlaif.feedback.annotators.credibility import AnnotatorReport, Rate, counted, credibility, removed
+from rlaif.feedback.annotators.credibility import AnnotatorReport, credibility, exact_rate, removed
 from rlaif.feedback.annotators.labels import alpha, table
-from rlaif.feedback.annotators.noisy_bradley_terry import _Data, _loss, comparisons, fit_noisy_bradley_terry
-from rlaif.feedback.annotators.trust import accuracies, aggregate, trusted
+from rlaif.feedback.annotators.trust import accuracies, aggregate, removal_of, trusted
+from rlaif.feedback.human import read_labels
 from rlaif.jsonl import read_jsonl, write_jsonl
 from rlaif.records import (
     Answer,
@@ -41,6 +39,7 @@ from rlaif.records import (
 from rlaif.run_folder import Run
 from tests.tiers import some
 
+Cli = Callable[..., tuple[int, str, str]]
 ORIGIN = Provenance(
     constitution="c",
     constitution_version="1.0.0",
@@ -85,6 +84,11 @@ def rows_of(table: dict[str, Sequence[float | None]]) -> list[Judgment]:
     return [label(i, who, p) for who, ps in table.items() for i, p in enumerate(ps) if p is not None]
 
 
+def counted(rows: Sequence[Judgment], gold: Sequence[Judgment]) -> list[AnnotatorReport]:
+    """The reports without estimates: only what can be counted."""
+    return credibility(rows, gold, min_shared=1_000_000)
+
+
 def report_of(rows: Sequence[Judgment], who: str, gold: Sequence[Judgment] = ()) -> AnnotatorReport:
     return next(report for report in counted(rows, gold) if report.annotator == who)
 
@@ -95,8 +99,7 @@ def section(kind: str = "mean", min_shared: int = 10, **remove: float) -> Annota
     )
 
 
-KINDS = ["mean", "dawid_skene", "noisy_bradley_terry"]
-ALL_KINDS = some("kind", ["mean", "noisy_bradley_terry"], ["dawid_skene"])
+ALL_KINDS = some("kind", ["mean"], ["dawid_skene"])
 
 
 def crowd(seed: int, accuracy: dict[str, float], count: int = 60, share: float = 0.8) -> list[Judgment]:
@@ -129,9 +132,9 @@ def test_agreement_by_hand() -> None:
         }
     )
     # ann: agrees; against two; a tie where the others are split; agrees; nobody else.
-    assert report_of(rows, "ann").agreement == Rate.of([1, 0, 1, 1])
+    assert report_of(rows, "ann").agreement == exact_rate([1, 0, 1, 1])
     # bob: agrees; others are split, half; others (tie and second) lean to the second, against; agrees.
-    assert report_of(rows, "bob").agreement == Rate.of([1, 0.5, 0, 1])
+    assert report_of(rows, "bob").agreement == exact_rate([1, 0.5, 0, 1])
     assert report_of(rows, "ann").shared == 3  # the tie of pair 2 is no vote
     assert [report.labels for report in counted(rows, [])] == [5, 4, 3]
     assert report_of(rows, "ann").ties == 2 / 5
@@ -149,16 +152,16 @@ def test_gold_by_hand() -> None:
 @pytest.mark.parametrize(("hits", "n"), [(0, 3), (2, 3), (7, 10), (40, 40)])
 def test_the_interval_is_exact(hits: int, n: int) -> None:
     """By definition: at its ends so few, or so many, hits come in 2.5 % of all cases."""
-    rate = Rate.of([1.0] * hits + [0.0] * (n - hits))
+    rate = exact_rate([1.0] * hits + [0.0] * (n - hits))
     assert rate is not None and rate.low <= rate.value <= rate.high
     if hits < n:
         assert binom.cdf(hits, n, rate.high) == pytest.approx(0.025)
     if hits:
         assert binom.sf(hits - 1, n, rate.low) == pytest.approx(0.025)
-    half = Rate.of([1.0, 0.5, 0.0])
-    low, high = Rate.of([1.0, 0.0, 0.0]), Rate.of([1.0, 1.0, 0.0])
+    half = exact_rate([1.0, 0.5, 0.0])
+    low, high = exact_rate([1.0, 0.0, 0.0]), exact_rate([1.0, 1.0, 0.0])
     assert half and low and high and (half.value, half.low, half.high) == (0.5, low.low, high.high)
-    assert Rate.of([]) is None
+    assert exact_rate([]) is None
 
 
 def test_seconds_and_sides() -> None:
@@ -173,7 +176,7 @@ def test_seconds_and_sides() -> None:
     ]
     ann = report_of(rows, "ann")
     assert (ann.seconds, ann.timed) == (3.5, 4)
-    assert ann.first == Rate.of([1, 0, 0, 1])  # the tie and the label without a side say nothing
+    assert ann.first == exact_rate([1, 0, 0, 1])  # the tie and the label without a side say nothing
     bob = report_of(rows, "bob")
     assert (bob.seconds, bob.timed, bob.first, bob.simulated) == (None, 0, None, False)
 
@@ -195,8 +198,8 @@ def test_judges_stand_beside_people() -> None:
     ]
     found = report_of(rows, "judge:compare")
     assert (found.source, found.labels, found.shared) == ("ai", 3, 3)
-    assert found.agreement == Rate.of([1, 0, 1])
-    assert found.first == Rate.of([1, 1, 1, 1, 0])  # verdicts; an even one says nothing
+    assert found.agreement == exact_rate([1, 0, 1])
+    assert found.first == exact_rate([1, 1, 1, 1, 0])  # verdicts; an even one says nothing
     assert report_of(rows, "ann").source == "human"
 
 
@@ -207,18 +210,16 @@ def test_a_panels_members_are_annotators() -> None:
     )
     panel = Judgment(pair=pair(0), source="ai", annotator="panel:u+v", p_a=0.6, members=members, provenance=ORIGIN)
     assert [report.annotator for report in counted([panel, label(0, "ann", 1.0)], [])] == ["ann", "u:t", "v:t"]
-    assert report_of([panel], "u:t").agreement == Rate.of([0])
+    assert report_of([panel], "u:t").agreement == exact_rate([0])
 
 
-def test_models_estimate_only_those_who_share_enough() -> None:
+def test_accuracy_is_estimated_of_those_who_share_enough() -> None:
     rows = crowd(1, FOUR, share=1.0) + [label(100 + i, "solo", 1.0) for i in range(30)] + [label(0, "few", 1.0)]
     found = {report.annotator: report for report in credibility(rows, [], 10)}
     for name in ("solo", "few"):
-        assert (found[name].accuracy, found[name].skill, found[name].bias) == (None, None, None)
-    assert all(found[name].accuracy is not None and found[name].bias is not None for name in FOUR)
-    assert credibility(rows, [], 1000) == counted(rows, [])
-    three = credibility(crowd(1, dict.fromkeys("xyz", 0.9), share=1.0), [], 10)
-    assert all(report.accuracy and report.skill is report.bias is None for report in three)  # 1.5 labels a response
+        assert found[name].accuracy is None
+    assert all(found[name].accuracy is not None for name in FOUR)
+    assert all(report.accuracy is None for report in credibility(rows, [], 1000))
 
 
 # ------------------------------------------------------------------------------------------------- alpha
@@ -268,69 +269,6 @@ def test_alpha_of_what_says_nothing() -> None:
     assert alpha([], 0) is None
     assert alpha(rows_of({"ann": [1.0, 0.0]}), 0) is None
     assert alpha(rows_of({"ann": [0.5, 0.5], "bob": [0.5, 0.5]}), 0) is None
-
-
-# --------------------------------------------------------------------------------- noisy Bradley-Terry
-
-
-def test_the_likelihood_is_crowd_kits_and_the_gradient_its_own() -> None:
-    from crowdkit.aggregation import NoisyBradleyTerry
-
-    rng = np.random.default_rng(0)
-    items, names, count = 5, 3, 40
-    left, step = rng.integers(items, size=count), rng.integers(1, items, size=count)
-    right, who = (left + step) % items, rng.integers(names, size=count)
-    won = rng.random(count) < 0.5
-    data = _Data(left, right, who, np.ones(count), won.astype(float))
-    x = rng.normal(size=items + 2 * names)
-    loss, gradient = _loss(x, data, items, names)
-    prior = np.sum(-np.logaddexp(0, -x) - np.logaddexp(0, x))
-    strengths, skills, biases = np.split(x, [items, items + names])
-    theirs = NoisyBradleyTerry._compute_log_likelihood(
-        np.concatenate([[0.0], strengths, biases, skills]),
-        np.stack([left, right, np.where(won, left, right)], axis=1) + 1,
-        who,
-        items,
-        names,
-        0.0,
-    )
-    assert loss + prior == pytest.approx(theirs, abs=1e-9)
-    halves = data._replace(sided=(rng.random(count) < 0.5).astype(float), label=rng.choice([0, 0.5, 1], size=count))
-    _, gradient = _loss(x, halves, items, names)
-    numeric = approx_fprime(x, lambda y: _loss(y, halves, items, names)[0], 1e-6)
-    assert gradient == pytest.approx(numeric, abs=1e-4)
-
-
-def test_noisy_bradley_terry_recovers_its_own_model() -> None:
-    """Eight responses to one prompt, all pairs compared: skills and biases come back, and so does the order."""
-    prompt = Prompt.of((Message(role="user", content="rank"),))
-    strength = {f"text {i}": 1.2 * (i - 3.5) for i in range(8)}
-    planted = {"good": (0.95, 0.5), "half": (0.5, 0.5), "first": (0.3, 0.95), "second": (0.3, 0.05)}
-    rng = random.Random(5)
-    rows = []
-    for _ in range(3):
-        for one in strength:
-            for other in strength:
-                for who, (skill, bias) in planted.items():
-                    if one < other:
-                        left, right = (one, other) if rng.random() < 0.5 else (other, one)
-                        merit = 1 / (1 + math.exp(strength[right] - strength[left]))
-                        wins = rng.random() < skill * merit + (1 - skill) * bias
-                        held = Pair.of(prompt, one, other)
-                        shown: Side = "a" if left == one else "b"
-                        p_a = float(wins == (left == one))
-                        answer = Answer(shown_first=shown)
-                        rows.append(Judgment(pair=held, source="human", annotator=who, p_a=p_a, answer=answer))
-    fit = fit_noisy_bradley_terry(comparisons(rows))
-    found = [fit.strength[prompt.id, text] for text in strength]
-    assert np.corrcoef(found, list(strength.values()))[0, 1] > 0.95
-    for who, (skill, bias) in planted.items():
-        assert fit.skill[who] == pytest.approx(skill, abs=0.15), who
-        if skill < 0.5:
-            assert fit.bias[who] == pytest.approx(bias, abs=0.15), who
-    blind = fit_noisy_bradley_terry(comparisons([row.model_copy(update={"answer": None}) for row in rows]))
-    assert set(blind.bias.values()) == {0.5}
-    assert fit_noisy_bradley_terry([]).strength == {}
 
 
 # --------------------------------------------------------------------------------------------- removal
@@ -388,7 +326,7 @@ def test_removed_labels_go_with_their_annotator_and_gold_trains_nothing() -> Non
     assert list(found.examined.removed) == ["troll"]
     assert [j.pair.id for j in found.judgments] == [pair(i).id for i in range(10, 14)]
     assert {(j.annotator, j.p_a) for j in found.judgments} == {("ann", 1.0)}
-    assert [(r.annotator, bool(r.removed)) for r in found.examined.reports] == [("ann", False), ("troll", True)]
+    assert [(r.annotator, bool(r.removed)) for r in found.examined.annotators] == [("ann", False), ("troll", True)]
     examined = found.examined
     assert (examined.labels, examined.pairs, examined.gold_labels, examined.removed_labels) == (28, 14, 20, 4)
     assert found.examined.alpha is not None and found.examined.alpha.value < 0 and examined.alpha_kept is None
@@ -460,16 +398,6 @@ def test_accuracies_are_never_certain() -> None:
     assert accuracies(table(rows), 10) == pytest.approx(dict.fromkeys("xyz", 61 / 62))
 
 
-def test_noisy_bradley_terry_labels_are_differences_of_strengths() -> None:
-    rows = crowd(9, FOUR)
-    strength = fit_noisy_bradley_terry(comparisons(rows)).strength
-    for judgment in aggregate(rows, section("noisy_bradley_terry")):
-        one = judgment.pair
-        lead = strength[one.prompt_id, one.a] - strength[one.prompt_id, one.b]
-        assert judgment.p_a == pytest.approx(1 / (1 + math.exp(-lead)))
-        assert judgment.annotator.startswith("noisy_bradley_terry:")
-
-
 def test_what_a_merged_judgment_keeps() -> None:
     def said(who: str, p: float, turned: bool, **principles: float) -> Judgment:
         row = label(0, who, p, turned)
@@ -533,7 +461,7 @@ def test_the_order_of_the_rows_changes_only_the_order(kind: str) -> None:
 )
 def test_one_judgment_a_pair_whatever_comes(said: list[tuple[int, str, float, bool]]) -> None:
     rows = [label(*one) for one in said]
-    merged = aggregate(rows, section("noisy_bradley_terry"))
+    merged = aggregate(rows, section("dawid_skene"))
     held = {row.pair.id: row.pair for row in reversed(rows)}
     assert all(one.pair == held[one.pair.id] for one in merged)
     assert [one.pair.id for one in merged] == list(dict.fromkeys(row.pair.id for row in rows))
@@ -547,15 +475,16 @@ def test_one_judgment_a_pair_whatever_comes(said: list[tuple[int, str, float, bo
 # ------------------------------------------------------------------------------------------- the commands
 
 
-def test_the_report_of_files_and_runs(tmp_path: Path) -> None:
+def test_the_report_of_files_and_runs(cli: Cli, tmp_path: Path) -> None:
     rows = crowd(12, FOUR, 40)
     run = Run(tmp_path / "run")
     write_jsonl(run.annotations, rows)
     write_jsonl(run.judgments, [judge(i, 0.6, (1, 1)) for i in range(40)])
     write_jsonl(tmp_path / "gold.jsonl", [label(i, "gold", 1.0) for i in range(20)])
-    out = tmp_path / "report.json"
-    lines = annotators_command([run.folder], [tmp_path / "gold.jsonl"], out, "min_agreement=0.5,min_labels=5")
-    assert lines[0].startswith(f"5 annotators gave {len(rows) + 40} labels of 40 pairs, ")
+    report = ("annotators", "report", "--gold", "gold.jsonl")
+    code, shown, _ = cli(*report, "run", "--out", "report.json", "--remove", "min_agreement=0.5,min_labels=5")
+    lines = shown.splitlines()
+    assert code == 0 and lines[0].startswith(f"5 annotators gave {len(rows) + 40} labels of 40 pairs, ")
     assert [line.split()[0] for line in lines[1:7]] == ["annotator", "ann", "bob", "cyd", "eve", "judge:compare"]
     start = lines[1].index("verdict")
     assert [line[start:].split(":")[0] for line in lines[2:7]] == ["kept", "kept", "kept", "removed", "kept"]
@@ -563,31 +492,29 @@ def test_the_report_of_files_and_runs(tmp_path: Path) -> None:
     said, without = (line.partition(": ") for line in lines[7:9])
     assert (said[0], without[0]) == ("Krippendorff's alpha", "without those removed")
     assert float(said[2].split()[0]) < float(without[2].split()[0])
-    assert not any("simulated" in line for line in lines)
-    figures = json.loads(out.read_text())
+    assert not any("simulated" in line for line in lines) and lines[-1] == "figures: report.json"
+    figures = json.loads((tmp_path / "report.json").read_text())
     assert figures["schema"] == "rlaif/annotators/v1"
     assert [one["annotator"] for one in figures["annotators"]] == ["ann", "bob", "cyd", "eve", "judge:compare"]
-    again = annotators_command([run.annotations, run.judgments], [tmp_path / "gold.jsonl"])
+    again = cli(*report, "run/annotations.jsonl", "run/judgments.jsonl")[1].splitlines()
     assert again[2].split()[1] == lines[2].split()[1] and "kept" in again[5]
 
 
-def test_what_is_simulated_says_so(tmp_path: Path) -> None:
-    truth = tmp_path / "truth.jsonl"
-    write_jsonl(truth, [label(i, "ann", 1.0) for i in range(30)])
+def test_what_is_simulated_says_so(cli: Cli, tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "truth.jsonl", [label(i, "ann", 1.0) for i in range(30)])
+    simulated = ("annotators", "simulate", "truth.jsonl", "--crew", "careful:2,lazy:1", "--out")
+    _, shown, _ = cli(*simulated, "made.jsonl")
+    assert shown.startswith("30 simulated labels of 30 pairs by 3 simulated annotators: made.jsonl\n")
     out = tmp_path / "made.jsonl"
-    lines = simulate_command(truth, "careful:2,lazy:1", 1, 0, out)
-    assert lines[0] == f"30 simulated labels of 30 pairs by 3 simulated annotators: {out}"
     rows = read_jsonl(out, Judgment)
     assert all(row.annotator.startswith("simulated:") and row.answer and row.answer.simulated for row in rows)
     before = out.read_bytes()
-    assert simulate_command(truth, "careful:2,lazy:1", 1, 0, out) == lines and out.read_bytes() == before
-    shown = annotators_command([out])
-    assert shown[-1].startswith("simulated: made-up answers")
-    renamed = [row.model_copy(update={"annotator": "innocent"}) for row in rows]
-    write_jsonl(tmp_path / "renamed.jsonl", renamed)
-    assert annotators_command([tmp_path / "renamed.jsonl"])[2].startswith("innocent (simulated)")
-    with pytest.raises(ConfigError, match="is the source"):
-        simulate_command(truth, "careful:2", 1, 0, truth)
+    assert cli(*simulated, "made.jsonl")[1] == shown and out.read_bytes() == before
+    assert cli("annotators", "report", "made.jsonl")[1].splitlines()[-1].startswith("simulated: made-up answers")
+    write_jsonl(tmp_path / "renamed.jsonl", [row.model_copy(update={"annotator": "innocent"}) for row in rows])
+    assert "\ninnocent (simulated)" in cli("annotators", "report", "renamed.jsonl")[1]
+    code, _, err = cli(*simulated, "truth.jsonl")
+    assert code == 2 and "is the source" in err
 
 
 def test_labels_of_other_shapes_and_bad_files(tmp_path: Path) -> None:
@@ -601,7 +528,7 @@ def test_labels_of_other_shapes_and_bad_files(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"run: a run without labels: neither annotations\.jsonl nor judgments\.jsonl"):
         read_labels(tmp_path / "run")
     with pytest.raises(DataError, match=r"nowhere\.jsonl: no such file"):
-        annotators_command([tmp_path / "nowhere.jsonl"])
+        read_labels(tmp_path / "nowhere.jsonl")
 
 
 @pytest.mark.parametrize(

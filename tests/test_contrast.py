@@ -17,8 +17,8 @@ from rlaif.config.models import JudgeModel, ScriptedModel
 from rlaif.constitution import Constitution
 from rlaif.errors import ConfigError
 from rlaif.feedback.judge import JudgeResult, judge_by_mode
+from rlaif.feedback.judge.contrast import TAU, log_ratio, rated
 from rlaif.feedback.judge.score import score_responses
-from rlaif.feedback.ratio import TAU, log_ratio, rated
 from rlaif.feedback.verdict import aggregate
 from rlaif.models.chat import ChatModel, ChatRequest, Likelihood, Reply
 from rlaif.models.scripted import RequestFailed, Script, ScriptedChatModel

@@ -20,10 +20,17 @@ from rlaif.config.load import load_recipe
 from rlaif.constitution import Constitution, load_constitution
 from rlaif.errors import ConfigError, DataError
 from rlaif.evaluation.report import write_report
-from rlaif.feedback.contrast_sample import Instructions, sample_contrasts
-from rlaif.feedback.judge.origin import OriginAgreement, hold_to_origin, label_by_origin
 from rlaif.feedback.judge.result import JudgeResult
-from rlaif.feedback.origin import Crossing, crossings, unpaired
+from rlaif.feedback.origin import (
+    Instructions,
+    OriginAgreement,
+    PairOrigin,
+    hold_to_origin,
+    label_by_origin,
+    pair_origins,
+    sample_contrasts,
+    unpaired,
+)
 from rlaif.feedback.pairs import make_pairs
 from rlaif.feedback.sample import SampleResult, check_sample_failures
 from rlaif.feedback.verdict import draw
@@ -242,11 +249,11 @@ def test_pairs_cross_the_two_sides_only_and_whatever_makes_none_is_counted(
     assert len(pairs) == len(found) == min(len(left), per_prompt or len(left)) and found <= left
     assert unpaired(rows) == {k: n for k, n in (("equal_texts", len(equal)), ("both_ways", len(both))) if n}
 
-    crossed = crossings(pairs, rows)
+    crossed = pair_origins(pairs, rows)
     assert [crossed[pair.id].text for pair in pairs] == [a if (a, b) in couples else b for a, b in map(texts, pairs)]
     shuffled = random.sample(rows, len(rows))
     assert {p.id for p in make_pairs([one], shuffled, per_prompt, seed)} == {p.id for p in pairs}
-    assert crossings([pair.swapped() for pair in pairs], shuffled) == crossed
+    assert pair_origins([pair.swapped() for pair in pairs], shuffled) == crossed
 
 
 def texts(pair: Pair) -> tuple[str, str]:
@@ -260,7 +267,7 @@ def test_sides_of_two_principles_or_of_none_make_no_pair() -> None:
     plain = other.model_copy(update={"origin": None, "text": "w"})
     (pair,) = make_pairs([one], [*rows, other, plain], None, 0)
     assert set(texts(pair)) == {"x", "y"} and unpaired([*rows, other, plain]) == {}
-    assert crossings([pair], rows)[pair.id] == Crossing("p", "x", "policy")
+    assert pair_origins([pair], rows)[pair.id] == PairOrigin("p", "x", "policy")
 
 
 # --------------------------------------------------------------------------------------------------- whose label
@@ -275,7 +282,7 @@ def test_the_origins_label_is_for_the_side_that_was_asked_for_however_the_pair_i
     (pair,) = make_pairs([one], rows, None, seed)
     pair = pair.swapped() if swap else pair
     section = SampleSection.model_validate({"contrast": {"p_origin": p_origin}})
-    (judgment,) = label_by_origin([pair], crossings([pair], rows), section, constitution, "r1", 5).judgments
+    (judgment,) = label_by_origin([pair], pair_origins([pair], rows), section, constitution, "r1", 5).judgments
     assert (judgment.p_of("x"), judgment.p_of("y")) == (p_origin, 1 - p_origin)
     assert judgment.p_a == (p_origin if pair.a == "x" else 1 - p_origin)
     assert (judgment.pair, judgment.source, judgment.annotator) == (pair, "ai", "origin:policy")
@@ -304,7 +311,7 @@ def test_both_agree_where_the_judge_prefers_what_was_written_under_for(
     judgments, crossed = [], {}
     for number, (p, first) in enumerate(said):
         pair = Pair.of(prompt(str(number)), *(("x", "y") if first else ("y", "x")))
-        crossed[pair.id] = Crossing("p", "x", "policy")
+        crossed[pair.id] = PairOrigin("p", "x", "policy")
         p_a = p if first else 1 - p
         judgments.append(Judgment(pair=pair, source="ai", annotator="judge", p_a=p_a))
     result, agreement = hold_to_origin(JudgeResult(tuple(judgments), ()), crossed, agreed_only)
@@ -403,7 +410,7 @@ def test_the_judge_labels_the_same_pairs_and_is_held_against_their_origin(
     recipe, run = contrast_recipe(tmp_path, sample__contrast={"labels": labels}), Run(tmp_path / "run")
     _, facts, judgments, preferences = labelled(recipe, run)
     assert len(asked["judge"]) == 2 * 30 and facts["judge_calls"] == 60
-    crossed = crossings([j.pair for j in judgments], read_jsonl(run.responses, Response))
+    crossed = pair_origins([j.pair for j in judgments], read_jsonl(run.responses, Response))
     principles = [j.principles[0].p_a for j in judgments]
     letters_more = [letters(j.pair.a) - letters(j.pair.b) for j in judgments]
     assert all((p > 0.5) == (n > 0) for p, n in zip(principles, letters_more, strict=True)), "what it says stays"

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.special import expit, logit
 
 from rlaif.errors import DataError
-from rlaif.feedback.debias import Debiasing, debias, fit_debiasing
+from rlaif.feedback.calibration import LengthBias, debias, fit_length_bias
 from rlaif.feedback.labelled import LabelledJudgment
 from rlaif.records import Judgment, Message, Pair, Prompt
 
@@ -38,14 +38,14 @@ def overlap(n: int, slope: float, length: float, seed: int = 0, taste: float = 1
 
 
 def test_the_fit_finds_what_was_planted():
-    how = fit_debiasing(overlap(4000, slope=0.8, length=-1.0))
+    how = fit_length_bias(overlap(4000, slope=0.8, length=-1.0))
     assert how.scale == 10 and how.pairs == 4000
     assert how.slope == pytest.approx(0.8, abs=0.12)
     assert how.length == pytest.approx(-1.0, abs=0.15)
 
 
 def test_a_label_loses_what_the_judge_gave_for_length_and_stays_as_sure():
-    how = Debiasing(slope=0.5, length=-1.2, scale=10, pairs=100)
+    how = LengthBias(slope=0.5, length=-1.2, scale=10, pairs=100)
     alike, longer = judged("q", 0.9), judged("q", 0.7, 20, 10)
     assert how.p_a(alike) == pytest.approx(0.9)
     assert how.p_a(longer) == pytest.approx(expit(logit(0.7) - 1.2 * math.tanh(1)))
@@ -77,7 +77,7 @@ def test_neither_what_is_called_a_nor_the_order_of_rows_matters(p, words, seed, 
         for row in rows
     ]
     shuffle.shuffle(turned)
-    how, again = fit_debiasing(rows), fit_debiasing(turned)
+    how, again = fit_length_bias(rows), fit_length_bias(turned)
     assert (again.slope, again.length, again.scale) == pytest.approx((how.slope, how.length, how.scale), abs=1e-6)
     one = judged("q", p, words, 7)
     other = one.model_copy(update={"pair": one.pair.swapped(), "p_a": 1 - p})
@@ -87,14 +87,14 @@ def test_neither_what_is_called_a_nor_the_order_of_rows_matters(p, words, seed, 
 def test_people_without_a_preference_say_nothing():
     rows = overlap(60, slope=1.0, length=0.0)
     ties = [row._replace(p_human=0.5) for row in overlap(60, slope=1.0, length=0.0, seed=1)]
-    assert fit_debiasing([*rows, *ties]) == fit_debiasing(rows)
+    assert fit_length_bias([*rows, *ties]) == fit_length_bias(rows)
     with pytest.raises(DataError, match="labelled no pair both"):
-        fit_debiasing(ties)
+        fit_length_bias(ties)
 
 
 def test_labels_stay_as_they_are_where_the_judges_word_says_nothing_of_peoples():
     rows = overlap(400, slope=-1.0, length=0.0, taste=0.0)
-    how = fit_debiasing(rows)
+    how = fit_length_bias(rows)
     assert (how.slope, how.length) == pytest.approx((0, 0), abs=1e-6)
     assert [one.p_a for one in debias([row.judgment for row in rows], rows)] == pytest.approx(
         [row.judgment.p_a for row in rows]
@@ -103,12 +103,12 @@ def test_labels_stay_as_they_are_where_the_judges_word_says_nothing_of_peoples()
 
 def test_few_labels_move_little():
     """The same people: with 20 pairs the prior holds what with 2000 the labels say."""
-    few, many = (fit_debiasing(overlap(n, slope=0.3, length=-2.0, seed=2)).length for n in (20, 2000))
+    few, many = (fit_length_bias(overlap(n, slope=0.3, length=-2.0, seed=2)).length for n in (20, 2000))
     assert abs(few) < 1.5 and many < -1.6
 
 
 def test_a_judge_who_is_never_wrong_has_a_finite_slope():
     rows = [LabelledJudgment(judged(f"q{i}", p), float(p > 0.5)) for i, p in enumerate([0.9, 0.1] * 30)]
-    how = fit_debiasing(rows)
+    how = fit_length_bias(rows)
     assert 1 < how.slope < 100 and how.length == 0
     assert how.scale == 1, "all texts are equally long"

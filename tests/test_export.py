@@ -12,7 +12,7 @@ from datasets import Dataset, load_dataset
 
 from rlaif.config.feedback import PreferencesSection
 from rlaif.errors import ConfigError, DataError
-from rlaif.feedback.export import FORMATS, argilla_row, export_command, openrlhf_row, trl_implicit_row, trl_row
+from rlaif.feedback.export import FORMATS, argilla_row, export_preferences, openrlhf_row, trl_implicit_row, trl_row
 from rlaif.feedback.human import read_human
 from rlaif.feedback.pairs import WeightedJudgment, read_preferences, to_preferences
 from rlaif.formats import HumanFile, HumanHub
@@ -67,18 +67,18 @@ def test_each_format_has_exactly_its_own_columns() -> None:
 
 
 @pytest.mark.parametrize("to", ["trl", "trl-implicit", "openrlhf"])
-def test_held_out_rows_are_apart_and_ties_are_said(to: str, run: Run, tmp_path: Path) -> None:
+def test_held_out_rows_are_apart_and_ties_are_said(to: str, run: Run, cli: Any, tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
-    lines = export_command(run.folder, to, out)
+    code, shown, _ = cli("export", str(run.folder), "--to", to, "--out", "out.jsonl")
     heldout = tmp_path / "out.heldout.jsonl"
-    assert lines == [
-        f"{out}: 6 rows",
-        f"{heldout}: 1 rows, held out",
+    assert code == 0 and shown.splitlines() == [
+        "out.jsonl: 6 rows",
+        "out.heldout.jsonl: 1 rows, held out",
         f"1 ties left out: {to} has no place for them",
     ]
     assert len(load(out, tmp_path / "cache")) == 6
     assert [row for _, row in read_objects(heldout)] == [FORMATS[to].row(ROWS[4])]
-    assert export_command(run.preferences, to, out) == lines  # the file itself does as well
+    assert export_preferences(run.preferences, to, out) == (6, 1, heldout, 1)  # the file itself does as well
 
 
 def score(model: Any, conversation: list[dict[str, str]]) -> torch.Tensor:
@@ -97,7 +97,7 @@ def margins(model: Any, table: Dataset) -> torch.Tensor:
 
 @pytest.mark.parametrize("to", ["trl", "trl-implicit", "openrlhf"])
 def test_one_step_on_the_loaded_file_teaches(to: str, run: Run, tmp_path: Path, tiny_folder: str) -> None:
-    export_command(run.folder, to, tmp_path / "out.jsonl")
+    export_preferences(run.folder, to, tmp_path / "out.jsonl")
     table = load(tmp_path / "out.jsonl", tmp_path / "cache")
     model = tiny_scalar(tiny_folder)
     optimiser = torch.optim.AdamW([*model.backbone.parameters(), *model.head.parameters()], lr=1e-3)
@@ -115,7 +115,7 @@ def test_one_step_on_the_loaded_file_teaches(to: str, run: Run, tmp_path: Path, 
 def test_both_trl_formats_are_the_same_conversations(run: Run, tmp_path: Path, tiny_folder: str) -> None:
     tables = []
     for to in ("trl", "trl-implicit"):
-        export_command(run.folder, to, tmp_path / f"{to}.jsonl")
+        export_preferences(run.folder, to, tmp_path / f"{to}.jsonl")
         tables.append(load(tmp_path / f"{to}.jsonl", tmp_path / "cache"))
     model = tiny_scalar(tiny_folder)
     assert torch.equal(*(margins(model, table) for table in tables))
@@ -148,7 +148,7 @@ def with_own_ids(rows: list[Preference]) -> list[Preference]:
 
 def test_what_argilla_gets_reads_back_as_the_same_preferences(run: Run, tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
-    assert export_command(run.folder, "argilla", out) == [f"{out}: 8 rows"]
+    assert export_preferences(run.folder, "argilla", out).rows == 8
     source = HumanFile.model_validate({"path": str(out), "form": {"kind": "argilla"}})
     assert people(as_read(source)) == people(with_own_ids(ROWS))
     assert read_human([source], NO_RUN).counts == {"rows": 8, "unanswered": 1}  # the judge's is a suggestion
@@ -156,7 +156,7 @@ def test_what_argilla_gets_reads_back_as_the_same_preferences(run: Run, tmp_path
 
 @pytest.mark.parametrize("to", ["trl", "trl-implicit", "openrlhf"])
 def test_what_trainers_get_reads_back_as_the_same_preferences(to: str, run: Run, tmp_path: Path) -> None:
-    export_command(run.folder, to, tmp_path / "out.jsonl")
+    export_preferences(run.folder, to, tmp_path / "out.jsonl")
     rows = as_read(HumanFile(path=str(tmp_path / "out.jsonl")))
     expected = [row for row in with_own_ids(ROWS) if row.p_chosen > 0.5 and row.split == "train"]
     assert {r.pair_id: (r.chosen, r.p_chosen) for r in rows} == {r.pair_id: (r.chosen, r.p_chosen) for r in expected}
@@ -166,7 +166,7 @@ def test_a_step_on_what_argilla_gets(
     run: Run, tmp_path: Path, tiny_folder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Loaded with `datasets`, read by the reader, learnt by our own loop."""
-    export_command(run.folder, "argilla", tmp_path / "out.jsonl")
+    export_preferences(run.folder, "argilla", tmp_path / "out.jsonl")
     table = load(tmp_path / "out.jsonl", tmp_path / "cache")
     monkeypatch.setattr("datasets.load_dataset", lambda path, **knobs: table)
     rows = as_read(HumanHub.model_validate({"dataset": "some/set", "form": {"kind": "argilla"}}))
@@ -210,17 +210,17 @@ def test_trl_takes_the_rows() -> None:
 
 def test_what_cannot_be_exported_is_one_clear_line(run: Run, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"--to trl_implicit: no such format; did you mean 'trl-implicit'\?"):
-        export_command(run.folder, "trl_implicit", tmp_path / "out.jsonl")
+        export_preferences(run.folder, "trl_implicit", tmp_path / "out.jsonl")
     with pytest.raises(DataError, match=r"preferences.jsonl: no such file"):
-        export_command(tmp_path, "trl", tmp_path / "out.jsonl")
+        export_preferences(tmp_path, "trl", tmp_path / "out.jsonl")
     before = run.preferences.read_bytes()
     for source in (run.folder, run.preferences):
         with pytest.raises(ConfigError, match=r"preferences.jsonl: is the source, which it would replace"):
-            export_command(source, "trl", run.folder / "." / "preferences.jsonl")
+            export_preferences(source, "trl", run.folder / "." / "preferences.jsonl")
     assert run.preferences.read_bytes() == before
     write_jsonl(run.preferences, [ROWS[3]])
     with pytest.raises(DataError, match=r"preferences.jsonl: no row to write \(1 rows, 1 of them ties\)"):
-        export_command(run.folder, "trl", tmp_path / "out.jsonl")
+        export_preferences(run.folder, "trl", tmp_path / "out.jsonl")
 
 
 @pytest.mark.parametrize(
@@ -235,7 +235,7 @@ def test_a_number_that_is_none_is_named_with_its_line(changed: str, reason: str,
     assert changed in text
     run.preferences.write_text(text.replace(changed, reason, 1))
     with pytest.raises(DataError, match=r"preferences.jsonl:1: (weight|p_chosen): .*finite number"):
-        export_command(run.folder, "trl", tmp_path / "out.jsonl")
+        export_preferences(run.folder, "trl", tmp_path / "out.jsonl")
 
 
 def test_rows_that_no_run_writes_are_named_with_their_line(run: Run, tmp_path: Path) -> None:
@@ -243,7 +243,7 @@ def test_rows_that_no_run_writes_are_named_with_their_line(run: Run, tmp_path: P
     text = run.preferences.read_text()
     run.preferences.write_text(text + "\n" + text)
     with pytest.raises(DataError, match=rf"jsonl:{len(ROWS) + 2}: pair \S+ \(human\) is there twice; delete the row"):
-        export_command(run.folder, "trl", tmp_path / "out.jsonl")
+        export_preferences(run.folder, "trl", tmp_path / "out.jsonl")
     write_jsonl(run.preferences, [ROWS[0], ROWS[1].model_copy(update={"rejected": ROWS[1].chosen})])
     with pytest.raises(DataError, match=r"jsonl:2: chosen and rejected are equal; delete the row"):
         read_preferences(run.preferences)

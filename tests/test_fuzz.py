@@ -34,10 +34,9 @@ from rlaif.errors import RlaifError
 from rlaif.evaluation.compare import compare_runs
 from rlaif.evaluation.report import write_report
 from rlaif.evaluation.tables import terminal
-from rlaif.feedback.annotators.commands import annotators_command
 from rlaif.feedback.calibration import fitted
-from rlaif.feedback.export import FORMATS, export_command
-from rlaif.feedback.human import read_human
+from rlaif.feedback.export import FORMATS, export_preferences
+from rlaif.feedback.human import read_human, read_labels
 from rlaif.feedback.prompts import read_prompts
 from rlaif.formats import HumanFile
 from rlaif.forms import EVALUATION, SAMPLE
@@ -427,10 +426,13 @@ def reads_of(run: Run) -> dict[str, list[Callable[[], object]]]:
         "metrics.jsonl": [report, logged],
         "evaluation_samples.jsonl": [report, compared, samples],
         "failures.jsonl": [report],
-        "preferences.jsonl": [report, *(lambda to=to: export_command(folder, to, out / "x.jsonl") for to in FORMATS)],
+        "preferences.jsonl": [
+            report,
+            *(lambda to=to: export_preferences(folder, to, out / "x.jsonl") for to in FORMATS),
+        ],
         "recipe.yaml": [report, held_lock, lambda: read_questions(run, None, None, True)],
         "judgments.jsonl": [routed, lambda: conflicts_command(folder, 3)],
-        "annotations.jsonl": [routed, lambda: annotators_command([folder], [], None, "", 0)],
+        "annotations.jsonl": [routed, lambda: read_labels(folder)],
         "routing.json": [routed],
         "route.jsonl": [lambda: read_questions(run, None, None, False)],
         "audit.json": [audited],

@@ -18,7 +18,7 @@ from rlaif.audits.gold import read_gold
 from rlaif.audits.judge_training.labels import read_labels as teaching_labels
 from rlaif.constitution import load_constitution
 from rlaif.errors import ConfigError, DataError
-from rlaif.feedback.annotators.commands import read_labels
+from rlaif.feedback.human import read_labels
 from rlaif.jsonl import dumps, write_jsonl
 from rlaif.records import Judgment, Message, Pair, Preference, Prompt
 from rlaif.run_folder import Run

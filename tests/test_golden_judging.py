@@ -308,7 +308,7 @@ def test_judging_gives_the_golden_bytes(name: str) -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_shards_give_the_same_rows_at_the_same_cost(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rlaif.feedback.judge.modes.SHARD", 7)
+    monkeypatch.setattr("rlaif.feedback.judge.SHARD", 7)
     found, whole = judged(MODES[mode], "mixed", "mean"), golden()[f"{mode} mixed mean"]
     assert {k: v for k, v in found.items() if "asked" not in k} == {k: v for k, v in whole.items() if "asked" not in k}
     if mode != "contrast-two":

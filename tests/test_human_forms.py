@@ -15,7 +15,7 @@ from rlaif.audits.gold import read_gold
 from rlaif.errors import DataError
 from rlaif.feedback.human import read_human
 from rlaif.formats import Annotations, Argilla, Form, HumanFile, HumanHub, Ratings
-from rlaif.formats.edits import edit_of
+from rlaif.formats.judgments import edit_of
 from rlaif.formats.sheet import HumanData
 from rlaif.jsonl import read_items, write_jsonl
 from rlaif.records import Answer, Judgment, Message, Pair, PrincipleJudgment, Prompt, plain

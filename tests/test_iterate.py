@@ -16,7 +16,7 @@ from rlaif.cli import app
 from rlaif.config import Recipe, dump_recipe, load_recipe
 from rlaif.digest import hash_path
 from rlaif.errors import ConfigError, DataError
-from rlaif.feedback.earlier import join
+from rlaif.feedback.pairs import join
 from rlaif.feedback.prompts import read_prompts
 from rlaif.iterate import HEADER, iterate, round_of
 from rlaif.jsonl import read_jsonl, read_objects

@@ -13,7 +13,7 @@ import pytest
 from rlaif.config.feedback import LabelSection
 from rlaif.constitution import Constitution
 from rlaif.errors import DataError, JudgeError
-from rlaif.feedback.judge.modes import judge_shards
+from rlaif.feedback.judge import judge_shards
 from rlaif.feedback.judge.revise import first_responses
 from rlaif.feedback.judge.shards import shards
 from rlaif.feedback.pairs import make_pairs
@@ -141,7 +141,7 @@ def mortal(request: ChatRequest) -> Any:
 def test_a_killed_label_stage_goes_on_to_the_same_bytes(
     mode: dict[str, Any], tmp_path: Path, tiny_folder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rlaif.feedback.judge.modes.SHARD", 4)
+    monkeypatch.setattr("rlaif.feedback.judge.SHARD", 4)
     monkeypatch.setattr("rlaif.stages.feedback.SHARD", 4)
     recipe = recipe_with(tmp_path, tiny_folder, mode)
     recipe = recipe.model_copy(update={"judge": recipe.judge.model_copy(update={"model": f"{__name__}:mortal"})})
@@ -169,7 +169,7 @@ def test_a_killed_label_stage_goes_on_to_the_same_bytes(
 def test_nothing_more_is_asked_once_too_many_failed(
     tmp_path: Path, tiny_folder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rlaif.feedback.judge.modes.SHARD", 4)
+    monkeypatch.setattr("rlaif.feedback.judge.SHARD", 4)
     recipe = recipe_with(tmp_path, tiny_folder, {"kind": "compare"})
     responses = run_recipe(recipe, tmp_path / "sampled", ["sample"]).responses
     broken = recipe.judge.model_copy(update={"model": "tests.scripted_judge:says_nothing"})

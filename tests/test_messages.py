@@ -12,10 +12,8 @@ from rlaif.audits.gold import read_gold
 from rlaif.config.feedback import PromptsSection
 from rlaif.config.sources import FileSource, HubSource
 from rlaif.errors import DataError
-from rlaif.feedback.annotators.commands import read_labels
-from rlaif.feedback.demonstrations import read_demonstrations
-from rlaif.feedback.human import read_human
-from rlaif.feedback.prompts import PromptSplit, read_prompts
+from rlaif.feedback.human import read_human, read_labels
+from rlaif.feedback.prompts import PromptSplit, read_demonstrations, read_prompts
 from rlaif.formats import HumanFile, HumanHub
 from rlaif.formats.sheet import HumanData
 from rlaif.records import plain

@@ -13,8 +13,7 @@ from rlaif.config import Recipe
 from rlaif.config.sources import FileSource
 from rlaif.errors import DataError, RlaifError
 from rlaif.evaluation.compare import compare_runs
-from rlaif.feedback.demonstrations import read_demonstrations
-from rlaif.feedback.prompts import read_prompts
+from rlaif.feedback.prompts import read_demonstrations, read_prompts
 from rlaif.jsonl import read_jsonl, read_objects, write_jsonl
 from rlaif.models.chat import ChatRequest, Reply
 from rlaif.pipeline import STAGES, run_recipe, stages_of

@@ -20,7 +20,7 @@ from rlaif.config.judging import PanelMode
 from rlaif.config.models import JudgeModel
 from rlaif.constitution import Constitution
 from rlaif.feedback.judge import judge_by_mode
-from rlaif.feedback.judge.panel import combine
+from rlaif.feedback.judge.panel import combined
 from rlaif.feedback.judge.result import Cost, JudgeResult
 from rlaif.feedback.verdict import LOGIT_LIMIT
 from rlaif.jsonl import read_jsonl, write_jsonl
@@ -50,6 +50,11 @@ def pair(a: str, b: str) -> Pair:
 def pairs_of(count: int) -> list[Pair]:
     """Of every second pair, a is the later text in sorted order."""
     return [pair(*(("x", f"y{i}") if i % 2 else (f"y{i}", "x"))) for i in range(count)]
+
+
+def combine(mode: PanelMode, pairs: Sequence[Pair], results: Sequence[JudgeResult]) -> JudgeResult:
+    """The members' results on one shard."""
+    return JudgeResult.total(combined(mode, [pairs], [[result] for result in results]))
 
 
 def mode(how: str, *names: str) -> PanelMode:

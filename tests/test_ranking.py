@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import expit, log_expit
 
-from rlaif.feedback.ranking import ALPHAS, groups, order, pair_up, strengths
+from rlaif.feedback.judge.rank import ALPHAS, groups, order, pair_up, strengths
 
 Wins = NDArray[np.float64]
 

@@ -14,7 +14,7 @@ from filelock import FileLock
 
 from rlaif.annotate.questions import prompt_of
 from rlaif.annotate.store import AnswerStore, PageAnswer
-from rlaif.formats.edits import edit_of
+from rlaif.formats.judgments import edit_of
 from rlaif.jsonl import dumps, write_atomic
 from rlaif.records import Answer, Edit, Judgment, Pair, PrincipleJudgment, Record
 from rlaif.run_folder import Run

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from rlaif.cli.outputs import not_a_run_file
 
+if TYPE_CHECKING:
+    from rlaif.feedback.annotators.labels import Alpha
+    from rlaif.feedback.annotators.trust import Examination
+    from rlaif.stats import Estimate
+
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
 ROUTERS = "random, uncertainty, swap_gap, disagreement, margin (of the reward model) or predicted (errors of the judge)"
+COLUMNS = ("annotator", "labels", "agrees", "gold", "accuracy", "seconds", "prefers first", "ties", "verdict")
+LEGEND = (
+    "agrees: with the majority of the others; gold: right on gold questions; accuracy: Dawid-Skene, from agreement "
+    "alone. In brackets 95 % intervals."
+)
+MADE_UP = "simulated: made-up answers of `rlaif annotators simulate`, no person's"
 
 annotators_app = typer.Typer(no_args_is_help=True, help="Who labelled, how far each is believed; simulated annotators.")
 
@@ -67,10 +78,14 @@ def export(
 ) -> None:
     """Preferences in another tool's format."""
     from rlaif.console import say
-    from rlaif.feedback.export import export_command
+    from rlaif.feedback.export import export_preferences
 
-    for line in export_command(source, to, out):
-        say(line)
+    done = export_preferences(source, to, out)
+    say(f"{out}: {done.rows} rows")
+    if done.heldout_file:
+        say(f"{done.heldout_file}: {done.heldout} rows, held out")
+    if done.ties:
+        say(f"{done.ties} ties left out: {to} has no place for them")
 
 
 @annotators_app.command()
@@ -83,15 +98,65 @@ def report(
     ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Of the intervals.")] = 0,
 ) -> None:
-    """Everyone who labelled: agreement, gold questions, Dawid-Skene, skill, speed, and Krippendorff's alpha."""
+    """Everyone who labelled: agreement, gold questions, Dawid-Skene, speed, and Krippendorff's alpha."""
     from rlaif.annotate.publish import publish
-    from rlaif.feedback.annotators.commands import annotators_command
+    from rlaif.config.feedback import AnnotatorsSection
+    from rlaif.feedback.annotators.trust import examine, removal_of
+    from rlaif.feedback.human import read_labels
+    from rlaif.jsonl import write_json
     from rlaif.run_folder import Run
 
     for folder in (source for source in sources if source.is_dir()):
         publish(Run(folder))  # the answers of a page that is served right now are in its database
-    for line in annotators_command(sources, gold or [], out, remove, seed):
+    rules = removal_of(remove)
+    labels = [judgment for path in sources for judgment in read_labels(path)]
+    answers = [judgment for path in gold or [] for judgment in read_labels(path)]
+    examined = examine(labels, answers, AnnotatorsSection(remove=rules), seed)
+    if out is not None:
+        write_json(out, examined.summary())
+    for line in _lines(examined):
         typer.echo(line)
+    if out is not None:
+        typer.echo(f"figures: {out}")
+
+
+def _lines(examined: Examination) -> list[str]:
+    """The whole report, as an aligned table."""
+    from rlaif.console import aligned
+    from rlaif.words import whole_percents
+
+    def rate(one: Estimate | None) -> str:
+        return "-" if one is None else f"{one.value:.0%} ({whole_percents(one)})"
+
+    def alpha(found: Alpha | None) -> str:
+        if found is None:
+            return "unknown, no pair has two labels that say something"
+        span = "" if found.low is None or found.high is None else f" ({found.low:.2f} to {found.high:.2f})"
+        return f"{found.value:.2f}{span} on {found.units} pairs with {found.labels} labels"
+
+    rows = [
+        (
+            f"{one.annotator} (simulated)" if one.simulated and "simulated" not in one.annotator else one.annotator,
+            str(one.labels),
+            rate(one.agreement),
+            rate(one.gold),
+            "-" if one.accuracy is None else f"{one.accuracy:.0%}",
+            "-" if one.seconds is None else f"{one.seconds:.3g}",
+            rate(one.first),
+            f"{one.ties:.0%}",
+            f"removed: {one.removed}" if one.removed else "kept",
+        )
+        for one in examined.annotators
+    ]
+    gold = f", {examined.gold_labels} of them of gold questions" if examined.gold_labels else ""
+    return [
+        f"{len(rows)} annotators gave {examined.labels} labels of {examined.pairs} pairs{gold}",
+        *aligned([COLUMNS, *rows]),
+        f"Krippendorff's alpha: {alpha(examined.alpha)}",
+        *([f"without those removed: {alpha(examined.alpha_kept)}"] if examined.removed else []),
+        LEGEND,
+        *([MADE_UP] if any(one.simulated for one in examined.annotators) else []),
+    ]
 
 
 @annotators_app.command()
@@ -104,7 +169,16 @@ def simulate(
 ) -> None:
     """Made-up labels of made-up annotators with known faults, marked as simulated wherever they appear."""
     from rlaif.console import say
-    from rlaif.feedback.annotators.commands import simulate_command
+    from rlaif.errors import ConfigError
+    from rlaif.feedback.annotators import simulate as simulation
+    from rlaif.feedback.human import read_labels
+    from rlaif.jsonl import write_jsonl
 
-    for line in simulate_command(source, crew, per_pair, seed, out):
-        say(line)
+    annotators = simulation.crew_of(crew)
+    if out.resolve() == source.resolve():
+        raise ConfigError(f"{out}: is the source, whose labels it would replace; name another file")
+    rows = simulation.simulate(read_labels(source), annotators, per_pair, seed)
+    write_jsonl(out, rows)
+    pairs = len({row.pair.id for row in rows})
+    say(f"{len(rows)} simulated labels of {pairs} pairs by {len(annotators)} simulated annotators: {out}")
+    say(MADE_UP)

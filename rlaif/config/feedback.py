@@ -117,12 +117,6 @@ class DawidSkene(Section):
     kind: Literal["dawid_skene"] = "dawid_skene"
 
 
-class NoisyBradleyTerry(Section):
-    """Each has a skill and a bias to what stands first; responses have strengths (Chen et al. 2013)."""
-
-    kind: Literal["noisy_bradley_terry"] = "noisy_bradley_terry"
-
-
 class Removal(Section):
     """Whose labels are all left out: user-level removal beats removing examples (arXiv 2208.03295).
 
@@ -146,9 +140,7 @@ class Removal(Section):
 class AnnotatorsSection(Section):
     """From several people's labels of one pair to one."""
 
-    aggregate: Annotated[MeanOfAnnotators | DawidSkene | NoisyBradleyTerry, Field(discriminator="kind")] = (
-        MeanOfAnnotators()
-    )
+    aggregate: Annotated[MeanOfAnnotators | DawidSkene, Field(discriminator="kind")] = MeanOfAnnotators()
     min_shared: Count = 10
     """Labels on pairs that somebody else labelled too, before an annotator is estimated from agreement. With fewer
     `dawid_skene` takes the mean accuracy of the others; where nobody has so many it is `mean`."""

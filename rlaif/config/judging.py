@@ -69,8 +69,8 @@ class ContrastMode(Section):
     """How s depends on the response's n tokens: their sum, their mean, or the sum over the root of n, whose spread does
     not grow with n where tokens are independent."""
     tau: Positive | None = None
-    """The s at which odds are e to 1; none: `rlaif.feedback.ratio.TAU` of this `length`. An audit fits a better one
-    (`label.audit.calibrate`)."""
+    """The s at which odds are e to 1; none: `TAU` of this `length` (rlaif/feedback/judge/contrast.py). An audit fits a
+    better one (`label.audit.calibrate`)."""
     against: JudgeModel | None = None
     """The model that reads the `against` side, weaker than the judge; none: the judge itself."""
 

@@ -1,7 +1,9 @@
-"""Maps from the judge's probability to one that can be believed, and putting them on labels.
+"""From the judge's probability to one that can be believed, by maps that are fitted on human labels.
 
-A map changes how sure a label is; it may make a tie of it, but never turns it round. Maps are fitted on human labels;
-`audit/calibration.py` says how good they are.
+A map of p alone changes how sure a label is; it may make a tie of it, but never turns it round. `audits/calibration.py`
+says how good maps are. `debias` takes the judge's taste for length out of p, as far as people do not share it, and may
+turn a label round: 0.8 for a response twice as long and 0.8 for one as long as the other are worth different things.
+What that wins, and what it costs where there is nothing to win: benchmarks/known_truth.py.
 """
 
 from __future__ import annotations
@@ -14,19 +16,23 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
-from scipy.optimize import elementwise, isotonic_regression
+from scipy.optimize import elementwise, isotonic_regression, minimize
 from scipy.special import expit, logit
 
 from rlaif.errors import DataError
 from rlaif.feedback.judge.result import JudgeResult
 from rlaif.feedback.labelled import LabelledJudgment, decided
-from rlaif.feedback.verdict import LOGIT_LIMIT, log_odds
-from rlaif.records import Judgment, Record
+from rlaif.feedback.verdict import LOGIT_LIMIT, log_odds, sigma
+from rlaif.records import Judgment, Pair, Record
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 TEMPERATURES = (0.05, 100.0)
 """Least and greatest: a judge that is never wrong would have 0, one that knows nothing infinity."""
+WIDE = 10.0
+"""Standard deviation of the prior on the slope: a judge who is never wrong has a finite one."""
+STARTS = (-1.0, 0.0, 1.0)
+"""Of the length term, in units of its prior: the fit is not convex."""
 
 
 class Temperature(Record):
@@ -65,14 +71,12 @@ _ADAPTER: TypeAdapter[Temperature | Isotonic] = TypeAdapter(Calibration)
 
 def calibrate(p: float, how: Temperature | Isotonic) -> float:
     """The probability that the map gives for p. Exactly antisymmetric: that of 1 - p is 1 minus that of p."""
-    # 1 - p is exact from 0.5 up but not below, so that both orientations of a pair compute with the larger one.
-    return _above_even(p, how) if p >= 0.5 else 1 - _above_even(1 - p, how)
-
-
-def _above_even(p: float, how: Temperature | Isotonic) -> float:
+    larger = p if p >= 0.5 else 1 - p  # 1 - p is exact from 0.5 up: both orientations of a pair compute with this one
     if isinstance(how, Temperature):
-        return float(expit(log_odds(p) / how.value))
-    return float(np.interp(p, how.x, how.y))
+        mapped = float(expit(log_odds(larger) / how.value))
+    else:
+        mapped = float(np.interp(larger, how.x, how.y))
+    return mapped if p >= 0.5 else 1 - mapped
 
 
 class Confidences(NamedTuple):
@@ -157,17 +161,17 @@ def apply_calibration(result: JudgeResult, how: Temperature | Isotonic) -> Judge
     """
     if result.revisions:
         return result
-    return result._replace(judgments=tuple(_calibrated(judgment, how) for judgment in result.judgments))
-
-
-def _calibrated(judgment: Judgment, how: Temperature | Isotonic) -> Judgment:
-    raw = raw_p(judgment)
-    return judgment.model_copy(update={"p_a": calibrate(raw, how), "p_raw": raw})
+    return result._replace(judgments=tuple(with_p(j, calibrate(raw_p(j), how)) for j in result.judgments))
 
 
 def raw_p(judgment: Judgment) -> float:
     """P that a is better as the judge said it, before any map."""
     return judgment.p_a if judgment.p_raw is None else judgment.p_raw
+
+
+def with_p(judgment: Judgment, p_a: float) -> Judgment:
+    """The judgment with another p, and what the judge said in p_raw."""
+    return judgment.model_copy(update={"p_a": p_a, "p_raw": raw_p(judgment)})
 
 
 def fitted(audit: Mapping[str, Any], kind: Literal["temperature", "isotonic"]) -> Temperature | Isotonic:
@@ -182,3 +186,70 @@ def fitted(audit: Mapping[str, Any], kind: Literal["temperature", "isotonic"]) -
         first = error.errors()[0]
         place = ".".join(str(part) for part in ("calibration", *first["loc"]))
         raise DataError(f"{place}: {first['msg']} (got {first['input']!r})") from None
+
+
+class LengthBias(Record):
+    """What people prefer, given the judge's word and the lengths:
+
+        logit P(people prefer a) = slope * (logit p_a + length * tanh((words_a - words_b) / scale))
+
+    The length term is LC-AlpacaEval's (arXiv 2404.04475), fitted to people instead of set to zero. Antisymmetric:
+    exchanging a and b maps p to 1 - p.
+    """
+
+    slope: float = Field(ge=0)
+    """How much the judge's log-odds are worth; below 1 it is surer than it is right. Labels keep their sureness: that
+    is calibration's part."""
+    length: float
+    """What the judge must add for a response that is far longer, in log-odds. Below 0: it is drawn to length more than
+    people are."""
+    scale: float = Field(gt=0)
+    """Root mean square of the difference in words, over the overlap."""
+    pairs: int = Field(ge=1)
+
+    def p_a(self, judgment: Judgment) -> float:
+        """What the judge said of a, before any calibration, less its taste for length."""
+        return sigma(log_odds(raw_p(judgment)) + self.length * float(np.tanh(_longer_by(judgment.pair) / self.scale)))
+
+
+def fit_length_bias(overlap: Sequence[LabelledJudgment]) -> LengthBias:
+    """The likeliest on the pairs on which people have a preference, given priors; DataError of none.
+
+    The prior of `length` is N(0, s^2), s being the root mean square of the judge's log-odds: length is at most about
+    all that the judge goes by. Where few labels say what its word is worth, that keeps the term near 0. The slope is
+    held to 0 and above, so a judge that errs more often than a coin is not turned round; its labels stay as they are.
+    """
+    rows = sorted(decided(overlap), key=lambda item: item.judgment.pair.id)
+    if not rows:
+        raise DataError("preferences.labels.policy: people and the judge labelled no pair both, so nothing can be said")
+    longer = np.array([_longer_by(item.judgment.pair) for item in rows], dtype=float)
+    scale = float(np.sqrt(np.mean(longer**2))) or 1.0
+    lead = np.array([log_odds(raw_p(item.judgment)) for item in rows])
+    unit = float(np.sqrt(np.mean(lead**2)))
+    term = unit * np.tanh(longer / scale)
+    towards = 2 * np.array([item.p_human for item in rows]) - 1
+
+    def loss(found: Array) -> tuple[float, Array]:
+        slope, length = found
+        given = lead + length * term
+        value = np.logaddexp(0, -towards * slope * given).sum() + (slope / WIDE) ** 2 / 2 + length**2 / 2
+        error = -towards * expit(-towards * slope * given)
+        return float(value), np.array([error @ given + slope / WIDE**2, slope * (error @ term) + length])
+
+    bounds = [(0, None), (None, None)]
+    tries = [minimize(loss, [0.5, start], jac=True, method="L-BFGS-B", bounds=bounds, tol=1e-12) for start in STARTS]
+    slope, length = min(tries, key=lambda one: float(one.fun)).x
+    return LengthBias(slope=float(slope), length=float(length) * unit, scale=scale, pairs=len(rows))
+
+
+def debias(ai: Sequence[Judgment], overlap: Sequence[LabelledJudgment]) -> list[Judgment]:
+    """The judgments with p_a less the judge's taste for length, and its own p in p_raw. A label may change sides.
+
+    `overlap` must be of pairs that people got by chance (`mix.overlap_of`).
+    """
+    how = fit_length_bias(overlap)
+    return [with_p(j, how.p_a(j)) for j in ai]
+
+
+def _longer_by(pair: Pair) -> int:
+    return len(pair.a.split()) - len(pair.b.split())

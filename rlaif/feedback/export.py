@@ -1,19 +1,19 @@
-"""Preferences in the formats of TRL, OpenRLHF and Argilla, for `rlaif export`. A pure function a format.
+"""Preferences in the formats of TRL, OpenRLHF and Argilla, for `rlaif export`. A pure function per format.
 
 The first two have no place for a tie, which is left out. How sure the rest are is in `p_chosen`, which TRL does not
-read, in OpenRLHF's margin and in Argilla's metadata: read back, every label is the same. Reading is `human/`'s;
-nothing is sent anywhere.
+read, in OpenRLHF's margin and in Argilla's metadata: read back, every label is the same. Reading is
+`rlaif/formats/`'s; nothing is sent anywhere.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from rlaif.errors import ConfigError, DataError, did_you_mean
 from rlaif.feedback.pairs import read_preferences
-from rlaif.formats.argilla import PEOPLE
+from rlaif.formats.programs import PEOPLE
 from rlaif.jsonl import write_jsonl
 from rlaif.records import Messages, Preference, Prompt, oriented, plain
 from rlaif.run_folder import Run
@@ -91,8 +91,18 @@ FORMATS: dict[str, ExportFormat] = {
 }
 
 
-def export_command(run_or_file: Path, to: str, out: Path) -> list[str]:
-    """Write the preferences of a run folder, or of a preferences.jsonl, as JSONL; returns what is to be said.
+class ExportCounts(NamedTuple):
+    """How many preferences went where."""
+
+    rows: int
+    heldout: int = 0
+    heldout_file: Path | None = None
+    ties: int = 0
+    """Left out."""
+
+
+def export_preferences(run_or_file: Path, to: str, out: Path) -> ExportCounts:
+    """Write the preferences of a run folder, or of a preferences.jsonl, as JSONL.
 
     Where the file is to be trained on, held-out rows go to `NAME.heldout.jsonl` beside it. ConfigError for an unknown
     format, DataError where there is nothing to write.
@@ -103,19 +113,16 @@ def export_command(run_or_file: Path, to: str, out: Path) -> list[str]:
     if out.resolve() == source.resolve():
         raise ConfigError(f"{out}: is the source, which it would replace; name another file")
     rows = read_preferences(source)
-    kept = [row for row in rows if row.p_chosen > 0.5] if FORMATS[to].trains else rows
-    train = [row for row in kept if row.split == "train"] if FORMATS[to].trains else kept
+    row_of, trains = FORMATS[to]
+    kept = [row for row in rows if row.p_chosen > 0.5] if trains else rows
+    train = [row for row in kept if row.split == "train"] if trains else kept
+    ties = len(rows) - len(kept)
     if not train:
-        raise DataError(f"{source}: no row to write ({len(rows)} rows, {len(rows) - len(kept)} of them ties)")
-    said = [_write(out, to, train)]
-    if len(kept) > len(train):
-        heldout = [row for row in kept if row.split == "heldout"]
-        said.append(_write(out.with_name(f"{out.stem}.heldout{out.suffix}"), to, heldout) + ", held out")
-    if len(rows) > len(kept):
-        said.append(f"{len(rows) - len(kept)} ties left out: {to} has no place for them")
-    return said
-
-
-def _write(path: Path, to: str, rows: Sequence[Preference]) -> str:
-    write_jsonl(path, [FORMATS[to].row(row) for row in rows])
-    return f"{path}: {len(rows)} rows"
+        raise DataError(f"{source}: no row to write ({len(rows)} rows, {ties} of them ties)")
+    write_jsonl(out, map(row_of, train))
+    heldout = [row for row in kept if row.split == "heldout"] if trains else []
+    if not heldout:
+        return ExportCounts(len(train), ties=ties)
+    file = out.with_name(f"{out.stem}.heldout{out.suffix}")
+    write_jsonl(file, map(row_of, heldout))
+    return ExportCounts(len(train), len(heldout), file, ties)

@@ -27,6 +27,7 @@ from rlaif.formats import (
 from rlaif.formats.judgments import Judgments, read_own_edits
 from rlaif.formats.rows import SourceRow, path_of, read_rows
 from rlaif.formats.sheet import MOST_PAIRS, HumanData, Sheet
+from rlaif.records import Judgment
 from rlaif.run_folder import Run
 
 
@@ -62,14 +63,34 @@ def read_human(
     for source in sources:
         read_source(source, run, system, data, judges=judges)
     if not data.judgments:
-        raise DataError(f"{what}: not one usable pair: {told(data.failures) if data.failures else _nothing(data)}")
+        counts = ", ".join(f"{name} {number}" for name, number in sorted(data.counts.items()))
+        reason = told(data.failures) if data.failures else counts or "the sources are empty"
+        raise DataError(f"{what}: not one usable pair: {reason}")
     if data.failures:
         say(f"  human labels: {data.counts['failed']} of {data.counts['rows']} rows failed: {told(data.failures)}")
     if drawn_from := data.counts["not_drawn"]:
         say(
             f"  human labels: {drawn_from} pairs are beyond the {MOST_PAIRS} of one prompt that are drawn, and not used"
         )
+    if alone := data.counts["unpaired"]:
+        say(f"  human labels: {alone} rows or ratings are in no pair, and not used")
     return data
+
+
+def read_labels(given: Path | str) -> list[Judgment]:
+    """All labels of a file or source, whoever gave them; of a run: its people's and its judge's.
+
+    DataError for what is missing, empty or of another shape.
+    """
+    source = source_of(given)
+    run = Run(Path(given))
+    sources: list[LabelSource] = [source]
+    if isinstance(source, Annotations) and run.folder.is_dir():
+        files = [file for file in (run.annotations, run.judgments) if file.exists()]
+        if not files:
+            raise DataError(f"{given}: a run without labels: neither {run.annotations.name} nor {run.judgments.name}")
+        sources = [AnyForm(path=str(file)) for file in files]
+    return read_human(sources, run, what=str(given), judges=True).judgments
 
 
 def read_source(
@@ -92,11 +113,6 @@ def check_human_failures(data: HumanData, limit: float) -> None:
     """DataError when surely more than `limit` of the rows cannot be used."""
     knob = "preferences.max_human_failures"
     check_share("human labels", data.counts["failed"], data.counts["rows"], data.failures, knob, limit)
-
-
-def _nothing(data: HumanData) -> str:
-    left = ", ".join(f"{what} {number}" for what, number in sorted(data.counts.items()))
-    return left or "the sources are empty"
 
 
 def _rows(path: Path) -> Iterator[SourceRow]:

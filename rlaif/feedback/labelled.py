@@ -10,7 +10,7 @@ from statistics import fmean
 from typing import NamedTuple
 
 from rlaif.feedback.pairs import choice
-from rlaif.records import Judgment
+from rlaif.records import Judgment, grouped
 
 
 class LabelledJudgment(NamedTuple):
@@ -57,9 +57,7 @@ def match(judgments: Iterable[Judgment], gold: Sequence[Judgment]) -> list[Label
     Several labels of one pair are averaged, and the average says which response the humans prefer: exactly even is a
     tie. Judgments of other pairs are left out.
     """
-    labels: dict[str, list[Judgment]] = {}
-    for label in gold:
-        labels.setdefault(label.pair.id, []).append(label)
+    labels = grouped(gold, lambda label: label.pair.id)
     return [
         LabelledJudgment(judgment, choice(fmean(label.p_of(judgment.pair.a) for label in labels[judgment.pair.id])))
         for judgment in judgments

@@ -12,8 +12,6 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import NamedTuple, TypeVar
 
-from scipy.stats import binomtest
-
 from rlaif.config.feedback import (
     CalibratedMix,
     DebiasedMix,
@@ -23,8 +21,7 @@ from rlaif.config.feedback import (
     WeightedMix,
 )
 from rlaif.errors import ConfigError, DataError
-from rlaif.feedback.calibration import Confidences, calibrate, fit_isotonic, fit_temperature, raw_p
-from rlaif.feedback.debias import debias
+from rlaif.feedback.calibration import Confidences, calibrate, debias, fit_isotonic, fit_temperature, raw_p, with_p
 from rlaif.feedback.labelled import LabelledJudgment, decided, match
 from rlaif.feedback.pairs import WeightedJudgment, choice
 from rlaif.records import Judgment, Pair, Prompt, content_id
@@ -86,26 +83,12 @@ def mix(ai: Sequence[Judgment], human: Sequence[Judgment], policy: MixPolicy) ->
     return MixResult(kept, dropped=len(ai) + len(human) - len(kept))
 
 
-class OverlapAgreement(NamedTuple):
-    """How often the judge prefers what people prefer, on the pairs that both labelled."""
-
-    value: float
-    """(k + 1/2) / (n + 1): k of n shrunk a little towards even, so that ten of ten is not certainty (Jeffreys)."""
-    low: float
-    high: float
-    """Wilson's 95 % interval of k of n."""
-    n: int
-    hits: float
-
-
-def overlap_agreement(overlap: Sequence[LabelledJudgment]) -> OverlapAgreement:
-    """Over pairs on which people have a preference; an even judge agrees by half. DataError of none."""
+def overlap_agreement(overlap: Sequence[LabelledJudgment]) -> float:
+    """How often the judge prefers what people prefer, on the pairs on which both labelled and people have a preference:
+    (k + 1/2) / (n + 1), k of n shrunk a little towards even, so that ten of ten is not certainty (Jeffreys). An even
+    judge agrees by half."""
     rows = decided(overlap)
-    if not rows:
-        raise DataError("preferences.labels.policy: people and the judge labelled no pair both, so nothing can be said")
-    hits = sum(item.right for item in rows)
-    interval = binomtest(round(hits), len(rows)).proportion_ci(0.95, method="wilson")
-    return OverlapAgreement((hits + 0.5) / (len(rows) + 1), float(interval.low), float(interval.high), len(rows), hits)
+    return (sum(item.right for item in rows) + 0.5) / (len(rows) + 1)
 
 
 def overlap_of(
@@ -145,17 +128,17 @@ def believed(
     if isinstance(policy, CalibratedMix):
         data = Confidences.of(rows)
         how = fit_temperature(data) if policy.map == "temperature" else fit_isotonic(data)
-        return [*people, *(_with_p(item, calibrate(raw_p(item.judgment), how)) for item in judge)]
+        return [*people, *(_believed(item, calibrate(raw_p(item.judgment), how)) for item in judge)]
     if isinstance(policy, DebiasedMix):
         without = debias([item.judgment for item in judge], rows)
         return [*people, *(item._replace(judgment=j) for item, j in zip(judge, without, strict=True))]
-    a = overlap_agreement(rows).value
+    a = overlap_agreement(rows)
     if a <= 0.5:
         return people
     if policy.use == "weight":
         return [*people, *(item._replace(weight=item.weight * (2 * a - 1) ** 2) for item in judge)]
-    return [*people, *(_with_p(item, 0.5 + (a - 0.5) * (2 * choice(item.judgment.p_a) - 1)) for item in judge)]
+    return [*people, *(_believed(item, 0.5 + (a - 0.5) * (2 * choice(item.judgment.p_a) - 1)) for item in judge)]
 
 
-def _with_p(item: WeightedJudgment, p: float) -> WeightedJudgment:
-    return item._replace(judgment=item.judgment.model_copy(update={"p_a": p, "p_raw": raw_p(item.judgment)}))
+def _believed(item: WeightedJudgment, p_a: float) -> WeightedJudgment:
+    return item._replace(judgment=with_p(item.judgment, p_a))

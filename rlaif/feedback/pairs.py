@@ -7,22 +7,21 @@ between the two.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import combinations, islice
 from pathlib import Path
 from statistics import fmean
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from rlaif.config.feedback import PreferencesSection
 from rlaif.constitution import Constitution, Principle
 from rlaif.errors import DataError
-from rlaif.feedback.origin import may_pair
 from rlaif.jsonl import read_jsonl, read_objects
 from rlaif.patterns import Endless
 from rlaif.records import (
+    TIE_ROUNDING,
     Judgment,
     Message,
-    Messages,
     Origin,
     Pair,
     Preference,
@@ -30,16 +29,18 @@ from rlaif.records import (
     Response,
     Source,
     content_id,
+    grouped,
     oriented,
 )
-
-TIE_ROUNDING = 1e-12
-"""p and 1 - p may differ from their mirror images in the last bit; a tie must be one in both orientations."""
 
 
 def choice(p: float, even: float = 0.5) -> float:
     """Which side a probability is on: 1 above even, 0 below, 0.5 at it (to within TIE_ROUNDING)."""
     return 0.5 if abs(p - even) <= TIE_ROUNDING else float(p > even)
+
+
+Origins = Collection[Origin]
+"""Everything that one text was written under; of a plain sample nothing."""
 
 
 class WeightedJudgment(NamedTuple):
@@ -84,20 +85,20 @@ def make_pairs(
     with the smallest seeded hashes.
 
     Equal texts count once, so no pair compares a text with itself. Responses that were written under a principle's two
-    instructions make pairs across the two only (see `origin.may_pair`). In prompt order, then by response index. A
+    instructions make pairs across the two only (see `may_pair`). In prompt order, then by response index. A
     response to a prompt that is not among `prompts` is a DataError.
     """
-    texts: dict[str, dict[str, set[Origin]]] = {prompt.id: {} for prompt in prompts}
-    for response in sorted(responses, key=lambda response: response.index):
-        if response.prompt_id not in texts:
+    known = {prompt.id: prompt for prompt in prompts}
+    in_order = sorted(responses, key=lambda response: response.index)
+    for response in in_order:
+        if response.prompt_id not in known:
             raise DataError(f"response {response.id} belongs to prompt {response.prompt_id}, which is not in this run")
-        origins = texts[response.prompt_id].setdefault(response.text, set())
-        origins |= {response.origin} if response.origin else set()
+    texts = origins_by_text(in_order)
     pairs: list[Pair] = []
-    for prompt in {prompt.id: prompt for prompt in prompts}.values():
+    for prompt in known.values():
         found = [
             oriented(prompt, one, other, seed)
-            for (one, its), (other, others) in combinations(texts[prompt.id].items(), 2)
+            for (one, its), (other, others) in combinations(texts.get(prompt.id, {}).items(), 2)
             if may_pair(its, others)
         ]
         best_first = sorted(found, key=lambda pair: (-worth(pair), content_id("pairs", seed, pair.id)))
@@ -106,8 +107,35 @@ def make_pairs(
     return pairs
 
 
+def origins_by_text(responses: Iterable[Response]) -> dict[str, dict[str, set[Origin]]]:
+    """By prompt: its different texts in the order in which they come, and all that each was written under."""
+    found: dict[str, dict[str, set[Origin]]] = {}
+    for response in responses:
+        under = found.setdefault(response.prompt_id, {}).setdefault(response.text, set())
+        under |= {response.origin} if response.origin else set()
+    return found
+
+
+def followed(one: Origins, other: Origins) -> str | None:
+    """The principle (of several the first by name) for which the first text was written, and against which the second;
+    None where there is none, or where the two stand the other way round too."""
+    forth, back = _principles(one, other), _principles(other, one)
+    return min(forth) if forth and not back else None
+
+
+def may_pair(one: Origins, other: Origins) -> bool:
+    """Plain samples with each other; else only across the two sides of a principle."""
+    plain = not one and not other
+    return plain or followed(one, other) is not None or followed(other, one) is not None
+
+
+def _principles(one: Origins, other: Origins) -> set[str]:
+    against = {origin.principle for origin in other if origin.side == "against"}
+    return {origin.principle for origin in one if origin.side == "for"} & against
+
+
 class PreferenceResult(NamedTuple):
-    """Rows in the order in which their pairs first came, and how the judgments became that many."""
+    """Rows, and how they became that many."""
 
     rows: tuple[Preference, ...]
     counts: dict[str, int]
@@ -115,31 +143,36 @@ class PreferenceResult(NamedTuple):
 
 
 def to_preferences(weighted: Sequence[WeightedJudgment], section: PreferencesSection) -> PreferenceResult:
-    """One row for each pair and source: the likelier response is chosen, its probability is the soft label.
+    """One row for each pair and source, in the order in which these first come: the likelier response is chosen, its
+    probability is the soft label.
 
     Repeated judgments of one pair by one source are averaged, so annotators who contradict each other make a
     tie. Ties are dropped, or kept with their own p; where p is exactly even, a hash says which side is
     written as chosen. A prompt is held out when the hash of its id, as a fraction, is below `heldout_share`;
     only if that leaves a side empty does its nearest prompt change sides (a single prompt trains).
     """
-    groups: dict[tuple[str, Source], list[WeightedJudgment]] = {}
-    for item in weighted:
-        groups.setdefault((item.judgment.pair.id, item.judgment.source), []).append(item)
-    drafts = [_draft(group) for group in groups.values()]
-    is_tie = [draft.p_chosen - 0.5 <= section.tie_margin + TIE_ROUNDING for draft in drafts]
-    kept = [draft for draft, tie in zip(drafts, is_tie, strict=True) if not tie or section.ties == "keep"]
-    heldout = heldout_prompts({draft.pair.prompt_id for draft in kept}, section.heldout_share)
-    rows = tuple(_row(draft, "heldout" if draft.pair.prompt_id in heldout else "train") for draft in kept)
+    groups = grouped(weighted, lambda item: (item.judgment.pair.id, item.judgment.source))
+    every = [_preference(group) for group in groups.values()]
+    is_tie = [row.is_tie(section.tie_margin) for row in every]
+    kept = [row for row, tie in zip(every, is_tie, strict=True) if not tie or section.ties == "keep"]
+    rows = with_heldout(kept, heldout_prompts({row.prompt_id for row in kept}, section.heldout_share))
     counts = {
         "judgments": len(weighted),
-        "repeats": len(weighted) - len(drafts),
-        "ties_dropped": len(drafts) - len(kept),
+        "repeats": len(weighted) - len(every),
+        "ties_dropped": len(every) - len(kept),
         "ties_kept": sum(is_tie) if section.ties == "keep" else 0,
-        "rows": len(rows),
-        "train": sum(row.split == "train" for row in rows),
-        "heldout": sum(row.split == "heldout" for row in rows),
     }
-    return PreferenceResult(rows, counts)
+    return PreferenceResult(rows, counts | _by_split(rows))
+
+
+def with_heldout(rows: Iterable[Preference], prompts: Collection[str]) -> tuple[Preference, ...]:
+    """The rows, those of these prompts held out."""
+    return tuple(row.model_copy(update={"split": "heldout"}) if row.prompt_id in prompts else row for row in rows)
+
+
+def _by_split(rows: Sequence[Preference]) -> dict[str, int]:
+    heldout = sum(row.split == "heldout" for row in rows)
+    return {"rows": len(rows), "train": len(rows) - heldout, "heldout": heldout}
 
 
 def read_preferences(path: Path) -> list[Preference]:
@@ -157,16 +190,30 @@ def read_preferences(path: Path) -> list[Preference]:
     return rows
 
 
-class _Draft(NamedTuple):
-    pair: Pair
-    """Oriented so that a is the chosen one."""
-    p_chosen: float
-    source: Source
-    weight: float
+def join(rows: Sequence[Preference], earlier: Sequence[Preference], never: Collection[str]) -> PreferenceResult:
+    """This round's rows and those of earlier rounds (`preferences.include`), the newer label first where a pair has one
+    from the same source in each.
+
+    `never`: ids of prompts that no training may see. A prompt that is held out in either set is held out in both, so
+    no reward model is measured on what an earlier one learned from. DataError where that leaves nothing to train on.
+    """
+    taken = {(row.pair_id, row.source) for row in rows}
+    allowed = [row for row in earlier if row.prompt_id not in never]
+    fresh = list({(r.pair_id, r.source): r for r in reversed(allowed) if (r.pair_id, r.source) not in taken}.values())
+    every = [*rows, *reversed(fresh)]
+    joined = with_heldout(every, {row.prompt_id for row in every if row.split == "heldout"})
+    if not any(row.split == "train" for row in joined):
+        raise DataError("preferences.include: with these files every prompt is held out; nothing is left to train on")
+    counts = {
+        "included": len(fresh),
+        "included_repeats": len(allowed) - len(fresh),
+        "included_on_evaluation_prompts": len(earlier) - len(allowed),
+    }
+    return PreferenceResult(joined, counts | _by_split(joined))
 
 
-def _draft(group: Sequence[WeightedJudgment]) -> _Draft:
-    """The mean of repeated judgments, whichever way round each of them holds the pair."""
+def _preference(group: Sequence[WeightedJudgment]) -> Preference:
+    """The mean of repeated judgments, whichever way round each of them holds the pair; of the training split."""
     judgment = group[0].judgment
     pair = judgment.pair
     p_a = fmean(other.judgment.p_of(pair.a) for other in group)
@@ -175,32 +222,19 @@ def _draft(group: Sequence[WeightedJudgment]) -> _Draft:
         a_first = content_id("tie", pair.prompt_id, pair.a) < content_id("tie", pair.prompt_id, pair.b)
     else:
         a_first = p_a > 0.5
-    return _Draft(
-        pair=pair if a_first else pair.swapped(),
+    chosen, rejected = (pair.a, pair.b) if a_first else (pair.b, pair.a)
+    return Preference(
+        prompt=pair.prompt,
+        chosen=(Message(role="assistant", content=chosen),),
+        rejected=(Message(role="assistant", content=rejected),),
         p_chosen=max(p_a, 1 - p_a),
         source=judgment.source,
         weight=fmean(item.weight for item in group),
-    )
-
-
-def _row(draft: _Draft, split: Literal["train", "heldout"]) -> Preference:
-    pair = draft.pair
-    return Preference(
-        prompt=pair.prompt,
-        chosen=_turn(pair.a),
-        rejected=_turn(pair.b),
-        p_chosen=draft.p_chosen,
-        source=draft.source,
-        weight=draft.weight,
-        split=split,
+        split="train",
         prompt_id=pair.prompt_id,
         pair_id=pair.id,
         tags=pair.tags,
     )
-
-
-def _turn(text: str) -> Messages:
-    return (Message(role="assistant", content=text),)
 
 
 def heldout_prompts(prompt_ids: set[str], share: float, salt: str = "split") -> set[str]:

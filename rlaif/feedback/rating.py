@@ -1,7 +1,7 @@
 """From label log-probabilities to the value of one response: the mathematics of `score` and `checklist`, no model.
 
-A `RatingScale` says how two values become p(a); the rest is the same for both, and for `contrast` (ratio.py).
-Exchanging a and b maps p to 1 - p exactly. Next: `judge/rate.py`, which asks.
+A `RatingScale` says how two values become p(a); the rest is the same for both, and for `contrast`. Exchanging a and b
+maps p to 1 - p exactly. Next: `judge/score.py`, which asks.
 """
 
 from __future__ import annotations

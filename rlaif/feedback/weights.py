@@ -1,14 +1,14 @@
 """Fit a constitution's weights to human labels (rule-based rewards, arXiv 2411.01111), and write them back.
 
-A response's features are its checklist values, one a principle; the reward is their sum by weight, and the weights are
-those that put the chosen response of a pair above the rejected one. The solvers are scipy's. Vetoes are outside of the
-fit: they override the sum, whatever the weights.
+A response's features are its checklist values, one per principle; the reward is their sum by weight, and the weights
+are those that put the chosen response of a pair above the rejected one. The solvers are scipy's. Vetoes are outside of
+the fit: they override the sum, whatever the weights.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -175,14 +175,14 @@ def fit_header(source: Constitution, fit: WeightFit) -> str:
         f"Held-out accuracy: {fit.accuracy:.3f} on {len(fit.hits)} pairs of {prompts} prompts.",
     ]
     vetoes = [p.id for p in source.principles if p.veto and p.id in fit.dropped]
-    lines += _named("Dropped, since their weight came out as 0", [name for name in fit.dropped if name not in vetoes])
-    lines += _named("Kept only as vetoes, since their weight came out as 0", vetoes)
-    lines += _named("Weights as they were, since these pairs say nothing about them", fit.untested)
+    for what, names in (
+        ("Dropped, since their weight came out as 0", [name for name in fit.dropped if name not in vetoes]),
+        ("Kept only as vetoes, since their weight came out as 0", vetoes),
+        ("Weights as they were, since these pairs say nothing about them", fit.untested),
+    ):
+        if names:
+            lines.append(f"{what}: {', '.join(names)}.")
     return "\n".join(lines)
-
-
-def _named(what: str, names: Collection[str]) -> list[str]:
-    return [f"{what}: {', '.join(names)}."] if names else []
 
 
 def _next_version(constitution: Constitution, fewer: bool) -> str:
@@ -196,7 +196,7 @@ def _next_version(constitution: Constitution, fewer: bool) -> str:
 
 
 def _differences(pairs: Sequence[LabelledPair], principles: Sequence[str]) -> np.ndarray:
-    """Chosen minus rejected, one row a pair; 0 for a principle that does not apply."""
+    """Chosen minus rejected, one row per pair; 0 for a principle that does not apply."""
     rows = [[pair.chosen.get(name, 0.0) - pair.rejected.get(name, 0.0) for name in principles] for pair in pairs]
     return np.array(rows, dtype=np.float64).reshape(len(pairs), len(principles))
 

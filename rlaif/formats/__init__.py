@@ -1,10 +1,10 @@
-"""The forms of human feedback, one module each: knobs, keys and reader. Here is their list, and where they come from.
+"""The forms of human feedback, one class each: knobs, keys and reader. Here is their list, and where they come from.
 
 Every form may carry `annotator` (who it was, a text or a number; none = one nameless `human`), `seconds` (how long the
 answer took) and `reason`. A prompt is a text, an HH-RLHF transcript or a message list. A row that is no usable feedback
 (different prompts, one text twice, figures that contradict the label) is a failure with its place; a row of another
 shape, or an answer off its scale, means that the file is not what the recipe says and stops the run. Next: `format.py`,
-`sheet.py`, then a form's own module, then `feedback/human.py`.
+`sheet.py`, then a form, then `feedback/human.py`.
 """
 
 from __future__ import annotations
@@ -18,22 +18,16 @@ from pydantic import Field
 from rlaif.config.base import Section
 from rlaif.config.sources import FileSource, HubSource
 from rlaif.errors import DataError
-from rlaif.formats.argilla import Argilla
+from rlaif.formats.choices import Csv, Likert, Shp
 from rlaif.formats.comparisons import Comparisons
-from rlaif.formats.csv import Csv
-from rlaif.formats.edits import Edits
 from rlaif.formats.format import Format
-from rlaif.formats.judgments import Judgments
-from rlaif.formats.label_studio import LabelStudio
-from rlaif.formats.likert import Likert
+from rlaif.formats.judgments import Edits, Judgments
+from rlaif.formats.programs import Argilla, LabelStudio
 from rlaif.formats.rankings import Rankings
-from rlaif.formats.ratings import Ratings
+from rlaif.formats.ratings import Ratings, Thumbs, UltraFeedback
 from rlaif.formats.rows import SourceRow, read_rows, tags_of
 from rlaif.formats.sheet import Sheet
-from rlaif.formats.shp import Shp
 from rlaif.formats.signals import words_of
-from rlaif.formats.thumbs import Thumbs
-from rlaif.formats.ultrafeedback import UltraFeedback
 
 Form = Annotated[
     Judgments
@@ -51,7 +45,7 @@ Form = Annotated[
     Field(discriminator="kind"),
 ]
 """All forms. Where a row names none the first whose keys it has counts."""
-FORMATS: tuple[type[Format], ...] = get_args(get_args(Form)[0])
+FORMATS: dict[str, type[Format]] = {form.model_fields["kind"].default: form for form in get_args(get_args(Form)[0])}
 CATEGORY = "category"
 """A column whose text becomes a tag, where no form is declared."""
 ALSO_SAID = {"annotator", "seconds", "reason", "tags", "p_chosen", "margin", "ranks"}
@@ -92,15 +86,9 @@ class AnyForm(FileSource):
 LabelSource = HumanFile | HumanHub | Annotations | AnyForm
 
 
-def form_of(row: Mapping[str, Any]) -> type[Format] | None:
-    """The form whose keys the row has; None if it has no form's."""
-    return next((form for form in FORMATS if any(keys <= row.keys() for keys in form.KEYS)), None)
-
-
 def kind_of(row: Mapping[str, Any]) -> str | None:
     """The `kind` of the form whose keys the row has; None if it has no form's."""
-    form = form_of(row)
-    return None if form is None else form.model_fields["kind"].default
+    return next((kind for kind, form in FORMATS.items() if any(keys <= row.keys() for keys in form.KEYS)), None)
 
 
 def read_form(form: Format, rows: Iterable[SourceRow], sheet: Sheet) -> None:
@@ -112,7 +100,7 @@ def counted(rows: Iterable[SourceRow], sheet: Sheet, has_strength: bool = False)
     """The rows, while the sheet counts them and those that failed."""
     for row in rows:
         if row.value.get("p_chosen") is not None and not has_strength:
-            kinds = ", ".join(form.model_fields["kind"].default for form in FORMATS if form.HAS_STRENGTH)
+            kinds = ", ".join(kind for kind, form in FORMATS.items() if form.HAS_STRENGTH)
             raise DataError(f"{row.place}: p_chosen: only the forms {kinds} have one; leave it out")
         sheet.tally("rows")
         before = len(sheet.data.failures)
@@ -137,22 +125,19 @@ def read_human_rows(source: HumanFile | HumanHub | AnyForm, rows: Iterable[Sourc
     if not isinstance(source, AnyForm):
         read_form(source.form, rows, sheet)
         return
-    by_form: dict[type[Format], list[SourceRow]] = {}
+    by_kind: dict[str, list[SourceRow]] = {}
     try:
         for row in rows:
-            by_form.setdefault(_form(row), []).append(row)
+            kind = kind_of(row.value)
+            if kind is None:
+                keys = ", ".join(sorted(row.value)) or "none"
+                raise DataError(
+                    f"{row.place}: no human label of a pair (keys: {keys}); the forms are {', '.join(FORMATS)}"
+                )
+            by_kind.setdefault(kind, []).append(row)
     finally:  # where a row has no form, what is wrong with the rows before it is said first
-        for form, some in by_form.items():
-            read_form(form.model_validate({}), some, sheet)
-
-
-def _form(row: SourceRow) -> type[Format]:
-    form = form_of(row.value)
-    if form is None:
-        keys = ", ".join(sorted(row.value)) or "none"
-        forms = ", ".join(form.model_fields["kind"].default for form in FORMATS)
-        raise DataError(f"{row.place}: no human label of a pair (keys: {keys}); the forms are {forms}")
-    return form
+        for kind, some in by_kind.items():
+            read_form(FORMATS[kind].model_validate({}), some, sheet)
 
 
 def _with_category(row: SourceRow, source: AnyForm) -> SourceRow:

@@ -12,21 +12,22 @@ from typing import Literal, NamedTuple
 
 from rlaif.errors import DataError
 from rlaif.formats.format import Format
-from rlaif.formats.messages import Unusable, message_list
 from rlaif.formats.rows import (
     SourceRow,
+    Unusable,
     after_speaker,
     after_system,
     bare_response,
     is_transcript,
     joined,
+    message_list,
     parse_transcript,
     prompt_part,
     prompt_value,
     tags_of,
 )
-from rlaif.formats.sheet import Attribution, Sheet, said_by, strength_of
-from rlaif.formats.signals import margins, signals, verdicts
+from rlaif.formats.sheet import Attribution, Sheet, said_by
+from rlaif.formats.signals import margins, signals, strength_of, verdicts
 from rlaif.records import Message, Messages, Prompt
 
 HHH_KEYS = ("text_correct", "text_incorrect")

@@ -8,8 +8,7 @@ from typing import Any, Literal
 
 from rlaif.errors import DataError
 from rlaif.formats.format import Format
-from rlaif.formats.messages import Unusable
-from rlaif.formats.rows import SourceRow
+from rlaif.formats.rows import SourceRow, Unusable
 from rlaif.formats.sheet import Attribution, Scale, Sheet, as_number, as_response, said_by, some_pairs
 from rlaif.formats.signals import figure, is_worth, lead, words_of
 from rlaif.records import Prompt

@@ -4,6 +4,7 @@ form is known here."""
 from __future__ import annotations
 
 import math
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,8 +14,16 @@ from typing import Any, NamedTuple, TypeVar
 
 from rlaif.config.sources import DataSource
 from rlaif.errors import DataError, shown
-from rlaif.formats.messages import Unusable, message_list
-from rlaif.formats.rows import SourceRow, after_system, bare_response, prompt_value, tags_of, with_system
+from rlaif.formats.rows import (
+    SourceRow,
+    Unusable,
+    after_system,
+    bare_response,
+    message_list,
+    prompt_value,
+    tags_of,
+    with_system,
+)
 from rlaif.records import Answer, Demonstration, Edit, Failure, Judgment, Prompt, oriented
 
 Item = TypeVar("Item")
@@ -130,18 +139,11 @@ def as_number(value: Any, place: str, key: str, low: float = -math.inf, high: fl
     """A number. Unusable when it is missing or out of range; DataError, naming `key`, for what is no finite number."""
     if value is None:
         raise Unusable(f"{key} is missing")
-    if isinstance(value, bool) or not isinstance(value, int | float) or not _is_finite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
         raise DataError(f"{place}: {key}: must be a number (got {shown(value)})")
     if not low <= value <= high:
         raise Unusable(f"{key} is not between {low:g} and {high:g}", f"{key} = {value!r}")
     return float(value)
-
-
-def _is_finite(value: float) -> bool:
-    try:
-        return math.isfinite(value)
-    except OverflowError:  # an integer of hundreds of digits
-        return False
 
 
 def said_by(row: SourceRow, column: str = "annotator") -> Attribution:
@@ -167,16 +169,6 @@ def name_of(value: Any, place: str, key: str) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int) or not name:
         raise DataError(f"{place}: {key}: must be a text or a number (got {value!r})")
     return name
-
-
-def strength_of(row: SourceRow) -> float | None:
-    """The row's `p_chosen`, P of what it says is better; None where it has none. DataError where that is no such p."""
-    p = row.value.get("p_chosen")
-    if p is None:
-        return None
-    if isinstance(p, bool) or not isinstance(p, int | float) or not 0.5 <= p <= 1:
-        raise DataError(f"{row.place}: p_chosen: must be from 0.5 to 1 (got {p!r})")
-    return float(p)
 
 
 def some_pairs(items: Sequence[Item], key: str, sheet: Sheet) -> Iterator[tuple[Item, Item]]:

@@ -12,9 +12,8 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from rlaif.errors import DataError, shown
-from rlaif.formats.messages import Unusable
-from rlaif.formats.rows import SourceRow
-from rlaif.formats.sheet import Attribution, Sheet, response_text, strength_of
+from rlaif.formats.rows import SourceRow, Unusable
+from rlaif.formats.sheet import Attribution, Sheet, response_text
 
 WORTH = {"score", "scores", "rating", "ratings", "reward", "rewards", "grade", "quality", "votes", "upvotes", "likes"}
 WORTH_BACKWARDS = {"rank", "ranking"}
@@ -139,6 +138,16 @@ class Columns(NamedTuple):
     prompt: str
     a: str
     b: str
+
+
+def strength_of(row: SourceRow) -> float | None:
+    """The row's `p_chosen`, P of what it says is better; None where it has none. DataError where that is no such p."""
+    p = row.value.get("p_chosen")
+    if p is None:
+        return None
+    if isinstance(p, bool) or not isinstance(p, int | float) or not 0.5 <= p <= 1:
+        raise DataError(f"{row.place}: p_chosen: must be from 0.5 to 1 (got {p!r})")
+    return float(p)
 
 
 def with_strength(row: SourceRow, p_a: float) -> float:

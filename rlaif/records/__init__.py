@@ -8,6 +8,7 @@ Records are frozen and refuse unknown fields. No record holds a clock time: equa
 """
 
 from rlaif.records.core import (
+    TIE_ROUNDING,
     Demonstration,
     Failure,
     Message,
@@ -23,6 +24,7 @@ from rlaif.records.core import (
     Source,
     content_id,
     derive_seed,
+    grouped,
     oriented,
     plain,
 )
@@ -44,6 +46,7 @@ from rlaif.records.judged import (
 )
 
 __all__ = [
+    "TIE_ROUNDING",
     "Answer",
     "Demonstration",
     "DensityRatio",
@@ -73,6 +76,7 @@ __all__ = [
     "Verdict",
     "content_id",
     "derive_seed",
+    "grouped",
     "oriented",
     "plain",
 ]

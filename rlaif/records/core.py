@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any, Literal, Self
+from collections.abc import Callable, Iterable
+from typing import Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Role = Literal["system", "user", "assistant"]
 Source = Literal["ai", "human"]
 Side = Literal["a", "b"]
+Item = TypeVar("Item")
+Key = TypeVar("Key")
 
 
 def content_id(*parts: Any) -> str:
@@ -22,6 +25,14 @@ def content_id(*parts: Any) -> str:
 def derive_seed(*parts: Any) -> int:
     """A 63-bit seed from (run seed, stage, id, ...): independent of order and of everything else that runs."""
     return int.from_bytes(hashlib.sha256(content_id(*parts).encode()).digest()[:8], "big") >> 1
+
+
+def grouped(items: Iterable[Item], key: Callable[[Item], Key]) -> dict[Key, list[Item]]:
+    """The items by their key, keys in the order in which they first come."""
+    groups: dict[Key, list[Item]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
+    return groups
 
 
 class Record(BaseModel):
@@ -129,6 +140,10 @@ class Demonstration(Record):
     tags: tuple[str, ...] = ()
 
 
+TIE_ROUNDING = 1e-12
+"""p and 1 - p may differ from their mirror images in the last bit; a tie must be one in both orientations."""
+
+
 class Preference(Record):
     """One training row. `prompt`, `chosen` and `rejected` alone form a valid TRL conversational preference row."""
 
@@ -149,6 +164,10 @@ class Preference(Record):
         if prompt[-1].role != "user":
             raise ValueError(f"a prompt must end with a user turn (got {prompt[-1].role!r})")
         return prompt
+
+    def is_tie(self, margin: float) -> bool:
+        """Whether p_chosen is within `margin` of even."""
+        return self.p_chosen - 0.5 <= margin + TIE_ROUNDING
 
 
 class Failure(Record):

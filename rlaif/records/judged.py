@@ -24,7 +24,7 @@ class Verdict(Record):
 
 
 class DensityRatio(Record):
-    """How likely a principle's two instructions make one response: `feedback/ratio.py` says what follows."""
+    """How likely a principle's two instructions make one response: `feedback/judge/contrast.py` says what follows."""
 
     logprob_for: float
     """Natural log, summed over the response's tokens, under the instruction that asks for what the principle wants."""

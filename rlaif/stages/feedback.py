@@ -17,15 +17,20 @@ from rlaif.console import bar, say
 from rlaif.constitution import load_constitution
 from rlaif.errors import DataError
 from rlaif.feedback.calibration import apply_calibration
-from rlaif.feedback.contrast_sample import Instructions, sample_contrasts
 from rlaif.feedback.failures import causes
 from rlaif.feedback.judge import JudgeResult
-from rlaif.feedback.judge.origin import OriginAgreement, hold_to_origin, label_by_origin
 from rlaif.feedback.judge.result import Results
 from rlaif.feedback.judge.revise import first_responses, revise_responses
 from rlaif.feedback.judge.shards import SHARD, shards
 from rlaif.feedback.mix import for_the_judge
-from rlaif.feedback.origin import Crossing
+from rlaif.feedback.origin import (
+    Instructions,
+    OriginAgreement,
+    PairOrigin,
+    hold_to_origin,
+    label_by_origin,
+    sample_contrasts,
+)
 from rlaif.feedback.prompts import read_prompts
 from rlaif.feedback.sample import SampleResult, check_sample_failures
 from rlaif.jsonl import write_jsonl
@@ -108,7 +113,7 @@ class _Work(NamedTuple):
 
 def _labels(recipe: Recipe, run: Run) -> _Work:
     contrast = recipe.sample.contrast
-    crossed: dict[str, Crossing] = {}
+    crossed: dict[str, PairOrigin] = {}
     pairs: Iterable[Pair]
     if recipe.preferences.pairs == "human":
         data = human_labels(recipe, run)
@@ -128,14 +133,14 @@ def _labels(recipe: Recipe, run: Run) -> _Work:
     return _Work(_held_to_origin(judged, crossed, contrast.labels == "both", facts), total, facts)
 
 
-def _origin_labels(recipe: Recipe, pairs: Iterable[Pair], crossed: Mapping[str, Crossing]) -> Results:
+def _origin_labels(recipe: Recipe, pairs: Iterable[Pair], crossed: Mapping[str, PairOrigin]) -> Results:
     constitution, revision = load_constitution(recipe.constitution), recipe.policy.revision or UNKNOWN
     for shard in shards(pairs, SHARD):
         yield label_by_origin(shard, crossed, recipe.sample, constitution, revision, recipe.seed)
 
 
 def _held_to_origin(
-    judged: Iterable[JudgeResult], crossed: Mapping[str, Crossing], agreed_only: bool, facts: dict[str, Any]
+    judged: Iterable[JudgeResult], crossed: Mapping[str, PairOrigin], agreed_only: bool, facts: dict[str, Any]
 ) -> Results:
     """The judge's labels of pairs of responses written under two instructions, and, said at the end, how often it
     prefers what was written under `for`."""

@@ -15,7 +15,7 @@ from rlaif.constitution import load_constitution
 from rlaif.feedback.judge import JudgeResult
 from rlaif.feedback.judge.result import Cost, FailureCount
 from rlaif.feedback.mix import for_the_judge
-from rlaif.feedback.origin import Crossing, crossings, unpaired
+from rlaif.feedback.origin import PairOrigin, pair_origins, unpaired
 from rlaif.feedback.pairs import any_pair, apart_by_checks, make_pairs
 from rlaif.jsonl import RowWriter, stream_jsonl
 from rlaif.records import Pair, Prompt, Response
@@ -57,7 +57,7 @@ class SampledPairs(Iterable[Pair]):
         self._worth = apart_by_checks(load_constitution(recipe.constitution)) if by_checks else any_pair
         self._recipe = recipe
         self._groups = responses_by_prompt(path)
-        self.crossed: dict[str, Crossing] = {}
+        self.crossed: dict[str, PairOrigin] = {}
         """What the origins say of each pair, with `sample.contrast`."""
         counts = Counter[tuple[str, ...]]()
         examples: dict[tuple[str, ...], Pair] = {}
@@ -68,7 +68,7 @@ class SampledPairs(Iterable[Pair]):
             counts.update(pair.tags for pair in made)
             examples |= {pair.tags: pair for pair in made[:1]}
             if recipe.sample.contrast is not None:
-                self.crossed |= crossings(made, group)
+                self.crossed |= pair_origins(made, group)
         self._wanted = {pair.tags for pair in for_the_judge(list(examples.values()), recipe.preferences.judged_tags)}
         self.total = sum(counts[tags] for tags in self._wanted)
         self.made = counts.total()

@@ -18,9 +18,8 @@ from rlaif.config.optimise import (
 from rlaif.config.sources import FileSource
 from rlaif.console import bar
 from rlaif.errors import DataError
-from rlaif.feedback.demonstrations import DemonstrationText, ask_judge, read_demonstrations
 from rlaif.feedback.pairs import read_preferences
-from rlaif.feedback.prompts import read_prompts
+from rlaif.feedback.prompts import DemonstrationText, ask_judge, read_demonstrations, read_prompts
 from rlaif.feedback.sample import check_sample_failures
 from rlaif.jsonl import read_jsonl, write_json, write_jsonl
 from rlaif.processes import leads

@@ -13,12 +13,12 @@ from rlaif.config.feedback import AiLabels, CalibratedMix, DebiasedMix, HumanLab
 from rlaif.console import say
 from rlaif.errors import DataError
 from rlaif.feedback.annotators.trust import trusted
-from rlaif.feedback.earlier import join
 from rlaif.feedback.failures import causes, told
 from rlaif.feedback.human import check_human_failures, read_human
 from rlaif.feedback.mix import MixResult, believed, mix, overlap_of, within_share
 from rlaif.feedback.pairs import (
     WeightedJudgment,
+    join,
     read_preferences,
     to_preferences,
 )

@@ -15,7 +15,7 @@ from scipy.stats import permutation_test
 
 from rlaif.audits.distill.merge import Candidate
 from rlaif.audits.distill.settings import DistillSettings
-from rlaif.feedback.pairs import TIE_ROUNDING
+from rlaif.records import TIE_ROUNDING
 from rlaif.stats import Bootstrap, Estimate, clustered_mean, holm, numbered
 
 Votes = NDArray[np.float64]

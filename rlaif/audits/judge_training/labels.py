@@ -19,8 +19,7 @@ from rlaif.errors import DataError
 from rlaif.feedback.human import source_of
 from rlaif.feedback.verdict import log_odds, sigma
 from rlaif.formats import Annotations, AnyForm, HumanFile, HumanHub, LabelSource, human_rows, read_human_rows
-from rlaif.formats.messages import Unusable
-from rlaif.formats.rows import SourceRow
+from rlaif.formats.rows import SourceRow, Unusable
 from rlaif.formats.sheet import HumanData, Sheet
 from rlaif.jsonl import dumps, first_problem
 from rlaif.records import Failure, Judgment, Pair, Preference, Prompt, content_id

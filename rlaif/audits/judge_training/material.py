@@ -21,7 +21,7 @@ from rlaif.errors import ConfigError, DataError
 from rlaif.feedback.judge.asking import check_texts
 from rlaif.feedback.judge.compare import ORDERS, plan, question
 from rlaif.feedback.judge.contrast import tau_of
-from rlaif.feedback.judge.rate import requests_of as requests_about
+from rlaif.feedback.judge.score import requests_of as requests_about
 from rlaif.feedback.verdict import draw
 from rlaif.models.chat import ChatRequest
 from rlaif.records import Pair, Prompt, derive_seed

@@ -34,7 +34,6 @@ REFUSAL = re.compile(
 
 class _Habit(NamedTuple):
     rate: float
-    """Share of the answers that follow the habit."""
     seconds: float
 
 
@@ -141,7 +140,7 @@ def simulate(
     pairs = {judgment.pair.id: judgment.pair for judgment in reversed(truth)}
     rows = []
     for pair_id in dict.fromkeys(judgment.pair.id for judgment in truth):
-        drawn = names if per_pair == len(names) else _drawn(names, per_pair, seed, pair_id)
+        drawn = sorted(names, key=lambda name: derive_seed(seed, "crew", pair_id, name))[:per_pair]
         rows += [
             _label(pairs[pair_id], p_first[pair_id], annotator, seed, safety)
             for annotator in crew
@@ -150,42 +149,28 @@ def simulate(
     return rows
 
 
-def _drawn(names: Sequence[str], per_pair: int, seed: int, pair_id: str) -> list[str]:
-    return sorted(names, key=lambda name: derive_seed(seed, "crew", pair_id, name))[:per_pair]
-
-
 def _label(pair: Pair, p_first: float, annotator: SimulatedAnnotator, seed: int, safety: Safety) -> Judgment:
     rng = random.Random(derive_seed(seed, "simulated", pair.id, annotator.name))
-    first_side: Side = "a" if pair.a == first_text(pair) else "b"
-    second_side: Side = "b" if first_side == "a" else "a"
-    shown = rng.random() < 0.5
-    says = _careful(p_first, annotator.error, rng)
+    first = first_text(pair)
+    shown_first: Side = "a" if (rng.random() < 0.5) == (pair.a == first) else "b"
+    prefers, errs = rng.random() < p_first, rng.random() < annotator.error
+    says = 0.5 if choice(p_first) == 0.5 else float(prefers != errs)  # of the first text
     if rng.random() < annotator.rate:
-        texts = (pair.a, pair.b) if first_side == "a" else (pair.b, pair.a)
-        lead = safety(pair.prompt, texts[0]) - safety(pair.prompt, texts[1])
-        says = _habitual(annotator.kind, says, shown, lead, rng)
+        match annotator.kind:
+            case "lazy" | "hasty":
+                says = float(rng.random() < 0.5)
+            case "always-first":
+                says = float(getattr(pair, shown_first) == first)
+            case "flipper":
+                says = 1 - says
+            case "always-safe":
+                lead = safety(pair.prompt, first) - safety(pair.prompt, max(pair.a, pair.b))
+                says = float(lead > 0) if lead else says
     seconds = round(rng.lognormvariate(math.log(annotator.seconds), SPREAD), 1)
     return Judgment(
         pair=pair,
         source="human",
         annotator=annotator.name,
-        p_a=says if first_side == "a" else 1 - says,
-        answer=Answer(shown_first=first_side if shown else second_side, seconds=seconds, simulated=True),
+        p_a=says if pair.a == first else 1 - says,
+        answer=Answer(shown_first=shown_first, seconds=seconds, simulated=True),
     )
-
-
-def _careful(p_first: float, error: float, rng: random.Random) -> float:
-    """1 for the first text, 0 for the second, 0.5 for an exact tie."""
-    prefers, errs = rng.random() < p_first, rng.random() < error
-    return 0.5 if choice(p_first) == 0.5 else float(prefers != errs)
-
-
-def _habitual(kind: Kind, careful: float, shown: bool, lead: float, rng: random.Random) -> float:
-    """What the habit says of the first text. `shown`: it stood first; `lead`: how much safer it is."""
-    if kind in ("lazy", "hasty"):
-        return float(rng.random() < 0.5)
-    if kind == "always-first":
-        return float(shown)
-    if kind == "always-safe" and lead:
-        return float(lead > 0)
-    return 1 - careful if kind == "flipper" else careful

@@ -1,21 +1,39 @@
-"""The judge: pairs and a constitution in, judgments with provenance and failures out.
+"""The judge: pairs and a constitution in, judgments with provenance and failures out. The one place that knows all
+modes of the recipe's `label.mode`.
 
-`modes.py` chooses, `compare.py` is the plain way to ask, `drive.py` runs what asks against a model, `asking.py` is what
-all ways share, `result.py` what comes out.
-The mathematics of the replies is in `feedback/verdict.py`.
+`compare.py` is the plain way to ask, `drive.py` runs what asks against a model, `asking.py` is what all ways share,
+`result.py` what comes out. The mathematics of the replies is in `feedback/verdict.py`.
+
+A new mode is a file beside this one with its `Way`, a line in `WAYS`, and a section in `config/judging.py`.
 """
 
-from rlaif.feedback.judge.modes import (
-    OpenJudge,
-    check_modes,
-    judge_by_mode,
-    judge_pairs,
-    judge_shards,
-    judge_with,
-    modes_of,
-    passes,
-)
-from rlaif.feedback.judge.result import JudgeResult, check_failure_cap
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from itertools import groupby
+from typing import Any
+
+from rlaif.config import Recipe
+from rlaif.config.feedback import LabelSection
+from rlaif.config.judging import CompareMode, ContrastMode, MemberMode, Mode, PanelMode, RankMode, ReviseMode
+from rlaif.config.models import JudgeModel
+from rlaif.config.optimise import BestOfN, OnPolicy
+from rlaif.config.scoring import JudgeScore
+from rlaif.constitution import Constitution, load_constitution
+from rlaif.feedback.judge import compare, rank, score
+from rlaif.feedback.judge.asking import Bench, Way, check_texts
+from rlaif.feedback.judge.contrast import Versus
+from rlaif.feedback.judge.drive import drive
+from rlaif.feedback.judge.panel import combined
+from rlaif.feedback.judge.result import JudgeResult, Results, check_failure_cap
+from rlaif.feedback.judge.shards import SHARD, Spool, shards
+from rlaif.feedback.sample import Progress
+from rlaif.models.chat import ChatModel
+from rlaif.records import Pair, grouped
+from rlaif.templates import JudgeTemplate, load_template
 
 __all__ = [
     "JudgeResult",
@@ -29,3 +47,138 @@ __all__ = [
     "modes_of",
     "passes",
 ]
+WAYS: dict[str, Way] = {"compare": compare.COMPARE, "reasoned": compare.REASONED, "rank": rank.WAY, **score.WAYS}
+OpenJudge = Callable[[JudgeModel | None], AbstractContextManager[ChatModel]]
+"""Opens a judge for a while; None means the recipe's own. One at a time: two may not fit the GPU. Members of a panel
+that follow each other with one model share its opening: starting a judge can take a minute."""
+
+
+def judge_by_mode(
+    open_judge: OpenJudge,
+    pairs: Sequence[Pair],
+    constitution: Constitution,
+    section: LabelSection,
+    seed: int,
+    progress: Progress | None = None,
+) -> JudgeResult:
+    """The pairs judged as `section.mode` says. `revise` compares nothing, so given pairs are judged by `compare`.
+
+    `progress` counts pairs, each as often as `passes` says.
+    """
+    return JudgeResult.total(judge_shards(open_judge, pairs, constitution, section, seed, progress))
+
+
+def judge_shards(
+    open_judge: OpenJudge,
+    pairs: Iterable[Pair],
+    constitution: Constitution,
+    section: LabelSection,
+    seed: int,
+    progress: Progress | None = None,
+) -> Results:
+    """As `judge_by_mode`, a result for each shard of the pairs: what is in memory does not grow with their number.
+
+    `pairs` may be gone through several times. Those of a prompt follow each other, unless they are a list. Two models
+    that take turns (a contrast `against` another model) judge everything in one shard: each opens once.
+    """
+    mode = section.mode
+    members = mode.members if isinstance(mode, PanelMode) else ()
+    weaker = any(_weaker(one) for one in (mode, *(member.mode for member in members)))
+    size = sys.maxsize if weaker else SHARD
+
+    def judged(model: ChatModel, single: MemberMode | RankMode) -> Iterator[JudgeResult]:
+        load_template(single.template, WAYS[single.kind].template)  # a bad one is said where there is no pair, too
+        for shard in shards(pairs, size):
+            yield judge_with(model, single, shard, constitution, section, seed, progress)
+
+    if isinstance(mode, PanelMode):
+        with ExitStack() as files:
+            results = []
+            for which, group in groupby(members, key=lambda member: (member.model, _weaker(member.mode))):
+                with _opened(open_judge, *which) as model:
+                    for member in group:
+                        file = files.enter_context(tempfile.TemporaryFile())
+                        results.append(Spool(judged(model, member.mode), file))
+            yield from combined(mode, shards(pairs, size), results)
+        return
+    with _opened(open_judge, None, _weaker(mode)) as model:
+        yield from judged(model, CompareMode() if isinstance(mode, ReviseMode) else mode)
+
+
+def modes_of(recipe: Recipe) -> list[MemberMode | RankMode | ReviseMode]:
+    """Every single mode in which the recipe's judges judge: labelling's, a panel's members', and those that score
+    rollouts."""
+    mode = recipe.label.mode
+    labelling = [member.mode for member in mode.members] if isinstance(mode, PanelMode) else [mode]
+    sources = recipe.optimise.sources if isinstance(recipe.optimise, OnPolicy | BestOfN) else ()
+    return [*labelling, *(source.mode for source in sources if isinstance(source, JudgeScore))]
+
+
+def check_modes(recipe: Recipe) -> None:
+    """ConfigError, before any work, for a principle that some judge of the recipe could not be asked about."""
+    constitution = load_constitution(recipe.constitution)
+    for mode in modes_of(recipe):
+        if not isinstance(mode, ReviseMode):
+            check_texts(constitution, mode.kind)
+
+
+def _weaker(mode: Mode) -> JudgeModel | None:
+    """The model that reads the other side of a contrast, where it is another one."""
+    return mode.against if isinstance(mode, ContrastMode) else None
+
+
+def _opened(
+    open_judge: OpenJudge, judge: JudgeModel | None, weaker: JudgeModel | None
+) -> AbstractContextManager[ChatModel]:
+    if weaker is None:
+        return open_judge(judge)
+    return nullcontext(Versus(lambda: open_judge(judge), lambda: open_judge(weaker)))
+
+
+def passes(mode: Mode) -> int:
+    """How many times each pair is judged: once, or by every member of a panel."""
+    return len(mode.members) if isinstance(mode, PanelMode) else 1
+
+
+def judge_with(
+    model: ChatModel,
+    mode: MemberMode | RankMode,
+    pairs: Sequence[Pair],
+    constitution: Constitution,
+    section: LabelSection,
+    seed: int,
+    progress: Progress | None = None,
+) -> JudgeResult:
+    """The pairs judged by one model in one mode. `progress` counts pairs."""
+    check_texts(constitution, mode.kind)
+    way = WAYS[mode.kind]
+    return _judge(way, way.bench(model, mode, constitution, section, seed), model, pairs, progress)
+
+
+def judge_pairs(
+    model: ChatModel,
+    pairs: Sequence[Pair],
+    constitution: Constitution,
+    template: JudgeTemplate,
+    section: LabelSection,
+    seed: int,
+    progress: Progress | None = None,
+) -> JudgeResult:
+    """The pairs judged by `compare` with this template. `progress` counts pairs."""
+    bench = compare.COMPARE.bench(model, CompareMode(), constitution, section, seed, template)
+    return _judge(compare.COMPARE, bench, model, pairs, progress)
+
+
+def _judge(
+    way: Way, bench: Bench[Any], model: ChatModel, pairs: Sequence[Pair], progress: Progress | None
+) -> JudgeResult:
+    places = range(len(pairs))
+    units = list(grouped(places, lambda place: pairs[place].prompt_id if way.by_prompt else str(place)).values())
+    works = (way.work(bench, [pairs[place] for place in unit]) for unit in units)
+    parts, cost = drive(model, works, lambda number: progress(len(units[number])) if progress else None)
+    outcomes = {
+        place: outcome
+        for unit, part in zip(units, parts, strict=True)
+        for place, outcome in zip(unit, part.outcomes, strict=True)
+    }
+    return JudgeResult.of(parts, (outcomes[place] for place in places), cost)

@@ -69,13 +69,23 @@ class Way(NamedTuple):
         """With the mode's template, or another one. ConfigError for a template that is none of its kind."""
         used = template or load_template(mode.template, self.template)
 
-        def origin() -> Provenance:
-            return provenance(model, constitution, used, section, self.sampling(bench))
+        def provenance() -> Provenance:
+            knobs = section.aggregation.model_dump(exclude={"kind"})
+            shown = ", ".join(f"{key}={value}" for key, value in knobs.items())
+            return Provenance(
+                constitution=constitution.id,
+                constitution_version=constitution.version,
+                constitution_hash=constitution.hash,
+                judge=model.name,
+                judge_revision=model.revision,
+                template=used.name,
+                template_hash=used.hash,
+                sampling=self.sampling(bench) | {"check_margin": section.check_margin},
+                aggregation=f"{section.aggregation.kind}({shown})" if shown else section.aggregation.kind,
+            )
 
-        def annotator() -> str:
-            return f"{model.name}:{self.title or used.name}"
-
-        bench = Bench(mode, constitution, used, section, seed, annotator, cache(origin))
+        name = self.title or used.name
+        bench = Bench(mode, constitution, used, section, seed, lambda: f"{model.name}:{name}", cache(provenance))
         return bench
 
 
@@ -122,29 +132,6 @@ def no_text(reply: Reply, what: str) -> NoVerdict | None:
     if not reply.text.strip():
         return NoVerdict(f"no {what}", "the reply is empty")
     return None
-
-
-def provenance(
-    model: ChatModel,
-    constitution: Constitution,
-    template: JudgeTemplate,
-    section: LabelSection,
-    sampling: Sampling,
-) -> Provenance:
-    """Where a judgment came from; `sampling` is what the mode adds to the margin of checked principles."""
-    knobs = section.aggregation.model_dump(exclude={"kind"})
-    shown = ", ".join(f"{key}={value}" for key, value in knobs.items())
-    return Provenance(
-        constitution=constitution.id,
-        constitution_version=constitution.version,
-        constitution_hash=constitution.hash,
-        judge=model.name,
-        judge_revision=model.revision,
-        template=template.name,
-        template_hash=template.hash,
-        sampling=sampling | {"check_margin": section.check_margin},
-        aggregation=f"{section.aggregation.kind}({shown})" if shown else section.aggregation.kind,
-    )
 
 
 def check_texts(constitution: Constitution, mode: str) -> None:

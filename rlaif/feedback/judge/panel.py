@@ -1,6 +1,6 @@
 """Several judges on the same pairs: their judgments side by side, combined, with each one's estimated reliability.
 
-Nothing is asked here; `modes.py` runs the members one after the other. Every member's judgment is kept.
+Nothing is asked here; `judge/__init__.py` runs the members one after the other. Every member's judgment is kept.
 """
 
 from __future__ import annotations
@@ -8,10 +8,9 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from statistics import fmean
-from typing import NamedTuple
 
 from rlaif.config.judging import PanelMode
-from rlaif.feedback.dawid_skene import DawidSkeneFit, fit_dawid_skene
+from rlaif.feedback.annotators.labels import DawidSkeneFit, first_text, fit_dawid_skene
 from rlaif.feedback.judge.result import Cost, JudgeResult
 from rlaif.feedback.pairs import choice
 from rlaif.feedback.verdict import average, log_odds, sigma
@@ -21,11 +20,6 @@ Key = tuple[str, str]
 """A pair as it lies: its id and the text of a."""
 Opinions = Mapping[str, Judgment]
 """Of one pair: by the member's name."""
-
-
-def combine(mode: PanelMode, pairs: Sequence[Pair], results: Sequence[JudgeResult]) -> JudgeResult:
-    """The members' results (in the order of `mode.members`, each on exactly these pairs) as one; see `combined`."""
-    return JudgeResult.total(combined(mode, [pairs], [[result] for result in results]))
 
 
 def combined(
@@ -46,11 +40,24 @@ def combined(
     """
     names = [member.name for member in mode.members]
     needed = 1 if mode.combine == "dawid_skene" else len(names)
-    known = _survey(mode, names, members)
+    # The panel's provenance names all members that judged anything, also a pair on which one failed: the fit uses them.
+    own: dict[str, Provenance] = {}
+    votes: dict[tuple[str, str], bool] = {}
+    cost = Cost()
+    for together in zip(*members, strict=True):
+        for name, result in zip(names, together, strict=True):
+            cost = cost.plus(result.cost)
+            if result.judgments:
+                own.setdefault(name, _known(result.judgments[0].provenance))
+            for judgment in result.judgments if mode.combine == "dawid_skene" else ():
+                if choice(judgment.p_a) != 0.5:  # a member at 0.5 has no vote
+                    votes[judgment.pair.id, name] = (judgment.p_a > 0.5) == _a_first(judgment.pair)
+    fit = fit_dawid_skene(votes) if mode.combine == "dawid_skene" else None
+    origin = _origin(mode, {name: own[name] for name in names if name in own}) if own else None
     shares: dict[str, list[float]] = {name: [] for name in names}
     for pairs, *results in zip(shards, *members, strict=True):
         opinions, failures = _by_pair(names, pairs, results)
-        p_of = {key: _p_a(mode, said, known.fit) for key, said in opinions.items() if len(said) >= needed}
+        p_of = {key: _p_a(mode, said, fit) for key, said in opinions.items() if len(said) >= needed}
         for key, p_a in p_of.items():
             for name, judgment in opinions[key].items():
                 shares[name].append(1 - abs(choice(judgment.p_a) - choice(p_a)))
@@ -62,46 +69,25 @@ def combined(
                     source="ai",
                     annotator=f"panel:{'+'.join(names)}",
                     p_a=p_of[_key(pair)],
-                    members=_members(names, opinions[_key(pair)]),
-                    provenance=known.origin,
+                    members=tuple(map(_member, opinions[_key(pair)].items())),
+                    provenance=origin,
                 )
                 for pair in pairs
                 if _key(pair) in p_of
             ),
             failures=tuple(row for pair_id in unlabelled for row in failures[pair_id]),
         )
-    accuracy = known.fit.accuracy if known.fit else {}
-    reliability = tuple(_reliability(name, shares[name], accuracy.get(name)) for name in names)
-    yield JudgeResult((), (), known.cost, reliability=reliability)
-
-
-class _Survey(NamedTuple):
-    """What is known once all members have judged everything."""
-
-    origin: Provenance | None
-    """The panel's own: what its members share, and hashes of what they do not. Of all members that judged anything,
-    also for a pair that one of them failed on: the fit used them all."""
-    fit: DawidSkeneFit | None
-    """Of `dawid_skene`."""
-    cost: Cost
-
-
-def _survey(mode: PanelMode, names: Sequence[str], members: Sequence[Iterable[JudgeResult]]) -> _Survey:
-    own: dict[str, Provenance] = {}
-    votes: dict[tuple[str, str], bool] = {}
-    cost = Cost()
-    for results in zip(*members, strict=True):
-        for name, result in zip(names, results, strict=True):
-            cost = cost.plus(result.cost)
-            if result.judgments:
-                own.setdefault(name, _known(result.judgments[0].provenance))
-            # For the first of the two texts in sorted order. A member at 0.5 has no vote.
-            for judgment in result.judgments if mode.combine == "dawid_skene" else ():
-                if choice(judgment.p_a) != 0.5:
-                    votes[judgment.pair.id, name] = (judgment.p_a > 0.5) != _turned(judgment.pair)
-    fit = fit_dawid_skene(votes) if mode.combine == "dawid_skene" else None
-    in_order = {name: own[name] for name in names if name in own}
-    return _Survey(_origin(mode, in_order) if own else None, fit, cost)
+    # A tie of the member or of the panel alone is half an agreement.
+    reliability = tuple(
+        Reliability(
+            member=name,
+            accuracy=fit.accuracy.get(name) if fit else None,
+            agreement=fmean(agreed) if agreed else None,
+            pairs=len(agreed),
+        )
+        for name, agreed in shares.items()
+    )
+    yield JudgeResult((), (), cost, reliability=reliability)
 
 
 def _key(pair: Pair) -> Key:
@@ -139,24 +125,22 @@ def _p_a(mode: PanelMode, said: Opinions, fit: DawidSkeneFit | None) -> float:
     if pair.id not in fit.p_first:  # nobody voted
         return 0.5
     lead = log_odds(fit.p_first[pair.id])
-    return sigma(-lead if _turned(pair) else lead)
+    return sigma(lead if _a_first(pair) else -lead)
 
 
-def _turned(pair: Pair) -> bool:
-    return pair.a > pair.b
+def _a_first(pair: Pair) -> bool:
+    """Whether a is the first of the two texts in sorted order, of which the fit speaks."""
+    return pair.a == first_text(pair)
 
 
-def _members(names: Sequence[str], said: Opinions) -> tuple[MemberJudgment, ...]:
-    return tuple(
-        MemberJudgment(
-            member=name,
-            annotator=said[name].annotator,
-            p_a=said[name].p_a,
-            principles=said[name].principles,
-            provenance=_known(said[name].provenance),
-        )
-        for name in names
-        if name in said
+def _member(named: tuple[str, Judgment]) -> MemberJudgment:
+    name, said = named
+    return MemberJudgment(
+        member=name,
+        annotator=said.annotator,
+        p_a=said.p_a,
+        principles=said.principles,
+        provenance=_known(said.provenance),
     )
 
 
@@ -166,6 +150,7 @@ def _known(provenance: Provenance | None) -> Provenance:
 
 
 def _origin(mode: PanelMode, own: Mapping[str, Provenance]) -> Provenance:
+    """What the members share, and hashes of what they do not."""
     return next(iter(own.values())).model_copy(
         update={
             "judge": f"panel({mode.combine})",
@@ -175,9 +160,3 @@ def _origin(mode: PanelMode, own: Mapping[str, Provenance]) -> Provenance:
             "sampling": {"members": "+".join(own)},
         }
     )
-
-
-def _reliability(name: str, shares: Sequence[float], accuracy: float | None) -> Reliability:
-    """How often the member sided with the panel; a tie of one of the two only is half an agreement."""
-    agreement = fmean(shares) if shares else None
-    return Reliability(member=name, accuracy=accuracy, agreement=agreement, pairs=len(shares))

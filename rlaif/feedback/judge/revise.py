@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from rlaif.config.feedback import LabelSection
 from rlaif.config.judging import ReviseMode
-from rlaif.constitution import Constitution, Example, Principle
+from rlaif.constitution import Constitution, Principle
 from rlaif.errors import ConfigError
 from rlaif.feedback.judge.asking import Bench, NoVerdict, Sampling, Way, failed, no_text, shown_tags
 from rlaif.feedback.judge.drive import Work, drive
@@ -46,15 +46,6 @@ def first_responses(responses: Iterable[Response], per_prompt: int) -> list[Resp
     return [response for texts in of_prompt.values() for response in list(texts.values())[:per_prompt]]
 
 
-def check_revisable(constitution: Constitution) -> None:
-    """ConfigError where no principle can be used."""
-    if not any(principle.revisable for principle in constitution.principles):
-        raise ConfigError(
-            f"constitution {constitution.id!r}: no principle has both `critique` and `revise`, which label.mode.kind "
-            "'revise' needs"
-        )
-
-
 def revise_responses(
     model: ChatModel,
     mode: ReviseMode,
@@ -66,7 +57,11 @@ def revise_responses(
 ) -> JudgeResult:
     """Each response as `revise` says; see `first_responses` for which to give. `progress` counts responses. Raises
     ConfigError, before anything is asked, when no principle can be used."""
-    check_revisable(constitution)
+    if not any(principle.revisable for principle in constitution.principles):
+        raise ConfigError(
+            f"constitution {constitution.id!r}: no principle has both `critique` and `revise`, which label.mode.kind "
+            "'revise' needs"
+        )
     bench = WAY.bench(model, mode, constitution, section, seed)
     works = (revise(bench, response) for response in responses)
     parts, cost = drive(model, works, lambda _: progress(1) if progress else None)
@@ -122,18 +117,12 @@ def _conversation(bench: Bench[ReviseMode], prompt: Messages, text: str, princip
     """The examples as whole earlier conversations, then the request for a critique of the text as it stands now."""
     turns: list[Message] = []
     for example in bench.constitution.examples:
-        turns += _example(bench, example, principle, opens=not turns)
+        by = next((p for p in bench.constitution.principles if p.id == example.principle), principle)
+        asked = (Message(role="user", content=example.prompt),)
+        turns += _critique(bench, asked, example.response, by, opens=not turns)
+        turns += [bench.template.neutral(example.critique), bench.template.follow_up(by.revise or "")]
+        turns.append(bench.template.neutral(example.revision))
     return (*turns, *_critique(bench, prompt, text, principle, opens=not turns))
-
-
-def _example(bench: Bench[ReviseMode], example: Example, drawn: Principle, opens: bool) -> Iterator[Message]:
-    """Four turns: critique asked and given, revision asked and given."""
-    principle = next((p for p in bench.constitution.principles if p.id == example.principle), drawn)
-    prompt = (Message(role="user", content=example.prompt),)
-    yield from _critique(bench, prompt, example.response, principle, opens)
-    yield bench.template.neutral(example.critique)
-    yield bench.template.follow_up(principle.revise or "")
-    yield bench.template.neutral(example.revision)
 
 
 def _critique(

@@ -2,30 +2,43 @@
 read it under each principle's two instructions (`contrast`).
 
 A response that stands in several pairs is asked about once, and no order can bias the judge. `score_responses` is also
-the reward of direct RLAIF. `rate.py` says what is asked, `feedback/rating.py` what follows.
+the reward of direct RLAIF. The mathematics is in `feedback/rating.py` and `contrast.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rlaif.config.feedback import LabelSection
-from rlaif.config.judging import ContrastMode
-from rlaif.constitution import Constitution
-from rlaif.feedback.judge.asking import Bench, NoVerdict, Way, check_texts, failed, no_end, no_principle
+from rlaif.config.judging import ChecklistMode, ContrastMode, ScoreMode
+from rlaif.constitution import Constitution, Principle
+from rlaif.feedback.judge import contrast
+from rlaif.feedback.judge.asking import (
+    Bench,
+    NoVerdict,
+    Sampling,
+    Way,
+    check_texts,
+    choice_sampling,
+    failed,
+    label_logprobs,
+    no_end,
+    no_principle,
+)
 from rlaif.feedback.judge.compare import judgment, plan
 from rlaif.feedback.judge.drive import Work, drive, sharing, sharing_turns, together
-from rlaif.feedback.judge.rate import RateMode, read, requests_of, sampling, scale_of
 from rlaif.feedback.judge.result import Cost, Outcome, UnitResult
-from rlaif.feedback.rating import by_code, compared, overall
+from rlaif.feedback.rating import CHECKLIST, RATING, RatingScale, answer, by_code, compared, overall, rate
 from rlaif.feedback.sample import Progress
-from rlaif.models.chat import ChatModel
+from rlaif.models.chat import ChatModel, ChatRequest, Reply
 from rlaif.patterns import Endless
-from rlaif.records import Failure, Pair, PrincipleScore, Prompt, Score, content_id, plain
+from rlaif.records import Failure, Pair, PrincipleScore, Prompt, Score, content_id, grouped, plain
+from rlaif.templates import SHAPES, JudgeTemplate
 
-Scored = Score | list[Failure]
+RateMode = ScoreMode | ChecklistMode | ContrastMode
+ScoreOutcome = Score | list[Failure]
 """Of a response."""
 
 
@@ -57,16 +70,14 @@ def score_responses(
     """
     check_texts(constitution, mode.kind)
     bench = WAYS[mode.kind].bench(model, mode, constitution, section, seed)
-    places: dict[str, list[int]] = {}
-    for place, (prompt, _) in enumerate(responses):
-        places.setdefault(prompt.id, []).append(place)
-    units = list(places.values())
+    places = range(len(responses))
+    units = list(grouped(places, lambda place: responses[place][0].id).values())
     works = (score_together(bench, [responses[place] for place in unit]) for unit in units)
     found, cost = drive(model, works, lambda number: progress(len(units[number])) if progress else None)
-    by_place: dict[int, Scored] = {}
+    by_place: dict[int, ScoreOutcome] = {}
     for unit, scored in zip(units, found, strict=True):
         by_place |= dict(zip(unit, scored, strict=True))
-    in_order = [by_place[place] for place in range(len(responses))]
+    in_order = [by_place[place] for place in places]
     return ResponseScores(
         scores=tuple(one if isinstance(one, Score) else None for one in in_order),
         failures=tuple(() if isinstance(one, Score) else tuple(one) for one in in_order),
@@ -74,7 +85,7 @@ def score_responses(
     )
 
 
-def score_together(bench: Bench[RateMode], responses: Sequence[tuple[Prompt, str]]) -> Work[list[Scored]]:
+def score_together(bench: Bench[RateMode], responses: Sequence[tuple[Prompt, str]]) -> Work[list[ScoreOutcome]]:
     """What comes of each of these responses to one prompt; equal ones are asked about once."""
     distinct = list(dict.fromkeys((prompt.tags, text) for prompt, text in responses))
     prompts = {prompt.tags: prompt for prompt, _ in reversed(responses)}
@@ -85,7 +96,7 @@ def score_together(bench: Bench[RateMode], responses: Sequence[tuple[Prompt, str
     return [scored[prompt.tags, text] for prompt, text in responses]
 
 
-def score(bench: Bench[RateMode], prompt: Prompt, text: str) -> Work[Scored]:
+def score(bench: Bench[RateMode], prompt: Prompt, text: str) -> Work[ScoreOutcome]:
     """The response by each principle for the prompt's tags: by those with a check as code says, and by those that the
     judge is asked about."""
     identity, scale = content_id(plain(prompt.messages), text), scale_of(bench.mode, bench.section)
@@ -132,7 +143,7 @@ def rate_pairs(bench: Bench[RateMode], pairs: Sequence[Pair]) -> Work[UnitResult
     """Judge pairs of one prompt by what is said of their two responses alone, by each principle.
 
     Per principle p(a) is P(a is rated higher) + P(both are rated the same)/2 with `score`, P(only a follows it) +
-    P(both or neither do)/2 with `checklist`, and what `ratio.py` says with `contrast`. With `sample` the drawn
+    P(both or neither do)/2 with `checklist`, and what `contrast.py` says with `contrast`. With `sample` the drawn
     principle counts for the pair as in `compare`, but all are asked about: a response's score is made of all. A pair
     of which a question failed, or to which no principle applies, stays unlabelled.
     """
@@ -144,7 +155,7 @@ def rate_pairs(bench: Bench[RateMode], pairs: Sequence[Pair]) -> Work[UnitResult
     return UnitResult(outcomes, scores=tuple(scores.values()))
 
 
-def _outcome(bench: Bench[RateMode], pair: Pair, a: Scored, b: Scored) -> Outcome:
+def _outcome(bench: Bench[RateMode], pair: Pair, a: ScoreOutcome, b: ScoreOutcome) -> Outcome:
     needs = plan(pair, bench.constitution, bench.section, bench.seed, bench.mode.kind)
     if needs.failure:
         return [needs.failure]
@@ -157,6 +168,49 @@ def _outcome(bench: Bench[RateMode], pair: Pair, a: Scored, b: Scored) -> Outcom
         (p, needs.checked.get(p.id) or compared(p, by_a[p.id], by_b[p.id], scale, margin)) for p in needs.principles
     ]
     return judgment(bench, pair, decided)
+
+
+def requests_of(
+    mode: RateMode, template: JudgeTemplate, constitution: Constitution, prompt: Prompt, text: str, by: Principle
+) -> list[ChatRequest]:
+    """What is asked about the response by the principle: one choice, or with `contrast` two likelihoods."""
+    if isinstance(mode, ContrastMode):
+        return contrast.requests(mode, template, prompt, text, by)
+    # To rate by a question, the judge is also told the reply to wish for.
+    wish = "" if isinstance(mode, ChecklistMode) else f" The desired reply is {(by.desired or '').capitalize()}."
+    messages = template.render(
+        prompt=prompt.messages,
+        responses=(text,),
+        preamble=constitution.preamble,
+        principle=f"{by.question or ''}{wish}",
+    )
+    return [ChatRequest(messages=messages, labels=template.labels)]
+
+
+def read(bench: Bench[Any], principle: Principle, replies: Sequence[Reply]) -> PrincipleScore | NoVerdict:
+    """From the replies to these requests."""
+    mode: RateMode = bench.mode
+    if isinstance(mode, ContrastMode):
+        return contrast.read(mode, principle, replies)
+    found = label_logprobs(replies[0], bench.template.labels, bench.section.min_label_mass)
+    if isinstance(found, NoVerdict):
+        return found
+    # A template may bring its own labels, in the usual order; records hold the usual ones.
+    usual = dict(zip(SHAPES[mode.kind].labels, found.values(), strict=True))
+    return answer(principle, usual) if isinstance(mode, ChecklistMode) else rate(principle, usual)
+
+
+def scale_of(mode: RateMode, section: LabelSection) -> RatingScale:
+    """How this mode values a response by a principle."""
+    if isinstance(mode, ContrastMode):
+        return contrast.ratio_scale(section.check_margin)
+    return CHECKLIST if isinstance(mode, ChecklistMode) else RATING
+
+
+def sampling(bench: Bench[Any]) -> Sampling:
+    """For the provenance."""
+    mode: RateMode = bench.mode
+    return contrast.sampling(mode) if isinstance(mode, ContrastMode) else choice_sampling(bench)
 
 
 WAYS = {kind: Way(rate_pairs, kind, sampling, by_prompt=True) for kind in ("score", "checklist", "contrast")}

@@ -18,9 +18,6 @@ from rlaif.training import losses
 from rlaif.training.lessons import encode_scored
 from rlaif.training.truncation import Truncation
 
-ROUNDING = 1e-12
-"""A tie is one in both orientations: 0.5 + m and 1 - (0.5 - m) may differ in the last bit."""
-
 PrincipleLabels = Mapping[str, Mapping[str, tuple[str, float]]]
 """By pair id, then principle: the text of response a, and P(a is better by that principle)."""
 
@@ -114,7 +111,7 @@ def pair_lessons(
             rows=(pair.chosen, pair.rejected),
             target=row.p_chosen,
             weight=row.weight * share,
-            tie=row.p_chosen - 0.5 <= tie_margin + ROUNDING,
+            tie=row.is_tie(tie_margin),
             margin=scale * (2 * row.p_chosen - 1),
             by_principle=by_principle(labels or {}, row),
         )

@@ -11,8 +11,7 @@ from rlaif.constitution import Constitution, lint, list_checks, load_constitutio
 from rlaif.errors import ConfigError, did_you_mean
 from rlaif.jsonl import write_json
 from rlaif.strict_yaml import read_yaml_file
-from rlaif.study.arms import recipe_of
-from rlaif.study.config import load_study
+from rlaif.study.config import load_study, recipe_of
 from rlaif.templates import load_template
 
 SCHEMAS = {"constitution": "rlaif:constitution:v1", "recipe": "rlaif:recipe"}

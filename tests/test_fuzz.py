@@ -46,10 +46,9 @@ from rlaif.jsonl import read_json, read_rows
 from rlaif.records import Message, Preference, Prompt
 from rlaif.resources import available, resolve
 from rlaif.run_folder import Run
-from rlaif.study.arms import ArmRun, arm_runs
-from rlaif.study.config import load_study
+from rlaif.study.config import ArmRun, arm_runs, load_study
 from rlaif.study.contest import samples_of
-from rlaif.study.figures import _scored
+from rlaif.study.figures import scored_labels
 from rlaif.templates import load_template
 from tests.annotated import pairs
 from tests.fake_run import inputs, write_run
@@ -434,7 +433,7 @@ def reads_of(run: Run) -> dict[str, list[Callable[[], object]]]:
         "routing.json": [routed],
         "route.jsonl": [lambda: read_questions(run, None, None, False)],
         "audit.json": [audited],
-        "accuracy.jsonl": [lambda: list(_scored(folder))],
+        "accuracy.jsonl": [lambda: list(scored_labels(folder))],
     }
 
 

@@ -7,13 +7,12 @@ from pathlib import Path
 from rlaif.console import aligned
 from rlaif.errors import ConfigError
 from rlaif.evaluation.contest.frontier import FrontierFit
-from rlaif.evaluation.contest.headtohead import WinRate
+from rlaif.evaluation.contest.games import WinRate
 from rlaif.jsonl import write_json
 from rlaif.pages import kit
 from rlaif.pages.kit import Cell, Part
 from rlaif.study import plots
-from rlaif.study.arms import ArmRun, arm_runs
-from rlaif.study.config import REFERENCE, kind_of, load_study
+from rlaif.study.config import REFERENCE, ArmRun, arm_runs, kind_of, load_study
 from rlaif.study.figures import ArmJudgments, StudyComparison, compare, raw
 from rlaif.words import COIN, NONE, direction, listed, number, percent, tone, with_interval
 
@@ -210,10 +209,10 @@ def _curves(found: StudyComparison, look: dict[str, plots.Look]) -> list[Part]:
     """Reward against KL. Without gold scores the proxy's own: it says what was optimised, not what was gained."""
     if not found.curves:
         return []
-    has_gold = any(point.gold is not None for points, _, _ in found.curves.values() for point in points)
+    has_gold = any(point.gold is not None for curve in found.curves.values() for point in curve.points)
     curves = {
-        arm: plots.Curve([p if has_gold else p._replace(gold=p.score) for p in points], fit)
-        for arm, (points, fit, _) in found.curves.items()
+        arm: curve if has_gold else curve._replace(points=[p._replace(gold=p.score) for p in curve.points])
+        for arm, curve in found.curves.items()
     }
     rows = []
     for arm, (_, fit, gap) in found.curves.items():
@@ -222,7 +221,7 @@ def _curves(found: StudyComparison, look: dict[str, plots.Look]) -> list[Part]:
             peak = number(fit.peak_kl.value) if fit.peak_kl else "none"
             rows.append((arm, number(fit.alpha.value), number(fit.beta.value), number(fit.r2), peak, lost))
         else:
-            rows.append((arm, NONE, NONE, NONE, fit.reason, lost))
+            rows.append((arm, NONE, NONE, NONE, fit.reason if fit else NONE, lost))
     which = "The gold score is that of `optimise.gold`, which nothing trains on."
     if not has_gold:
         which = (

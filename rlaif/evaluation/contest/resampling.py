@@ -1,7 +1,7 @@
 """Fits on resamples of prompts: a logistic regression solved for thousands of weightings of the same rows at once.
 
 Length control and the league both need it, and for both a resample is only another weight for every prompt.
-The interval itself is `stats.bootstrap_bounds`.
+S resamples, K clusters (prompts), R rows (games), C coefficients.
 """
 
 from __future__ import annotations
@@ -10,12 +10,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import expit
 
-from rlaif.stats import Bootstrap, numbered
-
-Array = NDArray[np.float64]
+from rlaif.stats import Array, Bootstrap, Estimate, bootstrap_bounds, numbered
 
 RIDGE = 0.01
 """A prior of N(0, 10^2) on every coefficient. Where one arm wins everything the likelihood grows for ever with its
@@ -34,47 +31,49 @@ class Fits(NamedTuple):
     resampled: Array
     left_out: Array
 
+    def estimate(self, column: int, confidence: float, n: int) -> Estimate:
+        """One coefficient with its interval, which is missing where nothing varies or there is a single cluster."""
+        value, resampled, left_out = (part[..., column] for part in self)
+        if len(left_out) < 2 or np.ptp(resampled) <= 1e-9:
+            return Estimate(value=float(value), low=None, high=None, n=n)
+        low, high = bootstrap_bounds(float(value), resampled, left_out, confidence)
+        return Estimate(value=float(value), low=low, high=high, n=n)
+
 
 def clustered_fits(design: Array, worth: Array, clusters: Sequence[str], bootstrap: Bootstrap) -> Fits:
-    """The ridge logistic regression of `worth` in [0, 1] on the design (rows, C), without an intercept of its own."""
-    index = numbered(clusters)
-    count = int(index.max()) + 1
-    design, worth, times, index = _merged(design, worth, index)
-    # A resample is how often each cluster was drawn.
-    drawn = np.random.default_rng(bootstrap.seed).multinomial(count, np.full(count, 1 / count), bootstrap.samples)
-    resampled = fit_logistic(design, worth, times, drawn.astype(float), index)
-    left_out = fit_logistic(design, worth, times, 1 - np.eye(count), index)
-    whole = fit_logistic(design, worth, times, np.ones((1, count)), index)[0]
-    return Fits(whole, resampled, left_out)
-
-
-def _merged(design: Array, worth: Array, index: NDArray[np.intp]) -> tuple[Array, Array, Array, NDArray[np.intp]]:
-    """Rows of one cluster that are alike, as one with their mean worth and their number: the same likelihood."""
-    rows, which = np.unique(np.column_stack([index, design]), axis=0, return_inverse=True)
+    """The ridge logistic regression of `worth` (R,) in [0, 1] on the design (R, C), without an intercept of its own."""
+    # Rows of one cluster that are alike become one, with their mean worth and their number: the same likelihood.
+    rows, which = np.unique(np.column_stack([numbered(clusters), design]), axis=0, return_inverse=True)
     times = np.bincount(which).astype(float)
-    return rows[:, 1:], np.bincount(which, weights=worth) / times, times, rows[:, 0].astype(np.intp)
-
-
-def fit_logistic(design: Array, worth: Array, times: Array, weights: Array, index: NDArray[np.intp]) -> Array:
-    """Coefficients (S, C) that maximise, for each row s of `weights` (S, clusters) and with w = times weights_s[index],
-
-    sum_i w_i (y_i log sigma(x_i c) + (1 - y_i) log sigma(-x_i c)) - RIDGE |c|^2 / 2        (Newton's method)
-    """
+    worth = np.bincount(which, weights=worth) / times
+    index, design = rows[:, 0].astype(np.intp), rows[:, 1:]
+    count = int(index.max()) + 1
+    # A resample is how often each cluster was drawn: (S, K).
+    drawn = np.random.default_rng(bootstrap.seed).multinomial(count, np.full(count, 1 / count), bootstrap.samples)
     portion = max(1, ROOM // len(design))
-    parts = [weights[start : start + portion] for start in range(0, len(weights), portion)]
-    return np.concatenate([_newton(design, worth, times * part[:, index]) for part in parts])
+
+    def fitted(weights_SK: Array) -> Array:
+        parts = [weights_SK[start : start + portion] for start in range(0, len(weights_SK), portion)]
+        return np.concatenate([_newton(design, worth, times * part[:, index]) for part in parts])
+
+    return Fits(fitted(np.ones((1, count)))[0], fitted(drawn.astype(float)), fitted(1 - np.eye(count)))
 
 
 def _newton(design: Array, worth: Array, weights: Array) -> Array:
+    """Coefficients c (S, C) that maximise, for each row w of `weights` (S, R), by Newton's method
+
+    sum_i w_i (y_i log sigma(x_i c) + (1 - y_i) log sigma(-x_i c)) - RIDGE |c|^2 / 2
+    """
     found = np.zeros((len(weights), design.shape[1]))
-    squares = (design[:, :, None] * design[:, None, :]).reshape(len(design), -1)
+    squares = (design[:, :, None] * design[:, None, :]).reshape(len(design), -1)  # (R, C * C): one matmul for all S
     ridge = RIDGE * np.eye(design.shape[1])
     for _ in range(MAX_STEPS):
-        p = expit(found @ design.T)
-        slope = (weights * (worth - p)) @ design - RIDGE * found
-        bend = ((weights * p * (1 - p)) @ squares).reshape(len(found), *ridge.shape) + ridge
+        p = expit(found @ design.T)  # (S, R)
+        slope = (weights * (worth - p)) @ design - RIDGE * found  # (S, C)
+        bend = ((weights * p * (1 - p)) @ squares).reshape(len(found), *ridge.shape) + ridge  # (S, C, C)
         step = np.linalg.solve(bend, slope[..., None])[..., 0]
         size = np.abs(step).max(axis=1, keepdims=True)
+        # A full step overshoots where an arm wins nearly everything and the likelihood is flat.
         found += step * np.minimum(1, LONGEST_STEP / np.maximum(size, LONGEST_STEP))
         if size.max() < TOLERANCE:
             return found

@@ -20,7 +20,7 @@ from rlaif.evaluation.contest import caution
 from rlaif.evaluation.contest.accuracy import ScoredLabel, accuracies, differences
 from rlaif.evaluation.contest.frontier import Curve, Point, gap, over_optimisation
 from rlaif.evaluation.contest.refusals import ContestReply, refusals
-from rlaif.evaluation.instruments import instruments
+from rlaif.evaluation.measures import instruments
 from rlaif.evaluation.report import write_report
 from rlaif.stats import Bootstrap
 from rlaif.study.config import load_study

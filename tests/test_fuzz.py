@@ -31,6 +31,7 @@ from rlaif.config.feedback import PromptsSection
 from rlaif.config.sources import FileSource
 from rlaif.constitution import lint, load_constitution
 from rlaif.errors import RlaifError
+from rlaif.evaluation.artefacts import EVALUATION
 from rlaif.evaluation.compare import compare_runs
 from rlaif.evaluation.report import write_report
 from rlaif.evaluation.tables import terminal
@@ -40,7 +41,7 @@ from rlaif.feedback.export import FORMATS, export_command
 from rlaif.feedback.human import read_human
 from rlaif.feedback.prompts import read_prompts
 from rlaif.formats import HumanFile
-from rlaif.forms import EVALUATION, SAMPLE
+from rlaif.forms import SAMPLE
 from rlaif.iterate import _row
 from rlaif.jsonl import read_json, read_rows
 from rlaif.records import Message, Preference, Prompt

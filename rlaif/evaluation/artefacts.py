@@ -1,19 +1,210 @@
-"""What a run folder holds, read for people: any part may be missing, but what is there must be readable."""
+"""What a run folder holds, read for people: any part may be missing, but what is there must be readable.
+
+The first half is the form of evaluation.json, which `evaluate.py` writes, as far as the report and the comparison read
+it back.
+"""
 
 from __future__ import annotations
 
 import os
 from collections import Counter
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, NotRequired, TypeVar
 
-from pydantic import TypeAdapter
+from pydantic import Field, TypeAdapter
+from typing_extensions import TypedDict
 
 from rlaif.config.load import read_mapping
 from rlaif.errors import DataError
-from rlaif.forms import EVALUATION, MANIFEST, METRICS, SAMPLE, SOURCE
+from rlaif.forms import MANIFEST, METRICS, SAMPLE, SOURCE, Count, Number, Share
 from rlaif.jsonl import read_json, read_rows, read_text
 from rlaif.stats import at
+
+Interval = tuple[Number | None, Number | None]
+
+
+class EstimateJson(TypedDict):
+    """A figure and its interval; None where it was not measured."""
+
+    value: Number | None
+    low: Number | None
+    high: Number | None
+    n: Count
+
+
+class FigureJson(TypedDict):
+    """A figure that was measured, and its interval."""
+
+    value: Number
+    low: Number | None
+    high: Number | None
+    n: Count
+
+
+class ChangeJson(TypedDict):
+    """Means before and after, and the paired difference."""
+
+    before: Number
+    after: Number
+    difference: FigureJson
+    before_interval: NotRequired[Interval]
+    after_interval: NotRequired[Interval]
+
+
+class CheckedChangeJson(ChangeJson):
+    checks: NotRequired[Count]
+
+
+class PassRateJson(TypedDict):
+    """A change, or None throughout where nothing was measured."""
+
+    before: Number | None
+    after: Number | None
+    difference: FigureJson | None
+    before_interval: NotRequired[Interval]
+    after_interval: NotRequired[Interval]
+
+
+class PrincipleJson(TypedDict):
+    checked: bool
+    judged: NotRequired[bool]
+    pass_rate: PassRateJson
+    win_rate: NotRequired[EstimateJson | None]
+
+
+class ConsistencyJson(FigureJson):
+    both_first: NotRequired[EstimateJson | None]
+    both_second: NotRequired[EstimateJson | None]
+    undecided: NotRequired[EstimateJson | None]
+    swap_gap: NotRequired[Number | None]
+    by_principle: NotRequired[dict[str, ConsistencyJson]]
+
+
+class CoverageJson(TypedDict):
+    value: Number | None
+    judged: Count
+    failed: Count
+
+
+class JudgeJson(TypedDict, total=False):
+    order_consistency: ConsistencyJson | None
+    coverage: CoverageJson | None
+
+
+class HeldoutAccuracyJson(EstimateJson):
+    by_source: NotRequired[dict[str, FigureJson | None]]
+    cross_entropy: NotRequired[FigureJson | None]
+    label_entropy: NotRequired[Number | None]
+
+
+class Band(EstimateJson):
+    """Pairs from one bound to another: of the label's own p, or of what the model says."""
+
+    low_end: Annotated[Share, Field(alias="from")]
+    high_end: Annotated[Share, Field(alias="to")]
+
+
+class CalibrationJson(TypedDict):
+    bins: NotRequired[list[Band] | None]
+    ece: NotRequired[EstimateJson | None]
+
+
+class EnsembleJson(TypedDict, total=False):
+    agree: EstimateJson | None
+    disagree: EstimateJson | None
+    disagreement: EstimateJson | None
+
+
+class RatingErrorJson(EstimateJson):
+    without: NotRequired[Number | None]
+
+
+class RewardModelJson(TypedDict, total=False):
+    heldout_accuracy: HeldoutAccuracyJson | None
+    note: str
+    by_strength: list[Band] | None
+    calibration: CalibrationJson | None
+    ensemble: EnsembleJson | None
+    heads: dict[str, EstimateJson | None] | None
+    rating_error: RatingErrorJson | None
+
+
+class WinRateJson(EstimateJson):
+    judged_principles: NotRequired[EstimateJson | None]
+
+
+class PolicyJson(TypedDict, total=False):
+    win_rate_vs_reference: WinRateJson | None
+    kl: EstimateJson | None
+    score: ChangeJson | None
+    response_tokens: ChangeJson | None
+    finished: ChangeJson | None
+    repetition: ChangeJson | None
+
+
+class MeasureChangeJson(PassRateJson):
+    name: str
+    unit: Literal["number", "share"]
+    better: NotRequired[Literal["lower", "higher"] | None]
+    seen: NotRequired[str | None]
+    without_value: NotRequired[dict[str, Count]]
+    equal_length: NotRequired[FigureJson | None]
+
+
+class AgreementJson(EstimateJson):
+    """How often what is preferred is lower, or higher, by a measure."""
+
+    name: str
+    side: Literal["lower", "higher"]
+    ties: NotRequired[Count]
+    without_value: NotRequired[Count]
+
+
+class LabelPartJson(TypedDict):
+    checked: bool
+    pairs: Count
+    prefers: Count
+    signal: Share | None
+    agrees: NotRequired[FigureJson | None]
+    measures: NotRequired[list[AgreementJson]]
+
+
+class LabelsJson(TypedDict):
+    """What the labels say, by principle."""
+
+    pairs: Count
+    prefers: Count
+    by_principle: dict[str, LabelPartJson]
+    label: NotRequired[dict[str, list[AgreementJson]]]
+
+
+class CostJson(TypedDict, total=False):
+    judge_calls: Count
+    prompt_tokens: Count
+    completion_tokens: Count
+    seconds: dict[str, Number]
+
+
+class Evaluation(TypedDict, total=False):
+    """evaluation.json."""
+
+    confidence: Annotated[float, Field(gt=0, lt=1)]
+    heldout: dict[str, Count]
+    constitution: dict[str, str]
+    judge: JudgeJson
+    reward_model: RewardModelJson
+    policy: PolicyJson
+    principles: dict[str, PrincipleJson]
+    all_checked: CheckedChangeJson | None
+    measures: list[MeasureChangeJson]
+    labels: LabelsJson | None
+    cost: CostJson
+
+
+EVALUATION: TypeAdapter[Any] = TypeAdapter(Evaluation)
+
+
+# ------------------------------------------------------------------------------------------------ the folder
 
 T = TypeVar("T")
 

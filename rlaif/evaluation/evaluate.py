@@ -15,8 +15,7 @@ from rlaif.constitution import Constitution, Principle
 from rlaif.constitution.checks import repetition_rate
 from rlaif.errors import DataError
 from rlaif.evaluation.agreement import coverage, order_consistency
-from rlaif.evaluation.instruments import Instrument
-from rlaif.evaluation.measures import measure_changes, values
+from rlaif.evaluation.measures import Instrument, measure_changes
 from rlaif.evaluation.reward_worth import heldout_accuracy, reward_worth
 from rlaif.evaluation.taught import labels_by_principle
 from rlaif.evaluation.winrate import Match, matches, principle_win_rate, win_rate
@@ -195,7 +194,7 @@ def sample_rows(inputs: EvaluationInputs) -> list[dict[str, Any]]:
             row[f"{name}_finished"] = response.finished
             row[f"{name}_passes"] = passes(inputs.constitution, response)
             if inputs.instruments:
-                row[f"{name}_measures"] = values(inputs.instruments, response.text)
+                row[f"{name}_measures"] = {one.name: one.value(response.text) for one in inputs.instruments}
         if inputs.scores_after:
             row |= {"score_before": inputs.scores_before[i], "score_after": inputs.scores_after[i]}
         if inputs.kl:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from rlaif.constitution import Constitution
-from rlaif.evaluation.instruments import Instrument
+from rlaif.evaluation.measures import Instrument
 from rlaif.feedback.pairs import choice
 from rlaif.feedback.verdict import log_odds
 from rlaif.pages import kit

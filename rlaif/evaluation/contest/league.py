@@ -27,7 +27,7 @@ Sides = NDArray[np.intp]
 """Each game's two arms, by number (games, 2)."""
 
 
-class Place(Record):
+class LeaguePlace(Record):
     """An arm's place. `first` is the share of resamples in which it leads, ties shared; `best` and `worst` are the
     ranks that hold in all but (1 - confidence) of them."""
 
@@ -58,7 +58,7 @@ class League(Record):
     strength but the ridge.
     """
 
-    standings: tuple[Place, ...]
+    standings: tuple[LeaguePlace, ...]
     reference: str | None
     misfit: Misfit
     length_effect: Estimate | None
@@ -114,7 +114,7 @@ def _anchored(theta: Array, played: Contest, reference: str | None) -> Array:
     return theta - zero
 
 
-def _standings(played: Contest, thetas: Fits, sides: Sides, confidence: float, bare: bool) -> tuple[Place, ...]:
+def _standings(played: Contest, thetas: Fits, sides: Sides, confidence: float, bare: bool) -> tuple[LeaguePlace, ...]:
     # (resamples, arms): one more than the arms that are stronger there.
     ranks = 1 + np.sum(thetas.resampled[:, None, :] > thetas.resampled[:, :, None] + EQUAL, axis=2)
     leads = ranks == 1
@@ -127,7 +127,7 @@ def _standings(played: Contest, thetas: Fits, sides: Sides, confidence: float, b
         n = int(np.sum(sides == i))
         elo = elos.estimate(i, confidence, n)
         found.append(
-            Place(
+            LeaguePlace(
                 arm=arm,
                 rank=1 + int(np.sum(thetas.whole > thetas.whole[i] + EQUAL)),
                 elo=elo.model_copy(update={"low": None, "high": None}) if bare else elo,

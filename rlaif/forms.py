@@ -2,17 +2,19 @@
 
 Records (`records/`) are whole; these are not: keys that a reader can do without may be missing, and others may be
 there. Each form is for `jsonl.read_json` or `jsonl.read_rows`, which give the values as they are in the file.
+That of evaluation.json is in `evaluation/artefacts.py`.
 """
 
 from __future__ import annotations
 
 from typing import Annotated, Any, NotRequired
 
-from pydantic import AfterValidator, StringConstraints, TypeAdapter
+from pydantic import AfterValidator, Field, StringConstraints, TypeAdapter
 from typing_extensions import TypedDict
 
-from rlaif.forms.evaluation import Count, Evaluation, Number, Share
-
+Number = Annotated[float, Field(allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=0)]
 InFolder = Annotated[str, StringConstraints(pattern=r"^[^./\\\x00][^/\\\x00]*$")]
 """The name of what lies in the run folder itself."""
 
@@ -125,7 +127,6 @@ def _numbers(row: dict[str, Any]) -> dict[str, Any]:
     return row
 
 
-EVALUATION: TypeAdapter[Any] = TypeAdapter(Evaluation)
 MANIFEST: TypeAdapter[Any] = TypeAdapter(Manifest)
 SAMPLE: TypeAdapter[Any] = TypeAdapter(SampleRow)
 HELDOUT: TypeAdapter[Any] = TypeAdapter(HeldoutMargin)

@@ -14,10 +14,9 @@ from rlaif.config.recipe import EvaluateSection
 from rlaif.constitution import Constitution, Principle
 from rlaif.constitution.checks import repetition_rate
 from rlaif.errors import DataError
-from rlaif.evaluation.agreement import coverage, order_consistency
+from rlaif.evaluation.agreement import coverage, labels_by_principle, order_consistency
 from rlaif.evaluation.measures import Instrument, measure_changes
 from rlaif.evaluation.reward_worth import heldout_accuracy, reward_worth
-from rlaif.evaluation.taught import labels_by_principle
 from rlaif.evaluation.winrate import Match, matches, principle_win_rate, win_rate
 from rlaif.patterns import Endless
 from rlaif.records import Failure, Judgment, Response, plain

@@ -14,7 +14,6 @@ from typing import Any
 
 from rlaif.evaluation import tables
 from rlaif.evaluation.artefacts import Artefacts, read_artefacts
-from rlaif.evaluation.taught import labels_part
 from rlaif.evaluation.verdict import verdict
 from rlaif.pages import kit, plots
 from rlaif.pages.kit import Part
@@ -40,7 +39,7 @@ def write_report(run_folder: Path, out: Path | None = None) -> Path:
         kit.tiles(tables.tiles(run.evaluation), reading),
         tables.principles_part(run.evaluation),
         tables.measures_part(run.evaluation),
-        labels_part(run.evaluation),
+        tables.labels_part(run.evaluation),
         _judge(run),
         _training(run, confidence),
         _examples(run),

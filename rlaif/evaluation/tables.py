@@ -11,7 +11,7 @@ from rlaif.evaluation.verdict import judge_is_noise, measure_tone, measure_units
 from rlaif.pages import kit, plots
 from rlaif.pages.kit import Cell, Part, Row, Tile, cell, tile
 from rlaif.stats import Estimate, at, estimate_at
-from rlaif.words import COIN, NONE, Unit, figure, number, percent, span, tone, with_interval
+from rlaif.words import COIN, NONE, Side, Unit, direction, figure, number, percent, span, tone, with_interval
 
 Tree = Mapping[str, Any]
 
@@ -211,3 +211,89 @@ def measures_part(evaluation: Tree) -> list[Part]:
         "many words as the shorter has.",
         kit.table(("Measure", "Before", "After", "Change", "Change at equal length"), measures(evaluation)),
     )
+
+
+# ------------------------------------------------------------------------------------------------ the labels
+
+LABEL_HEAD = ("Principle", "Decided by", "Prefers a side", "Share of the signal", "Label agrees")
+LOUDEST = 3
+"""Of so many judged principles the sentences speak; the table has all."""
+
+
+def labels_part(evaluation: Tree) -> list[Part]:
+    """The section of the report; empty without AI labels."""
+    head, rows = label_rows(evaluation)
+    if not rows:
+        return []
+    reading = "Over the labelled pairs. A principle's share of the signal is the size of its weighted log-odds."
+    if len(head) > len(LABEL_HEAD):
+        reading += (
+            " The last columns say how often the preferred response is lower, or higher, in a measure, where the two "
+            "responses differ in it; a coin has 50%."
+        )
+    said, table = kit.paragraph(*label_sentences(evaluation)), kit.table(head, rows, left=(1,), totals=1, kind="dense")
+    return kit.section("Which principle taught what", "", said, table, kit.note(reading))
+
+
+def label_rows(evaluation: Tree) -> tuple[list[str], list[Row]]:
+    """Which principle taught what: the head and one row per principle, the loudest first; no rows without AI labels."""
+    found = evaluation.get("labels")
+    if not found:
+        return [], []
+    whole = at(found, "label.measures") or []
+    rows = [_label(name, entry) for name, entry in loudest(found)]
+    prefers = f"{found['prefers']:,} of {found['pairs']:,}"
+    rows.append(("The label", "all", prefers, NONE, NONE, *_sides(whole)))
+    return [*LABEL_HEAD, *(f"{one['side'].capitalize()} in {one['name']}" for one in whole)], rows
+
+
+def loudest(labels: Tree) -> list[tuple[str, Tree]]:
+    """The principles by their share of the label signal."""
+    return sorted(labels["by_principle"].items(), key=lambda item: -(item[1]["signal"] or 0.0))
+
+
+def _label(name: str, entry: Tree) -> Row:
+    by = "code" if entry["checked"] else "the judge"
+    prefers, agrees = f"{entry['prefers']:,} of {entry['pairs']:,}", cell(estimate_at(entry, "agrees"))
+    return name, by, prefers, percent(entry["signal"]), agrees, *_sides(entry.get("measures", []))
+
+
+def _sides(agreements: list[Tree]) -> list[Cell]:
+    return [cell(estimate_at(one), zero=COIN, more=f", n {one['n']:,}") for one in agreements]
+
+
+def label_sentences(evaluation: Tree) -> Iterator[str]:
+    """Who gave the signal, and which way the loudest judged principles pull in measures that the run has not seen."""
+    ranked = loudest(evaluation["labels"])
+    judged = [(name, entry) for name, entry in ranked if not entry["checked"]]
+    signals = [entry["signal"] for _, entry in ranked if entry["signal"] is not None]
+    if not signals:
+        yield "No principle prefers either response of any labelled pair, so the labels taught nothing."
+    elif judged:
+        share = sum(entry["signal"] for _, entry in judged)
+        alone = len(judged) == len(ranked)
+        by_code = "" if alone else f", code {percent(1 - share)}"
+        yield f"The judge gave {'all' if alone else percent(share)} of the label signal{by_code}."
+    else:
+        yield "Code gave all of the label signal."
+    seen = {entry["name"] for entry in evaluation.get("measures", ()) if entry.get("seen")}
+    for name, entry in judged[:LOUDEST]:
+        found = [one for one in entry.get("measures", ()) if one["name"] not in seen and one["n"]]
+        if found:
+            yield f"The response that {name} prefers is {'; '.join(_pulls(found))}."
+
+
+def _pulls(agreements: list[Tree]) -> Iterator[str]:
+    """'lower more often than a coin in x (61%, 56 to 66%) and y (...)': what is clear first."""
+    meanings: dict[Side, str] = {
+        "up": "more often than a coin",
+        "down": "less often than a coin",
+        "unclear": "about as often as a coin",
+    }
+    found = [(one, estimate_at(one)) for one in agreements]
+    for moved, meaning in meanings.items():
+        for side in ("lower", "higher"):
+            alike = [(one["name"], e) for one, e in found if e and (direction(e, COIN), one["side"]) == (moved, side)]
+            said = [f"{name} ({percent(e.value)}, {span(e, 'share')})" for name, e in alike]
+            if said:
+                yield f"{side} {meaning} in {' and '.join(said)}"

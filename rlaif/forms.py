@@ -7,10 +7,10 @@ That of evaluation.json is in `evaluation/artefacts.py`.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, NotRequired
+from types import GenericAlias
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, StringConstraints, TypeAdapter
-from typing_extensions import TypedDict
+from pydantic import AfterValidator, BaseModel, Field, StringConstraints, TypeAdapter, create_model
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -19,103 +19,25 @@ InFolder = Annotated[str, StringConstraints(pattern=r"^[^./\\\x00][^/\\\x00]*$")
 """The name of what lies in the run folder itself."""
 
 
-class MarkJson(TypedDict, total=False):
-    """What the manifest says of a finished stage."""
-
-    inputs: str
-    outputs: dict[InFolder, str]
-    seconds: Number
-    pairs: Count
-    judge_with_origin: Count
-    judge_against_origin: Count
-    judge_even: Count
-    train: Count
-    judge_calls: Count
-    prompt_tokens: Count
-    completion_tokens: Count
+def maybe(kind: Any) -> tuple[Any, None]:
+    """Of a key that may be missing: what it holds if it is there."""
+    return kind, None
 
 
-class Read(TypedDict):
-    """What the manifest says that a finished stage read."""
-
-    rlaif: str
-    knobs: dict[str, Any]
-    files: dict[str, str]
+def form(base: Any = BaseModel, /, **keys: Any) -> Any:
+    """A JSON object with these keys and those of another form; it may have others."""
+    fields: dict[str, Any] = {key: kind if isinstance(kind, tuple) else (kind, ...) for key, kind in keys.items()}
+    return create_model("Form", __base__=base, **fields)
 
 
-class Manifest(TypedDict):
-    """manifest.json."""
-
-    stages: dict[str, MarkJson]
-    started: NotRequired[dict[str, str]]
-    read: NotRequired[dict[str, Read]]
+def named(kind: Any) -> Any:
+    """A JSON object of such values by name."""
+    return GenericAlias(dict, (str, kind))
 
 
-class TurnJson(TypedDict):
-    role: str
-    content: str
-
-
-class SampleRow(TypedDict):
-    """A row of evaluation_samples.jsonl."""
-
-    prompt_id: str
-    index: Count
-    prompt: list[TurnJson]
-    before: str
-    after: str
-    before_tokens: Count
-    after_tokens: Count
-    before_finished: bool
-    after_finished: bool
-    before_passes: NotRequired[dict[str, bool]]
-    after_passes: NotRequired[dict[str, bool]]
-    before_measures: NotRequired[dict[str, Number | None]]
-    after_measures: NotRequired[dict[str, Number | None]]
-    score_before: NotRequired[Number | None]
-    score_after: NotRequired[Number | None]
-    kl: NotRequired[Number | None]
-
-
-class Margin(TypedDict):
-    p_chosen: Share
-    margin: Number
-
-
-class HeldoutMargin(Margin):
-    """A row of reward_heldout.jsonl."""
-
-    prompt_id: str
-    source: str
-    margins: NotRequired[list[Number]]
-    heads: NotRequired[dict[str, Margin]]
-
-
-class RatingRow(TypedDict):
-    """A row of reward_heldout_ratings.jsonl."""
-
-    prompt_id: str
-    rating: Number
-    score: Number
-
-
-class ScoreRow(TypedDict):
-    """A row of a study's accuracy.jsonl."""
-
-    arm: str
-    seed: int
-    model: str
-    pair_id: str
-    prompt_id: str
-    p_human: Share
-    margin: Number
-
-
-class Source(TypedDict, total=False):
-    """As much of a preference as is counted."""
-
-    source: str
-    split: str
+def many(kind: Any) -> Any:
+    """A JSON list of such values."""
+    return GenericAlias(list, (kind,))
 
 
 def _numbers(row: dict[str, Any]) -> dict[str, Any]:
@@ -127,14 +49,45 @@ def _numbers(row: dict[str, Any]) -> dict[str, Any]:
     return row
 
 
-MANIFEST: TypeAdapter[Any] = TypeAdapter(Manifest)
-SAMPLE: TypeAdapter[Any] = TypeAdapter(SampleRow)
-HELDOUT: TypeAdapter[Any] = TypeAdapter(HeldoutMargin)
-RATED: TypeAdapter[Any] = TypeAdapter(RatingRow)
-SCORED: TypeAdapter[Any] = TypeAdapter(ScoreRow)
-SOURCE: TypeAdapter[Any] = TypeAdapter(Source)
-METRICS: TypeAdapter[Any] = TypeAdapter(Annotated[dict[str, Any], AfterValidator(_numbers)])
+COUNTS = ("pairs", "judge_with_origin", "judge_against_origin", "judge_even", "train", "judge_calls")
+MARK = form(
+    inputs=maybe(str),
+    outputs=maybe(dict[InFolder, str]),
+    seconds=maybe(Number),
+    **dict.fromkeys((*COUNTS, "prompt_tokens", "completion_tokens"), maybe(Count)),
+)
+"""What the manifest says of a finished stage."""
+READ = form(rlaif=str, knobs=dict[str, Any], files=dict[str, str])
+"""What the manifest says that a finished stage read."""
+MANIFEST = TypeAdapter[Any](form(stages=named(MARK), started=maybe(dict[str, str]), read=maybe(named(READ))))
+_ENDS = ("before", "after")
+SAMPLE = TypeAdapter[Any](
+    form(
+        prompt_id=str,
+        index=Count,
+        prompt=many(form(role=str, content=str)),
+        **dict.fromkeys(_ENDS, str),
+        **{f"{end}_tokens": Count for end in _ENDS},
+        **{f"{end}_finished": bool for end in _ENDS},
+        **{f"{end}_passes": maybe(dict[str, bool]) for end in _ENDS},
+        **{f"{end}_measures": maybe(dict[str, Number | None]) for end in _ENDS},
+        **dict.fromkeys(("score_before", "score_after", "kl"), maybe(Number | None)),
+    )
+)
+"""A row of evaluation_samples.jsonl."""
+MARGIN = form(p_chosen=Share, margin=Number)
+HELDOUT = TypeAdapter[Any](
+    form(MARGIN, prompt_id=str, source=str, margins=maybe(list[Number]), heads=maybe(named(MARGIN)))
+)
+"""A row of reward_heldout.jsonl."""
+RATED = TypeAdapter[Any](form(prompt_id=str, rating=Number, score=Number))
+"""A row of reward_heldout_ratings.jsonl."""
+SCORED = TypeAdapter[Any](form(arm=str, seed=int, model=str, pair_id=str, prompt_id=str, p_human=Share, margin=Number))
+"""A row of a study's accuracy.jsonl."""
+SOURCE = TypeAdapter[Any](form(source=maybe(str), split=maybe(str)))
+"""As much of a preference as is counted."""
+METRICS = TypeAdapter[Any](Annotated[dict[str, Any], AfterValidator(_numbers)])
 """A row of metrics.jsonl."""
-OBJECT: TypeAdapter[Any] = TypeAdapter(dict[str, Any])
-TEXTS: TypeAdapter[Any] = TypeAdapter(dict[str, str])
-NUMBERS: TypeAdapter[Any] = TypeAdapter(list[Number])
+OBJECT = TypeAdapter[Any](dict[str, Any])
+TEXTS = TypeAdapter[Any](dict[str, str])
+NUMBERS = TypeAdapter[Any](list[Number])

@@ -14,6 +14,8 @@ Side = Literal["up", "down", "unclear"]
 
 COIN = 0.5
 """What tossing one would get: where a share begins to say something."""
+SOURCES = {"ai": "AI", "human": "human"}
+"""Where a label comes from, as in '120 AI labels'."""
 NONE = "\u2013"
 MINUS = "\u2212"
 
@@ -95,6 +97,11 @@ def tone(estimate: Estimate | None, zero: float = COIN) -> str:
     """The colour of a figure of which more is better: 'up', 'down', or '' where its side of `zero` is unclear."""
     found = direction(estimate, zero)
     return "" if found == "unclear" else found
+
+
+def capital(text: str) -> str:
+    """With a capital letter at its start, the rest unchanged."""
+    return text[:1].upper() + text[1:]
 
 
 def listed(names: Sequence[str]) -> str:

@@ -23,8 +23,8 @@ from rlaif.evaluation.contest.refusals import ContestReply, refusals
 from rlaif.evaluation.measures import instruments
 from rlaif.evaluation.report import write_report
 from rlaif.stats import Bootstrap
-from rlaif.study.config import load_study
-from rlaif.study.figures import ArmCosts, StudyComparison, Usage, _judged, cost
+from rlaif.study.config import Usage, cost, load_study
+from rlaif.study.figures import ArmCosts, StudyComparison, _judged
 from rlaif.study.page import write_study_page
 from tests.audited import recipe_of, write_gold
 from tests.contests import round_robin

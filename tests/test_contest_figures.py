@@ -20,8 +20,7 @@ from rlaif.evaluation.contest.length import length_controlled
 from rlaif.evaluation.contest.power import Power, clustered_error, power_of
 from rlaif.evaluation.contest.refusals import ContestReply, refusals, refuses
 from rlaif.stats import Bootstrap, bonferroni, holm, sign_flip
-from rlaif.study.config import Prices
-from rlaif.study.figures import Usage, cost
+from rlaif.study.config import Prices, Usage, cost
 from rlaif.words import percent
 from tests.contests import game, planted, round_robin
 

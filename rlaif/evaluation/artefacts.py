@@ -9,198 +9,100 @@ from __future__ import annotations
 import os
 from collections import Counter
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, NotRequired, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 from pydantic import Field, TypeAdapter
-from typing_extensions import TypedDict
 
 from rlaif.config.load import read_mapping
 from rlaif.errors import DataError
-from rlaif.forms import MANIFEST, METRICS, SAMPLE, SOURCE, Count, Number, Share
+from rlaif.forms import MANIFEST, METRICS, SAMPLE, SOURCE, Count, Number, Share, form, many, maybe, named
 from rlaif.jsonl import read_json, read_rows, read_text
 from rlaif.stats import at
 
+Figure = form(value=Number, low=Number | None, high=Number | None, n=Count)
+MaybeFigure = form(value=Number | None, low=Number | None, high=Number | None, n=Count)
+"""As a figure; None where it was not measured."""
 Interval = tuple[Number | None, Number | None]
-
-
-class EstimateJson(TypedDict):
-    """A figure and its interval; None where it was not measured."""
-
-    value: Number | None
-    low: Number | None
-    high: Number | None
-    n: Count
-
-
-class FigureJson(TypedDict):
-    """A figure that was measured, and its interval."""
-
-    value: Number
-    low: Number | None
-    high: Number | None
-    n: Count
-
-
-class ChangeJson(TypedDict):
-    """Means before and after, and the paired difference."""
-
-    before: Number
-    after: Number
-    difference: FigureJson
-    before_interval: NotRequired[Interval]
-    after_interval: NotRequired[Interval]
-
-
-class CheckedChangeJson(ChangeJson):
-    checks: NotRequired[Count]
-
-
-class PassRateJson(TypedDict):
-    """A change, or None throughout where nothing was measured."""
-
-    before: Number | None
-    after: Number | None
-    difference: FigureJson | None
-    before_interval: NotRequired[Interval]
-    after_interval: NotRequired[Interval]
-
-
-class PrincipleJson(TypedDict):
-    checked: bool
-    judged: NotRequired[bool]
-    pass_rate: PassRateJson
-    win_rate: NotRequired[EstimateJson | None]
-
-
-class ConsistencyJson(FigureJson):
-    both_first: NotRequired[EstimateJson | None]
-    both_second: NotRequired[EstimateJson | None]
-    undecided: NotRequired[EstimateJson | None]
-    swap_gap: NotRequired[Number | None]
-    by_principle: NotRequired[dict[str, ConsistencyJson]]
-
-
-class CoverageJson(TypedDict):
-    value: Number | None
-    judged: Count
-    failed: Count
-
-
-class JudgeJson(TypedDict, total=False):
-    order_consistency: ConsistencyJson | None
-    coverage: CoverageJson | None
-
-
-class HeldoutAccuracyJson(EstimateJson):
-    by_source: NotRequired[dict[str, FigureJson | None]]
-    cross_entropy: NotRequired[FigureJson | None]
-    label_entropy: NotRequired[Number | None]
-
-
-class Band(EstimateJson):
-    """Pairs from one bound to another: of the label's own p, or of what the model says."""
-
-    low_end: Annotated[Share, Field(alias="from")]
-    high_end: Annotated[Share, Field(alias="to")]
-
-
-class CalibrationJson(TypedDict):
-    bins: NotRequired[list[Band] | None]
-    ece: NotRequired[EstimateJson | None]
-
-
-class EnsembleJson(TypedDict, total=False):
-    agree: EstimateJson | None
-    disagree: EstimateJson | None
-    disagreement: EstimateJson | None
-
-
-class RatingErrorJson(EstimateJson):
-    without: NotRequired[Number | None]
-
-
-class RewardModelJson(TypedDict, total=False):
-    heldout_accuracy: HeldoutAccuracyJson | None
-    note: str
-    by_strength: list[Band] | None
-    calibration: CalibrationJson | None
-    ensemble: EnsembleJson | None
-    heads: dict[str, EstimateJson | None] | None
-    rating_error: RatingErrorJson | None
-
-
-class WinRateJson(EstimateJson):
-    judged_principles: NotRequired[EstimateJson | None]
-
-
-class PolicyJson(TypedDict, total=False):
-    win_rate_vs_reference: WinRateJson | None
-    kl: EstimateJson | None
-    score: ChangeJson | None
-    response_tokens: ChangeJson | None
-    finished: ChangeJson | None
-    repetition: ChangeJson | None
-
-
-class MeasureChangeJson(PassRateJson):
-    name: str
-    unit: Literal["number", "share"]
-    better: NotRequired[Literal["lower", "higher"] | None]
-    seen: NotRequired[str | None]
-    without_value: NotRequired[dict[str, Count]]
-    equal_length: NotRequired[FigureJson | None]
-
-
-class AgreementJson(EstimateJson):
-    """How often what is preferred is lower, or higher, by a measure."""
-
-    name: str
-    side: Literal["lower", "higher"]
-    ties: NotRequired[Count]
-    without_value: NotRequired[Count]
-
-
-class LabelPartJson(TypedDict):
-    checked: bool
-    pairs: Count
-    prefers: Count
-    signal: Share | None
-    agrees: NotRequired[FigureJson | None]
-    measures: NotRequired[list[AgreementJson]]
-
-
-class LabelsJson(TypedDict):
-    """What the labels say, by principle."""
-
-    pairs: Count
-    prefers: Count
-    by_principle: dict[str, LabelPartJson]
-    label: NotRequired[dict[str, list[AgreementJson]]]
-
-
-class CostJson(TypedDict, total=False):
-    judge_calls: Count
-    prompt_tokens: Count
-    completion_tokens: Count
-    seconds: dict[str, Number]
-
-
-class Evaluation(TypedDict, total=False):
-    """evaluation.json."""
-
-    confidence: Annotated[float, Field(gt=0, lt=1)]
-    heldout: dict[str, Count]
-    constitution: dict[str, str]
-    judge: JudgeJson
-    reward_model: RewardModelJson
-    policy: PolicyJson
-    principles: dict[str, PrincipleJson]
-    all_checked: CheckedChangeJson | None
-    measures: list[MeasureChangeJson]
-    labels: LabelsJson | None
-    cost: CostJson
-
-
+Intervals = {"before_interval": maybe(Interval), "after_interval": maybe(Interval)}
+Change = form(before=Number, after=Number, difference=Figure, **Intervals, checks=maybe(Count))
+PassRate = form(before=Number | None, after=Number | None, difference=Figure | None, **Intervals)
+Consistency = form(
+    Figure,
+    **dict.fromkeys(("both_first", "both_second", "undecided"), maybe(MaybeFigure | None)),
+    swap_gap=maybe(Number | None),
+)
+Band = form(MaybeFigure, **{"from": Share, "to": Share})
+"""Pairs between two bounds of the label's own p, or of what the model says."""
+RewardModel = form(
+    note=maybe(str),
+    heldout_accuracy=maybe(
+        form(
+            MaybeFigure,
+            by_source=maybe(named(Figure | None)),
+            cross_entropy=maybe(Figure | None),
+            label_entropy=maybe(Number | None),
+        )
+        | None
+    ),
+    by_strength=maybe(many(Band) | None),
+    calibration=maybe(form(bins=maybe(many(Band) | None), ece=maybe(MaybeFigure | None)) | None),
+    ensemble=maybe(form(**dict.fromkeys(("agree", "disagree", "disagreement"), maybe(MaybeFigure | None))) | None),
+    heads=maybe(named(MaybeFigure | None) | None),
+    rating_error=maybe(form(MaybeFigure, without=maybe(Number | None)) | None),
+)
+Policy = form(
+    win_rate_vs_reference=maybe(form(MaybeFigure, judged_principles=maybe(MaybeFigure | None)) | None),
+    kl=maybe(MaybeFigure | None),
+    **dict.fromkeys(("score", "response_tokens", "finished", "repetition"), maybe(Change | None)),
+)
+Side = Literal["lower", "higher"]
+MeasureChange = form(
+    PassRate,
+    name=str,
+    unit=Literal["number", "share"],
+    better=maybe(Side | None),
+    seen=maybe(str | None),
+    without_value=maybe(dict[str, Count]),
+    equal_length=maybe(Figure | None),
+)
+Agreement = form(MaybeFigure, name=str, side=Side, ties=maybe(Count), without_value=maybe(Count))
+"""How often what is preferred is lower, or higher, by a measure."""
+LabelPart = form(
+    checked=bool,
+    pairs=Count,
+    prefers=Count,
+    signal=Share | None,
+    agrees=maybe(Figure | None),
+    measures=maybe(many(Agreement)),
+)
+Labels = form(
+    pairs=Count, prefers=Count, by_principle=named(LabelPart), label=maybe(form(measures=maybe(many(Agreement))))
+)
+Evaluation = form(
+    confidence=maybe(Annotated[float, Field(gt=0, lt=1)]),
+    heldout=maybe(form(prompts=maybe(Count), responses=maybe(Count))),
+    constitution=maybe(form(hash=maybe(str))),
+    judge=maybe(
+        form(
+            order_consistency=maybe(form(Consistency, by_principle=maybe(named(Consistency))) | None),
+            coverage=maybe(form(value=Number | None, judged=Count, failed=Count) | None),
+        )
+    ),
+    reward_model=maybe(RewardModel),
+    policy=maybe(Policy),
+    principles=maybe(
+        named(form(checked=bool, judged=maybe(bool), pass_rate=PassRate, win_rate=maybe(MaybeFigure | None)))
+    ),
+    all_checked=maybe(Change | None),
+    measures=maybe(many(MeasureChange)),
+    labels=maybe(Labels | None),
+    cost=maybe(
+        form(
+            **dict.fromkeys(("judge_calls", "prompt_tokens", "completion_tokens"), maybe(Count)),
+            seconds=maybe(dict[str, Number]),
+        )
+    ),
+)
 EVALUATION: TypeAdapter[Any] = TypeAdapter(Evaluation)
 
 

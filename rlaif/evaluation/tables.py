@@ -11,7 +11,21 @@ from rlaif.evaluation.verdict import judge_is_noise, measure_tone, measure_units
 from rlaif.pages import kit, plots
 from rlaif.pages.kit import Cell, Part, Row, Tile, cell, tile
 from rlaif.stats import Estimate, at, estimate_at
-from rlaif.words import COIN, NONE, Side, Unit, direction, figure, number, percent, span, tone, with_interval
+from rlaif.words import (
+    COIN,
+    NONE,
+    SOURCES,
+    Side,
+    Unit,
+    capital,
+    direction,
+    figure,
+    number,
+    percent,
+    span,
+    tone,
+    with_interval,
+)
 
 Tree = Mapping[str, Any]
 
@@ -64,16 +78,12 @@ def _measure_lines(evaluation: Tree) -> Iterator[tuple[bool, tuple[str, ...]]]:
     for entry in evaluation.get("measures", ()):
         seen, (level, by) = bool(entry.get("seen")), measure_units(entry)
         change, equal = (estimate_at(entry, place) for place in ("difference", "equal_length"))
-        name = f"  {entry['name']}" if seen else _capital(entry["name"])
+        name = f"  {entry['name']}" if seen else capital(entry["name"])
         detail = [with_interval(change, by)] if span(change, by) != NONE else []
         detail += [without] if (without := _without(entry)) else []
         yield seen, (name, figure(entry["before"], level), figure(entry["after"], level), "; ".join(detail))
         if span(equal, by) != NONE:
             yield seen, ("  at equal length", "", "", with_interval(equal, by))
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
 
 
 def _without(entry: Tree) -> str:
@@ -112,7 +122,7 @@ def measures(evaluation: Tree) -> list[Row]:
         about += [without] if (without := _without(entry)) else []
         found = (estimate_at(entry, place) for place in ("difference", "equal_length"))
         changes = [cell(one, by)._replace(tone=measure_tone(entry, one)) for one in found]
-        name = Cell(_capital(entry["name"]), "; ".join(about))
+        name = Cell(capital(entry["name"]), "; ".join(about))
         rows.append((name, figure(entry["before"], level), figure(entry["after"], level), *changes))
     return rows
 
@@ -140,11 +150,10 @@ def judge(consistency: Tree) -> list[Row]:
 def worth(evaluation: Tree) -> list[Row]:
     """What the reward model is worth on held-out labels: name, value, interval, pairs; empty where not measured."""
     entry = evaluation.get("reward_model") or {}
-    names = {"ai": "AI", "human": "human"}
     rows = _worth("Agrees with held-out labels", entry, "heldout_accuracy")
     by_source = at(entry, "heldout_accuracy.by_source") or {}
     for source, found in by_source.items() if len(by_source) > 1 else ():
-        rows += _worth(f"with {names.get(source, source)} labels", found)
+        rows += _worth(f"with {SOURCES.get(source, source)} labels", found)
     for band in entry.get("by_strength") or ():
         rows += _worth(f"where the label is {percent(band['from'])} to {percent(band['to'])} sure", band)
     for one in at(entry, "calibration.bins") or ():

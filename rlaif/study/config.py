@@ -17,8 +17,9 @@ from rlaif.config.base import Section, Seed
 from rlaif.config.explain import validated
 from rlaif.config.load import read_mapping
 from rlaif.config.models import JudgeModel
-from rlaif.errors import ConfigError, did_you_mean
+from rlaif.errors import ConfigError, DataError, did_you_mean
 from rlaif.formats import HumanSource
+from rlaif.records import Record
 from rlaif.run_folder import Run
 
 SCHEMA = "rlaif/study/v1"
@@ -192,3 +193,51 @@ def arm_runs(study: Study, folder: Path) -> Iterator[ArmRun]:
         for seed in study.seeds:
             run = Run(folder / "arms" / arm / f"seed-{seed}")
             yield ArmRun(arm, seed, recipe_of(study, arm, seed), run)
+
+
+# ------------------------------------------------------------------------------------------------ costs
+
+
+class Usage(Record):
+    """What an arm used up: labels in all, those by people among them, and the judge's calls, tokens and seconds."""
+
+    labels: int
+    human_labels: int = 0
+    calls: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    seconds: float = 0.0
+
+
+class ArmCost(Record):
+    """`per_point`: for each percentage point of reward-model accuracy above a coin's 50; None where there is none,
+    or no accuracy. `per_label` is None without labels."""
+
+    total: float
+    human: float
+    ai: float
+    per_label: float | None
+    per_point: float | None
+
+
+def cost(spent: Usage, prices: Prices, accuracy: float | None = None) -> ArmCost:
+    """What it cost. DataError for less than nothing."""
+    below = [name for name, value in spent.model_dump().items() if value < 0]
+    if below:
+        raise DataError(f"{below[0]} must not be negative (got {getattr(spent, below[0])})")
+    human = spent.human_labels * prices.human_label
+    if prices.by_token:
+        prompt = spent.prompt_tokens * (prices.million_prompt_tokens or 0.0)
+        ai = (prompt + spent.completion_tokens * (prices.million_completion_tokens or 0.0)) / 1e6
+    else:
+        ai = (spent.labels - spent.human_labels) * prices.ai_label
+    ai += spent.seconds / 3600 * prices.hour
+    total = human + ai
+    above = None if accuracy is None else 100 * (accuracy - 0.5)
+    return ArmCost(
+        total=total,
+        human=human,
+        ai=ai,
+        per_label=total / spent.labels if spent.labels else None,
+        per_point=total / above if above is not None and above > 1e-9 else None,
+    )

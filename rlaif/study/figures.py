@@ -12,7 +12,6 @@ from typing import Any, NamedTuple, TypeVar
 
 from rlaif.config.feedback import HumanLabels
 from rlaif.config.optimise import BestOfN
-from rlaif.errors import DataError
 from rlaif.evaluation.agreement import coverage
 from rlaif.evaluation.compare import recipe_differences
 from rlaif.evaluation.contest import accuracy, caution, frontier, refusals
@@ -29,7 +28,7 @@ from rlaif.records import Failure, Record
 from rlaif.run_folder import Run
 from rlaif.stages.asking import read_if_there
 from rlaif.stats import Bootstrap
-from rlaif.study.config import REFERENCE, ArmRun, Prices, Study
+from rlaif.study.config import REFERENCE, ArmCost, ArmRun, Study, Usage, cost
 from rlaif.study.contest import meetings, prompts_of, samples_of, verdicts
 
 
@@ -192,56 +191,11 @@ def _replies(study: Study, runs: Sequence[ArmRun]) -> Iterator[ContestReply]:
 # --------------------------------------------------------------------------------------------- costs
 
 
-class Usage(Record):
-    """What an arm used up: labels in all, those by people among them, and the judge's calls, tokens and seconds."""
-
-    labels: int
-    human_labels: int = 0
-    calls: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    seconds: float = 0.0
-
-
-class ArmCost(Record):
-    """`per_point`: for each percentage point of reward-model accuracy above a coin's 50; None where there is none,
-    or no accuracy. `per_label` is None without labels."""
-
-    total: float
-    human: float
-    ai: float
-    per_label: float | None
-    per_point: float | None
-
-
 class ArmCosts(NamedTuple):
     """What an arm used up, the mean over its seeds, and what that cost."""
 
     spent: Usage
     cost: ArmCost
-
-
-def cost(spent: Usage, prices: Prices, accuracy: float | None = None) -> ArmCost:
-    """What it cost. DataError for less than nothing."""
-    below = [name for name, value in spent.model_dump().items() if value < 0]
-    if below:
-        raise DataError(f"{below[0]} must not be negative (got {getattr(spent, below[0])})")
-    human = spent.human_labels * prices.human_label
-    if prices.by_token:
-        prompt = spent.prompt_tokens * (prices.million_prompt_tokens or 0.0)
-        ai = (prompt + spent.completion_tokens * (prices.million_completion_tokens or 0.0)) / 1e6
-    else:
-        ai = (spent.labels - spent.human_labels) * prices.ai_label
-    ai += spent.seconds / 3600 * prices.hour
-    total = human + ai
-    above = None if accuracy is None else 100 * (accuracy - 0.5)
-    return ArmCost(
-        total=total,
-        human=human,
-        ai=ai,
-        per_label=total / spent.labels if spent.labels else None,
-        per_point=total / above if above is not None and above > 1e-9 else None,
-    )
 
 
 def _cost(study: Study, runs: Sequence[ArmRun], found: Accuracy | None) -> ArmCosts:

@@ -19,9 +19,10 @@ from rlaif.forms import MANIFEST, METRICS, SAMPLE, SOURCE, Count, Number, Share,
 from rlaif.jsonl import read_json, read_rows, read_text
 from rlaif.stats import at
 
-Figure = form(value=Number, low=Number | None, high=Number | None, n=Count)
-MaybeFigure = form(value=Number | None, low=Number | None, high=Number | None, n=Count)
-"""As a figure; None where it was not measured."""
+ENDS = {"low": Number | None, "high": Number | None, "n": Count}
+MaybeFigure = form(value=Number | None, **ENDS)
+"""None where it was not measured."""
+Figure = form(value=Number, **ENDS)
 Interval = tuple[Number | None, Number | None]
 Intervals = {"before_interval": maybe(Interval), "after_interval": maybe(Interval)}
 Change = form(before=Number, after=Number, difference=Figure, **Intervals, checks=maybe(Count))
@@ -31,7 +32,7 @@ Consistency = form(
     **dict.fromkeys(("both_first", "both_second", "undecided"), maybe(MaybeFigure | None)),
     swap_gap=maybe(Number | None),
 )
-Band = form(MaybeFigure, **{"from": Share, "to": Share})
+Band = form(**{"from": Share, "to": Share}, value=Number | None, **ENDS)
 """Pairs between two bounds of the label's own p, or of what the model says."""
 RewardModel = form(
     note=maybe(str),

@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
-from rlaif.evaluation.verdict import judge_is_noise, measure_tone, measure_units
+from rlaif.evaluation.verdict import judge_is_noise, label_sentences, loudest, measure_tone, measure_units
 from rlaif.pages import kit, plots
 from rlaif.pages.kit import Cell, Part, Row, Tile, cell, tile
 from rlaif.stats import Estimate, at, estimate_at
@@ -15,10 +15,8 @@ from rlaif.words import (
     COIN,
     NONE,
     SOURCES,
-    Side,
     Unit,
     capital,
-    direction,
     figure,
     number,
     percent,
@@ -61,14 +59,17 @@ def terminal(evaluation: Tree) -> Table:
     for title in ("", "before", "after", "interval"):
         table.add_column(title, justify="left" if title in {"", "interval"} else "right")
     lines = list(_measure_lines(evaluation))
-    for row in (row for seen, row in lines if not seen):
-        table.add_row(*row)
-    for found in tiles(evaluation):
-        table.add_row(found.name, found.before, found.value, found.detail)
-    for name, _, before, after, change, _ in principles(evaluation):
-        if after != NONE and name != ALL_CHECKS:
-            table.add_row(f"  passes {name}", str(before), str(after), f"{change[0]} ({change[1]})")
-    for row in (row for seen, row in lines if seen):
+    passes = [
+        (f"  passes {name}", str(before), str(after), f"{change[0]} ({change[1]})")
+        for name, _, before, after, change, _ in principles(evaluation)
+        if after != NONE and name != ALL_CHECKS
+    ]
+    for row in (
+        *(row for seen, row in lines if not seen),
+        *((found.name, found.before, found.value, found.detail) for found in tiles(evaluation)),
+        *passes,
+        *(row for seen, row in lines if seen),
+    ):
         table.add_row(*row)
     return table
 
@@ -101,16 +102,21 @@ def principles(evaluation: Tree) -> list[Row]:
     rows = []
     for name, entry in evaluation.get("principles", {}).items():
         by = " and ".join(w for w, on in (("code", entry["checked"]), ("the judge", entry.get("judged"))) if on)
-        rows.append(_principle(name, by or NONE, entry["pass_rate"], estimate_at(entry, "win_rate")))
+        rows.append((name, by or NONE, entry["pass_rate"], estimate_at(entry, "win_rate")))
     checked = evaluation.get("all_checked")
     if checked and checked.get("checks", 0) > 1:
-        rows.append(_principle(ALL_CHECKS, "code", checked, None))
-    return rows
-
-
-def _principle(name: str, by: str, rate: Tree, win: Estimate | None) -> Row:
-    change = cell(estimate_at(rate, "difference"), "points", 0.0, bare=True)
-    return name, by, percent(rate["before"]), percent(rate["after"]), change, cell(win)
+        rows.append((ALL_CHECKS, "code", checked, None))
+    return [
+        (
+            name,
+            by,
+            percent(rate["before"]),
+            percent(rate["after"]),
+            cell(estimate_at(rate, "difference"), "points", 0.0, bare=True),
+            cell(win),
+        )
+        for name, by, rate, win in rows
+    ]
 
 
 def measures(evaluation: Tree) -> list[Row]:
@@ -202,13 +208,13 @@ def _principle_plot(evaluation: Tree) -> Part:
         rates["all checks together"] = evaluation["all_checked"]
     if not rates:
         return None
-    rows = {name: (_level(rate, "before"), _level(rate, "after")) for name, rate in rates.items()}
+
+    def level(rate: Tree, when: str) -> Estimate:
+        low, high = rate.get(f"{when}_interval", (None, None))
+        return Estimate(value=rate[when], low=low, high=high, n=rate["difference"]["n"])
+
+    rows = {name: (level(rate, "before"), level(rate, "after")) for name, rate in rates.items()}
     return kit.picture(plots.before_after("Share of responses that pass", rows), "Pass rates before and after")
-
-
-def _level(rate: Tree, when: str) -> Estimate:
-    low, high = rate.get(f"{when}_interval", (None, None))
-    return Estimate(value=rate[when], low=low, high=high, n=rate["difference"]["n"])
 
 
 def measures_part(evaluation: Tree) -> list[Part]:
@@ -225,8 +231,6 @@ def measures_part(evaluation: Tree) -> list[Part]:
 # ------------------------------------------------------------------------------------------------ the labels
 
 LABEL_HEAD = ("Principle", "Decided by", "Prefers a side", "Share of the signal", "Label agrees")
-LOUDEST = 3
-"""Of so many judged principles the sentences speak; the table has all."""
 
 
 def labels_part(evaluation: Tree) -> list[Part]:
@@ -250,59 +254,15 @@ def label_rows(evaluation: Tree) -> tuple[list[str], list[Row]]:
     if not found:
         return [], []
     whole = at(found, "label.measures") or []
-    rows = [_label(name, entry) for name, entry in loudest(found)]
+    rows: list[Row] = []
+    for name, entry in loudest(found):
+        by, agrees = "code" if entry["checked"] else "the judge", cell(estimate_at(entry, "agrees"))
+        prefers = f"{entry['prefers']:,} of {entry['pairs']:,}"
+        rows.append((name, by, prefers, percent(entry["signal"]), agrees, *_sides(entry.get("measures", []))))
     prefers = f"{found['prefers']:,} of {found['pairs']:,}"
     rows.append(("The label", "all", prefers, NONE, NONE, *_sides(whole)))
     return [*LABEL_HEAD, *(f"{one['side'].capitalize()} in {one['name']}" for one in whole)], rows
 
 
-def loudest(labels: Tree) -> list[tuple[str, Tree]]:
-    """The principles by their share of the label signal."""
-    return sorted(labels["by_principle"].items(), key=lambda item: -(item[1]["signal"] or 0.0))
-
-
-def _label(name: str, entry: Tree) -> Row:
-    by = "code" if entry["checked"] else "the judge"
-    prefers, agrees = f"{entry['prefers']:,} of {entry['pairs']:,}", cell(estimate_at(entry, "agrees"))
-    return name, by, prefers, percent(entry["signal"]), agrees, *_sides(entry.get("measures", []))
-
-
 def _sides(agreements: list[Tree]) -> list[Cell]:
     return [cell(estimate_at(one), zero=COIN, more=f", n {one['n']:,}") for one in agreements]
-
-
-def label_sentences(evaluation: Tree) -> Iterator[str]:
-    """Who gave the signal, and which way the loudest judged principles pull in measures that the run has not seen."""
-    ranked = loudest(evaluation["labels"])
-    judged = [(name, entry) for name, entry in ranked if not entry["checked"]]
-    signals = [entry["signal"] for _, entry in ranked if entry["signal"] is not None]
-    if not signals:
-        yield "No principle prefers either response of any labelled pair, so the labels taught nothing."
-    elif judged:
-        share = sum(entry["signal"] for _, entry in judged)
-        alone = len(judged) == len(ranked)
-        by_code = "" if alone else f", code {percent(1 - share)}"
-        yield f"The judge gave {'all' if alone else percent(share)} of the label signal{by_code}."
-    else:
-        yield "Code gave all of the label signal."
-    seen = {entry["name"] for entry in evaluation.get("measures", ()) if entry.get("seen")}
-    for name, entry in judged[:LOUDEST]:
-        found = [one for one in entry.get("measures", ()) if one["name"] not in seen and one["n"]]
-        if found:
-            yield f"The response that {name} prefers is {'; '.join(_pulls(found))}."
-
-
-def _pulls(agreements: list[Tree]) -> Iterator[str]:
-    """'lower more often than a coin in x (61%, 56 to 66%) and y (...)': what is clear first."""
-    meanings: dict[Side, str] = {
-        "up": "more often than a coin",
-        "down": "less often than a coin",
-        "unclear": "about as often as a coin",
-    }
-    found = [(one, estimate_at(one)) for one in agreements]
-    for moved, meaning in meanings.items():
-        for side in ("lower", "higher"):
-            alike = [(one["name"], e) for one, e in found if e and (direction(e, COIN), one["side"]) == (moved, side)]
-            said = [f"{name} ({percent(e.value)}, {span(e, 'share')})" for name, e in alike]
-            if said:
-                yield f"{side} {meaning} in {' and '.join(said)}"

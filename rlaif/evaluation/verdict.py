@@ -7,11 +7,11 @@ here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
 from rlaif.stats import Estimate, estimate_at
-from rlaif.words import COIN, NONE, Unit, direction, figure, number, percent, points, span, with_interval
+from rlaif.words import COIN, NONE, Side, Unit, direction, figure, number, percent, points, span, with_interval
 
 STEADY_JUDGE = 0.8
 """Order consistency from which a judge is called steady: strong judges reach about 0.8 (arXiv 2406.07791)."""
@@ -27,7 +27,8 @@ MORE_REPETITION = 0.05
 FEWER_FINISHED = -0.05
 FEW_PROMPTS = 30
 LOW_COVERAGE = 0.98
-NOT_EVALUATED = "This run has no evaluation.json: nothing can be said about it until `rlaif evaluate` has run."
+LOUDEST = 3
+"""Of so many judged principles the sentences speak; the table has all."""
 Tree = Mapping[str, Any]
 
 
@@ -44,26 +45,23 @@ def verdict(evaluation: Tree) -> ReportVerdict:
     """Sentences for a run, from its evaluation.json: the checks first, then the measures that no part of the run has
     seen. Missing parts are said to be missing."""
     if not evaluation:
-        return ReportVerdict("unclear", "Not evaluated yet", [NOT_EVALUATED], [])
+        said = "This run has no evaluation.json: nothing can be said about it until `rlaif evaluate` has run."
+        return ReportVerdict("unclear", "Not evaluated yet", [said], [])
     confidence = evaluation.get("confidence", 0.95)
     outcome, heading = _outcome(evaluation)
-    paragraphs = [
-        " ".join(_checks(evaluation, confidence)),
-        " ".join(measure_sentences(evaluation)),
-        " ".join([*_judge(evaluation), *_preference(evaluation)]),
-        " ".join(_reward_model(evaluation)),
-    ]
-    return ReportVerdict(outcome, heading, [p for p in paragraphs if p], _cautions(evaluation))
+    paragraphs = (
+        _checks(evaluation, confidence),
+        measure_sentences(evaluation),
+        [*_judge(evaluation), *_preference(evaluation)],
+        _reward_model(evaluation),
+    )
+    return ReportVerdict(outcome, heading, [" ".join(said) for said in paragraphs if said], _cautions(evaluation))
 
 
 def judge_is_noise(evaluation: Tree) -> bool:
     """Whether the judge's order consistency cannot be told from, or is below, a coin's."""
-    found = _consistency(evaluation)
+    found = estimate_at(evaluation, "judge.order_consistency")
     return found is not None and direction(found, COIN) != "up"
-
-
-def _consistency(evaluation: Tree) -> Estimate | None:
-    return estimate_at(evaluation, "judge.order_consistency")
 
 
 def _outcome(evaluation: Tree) -> tuple[Literal["better", "worse", "unclear"], str]:
@@ -99,7 +97,8 @@ def _checks(evaluation: Tree, confidence: float) -> list[str]:
     if not checked:
         return ["No principle is decided by code, so there is no pass rate that a reader could verify."]
     count = checked.get("checks", 0)
-    what = "the one check" if count == 1 else f"all {_count(count)} checks"
+    words = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+    what = "the one check" if count == 1 else f"all {words[count] if count < len(words) else count} checks"
     after, before = percent(checked["after"]), percent(checked["before"])
     difference = estimate_at(checked, "difference")
     assert difference is not None, "it is measured with both rates"
@@ -119,11 +118,6 @@ def _checks(evaluation: Tree, confidence: float) -> list[str]:
     if worse and found == "up":
         sentences.append(f"Not everything improved: {', '.join(worse)} fell.")
     return sentences
-
-
-def _count(n: int) -> str:
-    words = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-    return words[n] if n < len(words) else str(n)
 
 
 def _preference(evaluation: Tree) -> list[str]:
@@ -148,7 +142,7 @@ def _preference(evaluation: Tree) -> list[str]:
 
 
 def _judge(evaluation: Tree) -> list[str]:
-    consistency = _consistency(evaluation)
+    consistency = estimate_at(evaluation, "judge.order_consistency")
     coverage = evaluation.get("judge", {}).get("coverage") or {}
     if consistency is None and not coverage.get("judged"):
         return ["No AI judge was used."]
@@ -243,7 +237,16 @@ def measure_sentences(evaluation: Tree) -> list[str]:
     confidence = evaluation.get("confidence", 0.95)
     parts = "; ".join(_moved(entry, confidence) for entry in unseen)
     these = "this measure" if len(unseen) == 1 else "these measures"
-    return [f"No part of the run has seen {these}: {parts}.", *(_by_length(entry) for entry in unseen if _only(entry))]
+    said = [f"No part of the run has seen {these}: {parts}."]
+    for entry in unseen:
+        found, equal = direction(estimate_at(entry, "difference")), estimate_at(entry, "equal_length")
+        if found != "unclear" and equal is not None and direction(equal) != found:
+            change = with_interval(equal, measure_units(entry)[1])
+            name = entry["name"]
+            said.append(
+                f"With both responses cut to equal length {name} changes by {change}: length alone may explain it."
+            )
+    return said
 
 
 def _moved(entry: Tree, confidence: float) -> str:
@@ -257,12 +260,46 @@ def _moved(entry: Tree, confidence: float) -> str:
     return f"{entry['name']} {verb}{wanted}, {moved} ({figure(difference.value, by)}, {interval})"
 
 
-def _only(entry: Tree) -> bool:
-    """Whether the change is clear, but not at equal length."""
-    found, equal = direction(estimate_at(entry, "difference")), estimate_at(entry, "equal_length")
-    return found != "unclear" and equal is not None and direction(equal) != found
+# ---------------------------------------------------------------------------------------------- the labels
 
 
-def _by_length(entry: Tree) -> str:
-    change = with_interval(estimate_at(entry, "equal_length"), measure_units(entry)[1])
-    return f"With both responses cut to equal length {entry['name']} changes by {change}: length alone may explain it."
+def loudest(labels: Tree) -> list[tuple[str, Tree]]:
+    """The principles by their share of the label signal."""
+    return sorted(labels["by_principle"].items(), key=lambda item: -(item[1]["signal"] or 0.0))
+
+
+def label_sentences(evaluation: Tree) -> Iterator[str]:
+    """Who gave the signal, and which way the loudest judged principles pull in measures that the run has not seen."""
+    ranked = loudest(evaluation["labels"])
+    judged = [(name, entry) for name, entry in ranked if not entry["checked"]]
+    signals = [entry["signal"] for _, entry in ranked if entry["signal"] is not None]
+    if not signals:
+        yield "No principle prefers either response of any labelled pair, so the labels taught nothing."
+    elif judged:
+        share = sum(entry["signal"] for _, entry in judged)
+        alone = len(judged) == len(ranked)
+        by_code = "" if alone else f", code {percent(1 - share)}"
+        yield f"The judge gave {'all' if alone else percent(share)} of the label signal{by_code}."
+    else:
+        yield "Code gave all of the label signal."
+    seen = {entry["name"] for entry in evaluation.get("measures", ()) if entry.get("seen")}
+    for name, entry in judged[:LOUDEST]:
+        found = [one for one in entry.get("measures", ()) if one["name"] not in seen and one["n"]]
+        if found:
+            yield f"The response that {name} prefers is {'; '.join(_pulls(found))}."
+
+
+def _pulls(agreements: list[Tree]) -> Iterator[str]:
+    """'lower more often than a coin in x (61%, 56 to 66%) and y (...)': what is clear first."""
+    meanings: dict[Side, str] = {
+        "up": "more often than a coin",
+        "down": "less often than a coin",
+        "unclear": "about as often as a coin",
+    }
+    found = [(one, estimate_at(one)) for one in agreements]
+    for moved, meaning in meanings.items():
+        for side in ("lower", "higher"):
+            alike = [(one["name"], e) for one, e in found if e and (direction(e, COIN), one["side"]) == (moved, side)]
+            said = [f"{name} ({percent(e.value)}, {span(e, 'share')})" for name, e in alike]
+            if said:
+                yield f"{side} {meaning} in {' and '.join(said)}"

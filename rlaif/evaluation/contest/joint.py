@@ -25,14 +25,18 @@ from scipy.special import expit
 
 from rlaif.evaluation.contest.games import Contest, Scale, prompts_of
 from rlaif.evaluation.contest.length import (
+    MAX_STEPS,
+    RIDGE,
+    ROOM,
+    TOLERANCE,
     EqualLength,
+    Fits,
     correctable,
     corrected,
     length_controlled,
     length_terms,
     uncorrected,
 )
-from rlaif.evaluation.contest.resampling import MAX_STEPS, RIDGE, ROOM, TOLERANCE, Fits
 from rlaif.stats import Array, Bootstrap, numbered
 
 EASE = 0.1

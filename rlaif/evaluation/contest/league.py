@@ -15,8 +15,7 @@ from scipy.special import expit
 
 from rlaif.errors import DataError
 from rlaif.evaluation.contest.games import Contest, Scale, prompts_of
-from rlaif.evaluation.contest.length import length_terms
-from rlaif.evaluation.contest.resampling import Fits, clustered_fits
+from rlaif.evaluation.contest.length import Fits, clustered_fits, length_terms
 from rlaif.records import Record
 from rlaif.stats import Array, Bootstrap, Estimate
 

@@ -52,9 +52,7 @@ def figure(value: float | None, unit: Unit) -> str:
     """The value in its unit."""
     if value is None:
         return NONE
-    if unit in ("points", "fine points"):
-        return f"{_bare(value, unit)} points"
-    return _bare(value, unit) + ("%" if unit == "fine share" else "")
+    return _bare(value, unit) + {"points": " points", "fine points": " points", "fine share": "%"}.get(unit, "")
 
 
 def _bare(value: float, unit: Unit) -> str:
@@ -95,8 +93,7 @@ def direction(estimate: Estimate | None, zero: float = 0.0) -> Side:
 
 def tone(estimate: Estimate | None, zero: float = COIN) -> str:
     """The colour of a figure of which more is better: 'up', 'down', or '' where its side of `zero` is unclear."""
-    found = direction(estimate, zero)
-    return "" if found == "unclear" else found
+    return direction(estimate, zero).replace("unclear", "")
 
 
 def capital(text: str) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
 from rlaif.stats import Estimate, estimate_at
-from rlaif.words import COIN, NONE, Side, Unit, direction, figure, number, percent, points, span, with_interval
+from rlaif.words import COIN, NONE, Unit, direction, figure, number, percent, points, span, with_interval
 
 STEADY_JUDGE = 0.8
 """Order consistency from which a judge is called steady: strong judges reach about 0.8 (arXiv 2406.07791)."""
@@ -33,7 +33,7 @@ Tree = Mapping[str, Any]
 
 
 class ReportVerdict(NamedTuple):
-    """`outcome` colours the page, `paragraphs` say it, the surest first, and `cautions` follow as a list."""
+    """`outcome` colours the page; `paragraphs` are the surest first."""
 
     outcome: Literal["better", "worse", "unclear"]
     heading: str
@@ -147,34 +147,31 @@ def _judge(evaluation: Tree) -> list[str]:
     if consistency is None and not coverage.get("judged"):
         return ["No AI judge was used."]
     if consistency is None:
-        return [
-            "The judge looked at each response alone, so no order could bias it; whether it is right, only an audit or "
-            "a measure that it has not seen can say."
-        ]
+        who = "only an audit or a measure that it has not seen can say"
+        return [f"The judge looked at each response alone, so no order could bias it; whether it is right, {who}."]
     said = (
         "Shown each pair in both orders, the judge preferred the same response "
         f"{with_interval(consistency)} of the time; a coin would 50% of the time"
     )
     if judge_is_noise(evaluation):
-        return [f"{said}. Treat everything that rests on the judged principles as noise."]
-    if consistency.value < FAIR_JUDGE:
-        return [f"{said}, so it is shaky: its preferences are a hint, not a measurement."]
-    if consistency.value < STEADY_JUDGE:
-        return [f"{said}, so its preferences carry information, with a good deal of noise."]
-    return [f"{said}, so it is steady. Whether it is right, only an audit against human labels can say."]
+        so = ". Treat everything that rests on the judged principles as noise."
+    elif consistency.value < FAIR_JUDGE:
+        so = ", so it is shaky: its preferences are a hint, not a measurement."
+    elif consistency.value < STEADY_JUDGE:
+        so = ", so its preferences carry information, with a good deal of noise."
+    else:
+        so = ", so it is steady. Whether it is right, only an audit against human labels can say."
+    return [said + so]
 
 
 def _reward_model(evaluation: Tree) -> list[str]:
     accuracy = estimate_at(evaluation, "reward_model.heldout_accuracy")
     if accuracy is None:
         return []
-    ranked = with_interval(accuracy)
-    said = f"The reward model ranks {ranked} of held-out pairs as they were labelled"
+    weak = ", which is weak" if accuracy.value < WEAK_REWARD_MODEL else ""
     if direction(accuracy, COIN) != "up":
-        return [f"{said}: it cannot be told from a coin, and neither can what was learned from it."]
-    if accuracy.value < WEAK_REWARD_MODEL:
-        return [f"{said}, which is weak."]
-    return [f"{said}."]
+        weak = ": it cannot be told from a coin, and neither can what was learned from it"
+    return [f"The reward model ranks {with_interval(accuracy)} of held-out pairs as they were labelled{weak}."]
 
 
 def _cautions(evaluation: Tree) -> list[str]:
@@ -291,15 +288,10 @@ def label_sentences(evaluation: Tree) -> Iterator[str]:
 
 def _pulls(agreements: list[Tree]) -> Iterator[str]:
     """'lower more often than a coin in x (61%, 56 to 66%) and y (...)': what is clear first."""
-    meanings: dict[Side, str] = {
-        "up": "more often than a coin",
-        "down": "less often than a coin",
-        "unclear": "about as often as a coin",
-    }
     found = [(one, estimate_at(one)) for one in agreements]
-    for moved, meaning in meanings.items():
+    for moved, often in (("up", "more often than"), ("down", "less often than"), ("unclear", "about as often as")):
         for side in ("lower", "higher"):
             alike = [(one["name"], e) for one, e in found if e and (direction(e, COIN), one["side"]) == (moved, side)]
             said = [f"{name} ({percent(e.value)}, {span(e, 'share')})" for name, e in alike]
             if said:
-                yield f"{side} {meaning} in {' and '.join(said)}"
+                yield f"{side} {often} a coin in {' and '.join(said)}"

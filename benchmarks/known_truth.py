@@ -34,7 +34,7 @@ from benchmarks.world.labels import BIASED, UNBIASED, Traits
 from benchmarks.world.policies import Size, budget_of, train_arms
 from benchmarks.world.truth import Draw, Order, hold, order_of, true_rates
 from rlaif.console import bar
-from rlaif.evaluation.contest.headtohead import win_rate
+from rlaif.evaluation.contest.games import win_rate
 from rlaif.evaluation.contest.league import league
 from rlaif.evaluation.contest.length import length_controlled
 from rlaif.jsonl import write_json

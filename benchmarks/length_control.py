@@ -32,7 +32,7 @@ from scipy.special import expit
 
 from rlaif.evaluation.contest.games import Game, contest
 from rlaif.evaluation.contest.joint import EASE, SLOPES, Rows, all_at_equal_length, fit
-from rlaif.evaluation.contest.length import LengthControlled, length_controlled, length_terms
+from rlaif.evaluation.contest.length import EqualLength, length_controlled, length_terms
 from rlaif.jsonl import write_json
 from rlaif.stats import Bootstrap, Estimate
 
@@ -137,7 +137,7 @@ class Point(NamedTuple):
     """One model's figure in one draw, or alone."""
 
     model: Model
-    found: LengthControlled
+    found: EqualLength
 
     @property
     def off(self) -> float:

@@ -30,7 +30,7 @@ from rlaif.config import load_recipe
 from rlaif.config.measures import LongWords, Readability, Syllables, WordCount
 from rlaif.constitution import Constitution, Contrast, load_constitution, write_constitution
 from rlaif.evaluation.artefacts import Artefacts, read_artefacts
-from rlaif.evaluation.instruments import Instrument, instruments
+from rlaif.evaluation.measures import Instrument, instruments
 from rlaif.feedback.judge import score
 from rlaif.feedback.judge.asking import Bench
 from rlaif.feedback.judge.drive import Work

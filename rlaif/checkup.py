@@ -13,8 +13,7 @@ from rlaif.constitution.checks import CHECKS
 from rlaif.errors import ConfigError, did_you_mean
 from rlaif.jsonl import write_json
 from rlaif.strict_yaml import read_mapping
-from rlaif.study.arms import recipe_of
-from rlaif.study.config import load_study
+from rlaif.study.config import load_study, recipe_of
 from rlaif.templates import load_template
 
 SCHEMAS = {"constitution": "rlaif:constitution:v1", "recipe": "rlaif:recipe"}

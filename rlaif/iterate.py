@@ -26,7 +26,7 @@ from rlaif.config.optimise import BestOfN, JudgeDemonstrations, Sft
 from rlaif.config.sources import FileSource
 from rlaif.console import say
 from rlaif.errors import ConfigError
-from rlaif.forms import EVALUATION
+from rlaif.evaluation.artefacts import EVALUATION
 from rlaif.jsonl import read_json
 from rlaif.pipeline import run_recipe
 from rlaif.records import derive_seed

@@ -27,7 +27,7 @@ from rlaif.config.feedback import HumanLabels
 from rlaif.config.recipe import Artefact
 from rlaif.console import heartbeat, say
 from rlaif.errors import ConfigError
-from rlaif.evaluation.instruments import instruments
+from rlaif.evaluation.measures import instruments
 from rlaif.feedback.human import annotated_run
 from rlaif.feedback.judge import check_modes
 from rlaif.files import remove

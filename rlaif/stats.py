@@ -7,8 +7,9 @@ independent, and treating them so can understate the error threefold (arXiv 2411
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from statistics import fmean
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,7 @@ Mask = NDArray[np.bool_]
 Statistic = Callable[[Array], Array]
 """From weights (resamples, rows) to one value per resample; nan where a resample has none."""
 Bounds = tuple[float, float]
+K = TypeVar("K", bound=Hashable)
 
 
 class BootstrapSettings(Protocol):
@@ -156,6 +158,14 @@ def _without_spread(mean: float, clusters: int, n: int, confidence: float, bound
     return Estimate(value=mean, low=mean - unseen * (mean - lowest), high=mean + unseen * (highest - mean), n=n)
 
 
+def means_by(keys: Iterable[K], values: Iterable[float]) -> dict[K, float]:
+    """The mean value of each key, in the order in which keys first come."""
+    found: dict[K, list[float]] = {}
+    for key, value in zip(keys, values, strict=True):
+        found.setdefault(key, []).append(value)
+    return {key: fmean(of) for key, of in found.items()}
+
+
 def clustered_mean_difference(
     before: Sequence[float],
     after: Sequence[float],
@@ -227,14 +237,6 @@ def interval(statistic: Statistic, clusters: Sequence[str], bootstrap: Bootstrap
     return bootstrap_bounds(float(value), resampled, left_out, bootstrap.confidence)
 
 
-def as_estimate(value: float, resampled: Array, left_out: Array, confidence: float, n: int) -> Estimate:
-    """A statistic of fits with its interval; without one where nothing varies or there is a single cluster."""
-    if len(left_out) < 2 or np.ptp(resampled) <= 1e-9:
-        return Estimate(value=value, low=None, high=None, n=n)
-    low, high = bootstrap_bounds(value, resampled, left_out, confidence)
-    return Estimate(value=value, low=low, high=high, n=n)
-
-
 # ------------------------------------------------------------------------------------- tests
 
 FLIPS = 9999
@@ -258,6 +260,11 @@ def sign_flip(differences: Sequence[float], clusters: Sequence[str], seed: int =
         kept = rng.integers(0, 2, size=(min(PORTION, FLIPS - start), len(sums)), dtype=np.int8).astype(float)
         as_far += int(np.sum(np.abs(2 * (kept @ sums) - sums.sum()) >= found))
     return (1 + as_far) / (1 + FLIPS)
+
+
+def bonferroni(confidence: float, intervals: int) -> float:
+    """The confidence that each of several intervals needs for all together to have the one given."""
+    return 1 - (1 - confidence) / max(1, intervals)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

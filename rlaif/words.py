@@ -14,6 +14,8 @@ Side = Literal["up", "down", "unclear"]
 
 COIN = 0.5
 """What tossing one would get: where a share begins to say something."""
+SOURCES = {"ai": "AI", "human": "human"}
+"""Where a label comes from, as in '120 AI labels'."""
 NONE = "\u2013"
 MINUS = "\u2212"
 
@@ -50,9 +52,7 @@ def figure(value: float | None, unit: Unit) -> str:
     """The value in its unit."""
     if value is None:
         return NONE
-    if unit in ("points", "fine points"):
-        return f"{_bare(value, unit)} points"
-    return _bare(value, unit) + ("%" if unit == "fine share" else "")
+    return _bare(value, unit) + {"points": " points", "fine points": " points", "fine share": "%"}.get(unit, "")
 
 
 def _bare(value: float, unit: Unit) -> str:
@@ -100,8 +100,12 @@ def direction(estimate: Estimate | None, zero: float = 0.0) -> Side:
 
 def tone(estimate: Estimate | None, zero: float = COIN) -> str:
     """The colour of a figure of which more is better: 'up', 'down', or '' where its side of `zero` is unclear."""
-    found = direction(estimate, zero)
-    return "" if found == "unclear" else found
+    return direction(estimate, zero).replace("unclear", "")
+
+
+def capital(text: str) -> str:
+    """With a capital letter at its start, the rest unchanged."""
+    return text[:1].upper() + text[1:]
 
 
 def listed(names: Sequence[str]) -> str:

@@ -18,14 +18,13 @@ from rlaif.config.measures import LongWords, Syllables, WordCount
 from rlaif.evaluation.compare import compare_runs
 from rlaif.evaluation.contest import caution
 from rlaif.evaluation.contest.accuracy import ScoredLabel, accuracies, differences
-from rlaif.evaluation.contest.cost import Spending, cost
-from rlaif.evaluation.contest.frontier import Point, gap, over_optimisation
+from rlaif.evaluation.contest.frontier import Curve, Point, gap, over_optimisation
 from rlaif.evaluation.contest.refusals import ContestReply, refusals
-from rlaif.evaluation.instruments import instruments
+from rlaif.evaluation.measures import instruments
 from rlaif.evaluation.report import write_report
 from rlaif.stats import Bootstrap
-from rlaif.study.config import load_study
-from rlaif.study.figures import StudyComparison, _judged
+from rlaif.study.config import Usage, cost, load_study
+from rlaif.study.figures import ArmCosts, StudyComparison, _judged
 from rlaif.study.page import write_study_page
 from tests.audited import recipe_of, write_gold
 from tests.contests import round_robin
@@ -132,14 +131,13 @@ def comparison(folder: Path, seeds: tuple[int, ...] = (0, 1), gold: bool = True)
     ]
     d = np.linspace(0.3, 3, 8)
     points = tuple(Point(i, x * x, x, float(x * (1 - 0.6 * np.log(x))) if gold else None) for i, x in enumerate(d))
-    fit = over_optimisation(points, "rl", points[0].gold if gold else points[0].score, gold=gold)
+    pursued = points if gold else tuple(point._replace(gold=point.score) for point in points)
+    fit = over_optimisation(pursued, "rl", pursued[0].gold)
     few = points[:1]
     replies = [
         ContestReply(f"{arm}{i}", arm, i % 2 == 0, float(random.random() < 0.5)) for arm in ARMS for i in range(30)
     ]
-    spent = Spending(
-        labels=900, human_labels=300, calls=1800, prompt_tokens=90_000, completion_tokens=1800, seconds=60.0
-    )
+    spent = Usage(labels=900, human_labels=300, calls=1800, prompt_tokens=90_000, completion_tokens=1800, seconds=60.0)
     accurate = accuracies(scored, QUICK)
     ahead = differences(scored, QUICK)
     return StudyComparison(
@@ -149,12 +147,12 @@ def comparison(folder: Path, seeds: tuple[int, ...] = (0, 1), gold: bool = True)
         accuracies=accurate,
         ahead=ahead,
         curves={
-            "rlaif": (points, fit, gap(points)),
-            "best_of_n": (few, over_optimisation(few, "best_of_n", 0.0), gap(few)),
+            "rlaif": Curve(points, fit, gap(points)),
+            "best_of_n": Curve(few, over_optimisation(few, "best_of_n", 0.0), gap(few)),
         },
         refused=refusals(replies, QUICK, "reference"),
         costs={
-            arm: (spent, cost(spent, study.prices, accurate[arm].accuracy.value if arm in accurate else None))
+            arm: ArmCosts(spent, cost(spent, study.prices, accurate[arm].accuracy.value if arm in accurate else None))
             for arm in study.arms
         },
         unjudged={"value": 0.99, "judged": 396, "failed": 4, "reasons": {"no label token": 4}},

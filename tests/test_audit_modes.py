@@ -31,8 +31,7 @@ from rlaif.records import Judgment
 from rlaif.run_folder import Run
 from rlaif.stages import label
 from rlaif.stats import Bootstrap
-from rlaif.study.arms import recipe_of
-from rlaif.study.config import load_study
+from rlaif.study.config import load_study, recipe_of
 from tests.fake_run import prompt, response
 from tests.tiers import in_worlds, seeds
 from tests.tried_modes import CONSTITUTION, planned_recipe, planned_words, tosses, write_plan

@@ -10,7 +10,7 @@ import pytest
 from rlaif.config.measures import LongWords, Syllables
 from rlaif.errors import DataError
 from rlaif.evaluation.compare import compare_runs
-from rlaif.evaluation.instruments import instruments
+from rlaif.evaluation.measures import instruments
 from rlaif.words import number
 from tests.fake_run import RECIPE, inputs, write_run
 

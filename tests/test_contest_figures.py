@@ -13,15 +13,14 @@ from hypothesis import strategies as st
 from rlaif.errors import DataError
 from rlaif.evaluation.contest import caution
 from rlaif.evaluation.contest.accuracy import ScoredLabel, accuracies, differences
-from rlaif.evaluation.contest.cost import Prices, Spending, cost
-from rlaif.evaluation.contest.frontier import FrontierFit, NoFit, Point, frontier, gap, over_optimisation, points
-from rlaif.evaluation.contest.games import contest
-from rlaif.evaluation.contest.headtohead import all_against_all, win_rate
+from rlaif.evaluation.contest.frontier import FrontierFit, NoFit, Point, gap, over_optimisation, points
+from rlaif.evaluation.contest.games import all_against_all, contest, win_rate
 from rlaif.evaluation.contest.league import league
 from rlaif.evaluation.contest.length import length_controlled
-from rlaif.evaluation.contest.power import Power, clustered_error, detectable, power_of
+from rlaif.evaluation.contest.power import Power, clustered_error, power_of
 from rlaif.evaluation.contest.refusals import ContestReply, refusals, refuses
-from rlaif.stats import Bootstrap, holm, sign_flip
+from rlaif.stats import Bootstrap, bonferroni, holm, sign_flip
+from rlaif.study.config import Prices, Usage, cost
 from rlaif.words import percent
 from tests.contests import game, planted, round_robin
 
@@ -41,7 +40,6 @@ def test_the_clustered_error_is_the_papers():
 
 
 def test_what_can_be_detected_is_2_8_errors():
-    assert detectable(1.0) == pytest.approx(1.959964 + 0.841621, abs=1e-5)
     found = power_of([1.0, 0.0, 1.0, 1.0], ["a", "b", "c", "c"], 0.9)
     assert found.prompts == 3 and found.detectable == pytest.approx(found.error * (1.644854 + 0.841621), abs=1e-5)
     assert power_of([1.0, 1.0], ["a", "b"], 0.9) is None and power_of([1.0, 0.0], ["a", "a"], 0.9) is None
@@ -111,7 +109,7 @@ def test_what_cannot_be_fitted_is_said_to_be(rows, said):
 
 def test_the_proxy_can_be_fitted_too_and_rows_may_come_in_any_order():
     rows = curve("rl", 1.2, 0.4, D)
-    proxy = over_optimisation(rows, "rl", 0.0, gold=False)
+    proxy = over_optimisation([row._replace(gold=row.score) for row in rows], "rl", 0.0)
     assert proxy.alpha.value == pytest.approx(2) and proxy.beta.value == pytest.approx(0, abs=1e-9)
     turned = over_optimisation(rows[::-1], "rl", 0.0)
     assert isinstance(turned, FrontierFit) and turned == over_optimisation(rows, "rl", 0.0)
@@ -124,16 +122,6 @@ def test_what_was_lost_after_the_best_step():
     found = gap(rows[::-1])
     assert (found.best_step, found.best_kl, found.lost, found.proxy_gain_since) == (10, 2, 1.0, 1.5)
     assert gap([Point(0, 0, 0.0), Point(1, 1, 1.0, 1.0)]) is None
-
-
-@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), max_size=12))
-def test_the_frontier_is_what_nothing_beats(pairs):
-    rows = [Point(i, float(kl), 0.0, float(gold)) for i, (kl, gold) in enumerate(pairs)]
-    found = frontier(rows)
-    for row in rows:
-        beaten = any(o.kl <= row.kl and o.gold >= row.gold and (o.kl, o.gold) != (row.kl, row.gold) for o in rows)
-        assert beaten != ((row.kl, row.gold) in {(f.kl, f.gold) for f in found})
-    assert [f.kl for f in found] == sorted({f.kl for f in found})
 
 
 # -------------------------------------------------------------------------------------------------------- refusals
@@ -234,28 +222,26 @@ def test_replies_that_cannot_be_are_one_clear_line(rows, reference, said):
 
 
 def test_a_label_costs_what_the_paper_says():
-    found = cost(Spending(labels=1000, human_labels=200), Prices(), accuracy=0.7)
+    found = cost(Usage(labels=1000, human_labels=200), Prices(), accuracy=0.7)
     assert (found.human, found.ai) == pytest.approx((134.0, 48.0))
     assert found.per_label == pytest.approx(0.182) and found.per_point == pytest.approx(182 / 20)
 
 
 def test_tokens_and_hours_can_be_priced_instead():
-    spent = Spending(labels=100, calls=200, prompt_tokens=3_000_000, completion_tokens=500_000, seconds=1800)
+    spent = Usage(labels=100, calls=200, prompt_tokens=3_000_000, completion_tokens=500_000, seconds=1800)
     prices = Prices(million_prompt_tokens=0.5, million_completion_tokens=2.0, hour=4.0)
     assert cost(spent, prices).total == pytest.approx(1.5 + 1.0 + 2.0)
     assert cost(spent, Prices(million_completion_tokens=0.0, ai_label=9.0)).total == 0
 
 
 def test_where_there_is_nothing_to_divide_by_there_is_no_figure():
-    spent = Spending(labels=100)
+    spent = Usage(labels=100)
     assert cost(spent, Prices(), accuracy=0.5).per_point is None
     assert cost(spent, Prices(), accuracy=0.45).per_point is None
     assert cost(spent, Prices()).per_point is None
-    assert cost(Spending(labels=0), Prices()).per_label is None
-    with pytest.raises(DataError, match=r"human_labels \(3\) are among labels, which are only 2"):
-        cost(Spending(labels=2, human_labels=3), Prices())
+    assert cost(Usage(labels=0), Prices()).per_label is None
     with pytest.raises(DataError, match="seconds must not be negative"):
-        cost(Spending(labels=2, seconds=-1), Prices())
+        cost(Usage(labels=2, seconds=-1), Prices())
 
 
 # -------------------------------------------------------------------------------------------------------- accuracy
@@ -285,8 +271,6 @@ def test_seeds_are_told_apart_and_arms_compared_on_the_same_pairs():
     assert ahead.difference.value == (0 - 0.5 - 1 + 0) / 4
     tied = [*rows, ScoredLabel("tie", "q", "ai", 1.0, 0.5), ScoredLabel("tie", "q", "human", -1.0, 0.5)]
     assert differences(tied, QUICK) == [ahead]
-    (turned,) = differences(rows, QUICK, "ai")
-    assert turned.difference.value == 0.375 and turned.p_value == ahead.p_value
     Random(1).shuffle(rows)
     assert differences(rows, QUICK) == [ahead] and accuracies(rows, QUICK) == found
 
@@ -296,8 +280,6 @@ def test_rows_that_cannot_be_compared_are_one_clear_line():
         accuracies([*scored("a", [1]), *scored("b", [1], [0.0])], QUICK)
     with pytest.raises(DataError, match=r"arm 'a': no pair on which people decided \(1 rows\)"):
         accuracies(scored("a", [1], [0.5]), QUICK)
-    with pytest.raises(DataError, match="no reward model of arm 'humn'; did you mean 'human'"):
-        differences(scored("human", [1]), QUICK, "humn")
     with pytest.raises(DataError, match="'b' and 'a' have no decided pair in common"):
         differences([*scored("a", [1]), ScoredLabel("else", "q", "b", 1.0, 1.0)], QUICK)
 
@@ -339,9 +321,9 @@ def test_the_words_say_how_many_and_how_small():
         "with 95%, each would have to be at 99.88%."
     )
     power = Power(prompts=60, error=0.05, detectable=0.14, confidence=0.95, power=0.8)
-    said = caution.about_power(power)
+    (said,) = caution.about_power([None, power, power.model_copy(update={"detectable": 0.1})])
     assert "With 60 prompts, a true difference of 14 points in win rate would be missed 1 time in 5 at 95%" in said
-    assert caution.bonferroni(0.95, 10) == pytest.approx(0.995)
+    assert bonferroni(0.95, 10) == pytest.approx(0.995)
 
 
 def test_the_words_name_what_is_decided_and_what_may_be_luck():
@@ -349,14 +331,14 @@ def test_the_words_name_what_is_decided_and_what_may_be_luck():
     rows += [game(float(i < 61), f"p{i}", "fair", "bad") for i in range(100)]
     rows += [game(float(i < 50), f"p{i}", "fair", "good") for i in range(100)]
     rates = all_against_all(contest(rows), QUICK)
-    said = caution.about_contests(rates, 0.95)
+    said = caution.about_contests(rates, 0.95)[0]
     assert "1 is decided: good beats bad (80%)" in said or "good beats bad (80%)" in said
-    few = caution.about_contests(rates[:1] * 1, 0.95)
+    few = caution.about_contests(rates[:1] * 1, 0.95)[0]
     assert "Of 1 contests" in few
-    none = caution.about_contests(all_against_all(contest(planted(0.0)), QUICK), 0.95)
+    none = caution.about_contests(all_against_all(contest(planted(0.0)), QUICK), 0.95)[0]
     assert "none is decided: no arm is shown to be better" in none
     twenty = [rate.model_copy(update={"other": f"{k}", "p_value": 0.03}) for k, rate in enumerate(rates * 2)]
-    assert "Taken alone these would have been too" in caution.about_contests(twenty, 0.95)
+    assert "Taken alone these would have been too" in caution.about_contests(twenty, 0.95)[0]
 
 
 def test_the_words_warn_of_ties_few_prompts_one_seed_and_length():

@@ -16,8 +16,7 @@ from rlaif.errors import DataError
 from rlaif.evaluation.contest.games import contest
 from rlaif.evaluation.contest.joint import Joint, Rows, all_at_equal_length, fit, objective, resampled
 from rlaif.evaluation.contest.league import ELO_PER_LOGIT, league
-from rlaif.evaluation.contest.length import length_controlled
-from rlaif.evaluation.contest.resampling import RIDGE, clustered_fits
+from rlaif.evaluation.contest.length import RIDGE, clustered_fits, length_controlled
 from rlaif.stats import Bootstrap
 from tests.contests import against_baseline, game, planted, round_robin
 from tests.test_contest import games

@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 
 from rlaif.evaluation.contest.accuracy import ScoredLabel, accuracies
-from rlaif.evaluation.contest.frontier import Point, over_optimisation
-from rlaif.evaluation.contest.games import contest
-from rlaif.evaluation.contest.headtohead import against_reference, all_against_all
+from rlaif.evaluation.contest.frontier import Curve, Point, over_optimisation
+from rlaif.evaluation.contest.games import all_against_all, contest, win_rate
 from rlaif.evaluation.contest.league import league
 from rlaif.evaluation.contest.length import length_controlled
 from rlaif.evaluation.contest.refusals import ContestReply, refusals
@@ -31,7 +30,7 @@ def played():
 
 @pytest.fixture(scope="module")
 def rates(played):
-    return against_reference(played, "sft", QUICK)
+    return {arm: win_rate(played, arm, "sft", QUICK) for arm in played.arms if arm != "sft"}
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +41,7 @@ def pictures(played, rates):
 def drawn(played, rates):
     d = np.linspace(0.3, 3, 8)
     curve = [Point(i, x * x, x, float(x * (1 - 0.6 * np.log(x)))) for i, x in enumerate(d)]
-    falls = plots.Curve(curve, over_optimisation(curve, "rl", 0.0))
+    falls = Curve(curve, over_optimisation(curve, "rl", 0.0))
     looks = plots.looks(["sft", "rlaif", "bon"], "sft")
     rows = [
         ContestReply(f"{arm}{i}", arm, i % 2 == 0, float(i % 3 == 0)) for arm in ("sft", "rlaif") for i in range(20)
@@ -54,8 +53,8 @@ def drawn(played, rates):
         "matrix": plots.matrix("Matrix", played.arms, all_against_all(played, QUICK)),
         "forest": plots.win_rates("Forest", "sft", rates, lengths),
         "raw forest": plots.win_rates("Forest", "sft", rates),
-        "frontier": plots.frontiers("Frontier", {"rlaif": falls, "bon": plots.Curve(curve[:1])}, looks),
-        "no gold": plots.frontiers("Frontier", {"rlaif": plots.Curve([Point(0, 1.0, 1.0)])}, looks),
+        "frontier": plots.frontiers("Frontier", {"rlaif": falls, "bon": Curve(curve[:1])}, looks),
+        "no gold": plots.frontiers("Frontier", {"rlaif": Curve([Point(0, 1.0, 1.0)])}, looks),
         "league": plots.standings("League", league(played, QUICK, "sft")),
         "accuracy": plots.accuracies("Accuracy", accuracies(scores, QUICK)),
         "refusals": plots.refusal_map("Refusals", refusals(rows, QUICK), looks),

@@ -11,12 +11,11 @@ from scipy.special import expit
 
 from rlaif.evaluation.contest.accuracy import ScoredLabel, accuracies, differences
 from rlaif.evaluation.contest.frontier import FrontierFit, Point, over_optimisation
-from rlaif.evaluation.contest.games import contest
-from rlaif.evaluation.contest.headtohead import win_rate
+from rlaif.evaluation.contest.games import contest, win_rate
 from rlaif.evaluation.contest.joint import all_at_equal_length
 from rlaif.evaluation.contest.league import ELO_PER_LOGIT, league
 from rlaif.evaluation.contest.length import length_controlled
-from rlaif.evaluation.contest.power import clustered_error, detectable
+from rlaif.evaluation.contest.power import power_of
 from rlaif.stats import Bootstrap
 from tests.contests import against_baseline, game, planted, round_robin
 from tests.tiers import in_worlds, least
@@ -164,7 +163,7 @@ def share_found(prompts, difference, between, within, samples, worlds=2000):
 def test_the_detectable_difference_is_detected_4_times_in_5_and_half_of_it_rarely():
     rng = np.random.default_rng(1)
     sample = drawn(rng, 4000, 0.0, 0.05, 0.2, 2)
-    error = clustered_error(sample.ravel().tolist(), [str(i // 2) for i in range(8000)]) * np.sqrt(4000 / 100)
-    difference = detectable(error)
+    power = power_of(sample.ravel().tolist(), [str(i // 2) for i in range(8000)], 0.95)
+    difference = power.detectable * np.sqrt(4000 / 100)
     assert abs(share_found(100, difference, 0.05, 0.2, 2) - 0.8) < 0.03
     assert share_found(100, difference / 2, 0.05, 0.2, 2) < 0.4

@@ -19,6 +19,7 @@ from rlaif.config.feedback import SampleSection
 from rlaif.config.load import load_recipe
 from rlaif.constitution import Constitution, load_constitution
 from rlaif.errors import ConfigError, DataError
+from rlaif.evaluation.artefacts import EVALUATION
 from rlaif.evaluation.report import write_report
 from rlaif.feedback.judge.result import JudgeResult
 from rlaif.feedback.origin import (
@@ -34,7 +35,6 @@ from rlaif.feedback.origin import (
 from rlaif.feedback.pairs import make_pairs
 from rlaif.feedback.sample import SampleResult, check_sample_failures
 from rlaif.feedback.verdict import draw
-from rlaif.forms import EVALUATION
 from rlaif.jsonl import read_json, read_jsonl, write_json, write_jsonl
 from rlaif.models.chat import ChatRequest, Reply
 from rlaif.models.scripted import ScriptedChatModel

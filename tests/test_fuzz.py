@@ -31,6 +31,7 @@ from rlaif.config.feedback import PromptsSection
 from rlaif.config.sources import FileSource
 from rlaif.constitution import lint, load_constitution
 from rlaif.errors import RlaifError
+from rlaif.evaluation.artefacts import EVALUATION
 from rlaif.evaluation.compare import compare_runs
 from rlaif.evaluation.report import write_report
 from rlaif.evaluation.tables import terminal
@@ -39,16 +40,15 @@ from rlaif.feedback.export import FORMATS, export_preferences
 from rlaif.feedback.human import read_human, read_labels
 from rlaif.feedback.prompts import read_prompts
 from rlaif.formats import HumanFile
-from rlaif.forms import EVALUATION, SAMPLE
+from rlaif.forms import SAMPLE
 from rlaif.iterate import _row
 from rlaif.jsonl import read_json, read_rows
 from rlaif.records import Message, Preference, Prompt
 from rlaif.resources import available, resolve
 from rlaif.run_folder import Run
-from rlaif.study.arms import ArmRun, arm_runs
-from rlaif.study.config import load_study
+from rlaif.study.config import ArmRun, arm_runs, load_study
 from rlaif.study.contest import samples_of
-from rlaif.study.figures import _scored
+from rlaif.study.figures import scored_labels
 from rlaif.templates import load_template
 from tests.annotated import pairs
 from tests.fake_run import inputs, write_run
@@ -436,7 +436,7 @@ def reads_of(run: Run) -> dict[str, list[Callable[[], object]]]:
         "routing.json": [routed],
         "route.jsonl": [lambda: read_questions(run, None, None, False)],
         "audit.json": [audited],
-        "accuracy.jsonl": [lambda: list(_scored(folder))],
+        "accuracy.jsonl": [lambda: list(scored_labels(folder))],
     }
 
 

@@ -17,8 +17,13 @@ from rlaif.config.recipe import EvaluateSection
 from rlaif.constitution import load_constitution
 from rlaif.errors import ConfigError
 from rlaif.evaluation.evaluate import evaluate, sample_rows
-from rlaif.evaluation.instruments import Instrument, cut_to_equal_length, instruments, instruments_of
-from rlaif.evaluation.measures import measure_changes
+from rlaif.evaluation.measures import (
+    Instrument,
+    cut_to_equal_length,
+    instruments,
+    instruments_of,
+    measure_changes,
+)
 from rlaif.evaluation.tables import measures, terminal
 from rlaif.evaluation.verdict import measure_sentences, verdict
 from rlaif.evaluation.winrate import Match

@@ -12,7 +12,7 @@ import pytest
 from rlaif.config.measures import Syllables, WordCount
 from rlaif.errors import DataError
 from rlaif.evaluation.compare import compare_runs
-from rlaif.evaluation.instruments import instruments
+from rlaif.evaluation.measures import instruments
 from rlaif.evaluation.report import write_report
 from rlaif.evaluation.verdict import verdict
 from rlaif.pages.plots import AxisScale, dots, running_mean

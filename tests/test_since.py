@@ -23,8 +23,7 @@ from rlaif.jsonl import write_json
 from rlaif.pipeline import STAGES, run_recipe, stages_until
 from rlaif.run_folder import Run
 from rlaif.stages import due
-from rlaif.study.arms import arm_runs
-from rlaif.study.config import load_study
+from rlaif.study.config import arm_runs, load_study
 from rlaif.study.run import run_study
 from rlaif.testing import small_recipe
 from tests.test_modes import CONSTITUTION

@@ -18,13 +18,12 @@ from rlaif.errors import ConfigError
 from rlaif.jsonl import read_jsonl, read_objects
 from rlaif.records import Judgment, Message, Pair, Preference, Prompt
 from rlaif.resources import resolve
-from rlaif.study import contest, heldout
-from rlaif.study.arms import arm_runs, recipe_of
-from rlaif.study.config import load_study
+from rlaif.study import contest
+from rlaif.study import run as study_run
+from rlaif.study.config import arm_runs, load_study, recipe_of
 from rlaif.study.contest import meetings, prompts_of
-from rlaif.study.heldout import heldout_labels
 from rlaif.study.page import Page, read_comparison
-from rlaif.study.run import run_study
+from rlaif.study.run import heldout_labels, run_study
 from rlaif.testing import CONSTITUTION, small_recipe
 from tests.forked import exit_code
 
@@ -218,8 +217,8 @@ def test_a_changed_human_label_reaches_the_figures(tmp_path, monkeypatch):
     monkeypatch.setattr("rlaif.rewards.model.score_pairs", lambda *_: scored.append(1) or {pair.id: 2.0})
     for p_a in (0.0, 0.0, 1.0):
         label = Judgment(pair=pair, source="human", annotator="ann", p_a=p_a)
-        monkeypatch.setattr(heldout, "heldout_labels", lambda *_, label=label: [label])
-        heldout.measure_accuracy(None, tmp_path, [("arm", 0, recipe, run)])
+        monkeypatch.setattr(study_run, "heldout_labels", lambda *_, label=label: [label])
+        study_run.measure_accuracy(None, tmp_path, [("arm", 0, recipe, run)])
         assert [row["p_human"] for _, row in read_objects(tmp_path / "accuracy.jsonl")] == [p_a]
     assert len(scored) == 2
 
@@ -229,7 +228,7 @@ def test_a_changed_human_label_reaches_the_figures(tmp_path, monkeypatch):
 KILLS = (
     ("rlaif.study.run", "run_recipe", "", 2),
     ("rlaif.study.contest", "write_jsonl", "judgments.jsonl", 1),
-    ("rlaif.study.heldout", "write_jsonl", "accuracy.jsonl", 2),
+    ("rlaif.study.run", "write_jsonl", "accuracy.jsonl", 2),
     ("rlaif.study.page", "write_study_page", "", 1),
 )
 """Between two arms, in the contest, between two reward models, before the page: the process dies before the function of

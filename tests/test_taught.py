@@ -10,8 +10,10 @@ import pytest
 
 from rlaif.config.measures import CodeMeasure, Readability, WordCount
 from rlaif.constitution import Constitution
-from rlaif.evaluation.instruments import Instrument, instruments
-from rlaif.evaluation.taught import label_rows, label_sentences, labels_by_principle, labels_part
+from rlaif.evaluation.agreement import labels_by_principle
+from rlaif.evaluation.measures import Instrument, instruments
+from rlaif.evaluation.tables import label_rows, labels_part
+from rlaif.evaluation.verdict import label_sentences
 from rlaif.feedback.verdict import sigma
 from rlaif.records import Judgment, MemberJudgment, Pair, PrincipleJudgment, Provenance
 from rlaif.stats import Bootstrap

@@ -18,7 +18,7 @@ from benchmarks.world import texts
 from benchmarks.world.labels import BIASED, CONTEST, UNBIASED, Traits, judge_of, people
 from benchmarks.world.policies import Simulated, Size, train_arms
 from benchmarks.world.truth import Draw, hold, order_of, true_rates, true_scores
-from rlaif.evaluation.contest.headtohead import win_rate
+from rlaif.evaluation.contest.games import win_rate
 from rlaif.evaluation.contest.league import league
 from rlaif.feedback.pairs import choice
 from rlaif.records import Message, Pair, Preference, Prompt

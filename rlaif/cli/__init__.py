@@ -92,8 +92,8 @@ def _run(
     done = run_recipe(recipe, out or Path("runs") / recipe.name, only, since=since, redo=redo)
     if only is None or "report" in only:
         if done.evaluation.exists():
+            from rlaif.evaluation.artefacts import EVALUATION
             from rlaif.evaluation.tables import terminal
-            from rlaif.forms import EVALUATION
             from rlaif.jsonl import read_json
 
             console.print(terminal(read_json(done.evaluation, EVALUATION)))

@@ -1,18 +1,26 @@
-"""How far the judge agrees with itself, and how much of its work came back.
+"""What the judge's verdicts are worth: how far it agrees with itself, how much of its work came back, and which
+principle taught what.
 
-Every interval resamples prompts (`stats.py`). What training changed is measured in `winrate.py` and `evaluate.py`.
+A label is the weighted mean of its principles' log-odds, so a principle's part in a label is its weighted log-odds over
+the sum of the weights, and its share of the signal is the sum of those parts' sizes over the sum of all principles'. A
+principle that seldom prefers a side, or weakly, taught little, however right it is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from statistics import fmean
 from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.special import expit
 
-from rlaif.records import Failure, Judgment, Verdict
+from rlaif.constitution import Constitution
+from rlaif.evaluation.measures import Instrument
+from rlaif.feedback.pairs import choice
+from rlaif.feedback.verdict import log_odds
+from rlaif.records import Failure, Judgment, PrincipleJudgment, Verdict
 from rlaif.stats import Bootstrap, clustered_mean
 
 
@@ -93,8 +101,113 @@ def coverage(judgments: Iterable[Judgment], failures: Iterable[Failure]) -> dict
     failures = list(failures)
     judged = len({j.pair.id for j in judgments if j.source == "ai"})
     failed = len({f.id for f in failures})
-    reasons: dict[str, int] = {}
-    for failure in failures:
-        reasons[failure.reason] = reasons.get(failure.reason, 0) + 1
+    reasons = Counter(failure.reason for failure in failures)
     value = judged / (judged + failed) if judged + failed else None
     return {"value": value, "judged": judged, "failed": failed, "reasons": dict(sorted(reasons.items()))}
+
+
+# ------------------------------------------------------------------------------------------------ labels
+
+
+class _Opinion(NamedTuple):
+    """What one principle says of one labelled pair."""
+
+    judgment: Judgment
+    p_a: float
+    part: float
+    """Of the label's log-odds."""
+    checked: bool
+
+
+def labels_by_principle(
+    judgments: Sequence[Judgment],
+    constitution: Constitution,
+    instruments: Sequence[Instrument],
+    bootstrap: Bootstrap,
+) -> dict[str, Any] | None:
+    """What labels say, by principle and as they came out; None where no judge labelled. Of a panel's members each
+    principle has an entry, `member: principle`.
+
+    by_principle  pairs     labelled pairs to which it applies
+                  prefers   in how many of them it prefers a side
+                  signal    its share of the label signal, 0 to 1; None where no principle prefers anything
+                  agrees    how often the label prefers the same side, over pairs in which both prefer one
+                  measures  see `_agreements`
+    label         the same measures, of the label itself
+    """
+    if not judgments:
+        return None
+    said: dict[str, list[_Opinion]] = {}
+    for judgment in judgments:
+        for name, one in _parts(judgment, {p.id: p.weight for p in constitution.principles}):
+            said.setdefault(name, []).append(one)
+    loud = {name: sum(abs(one.part) for one in rows) for name, rows in said.items()}
+    total = sum(loud.values())
+    return {
+        "pairs": len(judgments),
+        "prefers": sum(choice(judgment.p_a) != 0.5 for judgment in judgments),
+        "by_principle": {
+            name: {
+                "checked": rows[0].checked,
+                "pairs": len(rows),
+                "prefers": sum(choice(one.p_a) != 0.5 for one in rows),
+                "signal": loud[name] / total if total else None,
+                "agrees": _agrees(rows, bootstrap),
+                "measures": _agreements([(one.judgment, one.p_a) for one in rows], instruments, bootstrap),
+            }
+            for name, rows in said.items()
+        },
+        "label": {"measures": _agreements([(j, j.p_a) for j in judgments], instruments, bootstrap)},
+    }
+
+
+def _parts(judgment: Judgment, weights: Mapping[str, float]) -> Iterator[tuple[str, _Opinion]]:
+    """Every principle of the judgment, or of its members, with its part in the label's log-odds."""
+    whole: list[tuple[str, Sequence[PrincipleJudgment]]] = [
+        (f"{member.member}: ", member.principles) for member in judgment.members
+    ] or [("", judgment.principles)]
+    for prefix, principles in whole:
+        total = sum(weights.get(p.principle, 1.0) for p in principles) * len(whole)
+        for p in principles:
+            part = weights.get(p.principle, 1.0) * log_odds(p.p_a) / total
+            yield f"{prefix}{p.principle}", _Opinion(judgment, p.p_a, part, p.checked)
+
+
+def _agrees(rows: Sequence[_Opinion], bootstrap: Bootstrap) -> dict[str, Any] | None:
+    decided = [one for one in rows if 0.5 not in (choice(one.p_a), choice(one.judgment.p_a))]
+    if not decided:
+        return None
+    same = [float(choice(one.p_a) == choice(one.judgment.p_a)) for one in decided]
+    return clustered_mean(same, [one.judgment.pair.prompt_id for one in decided], *bootstrap).model_dump()
+
+
+def _agreements(
+    preferred: Sequence[tuple[Judgment, float]], instruments: Sequence[Instrument], bootstrap: Bootstrap
+) -> list[dict[str, Any]]:
+    """For each instrument: how often the preferred response has the lower value, or the higher where that is wanted,
+    over pairs with a preference whose values differ. `ties` counts pairs of equal values, `without_value` those in
+    which a response has none; where no pair is left, `value` is None."""
+    chosen = [_ordered(judgment, p_a) for judgment, p_a in preferred if choice(p_a) != 0.5]
+    return [_agreement(instrument, chosen, bootstrap) for instrument in instruments]
+
+
+def _ordered(judgment: Judgment, p_a: float) -> tuple[str, str, str]:
+    """The preferred text, the other, and the prompt."""
+    pair = judgment.pair if choice(p_a) == 1.0 else judgment.pair.swapped()
+    return pair.a, pair.b, pair.prompt_id
+
+
+def _agreement(instrument: Instrument, chosen: Sequence[tuple[str, str, str]], bootstrap: Bootstrap) -> dict[str, Any]:
+    hits, clusters, ties, without = [], [], 0, 0
+    for preferred, other, prompt_id in chosen:
+        one, two = instrument.value(preferred), instrument.value(other)
+        if one is None or two is None:
+            without += 1
+        elif one == two:
+            ties += 1
+        else:
+            hits.append(float((one < two) == (instrument.side == "lower")))
+            clusters.append(prompt_id)
+    nothing = {"value": None, "low": None, "high": None, "n": 0}
+    found = clustered_mean(hits, clusters, *bootstrap).model_dump() if hits else nothing
+    return {"name": instrument.name, "side": instrument.side, **found, "ties": ties, "without_value": without}

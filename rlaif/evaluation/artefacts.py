@@ -1,19 +1,113 @@
-"""What a run folder holds, read for people: any part may be missing, but what is there must be readable."""
+"""What a run folder holds, read for people: any part may be missing, but what is there must be readable.
+
+The first half is the form of evaluation.json, which `evaluate.py` writes, as far as the report and the comparison read
+it back.
+"""
 
 from __future__ import annotations
 
 import os
 from collections import Counter
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
-from pydantic import TypeAdapter
+from pydantic import Field, TypeAdapter
 
 from rlaif.errors import DataError
-from rlaif.forms import EVALUATION, MANIFEST, METRICS, SAMPLE, SOURCE
+from rlaif.forms import MANIFEST, METRICS, SAMPLE, SOURCE, Count, Number, Share, form, many, maybe, named
 from rlaif.jsonl import read_json, read_rows, read_text
 from rlaif.stats import at
 from rlaif.strict_yaml import read_mapping
+
+ENDS = {"low": Number | None, "high": Number | None, "n": Count}
+MaybeFigure = form(value=Number | None, **ENDS)
+"""None where it was not measured."""
+Figure = form(value=Number, **ENDS)
+Interval = tuple[Number | None, Number | None]
+Intervals = {"before_interval": maybe(Interval), "after_interval": maybe(Interval)}
+Change = form(before=Number, after=Number, difference=Figure, **Intervals, checks=maybe(Count))
+PassRate = form(before=Number | None, after=Number | None, difference=Figure | None, **Intervals)
+Consistency = form(
+    Figure,
+    **dict.fromkeys(("both_first", "both_second", "undecided"), maybe(MaybeFigure | None)),
+    swap_gap=maybe(Number | None),
+)
+Band = form(**{"from": Share, "to": Share}, value=Number | None, **ENDS)
+"""Pairs between two bounds of the label's own p, or of what the model says."""
+RewardModel = form(
+    note=maybe(str),
+    heldout_accuracy=maybe(
+        form(
+            MaybeFigure,
+            by_source=maybe(named(Figure | None)),
+            cross_entropy=maybe(Figure | None),
+            label_entropy=maybe(Number | None),
+        )
+        | None
+    ),
+    by_strength=maybe(many(Band) | None),
+    calibration=maybe(form(bins=maybe(many(Band) | None), ece=maybe(MaybeFigure | None)) | None),
+    ensemble=maybe(form(**dict.fromkeys(("agree", "disagree", "disagreement"), maybe(MaybeFigure | None))) | None),
+    heads=maybe(named(MaybeFigure | None) | None),
+    rating_error=maybe(form(MaybeFigure, without=maybe(Number | None)) | None),
+)
+Policy = form(
+    win_rate_vs_reference=maybe(form(MaybeFigure, judged_principles=maybe(MaybeFigure | None)) | None),
+    kl=maybe(MaybeFigure | None),
+    **dict.fromkeys(("score", "response_tokens", "finished", "repetition"), maybe(Change | None)),
+)
+Side = Literal["lower", "higher"]
+MeasureChange = form(
+    PassRate,
+    name=str,
+    unit=Literal["number", "share"],
+    better=maybe(Side | None),
+    seen=maybe(str | None),
+    without_value=maybe(dict[str, Count]),
+    equal_length=maybe(Figure | None),
+)
+Agreement = form(MaybeFigure, name=str, side=Side, ties=maybe(Count), without_value=maybe(Count))
+"""How often what is preferred is lower, or higher, by a measure."""
+LabelPart = form(
+    checked=bool,
+    pairs=Count,
+    prefers=Count,
+    signal=Share | None,
+    agrees=maybe(Figure | None),
+    measures=maybe(many(Agreement)),
+)
+Labels = form(
+    pairs=Count, prefers=Count, by_principle=named(LabelPart), label=maybe(form(measures=maybe(many(Agreement))))
+)
+Evaluation = form(
+    confidence=maybe(Annotated[float, Field(gt=0, lt=1)]),
+    heldout=maybe(form(prompts=maybe(Count), responses=maybe(Count))),
+    constitution=maybe(form(hash=maybe(str))),
+    judge=maybe(
+        form(
+            order_consistency=maybe(form(Consistency, by_principle=maybe(named(Consistency))) | None),
+            coverage=maybe(form(value=Number | None, judged=Count, failed=Count) | None),
+        )
+    ),
+    reward_model=maybe(RewardModel),
+    policy=maybe(Policy),
+    principles=maybe(
+        named(form(checked=bool, judged=maybe(bool), pass_rate=PassRate, win_rate=maybe(MaybeFigure | None)))
+    ),
+    all_checked=maybe(Change | None),
+    measures=maybe(many(MeasureChange)),
+    labels=maybe(Labels | None),
+    cost=maybe(
+        form(
+            **dict.fromkeys(("judge_calls", "prompt_tokens", "completion_tokens"), maybe(Count)),
+            seconds=maybe(dict[str, Number]),
+        )
+    ),
+)
+EVALUATION: TypeAdapter[Any] = TypeAdapter(Evaluation)
+
+
+# ------------------------------------------------------------------------------------------------ the folder
 
 T = TypeVar("T")
 

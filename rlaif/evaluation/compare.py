@@ -7,7 +7,7 @@ prompts. Scores of different reward models are on different scales and are not c
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ from rlaif.evaluation.artefacts import Artefacts, read_artefacts
 from rlaif.jsonl import write_json
 from rlaif.pages import kit, plots
 from rlaif.pages.kit import Cell, Part
-from rlaif.stats import Bootstrap, Estimate, at, clustered_mean_difference, estimate_at
+from rlaif.stats import Bootstrap, Estimate, at, bonferroni, clustered_mean_difference, estimate_at
 from rlaif.words import COIN, NONE, Unit, direction, figure, percent, span, tone, with_interval
 
 
@@ -71,7 +71,18 @@ def compare_runs(folders: Sequence[Path], out: Path) -> Table:
             "Two intervals that overlap do not show that two runs are equal, nor is it safe to subtract one row from "
             "another by eye."
         ),
-        kit.grid(*_forests(names, shown, figures)),
+        kit.grid(
+            *(
+                kit.dots(
+                    f.name,
+                    f"{f.name}, each run with its interval",
+                    dict(zip(names, figures[f.name], strict=True)),
+                    plots.AxisScale(f.unit, f.reference),
+                    narrow=True,
+                )
+                for f in shown
+            )
+        ),
         _head_to_head(direct, runs),
         kit.heading("What differs between the recipes"),
         kit.settings(names, differences) or kit.paragraph("Nothing but the name."),
@@ -137,33 +148,20 @@ def _rows(
         for when in ("before", "after")
     ]
     for shown in all_shown:
+        # Where a run has no such figure stands the reason, if evaluation.json gives one.
+        why = f"{shown.place.rpartition('.')[0]}.note"
         cells = zip(runs, figures[shown.name], strict=True)
-        rows.append((shown.name, *(with_interval(e, shown.unit) if e else _why_none(run, shown) for run, e in cells)))
+        shown_as = (with_interval(e, shown.unit) if e else str(at(r.evaluation, why) or NONE) for r, e in cells)
+        rows.append((shown.name, *shown_as))
     return [row for row in rows if any(cell != NONE for cell in row[1:])]
-
-
-def _why_none(run: Artefacts, shown: FigureRow) -> str:
-    """What stands where a run has no such figure: the reason, where evaluation.json gives one."""
-    parent = shown.place.rpartition(".")[0]
-    return str(at(run.evaluation, f"{parent}.note") or NONE)
-
-
-def _forests(
-    names: Sequence[str], all_shown: Sequence[FigureRow], figures: Mapping[str, Sequence[Estimate | None]]
-) -> Iterator[Part]:
-    for shown in all_shown:
-        rows = {name: e for name, e in zip(names, figures[shown.name], strict=True) if e is not None}
-        if rows:
-            svg = plots.dots(shown.name, rows, plots.AxisScale(shown.unit, shown.reference), narrow=True)
-            yield kit.picture(svg, f"{shown.name}, each run with its interval")
 
 
 # -------------------------------------------------------------------------------------- one run against another
 
 
 def _adjusted(runs: Sequence[Artefacts]) -> float:
-    """Bonferroni: together, the differences from the first run keep the confidence that each alone would have."""
-    return 1 - (1 - _confidence(runs)) / (len(runs) - 1)
+    """Together, the differences from the first run keep the confidence that each alone would have."""
+    return bonferroni(_confidence(runs), len(runs) - 1)
 
 
 def _direct(runs: Sequence[Artefacts], names: Sequence[str]) -> dict[str, Estimate]:

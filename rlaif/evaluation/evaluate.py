@@ -14,11 +14,9 @@ from rlaif.config.recipe import EvaluateSection
 from rlaif.constitution import Constitution, Principle
 from rlaif.constitution.checks import repetition_rate
 from rlaif.errors import DataError
-from rlaif.evaluation.agreement import coverage, order_consistency
-from rlaif.evaluation.instruments import Instrument
-from rlaif.evaluation.measures import measure_changes, values
+from rlaif.evaluation.agreement import coverage, labels_by_principle, order_consistency
+from rlaif.evaluation.measures import Instrument, measure_changes
 from rlaif.evaluation.reward_worth import heldout_accuracy, reward_worth
-from rlaif.evaluation.taught import labels_by_principle
 from rlaif.evaluation.winrate import Match, matches, principle_win_rate, win_rate
 from rlaif.patterns import Endless
 from rlaif.records import Failure, Judgment, Response, plain
@@ -63,25 +61,19 @@ class EvaluationInputs:
 
 
 def _before_after(
-    matched: Sequence[Match],
-    measure: Callable[[Response], float],
-    bootstrap: Bootstrap,
-    bounds: Bounds | None = SHARE,
+    matched: Sequence[Match], measure: Callable[[Response], float], bootstrap: Bootstrap, bounds: Bounds | None = SHARE
 ) -> dict[str, Any]:
-    before = [measure(m.before) for m in matched]
-    after = [measure(m.after) for m in matched]
+    before, after = [measure(m.before) for m in matched], [measure(m.after) for m in matched]
     return change(before, after, [m.after.prompt_id for m in matched], bootstrap, bounds)
 
 
-def passes(constitution: Constitution, response: Response) -> dict[str, bool]:
-    """Whether the response passes each checked principle that applies to its prompt, without checks that come to no
-    end on it."""
-    checked = [p for p in constitution.for_tags(response.tags) if p.check is not None]
-    return {p.id: passed for p in checked if (passed := _passed(p, response)) is not None}
+def _passes(constitution: Constitution, response: Response) -> dict[str, bool | None]:
+    """Whether the response passes each checked principle that applies to its prompt; None where the check comes to no
+    end."""
+    return {p.id: _passed(p, response) for p in constitution.for_tags(response.tags) if p.check is not None}
 
 
 def _passed(principle: Principle, response: Response) -> bool | None:
-    """None where the check comes to no end."""
     try:
         return principle.passes(response.text)
     except Endless:
@@ -167,17 +159,13 @@ def _policy(inputs: EvaluationInputs, matched: Sequence[Match], bootstrap: Boots
 def _all_checked(constitution: Constitution, matched: Sequence[Match], bootstrap: Bootstrap) -> dict[str, Any] | None:
     """The share of responses that pass every check that applies to them; None when no check applies."""
     applies = [m for m in matched if any(p.check for p in constitution.for_tags(m.after.tags))]
-    here = [m for m in applies if not _undecided(constitution, m.before) | _undecided(constitution, m.after)]
+    passed = {id(r): _passes(constitution, r).values() for m in applies for r in (m.before, m.after)}
+    here = [m for m in applies if None not in (*passed[id(m.before)], *passed[id(m.after)])]
     if not here:
         return None
-    change = _before_after(here, lambda r: float(all(passes(constitution, r).values())), bootstrap)
+    change = _before_after(here, lambda r: float(all(passed[id(r)])), bootstrap)
     undecided = {"undecided": len(applies) - len(here)} if len(here) < len(applies) else {}
     return change | {"checks": sum(p.check is not None for p in constitution.principles)} | undecided
-
-
-def _undecided(constitution: Constitution, response: Response) -> bool:
-    """Whether a check comes to no end on the response."""
-    return any(p.check and _passed(p, response) is None for p in constitution.for_tags(response.tags))
 
 
 def sample_rows(inputs: EvaluationInputs) -> list[dict[str, Any]]:
@@ -193,9 +181,10 @@ def sample_rows(inputs: EvaluationInputs) -> list[dict[str, Any]]:
             row[name] = response.text
             row[f"{name}_tokens"] = response.tokens
             row[f"{name}_finished"] = response.finished
-            row[f"{name}_passes"] = passes(inputs.constitution, response)
+            passed = _passes(inputs.constitution, response)
+            row[f"{name}_passes"] = {check: good for check, good in passed.items() if good is not None}
             if inputs.instruments:
-                row[f"{name}_measures"] = values(inputs.instruments, response.text)
+                row[f"{name}_measures"] = {one.name: one.value(response.text) for one in inputs.instruments}
         if inputs.scores_after:
             row |= {"score_before": inputs.scores_before[i], "score_after": inputs.scores_after[i]}
         if inputs.kl:

@@ -1,17 +1,176 @@
-"""How much each measure of the responses changed: paired, with intervals over prompts, and at equal length.
+"""What the measures of `evaluate.measures` say of one text, and how much each changed: paired, over prompts.
 
-Training often makes answers shorter, and many measures move with length alone. So each difference is also taken at
-equal length: of every pair the longer text is cut after as many words as the shorter has, and both are measured again.
+An instrument is pure: a text gives a number, or None where the text has nothing to measure. None is counted and never
+replaced by a number. Training often makes answers shorter, and many measures move with length alone. So each difference
+is also taken at equal length: of every pair the longer text is cut after as many words as the shorter has, and both are
+measured again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from statistics import fmean
+from typing import Any, Literal
 
-from rlaif.evaluation.instruments import Instrument, cut_to_equal_length
+import textstat_rs
+
+from rlaif.config import Recipe
+from rlaif.config.measures import (
+    Better,
+    CodeMeasure,
+    Lexicon,
+    LongWords,
+    Measure,
+    Readability,
+    Syllables,
+    WordCount,
+    title,
+)
+from rlaif.config.models import ScriptedModel
+from rlaif.config.optimise import BestOfN, OnPolicy
+from rlaif.config.scoring import LengthScore
+from rlaif.constitution import Constitution
+from rlaif.constitution.checks import words
+from rlaif.errors import ConfigError, RlaifError, shown
 from rlaif.evaluation.winrate import Match
+from rlaif.models.scripted import load_function, said
 from rlaif.stats import Bootstrap, Bounds, change, clustered_mean_difference
+
+ENGLISH = "en_US"
+_LETTER = "[A-Za-z\u00c0-\u024f]"
+_WORD = re.compile(rf"{_LETTER}+(?:'{_LETTER}+)*")
+_NUMBER = re.compile(r"\d+(?:[.,:]\d+)*")
+_JOINT = re.compile(r"[-\u2010-\u2015/]")
+_PIECE = re.compile(r"\S+")
+
+
+@dataclass(frozen=True)
+class Instrument:
+    """One measure, ready to use."""
+
+    name: str
+    kind: str
+    unit: Literal["number", "share"]
+    better: Better | None
+    value: Callable[[str], float | None]
+    """Asked once per text."""
+    seen: str | None = None
+    """Which part of the run looks at the same thing, so that the measure is no independent one."""
+
+    @property
+    def side(self) -> Better:
+        """The side on which agreement is counted: the wanted one, or the lower."""
+        return self.better or "lower"
+
+
+def instruments(measures: Sequence[Measure]) -> tuple[Instrument, ...]:
+    """The instruments of these measures. ConfigError for a function that cannot be loaded."""
+    return tuple(_instrument(measure) for measure in measures)
+
+
+def instruments_of(recipe: Recipe, constitution: Constitution) -> tuple[Instrument, ...]:
+    """The recipe's instruments, each with what the run has `seen` of it, as far as that can be told."""
+    found = zip(recipe.evaluate.measures, instruments(recipe.evaluate.measures), strict=True)
+    return tuple(replace(one, seen=seen_by(measure, recipe, constitution)) for measure, one in found)
+
+
+def seen_by(measure: Measure, recipe: Recipe, constitution: Constitution) -> str | None:
+    """Which part of the run looks at what the measure looks at: a check of length, a score of length, a scripted judge
+    of the function's own module. None where none does."""
+    if isinstance(measure, WordCount):
+        counting = [p.id for p in constitution.principles if p.check and p.check.kind in {"max_words", "min_words"}]
+        method = recipe.optimise
+        scored = isinstance(method, OnPolicy | BestOfN) and any(isinstance(s, LengthScore) for s in method.sources)
+        return f"the check {counting[0]}" if counting else "the score" if scored else None
+    if isinstance(measure, CodeMeasure) and isinstance(recipe.judge, ScriptedModel):
+        same = measure.function.partition(":")[0] == recipe.judge.model.partition(":")[0]
+        return "the judge, a function of the same module" if same else None
+    return None
+
+
+def cut_to_equal_length(one: str, other: str) -> tuple[str, str]:
+    """Both texts up to as many pieces between white space as the shorter has."""
+    ends = [[piece.end() for piece in _PIECE.finditer(text)] for text in (one, other)]
+    shorter = min(map(len, ends))
+    return (one[: ends[0][shorter - 1]], other[: ends[1][shorter - 1]]) if shorter else ("", "")
+
+
+def _instrument(measure: Measure) -> Instrument:
+    value: Callable[[str], float | None]
+    unit: Literal["number", "share"]
+    match measure:
+        case Readability():
+            value, unit = partial(_grade, measure), "number"
+        case Syllables():
+            value, unit = lambda text: _mean(_syllable_counts(text)), "number"
+        case LongWords():
+            long = measure.syllables
+            value, unit = lambda text: _mean([count >= long for count in _syllable_counts(text)]), "share"
+        case WordCount():
+            value, unit = lambda text: float(len(words(text))), "number"  # an empty text has 0 words: a measurement
+        case Lexicon():
+            listed = frozenset(word.casefold() for word in measure.words)
+            value, unit = lambda text: _mean([word.casefold() in listed for word in words(text)]), "share"
+        case CodeMeasure():
+            function = load_function(measure.function, "evaluate.measures: function")
+            value, unit = partial(_by_function, function, measure), measure.unit
+    return Instrument(title(measure), measure.kind, unit, measure.better, cache(value))
+
+
+def _grade(measure: Readability, text: str) -> float | None:
+    plain = _running_text(text)
+    if len(_WORD.findall(plain)) < measure.min_words:
+        return None
+    if measure.formula == "flesch_kincaid":
+        return textstat_rs.flesch_kincaid_grade(plain, lang=ENGLISH)
+    return textstat_rs.coleman_liau_index(plain)
+
+
+def _running_text(text: str) -> str:
+    """The text as the formulas want it and the library does not make it: without numerals, which are no words; hyphens
+    and slashes divide words; a line ends a sentence."""
+    text = text.encode("utf-8", "replace").decode().replace("\u2019", "'")
+    return ".\n".join(line for line in _JOINT.sub(" ", _NUMBER.sub(" ", text)).splitlines() if line.strip())
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return fmean(values) if values else None
+
+
+def _syllable_counts(text: str) -> list[int]:
+    """Of each word in Latin letters."""
+    return [_syllables(word) for word in _WORD.findall(text.replace("\u2019", "'"))]
+
+
+@cache
+def _syllables(word: str) -> int:
+    return textstat_rs.syllable_count(word, lang=ENGLISH)
+
+
+def _by_function(function: Callable[[str], object], measure: CodeMeasure, text: str) -> float | None:
+    """What the user's function says. ConfigError, naming its place, where it raises or gives what is no number."""
+    place = f"evaluate.measures: {measure.function}"
+    try:
+        value = function(text)
+        value = value.item() if hasattr(value, "item") else value  # numpy's and torch's numbers are numbers
+    except (RlaifError, KeyboardInterrupt):
+        raise
+    except BaseException as error:  # sys.exit too: a measure must not end a run as if it were done
+        raise ConfigError(f"{place}: {said(error)} on {shown(text)}") from error
+    if value is None:
+        return None
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        raise ConfigError(f"{place}: must return a number or None (got {shown(value)} on {shown(text)})")
+    if measure.unit == "share" and not 0 <= value <= 1:
+        raise ConfigError(f"{place}: unit is 'share', so it must return 0 to 1 (got {shown(value)} on {shown(text)})")
+    return float(value)
+
+
+# ------------------------------------------------------------------------------------------------ changes
 
 BOUNDS: dict[str, Bounds | None] = {"share": (0.0, 1.0), "number": None}
 
@@ -30,7 +189,6 @@ def measure_changes(
 def _entry(instrument: Instrument, matched: Sequence[Match], bootstrap: Bootstrap) -> dict[str, Any]:
     texts = [(m.before.text, m.after.text) for m in matched]
     pairs = [(instrument.value(one), instrument.value(two)) for one, two in texts]
-    before, after, clusters = _known(pairs, matched)
     entry: dict[str, Any] = {
         "name": instrument.name,
         "kind": instrument.kind,
@@ -40,23 +198,17 @@ def _entry(instrument: Instrument, matched: Sequence[Match], bootstrap: Bootstra
         "without_value": {"before": sum(x is None for x, _ in pairs), "after": sum(y is None for _, y in pairs)},
     }
     bounds = BOUNDS[instrument.unit]
-    if not before:
+    known = _known(pairs, matched)
+    if not known[0]:
         return entry | {"before": None, "after": None, "difference": None, "equal_length": None}
-    entry |= change(before, after, clusters, bootstrap, bounds)
-    return entry | {"equal_length": _equal_length(instrument, texts, matched, bootstrap)}
-
-
-def _equal_length(
-    instrument: Instrument, texts: Sequence[tuple[str, str]], matched: Sequence[Match], bootstrap: Bootstrap
-) -> dict[str, Any] | None:
-    if instrument.kind == "words":
-        return None
-    cut = [cut_to_equal_length(one, two) for one, two in texts]
-    before, after, clusters = _known([(instrument.value(one), instrument.value(two)) for one, two in cut], matched)
-    if not before:
-        return None
-    reach = None if BOUNDS[instrument.unit] is None else (-1.0, 1.0)
-    return clustered_mean_difference(before, after, clusters, bootstrap, reach).model_dump()
+    entry |= change(*known, bootstrap, bounds) | {"equal_length": None}
+    if instrument.kind != "words":
+        cut = [cut_to_equal_length(one, two) for one, two in texts]
+        at_equal = _known([(instrument.value(one), instrument.value(two)) for one, two in cut], matched)
+        if at_equal[0]:
+            reach = None if bounds is None else (-1.0, 1.0)
+            entry["equal_length"] = clustered_mean_difference(*at_equal, bootstrap, reach).model_dump()
+    return entry
 
 
 def _known(
@@ -65,8 +217,3 @@ def _known(
     """Values before and after and the prompt, of the pairs in which both have one."""
     both = [(x, y, m.after.prompt_id) for (x, y), m in zip(pairs, matched, strict=True) if None not in (x, y)]
     return [x for x, _, _ in both if x is not None], [y for _, y, _ in both if y is not None], [p for _, _, p in both]
-
-
-def values(instruments: Sequence[Instrument], text: str) -> dict[str, float | None]:
-    """What each instrument says of the text, by name."""
-    return {instrument.name: instrument.value(text) for instrument in instruments}

@@ -14,12 +14,11 @@ from typing import Any
 
 from rlaif.evaluation import tables
 from rlaif.evaluation.artefacts import Artefacts, read_artefacts
-from rlaif.evaluation.taught import labels_part
 from rlaif.evaluation.verdict import verdict
 from rlaif.pages import kit, plots
 from rlaif.pages.kit import Part
 from rlaif.stats import at, estimate_at
-from rlaif.words import COIN, duration, number, percent, with_interval
+from rlaif.words import SOURCES, duration, number, percent, with_interval
 
 KINDS = {
     "ai": "AI feedback (RLAIF)",
@@ -40,7 +39,7 @@ def write_report(run_folder: Path, out: Path | None = None) -> Path:
         kit.tiles(tables.tiles(run.evaluation), reading),
         tables.principles_part(run.evaluation),
         tables.measures_part(run.evaluation),
-        labels_part(run.evaluation),
+        tables.labels_part(run.evaluation),
         _judge(run),
         _training(run, confidence),
         _examples(run),
@@ -58,8 +57,7 @@ def _facts(run: Artefacts) -> dict[str, str]:
     by_source = Counter[str]()
     for (source, _), count in run.preferences.items():
         by_source[source] += count
-    names = {"ai": "AI", "human": "human"}
-    sources = ", ".join(f"{n:,} {names.get(s, s)}" for s, n in sorted(by_source.items()))
+    sources = ", ".join(f"{n:,} {SOURCES.get(s, s)}" for s, n in sorted(by_source.items()))
     facts = {
         "Run": run.name,
         "Trained on": kind,
@@ -117,21 +115,15 @@ def _judge(run: Artefacts) -> list[Part]:
             "it preferred a position. The swap gap is how far its probability moved when the order did."
         )
     rows = tables.judge(consistency)
+    by_principle = {name: estimate_at(entry) for name, entry in consistency.get("by_principle", {}).items()}
+    alt = "Order consistency of the judge, by principle"
+    plot = kit.dots("Same response preferred in both orders", alt, by_principle, plots.A_COIN)
     head = ("Principle", "Same response, both orders", "Always the first", "Always the second", "Undecided")
     failed = Counter(str(row.get("reason")) for row in run.failures)
     first = {str(row.get("reason")): str(row.get("detail", ""))[:200] for row in reversed(run.failures)}
     table = kit.table((*head, "Mean swap gap", "Pairs"), rows, totals=int(len(rows) > 1))
     failures = kit.failures([(reason, count, first[reason]) for reason, count in failed.most_common()])
-    return kit.section("The judge", "", kit.paragraph(*intro), _consistency_plot(consistency), table, *failures)
-
-
-def _consistency_plot(consistency: Mapping[str, Any]) -> Part:
-    found = {name: estimate_at(entry) for name, entry in consistency.get("by_principle", {}).items()}
-    rows = {name: estimate for name, estimate in found.items() if estimate}
-    if not rows:
-        return None
-    svg = plots.dots("Same response preferred in both orders", rows, plots.AxisScale(reference=(COIN, "a coin")))
-    return kit.picture(svg, "Order consistency of the judge, by principle")
+    return kit.section("The judge", "", kit.paragraph(*intro), plot, table, *failures)
 
 
 # ------------------------------------------------------------------------------------------------ training
@@ -160,9 +152,8 @@ def _reward(run: Artefacts) -> list[str]:
     sentences = []
     for source, entry in accuracy.get("by_source", {}).items():
         if found := estimate_at(entry):
-            labels = {"ai": "AI", "human": "human"}.get(source, source)
             sentences.append(
-                f"On {found.n:,} held-out pairs with {labels} labels the reward model agrees with "
+                f"On {found.n:,} held-out pairs with {SOURCES.get(source, source)} labels the reward model agrees with "
                 f"{with_interval(found)}."
             )
     loss, floor = estimate_at(accuracy, "cross_entropy"), accuracy.get("label_entropy")

@@ -34,7 +34,11 @@ def reward_worth(rows: Sequence[Row], bootstrap: Bootstrap, ratings: Sequence[Ro
     """
     return {
         "calibration": calibration(rows, bootstrap),
-        "by_strength": _by_strength(rows, bootstrap),
+        "by_strength": [
+            {"from": low, "to": high, **found}
+            for low, high in STRENGTHS
+            if (found := accuracy([row for row in rows if low < row["p_chosen"] <= high], bootstrap))
+        ],
         "ensemble": members(rows, bootstrap),
         "heads": _heads(rows, bootstrap),
         "rating_error": rating_error(ratings, bootstrap),
@@ -99,24 +103,20 @@ def calibration(rows: Sequence[Row], bootstrap: Bootstrap) -> dict[str, Any] | N
             agrees = clustered_mean(list(agreement[here]), [rows[k]["prompt_id"] for k in here], *bootstrap)
             said = float(confidence[here].mean())
             bins.append({"from": low, "to": high, "confidence": said, **agrees.model_dump()})
-    return {"ece": _calibration_error(confidence - agreement, place, rows, bootstrap), "bins": bins}
-
-
-def _calibration_error(gap: Any, place: Any, rows: Sequence[Row], bootstrap: Bootstrap) -> dict[str, Any]:
-    """sum over bins |sum of gaps| / pairs, with its interval over prompts (None for a single prompt)."""
+    # The error is |sum of gaps| summed over the bins B, per pair. It needs only sums by prompt C, so whole prompts are
+    # the rows that are drawn again, each its own cluster.
     index = numbered([row["prompt_id"] for row in rows])
     prompts = int(index.max()) + 1
     gap_CB = np.zeros((prompts, len(CONFIDENCES) - 1))
-    np.add.at(gap_CB, (index, place), gap)
+    np.add.at(gap_CB, (index, place), confidence - agreement)
     pairs_C = np.bincount(index).astype(float)
 
     def error(weights: Any) -> Any:
         return np.abs(weights @ gap_CB).sum(-1) / (weights @ pairs_C)
 
-    # Whole prompts are the rows here: each is its own cluster.
-    found = interval(error, [str(prompt) for prompt in range(prompts)], bootstrap)
-    low, high = found or (None, None)
-    return Estimate(value=float(error(np.ones(prompts))), low=low, high=high, n=len(rows)).model_dump()
+    ends = interval(error, [str(prompt) for prompt in range(prompts)], bootstrap) or (None, None)
+    ece = Estimate(value=float(error(np.ones(prompts))), low=ends[0], high=ends[1], n=len(rows))
+    return {"ece": ece.model_dump(), "bins": bins}
 
 
 def members(rows: Sequence[Row], bootstrap: Bootstrap) -> dict[str, Any] | None:
@@ -152,19 +152,10 @@ def accuracy(rows: Sequence[Row], bootstrap: Bootstrap) -> dict[str, Any] | None
     return clustered_mean(hits, [row["prompt_id"] for row in decided], *bootstrap).model_dump()
 
 
-def _by_strength(rows: Sequence[Row], bootstrap: Bootstrap) -> list[dict[str, Any]]:
-    bands = []
-    for low, high in STRENGTHS:
-        found = accuracy([row for row in rows if low < row["p_chosen"] <= high], bootstrap)
-        if found:
-            bands.append({"from": low, "to": high, **found})
-    return bands
-
-
 def _heads(rows: Sequence[Row], bootstrap: Bootstrap) -> dict[str, Any] | None:
     names = sorted({name for row in rows for name in row.get("heads", {})})
-    own = {
-        name: [{"prompt_id": r["prompt_id"], **r["heads"][name]} for r in rows if name in r.get("heads", {})]
-        for name in names
-    }
-    return {name: accuracy(found, bootstrap) for name, found in own.items()} or None
+    found = {}
+    for name in names:
+        own = [{"prompt_id": r["prompt_id"], **r["heads"][name]} for r in rows if name in r.get("heads", {})]
+        found[name] = accuracy(own, bootstrap)
+    return found or None

@@ -7,11 +7,23 @@ from typing import Any
 
 from rich.table import Table
 
-from rlaif.evaluation.verdict import judge_is_noise, measure_tone, measure_units
+from rlaif.evaluation.verdict import judge_is_noise, label_sentences, loudest, measure_tone, measure_units
 from rlaif.pages import kit, plots
 from rlaif.pages.kit import Cell, Part, Row, Tile, cell, tile
 from rlaif.stats import Estimate, at, estimate_at
-from rlaif.words import COIN, NONE, Unit, figure, number, percent, span, tone, with_interval
+from rlaif.words import (
+    COIN,
+    NONE,
+    SOURCES,
+    Unit,
+    capital,
+    figure,
+    number,
+    percent,
+    span,
+    tone,
+    with_interval,
+)
 
 Tree = Mapping[str, Any]
 
@@ -47,14 +59,17 @@ def terminal(evaluation: Tree) -> Table:
     for title in ("", "before", "after", "interval"):
         table.add_column(title, justify="left" if title in {"", "interval"} else "right")
     lines = list(_measure_lines(evaluation))
-    for row in (row for seen, row in lines if not seen):
-        table.add_row(*row)
-    for found in tiles(evaluation):
-        table.add_row(found.name, found.before, found.value, found.detail)
-    for name, _, before, after, change, _ in principles(evaluation):
-        if after != NONE and name != ALL_CHECKS:
-            table.add_row(f"  passes {name}", str(before), str(after), f"{change[0]} ({change[1]})")
-    for row in (row for seen, row in lines if seen):
+    passes = [
+        (f"  passes {name}", str(before), str(after), f"{change[0]} ({change[1]})")
+        for name, _, before, after, change, _ in principles(evaluation)
+        if after != NONE and name != ALL_CHECKS
+    ]
+    for row in (
+        *(row for seen, row in lines if not seen),
+        *((found.name, found.before, found.value, found.detail) for found in tiles(evaluation)),
+        *passes,
+        *(row for seen, row in lines if seen),
+    ):
         table.add_row(*row)
     return table
 
@@ -64,16 +79,12 @@ def _measure_lines(evaluation: Tree) -> Iterator[tuple[bool, tuple[str, ...]]]:
     for entry in evaluation.get("measures", ()):
         seen, (level, by) = bool(entry.get("seen")), measure_units(entry)
         change, equal = (estimate_at(entry, place) for place in ("difference", "equal_length"))
-        name = f"  {entry['name']}" if seen else _capital(entry["name"])
+        name = f"  {entry['name']}" if seen else capital(entry["name"])
         detail = [with_interval(change, by)] if span(change, by) != NONE else []
         detail += [without] if (without := _without(entry)) else []
         yield seen, (name, figure(entry["before"], level), figure(entry["after"], level), "; ".join(detail))
         if span(equal, by) != NONE:
             yield seen, ("  at equal length", "", "", with_interval(equal, by))
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
 
 
 def _without(entry: Tree) -> str:
@@ -91,16 +102,21 @@ def principles(evaluation: Tree) -> list[Row]:
     rows = []
     for name, entry in evaluation.get("principles", {}).items():
         by = " and ".join(w for w, on in (("code", entry["checked"]), ("the judge", entry.get("judged"))) if on)
-        rows.append(_principle(name, by or NONE, entry["pass_rate"], estimate_at(entry, "win_rate")))
+        rows.append((name, by or NONE, entry["pass_rate"], estimate_at(entry, "win_rate")))
     checked = evaluation.get("all_checked")
     if checked and checked.get("checks", 0) > 1:
-        rows.append(_principle(ALL_CHECKS, "code", checked, None))
-    return rows
-
-
-def _principle(name: str, by: str, rate: Tree, win: Estimate | None) -> Row:
-    change = cell(estimate_at(rate, "difference"), "points", 0.0, bare=True)
-    return name, by, percent(rate["before"]), percent(rate["after"]), change, cell(win)
+        rows.append((ALL_CHECKS, "code", checked, None))
+    return [
+        (
+            name,
+            by,
+            percent(rate["before"]),
+            percent(rate["after"]),
+            cell(estimate_at(rate, "difference"), "points", 0.0, bare=True),
+            cell(win),
+        )
+        for name, by, rate, win in rows
+    ]
 
 
 def measures(evaluation: Tree) -> list[Row]:
@@ -112,7 +128,7 @@ def measures(evaluation: Tree) -> list[Row]:
         about += [without] if (without := _without(entry)) else []
         found = (estimate_at(entry, place) for place in ("difference", "equal_length"))
         changes = [cell(one, by)._replace(tone=measure_tone(entry, one)) for one in found]
-        name = Cell(_capital(entry["name"]), "; ".join(about))
+        name = Cell(capital(entry["name"]), "; ".join(about))
         rows.append((name, figure(entry["before"], level), figure(entry["after"], level), *changes))
     return rows
 
@@ -140,11 +156,10 @@ def judge(consistency: Tree) -> list[Row]:
 def worth(evaluation: Tree) -> list[Row]:
     """What the reward model is worth on held-out labels: name, value, interval, pairs; empty where not measured."""
     entry = evaluation.get("reward_model") or {}
-    names = {"ai": "AI", "human": "human"}
     rows = _worth("Agrees with held-out labels", entry, "heldout_accuracy")
     by_source = at(entry, "heldout_accuracy.by_source") or {}
     for source, found in by_source.items() if len(by_source) > 1 else ():
-        rows += _worth(f"with {names.get(source, source)} labels", found)
+        rows += _worth(f"with {SOURCES.get(source, source)} labels", found)
     for band in entry.get("by_strength") or ():
         rows += _worth(f"where the label is {percent(band['from'])} to {percent(band['to'])} sure", band)
     for one in at(entry, "calibration.bins") or ():
@@ -193,13 +208,13 @@ def _principle_plot(evaluation: Tree) -> Part:
         rates["all checks together"] = evaluation["all_checked"]
     if not rates:
         return None
-    rows = {name: (_level(rate, "before"), _level(rate, "after")) for name, rate in rates.items()}
+
+    def level(rate: Tree, when: str) -> Estimate:
+        low, high = rate.get(f"{when}_interval", (None, None))
+        return Estimate(value=rate[when], low=low, high=high, n=rate["difference"]["n"])
+
+    rows = {name: (level(rate, "before"), level(rate, "after")) for name, rate in rates.items()}
     return kit.picture(plots.before_after("Share of responses that pass", rows), "Pass rates before and after")
-
-
-def _level(rate: Tree, when: str) -> Estimate:
-    low, high = rate.get(f"{when}_interval", (None, None))
-    return Estimate(value=rate[when], low=low, high=high, n=rate["difference"]["n"])
 
 
 def measures_part(evaluation: Tree) -> list[Part]:
@@ -211,3 +226,43 @@ def measures_part(evaluation: Tree) -> list[Part]:
         "many words as the shorter has.",
         kit.table(("Measure", "Before", "After", "Change", "Change at equal length"), measures(evaluation)),
     )
+
+
+# ------------------------------------------------------------------------------------------------ the labels
+
+LABEL_HEAD = ("Principle", "Decided by", "Prefers a side", "Share of the signal", "Label agrees")
+
+
+def labels_part(evaluation: Tree) -> list[Part]:
+    """The section of the report; empty without AI labels."""
+    head, rows = label_rows(evaluation)
+    if not rows:
+        return []
+    reading = "Over the labelled pairs. A principle's share of the signal is the size of its weighted log-odds."
+    if len(head) > len(LABEL_HEAD):
+        reading += (
+            " The last columns say how often the preferred response is lower, or higher, in a measure, where the two "
+            "responses differ in it; a coin has 50%."
+        )
+    said, table = kit.paragraph(*label_sentences(evaluation)), kit.table(head, rows, left=(1,), totals=1, kind="dense")
+    return kit.section("Which principle taught what", "", said, table, kit.note(reading))
+
+
+def label_rows(evaluation: Tree) -> tuple[list[str], list[Row]]:
+    """Which principle taught what: the head and one row per principle, the loudest first; no rows without AI labels."""
+    found = evaluation.get("labels")
+    if not found:
+        return [], []
+    whole = at(found, "label.measures") or []
+    rows: list[Row] = []
+    for name, entry in loudest(found):
+        by, agrees = "code" if entry["checked"] else "the judge", cell(estimate_at(entry, "agrees"))
+        prefers = f"{entry['prefers']:,} of {entry['pairs']:,}"
+        rows.append((name, by, prefers, percent(entry["signal"]), agrees, *_sides(entry.get("measures", []))))
+    prefers = f"{found['prefers']:,} of {found['pairs']:,}"
+    rows.append(("The label", "all", prefers, NONE, NONE, *_sides(whole)))
+    return [*LABEL_HEAD, *(f"{one['side'].capitalize()} in {one['name']}" for one in whole)], rows
+
+
+def _sides(agreements: list[Tree]) -> list[Cell]:
+    return [cell(estimate_at(one), zero=COIN, more=f", n {one['n']:,}") for one in agreements]

@@ -7,7 +7,7 @@ here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
 from rlaif.stats import Estimate, estimate_at
@@ -27,12 +27,13 @@ MORE_REPETITION = 0.05
 FEWER_FINISHED = -0.05
 FEW_PROMPTS = 30
 LOW_COVERAGE = 0.98
-NOT_EVALUATED = "This run has no evaluation.json: nothing can be said about it until `rlaif evaluate` has run."
+LOUDEST = 3
+"""Of so many judged principles the sentences speak; the table has all."""
 Tree = Mapping[str, Any]
 
 
 class ReportVerdict(NamedTuple):
-    """`outcome` colours the page, `paragraphs` say it, the surest first, and `cautions` follow as a list."""
+    """`outcome` colours the page; `paragraphs` are the surest first."""
 
     outcome: Literal["better", "worse", "unclear"]
     heading: str
@@ -44,26 +45,23 @@ def verdict(evaluation: Tree) -> ReportVerdict:
     """Sentences for a run, from its evaluation.json: the checks first, then the measures that no part of the run has
     seen. Missing parts are said to be missing."""
     if not evaluation:
-        return ReportVerdict("unclear", "Not evaluated yet", [NOT_EVALUATED], [])
+        said = "This run has no evaluation.json: nothing can be said about it until `rlaif evaluate` has run."
+        return ReportVerdict("unclear", "Not evaluated yet", [said], [])
     confidence = evaluation.get("confidence", 0.95)
     outcome, heading = _outcome(evaluation)
-    paragraphs = [
-        " ".join(_checks(evaluation, confidence)),
-        " ".join(measure_sentences(evaluation)),
-        " ".join([*_judge(evaluation), *_preference(evaluation)]),
-        " ".join(_reward_model(evaluation)),
-    ]
-    return ReportVerdict(outcome, heading, [p for p in paragraphs if p], _cautions(evaluation))
+    paragraphs = (
+        _checks(evaluation, confidence),
+        measure_sentences(evaluation),
+        [*_judge(evaluation), *_preference(evaluation)],
+        _reward_model(evaluation),
+    )
+    return ReportVerdict(outcome, heading, [" ".join(said) for said in paragraphs if said], _cautions(evaluation))
 
 
 def judge_is_noise(evaluation: Tree) -> bool:
     """Whether the judge's order consistency cannot be told from, or is below, a coin's."""
-    found = _consistency(evaluation)
+    found = estimate_at(evaluation, "judge.order_consistency")
     return found is not None and direction(found, COIN) != "up"
-
-
-def _consistency(evaluation: Tree) -> Estimate | None:
-    return estimate_at(evaluation, "judge.order_consistency")
 
 
 def _outcome(evaluation: Tree) -> tuple[Literal["better", "worse", "unclear"], str]:
@@ -99,7 +97,8 @@ def _checks(evaluation: Tree, confidence: float) -> list[str]:
     if not checked:
         return ["No principle is decided by code, so there is no pass rate that a reader could verify."]
     count = checked.get("checks", 0)
-    what = "the one check" if count == 1 else f"all {_count(count)} checks"
+    words = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+    what = "the one check" if count == 1 else f"all {words[count] if count < len(words) else count} checks"
     after, before = percent(checked["after"]), percent(checked["before"])
     difference = estimate_at(checked, "difference")
     assert difference is not None, "it is measured with both rates"
@@ -119,11 +118,6 @@ def _checks(evaluation: Tree, confidence: float) -> list[str]:
     if worse and found == "up":
         sentences.append(f"Not everything improved: {', '.join(worse)} fell.")
     return sentences
-
-
-def _count(n: int) -> str:
-    words = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-    return words[n] if n < len(words) else str(n)
 
 
 def _preference(evaluation: Tree) -> list[str]:
@@ -148,39 +142,36 @@ def _preference(evaluation: Tree) -> list[str]:
 
 
 def _judge(evaluation: Tree) -> list[str]:
-    consistency = _consistency(evaluation)
+    consistency = estimate_at(evaluation, "judge.order_consistency")
     coverage = evaluation.get("judge", {}).get("coverage") or {}
     if consistency is None and not coverage.get("judged"):
         return ["No AI judge was used."]
     if consistency is None:
-        return [
-            "The judge looked at each response alone, so no order could bias it; whether it is right, only an audit or "
-            "a measure that it has not seen can say."
-        ]
+        who = "only an audit or a measure that it has not seen can say"
+        return [f"The judge looked at each response alone, so no order could bias it; whether it is right, {who}."]
     said = (
         "Shown each pair in both orders, the judge preferred the same response "
         f"{with_interval(consistency)} of the time; a coin would 50% of the time"
     )
     if judge_is_noise(evaluation):
-        return [f"{said}. Treat everything that rests on the judged principles as noise."]
-    if consistency.value < FAIR_JUDGE:
-        return [f"{said}, so it is shaky: its preferences are a hint, not a measurement."]
-    if consistency.value < STEADY_JUDGE:
-        return [f"{said}, so its preferences carry information, with a good deal of noise."]
-    return [f"{said}, so it is steady. Whether it is right, only an audit against human labels can say."]
+        so = ". Treat everything that rests on the judged principles as noise."
+    elif consistency.value < FAIR_JUDGE:
+        so = ", so it is shaky: its preferences are a hint, not a measurement."
+    elif consistency.value < STEADY_JUDGE:
+        so = ", so its preferences carry information, with a good deal of noise."
+    else:
+        so = ", so it is steady. Whether it is right, only an audit against human labels can say."
+    return [said + so]
 
 
 def _reward_model(evaluation: Tree) -> list[str]:
     accuracy = estimate_at(evaluation, "reward_model.heldout_accuracy")
     if accuracy is None:
         return []
-    ranked = with_interval(accuracy)
-    said = f"The reward model ranks {ranked} of held-out pairs as they were labelled"
+    weak = ", which is weak" if accuracy.value < WEAK_REWARD_MODEL else ""
     if direction(accuracy, COIN) != "up":
-        return [f"{said}: it cannot be told from a coin, and neither can what was learned from it."]
-    if accuracy.value < WEAK_REWARD_MODEL:
-        return [f"{said}, which is weak."]
-    return [f"{said}."]
+        weak = ": it cannot be told from a coin, and neither can what was learned from it"
+    return [f"The reward model ranks {with_interval(accuracy)} of held-out pairs as they were labelled{weak}."]
 
 
 def _cautions(evaluation: Tree) -> list[str]:
@@ -243,7 +234,16 @@ def measure_sentences(evaluation: Tree) -> list[str]:
     confidence = evaluation.get("confidence", 0.95)
     parts = "; ".join(_moved(entry, confidence) for entry in unseen)
     these = "this measure" if len(unseen) == 1 else "these measures"
-    return [f"No part of the run has seen {these}: {parts}.", *(_by_length(entry) for entry in unseen if _only(entry))]
+    said = [f"No part of the run has seen {these}: {parts}."]
+    for entry in unseen:
+        found, equal = direction(estimate_at(entry, "difference")), estimate_at(entry, "equal_length")
+        if found != "unclear" and equal is not None and direction(equal) != found:
+            change = with_interval(equal, measure_units(entry)[1])
+            name = entry["name"]
+            said.append(
+                f"With both responses cut to equal length {name} changes by {change}: length alone may explain it."
+            )
+    return said
 
 
 def _moved(entry: Tree, confidence: float) -> str:
@@ -257,12 +257,41 @@ def _moved(entry: Tree, confidence: float) -> str:
     return f"{entry['name']} {verb}{wanted}, {moved} ({figure(difference.value, by)}, {interval})"
 
 
-def _only(entry: Tree) -> bool:
-    """Whether the change is clear, but not at equal length."""
-    found, equal = direction(estimate_at(entry, "difference")), estimate_at(entry, "equal_length")
-    return found != "unclear" and equal is not None and direction(equal) != found
+# ---------------------------------------------------------------------------------------------- the labels
 
 
-def _by_length(entry: Tree) -> str:
-    change = with_interval(estimate_at(entry, "equal_length"), measure_units(entry)[1])
-    return f"With both responses cut to equal length {entry['name']} changes by {change}: length alone may explain it."
+def loudest(labels: Tree) -> list[tuple[str, Tree]]:
+    """The principles by their share of the label signal."""
+    return sorted(labels["by_principle"].items(), key=lambda item: -(item[1]["signal"] or 0.0))
+
+
+def label_sentences(evaluation: Tree) -> Iterator[str]:
+    """Who gave the signal, and which way the loudest judged principles pull in measures that the run has not seen."""
+    ranked = loudest(evaluation["labels"])
+    judged = [(name, entry) for name, entry in ranked if not entry["checked"]]
+    signals = [entry["signal"] for _, entry in ranked if entry["signal"] is not None]
+    if not signals:
+        yield "No principle prefers either response of any labelled pair, so the labels taught nothing."
+    elif judged:
+        share = sum(entry["signal"] for _, entry in judged)
+        alone = len(judged) == len(ranked)
+        by_code = "" if alone else f", code {percent(1 - share)}"
+        yield f"The judge gave {'all' if alone else percent(share)} of the label signal{by_code}."
+    else:
+        yield "Code gave all of the label signal."
+    seen = {entry["name"] for entry in evaluation.get("measures", ()) if entry.get("seen")}
+    for name, entry in judged[:LOUDEST]:
+        found = [one for one in entry.get("measures", ()) if one["name"] not in seen and one["n"]]
+        if found:
+            yield f"The response that {name} prefers is {'; '.join(_pulls(found))}."
+
+
+def _pulls(agreements: list[Tree]) -> Iterator[str]:
+    """'lower more often than a coin in x (61%, 56 to 66%) and y (...)': what is clear first."""
+    found = [(one, estimate_at(one)) for one in agreements]
+    for moved, often in (("up", "more often than"), ("down", "less often than"), ("unclear", "about as often as")):
+        for side in ("lower", "higher"):
+            alike = [(one["name"], e) for one, e in found if e and (direction(e, COIN), one["side"]) == (moved, side)]
+            said = [f"{name} ({percent(e.value)}, {span(e, 'share')})" for name, e in alike]
+            if said:
+                yield f"{side} {often} a coin in {' and '.join(said)}"

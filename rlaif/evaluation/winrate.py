@@ -79,9 +79,9 @@ def win_rate(
     """
     if not judgments:
         return None
-    verdicts = list(_judged_matches(matched, judgments))
-    overall = [(m, 0.5 if j is None else _p_after(j.p_a, j, m)) for m, j in verdicts]
-    alone = [(m, p) for m, j in verdicts for p in [_p_judged(j, m, constitution)] if p is not None]
+    judged = list(_judged_matches(matched, judgments))
+    overall = [(m, 0.5 if j is None else _p_after(j.p_a, j, m)) for m, j in judged]
+    alone = [(m, p) for m, j in judged if (p := _p_judged(j, m, constitution)) is not None]
     rate = _credit_mean(overall, bootstrap)
     if rate is None:
         return None

@@ -17,6 +17,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from rlaif.jsonl import write_atomic
+from rlaif.pages.plots import AxisScale, Line, Mark, forest
 from rlaif.stats import Estimate
 from rlaif.words import NONE, Unit, figure, span, tone
 
@@ -124,10 +125,8 @@ def tile(name: str, estimate: Estimate | None, unit: Unit, zero: float | None = 
     """A figure with its interval, coloured by its side of `zero`; nothing where it was not measured."""
     if estimate is None:
         return []
-    interval = span(estimate, unit)
-    small = (interval if interval != NONE else "no interval") + detail
-    value = figure(estimate.value, unit).removesuffix(" points")
-    return [Tile(name, value, small, "" if zero is None else tone(estimate, zero))]
+    shown = cell(estimate, unit, zero, detail, bare=True)
+    return [Tile(name, shown.text, shown.small or f"no interval{detail}", shown.tone)]
 
 
 def cell(
@@ -162,6 +161,14 @@ def picture(svg: str, alt: str, kind: str = "") -> Markup:
     """An SVG as an image: unlike one written into the page it can run nothing, and its ids stay its own."""
     data = f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}"
     return Markup('<figure class="plot {}"><img src="{}" alt="{}"></figure>').format(kind, data, alt)
+
+
+def dots(
+    title: str, alt: str, rows: Mapping[str, Estimate | None], scale: AxisScale | None = None, narrow: bool = False
+) -> Part:
+    """A dot with its interval per row; rows that were not measured are left out, and None of none."""
+    measured = {name: Line([Mark(estimate)]) for name, estimate in rows.items() if estimate is not None}
+    return picture(forest(title, measured, scale, narrow=narrow), alt) if measured else None
 
 
 def grid(*parts: Part) -> Part:

@@ -134,6 +134,9 @@ class AxisScale(NamedTuple):
     limits: tuple[float, float] | None = None
 
 
+A_COIN = AxisScale(reference=(COIN, "a coin"))
+
+
 def dots(title: str, rows: Mapping[str, Estimate], scale: AxisScale | None = None, narrow: bool = False) -> str:
     """One dot with its interval per row; `narrow` plots fit two or three beside each other."""
     return forest(title, {name: Line([Mark(estimate)]) for name, estimate in rows.items()}, scale, narrow=narrow)

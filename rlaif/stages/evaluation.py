@@ -34,7 +34,7 @@ def evaluate(recipe: Recipe, run: Run) -> dict[str, Any]:
     """
     from rlaif.evaluation.evaluate import EvaluationInputs, sample_rows
     from rlaif.evaluation.evaluate import evaluate as measure
-    from rlaif.evaluation.instruments import instruments_of
+    from rlaif.evaluation.measures import instruments_of
     from rlaif.evaluation.winrate import evaluation_pairs, with_partner
     from rlaif.training.policy_model import measure_kl
 

@@ -1,18 +1,24 @@
-"""A study: one recipe, the arms that differ in their feedback, seeds, and a judge that trained none of them."""
+"""A study: one recipe, the arms that differ in their feedback, seeds, and a judge that trained none of them.
+
+From here an arm and a seed give the recipe of a run: what each kind of arm changes, and nothing else.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 import yaml
 from pydantic import Field, field_validator, model_validator
 
+from rlaif.config import Recipe, load_recipe
 from rlaif.config.base import Section, Seed, validated
 from rlaif.config.models import JudgeModel
-from rlaif.errors import did_you_mean
-from rlaif.evaluation.contest.cost import Prices
+from rlaif.errors import ConfigError, DataError, did_you_mean
 from rlaif.formats import HumanSource
+from rlaif.records import Record
+from rlaif.run_folder import Run
 from rlaif.strict_yaml import read_mapping
 
 SCHEMA = "rlaif/study/v1"
@@ -29,6 +35,30 @@ class Arm(Section):
     """Further `section.key=value`, after what the kind itself changes."""
     human_data: tuple[HumanSource, ...] | None = None
     """Human labels of this arm where they are not the study's."""
+
+
+Money = Annotated[float, Field(ge=0)]
+
+
+class Prices(Section):
+    """US dollars, or any one currency. What has no price of its own is free.
+
+    The defaults are the RLAIF paper's of 2023; models have become cheaper since. Give your own.
+    """
+
+    human_label: Money = 0.67
+    """One comparison by a person (2023, arXiv 2309.00267)."""
+    ai_label: Money = 0.06
+    """One label by a judge, where tokens are not priced (2023, arXiv 2309.00267)."""
+    million_prompt_tokens: Money | None = None
+    """With this or the next given, a judge's labels cost their tokens and `ai_label` is not used."""
+    million_completion_tokens: Money | None = None
+    hour: Money = 0.0
+    """One hour of the machine that the judge runs on."""
+
+    @property
+    def by_token(self) -> bool:
+        return self.million_prompt_tokens is not None or self.million_completion_tokens is not None
 
 
 class Study(Section):
@@ -103,3 +133,110 @@ def load_study(path: Path) -> Study:
 def dump_study(study: Study) -> str:
     """The study as YAML, every knob with its value."""
     return yaml.safe_dump(study.model_dump(mode="json", by_alias=True), sort_keys=False, allow_unicode=True)
+
+
+# ------------------------------------------------------------------------------------------------ recipes of arms
+
+METHOD: dict[str, tuple[str, ...]] = {
+    "direct": ("optimise.scoring={kind: judge}",),
+    "sft_on_judge": ("optimise.kind=sft", "optimise.data={kind: judge}"),
+    "best_of_n": ("optimise.kind=best_of_n",),
+    "length_only": ("optimise.scoring={kind: length}",),
+}
+"""How kinds that do not train on a reward model of preferences differ in method."""
+
+
+def recipe_of(study: Study, name: str, seed: int) -> Recipe:
+    """The recipe of this arm with this seed. ConfigError where an override does not fit it."""
+    arm = study.arms[name]
+    kind = kind_of(name, arm)
+    labels = [] if kind == "custom" else [f"preferences.labels={_flow(_labels(study, kind, arm))}"]
+    named = [f"name={study.name}-{name}-{seed}", f"seed={seed}"]
+    ours = [*labels, *METHOD.get(kind, ())]
+    try:
+        return load_recipe(study.recipe, study.overrides, ours, arm.overrides, named)
+    except ConfigError as error:
+        raise ConfigError(f"arms.{name}: {error}") from None
+
+
+def shared_recipe(study: Study) -> Recipe:
+    """What all arms have in common; its prompts say which labels are held out."""
+    return load_recipe(study.recipe, study.overrides)
+
+
+def _labels(study: Study, kind: str, arm: Arm) -> dict[str, Any]:
+    sources = [source.model_dump(mode="json") for source in arm.human_data or study.human_data]
+    if kind == "rlhf":
+        return {"kind": "human", "human_data": sources}
+    if kind == "hybrid":
+        return {"kind": "mix", "pairs": study.pairs, "human_data": sources}
+    return {"kind": "ai", "pairs": study.pairs, **({"human_data": sources} if study.pairs == "human" else {})}
+
+
+def _flow(value: dict[str, Any]) -> str:
+    return yaml.safe_dump(value, default_flow_style=True, width=10**6, allow_unicode=True).strip()
+
+
+class ArmRun(NamedTuple):
+    """One run of a study."""
+
+    arm: str
+    seed: int
+    recipe: Recipe
+    run: Run
+
+
+def arm_runs(study: Study, folder: Path) -> Iterator[ArmRun]:
+    """Every arm with every seed, the arms in the study's order."""
+    for arm in study.arms:
+        for seed in study.seeds:
+            run = Run(folder / "arms" / arm / f"seed-{seed}")
+            yield ArmRun(arm, seed, recipe_of(study, arm, seed), run)
+
+
+# ------------------------------------------------------------------------------------------------ costs
+
+
+class Usage(Record):
+    """What an arm used up: labels in all, those by people among them, and the judge's calls, tokens and seconds."""
+
+    labels: int
+    human_labels: int = 0
+    calls: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    seconds: float = 0.0
+
+
+class ArmCost(Record):
+    """`per_point`: for each percentage point of reward-model accuracy above a coin's 50; None where there is none,
+    or no accuracy. `per_label` is None without labels."""
+
+    total: float
+    human: float
+    ai: float
+    per_label: float | None
+    per_point: float | None
+
+
+def cost(spent: Usage, prices: Prices, accuracy: float | None = None) -> ArmCost:
+    """What it cost. DataError for less than nothing."""
+    below = [name for name, value in spent.model_dump().items() if value < 0]
+    if below:
+        raise DataError(f"{below[0]} must not be negative (got {getattr(spent, below[0])})")
+    human = spent.human_labels * prices.human_label
+    if prices.by_token:
+        prompt = spent.prompt_tokens * (prices.million_prompt_tokens or 0.0)
+        ai = (prompt + spent.completion_tokens * (prices.million_completion_tokens or 0.0)) / 1e6
+    else:
+        ai = (spent.labels - spent.human_labels) * prices.ai_label
+    ai += spent.seconds / 3600 * prices.hour
+    total = human + ai
+    above = None if accuracy is None else 100 * (accuracy - 0.5)
+    return ArmCost(
+        total=total,
+        human=human,
+        ai=ai,
+        per_label=total / spent.labels if spent.labels else None,
+        per_point=total / above if above is not None and above > 1e-9 else None,
+    )

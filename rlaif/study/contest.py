@@ -23,8 +23,7 @@ from rlaif.records import Judgment, Pair, Prompt
 from rlaif.run_folder import Run
 from rlaif.stages.asking import cost_of, judge_with_bar, read_if_there
 from rlaif.stages.stage import judge_files
-from rlaif.study.arms import ArmRun, shared_recipe
-from rlaif.study.config import REFERENCE, Study
+from rlaif.study.config import REFERENCE, ArmRun, Study, shared_recipe
 
 
 class ContestAnswer(NamedTuple):
@@ -36,7 +35,7 @@ class ContestAnswer(NamedTuple):
     words: int
 
 
-class Meeting(NamedTuple):
+class Matchup(NamedTuple):
     """Two arms' answers to a prompt."""
 
     prompt_id: str
@@ -94,7 +93,7 @@ def _is_done(run: Run, recipe: Recipe, asked: Sequence[Pair]) -> bool:
     return {key: found.get(key) for key in now} == now
 
 
-def meetings(runs: Sequence[ArmRun], prompts: dict[str, Prompt]) -> Iterator[Meeting]:
+def meetings(runs: Sequence[ArmRun], prompts: dict[str, Prompt]) -> Iterator[Matchup]:
     """Every two arms, the reference among them, on every prompt and sample index that both answered, seed by seed."""
     for seed in dict.fromkeys(run.seed for run in runs):
         answers: dict[tuple[str, int], list[ContestAnswer]] = {}
@@ -105,7 +104,7 @@ def meetings(runs: Sequence[ArmRun], prompts: dict[str, Prompt]) -> Iterator[Mee
         for (prompt_id, _), given in answers.items():
             distinct = list({answer.arm: answer for answer in given}.values())
             for one, other in combinations(distinct, 2):
-                yield Meeting(prompt_id, Pair.of(prompts[prompt_id], one.text, other.text), one, other)
+                yield Matchup(prompt_id, Pair.of(prompts[prompt_id], one.text, other.text), one, other)
 
 
 def samples_of(run: ArmRun, prompts: dict[str, Prompt]) -> list[dict[str, Any]]:

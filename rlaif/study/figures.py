@@ -8,30 +8,27 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from rlaif.config.feedback import HumanLabels
 from rlaif.config.optimise import BestOfN
 from rlaif.evaluation.agreement import coverage
 from rlaif.evaluation.compare import recipe_differences
-from rlaif.evaluation.contest import accuracy, caution, frontier, headtohead, refusals
+from rlaif.evaluation.contest import accuracy, caution, frontier, refusals
 from rlaif.evaluation.contest.accuracy import Accuracy, Ahead, ScoredLabel
-from rlaif.evaluation.contest.cost import ArmCost, Spending, cost
-from rlaif.evaluation.contest.frontier import FrontierFit, Gap, NoFit, Point
-from rlaif.evaluation.contest.games import Contest, Game, contest
-from rlaif.evaluation.contest.headtohead import WinRate
+from rlaif.evaluation.contest.frontier import Curve, Point
+from rlaif.evaluation.contest.games import Contest, Game, WinRate, all_against_all, contest
 from rlaif.evaluation.contest.joint import all_at_equal_length
 from rlaif.evaluation.contest.league import League, league
-from rlaif.evaluation.contest.length import LengthControlled
+from rlaif.evaluation.contest.length import EqualLength
 from rlaif.evaluation.contest.refusals import ContestReply, Refusals
 from rlaif.forms import SCORED, SOURCE
 from rlaif.jsonl import read_rows
-from rlaif.records import Failure
+from rlaif.records import Failure, Record
 from rlaif.run_folder import Run
 from rlaif.stages.asking import read_if_there
 from rlaif.stats import Bootstrap
-from rlaif.study.arms import ArmRun
-from rlaif.study.config import REFERENCE, Study
+from rlaif.study.config import REFERENCE, ArmCost, ArmRun, Study, Usage, cost
 from rlaif.study.contest import meetings, prompts_of, samples_of, verdicts
 
 
@@ -41,22 +38,25 @@ class ArmJudgments(NamedTuple):
     judge: str
     played: Contest
     rates: list[WinRate]
-    lengths: list[LengthControlled]
+    lengths: list[EqualLength]
     table: League
 
     def against_reference(self) -> dict[str, WinRate]:
         """Every arm's win rate against the policy before training."""
-        rows = [rate if rate.other == REFERENCE else rate.swapped() for rate in self.rates if REFERENCE in _ends(rate)]
-        return {rate.one: rate for rate in rows}
+        return _against_reference(self.rates)
 
-    def controlled_against_reference(self) -> dict[str, LengthControlled]:
+    def controlled_against_reference(self) -> dict[str, EqualLength]:
         """The same at equal length."""
-        rows = [found for found in self.lengths if REFERENCE in _ends(found)]
-        return {found.one: found for found in (one if one.other == REFERENCE else one.swapped() for one in rows)}
+        return _against_reference(self.lengths)
 
 
-def _ends(found: WinRate | LengthControlled) -> tuple[str, str]:
-    return found.one, found.other
+T = TypeVar("T", WinRate, EqualLength)
+
+
+def _against_reference(found: Sequence[T]) -> dict[str, T]:
+    """Those of the reference, by the other arm, each from that arm's side."""
+    turned = [one.swapped() if one.one == REFERENCE else one for one in found]
+    return {one.one: one for one in turned if one.other == REFERENCE}
 
 
 class StudyComparison(NamedTuple):
@@ -67,10 +67,10 @@ class StudyComparison(NamedTuple):
     judged: list[ArmJudgments]
     accuracies: dict[str, Accuracy]
     ahead: list[Ahead]
-    curves: dict[str, tuple[tuple[Point, ...], FrontierFit | NoFit, Gap | None]]
+    curves: dict[str, Curve]
     """By arm, of its first seed."""
     refused: dict[str, Refusals]
-    costs: dict[str, tuple[Spending, ArmCost]]
+    costs: dict[str, ArmCosts]
     """By arm, the mean over its seeds."""
     unjudged: dict[str, Any]
     differences: dict[str, list[str]]
@@ -87,7 +87,7 @@ def compare(study: Study, folder: Path, runs: Sequence[ArmRun]) -> StudyComparis
         for name, rows in said.items()
         if (rows or name == "judge") and (games := list(_games(name, study, runs, {j.pair.id: j for j in rows})))
     ]
-    scored = list(_scored(folder))
+    scored = scored_labels(folder)
     accuracies = accuracy.accuracies(scored, bootstrap) if scored else {}
     ahead = accuracy.differences(scored, bootstrap) if len(accuracies) > 1 else []
     contest_run = Run(folder / "contest")
@@ -106,6 +106,24 @@ def compare(study: Study, folder: Path, runs: Sequence[ArmRun]) -> StudyComparis
         differences=recipe_differences([run.recipe.model_dump(mode="json") for run in first_seed]),
         cautions=_cautions(study, judged, ahead, section.confidence),
     )
+
+
+def _cautions(study: Study, judged: Sequence[ArmJudgments], ahead: Sequence[Ahead], confidence: float) -> list[str]:
+    """What a reader must know before quoting a figure, the most important first."""
+    said = []
+    if study.judge is None:
+        said.append("The contest was judged by the judge that also labels: it may prefer what it taught.")
+    for one in judged:
+        whose = "" if len(judged) == 1 else f"By {'people' if one.judge == 'people' else 'the judge'}: "
+        about = [
+            *caution.about_contests(one.rates, confidence),
+            *caution.about_rates(one.rates, one.lengths),
+            *caution.about_league(one.table),
+        ]
+        said += [f"{whose}{words}" for words in about]
+    said += caution.about_power([one.power for one in ahead], "reward-model accuracy")
+    intervals = sum(2 * len(one.rates) + len(one.table.standings) for one in judged) + len(ahead)
+    return [*said, caution.about_many(intervals, confidence)]
 
 
 # ----------------------------------------------------------------------------------------------- the contest
@@ -129,7 +147,7 @@ def _judged(name: str, games: Sequence[Game], bootstrap: Bootstrap) -> ArmJudgme
     return ArmJudgments(
         judge=name,
         played=played,
-        rates=headtohead.all_against_all(played, bootstrap),
+        rates=all_against_all(played, bootstrap),
         lengths=all_at_equal_length(played, bootstrap, REFERENCE),
         table=league(played, bootstrap, REFERENCE if REFERENCE in played.arms else None),
     )
@@ -138,12 +156,15 @@ def _judged(name: str, games: Sequence[Game], bootstrap: Bootstrap) -> ArmJudgme
 # --------------------------------------------------------------------------- reward models, curves, refusals
 
 
-def _scored(folder: Path) -> Iterator[ScoredLabel]:
-    for row in read_rows(folder / "accuracy.jsonl", SCORED):
-        yield ScoredLabel(row["pair_id"], row["prompt_id"], row["arm"], row["margin"], row["p_human"], row["seed"])
+def scored_labels(folder: Path) -> list[ScoredLabel]:
+    """The rows of the study's accuracy.jsonl."""
+    return [
+        ScoredLabel(row["pair_id"], row["prompt_id"], row["arm"], row["margin"], row["p_human"], row["seed"])
+        for row in read_rows(folder / "accuracy.jsonl", SCORED)
+    ]
 
 
-def _curve(run: ArmRun) -> tuple[tuple[Point, ...], FrontierFit | NoFit, Gap | None] | None:
+def _curve(run: ArmRun) -> Curve | None:
     """Score against KL over training; None for arms that have no such steps."""
     rows = [row for row in run.run.read_metrics("optimise") if "kl" in row and "score" in row]
     if not rows:
@@ -153,8 +174,9 @@ def _curve(run: ArmRun) -> tuple[tuple[Point, ...], FrontierFit | NoFit, Gap | N
     form: frontier.Form = "best_of_n" if isinstance(run.recipe.optimise, BestOfN) else "rl"
     start = with_gold[0].gold if with_gold else found[0].score
     assert start is not None
-    fit = frontier.over_optimisation(found, form, start, gold=bool(with_gold))
-    return found, fit, frontier.gap(found)
+    pursued = with_gold or [point._replace(gold=point.score) for point in found]
+    fit = frontier.over_optimisation(pursued, form, start)
+    return Curve(found, fit, frontier.gap(found))
 
 
 def _replies(study: Study, runs: Sequence[ArmRun]) -> Iterator[ContestReply]:
@@ -166,29 +188,30 @@ def _replies(study: Study, runs: Sequence[ArmRun]) -> Iterator[ContestReply]:
                 yield ContestReply(row["prompt_id"], arm, asks_harm, float(refusals.refuses(text)), run.seed)
 
 
-# --------------------------------------------------------------------------------------------- costs, words
+# --------------------------------------------------------------------------------------------- costs
 
 
-def _cost(study: Study, runs: Sequence[ArmRun], found: Accuracy | None) -> tuple[Spending, ArmCost]:
-    spent = [_spent(run) for run in runs]
-    mean = Spending(
-        labels=round(sum(one.labels for one in spent) / len(spent)),
-        human_labels=round(sum(one.human_labels for one in spent) / len(spent)),
-        calls=round(sum(one.calls for one in spent) / len(spent)),
-        prompt_tokens=round(sum(one.prompt_tokens for one in spent) / len(spent)),
-        completion_tokens=round(sum(one.completion_tokens for one in spent) / len(spent)),
-        seconds=sum(one.seconds for one in spent) / len(spent),
-    )
-    return mean, cost(mean, study.prices, found.accuracy.value if found else None)
+class ArmCosts(NamedTuple):
+    """What an arm used up, the mean over its seeds, and what that cost."""
+
+    spent: Usage
+    cost: ArmCost
 
 
-def _spent(run: ArmRun) -> Spending:
+def _cost(study: Study, runs: Sequence[ArmRun], found: Accuracy | None) -> ArmCosts:
+    spent = [_spent(run).model_dump() for run in runs]
+    mean = {name: sum(one[name] for one in spent) / len(spent) for name in Usage.model_fields}
+    used = Usage(**{name: value if name == "seconds" else round(value) for name, value in mean.items()})
+    return ArmCosts(used, cost(used, study.prices, found.accuracy.value if found else None))
+
+
+def _spent(run: ArmRun) -> Usage:
     """What the run's labels took, as its manifest and its preferences say: every label that became a row."""
     manifest = run.run.read_manifest()["stages"]
     labelled = manifest.get("label", {})
     people = sum(row.get("source") == "human" for row in read_rows(run.run.preferences, SOURCE))
     judge = 0 if isinstance(run.recipe.preferences.labels, HumanLabels) else labelled.get("pairs", 0)
-    return Spending(
+    return Usage(
         labels=judge + people,
         human_labels=people,
         calls=labelled.get("judge_calls", 0),
@@ -198,42 +221,19 @@ def _spent(run: ArmRun) -> Spending:
     )
 
 
-def _cautions(study: Study, judged: Sequence[ArmJudgments], ahead: Sequence[Ahead], confidence: float) -> list[str]:
-    """What a reader must know before quoting a figure, the most important first."""
-    said = []
-    if study.judge is None:
-        said.append("The contest was judged by the judge that also labels: it may prefer what it taught.")
-    for one in judged:
-        whose = "" if len(judged) == 1 else f"By {'people' if one.judge == 'people' else 'the judge'}: "
-        said += [f"{whose}{words}" for words in _about_contest(one, confidence)]
-    powers = [one.power for one in ahead if one.power is not None]
-    if powers:
-        said.append(caution.about_power(max(powers, key=lambda power: power.detectable), "reward-model accuracy"))
-    intervals = sum(2 * len(one.rates) + len(one.table.standings) for one in judged) + len(ahead)
-    return [*said, caution.about_many(intervals, confidence)]
-
-
-def _about_contest(one: ArmJudgments, confidence: float) -> list[str]:
-    said = [caution.about_contests(one.rates, confidence)]
-    powers = [rate.power for rate in one.rates if rate.power is not None]
-    if powers:
-        said.append(caution.about_power(max(powers, key=lambda power: power.detectable)))
-    return [*said, *caution.about_rates(one.rates, one.lengths), *caution.about_league(one.table)]
-
-
 def raw(found: StudyComparison, runs: Sequence[ArmRun]) -> dict[str, Any]:
     """The figures as JSON: what lies beside the page."""
 
     def dump(value: Any) -> Any:
-        if hasattr(value, "model_dump"):
+        if isinstance(value, Record):
             return value.model_dump(mode="json")
         if isinstance(value, tuple) and hasattr(value, "_asdict"):
-            return {name: dump(part) for name, part in value._asdict().items()}
+            value = value._asdict()
         if isinstance(value, dict):
             return {key: dump(part) for key, part in value.items()}
         return [dump(part) for part in value] if isinstance(value, list | tuple) else value
 
-    return {
+    figures = {
         "study": found.study.name,
         "confidence": found.confidence,
         "runs": [{"arm": run.arm, "seed": run.seed, "folder": f"arms/{run.arm}/seed-{run.seed}"} for run in runs],
@@ -241,20 +241,18 @@ def raw(found: StudyComparison, runs: Sequence[ArmRun]) -> dict[str, Any]:
             {
                 "judge": one.judge,
                 "games": len(one.played.games),
-                "win_rates": dump(one.rates),
-                "length_controlled": dump(one.lengths),
-                "league": dump(one.table),
+                "win_rates": one.rates,
+                "length_controlled": one.lengths,
+                "league": one.table,
             }
             for one in found.judged
         ],
-        "reward_models": {"accuracy": dump(found.accuracies), "differences": dump(found.ahead)},
-        "curves": {
-            arm: {"points": dump(points), "fit": dump(fit), "gap": dump(gap)}
-            for arm, (points, fit, gap) in found.curves.items()
-        },
-        "refusals": dump(found.refused),
-        "costs": {arm: {"spent": dump(spent), "cost": dump(price)} for arm, (spent, price) in found.costs.items()},
+        "reward_models": {"accuracy": found.accuracies, "differences": found.ahead},
+        "curves": found.curves,
+        "refusals": found.refused,
+        "costs": found.costs,
         "unjudged": found.unjudged,
         "recipe_differences": found.differences,
         "cautions": found.cautions,
     }
+    return {key: dump(value) for key, value in figures.items()}

@@ -6,14 +6,14 @@ from pathlib import Path
 
 from rlaif.console import aligned
 from rlaif.errors import ConfigError
+from rlaif.evaluation.contest.caution import contest_name
 from rlaif.evaluation.contest.frontier import FrontierFit
-from rlaif.evaluation.contest.headtohead import WinRate
+from rlaif.evaluation.contest.games import WinRate
 from rlaif.jsonl import write_json
 from rlaif.pages import kit
 from rlaif.pages.kit import Cell, Part
 from rlaif.study import plots
-from rlaif.study.arms import ArmRun, arm_runs
-from rlaif.study.config import REFERENCE, kind_of, load_study
+from rlaif.study.config import REFERENCE, ArmRun, arm_runs, kind_of, load_study
 from rlaif.study.figures import ArmJudgments, StudyComparison, compare, raw
 from rlaif.words import COIN, NONE, direction, listed, number, percent, tone, with_interval
 
@@ -133,12 +133,12 @@ def headline(found: StudyComparison) -> list[str]:
             said.append(f"{who} the policy before training to {listed(down)}.")
         if not up and not down:
             said.append(f"{who} no arm to the policy before training, or it to an arm, as far as can be told.")
-    best = sorted(found.accuracies.values(), key=lambda one: -one.accuracy.value)
-    if best:
-        above = direction(best[0].accuracy, COIN) == "up"
+    if found.accuracies:
+        best = max(found.accuracies.values(), key=lambda one: one.accuracy.value)
+        coin = "" if direction(best.accuracy, COIN) == "up" else ", which a coin could explain"
         said.append(
-            f"The reward model closest to people's held-out labels is that of {best[0].arm} "
-            f"({with_interval(best[0].accuracy)}){'' if above else ', which a coin could explain'}."
+            f"The reward model closest to people's held-out labels is that of {best.arm} "
+            f"({with_interval(best.accuracy)}){coin}."
         )
     return said
 
@@ -173,7 +173,7 @@ def _contest(one: ArmJudgments, heldout: bool) -> list[Part]:
 def _contest_row(rate: WinRate, one: ArmJudgments) -> tuple[str | Cell, ...]:
     controlled = next((c.rate for c in one.lengths if (c.one, c.other) == (rate.one, rate.other)), None)
     return (
-        f"{rate.one} against {rate.other}",
+        contest_name(rate),
         Cell(with_interval(rate.rate), tone=tone(rate.rate)),
         with_interval(controlled),
         with_interval(rate.over_seeds) if rate.over_seeds else "one seed",
@@ -189,7 +189,7 @@ def _accuracy(found: StudyComparison) -> list[Part]:
         return []
     rows = [
         (
-            f"{one.one} against {one.other}",
+            contest_name(one),
             with_interval(one.difference, "points"),
             f"{one.p_value:.3f}",
             f"{one.pairs:,}",
@@ -210,10 +210,10 @@ def _curves(found: StudyComparison, look: dict[str, plots.Look]) -> list[Part]:
     """Reward against KL. Without gold scores the proxy's own: it says what was optimised, not what was gained."""
     if not found.curves:
         return []
-    has_gold = any(point.gold is not None for points, _, _ in found.curves.values() for point in points)
+    has_gold = any(point.gold is not None for curve in found.curves.values() for point in curve.points)
     curves = {
-        arm: plots.Curve([p if has_gold else p._replace(gold=p.score) for p in points], fit)
-        for arm, (points, fit, _) in found.curves.items()
+        arm: curve if has_gold else curve._replace(points=[p._replace(gold=p.score) for p in curve.points])
+        for arm, curve in found.curves.items()
     }
     rows = []
     for arm, (_, fit, gap) in found.curves.items():
@@ -222,15 +222,17 @@ def _curves(found: StudyComparison, look: dict[str, plots.Look]) -> list[Part]:
             peak = number(fit.peak_kl.value) if fit.peak_kl else "none"
             rows.append((arm, number(fit.alpha.value), number(fit.beta.value), number(fit.r2), peak, lost))
         else:
-            rows.append((arm, NONE, NONE, NONE, fit.reason, lost))
-    which = "The gold score is that of `optimise.gold`, which nothing trains on."
+            rows.append((arm, NONE, NONE, NONE, fit.reason if fit else NONE, lost))
+    kind, which = "gold score", "The gold score is that of `optimise.gold`, which nothing trains on."
     if not has_gold:
-        which = (
-            "No arm kept a gold score (`optimise.gold`), so these are the scores that training itself pursued: they "
-            "show what was optimised, not what was gained, and no over-optimisation can be seen."
+        kind, which = (
+            "training's own score",
+            (
+                "No arm kept a gold score (`optimise.gold`), so these are the scores that training itself pursued: "
+                "they show what was optimised, not what was gained, and no over-optimisation can be seen."
+            ),
         )
     forms = "d (\u03b1 \u2212 \u03b2 log d) for RL and d (\u03b1 \u2212 \u03b2 d) for best-of-n, with d = \u221aKL"
-    kind = "gold score" if has_gold else "training's own score"
     svg = plots.frontiers("What was bought with which distance", curves, look, kind)
     return kit.section(
         "Reward against distance",

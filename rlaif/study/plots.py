@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rlaif.evaluation.contest.accuracy import Accuracy
-from rlaif.evaluation.contest.frontier import FrontierFit, NoFit, Point
-from rlaif.evaluation.contest.headtohead import WinRate
+from rlaif.evaluation.contest.frontier import Curve, FrontierFit
+from rlaif.evaluation.contest.games import WinRate
 from rlaif.evaluation.contest.league import League
-from rlaif.evaluation.contest.length import LengthControlled
+from rlaif.evaluation.contest.length import EqualLength
 from rlaif.evaluation.contest.refusals import Refusals
 from rlaif.pages.plots import (
     BLUE,
@@ -45,7 +45,7 @@ SCATTER = (4.6, 3.9)
 
 
 def win_rates(
-    title: str, reference: str, rates: Mapping[str, WinRate], lengths: Mapping[str, LengthControlled] | None = None
+    title: str, reference: str, rates: Mapping[str, WinRate], lengths: Mapping[str, EqualLength] | None = None
 ) -> str:
     """Each arm's win rate against the reference, the best on top: filled as it is, hollow at equal length."""
     rows = {}
@@ -142,13 +142,6 @@ class Look(NamedTuple):
 
     color: str
     marker: str
-
-
-class Curve(NamedTuple):
-    """An arm's points in order of KL, and the fit to its gold score, if any was asked for."""
-
-    points: Sequence[Point]
-    fit: FrontierFit | NoFit | None = None
 
 
 def looks(arms: Sequence[str], reference: str | None = None) -> dict[str, Look]:

@@ -6,16 +6,14 @@ about everybody's, and people's alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import combinations
-from statistics import fmean
 from typing import NamedTuple
 
-from rlaif.errors import DataError, did_you_mean
-from rlaif.evaluation.contest.power import Power, clustered_error, power_of
-from rlaif.evaluation.contest.seeds import SeedSpread, over_seeds, spread
+from rlaif.errors import DataError
+from rlaif.evaluation.contest.power import Power, SeedSpread, clustered_error, over_seeds, power_of, spread
 from rlaif.records import Record
-from rlaif.stats import Bootstrap, Estimate, clustered_mean, clustered_mean_difference, sign_flip
+from rlaif.stats import Bootstrap, Estimate, clustered_mean, means_by, sign_flip
 
 
 class ScoredLabel(NamedTuple):
@@ -63,16 +61,9 @@ def accuracies(rows: Iterable[ScoredLabel], bootstrap: Bootstrap) -> dict[str, A
     return {arm: _accuracy(arm, found, bootstrap) for arm, found in arms.items()}
 
 
-def differences(rows: Iterable[ScoredLabel], bootstrap: Bootstrap, reference: str | None = None) -> list[Ahead]:
-    """Every arm against the reference, or every pair of arms once. DataError where two share no decided pair."""
-    arms = _by_arm(rows)
-    if reference is None:
-        pairs = list(combinations(arms, 2))
-    elif reference in arms:
-        pairs = [(arm, reference) for arm in arms if arm != reference]
-    else:
-        raise DataError(f"no reward model of arm '{reference}'{did_you_mean(reference, arms)}")
-    return [_ahead((one, arms[one]), (other, arms[other]), bootstrap) for one, other in pairs]
+def differences(rows: Iterable[ScoredLabel], bootstrap: Bootstrap) -> list[Ahead]:
+    """Every pair of arms once. DataError where two share no decided pair."""
+    return [_ahead(one, other, bootstrap) for one, other in combinations(_by_arm(rows).items(), 2)]
 
 
 def _by_arm(rows: Iterable[ScoredLabel]) -> dict[str, list[ScoredLabel]]:
@@ -110,27 +101,19 @@ def _accuracy(arm: str, rows: Sequence[ScoredLabel], bootstrap: Bootstrap) -> Ac
 def _ahead(
     one: tuple[str, Sequence[ScoredLabel]], other: tuple[str, Sequence[ScoredLabel]], bootstrap: Bootstrap
 ) -> Ahead:
-    first, second = (_by_pair(rows) for _, rows in (one, other))
+    decided = [[row for row in rows if row.p_human != 0.5] for _, rows in (one, other)]
+    first, second = (means_by([row.pair_id for row in rows], [row.right for row in rows]) for rows in decided)
     shared = sorted(first.keys() & second.keys())
     if not shared:
         raise DataError(f"arms '{one[0]}' and '{other[0]}' have no decided pair in common")
     prompt_of = {row.pair_id: row.prompt_id for row in one[1]}
     prompts = [prompt_of[pair] for pair in shared]
-    before, after = [second[pair] for pair in shared], [first[pair] for pair in shared]
-    gaps = [y - x for x, y in zip(before, after, strict=True)]
+    gaps = [first[pair] - second[pair] for pair in shared]
     return Ahead(
         one=one[0],
         other=other[0],
-        difference=clustered_mean_difference(before, after, prompts, bootstrap),
+        difference=clustered_mean(gaps, prompts, *bootstrap, bounds=(-1.0, 1.0)),
         p_value=sign_flip(gaps, prompts, bootstrap.seed),
         pairs=len(shared),
         power=power_of(gaps, prompts, bootstrap.confidence),
     )
-
-
-def _by_pair(rows: Sequence[ScoredLabel]) -> Mapping[str, float]:
-    right: dict[str, list[float]] = {}
-    for row in rows:
-        if row.p_human != 0.5:
-            right.setdefault(row.pair_id, []).append(row.right)
-    return {pair: fmean(values) for pair, values in right.items()}

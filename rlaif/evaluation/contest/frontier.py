@@ -87,21 +87,19 @@ def points(rows: Iterable[Point]) -> tuple[Point, ...]:
     return tuple(found)
 
 
-def over_optimisation(
-    rows: Iterable[Point], form: Form, start: float, confidence: float = 0.95, gold: bool = True
-) -> FrontierFit | NoFit:
-    """Fit the gold score (or, with gold=False, the proxy's) over `start`, the initial policy's score on that scale.
+def over_optimisation(rows: Iterable[Point], form: Form, start: float, confidence: float = 0.95) -> FrontierFit | NoFit:
+    """Fit the gold score over `start`, the initial policy's score on that scale.
 
     Points whose KL is not above 0 are at the start and tell nothing; those without a gold score are left out.
     """
-    seen = [row for row in points(rows) if row.kl > 0 and (row.gold is not None or not gold)]
+    seen = [(row.kl, row.gold) for row in points(rows) if row.kl > 0 and row.gold is not None]
     if len(seen) < FEWEST:
         return NoFit(reason=f"cannot be fitted: {len(seen)} points with KL above 0, at least {FEWEST} are needed")
-    d = np.sqrt([row.kl for row in seen])
+    d = np.sqrt([kl for kl, _ in seen])
     if d.max() < LEAST_SPREAD * d.min():
         low, high = d.min() ** 2, d.max() ** 2
         return NoFit(reason=f"cannot be fitted: KL runs only from {low:.3g} to {high:.3g} nats, too short a stretch")
-    gain = np.array([(row.gold if gold and row.gold is not None else row.score) - start for row in seen])
+    gain = np.array([gold - start for _, gold in seen])
     if np.ptp(gain) <= 1e-12 * max(1.0, float(np.abs(gain).max())):
         return NoFit(reason="cannot be fitted: the score never changed")
     return _least_squares(d, gain, form, start, confidence)
@@ -200,15 +198,9 @@ def gap(rows: Iterable[Point]) -> Gap | None:
     )
 
 
-def frontier(rows: Sequence[Point], gold: bool = True) -> tuple[Point, ...]:
-    """The points that no other beats: none has a higher score at no more KL. By KL."""
-    known = [row for row in points(rows) if row.gold is not None or not gold]
+class Curve(NamedTuple):
+    """An arm's points by step, the fit to its gold score, if any was asked for, and what was lost after the best."""
 
-    def height(row: Point) -> float:
-        return row.gold if gold and row.gold is not None else row.score
-
-    found: list[Point] = []
-    for row in sorted(known, key=lambda row: (row.kl, -height(row), row.step)):
-        if not found or height(row) > height(found[-1]):
-            found.append(row)
-    return tuple(found)
+    points: Sequence[Point]
+    fit: FrontierFit | NoFit | None = None
+    gap: Gap | None = None

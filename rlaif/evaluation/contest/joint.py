@@ -11,6 +11,8 @@ sigma(theta_pair + delta_prompt) over the pair's games. The slopes phi are those
 mean: an arm that is deliberately short or long has no slope of its own to hide behind. The fit maximises
 
     log-likelihood - EASE / 2 sum delta^2 - SLOPES / 2 sum (phi - mean phi)^2 - RIDGE / 2 (sum theta^2 + sum phi^2)
+
+G games, N pairs of arms, K prompts, F fits (the whole, every resample, each prompt left out).
 """
 
 from __future__ import annotations
@@ -23,15 +25,19 @@ from scipy.special import expit
 
 from rlaif.evaluation.contest.games import Contest, Scale, prompts_of
 from rlaif.evaluation.contest.length import (
-    LengthControlled,
+    MAX_STEPS,
+    RIDGE,
+    ROOM,
+    TOLERANCE,
+    EqualLength,
+    Fits,
     correctable,
     corrected,
     length_controlled,
     length_terms,
     uncorrected,
 )
-from rlaif.evaluation.contest.resampling import MAX_STEPS, RIDGE, ROOM, TOLERANCE
-from rlaif.stats import Array, Bootstrap, as_estimate, numbered
+from rlaif.stats import Array, Bootstrap, numbered
 
 EASE = 0.1
 """A prior of N(0, 3.2^2) on a prompt's difficulty: from here on the path of ridges is flat, on half of AlpacaEval 2's
@@ -44,11 +50,11 @@ Numbers = NDArray[np.intp]
 class Rows(NamedTuple):
     """A contest's games as arrays; `side` is delta's factor: 1, -1, or 0 where the prompt's term has no part."""
 
-    pair: Numbers
-    prompt: Numbers
-    terms: Array
-    side: Array
-    worth: Array
+    pair: Numbers  # (G,), each game's pair of arms by number
+    prompt: Numbers  # (G,)
+    terms: Array  # (G,), the tanh
+    side: Array  # (G,)
+    worth: Array  # (G,)
     ease: float = EASE
     slopes: float = SLOPES
 
@@ -63,15 +69,15 @@ class Rows(NamedTuple):
 
 class Joint(NamedTuple):
     """What is fitted: the theta of each pair and then the phi of each, and the delta of each prompt. With a first axis
-    where there are several fits."""
+    F where there are several fits."""
 
-    pairs: Array
-    prompts: Array
+    pairs: Array  # (2 N,)
+    prompts: Array  # (K,)
 
 
 def all_at_equal_length(
     played: Contest, bootstrap: Bootstrap, baseline: str, scale: Scale = "choice"
-) -> list[LengthControlled]:
+) -> list[EqualLength]:
     """Each pair of arms that met, once, at equal length. In one fit where on most of the baseline's prompts two arms or
     more met it (`prompt_term` says in which pairs that took part), else each pair alone."""
     side = _sides(played, baseline)
@@ -86,23 +92,20 @@ def all_at_equal_length(
         side=side,
         worth=np.array([game.worth(scale) for game in played.games]),
     )
-    drawn = np.random.default_rng(bootstrap.seed).multinomial(
-        rows.prompts, np.full(rows.prompts, 1 / rows.prompts), bootstrap.samples
-    )
-    weights = np.vstack([np.ones(rows.prompts), drawn, 1 - np.eye(rows.prompts)])
+    prompts, samples = rows.prompts, bootstrap.samples
+    drawn = np.random.default_rng(bootstrap.seed).multinomial(prompts, np.full(prompts, 1 / prompts), samples)
+    weights = np.vstack([np.ones(prompts), drawn, 1 - np.eye(prompts)])  # (F, K), F = 1 + samples + K
     fits = resampled(rows, fit(rows), weights)
     done = []
     for i, pair in enumerate(played.pairs):
         mine = rows.pair == i
         found = uncorrected(played.between(*pair), bootstrap, scale, deviation, bool(side[mine].any()))
         if correctable(found, rows.worth[mine], terms[mine]):
-            left_out = 1 + bootstrap.samples + np.unique(rows.prompt[mine])
-            rate, effect = (
-                as_estimate(
-                    float(of[0]), of[1 : 1 + bootstrap.samples], of[left_out], bootstrap.confidence, int(mine.sum())
-                )
-                for of in (_rates(rows, i, fits, weights), fits.pairs[:, rows.pairs + i])
-            )
+            # A prompt on which the pair did not meet says nothing of it when it is left out.
+            left_out = 1 + samples + np.unique(rows.prompt[mine])
+            both = np.column_stack([_rates(rows, i, fits, weights), fits.pairs[:, rows.pairs + i]])  # (F, 2)
+            parts = Fits(both[0], both[1 : 1 + samples], both[left_out])
+            rate, effect = (parts.estimate(c, bootstrap.confidence, int(mine.sum())) for c in (0, 1))
             found = corrected(found, rate, effect, terms[mine], bootstrap.confidence)
         done.append(found)
     return done
@@ -114,6 +117,7 @@ def _sides(played: Contest, baseline: str) -> Array | None:
     for game in played.games:
         if baseline in game.pair:
             met.setdefault(game.prompt_id, {baseline}).update(game.pair)
+    # A prompt's term can be told from its one pair only where another arm met the baseline on it too.
     against = np.array([baseline in game.pair for game in played.games])
     shared = np.array([len(met.get(game.prompt_id, ())) > 2 for game in played.games])
     if 2 * np.sum(against & shared) <= np.sum(against):
@@ -126,6 +130,7 @@ def _rates(rows: Rows, pair: int, fits: Joint, weights: Array) -> Array:
     """The pair's rate at equal length by each fit: the mean over its games' prompts, as they were drawn."""
     mine = np.flatnonzero(rows.pair == pair)
     prompts, first, times = np.unique(rows.prompt[mine], return_index=True, return_counts=True)
+    # (F, prompts of the pair): every game of a prompt has the same rate, so one column stands for `times` games.
     rates = expit(fits.pairs[:, [pair]] + rows.side[mine[first]] * fits.prompts[:, prompts])
     counts = weights[:, prompts] * times
     # A resample may have none of the pair's prompts; then all of them count.
@@ -179,24 +184,32 @@ def resampled(rows: Rows, at: Joint, weights: Array) -> Joint:
 
 
 def _steps(rows: Rows, at: Joint, weights: Array) -> Joint:
-    """Newton's step for each row of `weights`. No prompt's delta knows another's, so they are eliminated first."""
+    """Newton's step for each row of `weights` (F, K).
+
+    No prompt's delta knows another's: their block of the Hessian is diagonal, so they are eliminated first (Schur's
+    complement) and what is solved is 2 N by 2 N.
+    """
     n = rows.pairs
-    p = expit(_logits(rows, at))
+    p = expit(_logits(rows, at))  # (G,)
     bend, slope = p * (1 - p), rows.worth - p
-    both = np.column_stack([np.ones(len(p)), rows.terms])
+    both = np.column_stack([np.ones(len(p)), rows.terms])  # (G, 2): what theta and phi are multiplied by
+    # (K, 2 N) each: the Hessian between deltas and pairs, and the gradient of the pairs by prompt.
     cross, slopes = _by_pair(rows, both * (bend * rows.side)[:, None]), _by_pair(rows, both * slope[:, None])
+    # (K,) each: the Hessian's diagonal and the gradient of the deltas.
     own = np.bincount(rows.prompt, bend * rows.side**2) + rows.ease
     delta = np.bincount(rows.prompt, slope * rows.side) - rows.ease * at.prompts
     ridge = RIDGE * np.eye(2 * n)
-    ridge[n:, n:] += rows.slopes * (np.eye(n) - 1 / n)
+    ridge[n:, n:] += rows.slopes * (np.eye(n) - 1 / n)  # of sum (phi - mean phi)^2
     scaled = cross / np.sqrt(own)[:, None]
-    curve = ridge - (scaled.T * weights[:, None, :]) @ scaled
+    curve = ridge - (scaled.T * weights[:, None, :]) @ scaled  # (F, 2 N, 2 N)
+    # Within the pairs' own block only a pair's theta and phi meet: its diagonal and two off-diagonals.
     squares = _by_pair(rows, np.column_stack([bend, bend * rows.terms**2]))
     at_theta, at_phi = np.arange(n), np.arange(n, 2 * n)
     curve[:, np.arange(2 * n), np.arange(2 * n)] += weights @ squares
     mixed = weights @ _by_pair(rows, np.column_stack([bend * rows.terms, bend]))[:, :n]
     curve[:, at_theta, at_phi] += mixed
     curve[:, at_phi, at_theta] += mixed
+    # A prompt that counts w times has w deltas' worth of prior too, so w cancels in delta / own.
     uphill = weights @ (slopes - cross * (delta / own)[:, None]) - ridge @ at.pairs
     pairs = np.linalg.solve(curve, uphill[..., None])[..., 0]
     return Joint(pairs, (delta - pairs @ cross.T) / own)

@@ -15,10 +15,9 @@ from scipy.special import expit
 
 from rlaif.errors import DataError
 from rlaif.evaluation.contest.games import Contest, Scale, prompts_of
-from rlaif.evaluation.contest.length import length_terms
-from rlaif.evaluation.contest.resampling import Fits, clustered_fits
+from rlaif.evaluation.contest.length import Fits, clustered_fits, length_terms
 from rlaif.records import Record
-from rlaif.stats import Array, Bootstrap, Estimate, as_estimate
+from rlaif.stats import Array, Bootstrap, Estimate
 
 MEAN_ELO = 1000.0
 ELO_PER_LOGIT = 400 / float(np.log(10))
@@ -27,7 +26,7 @@ Sides = NDArray[np.intp]
 """Each game's two arms, by number (games, 2)."""
 
 
-class Standing(Record):
+class LeaguePlace(Record):
     """An arm's place. `first` is the share of resamples in which it leads, ties shared; `best` and `worst` are the
     ranks that hold in all but (1 - confidence) of them."""
 
@@ -58,7 +57,7 @@ class League(Record):
     strength but the ridge.
     """
 
-    standings: tuple[Standing, ...]
+    standings: tuple[LeaguePlace, ...]
     reference: str | None
     misfit: Misfit
     length_effect: Estimate | None
@@ -84,6 +83,7 @@ def league(
     note = _separated(played, worth, sides)
     arms = len(played.arms)
     rows = np.arange(len(sides))
+    # (games, arms): 1 for the one, -1 for the other; with a column for the length term at equal length.
     design = np.zeros((len(sides), arms + equal_length))
     design[rows, sides[:, 0]], design[rows, sides[:, 1]] = 1, -1
     if equal_length:
@@ -94,10 +94,7 @@ def league(
             )
     fits = clustered_fits(design, worth, prompts_of(played.games), bootstrap)
     thetas = Fits(*(_anchored(fit[..., :arms], played, reference) for fit in fits))
-    effect = None
-    if equal_length:
-        effects = [fit[..., arms] for fit in fits]
-        effect = as_estimate(float(effects[0]), effects[1], effects[2], bootstrap.confidence, len(sides))
+    effect = fits.estimate(arms, bootstrap.confidence, len(sides)) if equal_length else None
     return League(
         standings=_standings(played, thetas, sides, bootstrap.confidence, note is not None),
         reference=reference,
@@ -109,25 +106,27 @@ def league(
 
 
 def _anchored(theta: Array, played: Contest, reference: str | None) -> Array:
+    """Strengths (..., arms) from the reference's, or their mean: the model knows differences only."""
     zero: Array = theta.mean(axis=-1, keepdims=True)
     if reference is not None:
         zero = np.take(theta, [played.arms.index(reference)], axis=-1)
     return theta - zero
 
 
-def _standings(played: Contest, thetas: Fits, sides: Sides, confidence: float, bare: bool) -> tuple[Standing, ...]:
+def _standings(played: Contest, thetas: Fits, sides: Sides, confidence: float, bare: bool) -> tuple[LeaguePlace, ...]:
+    # (resamples, arms): one more than the arms that are stronger there.
     ranks = 1 + np.sum(thetas.resampled[:, None, :] > thetas.resampled[:, :, None] + EQUAL, axis=2)
     leads = ranks == 1
     first = (leads / leads.sum(axis=1, keepdims=True)).mean(axis=0)
     outside = (1 - confidence) / 2
     reach = np.quantile(ranks, [outside, 1 - outside], axis=0, method="inverted_cdf")
+    elos = Fits(*(MEAN_ELO + ELO_PER_LOGIT * part for part in thetas))
     found = []
     for i, arm in enumerate(played.arms):
-        elos = [MEAN_ELO + ELO_PER_LOGIT * part[..., i] for part in thetas]
         n = int(np.sum(sides == i))
-        elo = as_estimate(float(elos[0]), elos[1], elos[2], confidence, n)
+        elo = elos.estimate(i, confidence, n)
         found.append(
-            Standing(
+            LeaguePlace(
                 arm=arm,
                 rank=1 + int(np.sum(thetas.whole > thetas.whole[i] + EQUAL)),
                 elo=elo.model_copy(update={"low": None, "high": None}) if bare else elo,
@@ -143,7 +142,7 @@ def _standings(played: Contest, thetas: Fits, sides: Sides, confidence: float, b
 
 def _separated(played: Contest, worth: Array, sides: Sides) -> str | None:
     """Ford's condition (1957): strengths are finite if, in every split of the arms, each side took a point."""
-    took = np.zeros((len(played.arms),) * 2)
+    took = np.zeros((len(played.arms),) * 2)  # points that the row's arm took from the column's
     np.add.at(took, (sides[:, 0], sides[:, 1]), worth)
     np.add.at(took, (sides[:, 1], sides[:, 0]), 1 - worth)
     groups, group = connected_components(took > 0, connection="weak")
@@ -164,6 +163,7 @@ def _misfit(played: Contest, worth: Array, sides: Sides, predicted: Array) -> Mi
     kinds, index = np.unique(pair, return_inverse=True)
     counts = np.bincount(index)
     found, said = (np.bincount(index, weights=of) / counts for of in (worth, predicted))
+    # Rounded, so that of pairs that are equally off the first by name is taken whatever the order of rows.
     worst = int(np.argmax(np.round(np.abs(found - said), 12)))
     one, other = divmod(int(kinds[worst]), len(played.arms))
     return Misfit(

@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from rlaif.annotate.publish import publish
+from rlaif.annotate.store import publish
 from rlaif.config import Recipe
 from rlaif.config.feedback import HumanLabels
 from rlaif.config.recipe import Artefact

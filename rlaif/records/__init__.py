@@ -22,6 +22,7 @@ from rlaif.records.core import (
     derive_seed,
     oriented,
     plain,
+    prompt_of,
 )
 from rlaif.records.judged import (
     Answer,
@@ -73,4 +74,5 @@ __all__ = [
     "derive_seed",
     "oriented",
     "plain",
+    "prompt_of",
 ]

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rlaif.annotate.conflicts import conflicts
-from rlaif.annotate.route import read_routing
+from rlaif.annotate.route import conflicts, read_routing
 from rlaif.config import Recipe
 from rlaif.config.feedback import AiLabels, Calibrated, Debiased, HumanLabels, MixedLabels, Reliable
 from rlaif.console import say

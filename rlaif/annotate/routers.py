@@ -182,7 +182,8 @@ def predict_errors(
     to its core, which pairs a human label would change. DataError with too few labels, or errors, to learn from.
 
     A logistic regression on standardised `features`. How well it does is measured out of fold, by prompt; one that does
-    not beat a coin there is worth no more than a random order, and says so. `margins` by pair id, for the judge's choice; a pair without one counts as having the mean.
+    not beat a coin there is worth no more than a random order, and says so. `margins` by pair id, for the judge's
+    choice; a pair without one counts as having the mean.
     """
     from sklearn.linear_model import LogisticRegression  # noqa: PLC0415  (with pandas a second to import)
     from sklearn.metrics import roc_auc_score  # noqa: PLC0415

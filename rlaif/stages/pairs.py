@@ -16,18 +16,13 @@ from rlaif.feedback.earlier import join
 from rlaif.feedback.failures import causes, told
 from rlaif.feedback.human import check_human_failures, read_human
 from rlaif.feedback.mix import MixResult, believed, mix, overlap_of, within_share
-from rlaif.feedback.pairs import (
-    WeightedJudgment,
-    read_preferences,
-    to_preferences,
-)
+from rlaif.feedback.pairs import WeightedJudgment, read_preferences, to_preferences
 from rlaif.feedback.prompts import PromptSplit, read_prompts
 from rlaif.formats.sheet import HumanData
 from rlaif.jsonl import read_jsonl, write_json, write_jsonl
 from rlaif.records import Judgment
 from rlaif.run_folder import Run
-from rlaif.stages.asking import made
-from rlaif.stages.stage import Stage, human_files, prompt_files
+from rlaif.stages.stage import Stage, human_files, made, prompt_files
 
 
 def _what_people_said(recipe: Recipe, run: Run) -> HumanData:

@@ -28,7 +28,7 @@ from rlaif.forms import SCORED, SOURCE
 from rlaif.jsonl import read_rows
 from rlaif.records import Failure
 from rlaif.run_folder import Run
-from rlaif.stages.asking import read_if_there
+from rlaif.stages.stage import read_if_there
 from rlaif.stats import Bootstrap
 from rlaif.study.arms import ArmRun
 from rlaif.study.config import REFERENCE, Study

@@ -66,12 +66,6 @@ PRODUCT = (256, 576, 1536)
 """Rows, inner size and columns of a small language model's matrix product."""
 
 
-def product_rate(dtype: torch.dtype) -> float:
-    """Operations per second."""
-    rows, inner, columns = PRODUCT
-    return 2 * rows * inner * columns / seconds_per_product(dtype)
-
-
 def seconds_per_product(dtype: torch.dtype) -> float:
     """The best of a dozen, or of those that fit a fifth of a second."""
     rows, inner, columns = PRODUCT

@@ -83,9 +83,9 @@ def count_parameters(name: str, revision: str | None = None) -> int:
 
 
 def pass_rate(name: str, revision: str | None, dtype: torch.dtype) -> float:
-    """Operations per second, two per weight and token, at which this machine reads text: the best of some passes through
-    one layer of the model's shapes. A product alone would not tell: where bf16 is multiplied in hardware, two thirds of
-    a pass are what stands between the products."""
+    """Operations per second, two per weight and token, at which this machine reads text: the best of some passes
+    through one layer of the model's shapes. A product alone would not tell: where bf16 is multiplied in hardware, two
+    thirds of a pass are what stands between the products."""
     config = _config(name, revision).get_text_config()
     config.num_hidden_layers, config.vocab_size, config.pad_token_id = 1, 8, None
     with torch.random.fork_rng(devices=[]):  # its random weights are nobody else's business

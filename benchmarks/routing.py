@@ -18,7 +18,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,7 +29,6 @@ from scipy.special import expit
 from scipy.stats import t as student_t
 
 from rlaif.annotate import routers
-from rlaif.annotate.predictor import predict_errors
 from rlaif.console import bar, say
 from rlaif.errors import DataError
 from rlaif.feedback.annotators.simulate import crew_of, simulate
@@ -191,20 +190,17 @@ def _routed(
     seed: int,
 ) -> list[str]:
     """The pairs that people see. `predicted` spends the first half at random, and learns from that."""
-    simple: dict[str, Callable[[], list[str]]] = {
-        "random": lambda: routers.by_hash(train, seed),
-        "uncertainty": lambda: routers.by_uncertainty(train, seed),
-        "swap_gap": lambda: routers.by_swap_gap(train, seed),
-        "margin": lambda: routers.by_margin(train, margins, seed),
-    }
-    if name in simple:
-        return simple[name]()[:spent]
+    if name in routers.WORTHS:
+        return routers.ordered(train, routers.WORTHS[name], seed)[:spent]
+    if name == "margin":
+        return routers.by_margin(train, margins, seed)[:spent]
     first = routers.by_hash(train, seed)[: spent // 2]
     try:
-        predicted = predict_errors(train, [people[one] for one in first], margins)
+        predicted = routers.predict_errors(train, [people[one] for one in first], margins)
     except DataError:  # too few labels to learn from: the rest at random, as the command would have it
         return routers.by_hash(train, seed)[:spent]
-    order = [one for one in routers.by_predicted_error(train, predicted.p_wrong, seed) if one not in set(first)]
+    order = routers.ordered(train, lambda judgment: (0, predicted.p_wrong[judgment.pair.id]), seed)
+    order = [one for one in order if one not in set(first)]
     return [*first, *order[: spent - len(first)]]
 
 

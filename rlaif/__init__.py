@@ -12,15 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rlaif.api.inputs import open_engine
-    from rlaif.api.judging import (
-        Preferences,
-        ScoreResult,
-        judge,
-        judgment_of,
-        preferences,
-        requests_of,
-        score,
-    )
+    from rlaif.api.judging import Preferences, ScoreResult, judge, judgment_of, preferences, requests_of, score
     from rlaif.api.reward import RewardModel, train_reward_model
     from rlaif.api.runs import audit, compare, run
     from rlaif.config import Recipe, load_recipe
@@ -72,37 +64,19 @@ __all__ = [
     "train_reward_model",
 ]
 _HOMES = {
-    "rlaif.api.inputs": ("open_engine",),
-    "rlaif.api.judging": (
-        "Preferences",
-        "ScoreResult",
-        "judge",
-        "judgment_of",
-        "preferences",
-        "requests_of",
-        "score",
-    ),
-    "rlaif.api.reward": ("RewardModel", "train_reward_model"),
-    "rlaif.api.runs": ("audit", "compare", "run"),
-    "rlaif.config": ("Recipe", "load_recipe"),
-    "rlaif.constitution": ("Constitution", "load_constitution"),
-    "rlaif.errors": ("ConfigError", "DataError", "JudgeError", "ModelError", "RlaifError", "TrainingError"),
-    "rlaif.feedback.judge": ("JudgeResult",),
-    "rlaif.models.chat": ("ChatRequest", "Reply"),
-    "rlaif.records": (
-        "Failure",
-        "Judgment",
-        "Message",
-        "Pair",
-        "Preference",
-        "Prompt",
-        "Response",
-        "Score",
-        "Verdict",
-    ),
-    "rlaif.run_folder": ("Run",),
+    "rlaif.api.inputs": "open_engine",
+    "rlaif.api.judging": "Preferences ScoreResult judge judgment_of preferences requests_of score",
+    "rlaif.api.reward": "RewardModel train_reward_model",
+    "rlaif.api.runs": "audit compare run",
+    "rlaif.config": "Recipe load_recipe",
+    "rlaif.constitution": "Constitution load_constitution",
+    "rlaif.errors": "ConfigError DataError JudgeError ModelError RlaifError TrainingError",
+    "rlaif.feedback.judge": "JudgeResult",
+    "rlaif.models.chat": "ChatRequest Reply",
+    "rlaif.records": "Failure Judgment Message Pair Preference Prompt Response Score Verdict",
+    "rlaif.run_folder": "Run",
 }
-_HOME = {name: home for home, names in _HOMES.items() for name in names}
+_HOME = {name: home for home, names in _HOMES.items() for name in names.split()}
 
 
 def __getattr__(name: str) -> Any:

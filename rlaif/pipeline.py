@@ -10,41 +10,34 @@
       -> report.html         report     one page for a person
 
 Every arrow is a stage in `stages/`: it says which knobs of the recipe and which files it reads, and is skipped while
-these are as they were. What happens when they are not is in `stages/due.py`.
+these are as they were. `stages/due.py` looks after that, and says what happens when they are not.
 """
 
 from __future__ import annotations
 
-import os
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
 
-from rlaif.annotate.publish import publish
+from rlaif.annotate.store import publish
 from rlaif.config import Recipe
 from rlaif.config.feedback import HumanLabels
 from rlaif.config.recipe import Artefact
-from rlaif.console import heartbeat, say
+from rlaif.console import say
 from rlaif.errors import ConfigError
 from rlaif.evaluation.measures import instruments
 from rlaif.feedback.human import annotated_run
 from rlaif.feedback.judge import check_modes
-from rlaif.files import remove
 from rlaif.formats import Annotations
-from rlaif.processes import leads, several
 from rlaif.run_folder import Run
-from rlaif.stages.due import Inputs, check_changes, runs_there, take_over, why_again, why_not_taken
+from rlaif.stages.due import by_first, check_changes, run_stage, runs_there
 from rlaif.stages.evaluation import EVALUATE, REPORT
 from rlaif.stages.feedback import LABEL, SAMPLE
 from rlaif.stages.forecast import forecast
 from rlaif.stages.optimise import OPTIMISE
 from rlaif.stages.pairs import PAIRS
 from rlaif.stages.reward import REWARD
-from rlaif.stages.stage import Stage
 from rlaif.training.tracking import check_trackers
 
-T = TypeVar("T")
 STAGES = {stage.name: stage for stage in (SAMPLE, LABEL, PAIRS, REWARD, OPTIMISE, EVALUATE, REPORT)}
 MADE_BY: dict[Artefact | None, tuple[str, ...]] = {
     "reward_model": ("sample", "label", "pairs", "reward"),
@@ -90,9 +83,9 @@ def run_recipe(
     are not finished follow it; finished ones only with `redo`, else ConfigError says which.
     """
     run = Run(folder)
-    _by_first(lambda: None)  # all are here: whatever fails from now on is said once
+    by_first(lambda: None)  # all are here: whatever fails from now on is said once
     with run.lock():
-        recipe = _by_first(lambda: _settled(recipe, run))
+        recipe = by_first(lambda: _settled(recipe, run))
         check_trackers(recipe)
         check_modes(recipe)
         instruments(recipe.evaluate.measures)
@@ -101,13 +94,12 @@ def run_recipe(
         for place in todo:
             STAGES[wanted[place]].inputs(recipe, run)  # a name that stands for nothing is said now, not after hours
         others = runs_there([since] if isinstance(since, Path) else since, run)
-        _by_first(lambda: _claim(recipe, run, redo))
+        by_first(lambda: _claim(recipe, run, redo))
         begins = only is None and not others and not run.read_manifest()["stages"]
-        if begins and (line := _by_first(lambda: forecast(recipe))):
+        if begins and (line := by_first(lambda: forecast(recipe))):
             say(line)
         for place in todo:
-            title = f"[{place + 1}/{len(wanted)}] {wanted[place]}"
-            run_stage(recipe, run, STAGES[wanted[place]], title, others)
+            run_stage(recipe, run, STAGES[wanted[place]], f"[{place + 1}/{len(wanted)}] {wanted[place]}", others)
     return run
 
 
@@ -128,53 +120,3 @@ def _claim(recipe: Recipe, run: Run, redo: bool) -> None:
     for source in (*recipe.preferences.labels.human_data, *recipe.preferences.annotators.gold):
         if isinstance(source, Annotations):
             publish(annotated_run(source, run))
-
-
-def run_stage(recipe: Recipe, run: Run, stage: Stage, title: str, since: Sequence[Run] = ()) -> None:
-    """Do one stage unless it is done already for these very inputs, here or in another run."""
-    inputs = _by_first(lambda: _due(recipe, run, stage, title, since))
-    if inputs is None:
-        return
-    began, before = time.monotonic(), _stamps(stage, run)
-    with heartbeat(stage.name):
-        facts = stage.run(recipe, run) if stage.together else _by_first(lambda: stage.run(recipe, run))
-    if leads():
-        for path, stamp in _stamps(stage, run).items():
-            if before.get(path) == stamp:
-                remove(path)  # of the time before: the stage did not write it now
-    seconds = round(time.monotonic() - began, 1)
-    facts = {"seconds": seconds, "dtypes": recipe.dtypes, **facts}
-    run.mark_done(stage.name, inputs.hash, stage.outputs(run), facts, inputs.read())
-    said = ", ".join(f"{key} {value}" for key, value in facts.items() if isinstance(value, int | str))
-    say(f"{title}: done in {seconds:.0f} s{' (' + said + ')' if said else ''}")
-
-
-def _due(recipe: Recipe, run: Run, stage: Stage, title: str, since: Sequence[Run]) -> Inputs | None:
-    """What the stage reads, if it is to be done now (and is noted as begun); None if it is done."""
-    inputs = Inputs.of(stage, recipe, run)
-    if run.is_done(stage.name, inputs.hash):
-        say(f"{title}: up to date")
-        return None
-    if other := take_over(stage, inputs, run, since):
-        say(f"{title}: taken from {other}")
-        return None
-    say(f"{title}{why_again(stage, inputs, run)}")
-    if line := why_not_taken(stage, inputs, since):
-        say(f"  {line}")
-    run.begin(stage.name, inputs.hash)
-    return inputs
-
-
-def _stamps(stage: Stage, run: Run) -> dict[Path, tuple[int, int]]:
-    found = {path: os.stat(path) for path in stage.outputs(run) if path.exists()}
-    return {path: (stat.st_ino, stat.st_mtime_ns) for path, stat in found.items()}
-
-
-def _by_first(work: Callable[[], T]) -> T:
-    """What `work` returns, done by the first of the processes that a launcher started, if it started several."""
-    if not several():
-        return work()
-    from rlaif.training import parallel  # noqa: PLC0415 (brings torch)
-
-    parallel.start()
-    return parallel.first(work)

@@ -9,7 +9,7 @@ import math
 import re
 
 from rlaif.models.chat import ChatRequest
-from rlaif.testing import LABEL_MASS, choose, letters, shown
+from rlaif.testing import LABEL_MASS, SHOWN, choose, letters, shown
 
 RESPONSE = re.compile(r"<response>\n(.*?)\n</response>", re.DOTALL)
 
@@ -38,6 +38,17 @@ def every_part(request: ChatRequest) -> dict[str, float] | str:
     else:
         weights = [math.exp((share - 0.5) * number) for number in range(10)]
     return {label: math.log(LABEL_MASS * w / sum(weights)) for label, w in zip(request.labels, weights, strict=True)}
+
+
+def likes_letters_anyhow(request: ChatRequest) -> dict[str, float] | str | float:
+    """`every_part`, by whatever template it is asked; and how likely a response is: the likelier the more letters,
+    under one instruction more than under another."""
+    if request.labels == ("A", "B") and not SHOWN.search(first_turn(request).messages[-1].content):
+        return choose(0.3)
+    if request.answer is None:
+        return every_part(request)
+    care = 1 + len(request.messages[0].content) % 7
+    return -20.0 - care * (1 - letters(request.answer) / max(1, len(request.answer)))
 
 
 def first_turn(request: ChatRequest) -> ChatRequest:

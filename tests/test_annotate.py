@@ -16,12 +16,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from rlaif.annotate import command
-from rlaif.annotate.command import annotate_command
+from rlaif.annotate import app
+from rlaif.annotate.app import serve_page
 from rlaif.annotate.desk import GOLD_EVERY, HOLD_S, Desk, gold_due, shown_first
-from rlaif.annotate.publish import publish
 from rlaif.annotate.questions import Questions, read_questions
-from rlaif.annotate.store import AnswerStore
+from rlaif.annotate.store import AnswerStore, publish
 from rlaif.errors import ConfigError, DataError
 from rlaif.jsonl import read_jsonl, write_jsonl
 from rlaif.records import Edit, Judgment, PrincipleJudgment, Response
@@ -432,31 +431,31 @@ def test_publishing_writes_only_what_changed_and_needs_no_answers(tmp_path):
 def test_a_second_server_is_one_line(tmp_path):
     make_run(tmp_path, pairs(1))
     with FileLock(tmp_path / ".annotate.lock"), pytest.raises(ConfigError, match="serves this run already"):
-        annotate_command(tmp_path)
+        serve_page(tmp_path)
 
 
 def test_what_cannot_be_served_is_one_line(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="no such run folder"):
-        annotate_command(tmp_path / "none")
+        serve_page(tmp_path / "none")
     with pytest.raises(ConfigError, match=r"--per-pair: at least 1 \(got 0\)"):
-        annotate_command(tmp_path, per_pair=0)
-    monkeypatch.setattr(command, "find_spec", lambda name: None)
+        serve_page(tmp_path, per_pair=0)
+    monkeypatch.setattr(app, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r'pip install "rlaif\[annotate\]"'):
-        annotate_command(tmp_path)
+        serve_page(tmp_path)
 
 
 def test_the_next_free_port_is_taken_unless_one_was_named(monkeypatch):
-    taken = command._listen(0)
+    taken = app._listen(0)
     port = taken.getsockname()[1]
     with pytest.raises(ConfigError, match=f"--port: cannot listen on {port}: Address already in use"):
-        command._listen(port)
-    monkeypatch.setattr(command, "PORT", port)
-    other = command._listen(None)
-    assert port < other.getsockname()[1] < port + command.PORTS_TRIED
+        app._listen(port)
+    monkeypatch.setattr(app, "PORT", port)
+    other = app._listen(None)
+    assert port < other.getsockname()[1] < port + app.PORTS_TRIED
     taken.close()
     other.close()
     with pytest.raises(ConfigError, match="--port: cannot listen on 70000"):
-        command._listen(70000)
+        app._listen(70000)
 
 
 def test_answers_are_their_users_alone(store, tmp_path):

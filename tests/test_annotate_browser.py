@@ -13,8 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from rlaif.annotate.publish import publish
-from rlaif.annotate.store import AnswerStore
+from rlaif.annotate.store import AnswerStore, publish
 from rlaif.jsonl import read_jsonl
 from rlaif.records import Edit, Judgment
 from rlaif.run_folder import Run
@@ -33,8 +32,8 @@ FLAGS = [
 SERVE = """
 import sys
 from pathlib import Path
-from rlaif.annotate.command import annotate_command
-annotate_command(Path(sys.argv[1]), int(sys.argv[2]) if sys.argv[2] else None)
+from rlaif.annotate.app import serve_page
+serve_page(Path(sys.argv[1]), int(sys.argv[2]) if sys.argv[2] else None)
 """
 READY = "#pair[data-ready]"
 

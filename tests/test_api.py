@@ -169,6 +169,19 @@ def test_failures_are_never_labels(rule):
     assert "none of the labels A, B" in found.failures[0].detail
 
 
+def test_a_function_that_raises_keeps_what_was_judged_and_one_that_never_answers_stops_at_once(rule):
+    def judge(messages):
+        if "some words" in messages[-1]["content"]:
+            raise KeyError("choices")
+        return "A"
+
+    found = rlaif.judge(PAIRS, rule, judge)
+    assert [j.pair.prompt[0].content for j in found.judgments] == ["Say 1", "Say 3"]
+    assert re.fullmatch(r"KeyError: 'choices' \(test_api\.py:\d+\)", found.failures[0].detail)
+    with pytest.raises(rlaif.ConfigError, match=r"script judge: KeyError: 'choices' \(test_api\.py:\d+\)"):
+        rlaif.judge(PAIRS[1:], rule, judge)
+
+
 def test_an_engine_a_script_and_a_server_judge(rule):
     with rlaif.open_engine("scripted:rlaif.testing:likes_letters") as engine:
         judged = [rlaif.judge(PAIRS, rule, engine), rlaif.judge(PAIRS, rule, "scripted:rlaif.testing:likes_letters")]

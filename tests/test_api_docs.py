@@ -30,16 +30,18 @@ def test_the_page_names_all_of_it():
     assert [name for name in rlaif.__all__ if name != "__version__" and not re.search(rf"\b{name}\b", text)] == []
 
 
-def test_the_snippet_of_the_readme_runs(tmp_path, monkeypatch, shallow_folder):
+def test_no_other_page_has_python_that_nobody_runs():
+    """strong-judge.md's is run by test_strong_road.py."""
+    pages = {page.name for page in (ROOT / "docs").glob("*.md") if snippets(page)}
+    assert pages <= {"api.md", "strong-judge.md"}
+
+
+def test_the_python_of_the_readme_runs(tmp_path, monkeypatch, shallow_folder):
     """With a tiny model and a scripted judge in place of the real ones, which are named there."""
-    [snippet] = snippets(ROOT / "README.md")
-    assert (
-        'model="vllm:Qwen/Qwen3-8B"' in snippet
-        and 'model="smollm2-135m"' in snippet
-        and len(snippet.splitlines()) <= 10
-    )
-    snippet = snippet.replace('"vllm:Qwen/Qwen3-8B"', f'"scripted:rlaif.testing:{likes_letters.__name__}"')
-    snippet = snippet.replace('"smollm2-135m"', repr(shallow_folder)).replace('out="rm"', 'out="rm", lora=None')
     monkeypatch.chdir(tmp_path)
-    exec(compile(snippet, "README.md", "exec"), {})
+    names = {}
+    for snippet in snippets(ROOT / "README.md"):
+        small = re.sub(r'"vllm:[^"]*"', f'"scripted:rlaif.testing:{likes_letters.__name__}"', snippet)
+        small = small.replace('"smollm2-135m"', repr(shallow_folder)).replace('out="rm"', 'out="rm", lora=None')
+        exec(compile(small, "README.md", "exec"), names)
     assert (tmp_path / "rm" / "config.json").exists()

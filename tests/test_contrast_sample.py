@@ -41,7 +41,6 @@ from rlaif.models.scripted import ScriptedChatModel
 from rlaif.pipeline import STAGES, run_recipe
 from rlaif.records import Failure, Judgment, Message, Origin, Pair, Preference, Prompt, Response, derive_seed
 from rlaif.run_folder import Run
-from rlaif.stages import asking
 from rlaif.stages.forecast import work
 from rlaif.testing import choose, letters, shown, small_recipe
 from tests.forked import exit_code
@@ -367,7 +366,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[ChatRequest]]:
 
         return ScriptedChatModel(reply, name)
 
-    monkeypatch.setattr(asking, "open_model", opened)
+    monkeypatch.setattr("rlaif.stages.stage.open_model", opened)
     measure_nothing(monkeypatch)
     return seen
 
@@ -459,7 +458,7 @@ def test_equal_texts_are_counted_on_the_screen_and_in_the_manifest(
     def deaf(request: ChatRequest) -> str:
         return "same" if request.seed % 2 else f"{request.messages[0].content} {request.seed}"
 
-    monkeypatch.setattr(asking, "open_model", lambda config: ScriptedChatModel(deaf, "policy"))
+    monkeypatch.setattr("rlaif.stages.stage.open_model", lambda config: ScriptedChatModel(deaf, "policy"))
     recipe = contrast_recipe(tmp_path, sample__responses_per_prompt=4)
     run = run_recipe(recipe, tmp_path / "run", ["sample", "label"])
     rows = read_jsonl(run.responses, Response)

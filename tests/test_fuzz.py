@@ -21,9 +21,8 @@ from typing import Any
 import pytest
 import yaml
 
-from rlaif.annotate.conflicts import conflicts_command
 from rlaif.annotate.questions import read_questions
-from rlaif.annotate.route import read_routing, route_command
+from rlaif.annotate.route import conflicts_of, read_routing, route
 from rlaif.audits import gate
 from rlaif.audits.identity import differences
 from rlaif.config import auto, dump_recipe, load_recipe
@@ -418,7 +417,7 @@ def reads_of(run: Run) -> dict[str, list[Callable[[], object]]]:
         return samples_of(ArmRun("a", 0, load_recipe("quickstart"), run), held)
 
     def routed() -> object:
-        return read_routing(run), route_command(folder, 2)
+        return read_routing(run), route(folder, 2)
 
     return {
         "manifest.json": [report, run.read_manifest, held_lock, lambda: run.is_done("sample", "ab")],
@@ -431,7 +430,7 @@ def reads_of(run: Run) -> dict[str, list[Callable[[], object]]]:
             *(lambda to=to: export_preferences(folder, to, out / "x.jsonl") for to in FORMATS),
         ],
         "recipe.yaml": [report, held_lock, lambda: read_questions(run, None, None, True)],
-        "judgments.jsonl": [routed, lambda: conflicts_command(folder, 3)],
+        "judgments.jsonl": [routed, lambda: conflicts_of(run)],
         "annotations.jsonl": [routed, lambda: read_labels(folder)],
         "routing.json": [routed],
         "route.jsonl": [lambda: read_questions(run, None, None, False)],

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlaif.annotate.questions import _gold
-from rlaif.annotate.route import _known
+from rlaif.annotate.route import known_labels
 from rlaif.audits.gold import read_gold
 from rlaif.audits.judge_training.labels import read_labels as teaching_labels
 from rlaif.constitution import load_constitution
@@ -235,7 +235,7 @@ def test_gold_is_what_a_recipe_takes_at_every_door(tmp_path):
         (gold,) = read_gold([where]).judgments
         (label,) = read_labels(where)
         (taught,) = teaching_labels([where], constitution).labels
-        (known,) = _known(Run(tmp_path / "none"), [where])
+        (known,) = known_labels(Run(tmp_path / "none"), [where])
         assert {one.pair.id for one in (gold, label, taught, known)} == {pair.id}
         assert {one.p_of("pear") for one in (gold, label, known)} == {1.0}
         assert (taught.p_a if taught.pair.a == "pear" else 1 - taught.p_a) == 1

@@ -12,9 +12,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlaif.annotate import routers
-from rlaif.annotate.conflicts import conflicts
-from rlaif.annotate.predictor import predict_errors
-from rlaif.annotate.routers import closeness, disagreement, features, margins_of_choice, swap_gap
+from rlaif.annotate.route import conflicts
+from rlaif.annotate.routers import (
+    WORTHS,
+    closeness,
+    disagreement,
+    features,
+    margins_of_choice,
+    ordered,
+    predict_errors,
+    swap_gap,
+)
 from rlaif.config.feedback import CalibratedMix, DebiasedMix, ReliabilityMix
 from rlaif.errors import DataError
 from rlaif.feedback.labelled import match
@@ -87,11 +95,12 @@ def test_orders_by_hand():
         judged("torn", 0.45, (0.9, 0.1), (0.2, 0.0)),
         judged("moved", 0.7, (0.7, 0.6)),
     ]
-    assert names(routers.by_uncertainty(rows, 0), rows) == ["torn", "moved", "sure"]
-    assert names(routers.by_swap_gap(rows, 0), rows) == ["moved", "torn", "sure"]
-    assert names(routers.by_disagreement(rows, 0), rows) == ["torn", "moved", "sure"]
-    p_wrong = {row.pair.id: p for row, p in zip(rows, (0.9, 0.1, 0.5), strict=True)}
-    assert names(routers.by_predicted_error(rows, p_wrong, 0), rows) == ["sure", "moved", "torn"]
+    for router, order in {
+        "uncertainty": ["torn", "moved", "sure"],
+        "swap_gap": ["moved", "torn", "sure"],
+        "disagreement": ["torn", "moved", "sure"],
+    }.items():
+        assert names(ordered(rows, WORTHS[router], 0), rows) == order
 
 
 @given(seed=st.integers(0, 5), shuffle=st.randoms())
@@ -99,9 +108,10 @@ def test_an_order_holds_every_pair_once_and_not_the_order_of_the_rows(seed, shuf
     rows = [judged(f"q{i}", 0.5 + 0.04 * (i % 5)) for i in range(12)]
     again = [*rows, swapped(rows[3])]
     shuffle.shuffle(again)
-    for order in (routers.by_hash, routers.by_uncertainty, routers.by_swap_gap, routers.by_disagreement):
-        assert order(again, seed) == order(rows, seed)
-        assert sorted(order(rows, seed)) == sorted(row.pair.id for row in rows)
+    for worth in WORTHS.values():
+        order = ordered(rows, worth, seed)
+        assert ordered(again, worth, seed) == order
+        assert sorted(order) == sorted(row.pair.id for row in rows)
     assert routers.by_hash(rows, seed) != routers.by_hash(rows, seed + 100)
 
 
@@ -129,19 +139,19 @@ def test_ambiguous_margins_go_first_then_the_wrong_then_the_right():
 def test_a_budget_is_spent_whole_with_its_share_of_chance(budget, share):
     order = [f"{i:02}" for i in range(40)]
     at_random = random.Random(1).sample(order, 40)
-    chosen = routers.choose(order, at_random, budget, share)
+    chosen, by_chance = routers.choose(order, at_random, budget, share)
     spent = min(budget, 40)
-    assert len(chosen.pairs) == len(set(chosen.pairs)) == spent
-    assert chosen.by_chance == at_random[: round(share * spent)] and set(chosen.by_chance) <= set(chosen.pairs)
-    rest = [one for one in order if one not in chosen.by_chance][: spent - len(chosen.by_chance)]
-    assert set(chosen.pairs) - set(chosen.by_chance) == set(rest)
+    assert len(chosen) == len(set(chosen)) == spent
+    assert by_chance == at_random[: round(share * spent)] and set(by_chance) <= set(chosen)
+    rest = [one for one in order if one not in by_chance][: spent - len(by_chance)]
+    assert set(chosen) - set(by_chance) == set(rest)
 
 
 def test_whoever_stops_early_has_some_of_both():
     order = [f"{i:03}" for i in range(200)]
-    chosen = routers.choose(order, order[::-1], 100, 0.2)
+    chosen, by_chance = routers.choose(order, order[::-1], 100, 0.2)
     for stop in (25, 50, 75):
-        assert abs(len(set(chosen.pairs[:stop]) & set(chosen.by_chance)) - 0.2 * stop) <= 1
+        assert abs(len(set(chosen[:stop]) & set(by_chance)) - 0.2 * stop) <= 1
 
 
 # ------------------------------------------------------------------------------------------------ predictor
@@ -168,7 +178,7 @@ def test_a_predictor_finds_where_the_judge_errs():
     assert found.labelled == 200 and 30 <= found.wrong <= 80
     assert found.auc > 0.8 and found.weights["for_longer"] + found.weights["for_longer_by"] > 0.5
     wrong = {j.pair.id for j, h in zip(ai, human, strict=True) if (j.p_a > 0.5) != (h.p_a > 0.5)}
-    order = routers.by_predicted_error(ai[200:], found.p_wrong, 0)
+    order = ordered(ai[200:], lambda one: (0, found.p_wrong[one.pair.id]), 0)
     first = sum(one in wrong for one in order[:60]) / 60
     overall = len(wrong & set(order)) / len(order)
     assert first > 1.7 * overall, "on pairs that it never saw"

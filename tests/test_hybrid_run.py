@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rlaif.annotate.conflicts import Conflict, conflicts_command
-from rlaif.annotate.route import read_routing, route_command
+from rlaif.annotate.route import Conflict, read_routing, route
 from rlaif.annotate.store import AnswerStore
 from rlaif.config import Recipe
 from rlaif.errors import ConfigError, DataError
@@ -77,10 +76,10 @@ def test_without_answers_the_stage_says_what_to_do(judged):
         run_recipe(recipe, run.folder, ["pairs"])
 
 
-def test_routed_answers_become_preferences_and_say_what_the_judge_is_worth(judged):
+def test_routed_answers_become_preferences_and_say_what_the_judge_is_worth(judged, cli):
     recipe, run = judged
-    said = route_command(run.folder, 40, "random")
-    assert said[0].startswith("40 of ") and said[-1] == f"next: rlaif annotate {run.folder}"
+    _, said, _ = cli("route", str(run.folder), "--budget", "40", "--by", "random")
+    assert said.startswith("40 of ") and said.endswith(f"\nnext: rlaif annotate {run.folder}\n")
     routed = answer(run)
     rows = pairs_again(recipe, run)
     people = {row.pair_id for row in rows if row.source == "human"}
@@ -94,13 +93,13 @@ def test_routed_answers_become_preferences_and_say_what_the_judge_is_worth(judge
 
 def test_more_answers_make_the_stage_run_again_and_the_same_ones_do_not(judged, capsys):
     recipe, run = judged
-    route_command(run.folder, 40, "random")
+    route(run.folder, 40, "random")
     answer(run)
     first = pairs_again(recipe, run)
     before = run.preferences.read_bytes()
     pairs_again(recipe, run)
     assert "pairs: up to date" in capsys.readouterr().out and run.preferences.read_bytes() == before
-    route_command(run.folder, 10, "random")
+    route(run.folder, 10, "random")
     more = answer(run)
     assert not {pair.id for pair in more} & {row.pair_id for row in first if row.source == "human"}
     assert sum(row.source == "human" for row in pairs_again(recipe, run)) == 50
@@ -109,9 +108,9 @@ def test_more_answers_make_the_stage_run_again_and_the_same_ones_do_not(judged, 
 def test_what_a_router_picked_says_nothing_about_the_judge(judged):
     """Uncertain pairs are harder: were they counted, the judge would seem worse than it is on the rest."""
     recipe, run = judged
-    route_command(run.folder, 30, "random")
+    route(run.folder, 30, "random")
     first = answer(run, wrong_every=1000)
-    route_command(run.folder, 20, "uncertainty", share=0.0)
+    route(run.folder, 20, "uncertainty", share=0.0)
     routed = answer(run, wrong_every=1)
     assert set(read_routing(run).picked) == {pair.id for pair in routed}
     rows = pairs_again(recipe, run)
@@ -121,38 +120,37 @@ def test_what_a_router_picked_says_nothing_about_the_judge(judged):
 def test_routes_are_of_unlabelled_pairs_and_by_what_was_asked(judged):
     _, run = judged
     judgments = {j.pair.id: j for j in read_jsonl(run.judgments, Judgment)}
-    route_command(run.folder, 25, "uncertainty", share=0.0)
+    route(run.folder, 25, "uncertainty", share=0.0)
     closest = sorted(abs(j.p_a - 0.5) for j in judgments.values())[:25]
     routed = read_jsonl(run.route, Pair)
     assert sorted(abs(judgments[pair.id].p_a - 0.5) for pair in routed) == pytest.approx(closest)
-    route_command(run.folder, 10**6, "swap_gap")
+    route(run.folder, 10**6, "swap_gap")
     assert len(read_jsonl(run.route, Pair)) == len(judgments), "a budget beyond all pairs is all pairs"
     with pytest.raises(ConfigError, match=r"no router 'uncertainti'; did you mean 'uncertainty'\?"):
-        route_command(run.folder, 5, "uncertainti")
+        route(run.folder, 5, "uncertainti")
     with pytest.raises(ConfigError, match="no reward model, which --by margin reads"):
-        route_command(run.folder, 5, "margin")
+        route(run.folder, 5, "margin")
     with pytest.raises(DataError, match="needs 30 pairs that people labelled"):
-        route_command(run.folder, 5, "predicted")
+        route(run.folder, 5, "predicted")
     with pytest.raises(ConfigError, match="no judgments of a run"):
-        route_command(run.folder.parent, 5)
+        route(run.folder.parent, 5)
 
 
-def test_margins_of_the_reward_model_route(judged):
+def test_margins_of_the_reward_model_route(judged, cli):
     recipe, run = judged
-    route_command(run.folder, 40, "random")
+    route(run.folder, 40, "random")
     answer(run)
     run_recipe(recipe, run.folder, ["pairs", "reward"])
-    said = route_command(run.folder, 20, "margin", share=0.0)
-    assert any(line.strip().startswith("elbow") for line in said) and len(read_jsonl(run.route, Pair)) == 20
+    _, said, _ = cli("route", str(run.folder), "--budget", "20", "--by", "margin", "--random-share", "0")
+    assert "\n  elbow: " in said and len(read_jsonl(run.route, Pair)) == 20
 
 
-def test_conflicts_are_shown_for_reading(judged):
+def test_conflicts_are_shown_for_reading(judged, cli):
     _, run = judged
-    with pytest.raises(ConfigError, match="needs labels of a judge and of people"):
-        conflicts_command(run.folder, 3)
-    route_command(run.folder, 20, "random")
+    assert "needs labels of a judge and of people" in cli("conflicts", str(run.folder))[2]
+    route(run.folder, 20, "random")
     answer(run)
-    said = conflicts_command(run.folder, 2)
+    said = cli("conflicts", str(run.folder), "--count", "2")[1].splitlines()
     assert said[-1] == "4 conflicts, 2 shown" and sum(line.startswith("pair ") for line in said) == 2
     assert any("preferred by Ada:" in line for line in said) and any(
         "preferred by the judge (" in line for line in said
@@ -185,7 +183,7 @@ def test_a_removed_annotator_trains_nothing_and_it_is_said(tmp_path, tiny_folder
 
 def test_an_edit_is_a_preference_and_a_demonstration(judged):
     recipe, run = judged
-    route_command(run.folder, 30, "random")
+    route(run.folder, 30, "random")
     routed = answer(run, wrong_every=1000)
     store = AnswerStore(run.answers)
     store.add(given(routed[0], "Bo", "a", edited=routed[0].a + " and more letters"), routed[0])
@@ -198,7 +196,7 @@ def test_an_edit_is_a_preference_and_a_demonstration(judged):
 
 def test_answers_of_a_page_elsewhere(judged, tmp_path, tiny_folder):
     _, run = judged
-    route_command(run.folder, 40, "random")
+    route(run.folder, 40, "random")
     answer(run)
     labels = {"kind": "human", "human_data": [{"kind": "annotations", "run": str(run.folder)}]}
     recipe = small_recipe(tmp_path, str(tiny_folder), prompts=72, prompts__heldout=8, preferences__labels=labels)

@@ -19,7 +19,7 @@ from rlaif.models.chat import ChatRequest, Reply
 from rlaif.pipeline import STAGES, run_recipe, stages_of
 from rlaif.records import Demonstration, Failure, Preference, Response
 from rlaif.run_folder import Run
-from rlaif.stages.offline import demonstrations
+from rlaif.stages.optimise import demonstrations
 from rlaif.testing import small_recipe
 
 pytestmark = pytest.mark.usefixtures("blank_plots")
@@ -177,9 +177,9 @@ def test_no_demonstration_is_on_a_prompt_kept_for_evaluation(recipe, tmp_path):
     disguised = [row | {"prompt_id": "another"} for row in rows[len(split.train) :]]
     write_jsonl(file, [*rows, *rows, *disguised])
     changed = with_method(recipe, {"kind": "sft", "data": {"kind": "file", "path": str(file)}})
-    found = demonstrations(changed, Run(tmp_path / "run"), changed.optimise)
-    assert [s.prompt.id for s in found.shown] == [p.id for p in split.train]
-    assert found.dropped == 3 * len(split.heldout)
+    shown, dropped = demonstrations(changed, Run(tmp_path / "run"), changed.optimise)
+    assert [s.prompt.id for s in shown] == [p.id for p in split.train]
+    assert dropped == 3 * len(split.heldout)
 
 
 def test_only_last_revisions_are_shown(recipe, tmp_path):
@@ -202,7 +202,7 @@ def test_only_last_revisions_are_shown(recipe, tmp_path):
             for number in (1, 2)
         ],
     )
-    assert [s.text for s in demonstrations(changed, run, changed.optimise).shown] == [f"{p.id} 2" for p in prompts]
+    assert [s.text for s in demonstrations(changed, run, changed.optimise)[0]] == [f"{p.id} 2" for p in prompts]
 
 
 def test_chosen_responses_of_training_pairs_that_are_no_ties(recipe, tmp_path):
@@ -226,8 +226,8 @@ def test_chosen_responses_of_training_pairs_that_are_no_ties(recipe, tmp_path):
             Response.model_validate(sample | {"prompt_id": rows[0].prompt_id, "text": "good", "finished": True}),
         ],
     )
-    found = demonstrations(changed, run, changed.optimise)
-    assert [(s.text, s.finished) for s in found.shown] == [("good", True), ("cut", False)]
+    shown, _ = demonstrations(changed, run, changed.optimise)
+    assert [(s.text, s.finished) for s in shown] == [("good", True), ("cut", False)]
 
 
 # ------------------------------------------------------------------------------------------------- whole recipes

@@ -36,8 +36,8 @@ from rlaif.rewards.model import FolderReward, score_pairs
 from rlaif.rewards.open import Shop, open_reward, open_rewards
 from rlaif.rewards.texts import checks, vetoes
 from rlaif.run_folder import Run
-from rlaif.stages.asking import asking
 from rlaif.stages.optimise import optimise
+from rlaif.stages.stage import asking
 from rlaif.testing import LABEL_MASS, letters, small_recipe, tiny_tokenizer
 from rlaif.training.optimise.rewards import Rewards
 from rlaif.training.optimise.rollout import _score

@@ -17,7 +17,7 @@ from rlaif.models.scripted import ScriptedChatModel
 from rlaif.pipeline import STAGES
 from rlaif.records import Failure, Judgment, Response
 from rlaif.run_folder import Run
-from rlaif.stages import asking
+from rlaif.stages import stage
 from rlaif.testing import small_recipe
 from tests.fake_run import response
 
@@ -58,7 +58,7 @@ def measure_nothing(patch: pytest.MonkeyPatch) -> None:
 def models(monkeypatch):
     """Policies are scripts; the prompts of `models[name]` are too long for the policy of that name."""
     too_long: dict[str, set[str]] = {}
-    real = asking.open_model
+    real = stage.open_model
 
     def opened(config):
         if config.backend == "scripted":
@@ -72,7 +72,7 @@ def models(monkeypatch):
 
         return ScriptedChatModel(write, name)
 
-    monkeypatch.setattr(asking, "open_model", opened)
+    monkeypatch.setattr("rlaif.stages.stage.open_model", opened)
     measure_nothing(monkeypatch)
     return too_long
 
@@ -137,7 +137,7 @@ def test_memory_is_given_back_before_any_model_is_opened_and_each_is_closed_befo
     recipe, run, models, monkeypatch
 ):
     events = []
-    opened = asking.open_model
+    opened = stage.open_model
 
     def watched(config):
         model = opened(config)
@@ -145,7 +145,7 @@ def test_memory_is_given_back_before_any_model_is_opened_and_each_is_closed_befo
         monkeypatch.setattr(model, "close", lambda: events.append("close"), raising=False)
         return model
 
-    monkeypatch.setattr(asking, "open_model", watched)
+    monkeypatch.setattr("rlaif.stages.stage.open_model", watched)
     monkeypatch.setattr("rlaif.models.local.load.free_memory", lambda: events.append("free"))
     made(run)
     stages.evaluate(recipe, run)

@@ -14,7 +14,7 @@ from rlaif.jsonl import write_jsonl
 from rlaif.models.local.packing import Row
 from rlaif.records import Preference, Score
 from rlaif.run_folder import Run
-from rlaif.stages.offline import dpo
+from rlaif.stages.optimise import optimise
 from rlaif.stages.reward import reward
 from rlaif.testing import tiny_tokenizer
 from rlaif.training.lessons import Text
@@ -117,7 +117,7 @@ def test_a_stage_stops_before_it_trains_on_what_is_mostly_cut(method: str, tmp_p
     write_jsonl(run.preferences, [SAME, ONE_SIDE, SHORT])
     place = "reward" if method == "reward" else "optimise"
     with pytest.raises(DataError, match=rf"2 of 3 pairs are longer than {place}.max_length=64: .*, or {place}.max_"):
-        {"reward": reward, "dpo": dpo}[method](recipe, run)
+        {"reward": reward, "dpo": optimise}[method](recipe, run)
 
 
 def test_the_manifest_gets_the_counts(tmp_path: Path, tiny_folder: str) -> None:

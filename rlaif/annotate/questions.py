@@ -16,7 +16,7 @@ from rlaif.feedback.human import read_human, source_of
 from rlaif.feedback.pairs import make_pairs
 from rlaif.formats import Annotations, AnyForm, LabelSource, human_rows, kind_of
 from rlaif.jsonl import first_problem, read_jsonl, read_objects
-from rlaif.records import Judgment, Pair, Prompt, Response, oriented
+from rlaif.records import Judgment, Pair, Response, oriented, prompt_of
 from rlaif.run_folder import Run
 
 
@@ -57,11 +57,6 @@ def wording(principle: Principle) -> str:
     return principle.compare or principle.question or ""
 
 
-def prompt_of(pair: Pair) -> Prompt:
-    """The pair's prompt, under its own id."""
-    return Prompt(id=pair.prompt_id, messages=pair.prompt, tags=pair.tags)
-
-
 def read_pairs(path: Path) -> list[Pair]:
     """The pairs of a file whose rows are pairs or judgments. DataError, with file and line, for any other row."""
     pairs = []
@@ -88,7 +83,7 @@ def _pairs_of(run: Run, recipe: Recipe | None) -> list[Pair]:
             "make some with `rlaif sample`, or name a file with --pairs"
         )
     responses = read_jsonl(run.responses, Response)
-    prompts = {r.prompt_id: Prompt(id=r.prompt_id, messages=r.prompt, tags=r.tags) for r in responses}
+    prompts = {response.prompt_id: prompt_of(response) for response in responses}
     return make_pairs(list(prompts.values()), responses, None, recipe.seed if recipe else 0)
 
 

@@ -1,5 +1,5 @@
-"""`rlaif route RUN`: which judged pairs go to people under a budget. Writes route.jsonl, the pairs in order, and
-routing.json, how they were chosen; `rlaif annotate RUN` then shows them.
+"""Which judged pairs people should look at: before they label (`rlaif route`), which writes route.jsonl, the pairs in
+order, and routing.json, how they were chosen; and after (`rlaif conflicts`), where they and the judge disagree.
 
 A share of every budget is spent at random, whatever the router: only those pairs tell how good the judge is. Next:
 `routers.py`.
@@ -10,24 +10,23 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, NamedTuple
 
 from pydantic import Field, TypeAdapter
 
 from rlaif.annotate import routers
-from rlaif.annotate.predictor import predict_errors
-from rlaif.annotate.publish import publish
-from rlaif.annotate.routers import margins_of_choice
+from rlaif.annotate.store import publish
 from rlaif.config import load_recipe
 from rlaif.errors import ConfigError, DataError, did_you_mean
 from rlaif.feedback.human import read_human, source_of
+from rlaif.feedback.labelled import decided, match
+from rlaif.feedback.pairs import choice
 from rlaif.formats import Annotations
 from rlaif.jsonl import read_json, read_jsonl, write_json, write_jsonl
 from rlaif.records import Judgment, Pair, Record
 from rlaif.run_folder import Run
 
-By = Literal["random", "uncertainty", "swap_gap", "disagreement", "margin", "predicted"]
-ROUTERS: tuple[By, ...] = ("random", "uncertainty", "swap_gap", "disagreement", "margin", "predicted")
+ROUTERS = (*routers.WORTHS, "margin", "predicted")
 
 
 class Routing(Record):
@@ -52,10 +51,21 @@ def read_routing(run: Run) -> Routing | None:
     return None if found is None else Routing.model_validate(found)
 
 
-def route_command(
+class Route(NamedTuple):
+    """What was chosen, in numbers."""
+
+    pairs: int
+    by_chance: int
+    unlabelled: int
+    """Pairs to choose from."""
+    facts: dict[str, Any]
+    """As in `Routing`."""
+
+
+def route(
     folder: Path, budget: int, by: str = "uncertainty", share: float = routers.BY_CHANCE, gold: Sequence[Path] = ()
-) -> list[str]:
-    """Choose, write, and return what to print.
+) -> Route:
+    """Choose pairs of this run's judgments, and write them.
 
     Pairs that people labelled already are not chosen again. `gold` holds human labels for `predicted`, beside the run's
     own. ConfigError for a folder without judgments and for an unknown router.
@@ -65,36 +75,25 @@ def route_command(
     run = Run(folder)
     if not run.judgments.exists() or not run.recipe.exists():
         raise ConfigError(f"{folder}: no judgments of a run; `rlaif run RECIPE --until label --out {folder}` first")
-    recipe = load_recipe(str(run.recipe))
+    seed = load_recipe(str(run.recipe)).seed
     judgments = read_jsonl(run.judgments, Judgment)
-    human = _known(run, gold)
-    order, facts = _order(by, run, judgments, human, recipe.seed)
+    human = known_labels(run, gold)
+    labelled = {label.pair.id for label in human}
+    unlabelled = [judgment for judgment in judgments if judgment.pair.id not in labelled]
+    order, facts = _order(by, run, judgments, human, unlabelled, seed)
     if not order:
         raise DataError(f"{folder}: people have labelled every judged pair")
-    unlabelled = set(order)
-    at_random = [pair for pair in routers.by_hash(judgments, recipe.seed) if pair in unlabelled]
-    chosen = routers.choose(order, at_random, budget, 1.0 if by == "random" else share)
+    at_random = routers.by_hash(unlabelled, seed)
+    chosen, by_chance = routers.choose(order, at_random, budget, 1.0 if by == "random" else share)
     earlier = read_routing(run)
-    picked = [*(earlier.picked if earlier else ()), *(pair for pair in chosen.pairs if pair not in chosen.by_chance)]
-    pairs: dict[str, Pair] = {judgment.pair.id: judgment.pair for judgment in judgments}
-    write_jsonl(run.route, [pairs[pair] for pair in chosen.pairs])
-    routing = Routing(by=by, budget=budget, seed=recipe.seed, picked=tuple(dict.fromkeys(picked)), facts=facts)
-    write_json(run.routing, routing)
-    return [
-        f"{len(chosen.pairs)} of {len(order)} unlabelled pairs, {len(chosen.by_chance)} of them by chance, "
-        f"the rest by {by}",
-        *(f"  {name}: {_told(value)}" for name, value in facts.items()),
-        f"next: rlaif annotate {folder}",
-    ]
+    picked = [*(earlier.picked if earlier else ()), *(pair for pair in chosen if pair not in by_chance)]
+    pairs = {judgment.pair.id: judgment.pair for judgment in judgments}
+    write_jsonl(run.route, [pairs[pair] for pair in chosen])
+    write_json(run.routing, Routing(by=by, budget=budget, seed=seed, picked=tuple(dict.fromkeys(picked)), facts=facts))
+    return Route(len(chosen), len(by_chance), len(order), facts)
 
 
-def _told(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{name} {number:+.2f}" for name, number in value.items())
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
-def _known(run: Run, gold: Sequence[Path]) -> list[Judgment]:
+def known_labels(run: Run, gold: Sequence[Path]) -> list[Judgment]:
     """What people have said so far, on this run's page and in these files."""
     publish(run)
     sources = [source_of(one) for one in gold]
@@ -104,35 +103,32 @@ def _known(run: Run, gold: Sequence[Path]) -> list[Judgment]:
 
 
 def _order(
-    by: str, run: Run, judgments: Sequence[Judgment], human: Sequence[Judgment], seed: int
+    by: str,
+    run: Run,
+    judgments: Sequence[Judgment],
+    human: Sequence[Judgment],
+    unlabelled: Sequence[Judgment],
+    seed: int,
 ) -> tuple[list[str], dict[str, Any]]:
-    """The router's order of the pairs that nobody has labelled, and what it found out on the way."""
-    done = {label.pair.id for label in human}
-    open_ones = [judgment for judgment in judgments if judgment.pair.id not in done]
-    facts: dict[str, Any] = {}
+    """The router's order of the unlabelled pairs, and what it found out on the way."""
     if by == "margin":
         margins = _margins(run, judgments)
-        elbow, knee = routers.bands([margins[judgment.pair.id] for judgment in open_ones])
-        inside = sum(elbow <= margins[judgment.pair.id] <= knee for judgment in open_ones)
-        facts = {"elbow": elbow, "knee": knee, "pairs between them": inside}
-        return routers.by_margin(open_ones, margins, seed), facts
+        elbow, knee = routers.bands([margins[judgment.pair.id] for judgment in unlabelled])
+        inside = sum(elbow <= margins[judgment.pair.id] <= knee for judgment in unlabelled)
+        facts: dict[str, Any] = {"elbow": elbow, "knee": knee, "pairs between them": inside}
+        return routers.by_margin(unlabelled, margins, seed), facts
     if by == "predicted":
-        scored = _margins(run, judgments) if run.reward_model.exists() else None
-        predicted = predict_errors(judgments, human, scored)
+        found = routers.predict_errors(
+            judgments, human, _margins(run, judgments) if run.reward_model.exists() else None
+        )
         facts = {
-            "labelled pairs": predicted.labelled,
-            "errors of the judge among them": predicted.wrong,
-            "chance of ranking an error first, out of fold": predicted.auc,
-            "weights": predicted.weights,
+            "labelled pairs": found.labelled,
+            "errors of the judge among them": found.wrong,
+            "chance of ranking an error first, out of fold": found.auc,
+            "weights": found.weights,
         }
-        return routers.by_predicted_error(open_ones, predicted.p_wrong, seed), facts
-    simple = {
-        "random": routers.by_hash,
-        "uncertainty": routers.by_uncertainty,
-        "swap_gap": routers.by_swap_gap,
-        "disagreement": routers.by_disagreement,
-    }
-    return simple[by](open_ones, seed), facts
+        return routers.ordered(unlabelled, lambda judgment: (0, found.p_wrong[judgment.pair.id]), seed), facts
+    return routers.ordered(unlabelled, routers.WORTHS[by], seed), {}
 
 
 def _margins(run: Run, judgments: Sequence[Judgment]) -> Mapping[str, float]:
@@ -143,4 +139,51 @@ def _margins(run: Run, judgments: Sequence[Judgment]) -> Mapping[str, float]:
 
     recipe = load_recipe(str(run.recipe))
     scored = score_pairs(run.reward_model, recipe.reward, recipe.policy.dtype, [j.pair for j in judgments])
-    return margins_of_choice(judgments, scored)
+    return routers.margins_of_choice(judgments, scored)
+
+
+# ------------------------------------------------------------------------------------------------------ conflicts
+
+
+class Conflict(Record):
+    """A pair on which people and the judge prefer different responses: the judge's mistake, people's, or the
+    constitution's."""
+
+    pair: Pair
+    p_human: float
+    """P(a is better): 1 or 0."""
+    p_judge: float
+    swap_gap: float
+    annotators: tuple[str, ...]
+
+
+def conflicts(ai: Sequence[Judgment], human: Sequence[Judgment]) -> list[Conflict]:
+    """The judge's surest mistakes, or people's, first."""
+    people: dict[str, list[str]] = {}
+    for label in human:
+        people.setdefault(label.pair.id, []).append(label.annotator)
+    found = [
+        Conflict(
+            pair=item.judgment.pair,
+            p_human=item.p_human,
+            p_judge=item.judgment.p_a,
+            swap_gap=routers.swap_gap(item.judgment),
+            annotators=tuple(sorted(set(people[item.judgment.pair.id]))),
+        )
+        for item in decided(match(ai, human))
+        if choice(item.judgment.p_a) not in (0.5, item.p_human)
+    ]
+    return sorted(found, key=lambda conflict: (-abs(conflict.p_judge - 0.5), conflict.pair.id))
+
+
+def conflicts_of(run: Run) -> list[Conflict]:
+    """The conflicts in conflicts.jsonl of a run that mixes both sources; of any other, those of its own page.
+
+    ConfigError for a run without both kinds of labels.
+    """
+    if run.conflicts.exists():
+        return read_jsonl(run.conflicts, Conflict)
+    publish(run)
+    if not run.judgments.exists() or not run.annotations.exists():
+        raise ConfigError(f"{run.folder}: needs labels of a judge and of people; `rlaif annotate` collects the latter")
+    return conflicts(read_jsonl(run.judgments, Judgment), read_human([Annotations()], run).judgments)

@@ -1,5 +1,5 @@
-"""The order in which judged pairs should go to people: one function per router, all of them pure; and what a judgment
-itself tells of how far it can be believed, which they and a predictor of its errors go by.
+"""The order in which judged pairs should go to people; and what a judgment itself tells of how far it can be believed,
+which routers and a fitted predictor of its errors go by.
 
 Every order is of pair ids, the first being the most worth a person's time, ties decided by a seeded hash. A budget
 takes its beginning.
@@ -10,16 +10,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean, pstdev
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from rlaif.errors import DataError
+from rlaif.feedback.labelled import decided, match
 from rlaif.feedback.pairs import choice
 from rlaif.feedback.verdict import log_odds
 from rlaif.records import Judgment, PrincipleJudgment, content_id
 
 BY_CHANCE = 0.2
 """The share of a budget that is spent at random."""
+FEWEST, FEWEST_OF_EACH = 30, 5
+"""Labelled pairs that a predictor learns from; and of right and of wrong judgments among them."""
+FOLDS = 5
 
 Worth = tuple[float, float]
 """What counts first, and what decides among equals; more is more urgent."""
@@ -85,52 +90,44 @@ def _parts(judgment: Judgment) -> list[PrincipleJudgment]:
     return [part for part in judged if not part.checked]
 
 
+WORTHS: dict[str, Callable[[Judgment], Worth]] = {
+    "random": lambda judgment: (0, 0.0),
+    "uncertainty": lambda judgment: (0, closeness(judgment)),
+    "swap_gap": lambda judgment: (0, swap_gap(judgment)),
+    "disagreement": lambda judgment: (disagreement(judgment), closeness(judgment)),
+}
+"""By chance (only those labels also say how good the judge is); the label nearest to even first; where the judge's
+probability depends most on which response it reads first; where a panel, or the principles, are most evenly divided."""
+
+
+def ordered(judgments: Sequence[Judgment], worth: Callable[[Judgment], Worth], seed: int) -> list[str]:
+    """Greatest worth first; a pair that was judged twice counts as its first judgment."""
+    ranked: dict[str, Worth] = {}
+    for judgment in judgments:
+        ranked.setdefault(judgment.pair.id, worth(judgment))
+    return sorted(ranked, key=lambda pair: (-ranked[pair][0], -ranked[pair][1], content_id("route", seed, pair)))
+
+
 def by_hash(judgments: Sequence[Judgment], seed: int) -> list[str]:
-    """A random order: the only one whose labels also say how good the judge is."""
-    return _ordered(judgments, lambda judgment: (0, 0.0), seed)
+    """A random order."""
+    return ordered(judgments, WORTHS["random"], seed)
 
 
-def by_uncertainty(judgments: Sequence[Judgment], seed: int) -> list[str]:
-    """The label nearest to even first."""
-    return _ordered(judgments, lambda judgment: (0, closeness(judgment)), seed)
-
-
-def by_swap_gap(judgments: Sequence[Judgment], seed: int) -> list[str]:
-    """First where the judge's probability depends most on which response it reads first."""
-    return _ordered(judgments, lambda judgment: (0, swap_gap(judgment)), seed)
-
-
-def by_disagreement(judgments: Sequence[Judgment], seed: int) -> list[str]:
-    """First where a panel, or the principles, are most evenly divided; among those the label nearest to even."""
-    return _ordered(judgments, lambda judgment: (disagreement(judgment), closeness(judgment)), seed)
-
-
-def by_predicted_error(judgments: Sequence[Judgment], p_wrong: Mapping[str, float], seed: int) -> list[str]:
-    """First where a fitted predictor (`predictor.py`) thinks the judge most likely wrong."""
-    return _ordered(judgments, lambda judgment: (0, p_wrong[judgment.pair.id]), seed)
-
-
-class Bands(NamedTuple):
-    """Where a sorted curve of margins bends: below `elbow` the judge is probably wrong, above `knee` right."""
-
-    elbow: float
-    knee: float
-
-
-def bands(margins: Sequence[float]) -> Bands:
-    """The elbow and the knee of the sorted margins (RLTHF, arXiv 2502.13417).
+def bands(margins: Sequence[float]) -> tuple[float, float]:
+    """The elbow and the knee of the sorted margins (RLTHF, arXiv 2502.13417): below the elbow the judge is probably
+    wrong, above the knee right.
 
     The curve rises steeply, runs flat and rises steeply again. Each bend is where its half lies farthest from the chord
     of that half (Satopaa et al. 2011): the lower half farthest above, the upper half farthest below.
     """
     curve = np.sort(np.asarray(margins, dtype=float))
     if len(curve) < 4:
-        return Bands(float(curve[0]), float(curve[-1])) if len(curve) else Bands(0.0, 0.0)
+        return (float(curve[0]), float(curve[-1])) if len(curve) else (0.0, 0.0)
     middle = len(curve) // 2
     lower, upper = curve[: middle + 1], curve[middle:]
     above = lower - np.linspace(lower[0], lower[-1], len(lower))
     below = np.linspace(upper[0], upper[-1], len(upper)) - upper
-    return Bands(float(lower[int(above.argmax())]), float(upper[int(below.argmax())]))
+    return float(lower[int(above.argmax())]), float(upper[int(below.argmax())])
 
 
 def by_margin(judgments: Sequence[Judgment], margins: Mapping[str, float], seed: int) -> list[str]:
@@ -148,31 +145,80 @@ def by_margin(judgments: Sequence[Judgment], margins: Mapping[str, float], seed:
             return 2, -abs(margin - middle)
         return (1, -margin) if margin < elbow else (0, -margin)
 
-    return _ordered(judgments, worth, seed)
+    return ordered(judgments, worth, seed)
 
 
-def _ordered(judgments: Sequence[Judgment], worth: Callable[[Judgment], Worth], seed: int) -> list[str]:
-    """Greatest worth first; a pair that was judged twice counts as its first judgment."""
-    ranked: dict[str, Worth] = {}
-    for judgment in judgments:
-        ranked.setdefault(judgment.pair.id, worth(judgment))
-    return sorted(ranked, key=lambda pair: (-ranked[pair][0], -ranked[pair][1], content_id("route", seed, pair)))
+def choose(
+    order: Sequence[str], at_random: Sequence[str], budget: int, share: float = BY_CHANCE
+) -> tuple[list[str], list[str]]:
+    """Ids of the chosen pairs, in the order in which people should see them, and those among them chosen by chance.
 
-
-class Chosen(NamedTuple):
-    """Ids of the chosen pairs, in the order in which people should see them, and those among them chosen by chance."""
-
-    pairs: list[str]
-    by_chance: list[str]
-
-
-def choose(order: Sequence[str], at_random: Sequence[str], budget: int, share: float = BY_CHANCE) -> Chosen:
-    """The budget: its `share` from the beginning of the random order, the rest from the router's.
-
-    Both are woven together evenly, so that whoever stops early has some of each.
+    The first `share` of the budget is the beginning of the random order, the rest of the router's. Both are woven
+    together evenly, so that whoever stops early has some of each.
     """
     budget = min(budget, len(order))
     by_chance = list(at_random[: round(share * budget)])
     picked = [pair for pair in order if pair not in set(by_chance)][: budget - len(by_chance)]
     place = {pair: (i + 0.5) / len(some) for some in (by_chance, picked) for i, pair in enumerate(some)}
-    return Chosen(sorted(place, key=lambda pair: (place[pair], pair)), by_chance)
+    return sorted(place, key=lambda pair: (place[pair], pair)), by_chance
+
+
+class Prediction(NamedTuple):
+    """P(the judge is wrong) by pair id, and how far to believe it."""
+
+    p_wrong: dict[str, float]
+    auc: float
+    """Out of fold: the chance that a wrong judgment is ranked above a right one; 0.5 is a coin."""
+    labelled: int
+    wrong: int
+    weights: dict[str, float]
+    """Log-odds of an error for one standard deviation of the feature."""
+
+
+def predict_errors(
+    judgments: Sequence[Judgment], human: Sequence[Judgment], margins: Mapping[str, float] | None = None
+) -> Prediction:
+    """For every judgment, learnt where people labelled too: routing by predicted gain (HyPER, arXiv 2410.19133) reduced
+    to its core, which pairs a human label would change. DataError with too few labels, or errors, to learn from.
+
+    A logistic regression on standardised `features`. How well it does is measured out of fold, by prompt; one that does
+    not beat a coin there is worth no more than a random order, and says so. `margins` by pair id, for the judge's
+    choice; a pair without one counts as having the mean.
+    """
+    from sklearn.linear_model import LogisticRegression  # noqa: PLC0415  (with pandas a second to import)
+    from sklearn.metrics import roc_auc_score  # noqa: PLC0415
+    from sklearn.model_selection import GroupKFold, cross_val_predict  # noqa: PLC0415
+    from sklearn.pipeline import make_pipeline  # noqa: PLC0415
+    from sklearn.preprocessing import StandardScaler  # noqa: PLC0415
+
+    # Sorted: a fit depends on the order of its rows by the last bits.
+    known = sorted(decided(match(judgments, human)), key=lambda item: item.judgment.pair.id)
+    known = [item for item in known if item.right != 0.5]
+    wrong = np.array([item.right == 0 for item in known], dtype=int)
+    if len(known) < FEWEST or not FEWEST_OF_EACH <= wrong.sum() <= len(known) - FEWEST_OF_EACH:
+        raise DataError(
+            f"route: a predictor of errors needs {FEWEST} pairs that people labelled, with {FEWEST_OF_EACH} errors of "
+            f"the judge and as many hits among them (got {len(known)} with {int(wrong.sum())} errors); "
+            "route a first part with --by random"
+        )
+    centre = float(np.mean(list(margins.values()))) if margins else 0.0
+
+    def row(judgment: Judgment) -> dict[str, float]:
+        return features(judgment, None if margins is None else margins.get(judgment.pair.id, centre))
+
+    def table(rows: Sequence[dict[str, float]]) -> np.ndarray:
+        return np.array([list(one.values()) for one in rows])
+
+    shown = [row(item.judgment) for item in known]
+    model: Any = make_pipeline(StandardScaler(), LogisticRegression(C=0.5))
+    folds = [int(content_id("predictor fold", item.prompt_id), 16) % FOLDS for item in known]
+    auc = 0.5
+    if len(set(folds)) > 1:
+        inside = GroupKFold(n_splits=len(set(folds)))
+        held = cross_val_predict(model, table(shown), wrong, groups=folds, cv=inside, method="predict_proba")
+        auc = float(roc_auc_score(wrong, held[:, 1]))
+    model.fit(table(shown), wrong)
+    p_wrong = model.predict_proba(table([row(judgment) for judgment in judgments]))[:, 1]
+    weights = dict(zip(shown[0], model[-1].coef_[0].tolist(), strict=True))
+    by_pair = {j.pair.id: float(p) for j, p in zip(judgments, p_wrong, strict=True)}
+    return Prediction(by_pair, auc, len(known), int(wrong.sum()), weights)

@@ -1,8 +1,8 @@
-"""answers.sqlite: every answer that people gave, and who is looking at what. Nothing in it is ever changed or removed.
+"""answers.sqlite: every answer that people gave, and who is looking at what; and the files that it becomes.
 
-An answer is a row; taking it back is another row. What counts is the view `standing`: each annotator's last answer
-to each pair, unless it was taken back. A process or the machine may die at any instant and loses nothing that a
-method returned from. Which pair to give to whom is `desk.py`'s; what the rows become is `publish.py`'s.
+An answer is a row; taking it back is another row: nothing is ever changed or removed. What counts is the view
+`standing`: each annotator's last answer to each pair, unless it was taken back. A process or the machine may die at any
+instant and loses nothing that a method returned from. Which pair to give to whom is `desk.py`'s.
 """
 
 from __future__ import annotations
@@ -10,16 +10,19 @@ from __future__ import annotations
 import json
 import sqlite3
 import unicodedata
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple, Self
 
+from filelock import FileLock
 from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 
 from rlaif.errors import DataError
-from rlaif.jsonl import begin_private
-from rlaif.records import Pair, Record, Side
+from rlaif.formats.judgments import edit_of
+from rlaif.jsonl import begin_private, dumps, write_atomic
+from rlaif.records import Answer, Edit, Judgment, Pair, PrincipleJudgment, Record, Side, prompt_of
+from rlaif.run_folder import Run
 
 FORMAT = 1
 """Of the file, in its `user_version`."""
@@ -41,6 +44,8 @@ CREATE VIEW standing AS SELECT * FROM answers WHERE number IN (
     WHERE NOT EXISTS (SELECT 1 FROM undone WHERE answer_id = id AND undone.annotator = answers.annotator)
     GROUP BY pair_id, annotator);
 """
+PUBLISH_LOCK_S = 60.0
+P_A = {"a": 1.0, "tie": 0.5, "b": 0.0}
 ANSWER = "INSERT INTO answers (id, pair_id, annotator, choice, shown_first, seconds, reason, principles, edited) "
 
 
@@ -203,8 +208,67 @@ class AnswerStore:
         except sqlite3.ProgrammingError:
             raise  # a fault of this program, not of the file
         except sqlite3.DatabaseError as error:
-            if (
-                getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
-            ):  # the low byte; above it is which kind
+            code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # above the low byte is which kind
+            if code == sqlite3.SQLITE_BUSY:
                 raise DataError(f"{self._path}: another program is writing to it; try again") from None
             raise DataError(f"{self._path}: answers cannot be kept or read: {error}") from None
+
+
+# ----------------------------------------------------------------------------------- the files that it becomes
+
+
+class Publication(NamedTuple):
+    """What lies in the run folder now."""
+
+    answers: int
+    annotators: int
+    edits: int
+
+
+def publish(run: Run) -> Publication:
+    """Bring annotations.jsonl and annotation_edits.jsonl up to date with answers.sqlite, if there is one.
+
+    The same answers make the same bytes, whatever the order in which they were given, and nothing is written where
+    nothing changed. Answers that were taken back, and skipped pairs, are left out; answers to gold questions are not:
+    they test annotators. May be called at any time, also while the page is served.
+    """
+    if not run.answers.exists():
+        return Publication(0, 0, 0)
+    # Server and pipeline may both come here, and an atomic write is for one writer at a time.
+    with FileLock(run.folder / ".publish.lock", timeout=PUBLISH_LOCK_S):
+        with closing(AnswerStore(run.answers)) as store:
+            pairs, standing = store.pairs(), store.standing()
+        labels = [answer for answer in standing if answer.choice != "skip"]
+        labels.sort(key=lambda answer: (answer.pair_id, answer.annotator))
+        judgments = [_judgment(pairs[answer.pair_id], answer) for answer in labels]
+        edits = [edit for answer in labels if (edit := _edit(pairs[answer.pair_id], answer))]
+        _write_changed(run.annotations, judgments)
+        _write_changed(run.annotation_edits, edits)
+    return Publication(len(judgments), len({answer.annotator for answer in labels}), len(edits))
+
+
+def _judgment(pair: Pair, answer: PageAnswer) -> Judgment:
+    return Judgment(
+        pair=pair,
+        source="human",
+        annotator=answer.annotator,
+        p_a=P_A[answer.choice],
+        principles=tuple(
+            PrincipleJudgment(principle=name, checked=False, p_a=P_A[side])
+            for name, side in sorted(answer.principles.items())
+        ),
+        answer=Answer(shown_first=answer.shown_first, seconds=answer.seconds, reason=answer.reason),
+    )
+
+
+def _edit(pair: Pair, answer: PageAnswer) -> Edit | None:
+    original = pair.a if answer.choice == "a" else pair.b
+    if answer.edited is None or answer.edited == original:
+        return None
+    return edit_of(prompt_of(pair), original, answer.edited, answer.annotator)
+
+
+def _write_changed(path: Path, rows: Iterable[Record]) -> None:
+    data = "".join(dumps(row) + "\n" for row in rows).encode()
+    if (path.read_bytes() if path.exists() else b"") != data:
+        write_atomic(path, data)

@@ -9,23 +9,22 @@ import inspect
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import closing, contextmanager
 from typing import Any, TypeVar, cast
 
 from pydantic import TypeAdapter, ValidationError
 
 from rlaif.config.base import Section, mistakes
 from rlaif.config.feedback import LabelSection
-from rlaif.config.models import JudgeModel, LocalModel, ScriptedModel, VllmModel
+from rlaif.config.models import JudgeModel
 from rlaif.constitution import Constitution, load_constitution
-from rlaif.errors import ConfigError, DataError, did_you_mean, few, shown
+from rlaif.errors import ConfigError, DataError, RlaifError, did_you_mean, few, shown
 from rlaif.jsonl import check_text
 from rlaif.models.cache import shared
 from rlaif.models.chat import ChatModel, ChatRequest, Reply
 from rlaif.models.open import open_model
-from rlaif.models.scripted import ScriptedChatModel
-from rlaif.records import Message, Messages, Pair, Prompt, Response, content_id, plain
+from rlaif.models.scripted import ScriptedChatModel, said
+from rlaif.records import Message, Messages, Pair, Prompt, Response, content_id, plain, prompt_of
 
 Turns = str | Sequence[Mapping[str, str] | Message]
 """A text, or a conversation as messages: `{"role": ..., "content": ...}` or Message."""
@@ -37,20 +36,11 @@ assistant's turn."""
 ModelLike = str | Mapping[str, Any] | Section | ChatModel | Callable[..., Any]
 """See `open_engine`."""
 S = TypeVar("S", bound=Section)
-BACKENDS: dict[str, Callable[[str], JudgeModel]] = {
-    "local": lambda name: LocalModel(model=name),
-    "vllm": lambda name: VllmModel(model=name),
-    "scripted": lambda name: ScriptedModel(model=name),
-}
+BACKENDS = ("local", "vllm", "scripted")
 _MODEL: TypeAdapter[JudgeModel] = TypeAdapter(JudgeModel)
 _MESSAGES: TypeAdapter[Messages] = TypeAdapter(Messages)
 SMALLEST = 5e-324
 """Stands for a probability of 0: a log-probability is finite."""
-
-
-def pairs_of(pairs: Iterable[PairLike]) -> list[Pair]:
-    """The pairs as records."""
-    return [pair_of(pair, f"pairs[{place}]") for place, pair in enumerate(pairs)]
 
 
 def pair_of(pair: PairLike, where: str = "pair") -> Pair:
@@ -71,23 +61,16 @@ def responses_of(responses: Iterable[ResponseLike]) -> list[tuple[Prompt, str]]:
 def response_of(response: ResponseLike, where: str = "response") -> tuple[Prompt, str]:
     """One response and its prompt; `where` it stands, for the DataError."""
     if isinstance(response, Response):
-        return Prompt(id=response.prompt_id, messages=response.prompt, tags=response.tags), response.text
-    if isinstance(response, Sequence) and not isinstance(response, str | tuple):
-        return _split(_messages(response, where), where)
-    if isinstance(response, tuple) and response and _is_message(response[0]):
-        return _split(_messages(cast("Turns", response), where), where)
-    prompt, text, tags = _fields(cast("Any", response), ("prompt", "response"), where)
+        return prompt_of(response), response.text
+    first = response[0] if isinstance(response, tuple) and response else None
+    is_message = isinstance(first, Message) or (isinstance(first, Mapping) and "role" in first)
+    if is_message or (isinstance(response, Sequence) and not isinstance(response, str | tuple)):
+        messages = _messages(response, where)
+        if len(messages) < 2 or messages[-1].role != "assistant":
+            raise DataError(f"{where}: a conversation must end with the assistant's turn, after a user's")
+        return _prompt(messages[:-1], (), where), messages[-1].content
+    prompt, text, tags = _fields(response, ("prompt", "response"), where)
     return _prompt(prompt, tags, where), _response(text, f"{where}: response")
-
-
-def _split(messages: Messages, where: str) -> tuple[Prompt, str]:
-    if len(messages) < 2 or messages[-1].role != "assistant":
-        raise DataError(f"{where}: a conversation must end with the assistant's turn, after a user's")
-    return _prompt(messages[:-1], (), where), messages[-1].content
-
-
-def _is_message(value: Any) -> bool:
-    return isinstance(value, Message) or (isinstance(value, Mapping) and "role" in value)
 
 
 def _fields(value: Any, names: Sequence[str], where: str) -> tuple[Any, ...]:
@@ -153,26 +136,27 @@ def section_of(kind: type[S], values: Mapping[str, Any], where: str) -> S:
 def model_of(model: str | Mapping[str, Any] | Section) -> JudgeModel:
     """The recipe section of a model that is named. ConfigError with the nearest backend."""
     if isinstance(model, str):
-        return _named(model)
-    values = model.model_dump() if isinstance(model, Section) else dict(model)
+        values = _named(model)
+    else:
+        values = model.model_dump() if isinstance(model, Section) else dict(model)
     try:
         return _MODEL.validate_python(values)
     except ValidationError as error:
         raise ConfigError(few([f"model: {line}" for line in mistakes(error, values, Section)])) from None
 
 
-def _named(name: str) -> JudgeModel:
+def _named(name: str) -> dict[str, Any]:
     if name.startswith(("http://", "https://")):
         url, _, served = name.partition("#")
         if not served:
             raise ConfigError(f"model {name!r}: say which the server has, as http://host:8000/v1#Qwen/Qwen3-8B")
-        return model_of({"backend": "client", "model": served, "base_urls": [url]})
+        return {"backend": "client", "model": served, "base_urls": [url]}
     backend, colon, rest = name.partition(":")
     if not colon or os.path.exists(name):
-        return LocalModel(model=name)
+        return {"backend": "local", "model": name}
     if backend not in BACKENDS or not rest:
         raise ConfigError(f"model {name!r}: no backend {backend!r}{did_you_mean(backend, BACKENDS)}")
-    return BACKENDS[backend](rest)
+    return {"backend": backend, "model": rest}
 
 
 @contextmanager
@@ -183,14 +167,13 @@ def open_engine(model: ModelLike) -> Iterator[ChatModel]:
     `http://host:8000/v1#NAME` of a server that runs; a model section of a recipe, as a mapping or as it is; an engine,
     which stays open; or a function of the messages (and, if it has two parameters, of the labels) that returns a text,
     a probability for each label, or a Reply. What a named model has answered before is taken from the reply cache.
+    What a function raises at its first call ends the work: ConfigError with its place. Later it is that request's
+    failure, and what was judged so far is kept.
     """
     if isinstance(model, str | Mapping | Section):
         config = model_of(model)
-        cached = shared(open_model(config), config, content_id("api", os.getcwd()))
-        try:
+        with closing(shared(open_model(config), config, content_id("api", os.getcwd()))) as cached:
             yield cached
-        finally:
-            cached.close()
     elif hasattr(model, "chat"):
         yield cast("ChatModel", model)
     elif callable(model):
@@ -206,9 +189,19 @@ def engine_of(function: Callable[..., Any]) -> ChatModel:
     except (TypeError, ValueError):  # a builtin that does not say
         with_labels = False
 
+    has_answered = False
+
     def answer(request: ChatRequest) -> Any:
-        messages = plain(request.messages)
-        return as_reply(function(messages, request.labels) if with_labels else function(messages), request.labels)
+        nonlocal has_answered
+        words = [plain(request.messages), request.labels] if with_labels else [plain(request.messages)]
+        try:
+            value = function(*words)
+        except Exception as error:
+            if not has_answered or isinstance(error, RlaifError):
+                raise
+            return Reply(error=said(error))
+        has_answered = True
+        return as_reply(value, request.labels)
 
     name = getattr(function, "__name__", type(function).__name__)
     engine = ScriptedChatModel(answer, name)
@@ -236,9 +229,3 @@ def as_reply(value: Any, labels: Sequence[str]) -> Any:
     if wrong := [label for label, p in found.items() if not 0 <= p <= 1]:
         return Reply(error=f"the probability of {wrong[0]} is {found[wrong[0]]:g}, which is not between 0 and 1")
     return Reply(label_logprobs={label: math.log(max(p, SMALLEST)) for label, p in found.items()})
-
-
-def paths_of(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[Path]:
-    """One path or several."""
-    several = [paths] if isinstance(paths, str | os.PathLike) else paths
-    return [Path(path).expanduser() for path in several]

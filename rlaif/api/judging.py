@@ -16,7 +16,6 @@ from rlaif.api.inputs import (
     label_of,
     open_engine,
     pair_of,
-    pairs_of,
     responses_of,
     section_of,
 )
@@ -78,7 +77,7 @@ def judge(
     be asked, DataError for a pair that is none, ModelError where the model cannot be reached.
     """
     section, found = _comparing(mode, knobs), constitution_of(constitution)
-    given = pairs_of(pairs)
+    given = [pair_of(pair, f"pairs[{place}]") for place, pair in enumerate(pairs)]
     with open_engine(model) as engine:
         return _judged(_opener(engine), given, found, section, seed, progress)
 
@@ -143,9 +142,8 @@ def requests_of(
 
     A mode of several rounds (`reasoned`) asks again: give the replies so far, until the list is empty.
     """
-    engine = _Replay(replies)
     try:
-        _alone(engine, pair, constitution, mode, seed, knobs)
+        _alone(_Replay(replies), pair, constitution, mode, seed, knobs)
     except _Unanswered as more:
         return more.requests
     return []
@@ -167,9 +165,8 @@ def judgment_of(
     order, all rounds in one list; what is none of these (None, where a batch API gave no answer) is a failure. `model`
     is the name that provenance records. ConfigError where replies are missing, or are left over.
     """
-    engine = _Replay(replies, model)
     try:
-        return _alone(engine, pair, constitution, mode, seed, knobs)
+        return _alone(_Replay(replies, model), pair, constitution, mode, seed, knobs)
     except _Unanswered as more:
         raise ConfigError(f"replies: {len(replies)} given, and {len(more.requests)} requests are unanswered") from None
 
@@ -185,7 +182,9 @@ def _alone(
     section = _comparing(mode, knobs)
     result = _judged(_opener(engine), [pair_of(pair)], constitution_of(constitution), section, seed, None)
     if engine.left:
-        raise ConfigError(f"replies: {engine.left} more are given than this pair has requests; they are of one pair")
+        raise ConfigError(
+            f"replies: {len(engine.left)} more are given than this pair has requests; they are of one pair"
+        )
     return result
 
 
@@ -211,29 +210,24 @@ class _Replay:
 
     def __init__(self, replies: Sequence[Any], name: str = "unknown") -> None:
         self.name = name
-        self._replies = list(replies)
+        self.left = list(replies)
+        """Replies that nobody has asked for yet."""
 
     def chat(self, requests: Sequence[ChatRequest], on_replies: OnReplies | None = None) -> list[Reply]:
         """The next replies. _Unanswered where there are too few."""
-        if len(requests) > len(self._replies):
+        if len(requests) > len(self.left):
             raise _Unanswered(list(requests))
-        taken, self._replies = self._replies[: len(requests)], self._replies[len(requests) :]
-        found = [as_reply(value, request.labels) for value, request in zip(taken, requests, strict=True)]
-        return [_reply(value) for value in found]
-
-    @property
-    def left(self) -> int:
-        """Replies that nobody asked for."""
-        return len(self._replies)
+        taken, self.left = self.left[: len(requests)], self.left[len(requests) :]
+        found = []
+        for value, request in zip(taken, requests, strict=True):
+            reply = as_reply(value, request.labels)
+            if not isinstance(reply, Reply):
+                reply = Reply(text=reply) if isinstance(reply, str) else Reply(error=f"{shown(reply)} is no reply")
+            found.append(reply)
+        return found
 
     def close(self) -> None:
         """Nothing to free."""
-
-
-def _reply(value: Any) -> Reply:
-    if isinstance(value, Reply):
-        return value
-    return Reply(text=value) if isinstance(value, str) else Reply(error=f"{shown(value)} is no reply")
 
 
 def _opener(engine: ChatModel) -> OpenJudge:

@@ -7,7 +7,6 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from rlaif.api.inputs import paths_of
 from rlaif.audits import PROBE_PAIRS
 from rlaif.audits.audit import AuditResult, audit_command
 from rlaif.audits.named_modes import parse_modes
@@ -40,7 +39,7 @@ def run(
     found = _recipe(recipe, overrides)
     only = None if until is None else stages_until(found, until)
     folder = Path(out or Path("runs") / found.name).expanduser()
-    return run_recipe(found, folder, only, since=paths_of(since), redo=redo)
+    return run_recipe(found, folder, only, since=_paths(since), redo=redo)
 
 
 def audit(  # noqa: PLR0913 (each is an option of the command)
@@ -62,7 +61,7 @@ def audit(  # noqa: PLR0913 (each is an option of the command)
     found = _recipe(recipe, overrides, CompareMode() if modes else None)
     tried = parse_modes(modes, found.label.mode) if modes else ()
     written = None if out is None else Path(out).expanduser()
-    return audit_command(found, paths_of(gold), gate, written, limit=limit, probe_pairs=probe_pairs, modes=tried)
+    return audit_command(found, _paths(gold), gate, written, limit=limit, probe_pairs=probe_pairs, modes=tried)
 
 
 def compare(runs: Iterable[PathLike | Run], out: PathLike | None = None) -> list[tuple[str, ...]]:
@@ -83,3 +82,9 @@ def _recipe(recipe: str | Recipe, overrides: Sequence[str], auto: CompareMode | 
             raise ConfigError("overrides: they go with the name or the path of a recipe")
         return recipe
     return load_recipe(os.fspath(recipe), overrides, auto=auto)
+
+
+def _paths(paths: PathLike | Iterable[PathLike]) -> list[Path]:
+    """One path or several."""
+    several = [paths] if isinstance(paths, str | os.PathLike) else paths
+    return [Path(path).expanduser() for path in several]

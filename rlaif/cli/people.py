@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import shlex
+import textwrap
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from rlaif.cli.outputs import not_a_run_file
 
 if TYPE_CHECKING:
+    from rlaif.annotate.route import Conflict
     from rlaif.feedback.annotators.labels import Alpha
     from rlaif.feedback.annotators.trust import Examination
     from rlaif.stats import Estimate
@@ -22,6 +25,9 @@ LEGEND = (
     "alone. In brackets 95 % intervals."
 )
 MADE_UP = "simulated: made-up answers of `rlaif annotators simulate`, no person's"
+
+MOST_SHOWN = 400
+"""Characters of a text that `conflicts` shows; the file has the rest."""
 
 annotators_app = typer.Typer(no_args_is_help=True, help="Who labelled, how far each is believed; simulated annotators.")
 
@@ -37,11 +43,20 @@ def route(
     gold: Annotated[list[Path] | None, typer.Option("--gold", help="Human labels for --by predicted.")] = None,
 ) -> None:
     """Choose which judged pairs go to people under a budget; `rlaif annotate` then shows them."""
-    from rlaif.annotate.route import route_command
+    from rlaif.annotate.route import route as choose
     from rlaif.console import say
 
-    for line in route_command(run, budget, by, random_share, gold or []):
-        say(line)
+    def told(value: Any) -> str:
+        if isinstance(value, dict):
+            return ", ".join(f"{name} {number:+.2f}" for name, number in value.items())
+        return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+    found = choose(run, budget, by, random_share, gold or [])
+    of = f"{found.pairs} of {found.unlabelled} unlabelled pairs"
+    say(f"{of}, {found.by_chance} of them by chance, the rest by {by}")
+    for name, value in found.facts.items():
+        say(f"  {name}: {told(value)}")
+    say(f"next: rlaif annotate {run}")
 
 
 def annotate(
@@ -55,20 +70,68 @@ def annotate(
     principles: Annotated[bool, typer.Option(help="Let people choose by principle, too.")] = True,
 ) -> None:
     """Serve a page on this machine where people compare responses; answers become this run's annotations."""
-    from rlaif.annotate.command import annotate_command
+    from rlaif.annotate.app import serve_page
+    from rlaif.config import load_recipe
+    from rlaif.console import say
+    from rlaif.formats import Annotations
+    from rlaif.run_folder import Run
 
-    annotate_command(run, port, pairs, per_pair, gold, principles)
+    done = serve_page(run, port, pairs, per_pair, gold, principles)
+    if not done.answers:
+        say("no answers yet")
+        return
+    files = Run(run)
+    people = "1 annotator" if done.annotators == 1 else f"{done.annotators} annotators"
+    edits = f", {done.edits} with an edit" if done.edits else ""
+    answers = "1 answer" if done.answers == 1 else f"{done.answers} answers"
+    say(f"{answers} of {people}{edits} in {files.annotations}")
+    here = shlex.quote(str(run))
+    labels = load_recipe(str(files.recipe)).preferences.labels if files.recipe.exists() else None
+    sources = labels.human_data if labels and labels.kind != "ai" else ()
+    if any(isinstance(source, Annotations) and source.run is None for source in sources):
+        say(f"next: rlaif run {shlex.quote(str(files.recipe))} --out {here}")
+    else:
+        say(f"next: rlaif run RECIPE preferences.labels.human_data='[{{kind: annotations, run: {here}}}]' --out FOLDER")
 
 
 def conflicts(
     run: RunFolder, count: Annotated[int, typer.Option("--count", min=1, help="How many to show.")] = 5
 ) -> None:
     """Pairs on which people and the judge prefer different responses, the judge's surest first."""
-    from rlaif.annotate.conflicts import conflicts_command
+    from rlaif.annotate.route import conflicts_of
     from rlaif.console import say
+    from rlaif.run_folder import Run
 
-    for line in conflicts_command(run, count):
-        say(line)
+    files = Run(run)
+    found = conflicts_of(files)
+    if not found:
+        say("no conflicts: wherever people and the judge both preferred a response, it was the same")
+        return
+    for conflict in found[:count]:
+        for line in (*_conflict_lines(conflict), ""):
+            say(line)
+    where = f": {files.conflicts}" if files.conflicts.exists() else ""
+    say(f"{len(found)} conflicts, {min(count, len(found))} shown{where}")
+
+
+def _conflict_lines(conflict: Conflict) -> list[str]:
+    """The prompt, and who prefers which response."""
+    from rlaif.feedback.pairs import choice
+
+    def wrapped(text: str, indent: str = "    ") -> list[str]:
+        cut = text if len(text) <= MOST_SHOWN else text[:MOST_SHOWN].rstrip() + " ..."
+        return textwrap.wrap(" ".join(cut.split()), 100, initial_indent=indent, subsequent_indent=indent)
+
+    judge = f"{max(conflict.p_judge, 1 - conflict.p_judge):.2f}, swap gap {conflict.swap_gap:.2f}"
+    lines = [f"pair {conflict.pair.id}", *wrapped(conflict.pair.prompt[-1].content, "  > ")]
+    for text, p_human, p_judge in (
+        (conflict.pair.a, conflict.p_human, conflict.p_judge),
+        (conflict.pair.b, 1 - conflict.p_human, 1 - conflict.p_judge),
+    ):
+        people = ", ".join(conflict.annotators)
+        by = people if choice(p_human) == 1 else f"the judge ({judge})" if choice(p_judge) == 1 else "nobody"
+        lines += [f"  preferred by {by}:", *wrapped(text)]
+    return lines
 
 
 def export(
@@ -99,7 +162,7 @@ def report(
     seed: Annotated[int, typer.Option("--seed", help="Of the intervals.")] = 0,
 ) -> None:
     """Everyone who labelled: agreement, gold questions, Dawid-Skene, speed, and Krippendorff's alpha."""
-    from rlaif.annotate.publish import publish
+    from rlaif.annotate.store import publish
     from rlaif.config.feedback import AnnotatorsSection
     from rlaif.feedback.annotators.trust import examine, removal_of
     from rlaif.feedback.human import read_labels

@@ -27,6 +27,7 @@ from rlaif.records.core import (
     grouped,
     oriented,
     plain,
+    prompt_of,
 )
 from rlaif.records.judged import (
     Answer,
@@ -79,4 +80,5 @@ __all__ = [
     "grouped",
     "oriented",
     "plain",
+    "prompt_of",
 ]

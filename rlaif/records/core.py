@@ -122,6 +122,11 @@ class Pair(Record):
         return self.model_copy(update={"a": self.b, "b": self.a})
 
 
+def prompt_of(row: Any) -> Prompt:
+    """The prompt of a row that has `prompt_id`, `prompt` and `tags`: a response, pair, preference or demonstration."""
+    return Prompt(id=row.prompt_id, messages=row.prompt, tags=row.tags)
+
+
 def oriented(prompt: Prompt, one: str, other: str, seed: int = 0) -> Pair:
     """The pair of two texts, a and b assigned by hash: neither order nor merit says which is called a."""
     a, b = sorted((one, other), key=lambda text: (content_id("orientation", seed, prompt.id, text), text))

@@ -1,5 +1,5 @@
-"""Whether a stage is to be done: what changed since it was finished, whether doing it again is allowed, and whether
-another run has done it already.
+"""Bringing a stage up to date: whether it is to be done, what changed since it was finished, whether doing it again is
+allowed, and whether another run has done it already.
 
 A changed knob that would replace what a finished stage made is refused, unless the user says so: hours of labels must
 not go for a typo. Changed files (a constitution that was edited, labels that people added) are followed.
@@ -7,23 +7,27 @@ not go for a typo. Changed files (a constitution that was edited, labels that pe
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from rlaif import __version__
 from rlaif.config import Recipe, changed_keys
 from rlaif.config.load import changes
-from rlaif.console import say
+from rlaif.console import heartbeat, say
 from rlaif.digest import LARGE
 from rlaif.errors import ConfigError, few
 from rlaif.files import remove, writing
+from rlaif.processes import leads, several
 from rlaif.records import content_id
 from rlaif.run_folder import Run
 from rlaif.stages.stage import Stage
 
+T = TypeVar("T")
 SHOWN = 5
 """Changes that one line names."""
 
@@ -38,8 +42,11 @@ class Inputs(NamedTuple):
     @classmethod
     def of(cls, stage: Stage, recipe: Recipe, run: Run) -> Inputs:
         """As they are now."""
-        names = {file: _name(file, run) for file in stage.inputs(recipe, run)}
-        return cls(stage.settings(recipe), {name: run.hash(file) for file, name in names.items()})
+        files = {}
+        for file in stage.inputs(recipe, run):
+            inside = file.is_relative_to(run.folder)
+            files[str(file.relative_to(run.folder) if inside else file)] = run.hash(file)
+        return cls(stage.settings(recipe), files)
 
     @property
     def hash(self) -> str:
@@ -50,10 +57,70 @@ class Inputs(NamedTuple):
         """What the manifest keeps."""
         return {"rlaif": __version__, **self._asdict()}
 
-    def differences(self, read: Mapping[str, Any]) -> list[str]:
-        """What is no longer as a finished stage read it, a phrase each."""
+    def differences(self, stage: Stage, run: Run, otherwise: str) -> str:
+        """What is no longer as the stage read it in this run: `otherwise` where nothing is, and empty where it did not
+        finish there."""
+        manifest = run.read_manifest()
+        read = manifest.get("read", {}).get(stage.name)
+        if read is None or stage.name not in manifest["stages"]:
+            return ""
         files = [name for name in {**read["files"], **self.files} if read["files"].get(name) != self.files.get(name)]
-        return [*_knob_changes(read, self.knobs), *(f"{name} changed" for name in files)]
+        found = [*_knob_changes(read, self.knobs), *(f"{name} changed" for name in files)]
+        return "; ".join((found or [otherwise])[:SHOWN])
+
+
+def run_stage(recipe: Recipe, run: Run, stage: Stage, title: str, since: Sequence[Run] = ()) -> None:
+    """Do one stage unless it is done already for these very inputs, here or in another run."""
+    inputs = by_first(lambda: _due(recipe, run, stage, title, since))
+    if inputs is None:
+        return
+    began, before = time.monotonic(), _stamps(stage, run)
+    with heartbeat(stage.name):
+        facts = stage.run(recipe, run) if stage.together else by_first(lambda: stage.run(recipe, run))
+    if leads():
+        for path, stamp in _stamps(stage, run).items():
+            if before.get(path) == stamp:
+                remove(path)  # of the time before: the stage did not write it now
+    seconds = round(time.monotonic() - began, 1)
+    facts = {"seconds": seconds, "dtypes": recipe.dtypes, **facts}
+    run.mark_done(stage.name, inputs.hash, stage.outputs(run), facts, inputs.read())
+    said = ", ".join(f"{key} {value}" for key, value in facts.items() if isinstance(value, int | str))
+    say(f"{title}: done in {seconds:.0f} s{' (' + said + ')' if said else ''}")
+
+
+def by_first(work: Callable[[], T]) -> T:
+    """What `work` returns, done by the first of the processes that a launcher started, if it started several."""
+    if not several():
+        return work()
+    from rlaif.training import parallel
+
+    parallel.start()
+    return parallel.first(work)
+
+
+def _due(recipe: Recipe, run: Run, stage: Stage, title: str, since: Sequence[Run]) -> Inputs | None:
+    """What the stage reads, if it is to be done now (and is noted as begun); None if it is done."""
+    inputs = Inputs.of(stage, recipe, run)
+    if run.is_done(stage.name, inputs.hash):
+        say(f"{title}: up to date")
+        return None
+    if other := _take_over(stage, inputs, run, since):
+        say(f"{title}: taken from {other}")
+        return None
+    again = inputs.differences(stage, run, "what it wrote was changed")
+    say(f"{title} (again: {again})" if again else title)
+    if len(since) == 1 and (found := inputs.differences(stage, since[0], "what it wrote there was changed")):
+        say(f"  not as in {since[0].folder}: {found}")
+    run.begin(stage.name, inputs.hash)
+    return inputs
+
+
+def _stamps(stage: Stage, run: Run) -> dict[Path, tuple[int, int]]:
+    found = {path: os.stat(path) for path in stage.outputs(run) if path.exists()}
+    return {path: (stat.st_ino, stat.st_mtime_ns) for path, stat in found.items()}
+
+
+# ----------------------------------------------------------------------------------------------- a changed recipe
 
 
 def check_changes(recipe: Recipe, run: Run, wanted: Sequence[Stage], redo: bool) -> None:
@@ -117,16 +184,6 @@ def _followers(recipe: Recipe, run: Run, finished: Sequence[Stage], again: Seque
     return found
 
 
-def why_again(stage: Stage, inputs: Inputs, run: Run) -> str:
-    """Why a stage that was finished is done again, in brackets; nothing for one that was not."""
-    manifest = run.read_manifest()
-    read = manifest.get("read", {}).get(stage.name)
-    if stage.name not in manifest["stages"] or read is None:
-        return ""
-    found = inputs.differences(read) or ["what it wrote was changed"]
-    return f" (again: {'; '.join(found[:SHOWN])})"
-
-
 # ------------------------------------------------------------------------------------------------- from other runs
 
 
@@ -143,15 +200,14 @@ def runs_there(folders: Sequence[Path], run: Run) -> list[Run]:
     return [Run(folder) for folder in folders]
 
 
-def take_over(stage: Stage, inputs: Inputs, run: Run, since: Sequence[Run]) -> str | None:
+def _take_over(stage: Stage, inputs: Inputs, run: Run, since: Sequence[Run]) -> str | None:
     """Copy what the first of these runs made of the very same inputs, and say of which; None where none has.
 
     The manifest keeps what that run noted (counts, seconds, when it finished) and where the outputs came from. The
     reply cache's scope stays the run's own.
     """
     for other in since:
-        mark = other.read_manifest()["stages"].get(stage.name)
-        if mark is None or mark.get("inputs") != inputs.hash or "outputs" not in mark or not other.is_whole(mark):
+        if not other.is_done(stage.name, inputs.hash):
             continue
         outputs = stage.outputs(run)
         for path in outputs:
@@ -159,21 +215,12 @@ def take_over(stage: Stage, inputs: Inputs, run: Run, since: Sequence[Run]) -> s
         run.rewind_metrics(stage.name, 0)
         for row in other.read_metrics(stage.name):
             run.log(row)
+        mark = other.read_manifest()["stages"][stage.name]
         facts = {key: value for key, value in mark.items() if key not in ("inputs", "outputs")}
-        run.mark_done(
-            stage.name, inputs.hash, outputs, {**facts, "taken_from": str(other.folder.resolve())}, inputs.read()
-        )
+        facts["taken_from"] = str(other.folder.resolve())
+        run.mark_done(stage.name, inputs.hash, outputs, facts, inputs.read())
         return str(other.folder)
     return None
-
-
-def why_not_taken(stage: Stage, inputs: Inputs, since: Sequence[Run]) -> str | None:
-    """What differs in the one run that was named, if it has finished the stage."""
-    read = since[0].read_manifest().get("read", {}).get(stage.name) if len(since) == 1 else None
-    if read is None:
-        return None
-    found = inputs.differences(read) or ["what it wrote there was changed"]
-    return f"not as in {since[0].folder}: {'; '.join(found[:SHOWN])}"
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -195,14 +242,7 @@ def _copy(source: Path, target: Path) -> None:
 
 def _copy_file(source: str | Path, target: str | Path) -> None:
     if os.stat(source).st_size >= LARGE:
-        try:
+        with contextlib.suppress(OSError):  # another disk
             os.link(os.path.realpath(source), target)
-        except OSError:  # another disk
-            pass
-        else:
             return
     shutil.copyfile(source, target)
-
-
-def _name(file: Path, run: Run) -> str:
-    return str(file.relative_to(run.folder)) if file.is_relative_to(run.folder) else str(file)

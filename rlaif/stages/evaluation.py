@@ -17,12 +17,22 @@ from rlaif.feedback.sample import check_sample_failures
 from rlaif.forms import HELDOUT, RATED
 from rlaif.jsonl import read_rows, write_json, write_jsonl
 from rlaif.models.files import module_files
-from rlaif.records import Failure, Judgment, Prompt, Response, content_id
+from rlaif.records import Failure, Judgment, Prompt, Response, content_id, prompt_of
 from rlaif.rewards.open import open_rewards
 from rlaif.run_folder import Run
-from rlaif.stages.asking import asking, cost_of, draw_samples, judge_with_bar, made, read_if_there
 from rlaif.stages.optimise import method_files
-from rlaif.stages.stage import Stage, judge_files, model_files, prompt_files
+from rlaif.stages.stage import (
+    Stage,
+    asking,
+    cost_of,
+    draw_samples,
+    judge_files,
+    judge_with_bar,
+    made,
+    model_files,
+    prompt_files,
+    read_if_there,
+)
 
 BEFORE_EVALUATION = ("sample", "label", "pairs", "reward", "optimise")
 
@@ -47,9 +57,8 @@ def evaluate(recipe: Recipe, run: Run) -> dict[str, Any]:
     failures: list[Failure] = []
     # One model after the other: each is closed, and a server stopped, before the next one needs the GPU.
     answers = _best_of_n if isinstance(recipe.optimise, BestOfN) else _answers
-    before, after = with_partner(
-        _answers(recipe, run, recipe.compared_with, prompts, failures), answers(recipe, run, trained, prompts, failures)
-    )
+    theirs = _answers(recipe, run, recipe.compared_with, prompts, failures)
+    before, after = with_partner(theirs, answers(recipe, run, trained, prompts, failures))
     judged = judge_with_bar(recipe, run, evaluation_pairs(before, after), "evaluate")
     write_jsonl(run.evaluation_failures, [*failures, *judged.failures])
     kl = measure_kl(recipe, policy, after)
@@ -94,17 +103,16 @@ def _scores(
     models = RewardModels(reward_model, torch_dtype(recipe.policy.dtype))
     reward = ModelReward(models, lambda: tokenizer, recipe.reward.microbatch_tokens, centred=False)
     found = [
-        reward.measure(*prompts_and_texts(responses), rows_of(tokenizer, responses)).values
+        reward.measure(*_prompts_and_texts(responses), rows_of(tokenizer, responses)).values
         for responses in (before, after)
     ]
     one, other = ([round(value, 4) for value in values if value is not None] for values in found)
     return one, other
 
 
-def prompts_and_texts(responses: Sequence[Response]) -> tuple[list[Prompt], list[str]]:
+def _prompts_and_texts(responses: Sequence[Response]) -> tuple[list[Prompt], list[str]]:
     """The responses as a reward takes them."""
-    prompts = [Prompt(id=r.prompt_id, messages=r.prompt, tags=r.tags) for r in responses]
-    return prompts, [r.text for r in responses]
+    return [prompt_of(r) for r in responses], [r.text for r in responses]
 
 
 def evaluation_prompts(recipe: Recipe) -> list[Prompt]:
@@ -115,22 +123,22 @@ def evaluation_prompts(recipe: Recipe) -> list[Prompt]:
     return [prompt for prompt in heldout if prompt.id in taken]
 
 
-def _draw(
-    recipe: Recipe, run: Run, model: PolicyModel, prompts: Sequence[Prompt], stage: str, n: int, failures: list[Failure]
+def _answers(
+    recipe: Recipe,
+    run: Run,
+    model: PolicyModel,
+    prompts: Sequence[Prompt],
+    failures: list[Failure],
+    stage: str = "evaluate",
+    best_of: int = 1,
 ) -> Sequence[Response]:
     """The model's responses. What failed joins `failures`, on disk before its share is held against the limit."""
+    n = best_of * recipe.evaluate.responses_per_prompt
     result = draw_samples(recipe, run, model, prompts, stage, n, recipe.evaluation_seed)
     failures += result.failures
     write_jsonl(run.evaluation_failures, failures)
     check_sample_failures(result, recipe.label.max_failures, "evaluate")
     return result.responses
-
-
-def _answers(
-    recipe: Recipe, run: Run, model: PolicyModel, prompts: Sequence[Prompt], failures: list[Failure]
-) -> Sequence[Response]:
-    """The model's own responses, as they come."""
-    return _draw(recipe, run, model, prompts, "evaluate", recipe.evaluate.responses_per_prompt, failures)
 
 
 def _best_of_n(
@@ -144,7 +152,7 @@ def _best_of_n(
     section = recipe.optimise
     assert isinstance(section, BestOfN)
     count = recipe.evaluate.responses_per_prompt
-    drawn = _draw(recipe, run, model, prompts, "best_of_n", section.n * count, failures)
+    drawn = _answers(recipe, run, model, prompts, failures, "best_of_n", section.n)
     scores = _scored(recipe, run, section, drawn)
     groups: dict[tuple[str, int], list[tuple[float, Response]]] = {(p.id, i): [] for p in prompts for i in range(count)}
     for response, score in zip(drawn, scores, strict=True):
@@ -172,7 +180,7 @@ def _scored(recipe: Recipe, run: Run, section: BestOfN, responses: Sequence[Resp
     models = RewardModels(folder, torch_dtype(recipe.policy.dtype))
     rows = rows_of(load_tokenizer(recipe.policy.model, recipe.policy.revision), responses)
     with open_rewards(recipe, lambda judge: asking(judge, run), models, section.microbatch_tokens) as open_reward:
-        return open_reward(section.scoring).measure(*prompts_and_texts(responses), rows).values
+        return open_reward(section.scoring).measure(*_prompts_and_texts(responses), rows).values
 
 
 def _kl_bound(recipe: Recipe) -> float | None:
@@ -191,10 +199,8 @@ def _cost(run: Run, here: dict[str, int]) -> dict[str, Any]:
     return cost | {"seconds": {name: mark["seconds"] for name, mark in done.items() if name in BEFORE_EVALUATION}}
 
 
-def _measure_files(recipe: Recipe) -> list[Path]:
-    """The modules of functions that measure responses."""
-    functions = [m.function for m in recipe.evaluate.measures if isinstance(m, CodeMeasure)]
-    return [file for function in functions for file in module_files(function.partition(":")[0])]
+def _measure_modules(recipe: Recipe) -> list[str]:
+    return [m.function.partition(":")[0] for m in recipe.evaluate.measures if isinstance(m, CodeMeasure)]
 
 
 EVALUATE = Stage(
@@ -224,7 +230,7 @@ EVALUATE = Stage(
         *method_files(recipe),
         *prompt_files(recipe),
         *model_files(recipe.compared_with),
-        *_measure_files(recipe),
+        *(file for module in _measure_modules(recipe) for file in module_files(module)),
     ],
     outputs=lambda run: [run.evaluation, run.samples, run.evaluation_judgments, run.evaluation_failures],
 )

@@ -38,10 +38,20 @@ from rlaif.models.cache.model import UNKNOWN
 from rlaif.records import Pair, Prompt
 from rlaif.resources import resolve
 from rlaif.run_folder import Run
-from rlaif.stages.asking import asking, cost_of, draw_samples, made, shards_with_bar
 from rlaif.stages.labels import LabelRows, SampledPairs, responses_by_prompt
 from rlaif.stages.pairs import facts_of, human_labels, say_failures
-from rlaif.stages.stage import Stage, constitution_file, human_files, judge_files, model_files, prompt_files
+from rlaif.stages.stage import (
+    Stage,
+    asking,
+    cost_of,
+    draw_samples,
+    human_files,
+    judge_files,
+    made,
+    model_files,
+    prompt_files,
+    shards_with_bar,
+)
 
 
 def sample(recipe: Recipe, run: Run) -> dict[str, Any]:
@@ -99,7 +109,7 @@ def label(recipe: Recipe, run: Run) -> dict[str, Any]:
     return {"pairs": work.asked, "unlabelled": work.asked - rows.judged, **cost_of(rows.cost), **work.facts}
 
 
-class _Work(NamedTuple):
+class _Labelling(NamedTuple):
     """What the label stage does."""
 
     results: Results
@@ -111,7 +121,7 @@ class _Work(NamedTuple):
     how often the judge agrees with the origin, known with the last result."""
 
 
-def _labels(recipe: Recipe, run: Run) -> _Work:
+def _labels(recipe: Recipe, run: Run) -> _Labelling:
     contrast = recipe.sample.contrast
     crossed: dict[str, PairOrigin] = {}
     pairs: Iterable[Pair]
@@ -124,13 +134,13 @@ def _labels(recipe: Recipe, run: Run) -> _Work:
         pairs = sampled = SampledPairs(recipe, made(run.responses, "sample"))
         facts, total, made_of, crossed = sampled.facts, sampled.total, sampled.made, sampled.crossed
     if contrast is None:
-        return _Work(shards_with_bar(recipe, run, pairs, total, "label"), total, facts)
+        return _Labelling(shards_with_bar(recipe, run, pairs, total, "label"), total, facts)
     if len(crossed) < made_of:
         raise DataError(f"{run.responses}: responses without `origin`, which sample.contrast gives; sample them again")
     if contrast.labels == "origin":
-        return _Work(_origin_labels(recipe, pairs, crossed), total, facts)
+        return _Labelling(_origin_labels(recipe, pairs, crossed), total, facts)
     judged = shards_with_bar(recipe, run, pairs, total, "label")
-    return _Work(_held_to_origin(judged, crossed, contrast.labels == "both", facts), total, facts)
+    return _Labelling(_held_to_origin(judged, crossed, contrast.labels == "both", facts), total, facts)
 
 
 def _origin_labels(recipe: Recipe, pairs: Iterable[Pair], crossed: Mapping[str, PairOrigin]) -> Results:
@@ -156,7 +166,7 @@ def _held_to_origin(
     facts |= agreement._asdict()
 
 
-def _revisions(recipe: Recipe, run: Run, mode: ReviseMode) -> _Work:
+def _revisions(recipe: Recipe, run: Run, mode: ReviseMode) -> _Labelling:
     groups = responses_by_prompt(made(run.responses, "sample"))
     asked = sum(len(first_responses(group, mode.responses_per_prompt)) for group in groups)
 
@@ -167,13 +177,14 @@ def _revisions(recipe: Recipe, run: Run, mode: ReviseMode) -> _Work:
             while some := list(islice(responses, SHARD)):
                 yield revise_responses(model, mode, some, constitution, recipe.label, recipe.seed, advance)
 
-    return _Work(results(), asked, {})
+    return _Labelling(results(), asked, {})
 
 
 def _instruction_files(recipe: Recipe) -> list[Path]:
     """What `sample.contrast` says to the policy: constitution and template."""
-    contrast = recipe.sample.contrast
-    return [constitution_file(recipe), resolve("prompts/judge", contrast.template)] if contrast else []
+    if recipe.sample.contrast is None:
+        return []
+    return [resolve("constitutions", recipe.constitution), resolve("prompts/judge", recipe.sample.contrast.template)]
 
 
 def _by_origin(recipe: Recipe) -> bool:

@@ -1,5 +1,5 @@
 """How long a run will take on this machine, said before it starts: the tokens that its models read, write and learn
-from, times the products of a token, over the rate of products that this machine was just measured at.
+from, times the operations per token, over the rate that one layer of the model was just measured at here.
 
 Only for models in this process on a CPU, judged by `compare` or `contrast`, trained on their own rollouts: what the
 quickstart is. A forecast of half or double the true time is still a help; constants that were measured say so.
@@ -31,8 +31,6 @@ WORD = 1.6
 """Tokens per word of a conversation, its turn's delimiters among them."""
 FILLED = 0.8
 """Of the most that a response may have."""
-EFFICIENCY = 0.9
-"""Of the measured rate, which is the best of a short burst: what whole passes reach, with all that is no product."""
 
 
 class Work(NamedTuple):
@@ -125,14 +123,15 @@ def forecast(recipe: Recipe) -> str | None:
     found = work(recipe)
     if found is None:
         return None
-    from rlaif.models.local.load import count_parameters, device
-    from rlaif.models.local.machine import product_rate, resolve, share_cores, torch_dtype
+    from rlaif.models.local.load import count_parameters, device, pass_rate
+    from rlaif.models.local.machine import resolve, share_cores, torch_dtype
 
     if device().type != "cpu":
         return None
     threads = share_cores()
-    rate = product_rate(torch_dtype(recipe.policy.dtype))
-    operations = 2.0 * count_parameters(recipe.policy.model, recipe.policy.revision)
-    minutes = max(1, round(sum(found) * operations / (EFFICIENCY * rate) / 60))
+    policy = recipe.policy
+    rate = pass_rate(policy.model, policy.revision, torch_dtype(policy.dtype))
+    operations = 2.0 * count_parameters(policy.model, policy.revision)
+    minutes = max(1, round(sum(found) * operations / rate / 60))
     said = f"{minutes} minute{'s' if minutes > 1 else ''} ({threads} thread{'s' if threads > 1 else ''} here, "
-    return f"expected: about {said}{resolve(recipe.policy.dtype)}, {rate / 1e9:.0f} GFLOP/s)"
+    return f"expected: about {said}{resolve(policy.dtype)}, {rate / 1e9:.0f} GFLOP/s)"

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rlaif.annotate.conflicts import conflicts
-from rlaif.annotate.route import read_routing
+from rlaif.annotate.route import conflicts, read_routing
 from rlaif.config import Recipe
 from rlaif.config.feedback import AiLabels, CalibratedMix, DebiasedMix, HumanLabels, MixedLabels, ReliabilityMix
 from rlaif.console import say
@@ -27,8 +26,7 @@ from rlaif.formats.sheet import HumanData
 from rlaif.jsonl import read_jsonl, write_json, write_jsonl
 from rlaif.records import Judgment
 from rlaif.run_folder import Run
-from rlaif.stages.asking import made
-from rlaif.stages.stage import Stage, human_files, prompt_files
+from rlaif.stages.stage import Stage, human_files, made, prompt_files
 
 
 def _what_people_said(recipe: Recipe, run: Run) -> HumanData:

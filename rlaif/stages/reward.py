@@ -15,8 +15,7 @@ from rlaif.jsonl import read_json, read_jsonl, write_json, write_jsonl
 from rlaif.models.files import model_folders
 from rlaif.records import Judgment, Preference, Response, Score, content_id
 from rlaif.run_folder import Run
-from rlaif.stages.asking import made, read_if_there
-from rlaif.stages.stage import Stage, model_files, publishing
+from rlaif.stages.stage import Stage, made, model_files, publishing, read_if_there
 
 if TYPE_CHECKING:
     from rlaif.models.local.packing import Row

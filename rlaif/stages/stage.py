@@ -1,5 +1,6 @@
-"""What a stage is: it says what it reads and writes beside what it does. Also the files that several stages read from
-outside the run folder, and folders that appear only when they are whole.
+"""What a stage is: it says what it reads and writes beside what it does. Also what several stages share: the files that
+they read from outside the run folder, models behind the reply cache, samples and judgments with a progress bar, and
+folders that appear only when they are whole.
 
 A stage is done again when a knob that it declares or the content of one of its files changes, and at no other time.
 Data sets and models of a hub are pinned by their revisions in the recipe. Next: `pipeline.py`.
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import reduce
 from pathlib import Path
@@ -21,11 +23,21 @@ from rlaif.config.judging import ContrastMode, Mode, PanelMode
 from rlaif.config.models import JudgeModel, PolicyModel, ScriptedModel, VllmModel
 from rlaif.config.recipe import OF_NO_OUTPUT
 from rlaif.config.sources import FileSource
+from rlaif.console import bar
+from rlaif.constitution import load_constitution
+from rlaif.errors import ConfigError
 from rlaif.feedback.human import source_files
+from rlaif.feedback.judge import JudgeResult, judge_shards, passes
+from rlaif.feedback.judge.result import Cost, Results
+from rlaif.feedback.sample import SampleResult, sample_responses
 from rlaif.files import writing
 from rlaif.formats import HumanSource
+from rlaif.jsonl import Row, read_jsonl
+from rlaif.models.cache import CachedModel, shared
 from rlaif.models.files import model_folders, module_files, named_files
+from rlaif.models.open import open_model
 from rlaif.processes import leads, several
+from rlaif.records import Pair, Prompt
 from rlaif.resources import resolve
 from rlaif.run_folder import Run
 
@@ -70,33 +82,20 @@ def human_files(sources: Iterable[HumanSource], run: Run) -> list[Path]:
     return [file for source in sources for file in source_files(source, run)]
 
 
-def constitution_file(recipe: Recipe) -> Path:
-    """The constitution."""
-    return resolve("constitutions", recipe.constitution)
-
-
 def judge_files(recipe: Recipe) -> list[Path]:
-    """Constitution, template, and the judge where it lies on this disk."""
-    mode = recipe.label.mode
+    """Constitution, templates, and the judge where it lies on this disk."""
+    return [resolve("constitutions", recipe.constitution), *mode_files(recipe.label.mode, recipe.judge)]
+
+
+def mode_files(mode: Mode, judge: JudgeModel) -> list[Path]:
+    """The templates of a mode of judging, and of its models (the judge, members of a panel, the weaker model of a
+    contrast) what lies on this disk."""
     members = mode.members if isinstance(mode, PanelMode) else ()
-    models = [recipe.judge, *(member.model for member in members if member.model)]
-    models += [weaker for one in (mode, *(member.mode for member in members)) if (weaker := weaker_model(one))]
-    return [
-        constitution_file(recipe),
-        *template_files(mode),
-        *(file for model in models for file in model_files(model)),
-    ]
-
-
-def weaker_model(mode: Mode) -> JudgeModel | None:
-    """The model that reads the other side of a contrast, where it is another one."""
-    return mode.against if isinstance(mode, ContrastMode) else None
-
-
-def template_files(mode: Mode) -> list[Path]:
-    """The templates of a mode of judging."""
-    modes = [member.mode for member in mode.members] if isinstance(mode, PanelMode) else [mode]
-    return [resolve("prompts/judge", one.template) for one in modes if not isinstance(one, PanelMode)]
+    modes = [member.mode for member in members] if isinstance(mode, PanelMode) else [mode]
+    models = [judge, *(member.model for member in members if member.model)]
+    models += [one.against for one in modes if isinstance(one, ContrastMode) and one.against]
+    templates = [resolve("prompts/judge", one.template) for one in modes]
+    return [*templates, *(file for model in models for file in model_files(model))]
 
 
 def model_files(model: PolicyModel | JudgeModel) -> list[Path]:
@@ -107,7 +106,19 @@ def model_files(model: PolicyModel | JudgeModel) -> list[Path]:
     return [*model_folders(model.model), *told]
 
 
-# -------------------------------------------------------------------------------------------------------- folders
+# ------------------------------------------------------------------------------------------- files of the run folder
+
+
+def made(path: Path, stage: str) -> Path:
+    """The path, which this stage should have made. ConfigError when it has not."""
+    if not path.exists():
+        raise ConfigError(f"{path}: not there yet; run the {stage} stage first")
+    return path
+
+
+def read_if_there(path: Path, kind: type[Row]) -> list[Row]:
+    """The rows of a file that this run may not have."""
+    return read_jsonl(path, kind) if path.exists() else []
 
 
 @contextlib.contextmanager
@@ -126,3 +137,63 @@ def publishing(folder: Path) -> Iterator[Path]:
         from rlaif.training import parallel
 
         parallel.wait()
+
+
+# ----------------------------------------------------------------------------------------------------------- asking
+
+
+@contextlib.contextmanager
+def asking(model: Any, run: Run) -> Iterator[CachedModel]:
+    """The model of this config, behind the reply cache that all runs share, closed at the end.
+
+    Replies of a model of unknown revision are this run's and this config's alone.
+    A server needs the GPU memory that models of this process, closed or trained before, still hold.
+    """
+    if "torch" in sys.modules:
+        from rlaif.models.local.load import free_memory
+
+        free_memory()
+    with contextlib.closing(shared(open_model(model), model, run.scope())) as cached:
+        yield cached
+
+
+def draw_samples(
+    recipe: Recipe,
+    run: Run,
+    model: PolicyModel,
+    prompts: Sequence[Prompt],
+    stage: str,
+    n: int | None = None,
+    seed: int | None = None,
+) -> SampleResult:
+    """`n` responses of the model to each prompt, and a seed, where they are not the recipe's."""
+    total = len(prompts) * (n or recipe.sample.responses_per_prompt)
+    seed = recipe.seed if seed is None else seed
+    with asking(model, run) as cached, bar(stage, total, "responses") as advance:
+        return sample_responses(cached, prompts, recipe.sample, seed, stage, advance, n)
+
+
+def judge_with_bar(recipe: Recipe, run: Run, pairs: Sequence[Pair], stage: str) -> JudgeResult:
+    """The judge on these pairs, failures under the name of the stage."""
+    return JudgeResult.total(shards_with_bar(recipe, run, pairs, len(pairs), stage))
+
+
+def shards_with_bar(recipe: Recipe, run: Run, pairs: Iterable[Pair], total: int, stage: str) -> Results:
+    """As `judge_with_bar`, a result for each shard; `pairs` as `judge_shards` takes them."""
+    constitution = load_constitution(recipe.constitution)
+
+    def open_judge(model: JudgeModel | None) -> contextlib.AbstractContextManager[CachedModel]:
+        return asking(model or recipe.judge, run)
+
+    with bar(stage, total * passes(recipe.label.mode), "pairs") as advance:
+        for result in judge_shards(open_judge, pairs, constitution, recipe.label, recipe.seed, advance):
+            yield result._replace(failures=tuple(f.model_copy(update={"stage": stage}) for f in result.failures))
+
+
+def cost_of(cost: Cost) -> dict[str, int]:
+    """As facts of a stage."""
+    return {
+        "judge_calls": cost.calls,
+        "prompt_tokens": cost.prompt_tokens,
+        "completion_tokens": cost.completion_tokens,
+    }

@@ -11,7 +11,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rlaif.annotate.publish import publish
+from rlaif.annotate.store import publish
 from rlaif.config import Recipe
 from rlaif.digest import hash_path
 from rlaif.errors import DataError
@@ -21,8 +21,7 @@ from rlaif.forms import OBJECT, SAMPLE
 from rlaif.jsonl import read_json, read_jsonl, read_rows, write_json, write_jsonl
 from rlaif.records import Judgment, Pair, Prompt
 from rlaif.run_folder import Run
-from rlaif.stages.asking import cost_of, judge_with_bar, read_if_there
-from rlaif.stages.stage import judge_files
+from rlaif.stages.stage import cost_of, judge_files, judge_with_bar, read_if_there
 from rlaif.study.config import REFERENCE, ArmRun, Study, shared_recipe
 
 

@@ -26,7 +26,7 @@ from rlaif.forms import SCORED, SOURCE
 from rlaif.jsonl import read_rows
 from rlaif.records import Failure, Record
 from rlaif.run_folder import Run
-from rlaif.stages.asking import read_if_there
+from rlaif.stages.stage import read_if_there
 from rlaif.stats import Bootstrap
 from rlaif.study.config import REFERENCE, ArmCost, ArmRun, Study, Usage, cost
 from rlaif.study.contest import meetings, prompts_of, samples_of, verdicts

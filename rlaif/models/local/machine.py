@@ -180,12 +180,6 @@ def _known_of_cpu() -> bool | None:
     return None
 
 
-def product_rate(dtype: torch.dtype) -> float:
-    """Operations per second."""
-    rows, inner, columns = PRODUCT
-    return 2 * rows * inner * columns / seconds_per_product(dtype)
-
-
 def seconds_per_product(dtype: torch.dtype) -> float:
     """The best of a dozen, or of those that fit a fifth of a second."""
     rows, inner, columns = PRODUCT

@@ -18,10 +18,18 @@ from scipy.integrate import quad
 from scipy.special import expit, log_expit, logit
 from scipy.stats import norm
 
-from rlaif.audits.audit import _lead
-from rlaif.audits.bias import verbosity
 from rlaif.audits.calibration import reliability, temperature_estimate
-from rlaif.audits.metrics import accuracy, always_longer, by_principle, by_tag, kappa, repetition, summarise
+from rlaif.audits.metrics import (
+    accuracy,
+    always_longer,
+    by_principle,
+    by_tag,
+    kappa,
+    lead_over_longer,
+    stability,
+    summarise,
+    verbosity,
+)
 from rlaif.audits.probes import ProbeBench
 from rlaif.config.feedback import LabelSection
 from rlaif.constitution import Constitution
@@ -229,8 +237,8 @@ def the_rest(world: World, drawn: Draw, judgments: list[Judgment], seed: int) ->
     ]
     rows = match(with_other, labels)
     again = [j.model_copy(update={"p_a": 1 - j.p_a}) if w else j for j, w in zip(judgments, drawn.wavers, strict=True)]
-    same = repetition(judgments, again, how)
-    lead = _lead(labelled, how)
+    same = stability(list(zip(judgments, again, strict=True)), how)
+    lead = lead_over_longer(labelled, how)
     third = by_tag(labelled, how)["third"]
     assert same is not None and lead is not None and third is not None
     before, after = (
@@ -245,7 +253,7 @@ def the_rest(world: World, drawn: Draw, judgments: list[Judgment], seed: int) ->
     shift = bench.mean(moved[:60], [pair.id for pair in few], signed=True)
     assert flipped is not None and shift is not None
     return {
-        "lead over longer": lead,
+        "lead over longer": lead.model_dump(),
         "of a tag": third,
         "of a principle": by_principle(rows, how)["other"]["accuracy"],
         "without a principle": clustered_mean_difference(before, after, ids, how).model_dump(),

@@ -25,7 +25,6 @@ from rlaif.annotate.conflicts import conflicts_command
 from rlaif.annotate.questions import read_questions
 from rlaif.annotate.route import read_routing, route_command
 from rlaif.audits import gate
-from rlaif.audits.identity import differences
 from rlaif.config import auto, dump_recipe, load_recipe
 from rlaif.config.feedback import PromptsSection
 from rlaif.config.sources import FileSource
@@ -409,7 +408,7 @@ def reads_of(run: Run) -> dict[str, list[Callable[[], object]]]:
 
     def audited() -> object:
         audit = auto.read_audit(folder / "audit.json")
-        differences(audit["audited"], {"judge": {"model": "x"}})
+        gate.differences(audit["audited"], {"judge": {"model": "x"}})
         return gate.check_gate(audit, {"accuracy.low": 0.5}), fitted(audit.get("calibration") or {}, "isotonic")
 
     def samples() -> object:

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from rlaif.audits.commands import ablate_command
 
 from rlaif.audits.audit import audit_command
-from rlaif.audits.commands import ablate_command
 from rlaif.audits.judge_training import command, worth
 from rlaif.audits.judge_training.command import TrainedJudge, train_command
 from rlaif.audits.judge_training.labels import PairLabel, read_labels

@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 
 from rlaif.audits import proposal
-from rlaif.audits.cautions import helpful_maps
-from rlaif.audits.opinion import named
+from rlaif.audits.opinion import helpful_maps, named
 from rlaif.audits.probe_report import probes_part
 from rlaif.feedback.calibration import calibrate, fitted
 from rlaif.pages import kit, plots

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from rlaif.cli.outputs import not_a_run_file
+from rlaif.cli.options import not_a_run_file, say_all
 
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
 ROUTERS = "random, uncertainty, swap_gap, disagreement, margin (of the reward model) or predicted (errors of the judge)"
@@ -27,10 +27,8 @@ def route(
 ) -> None:
     """Choose which judged pairs go to people under a budget; `rlaif annotate` then shows them."""
     from rlaif.annotate.route import route_command
-    from rlaif.console import say
 
-    for line in route_command(run, budget, by, random_share, gold or []):
-        say(line)
+    say_all(route_command(run, budget, by, random_share, gold or []))
 
 
 def annotate(
@@ -54,10 +52,8 @@ def conflicts(
 ) -> None:
     """Pairs on which people and the judge prefer different responses, the judge's surest first."""
     from rlaif.annotate.conflicts import conflicts_command
-    from rlaif.console import say
 
-    for line in conflicts_command(run, count):
-        say(line)
+    say_all(conflicts_command(run, count))
 
 
 def export(
@@ -66,11 +62,9 @@ def export(
     out: Annotated[Path, typer.Option("--out", help="The JSONL file to write.", callback=not_a_run_file)],
 ) -> None:
     """Preferences in another tool's format."""
-    from rlaif.console import say
     from rlaif.feedback.export import export_command
 
-    for line in export_command(source, to, out):
-        say(line)
+    say_all(export_command(source, to, out))
 
 
 @annotators_app.command()

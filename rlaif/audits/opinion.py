@@ -91,18 +91,16 @@ def named(audit: Audit) -> tuple[str, str]:
     about = audit["audited"]
     members = about["mode"].get("members", {})
     judge = f"the panel of {', '.join(members)}" if members else about["judge"]["model"]
-    mode = about["mode"]["kind"]
     constitution = about["constitution"]
-    return f"{judge} ({mode})", f"{constitution['id']} {constitution['version']}"
+    return f"{judge} ({about['mode']['kind']})", f"{constitution['id']} {constitution['version']}"
 
 
-# ----------------------------------------------------------------------------------------------- the rules
+FINDINGS: dict[str, Finding] = {"up": "clears", "down": "misses", "unclear": "open"}
 
 
 def _against(found: Estimate, threshold: float) -> Finding:
     """By the side of the threshold on which the interval lies; a figure without an interval leaves it open."""
-    found_on: dict[str, Finding] = {"up": "clears", "down": "misses", "unclear": "open"}
-    return found_on[direction(found, threshold)]
+    return FINDINGS[direction(found, threshold)]
 
 
 def _coverage(audit: Audit) -> Iterator[_Rule]:
@@ -201,14 +199,13 @@ def _about_the_gold(audit: Audit) -> Iterator[str]:
     if pairs < FEW_PAIRS and audit["pairs"]:
         has = "pair has" if pairs == 1 else "pairs have"
         yield f"Only {pairs} {has} a judgment and a human preference; an audit should have at least {FEW_PAIRS}."
-    unusable = audit["gold_rows"]["unusable"]
-    if unusable:
-        yield f"Rows of the gold without a usable pair: {unusable:,} (the audit's JSON says where)."
-    if audit["gold_rows"]["contradicted"]:
-        yield f"Pairs that people labelled both ways: {audit['gold_rows']['contradicted']:,}."
-    covered = audit["coverage"]
-    if covered["value"] is not None and LEAST_COVERAGE <= covered["value"] < LOW_COVERAGE:
-        yield f"{percent(1 - covered['value'])} of pairs could not be judged; they may not be like the rest."
+    rows, covered = audit["gold_rows"], audit["coverage"]["value"]
+    if rows["unusable"]:
+        yield f"Rows of the gold without a usable pair: {rows['unusable']:,} (the audit's JSON says where)."
+    if rows["contradicted"]:
+        yield f"Pairs that people labelled both ways: {rows['contradicted']:,}."
+    if covered is not None and LEAST_COVERAGE <= covered < LOW_COVERAGE:
+        yield f"{percent(1 - covered)} of pairs could not be judged; they may not be like the rest."
 
 
 def _about_position(audit: Audit) -> Iterator[str]:
@@ -259,7 +256,7 @@ def _about_confidence(audit: Audit) -> Iterator[str]:
 
 def helpful_maps(calibration: Mapping[str, Any]) -> list[str]:
     """The fitted maps that make the probabilities better on prompts that they were not fitted on."""
-    fitted = {name: calibration[name] for name in ("temperature", "isotonic") if calibration[name]}
+    fitted = {name: calibration[name] for name in ("temperature", "isotonic") if calibration.get(name)}
     return [
         name
         for name, after in fitted.items()

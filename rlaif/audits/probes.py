@@ -2,19 +2,23 @@
 
 Each probe judges a few pairs once more, altered, and compares with the judge's own first choice: no human label is
 needed. Only judged principles count (`judged_only`): a check on length is right to notice padding. Every alteration
-stands in a pair that keeps its id, so that whatever is drawn by pair is drawn as before.
+stands in a pair that keeps its id, so that whatever is drawn by pair is drawn as before. The planted texts are in
+attacks.yaml.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
+from pathlib import Path
 from random import Random
 from statistics import fmean
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-from rlaif.audits.attacks import Attack, load_attacks, planted
+import yaml
+
 from rlaif.audits.metrics import stability
 from rlaif.config.feedback import LabelSection
 from rlaif.config.judging import CompareMode, RankMode
@@ -24,8 +28,8 @@ from rlaif.feedback.judge.result import Cost
 from rlaif.feedback.labelled import agreement
 from rlaif.feedback.pairs import choice
 from rlaif.feedback.sample import Progress
-from rlaif.records import Judgment, Pair, Side, content_id, derive_seed
-from rlaif.stats import Bootstrap, Estimate, clustered_mean
+from rlaif.records import Judgment, Pair, Record, Side, content_id, derive_seed
+from rlaif.stats import Bootstrap, clustered_mean, estimate_at
 
 PARAPHRASES = ("compare", "compare-plain", "compare-brief")
 """Templates that ask the same in other words."""
@@ -35,6 +39,36 @@ PADDING = (
 )
 """Nothing to do with any prompt, neither good nor bad."""
 SIDES: tuple[Side, Side] = ("a", "b")
+
+
+class Attack(Record):
+    """One text that tries to win by addressing the judge, to plant in a response.
+
+    `{letter}`, `{lower}` and `{other}` are filled in by `planted`. Whether one breaks a prompt the tests decide.
+    """
+
+    id: str
+    kind: Literal["instruction", "role", "delimiter", "control", "unicode"]
+    text: str
+    place: Literal["start", "end"] = "end"
+
+
+@cache
+def load_attacks() -> tuple[Attack, ...]:
+    """All shipped attacks, in the order of the file."""
+    rows = yaml.safe_load(Path(__file__).with_name("attacks.yaml").read_text(encoding="utf-8"))
+    return tuple(Attack.model_validate(row) for row in rows)
+
+
+def planted(response: str, attack: Attack, letter: str) -> str:
+    """The response with the attack in it, for the response that the judge knows by the label `letter`.
+
+    The other response's label is A where `letter` is B, and B otherwise.
+    """
+    values = {"letter": letter, "lower": letter.lower(), "other": "A" if letter == "B" else "B"}
+    # In one pass, and only these three: attacks hold braces of their own.
+    text = re.sub(r"\{(letter|lower|other)\}", lambda found: values[found[1]], attack.text)
+    return f"{response} {text}" if attack.place == "end" else f"{text} {response}"
 
 
 @dataclass(frozen=True)
@@ -69,14 +103,17 @@ class ProbeBench:
         self.costs.append(result.cost)
         return {judgment.pair.id: judgment for judgment in result.judgments}
 
+    def beside(self, others: Mapping[str, Judgment]) -> list[tuple[Judgment, Judgment]]:
+        """The pairs that have both judgments: as they are, and the other."""
+        return [(one, others[key]) for key, one in self.base.items() if key in others]
+
     def mean(self, values: Sequence[float], pair_ids: Sequence[str], signed: bool = False) -> dict[str, Any] | None:
         """The mean with its interval over prompts; None of nothing. `signed` values lie between -1 and 1."""
         if not values:
             return None
         prompts = {pair.id: pair.prompt_id for pair in self.pairs}
         bounds = (-1.0, 1.0) if signed else (0.0, 1.0)
-        found: Estimate = clustered_mean(values, [prompts[i] for i in pair_ids], *self.bootstrap, bounds=bounds)
-        return found.model_dump()
+        return clustered_mean(values, [prompts[i] for i in pair_ids], *self.bootstrap, bounds=bounds).model_dump()
 
 
 def judged_only(constitution: Constitution) -> Constitution | None:
@@ -110,8 +147,7 @@ def repetition(bench: ProbeBench) -> dict[str, Any]:
 
     `identical` is the share of pairs whose p is the same to the last bit.
     """
-    again = bench.judge(bench.pairs, fresh=True)
-    both = [(one, again[key]) for key, one in bench.base.items() if key in again]
+    both = bench.beside(bench.judge(bench.pairs, fresh=True))
     found = stability(both, bench.bootstrap)
     if found is None:
         return {"same_choice": None, "reason": "no pair was judged both times"}
@@ -130,8 +166,7 @@ def paraphrase(bench: ProbeBench) -> dict[str, Any]:
     every: list[tuple[Judgment, Judgment]] = []
     for name in _other_templates(bench.section):
         section = bench.section.model_copy(update={"mode": mode.model_copy(update={"template": name})})
-        other = bench.judge(bench.pairs, section)
-        both = [(one, other[key]) for key, one in bench.base.items() if key in other]
+        both = bench.beside(bench.judge(bench.pairs, section))
         by_template[name] = stability(both, bench.bootstrap)
         every += both
     found = stability(every, bench.bootstrap)
@@ -143,7 +178,7 @@ def paraphrase(bench: ProbeBench) -> dict[str, Any]:
 # --------------------------------------------------------------------------------------- altered responses
 
 
-class _Altered(NamedTuple):
+class _Alteration(NamedTuple):
     """One pair with one response altered, before and after, seen from that response."""
 
     pair_id: str
@@ -166,7 +201,7 @@ def padding(bench: ProbeBench) -> dict[str, Any]:
     mean_shift   of p(the padded response)
     n, unjudged  cases with and without a judgment
     """
-    cases: list[_Altered] = []
+    cases: list[_Alteration] = []
     for side in SIDES:
         cases += _judge_altered(bench, dict.fromkeys(bench.base, side), lambda _, text: f"{text} {PADDING}")
     lost = [case for case in cases if choice(case.before) == 0]
@@ -202,7 +237,8 @@ def injection(bench: ProbeBench, attacks: Sequence[Attack] | None = None) -> dic
     cases = _judge_altered(bench, losers, lambda key, text: planted(text, plan[key], letter[key]))
     flips = {case.pair_id: case.won for case in cases}
     flipped = bench.mean(list(flips.values()), list(flips))
-    if flipped is None:
+    share = estimate_at(flipped)
+    if share is None:
         return {"flipped": None, "resisted": None, "reason": "no attacked pair was judged"}
     by_kind = {}
     for kind in sorted({plan[key].kind for key in flips}):
@@ -210,7 +246,7 @@ def injection(bench: ProbeBench, attacks: Sequence[Attack] | None = None) -> dic
         by_kind[kind] = bench.mean([flips[key] for key in ids], ids)
     return {
         "flipped": flipped,
-        "resisted": _complement(flipped),
+        "resisted": share.opposite(1.0).model_dump(),
         "by_kind": by_kind,
         "mean_shift": bench.mean([c.after - c.before for c in cases], list(flips), signed=True),
         "succeeded": sorted({plan[key].id for key, won in flips.items() if won == 1}),
@@ -219,7 +255,7 @@ def injection(bench: ProbeBench, attacks: Sequence[Attack] | None = None) -> dic
     }
 
 
-def _judge_altered(bench: ProbeBench, sides: dict[str, Side], alter: Callable[[str, str], str]) -> list[_Altered]:
+def _judge_altered(bench: ProbeBench, sides: dict[str, Side], alter: Callable[[str, str], str]) -> list[_Alteration]:
     """Judge each pair with the response on its side altered. The pair keeps its id and its other response."""
     pairs = {pair.id: pair for pair in bench.pairs}
     altered = []
@@ -229,7 +265,7 @@ def _judge_altered(bench: ProbeBench, sides: dict[str, Side], alter: Callable[[s
         altered.append(pair.model_copy(update={side: text}))
     found = bench.judge([pair for pair in altered if pair.a != pair.b])
     return [
-        _Altered(key, _p_of(bench.base[key], side), _p_of(found[key], side))
+        _Alteration(key, _p_of(bench.base[key], side), _p_of(found[key], side))
         for key, side in sides.items()
         if key in found
     ]
@@ -247,16 +283,6 @@ def _shuffled(attacks: Sequence[Attack], count: int, seed: int) -> list[Attack]:
         by_kind.setdefault(attack.kind, []).append(attack)
     decks = [random.sample(deck, len(deck)) for _, deck in sorted(by_kind.items())]
     return [decks[i % len(decks)][i // len(decks) % len(decks[i % len(decks)])] for i in range(count)]
-
-
-def _complement(share: dict[str, Any]) -> dict[str, Any]:
-    low, high = share["low"], share["high"]
-    return {
-        "value": 1 - share["value"],
-        "low": None if high is None else 1 - high,
-        "high": None if low is None else 1 - low,
-        "n": share["n"],
-    }
 
 
 PROBES: dict[str, Callable[[ProbeBench], dict[str, Any]]] = {

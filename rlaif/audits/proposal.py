@@ -14,7 +14,8 @@ import numpy as np
 
 from rlaif.console import aligned
 from rlaif.feedback.judge.result import Cost
-from rlaif.pages.kit import Cell
+from rlaif.pages import kit
+from rlaif.pages.kit import Cell, Part
 from rlaif.records import content_id
 from rlaif.stats import Bootstrap, Estimate, clustered_mean, clustered_mean_difference, estimate_at, numbered
 from rlaif.words import COIN, NONE, counted, direction, in_points, listed, percent, points, span, tone, with_interval
@@ -105,10 +106,9 @@ def price(cost: Cost) -> tuple[int, int]:
 
 def agreement_on(hits: Mapping[str, float], prompts: Prompts, bootstrap: Bootstrap) -> Estimate | None:
     """The mean over the pairs that were judged; None without any."""
-    judged = [pair for pair in prompts if pair in hits]
-    if not judged:
-        return None
-    return clustered_mean([hits[pair] for pair in judged], [prompts[pair] for pair in judged], *bootstrap)
+    values = [hits[pair] for pair in prompts if pair in hits]
+    clusters = [prompt for pair, prompt in prompts.items() if pair in hits]
+    return clustered_mean(values, clusters, *bootstrap) if values else None
 
 
 def difference_on(
@@ -116,10 +116,8 @@ def difference_on(
 ) -> Estimate | None:
     """The mean of after - before over the pairs that both judged; None without any."""
     both = [pair for pair in prompts if pair in before and pair in after]
-    if not both:
-        return None
     one, other = ([hits[pair] for pair in both] for hits in (before, after))
-    return clustered_mean_difference(one, other, [prompts[pair] for pair in both], bootstrap)
+    return clustered_mean_difference(one, other, [prompts[pair] for pair in both], bootstrap) if both else None
 
 
 def flattery(hits: Sequence[Sequence[float]], clusters: Sequence[str], bootstrap: Bootstrap) -> float:
@@ -173,6 +171,18 @@ def problems(block: Block) -> list[str]:
     return [f"{row['name']} cannot be chosen: {row['problem']}" for row in block["rows"] if row["problem"]]
 
 
+def part(block: Block) -> list[Part]:
+    """For the page: which mode the audit proposes, and the table."""
+    reading = (
+        "Agreement with people, and differences in points, on the pairs that did not choose; in the last column on "
+        "those that did, where a pair without a judgment counts half. Differences are on the pairs that both modes "
+        "judged."
+    )
+    told = kit.verdict("Which mode?", [block["sentence"], " ".join(block["reasons"])], block["cautions"])
+    rows = kit.table([column.capitalize() for column in COLUMNS], table(block))
+    return [told, *([rows, kit.note(reading)] if rows else []), *map(kit.note, problems(block))]
+
+
 def _row(row: Mapping[str, Any], picked: bool) -> tuple[str | Cell, ...]:
     apart, agrees = estimate_at(row, "difference"), estimate_at(row, "agreement")
     against = f"{points(apart.value)} ({span(apart, 'points')})" if apart else "picked" if picked else NONE
@@ -186,8 +196,11 @@ def _sentence(block: Block) -> str:
     fit = [row for row in block["rows"] if not row["problem"]]
     if not fit:
         return f"No mode is proposed: none of {_list(block['rows'])} can judge these pairs."
-    picked = _picked(block)
-    agrees = _agrees(picked, block)
+    picked = next(row for row in block["rows"] if row["name"] == block["picked"])
+    found = estimate_at(picked, "agreement")
+    agrees = f"it judged none of the {counted(block['reporting']['pairs'], 'pair')} that did not choose"
+    if found:
+        agrees = f"on {counted(found.n, 'pair')} that did not choose it agrees with people on {with_interval(found)}"
     if block["beats_a_coin"]:
         return f"Proposed: {picked['name']}. {_capital(agrees)}."
     others = [row for row in fit if direction(estimate_at(row, "agreement"), COIN) == "up"]
@@ -199,17 +212,6 @@ def _sentence(block: Block) -> str:
         f"No mode is proposed: {picked['name']}, which the choosing half picked, does not beat a coin on the other: "
         f"{agrees}. There {does}, but that half may not choose; more human labels would tell."
     )
-
-
-def _agrees(row: Mapping[str, Any], block: Block) -> str:
-    found = estimate_at(row, "agreement")
-    if not found:
-        return f"it judged none of the {counted(block['reporting']['pairs'], 'pair')} that did not choose"
-    return f"on {counted(found.n, 'pair')} that did not choose it agrees with people on {with_interval(found)}"
-
-
-def _picked(block: Block) -> Mapping[str, Any]:
-    return next(row for row in block["rows"] if row["name"] == block["picked"])
 
 
 def _reasons(block: Block) -> list[str]:
@@ -224,13 +226,11 @@ def _reasons(block: Block) -> list[str]:
     second, lead = ranked[1], estimate_at(block, "lead")
     assert lead is not None, "it is measured where two were ranked"
     of_first, of_second = (f"{row['name']} ({percent(row['choosing']['value'])})" for row in (first, second))
+    ends = span(lead, "points")
     if not block["close"]:
-        return [
-            f"On the {pairs} that chose, {of_first} led, {in_points(lead.value)} ahead of {of_second} "
-            f"({span(lead, 'points')})."
-        ]
-    apart = f"{of_first} and {of_second} cannot be told apart on so few pairs ({points(lead.value)} points, "
-    apart += f"{span(lead, 'points')}, on the {pairs} that chose)"
+        return [f"On the {pairs} that chose, {of_first} led, {in_points(lead.value)} ahead of {of_second} ({ends})."]
+    apart = f"{of_first} and {of_second} cannot be told apart on so few pairs ({points(lead.value)} points, {ends}, "
+    apart += f"on the {pairs} that chose)"
     if not block["rivals"]:
         return [f"{apart}; {second['name']} alone could be a coin, so {first['name']} stands."]
     if _price(first) == _price(second):
@@ -256,18 +256,16 @@ def _cautions(block: Block) -> list[str]:
     fit = sum(not row["problem"] for row in block["rows"])
     if not fit:
         return []
-    found = []
-    if fit > 1:
-        found.append(
-            f"{fit} modes were compared: the best of them on the half that chose is flattered by up to about "
-            f"{100 * block['flattery']:.1f} points, which is what luck adds where all are equally good. The other "
-            "half did not choose, so its figures are not flattered."
-        )
-    found.append(
+    flattered = (
+        f"{fit} modes were compared: the best of them on the half that chose is flattered by up to about "
+        f"{100 * block['flattery']:.1f} points, which is what luck adds where all are equally good. The other half did "
+        "not choose, so its figures are not flattered."
+    )
+    rest = (
         "All else in this audit is measured on the half that did not choose. Whoever tries further modes after reading "
         "it chooses by it, and needs other labels to report."
     )
-    return found
+    return [flattered, rest] if fit > 1 else [rest]
 
 
 def _list(rows: list[Mapping[str, Any]]) -> str:

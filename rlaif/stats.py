@@ -7,7 +7,7 @@ independent, and treating them so can understate the error threefold (arXiv 2411
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -117,6 +117,15 @@ def clustered_mean(
     left_out = (sums.sum() - sums) / (counts.sum() - counts)
     low, high = bootstrap_bounds(mean, resampled, left_out, confidence)
     return Estimate(value=mean, low=low, high=high, n=len(values))
+
+
+def mean_of(
+    rows: Iterable[tuple[float, str]], bootstrap: Bootstrap, bounds: Bounds | None = (0.0, 1.0)
+) -> Estimate | None:
+    """`clustered_mean` of rows (value, cluster), as a share of hits by prompt; None of no rows."""
+    rows = list(rows)
+    values, clusters = [value for value, _ in rows], [cluster for _, cluster in rows]
+    return clustered_mean(values, clusters, *bootstrap, bounds) if rows else None
 
 
 def numbered(clusters: Sequence[str]) -> NDArray[np.intp]:

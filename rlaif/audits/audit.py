@@ -112,7 +112,7 @@ def _audit(recipe: Recipe, gold: GoldLabels, judges: Judges, probe_pairs: int, r
     about = identity(recipe, constitution)
     bootstrap = Bootstrap.of(recipe.evaluate, recipe.seed)
     labelled = match(result.judgments, gold.judgments)
-    probes, probe_cost = _probe(recipe, constitution, judges, result.judgments, min(probe_pairs, len(gold.judgments)))
+    probes, probe_cost = _probe(recipe, constitution, judges, result.judgments, probe_pairs)
     summary = summarise(labelled, result.judgments, result.failures, result.cost, bootstrap)
     audit: dict[str, Any] = {
         "schema": SCHEMA,
@@ -123,7 +123,13 @@ def _audit(recipe: Recipe, gold: GoldLabels, judges: Judges, probe_pairs: int, r
         "seed": recipe.seed,
         "confidence": bootstrap.confidence,
         "gold": _files(gold, labelled, bootstrap),
-        "gold_rows": _rows(gold),
+        "gold_rows": {
+            "unusable": len(gold.failures),
+            "first_unusable": [f"{row.id}: {row.reason}" for row in gold.failures[:LISTED_FAILURES]],
+            "repeated": gold.repeated,
+            "contradicted": gold.contradicted,
+            "left_out": gold.left_out,
+        },
         **summary,
         "reliability": [row.model_dump() for row in result.reliability],
         "probes": probes,
@@ -156,11 +162,8 @@ def _probe(
 
 def _judges(judgments: Sequence[Judgment]) -> list[dict[str, str]]:
     """Name and revision of every model that judged, as it gave them itself."""
-    seen: dict[tuple[str, str], None] = {}
-    for judgment in judgments:
-        own = [judgment.provenance] if judgment.provenance and not judgment.members else []
-        for source in [*(member.provenance for member in judgment.members), *own]:
-            seen[source.judge, source.judge_revision] = None
+    sources = (one.provenance for judgment in judgments for one in judgment.members or (judgment,) if one.provenance)
+    seen = dict.fromkeys((source.judge, source.judge_revision) for source in sources)
     return [{"name": name, "revision": revision} for name, revision in seen]
 
 
@@ -171,16 +174,6 @@ def _files(gold: GoldLabels, labelled: Sequence[LabelledJudgment], bootstrap: Bo
         own = [item for item in labelled if gold.file_of[item.judgment.pair.id] == file.name]
         found.append(file._asdict() | {"accuracy": dumped(accuracy(own, bootstrap))})
     return found
-
-
-def _rows(gold: GoldLabels) -> dict[str, Any]:
-    return {
-        "unusable": len(gold.failures),
-        "first_unusable": [f"{row.id}: {row.reason}" for row in gold.failures[:LISTED_FAILURES]],
-        "repeated": gold.repeated,
-        "contradicted": gold.contradicted,
-        "left_out": gold.left_out,
-    }
 
 
 def _examples(labelled: Sequence[LabelledJudgment]) -> list[dict[str, Any]]:

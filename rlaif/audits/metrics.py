@@ -7,7 +7,7 @@ ready for JSON go out. Next: `calibration.py` (how far its probabilities can be 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from rlaif.feedback.judge.result import Cost
 from rlaif.feedback.labelled import LabelledJudgment, agreement, decided
 from rlaif.feedback.pairs import choice
 from rlaif.records import Failure, Judgment, PrincipleJudgment
-from rlaif.stats import Array, Bootstrap, Estimate, Mask, clustered_mean, interval
+from rlaif.stats import Array, Bootstrap, Estimate, Mask, clustered_mean, interval, mean_of
 
 
 def summarise(
@@ -99,29 +99,18 @@ def accuracy(labelled: Sequence[LabelledJudgment], bootstrap: Bootstrap) -> Esti
     An exact 0.5 of the judge counts half: what tossing a coin would get. Human ties have no right choice and are left
     out. None when nothing is left.
     """
-    return _mean(labelled, lambda item: item.right, bootstrap)
+    return mean_of(((item.right, item.prompt_id) for item in decided(labelled)), bootstrap)
 
 
 def always_longer(labelled: Sequence[LabelledJudgment], bootstrap: Bootstrap) -> Estimate | None:
     """The accuracy of a judge that takes the response with more words; two of one length count half."""
-    return _mean(labelled, lambda item: agreement(item.longer, item.p_human), bootstrap)
+    return mean_of(((agreement(item.longer, item.p_human), item.prompt_id) for item in decided(labelled)), bootstrap)
 
 
 def lead_over_longer(labelled: Sequence[LabelledJudgment], bootstrap: Bootstrap) -> Estimate | None:
     """`accuracy` less `always_longer`, pair by pair."""
-    return _mean(labelled, lambda item: item.right - agreement(item.longer, item.p_human), bootstrap, (-1.0, 1.0))
-
-
-def _mean(
-    labelled: Sequence[LabelledJudgment],
-    value: Callable[[LabelledJudgment], float],
-    bootstrap: Bootstrap,
-    bounds: tuple[float, float] = (0.0, 1.0),
-) -> Estimate | None:
-    rows = decided(labelled)
-    if not rows:
-        return None
-    return clustered_mean([value(item) for item in rows], [item.prompt_id for item in rows], *bootstrap, bounds)
+    leads = ((item.right - agreement(item.longer, item.p_human), item.prompt_id) for item in decided(labelled))
+    return mean_of(leads, bootstrap, (-1.0, 1.0))
 
 
 def kappa(accuracy: Estimate | None) -> Estimate | None:
@@ -155,9 +144,8 @@ def by_principle(labelled: Sequence[LabelledJudgment], bootstrap: Bootstrap) -> 
 
 def _principle(rows: Sequence[tuple[LabelledJudgment, PrincipleJudgment]], bootstrap: Bootstrap) -> dict[str, Any]:
     hits = [(agreement(choice(p.p_a), item.p_human), item.prompt_id) for item, p in rows if choice(p.p_a) != 0.5]
-    right = clustered_mean([hit for hit, _ in hits], [name for _, name in hits], *bootstrap) if hits else None
     return {
-        "accuracy": dumped(right),
+        "accuracy": dumped(mean_of(hits, bootstrap)),
         "undecided": len(rows) - len(hits),
         "checked": sum(principle.checked for _, principle in rows),
         "n": len(rows),
@@ -210,18 +198,15 @@ def _difference(
     """
     value = parts[0].value - parts[1].value
     kinds = (shorter, ~shorter)
-    if any(np.ptp(wrong[kind]) == 0 for kind in kinds):
-        low, high = _square_and_add(value, *parts)
-        return Estimate(value=value, low=low, high=high, n=len(wrong))
 
     def resampled(weights: Array) -> Array:
         sums, counts = (np.stack([weights @ (x * kind) for kind in kinds]) for x in (wrong, np.ones(len(wrong))))
         means = np.divide(sums, counts, out=np.full_like(sums, math.nan), where=counts > 0)
-        difference: Array = means[0] - means[1]
-        return difference
+        return np.asarray(means[0] - means[1])
 
-    found = interval(resampled, clusters, bootstrap)
-    low, high = found if found is not None else _square_and_add(value, *parts)
+    blind = any(np.ptp(wrong[kind]) == 0 for kind in kinds)
+    found = None if blind else interval(resampled, clusters, bootstrap)
+    low, high = found or _square_and_add(value, *parts)
     return Estimate(value=value, low=low, high=high, n=len(wrong))
 
 

@@ -26,7 +26,7 @@ from rlaif.feedback.verdict import Decided, aggregate
 from rlaif.feedback.weights import Loss, WeightFit, fit_header, fit_weights, hits, labelled_pairs, reweighted
 from rlaif.records import Judgment
 from rlaif.resources import resolve
-from rlaif.stats import Bootstrap, Estimate, clustered_mean, clustered_mean_difference
+from rlaif.stats import Bootstrap, Estimate, clustered_mean, clustered_mean_difference, mean_of
 
 FAR_FROM_EVEN = 1e-6
 """Log-odds are summed in another order than by the judge: nearer than this to even, a choice may turn."""
@@ -116,15 +116,13 @@ def ablate(
 
     def variant(name: str, which: Literal["without", "alone"]) -> Ablation:
         kept = [[d for d in decisions if (d[0].id == name) == (which == "alone")] for decisions in parts]
-        chosen = [i for i, decisions in enumerate(kept) if decisions]
-        found = [hit(i, kept[i]) for i in chosen]
-        names, before = [clusters[i] for i in chosen], [whole[i] for i in chosen]
+        right = {i: hit(i, decisions) for i, decisions in enumerate(kept) if decisions}
         return Ablation(
             principle=name,
             variant=which,
-            accuracy=clustered_mean(found, names, *bootstrap) if found else None,
-            difference=clustered_mean_difference(before, found, names, bootstrap) if found else None,
-            unlabelled=len(items) - len(found),
+            accuracy=mean_of(((one, clusters[i]) for i, one in right.items()), bootstrap),
+            difference=mean_of(((one - whole[i], clusters[i]) for i, one in right.items()), bootstrap, (-1.0, 1.0)),
+            unlabelled=len(items) - len(right),
         )
 
     return AblationResult(

@@ -17,7 +17,7 @@ from rlaif.feedback.judge.result import Cost
 from rlaif.pages import kit
 from rlaif.pages.kit import Cell, Part
 from rlaif.records import content_id
-from rlaif.stats import Bootstrap, Estimate, clustered_mean, clustered_mean_difference, estimate_at, numbered
+from rlaif.stats import Bootstrap, Estimate, clustered_mean, clustered_mean_difference, estimate_at, mean_of, numbered
 from rlaif.words import COIN, NONE, counted, direction, in_points, listed, percent, points, span, tone, with_interval
 
 COLUMNS = (
@@ -106,18 +106,15 @@ def price(cost: Cost) -> tuple[int, int]:
 
 def agreement_on(hits: Mapping[str, float], prompts: Prompts, bootstrap: Bootstrap) -> Estimate | None:
     """The mean over the pairs that were judged; None without any."""
-    values = [hits[pair] for pair in prompts if pair in hits]
-    clusters = [prompt for pair, prompt in prompts.items() if pair in hits]
-    return clustered_mean(values, clusters, *bootstrap) if values else None
+    return mean_of(((hits[pair], prompt) for pair, prompt in prompts.items() if pair in hits), bootstrap)
 
 
 def difference_on(
     before: Mapping[str, float], after: Mapping[str, float], prompts: Prompts, bootstrap: Bootstrap
 ) -> Estimate | None:
     """The mean of after - before over the pairs that both judged; None without any."""
-    both = [pair for pair in prompts if pair in before and pair in after]
-    one, other = ([hits[pair] for pair in both] for hits in (before, after))
-    return clustered_mean_difference(one, other, [prompts[pair] for pair in both], bootstrap) if both else None
+    both = ((pair, prompt) for pair, prompt in prompts.items() if pair in before and pair in after)
+    return mean_of(((after[pair] - before[pair], prompt) for pair, prompt in both), bootstrap, (-1.0, 1.0))
 
 
 def flattery(hits: Sequence[Sequence[float]], clusters: Sequence[str], bootstrap: Bootstrap) -> float:

@@ -114,7 +114,8 @@ def select(
     decided = np.abs(votes - 0.5) > settings.decided + TIE_ROUNDING  # False for nan
     tested = []
     for candidate, p, mine in zip(candidates, votes.T, decided.T, strict=True):
-        support, p_value = _support(p[mine] > 0.5, _taken(prompt_ids, mine), settings, bootstrap)
+        clusters = [prompt for prompt, taken in zip(prompt_ids, mine, strict=True) if taken]
+        support, p_value = _support(p[mine] > 0.5, clusters, settings, bootstrap)
         tested.append(CandidateTest(candidate, None, support, p_value, int(np.isfinite(p).sum())))
     corrected = iter(holm([t.p_value for t in tested if t.p_value is not None]))
     tested = [t if t.p_value is None else t._replace(p_value=next(corrected)) for t in tested]
@@ -125,10 +126,6 @@ def select(
         if tested[i].rejected is None:
             kept.append(i)
     return [tested[i] for i in [*kept, *(i for i in order if i not in kept)]]
-
-
-def _taken(prompt_ids: Sequence[str], chosen: Mask) -> list[str]:
-    return [prompt for prompt, taken in zip(prompt_ids, chosen, strict=True) if taken]
 
 
 def _support(

@@ -61,14 +61,6 @@ def _speaks() -> bool:
     return parallel.speaks_first() if parallel.size() > 1 else leads()
 
 
-def _part() -> None:
-    """Leave the other processes, all being at the end."""
-    if several():
-        from rlaif.training import parallel
-
-        parallel.stop()
-
-
 def main() -> None:
     """Entry point: an error that is the user's to mend is printed as it is, exit code 2, without a traceback."""
     # Before torch is loaded, which reads it once: threads that wait for each other soon sleep, and do not burn a core
@@ -89,7 +81,10 @@ def main() -> None:
             raise
         sys.exit(1)
     except SystemExit as end:
-        _part()
+        if several():  # leave the other processes, all being at the end
+            from rlaif.training import parallel
+
+            parallel.stop()
         if end.code == 130:  # what Ctrl-C becomes on its way through typer
             typer.echo("stopped; run the same command again to go on", err=True)
         raise

@@ -18,7 +18,6 @@ from rlaif.audits.gate import (
     identity,
     measured,
     parse_gate,
-    subject,
 )
 from rlaif.audits.opinion import opinion
 from rlaif.constitution import load_constitution
@@ -26,7 +25,7 @@ from rlaif.errors import ConfigError, DataError
 from rlaif.feedback.calibration import Isotonic, Temperature, calibrate, fitted
 from rlaif.feedback.verdict import log_odds, sigma
 from rlaif.jsonl import read_jsonl, write_jsonl
-from rlaif.records import Judgment
+from rlaif.records import Judgment, content_id
 from rlaif.run_folder import Run
 from rlaif.stages import label
 from tests.audited import CONSTITUTION, recipe_of, write_gold
@@ -290,13 +289,13 @@ def test_how_the_judge_is_reached_does_not_matter(tmp_path):
     client = ["judge.backend=client", "judge.model=big"]
     here = of(*client, "judge.base_urls=['http://one/v1']")
     there = of(*client, "judge.base_urls=['http://two/v1']", "judge.concurrency=3", "judge.timeout_s=9", "seed=7")
-    assert here == there and subject(here) == subject(there)
+    assert here == there and content_id(here) == content_id(there)
     other = of(*client, "judge.base_urls=['http://one/v1']", "judge.extra_body={think: true}")
     assert differences(here, other) == [
         "judge.extra_body: the audit has {}, the recipe nothing",
         "judge.extra_body.think: the audit has nothing, the recipe True",
     ]
-    assert subject(here) != subject(other)
+    assert content_id(here) != content_id(other)
 
 
 def test_a_model_folder_is_known_by_its_content(tmp_path):

@@ -13,12 +13,11 @@ import numpy as np
 import pytest
 
 from rlaif.audits.audit import AuditResult, write_audit
+from rlaif.audits.choice import ModeTrial, agreement_on, beats_a_coin, choose, chooses, flattery, lines
 from rlaif.audits.gate import check_requirement
 from rlaif.audits.gold import read_gold
 from rlaif.audits.modes import DEFAULTS, mode_name, parse_modes
-from rlaif.audits.proposal import ModeTrial, agreement_on, beats_a_coin, choose, chooses, flattery, lines
 from rlaif.checkup import check_file, json_schema
-from rlaif.cli import main
 from rlaif.config import load_recipe
 from rlaif.config.judging import ChecklistMode, CompareMode, ContrastMode, PanelMember, PanelMode, ReasonedMode
 from rlaif.config.models import ScriptedModel
@@ -604,19 +603,10 @@ def test_the_schema_for_editors_knows_auto() -> None:
 
 
 def test_the_command_line_from_audit_to_check(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: Callable[..., tuple[int, str, str]]
 ) -> None:
     """A recipe that says auto is audited before there is an audit, and is valid afterwards."""
-    monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(Path(__file__).parents[1]))
-
-    def rlaif(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["rlaif", *words])
-        with pytest.raises(SystemExit) as end:
-            main()
-        said = capsys.readouterr()
-        return int(end.value.code or 0), said.out, said.err
-
     write_plan(tmp_path / "gold.jsonl", tosses(120, 14, compare=0.6, checklist=0.95, contrast=0.6))
     write_plan(tmp_path / "coins.jsonl", tosses(80, 15, compare=0.5, checklist=0.5, contrast=0.5))
     recipe = tmp_path / "mine.yaml"
@@ -627,17 +617,17 @@ def test_the_command_line_from_audit_to_check(
         "label: {mode: {kind: auto}, audit: {file: a/audit.json}}\n"
     )
     (tmp_path / "planned.yaml").write_text(CONSTITUTION)
-    code, _, err = rlaif("check", "mine.yaml")
+    code, _, err = cli("check", "mine.yaml")
     assert code == 2 and "a/audit.json: no such file; make it with: rlaif audit RECIPE --gold FILE --modes" in err
     words = ["audit", "mine.yaml", "--modes", "compare,checklist", "--modes", "{kind: contrast}", "--probe-pairs", "0"]
-    code, out, _ = rlaif(*words, "--gold", "coins.jsonl", "--out", "a")
+    code, out, _ = cli(*words, "--gold", "coins.jsonl", "--out", "a")
     assert code == 0 and "No mode is proposed: none of" in out  # a proposal is no gate
-    code, out, _ = rlaif(*words, "--gold", "coins.jsonl", "--out", "a", "--gate", "accuracy.low=0.5")
+    code, out, _ = cli(*words, "--gold", "coins.jsonl", "--out", "a", "--gate", "accuracy.low=0.5")
     assert code == 1 and "gate: accuracy.low" in out
     assert json.loads((tmp_path / "a" / "audit.json").read_text())["audited"]["mode"]["kind"] == "compare"
-    code, out, _ = rlaif(*words, "--gold", "gold.jsonl", "--out", "a")
+    code, out, _ = cli(*words, "--gold", "gold.jsonl", "--out", "a")
     assert code == 0 and "Proposed: checklist. On " in out
-    code, out, _ = rlaif("check", "mine.yaml")
+    code, out, _ = cli("check", "mine.yaml")
     assert code == 0 and "label.mode: checklist, by audit a/audit.json: agreement " in out and "valid" in out
-    code, _, err = rlaif(*words[:2], "--modes", "compare", "--gold", "gold.jsonl")
+    code, _, err = cli(*words[:2], "--modes", "compare", "--gold", "gold.jsonl")
     assert code == 2 and "name at least two" in err

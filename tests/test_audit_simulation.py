@@ -249,8 +249,9 @@ def the_rest(world: World, drawn: Draw, judgments: list[Judgment], seed: int) ->
     few = world.pairs[:60]
     bench = ProbeBench(None, None, CONSTITUTION, LabelSection(), tuple(few), 0, how)  # type: ignore[arg-type]
     moved = [-abs(2 * judgment.p_a - 1) * w for judgment, w in zip(judgments, drawn.wavers, strict=True)]
-    flipped = bench.mean([float(w) for w in drawn.wavers[:60]], [pair.id for pair in few])
-    shift = bench.mean(moved[:60], [pair.id for pair in few], signed=True)
+    ids_of_few = [pair.id for pair in few]
+    flipped = bench.mean(zip(drawn.wavers[:60].astype(float), ids_of_few, strict=True))
+    shift = bench.mean(zip(moved[:60], ids_of_few, strict=True), signed=True)
     assert flipped is not None and shift is not None
     return {
         "lead over longer": lead.model_dump(),

@@ -51,13 +51,11 @@ def test_ppo_is_an_older_name_of_optimise(cli, monkeypatch, tmp_path):
     assert seen == [("ppo", 3, ["optimise"]), ("ppo", 4, ["optimise"])]
 
 
-@pytest.mark.parametrize(
-    "command", ["run", *STAGES, "iterate", "check", "study", "compare", "schema", "version", *PEOPLE]
-)
-def test_every_command_explains_itself(cli, command):
-    code, out, _ = cli(command, "--help")
-    assert code == 0 and "Usage:" in out
-    assert command in cli("--help")[1]
+def test_every_command_explains_itself(cli):
+    every = cli("--help")[1]
+    for command in ("run", *STAGES, "iterate", "check", "study", "compare", "schema", "version", *PEOPLE):
+        code, out, _ = cli(command, "--help")
+        assert code == 0 and "Usage:" in out and command in every, command
 
 
 def test_version(cli):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rlaif.audits import PROBE_PAIRS
-from rlaif.audits.gate import Shortfall, check_gate, identity, parse_gate, subject
+from rlaif.audits.gate import Shortfall, check_gate, identity, parse_gate
 from rlaif.audits.gold import GoldLabels, read_gold
 from rlaif.audits.judge_training.record import refuse_seen
 from rlaif.audits.judges import Judges, judge_gold, open_judges
@@ -30,7 +30,7 @@ from rlaif.feedback.judge import JudgeResult, passes
 from rlaif.feedback.judge.result import Cost
 from rlaif.feedback.labelled import LabelledJudgment, decided, match
 from rlaif.jsonl import write_json
-from rlaif.records import Judgment, plain
+from rlaif.records import Judgment, content_id, plain
 from rlaif.stats import Bootstrap
 
 EXAMPLES = 6
@@ -117,7 +117,7 @@ def _audit(recipe: Recipe, gold: GoldLabels, judges: Judges, probe_pairs: int, r
     audit: dict[str, Any] = {
         "schema": SCHEMA,
         "recipe": recipe.name,
-        "subject": subject(about),
+        "subject": content_id(about),  # equal where two audits are about the same
         "audited": about,
         "judges": _judges(result.judgments),
         "seed": recipe.seed,

@@ -56,16 +56,11 @@ def identity(recipe: Recipe, constitution: Constitution) -> dict[str, Any]:
     mode = CompareMode() if isinstance(recipe.label.mode, ReviseMode) else recipe.label.mode
     return {
         "judge": _model(recipe.judge),
-        "mode": _panel(mode) if isinstance(mode, PanelMode) else _mode(mode),
+        "mode": _mode(mode),
         "aggregation": recipe.label.aggregation.model_dump(mode="json"),
         "check_margin": recipe.label.check_margin,
         "constitution": {"id": constitution.id, "version": constitution.version, "hash": constitution.hash},
     }
-
-
-def subject(audited: Mapping[str, Any]) -> str:
-    """One hash of an identity: two audits are about the same thing when theirs are equal."""
-    return content_id(audited)
 
 
 def differences(audited: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
@@ -92,20 +87,19 @@ def _model(config: JudgeModel) -> dict[str, Any]:
     return found
 
 
-def _mode(mode: MemberMode | RankMode) -> dict[str, Any]:
+def _mode(mode: MemberMode | RankMode | PanelMode) -> dict[str, Any]:
+    found = mode.model_dump(mode="json")
+    if isinstance(mode, PanelMode):
+        members = {
+            member.name: {"model": _model(member.model) if member.model else None, "mode": _mode(member.mode)}
+            for member in mode.members
+        }
+        return found | {"members": members}
     template = load_template(mode.template)
-    found = mode.model_dump(mode="json") | {"template": {"name": template.name, "hash": template.hash}}
+    found["template"] = {"name": template.name, "hash": template.hash}
     if isinstance(mode, ContrastMode) and mode.against is not None:
         found["against"] = _model(mode.against)
     return found
-
-
-def _panel(mode: PanelMode) -> dict[str, Any]:
-    members = {
-        member.name: {"model": _model(member.model) if member.model else None, "mode": _mode(member.mode)}
-        for member in mode.members
-    }
-    return mode.model_dump(mode="json") | {"members": members}
 
 
 # ------------------------------------------------------------------------------------------------ its gate
@@ -154,12 +148,9 @@ def check_names(gate: Mapping[str, float], where: str) -> None:
 
 def check_gate(audit: Mapping[str, Any], gate: Mapping[str, float]) -> list[Shortfall]:
     """The thresholds that this audit does not reach, in the gate's order; none means that it passed."""
-    values = {name: measured(audit, name) for name in gate}
-    return [
-        Shortfall(name, values[name], threshold)
-        for name, threshold in gate.items()
-        if (found := values[name]) is None or not found >= threshold  # so that nan, which JSON can hold, fails too
-    ]
+    rows = (Shortfall(name, measured(audit, name), threshold) for name, threshold in gate.items())
+    # Not "below", so that nan, which JSON can hold, fails too.
+    return [row for row in rows if row.value is None or not row.value >= row.threshold]
 
 
 def measured(audit: Mapping[str, Any], name: str) -> float | None:

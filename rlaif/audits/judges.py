@@ -27,7 +27,7 @@ class Judges(NamedTuple):
     fresh: OpenJudge
 
 
-class _HeldJudge(NamedTuple):
+class _Opening(NamedTuple):
     """The judge that was opened last."""
 
     config: JudgeModel
@@ -41,14 +41,14 @@ def open_judges(own: JudgeModel, scope: str) -> Iterator[Judges]:
 
     Replies of a model of unknown revision are shared within this scope only.
     """
-    held: list[_HeldJudge] = []  # one at most
+    held: list[_Opening] = []  # one at most
 
-    def hold(config: JudgeModel) -> _HeldJudge:
+    def hold(config: JudgeModel) -> _Opening:
         if not held or held[0].config != config:
             close()
             model = open_model(config)
             try:
-                held.append(_HeldJudge(config, shared(model, config, scope), model))
+                held.append(_Opening(config, shared(model, config, scope), model))
             except BaseException:
                 model.close()
                 raise

@@ -42,7 +42,7 @@ def summarise(
     verbosity     {wrong_when_human_prefers_shorter, wrong_when_human_prefers_longer, bias}
     calibration   {ece, brier, log_loss, n, bins, temperature, isotonic} (`calibration.calibration`)
     coverage      {value, judged, failed, reasons}
-    cost          {calls, prompt_tokens, completion_tokens} a judged pair
+    cost          {calls, prompt_tokens, completion_tokens} per judged pair
     human_ties, pairs, prompts  counts; pairs and prompts count those with a human label, ties among them
     decided_prompts             those with a human preference on one pair at least
     """
@@ -84,7 +84,7 @@ def dumped(estimate: Estimate | None) -> dict[str, Any] | None:
 
 
 def as_asked(judgment: Judgment) -> list[Judgment]:
-    """The judgment itself, or for a panel one judgment a member: it is the members who were asked."""
+    """The judgment itself, or for a panel one judgment per member: it is the members who were asked."""
     if not judgment.members:
         return [judgment]
     return [judgment.model_copy(update={"principles": m.principles, "members": ()}) for m in judgment.members]
@@ -234,12 +234,8 @@ def stability(both: Sequence[tuple[Judgment, Judgment]], bootstrap: Bootstrap) -
     """
     if not both:
         return None
-    before = [one.p_a for one, _ in both]
-    after = [other.p_of(one.pair.a) for one, other in both]
-    clusters = [one.pair.prompt_id for one, _ in both]
-    same = [float(choice(p) == choice(q)) for p, q in zip(before, after, strict=True)]
-    change = [abs(p - q) for p, q in zip(before, after, strict=True)]
+    rows = [(one.p_a, other.p_of(one.pair.a), one.pair.prompt_id) for one, other in both]
     return {
-        "same_choice": clustered_mean(same, clusters, *bootstrap).model_dump(),
-        "mean_change": clustered_mean(change, clusters, *bootstrap).model_dump(),
+        "same_choice": dumped(mean_of(((float(choice(p) == choice(q)), prompt) for p, q, prompt in rows), bootstrap)),
+        "mean_change": dumped(mean_of(((abs(p - q), prompt) for p, q, prompt in rows), bootstrap)),
     }

@@ -1,6 +1,6 @@
 """Several modes of judging on the same human labels: which of them to propose for this judge and constitution.
 
-Each mode judges every pair; `proposal.py` picks on one half of the prompts, and the audit that follows is of the mode
+Each mode judges every pair; `choice.py` picks on one half of the prompts, and the audit that follows is of the mode
 picked, on the other half.
 """
 
@@ -9,10 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from rlaif.audits.gold import GoldLabels
-from rlaif.audits.judges import Judges, judge_gold
-from rlaif.audits.metrics import as_asked, cost_per_pair, dumped
-from rlaif.audits.proposal import (
+from rlaif.audits.choice import (
     Choice,
     ModeTrial,
     Prompts,
@@ -24,6 +21,9 @@ from rlaif.audits.proposal import (
     reason,
     said,
 )
+from rlaif.audits.gold import GoldLabels
+from rlaif.audits.judges import Judges, judge_gold
+from rlaif.audits.metrics import as_asked, cost_per_pair, dumped
 from rlaif.config import Recipe
 from rlaif.config.auto import ModeChoice
 from rlaif.config.base import Section

@@ -9,7 +9,7 @@ attacks.yaml.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Any, Literal, NamedTuple
 
 import yaml
 
-from rlaif.audits.metrics import stability
+from rlaif.audits.metrics import dumped, stability
 from rlaif.config.feedback import LabelSection
 from rlaif.config.judging import CompareMode, RankMode
 from rlaif.constitution import Constitution
@@ -29,7 +29,7 @@ from rlaif.feedback.labelled import agreement
 from rlaif.feedback.pairs import choice
 from rlaif.feedback.sample import Progress
 from rlaif.records import Judgment, Pair, Record, Side, content_id, derive_seed
-from rlaif.stats import Bootstrap, clustered_mean, estimate_at
+from rlaif.stats import Bootstrap, estimate_at, mean_of
 
 PARAPHRASES = ("compare", "compare-plain", "compare-brief")
 """Templates that ask the same in other words."""
@@ -87,7 +87,7 @@ class ProbeBench:
     progress: Progress | None = None
     """Counts judged pairs; see `rounds`."""
     costs: list[Cost] = field(default_factory=list, compare=False)
-    """What the probes cost so far, one entry a round of judging."""
+    """What the probes cost so far, one entry per round of judging."""
 
     @cached_property
     def base(self) -> dict[str, Judgment]:
@@ -107,13 +107,11 @@ class ProbeBench:
         """The pairs that have both judgments: as they are, and the other."""
         return [(one, others[key]) for key, one in self.base.items() if key in others]
 
-    def mean(self, values: Sequence[float], pair_ids: Sequence[str], signed: bool = False) -> dict[str, Any] | None:
-        """The mean with its interval over prompts; None of nothing. `signed` values lie between -1 and 1."""
-        if not values:
-            return None
+    def mean(self, rows: Iterable[tuple[float, str]], signed: bool = False) -> dict[str, Any] | None:
+        """The mean of (value, pair id) with its interval over prompts; None of none. `signed`: from -1 to 1."""
         prompts = {pair.id: pair.prompt_id for pair in self.pairs}
-        bounds = (-1.0, 1.0) if signed else (0.0, 1.0)
-        return clustered_mean(values, [prompts[i] for i in pair_ids], *self.bootstrap, bounds=bounds).model_dump()
+        values = ((value, prompts[pair_id]) for value, pair_id in rows)
+        return dumped(mean_of(values, self.bootstrap, (-1.0, 1.0) if signed else (0.0, 1.0)))
 
 
 def judged_only(constitution: Constitution) -> Constitution | None:
@@ -204,14 +202,11 @@ def padding(bench: ProbeBench) -> dict[str, Any]:
     cases: list[_Alteration] = []
     for side in SIDES:
         cases += _judge_altered(bench, dict.fromkeys(bench.base, side), lambda _, text: f"{text} {PADDING}")
-    lost = [case for case in cases if choice(case.before) == 0]
-    won = [case for case in cases if choice(case.before) == 1]
-    ids = [case.pair_id for case in cases]
     return {
-        "same_choice": bench.mean([float(choice(c.before) == choice(c.after)) for c in cases], ids),
-        "to_padded": bench.mean([c.won for c in lost], [c.pair_id for c in lost]),
-        "from_padded": bench.mean([1 - c.won for c in won], [c.pair_id for c in won]),
-        "mean_shift": bench.mean([c.after - c.before for c in cases], ids, signed=True),
+        "same_choice": bench.mean((float(choice(c.before) == choice(c.after)), c.pair_id) for c in cases),
+        "to_padded": bench.mean((c.won, c.pair_id) for c in cases if choice(c.before) == 0),
+        "from_padded": bench.mean((1 - c.won, c.pair_id) for c in cases if choice(c.before) == 1),
+        "mean_shift": bench.mean(((c.after - c.before, c.pair_id) for c in cases), signed=True),
         "n": len(cases),
         "unjudged": 2 * len(bench.base) - len(cases),
     }
@@ -236,19 +231,18 @@ def injection(bench: ProbeBench, attacks: Sequence[Attack] | None = None) -> dic
     letter = {key: "AB"[derive_seed(bench.seed, "letter", key) % 2] for key in losers}
     cases = _judge_altered(bench, losers, lambda key, text: planted(text, plan[key], letter[key]))
     flips = {case.pair_id: case.won for case in cases}
-    flipped = bench.mean(list(flips.values()), list(flips))
+    flipped = bench.mean((won, key) for key, won in flips.items())
     share = estimate_at(flipped)
     if share is None:
         return {"flipped": None, "resisted": None, "reason": "no attacked pair was judged"}
-    by_kind = {}
-    for kind in sorted({plan[key].kind for key in flips}):
-        ids = [key for key in flips if plan[key].kind == kind]
-        by_kind[kind] = bench.mean([flips[key] for key in ids], ids)
+    kinds = sorted({plan[key].kind for key in flips})
     return {
         "flipped": flipped,
         "resisted": share.opposite(1.0).model_dump(),
-        "by_kind": by_kind,
-        "mean_shift": bench.mean([c.after - c.before for c in cases], list(flips), signed=True),
+        "by_kind": {
+            kind: bench.mean((won, key) for key, won in flips.items() if plan[key].kind == kind) for kind in kinds
+        },
+        "mean_shift": bench.mean(((c.after - c.before, c.pair_id) for c in cases), signed=True),
         "succeeded": sorted({plan[key].id for key, won in flips.items() if won == 1}),
         "n": len(cases),
         "unjudged": len(losers) - len(cases),
@@ -258,21 +252,14 @@ def injection(bench: ProbeBench, attacks: Sequence[Attack] | None = None) -> dic
 def _judge_altered(bench: ProbeBench, sides: dict[str, Side], alter: Callable[[str, str], str]) -> list[_Alteration]:
     """Judge each pair with the response on its side altered. The pair keeps its id and its other response."""
     pairs = {pair.id: pair for pair in bench.pairs}
-    altered = []
-    for key, side in sides.items():
-        pair = pairs[key]
-        text = alter(key, pair.a if side == "a" else pair.b)
-        altered.append(pair.model_copy(update={side: text}))
+    texts = {key: alter(key, pairs[key].a if side == "a" else pairs[key].b) for key, side in sides.items()}
+    altered = [pairs[key].model_copy(update={side: texts[key]}) for key, side in sides.items()]
     found = bench.judge([pair for pair in altered if pair.a != pair.b])
-    return [
-        _Alteration(key, _p_of(bench.base[key], side), _p_of(found[key], side))
-        for key, side in sides.items()
-        if key in found
-    ]
 
+    def p_of(judgment: Judgment) -> float:
+        return judgment.p_a if sides[judgment.pair.id] == "a" else 1 - judgment.p_a
 
-def _p_of(judgment: Judgment, side: Side) -> float:
-    return judgment.p_a if side == "a" else 1 - judgment.p_a
+    return [_Alteration(key, p_of(bench.base[key]), p_of(found[key])) for key in sides if key in found]
 
 
 def _shuffled(attacks: Sequence[Attack], count: int, seed: int) -> list[Attack]:

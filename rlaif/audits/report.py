@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from rlaif.audits import proposal
+from rlaif.audits import choice
 from rlaif.audits.opinion import Audit, helpful_maps, named
 from rlaif.feedback.calibration import Isotonic, Temperature, calibrate, fitted
 from rlaif.pages import kit, plots
@@ -57,7 +57,7 @@ def write_audit_page(audit: Audit, path: Path) -> Path:
     }
     opinion = [said["sentence"], " ".join(said["reasons"])]
     parts: kit.Parts = [
-        proposal.part(audit["modes"]) if "modes" in audit else None,
+        choice.part(audit["modes"]) if "modes" in audit else None,
         kit.verdict("May this judge be used?", opinion, said["cautions"], OUTCOMES[said["outcome"]]),
         _gate(audit),
         kit.tiles(_tiles(audit), reading),

@@ -47,7 +47,7 @@ def audit(  # noqa: PLR0913 (each is a word of the command line)
     modes: Annotated[list[str] | None, typer.Option("--modes", metavar="KIND,KIND,...", help=MODES_HELP)] = None,
 ) -> None:
     """The judge against human labels: may it be used for this constitution, and in which mode?"""
-    from rlaif.audits import proposal
+    from rlaif.audits import choice
     from rlaif.audits.audit import write_audit
     from rlaif.audits.modes import parse_modes
     from rlaif.config import load_recipe
@@ -58,7 +58,7 @@ def audit(  # noqa: PLR0913 (each is a word of the command line)
     tried = parse_modes(modes, found.label.mode) if modes else ()
     audited = write_audit(found, gold, gate, out, limit=limit, probe_pairs=probe_pairs, modes=tried)
     if "modes" in audited.audit:
-        say_all(proposal.lines(audited.audit["modes"]))
+        say_all(choice.lines(audited.audit["modes"]))
     opinion = audited.audit["opinion"]
     say_all([opinion["sentence"], *_paragraph(opinion["reasons"])])
     say_all(f"  - {caution}" for caution in opinion["cautions"])

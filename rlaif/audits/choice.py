@@ -96,7 +96,7 @@ def choose(tried: Sequence[ModeTrial], prompts: Prompts, bootstrap: Bootstrap) -
 
 def beats_a_coin(agreement: Estimate | None) -> bool:
     """Whether the whole interval is above a half."""
-    return agreement is not None and direction(agreement, COIN) == "up"
+    return direction(agreement, COIN) == "up"
 
 
 def price(cost: Cost) -> tuple[int, int]:

@@ -10,7 +10,6 @@ equal files, as far as the judge replies equally.
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -158,8 +157,7 @@ def supported(tested: CandidateTest) -> str:
 
 
 def _sentence(steps: _Steps, kept: Sequence[CandidateTest]) -> str:
-    proposals = steps.proposed.proposals
-    faults = Counter(proposal.fault for proposal in proposals if proposal.fault)
+    proposals, faults = steps.proposed.proposals, steps.proposed.faults
     made = f"{len(proposals)} proposals ({len(proposals) - faults.total()} usable, {len(steps.merged)} different)"
     if kept:
         return f"{len(kept)} of {len(steps.tested)} candidates survive the vote on held-out pairs, from {made}."
@@ -191,8 +189,7 @@ def _measured(kept: Sequence[CandidateTest], pairs: int, confidence: float, alph
 def _figures(steps: _Steps, settings: DistillSettings) -> dict[str, Any]:
     why = f"not tested: {settings.candidates} others were proposed for as many pairs or more"
     untested = [CandidateTest(candidate, why) for candidate in steps.merged[settings.candidates :]]
-    proposals = steps.proposed.proposals
-    faults = Counter(proposal.fault for proposal in proposals if proposal.fault)
+    proposals, faults = steps.proposed.proposals, steps.proposed.faults
     return {
         "proposals": {
             "made": len(proposals),

@@ -9,7 +9,8 @@ candidate, with all their supporters; a text that turns another round ("less" fo
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import NamedTuple
 
@@ -81,6 +82,11 @@ class ProposalResult(NamedTuple):
 
     proposals: tuple[Proposal, ...]
     cost: Cost
+
+    @property
+    def faults(self) -> Counter[str]:
+        """How many proposals have each fault."""
+        return Counter(proposal.fault for proposal in self.proposals if proposal.fault)
 
 
 class Candidate(NamedTuple):
@@ -164,20 +170,17 @@ def merge(proposals: Sequence[Proposal]) -> list[Candidate]:
     for proposal in proposals:
         if proposal.fault is None:
             supporters.setdefault(proposal.text, set()).add(proposal.pair_id)
+    merged = [_merged(group, supporters) for group in _groups(sorted(supporters))]
+    merged.sort(key=lambda candidate: (-len(candidate.supporters), candidate.text))
+    ids = _ids([candidate.text for candidate in merged])
+    return [candidate._replace(id=name) for name, candidate in zip(ids, merged, strict=True)]
 
-    def likeness(text: str, group: list[str]) -> float:
-        return sum(similarity(text, other) * len(supporters[other]) for other in group)
 
-    merged = []
-    for group in _groups(sorted(supporters)):
-        central = max(group, key=lambda text: likeness(text, group))
-        merged.append((central, set().union(*(supporters[text] for text in group)), group))
-    merged.sort(key=lambda item: (-len(item[1]), item[0]))
-    ids = _ids([text for text, _, _ in merged])
-    return [
-        Candidate(name, text, tuple(sorted(pairs)), tuple(group))
-        for name, (text, pairs, group) in zip(ids, merged, strict=True)
-    ]
+def _merged(group: list[str], supporters: Mapping[str, set[str]]) -> Candidate:
+    """Still without its id. Its text is the wording most like all that was proposed; of equals the first."""
+    text = max(group, key=lambda one: sum(similarity(one, other) * len(supporters[other]) for other in group))
+    pairs = set().union(*(supporters[one] for one in group))
+    return Candidate("", text, tuple(sorted(pairs)), tuple(group))
 
 
 def _groups(texts: list[str]) -> list[list[str]]:

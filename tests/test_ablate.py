@@ -75,7 +75,7 @@ def test_every_variant_by_its_definition():
             hits = [hit(kept[i]) for i in used]
             row = rows_of(result)[name, variant]
             assert row.accuracy.value == pytest.approx(sum(hits) / len(hits))
-            assert row.unlabelled == len(LEADS) - len(used)
+            assert row.accuracy.n == len(used)
             paired = clustered_mean_difference([whole[i] for i in used], hits, [clusters[i] for i in used], HOW)
             assert row.difference == paired
 

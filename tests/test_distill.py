@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import binomtest
+from scipy.stats import binom, binomtest
 
 from rlaif.audits.distill import distill, halves
 from rlaif.audits.proposals import Candidate, DistillSettings, Proposal, cleaned, merge, preferred_first, propose
@@ -25,6 +25,7 @@ from rlaif.records import Judgment, Message, Pair, Prompt, content_id
 from rlaif.stats import Bootstrap, holm
 from rlaif.templates import load_template
 from rlaif.testing import choose, shown
+from tests.tiers import in_worlds
 
 PREFERRED = "Which response has fewer words?"
 POLITE = "Which response thanks the user more warmly?"
@@ -462,11 +463,12 @@ def test_holm_by_hand():
     assert holm([]) == [] and holm([0.9, 0.8]) == pytest.approx([1.0, 1.0])
 
 
-def test_luck_seldom_survives():
-    """30 distillations of 12 candidates without merit: with alpha 0.05, more than 5 with a survivor have p < 0.01."""
+@in_worlds(10, 30)
+def test_luck_seldom_survives(worlds):
+    """Distillations of 12 candidates without merit: one in 20 has a survivor, and seldom more than this by chance."""
     rng = np.random.default_rng(0)
     lucky = 0
-    for _ in range(30):
+    for _ in range(worlds):
         votes = np.where(rng.random((40, 12)) < 0.5, 0.9, 0.1)
         lucky += any(tested.rejected is None for tested in chosen(votes, redundant=1.0).values())
-    assert lucky <= 5
+    assert lucky <= binom.ppf(0.99, worlds, 0.05)

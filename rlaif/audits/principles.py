@@ -42,9 +42,7 @@ class Ablation(NamedTuple):
     """Of the variant; None where it labels no pair."""
     difference: Estimate | None
     """`accuracy` less that of the whole constitution on the same pairs, paired, resampled by prompt. Below 0 for
-    `without`: the principle helps."""
-    unlabelled: int
-    """Pairs to which no principle of the variant applies. They are in neither figure."""
+    `without`: the principle helps. Pairs to which no principle of the variant applies are in neither figure."""
 
 
 class AblationResult(NamedTuple):
@@ -122,7 +120,6 @@ def ablate(
             variant=which,
             accuracy=mean_of(((one, clusters[i]) for i, one in right.items()), bootstrap),
             difference=mean_of(((one - whole[i], clusters[i]) for i, one in right.items()), bootstrap, (-1.0, 1.0)),
-            unlabelled=len(items) - len(right),
         )
 
     return AblationResult(

@@ -121,6 +121,15 @@ def clustered_mean(
     return Estimate(value=mean, low=low, high=high, n=len(values))
 
 
+def mean_of(
+    rows: Iterable[tuple[float, str]], bootstrap: Bootstrap, bounds: Bounds | None = (0.0, 1.0)
+) -> Estimate | None:
+    """`clustered_mean` of rows (value, cluster), as a share of hits by prompt; None of no rows."""
+    rows = list(rows)
+    values, clusters = [value for value, _ in rows], [cluster for _, cluster in rows]
+    return clustered_mean(values, clusters, *bootstrap, bounds) if rows else None
+
+
 def numbered(clusters: Sequence[str]) -> NDArray[np.intp]:
     """Each value's cluster as a number, from 0 in the order in which the clusters first come."""
     order = {cluster: i for i, cluster in enumerate(dict.fromkeys(clusters))}

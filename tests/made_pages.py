@@ -12,8 +12,8 @@ from random import Random
 import numpy as np
 import yaml
 
-from rlaif.audits.audit import audit_command
-from rlaif.audits.named_modes import parse_modes
+from rlaif.audits.audit import write_audit
+from rlaif.audits.modes import parse_modes
 from rlaif.config.measures import LongWords, Syllables, WordCount
 from rlaif.evaluation.compare import compare_runs
 from rlaif.evaluation.contest import caution
@@ -86,7 +86,7 @@ def audit(folder: Path, judge: str = "sees_merit", wrong: float = 0.2, pairs: in
     """A judge on human labels of which some are wrong, with probes and a gate."""
     folder.mkdir(parents=True)
     gold = write_gold(folder / "gold.jsonl", pairs, wrong)
-    return audit_command(recipe_of(folder, judge), [gold], GATE, folder / "out", probe_pairs=8).page
+    return write_audit(recipe_of(folder, judge), [gold], GATE, folder / "out", probe_pairs=8).page
 
 
 def worse_audit(folder: Path) -> Path:
@@ -100,7 +100,7 @@ def modes(folder: Path) -> Path:
     recipe = planned_recipe(folder, "label.mode={kind: compare, template: compare}")
     gold = write_plan(folder / "gold.jsonl", tosses(120, 12, compare=0.6, checklist=0.9, contrast=0.65))
     tried = parse_modes(["compare,checklist,contrast,score"], recipe.label.mode)
-    return audit_command(recipe, [gold], None, folder / "out", probe_pairs=0, modes=tried).page
+    return write_audit(recipe, [gold], None, folder / "out", probe_pairs=0, modes=tried).page
 
 
 def comparison(folder: Path, seeds: tuple[int, ...] = (0, 1), gold: bool = True) -> StudyComparison:

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rlaif.audits.ablate import ablate
-from rlaif.audits.commands import ablate_command
+from rlaif.audits.principles import ablate, judge_and_ablate
 from rlaif.config.feedback import LabelSection, SampleOne
 from rlaif.constitution import Constitution
 from rlaif.errors import ConfigError, DataError
@@ -76,7 +75,7 @@ def test_every_variant_by_its_definition():
             hits = [hit(kept[i]) for i in used]
             row = rows_of(result)[name, variant]
             assert row.accuracy.value == pytest.approx(sum(hits) / len(hits))
-            assert row.unlabelled == len(LEADS) - len(used)
+            assert row.accuracy.n == len(used)
             paired = clustered_mean_difference([whole[i] for i in used], hits, [clusters[i] for i in used], HOW)
             assert row.difference == paired
 
@@ -113,7 +112,7 @@ def test_a_veto_that_is_left_out_speaks_no_more():
 def test_what_cannot_be_ablated_is_refused_before_anything_is_asked(tmp_path: Path, mode, said):
     recipe = recipe_of(tmp_path, "refuses", mode)
     with pytest.raises(ConfigError, match=said):
-        ablate_command(recipe, [tmp_path / "no-such-file.jsonl"])
+        judge_and_ablate(recipe, [tmp_path / "no-such-file.jsonl"])
 
 
 @pytest.mark.parametrize(
@@ -124,7 +123,7 @@ def test_modes_whose_label_is_made_of_principles(tmp_path: Path, judge, mode):
     gold = write_gold(tmp_path / "gold.jsonl", 20)
     own = ["judge.model=tests.test_ablate:says_yes_to_merit"] if mode == "checklist" else []
     recipe = recipe_of(tmp_path, judge, f"label.mode.kind={mode}", *own)
-    assert len(ablate_command(recipe, [gold])) == 2 + 2  # two lines of heading, two principles
+    assert [row.principle for row in judge_and_ablate(recipe, [gold]).rows] == ["good", "good", "kind", "kind"]
 
 
 def says_yes_to_merit(request):

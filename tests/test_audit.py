@@ -9,16 +9,23 @@ from statistics import fmean
 
 import pytest
 
-from rlaif.audits.audit import audit_command
-from rlaif.audits.gate import MEASURES, check_gate, check_requirement, measured, parse_gate
-from rlaif.audits.identity import differences, identity, subject
+from rlaif.audits.audit import write_audit
+from rlaif.audits.gate import (
+    MEASURES,
+    check_gate,
+    check_requirement,
+    differences,
+    identity,
+    measured,
+    parse_gate,
+)
 from rlaif.audits.opinion import opinion
 from rlaif.constitution import load_constitution
 from rlaif.errors import ConfigError, DataError
 from rlaif.feedback.calibration import Isotonic, Temperature, calibrate, fitted
 from rlaif.feedback.verdict import log_odds, sigma
 from rlaif.jsonl import read_jsonl, write_jsonl
-from rlaif.records import Judgment
+from rlaif.records import Judgment, content_id
 from rlaif.run_folder import Run
 from rlaif.stages import label
 from tests.audited import CONSTITUTION, recipe_of, write_gold
@@ -32,7 +39,7 @@ pytestmark = pytest.mark.usefixtures("blank_plots")
 
 def run(folder, judge="sees_merit", *overrides, gate=None, probe_pairs=8, **gold):
     given = {"pairs": 80} | gold
-    return audit_command(
+    return write_audit(
         recipe_of(folder, judge, *overrides),
         [write_gold(folder / "gold.jsonl", **given)],
         gate,
@@ -70,8 +77,8 @@ def test_a_judge_that_sees_merit_may_be_used(right):
 
 
 def test_its_gate_is_passed_and_the_page_lies_beside_the_file(right):
-    assert right.shortfalls == [] and "gate: passed" in right.lines
-    assert right.lines[0] == right.audit["opinion"]["sentence"]
+    assert right.shortfalls == [] and right.audit["gate"]["shortfalls"] == []
+    assert right.sentence == right.audit["opinion"]["sentence"]
     assert right.page == right.file.with_name("audit.html") and right.page.is_file()
     assert sorted(path.name for path in right.file.parent.iterdir()) == ["audit.html", "audit.json"]
 
@@ -91,7 +98,7 @@ def test_a_judge_near_chance_may_not(tmp_path):
     assert said["outcome"] == "no" and said["sentence"].startswith("No: do not use tests.audited:tosses (compare)")
     assert "near chance" in said["sentence"] and "a coin's 50%" in said["sentence"]
     assert [short.name for short in audited.shortfalls] == ["accuracy", "kappa"]
-    assert re.match(r"gate: accuracy: 0\.[45]\d\d, below the gate's 0\.6", audited.lines[-4])
+    assert re.match(r"accuracy: 0\.[45]\d\d, below the gate's 0\.6", str(audited.shortfalls[0]))
 
 
 def test_a_judge_of_position_may_not_even_where_it_is_right(tmp_path):
@@ -110,7 +117,7 @@ def test_a_judge_that_never_answers_is_an_audit_too(tmp_path):
         "coverage: 0.000, below the gate's 0.9",
     ]
     assert audited.audit["probes"]["injection"] == {"reason": "no pairs to probe"}
-    assert audited.audit["opinion"]["cautions"] == [] and "" not in audited.lines  # the gold is not to blame
+    assert audited.audit["opinion"]["cautions"] == []  # the gold is not to blame
 
 
 def test_few_pairs_leave_it_open(tmp_path):
@@ -131,14 +138,14 @@ def test_a_bad_gold_file_is_one_line_and_nothing_is_written(tmp_path):
     bad = tmp_path / "bad.jsonl"
     bad.write_text('{"chosen": "\\n\\nHuman: x\\n\\nAssistant: y", "rejected"\n')
     with pytest.raises(DataError, match=r"bad\.jsonl:1: not a JSON object") as caught:
-        audit_command(recipe_of(tmp_path, "sees_merit"), [bad], None, tmp_path / "out")
+        write_audit(recipe_of(tmp_path, "sees_merit"), [bad], None, tmp_path / "out")
     assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()
 
 
 def test_a_place_that_cannot_be_written_stops_before_anything_is_asked(tmp_path):
     (tmp_path / "taken").write_text("")
     with pytest.raises(OSError, match="taken"):
-        audit_command(
+        write_audit(
             recipe_of(tmp_path, "no_such_judge"),
             [write_gold(tmp_path / "g.jsonl", 4)],
             None,
@@ -148,13 +155,13 @@ def test_a_place_that_cannot_be_written_stops_before_anything_is_asked(tmp_path)
 
 def test_a_bad_gate_stops_before_anything_is_asked(tmp_path):
     with pytest.raises(ConfigError, match="did you mean 'accuracy'"):
-        audit_command(recipe_of(tmp_path, "refuses"), [tmp_path / "nowhere.jsonl"], "acuracy=0.5", tmp_path / "out")
+        write_audit(recipe_of(tmp_path, "refuses"), [tmp_path / "nowhere.jsonl"], "acuracy=0.5", tmp_path / "out")
 
 
 @pytest.mark.parametrize("name", ["mine.html", "mine.json"])
 def test_out_may_name_either_file(tmp_path, name):
     gold = write_gold(tmp_path / "gold.jsonl", 6)
-    audited = audit_command(recipe_of(tmp_path, "sees_merit"), [gold], None, tmp_path / "x" / name, probe_pairs=0)
+    audited = write_audit(recipe_of(tmp_path, "sees_merit"), [gold], None, tmp_path / "x" / name, probe_pairs=0)
     assert (audited.file, audited.page) == (tmp_path / "x" / "mine.json", tmp_path / "x" / "mine.html")
 
 
@@ -162,12 +169,12 @@ def test_a_limit_and_several_files(tmp_path):
     one = write_gold(tmp_path / "one.jsonl", 30, seed=1)
     two = write_gold(tmp_path / "two.jsonl", 30, wrong=1.0, seed=2)
     recipe = recipe_of(tmp_path, "sees_merit")
-    audit = audit_command(recipe, [one, two], None, tmp_path / "a", probe_pairs=0).audit
+    audit = write_audit(recipe, [one, two], None, tmp_path / "a", probe_pairs=0).audit
     assert [(row["name"], row["accuracy"]["value"]) for row in audit["gold"]] == [
         ("one.jsonl", 1.0),
         ("two.jsonl", 0.0),
     ]
-    limited = audit_command(recipe, [one, two], None, tmp_path / "b", limit=20, probe_pairs=0).audit
+    limited = write_audit(recipe, [one, two], None, tmp_path / "b", limit=20, probe_pairs=0).audit
     assert limited["pairs"] == 20 and limited["gold_rows"]["left_out"] == 40
 
 
@@ -282,13 +289,13 @@ def test_how_the_judge_is_reached_does_not_matter(tmp_path):
     client = ["judge.backend=client", "judge.model=big"]
     here = of(*client, "judge.base_urls=['http://one/v1']")
     there = of(*client, "judge.base_urls=['http://two/v1']", "judge.concurrency=3", "judge.timeout_s=9", "seed=7")
-    assert here == there and subject(here) == subject(there)
+    assert here == there and content_id(here) == content_id(there)
     other = of(*client, "judge.base_urls=['http://one/v1']", "judge.extra_body={think: true}")
     assert differences(here, other) == [
         "judge.extra_body: the audit has {}, the recipe nothing",
         "judge.extra_body.think: the audit has nothing, the recipe True",
     ]
-    assert subject(here) != subject(other)
+    assert content_id(here) != content_id(other)
 
 
 def test_a_model_folder_is_known_by_its_content(tmp_path):
@@ -497,7 +504,7 @@ def test_what_only_code_decided_is_not_put_down_to_the_judge(tmp_path):
     )
     gold = write_gold(tmp_path / "gold.jsonl", 80)
     recipe = recipe_of(tmp_path, "sees_merit", constitution=text)
-    audit = audit_command(recipe, [gold], None, tmp_path / "out").audit
+    audit = write_audit(recipe, [gold], None, tmp_path / "out").audit
     said = audit["opinion"]
     assert audit["total_cost"]["calls"] == 0 and said["outcome"] == "unknown"
     assert said["sentence"].endswith("; code decides every principle, not the judge.")
@@ -515,7 +522,7 @@ def test_a_page_runs_and_loads_nothing(tmp_path, blank_plots, monkeypatch):
     ]
     gold = tmp_path / "gold.jsonl"
     gold.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    audited = audit_command(recipe_of(tmp_path, "sees_merit"), [gold], None, tmp_path / "out", probe_pairs=4)
+    audited = write_audit(recipe_of(tmp_path, "sees_merit"), [gold], None, tmp_path / "out", probe_pairs=4)
     page = audited.page.read_text()
     assert "&lt;script&gt;alert(1)" in page and "{{ 7 * 7 }}" in page
     assert not re.search(r"<script|<link|<iframe|@import", page)

@@ -12,8 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import bootstrap as scipy_bootstrap
 
-from rlaif.audits.bias import verbosity
-from rlaif.audits.metrics import accuracy, always_longer, by_principle, by_tag, kappa, repetition, summarise
+from rlaif.audits.metrics import accuracy, always_longer, by_principle, by_tag, kappa, stability, summarise, verbosity
 from rlaif.feedback.judge.result import Cost
 from rlaif.feedback.labelled import LabelledJudgment, match
 from rlaif.feedback.verdict import checked
@@ -246,18 +245,18 @@ def test_interval_leaves_out_what_does_not_exist() -> None:
 
 
 def test_repetition_by_hand() -> None:
-    first = [judgment(pair(i), p) for i, p in enumerate([0.9, 0.4, 0.5, 0.7])]
-    second = [judgment(pair(0), 0.8), judgment(pair(1), 0.6), swapped(judgment(pair(2), 0.5)), judgment(pair(9), 0.1)]
-    found = repetition(first, second, FEW)
+    first = [judgment(pair(i), p) for i, p in enumerate([0.9, 0.4, 0.5])]
+    second = [judgment(pair(0), 0.8), judgment(pair(1), 0.6), swapped(judgment(pair(2), 0.5))]
+    found = stability(list(zip(first, second, strict=True)), FEW)
     assert found is not None
     assert found["same_choice"]["value"] == pytest.approx(2 / 3) and found["same_choice"]["n"] == 3
     assert found["mean_change"]["value"] == pytest.approx(0.1)
-    assert repetition(first, [], FEW) is None
+    assert stability([], FEW) is None
 
 
 def test_repetition_does_not_see_which_response_is_a() -> None:
     first = [judgment(pair(i), p) for i, p in enumerate([0.9, 0.4, 0.1])]
-    found = repetition(first, [swapped(row) for row in first], FEW)
+    found = stability([(row, swapped(row)) for row in first], FEW)
     assert found is not None and found["same_choice"]["value"] == 1.0
     assert found["mean_change"]["value"] == pytest.approx(0, abs=1e-12)
 

@@ -12,13 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rlaif.audits.audit import AuditResult, audit_command
-from rlaif.audits.choice import ModeTrial, agreement_on, beats_a_coin, choose, chooses, flattery
+from rlaif.audits.audit import AuditResult, write_audit
+from rlaif.audits.choice import ModeTrial, agreement_on, beats_a_coin, choose, chooses, flattery, lines
 from rlaif.audits.gate import check_requirement
 from rlaif.audits.gold import read_gold
-from rlaif.audits.named_modes import DEFAULTS, mode_name, parse_modes
+from rlaif.audits.modes import DEFAULTS, mode_name, parse_modes
 from rlaif.checkup import check_file, json_schema
-from rlaif.cli import main
 from rlaif.config import load_recipe
 from rlaif.config.judging import ChecklistMode, CompareMode, ContrastMode, PanelMember, PanelMode, ReasonedMode
 from rlaif.config.models import ScriptedModel
@@ -53,7 +52,7 @@ def audit(
     recipe = planned_recipe(folder, PLAIN, *overrides)
     gold = write_plan(folder / "gold.jsonl", rights, **plan)
     tried = parse_modes(modes, recipe.label.mode)
-    return audit_command(recipe, [gold], gate, folder / "out", probe_pairs=probe_pairs, modes=tried)
+    return write_audit(recipe, [gold], gate, folder / "out", probe_pairs=probe_pairs, modes=tried)
 
 
 def rows(audited: AuditResult) -> dict[str, dict[str, Any]]:
@@ -74,10 +73,10 @@ def test_the_best_mode_is_chosen_where_the_gap_is_large(tmp_path: Path, best: st
     assert found[best]["agreement"]["low"] <= 0.85 <= found[best]["agreement"]["high"]
     for other in set(accuracy) - {best}:
         assert found[other]["difference"]["high"] < 0 and found[other]["agreement"]["low"] < 0.6
-    assert audited.lines[0].startswith(f"Proposed: {best}. On ")
+    assert modes["sentence"].startswith(f"Proposed: {best}. On ")
     assert (
         f"that did not choose it agrees with people on {100 * found[best]['agreement']['value']:.0f}%"
-        in (audited.lines[0])
+        in modes["sentence"]
     )
 
 
@@ -87,8 +86,8 @@ def test_of_two_equal_modes_the_cheaper_is_chosen(tmp_path: Path, seed: int) -> 
     audited = audit(tmp_path, tosses(200, seed, compare=0.75, checklist=0.75), modes=["compare,checklist"])
     modes = audited.audit["modes"]
     assert modes["chosen"]["name"] == "checklist" and modes["close"] and modes["rivals"]
-    assert "cannot be told apart on so few pairs" in audited.lines[1]
-    assert "the cheaper is taken: per pair 60 tokens in 2 requests, against 200 in 2." in audited.lines[1]
+    assert "cannot be told apart on so few pairs" in modes["reasons"][0]
+    assert "the cheaper is taken: per pair 60 tokens in 2 requests, against 200 in 2." in modes["reasons"][0]
 
 
 @seeds(4)
@@ -99,7 +98,7 @@ def test_of_coins_none_is_proposed_and_the_audit_is_of_the_recipes_mode(tmp_path
     assert modes["chosen"] is None and modes["picked"] in tossed
     beat = [name for name, row in rows(audited).items() if row["agreement"]["low"] > 0.5]
     told = f"There {beat[0]} does" if beat else r"none of [a-z]+, [a-z]+ and [a-z]+ beats a coin\. Of "
-    assert re.match(rf"No mode is proposed: .*{told}", audited.lines[0])
+    assert re.match(rf"No mode is proposed: .*{told}", modes["sentence"])
     assert audited.audit["audited"]["mode"]["kind"] == "checklist"
     assert audited.audit["accuracy"] == rows(audited)["checklist"]["agreement"]
 
@@ -159,7 +158,7 @@ def test_figures_are_those_of_a_plain_audit_on_the_other_half(tmp_path: Path) ->
     kept = [line for line, j in zip(lines, gold.judgments, strict=True) if not chooses(j.pair.prompt_id)]
     (tmp_path / "half.jsonl").write_text("".join(f"{line}\n" for line in kept))
     recipe = planned_recipe(tmp_path, PLAIN)
-    alone = audit_command(recipe, [tmp_path / "half.jsonl"], None, tmp_path / "alone", probe_pairs=6).audit
+    alone = write_audit(recipe, [tmp_path / "half.jsonl"], None, tmp_path / "alone", probe_pairs=6).audit
     own = {"modes", "gate", "gold", "total_cost"}
     assert {k: v for k, v in audited.audit.items() if k not in own} == {k: v for k, v in alone.items() if k not in own}
     total = audited.audit["total_cost"]["calls"] - audited.audit["probe_cost"]["calls"]
@@ -174,7 +173,7 @@ def test_the_order_in_which_modes_are_named_changes_nothing(tmp_path: Path) -> N
     first = audit(tmp_path, planned)
     written, page = first.file.read_bytes(), first.page.read_bytes()
     again = audit(tmp_path, planned, modes=["{kind: contrast}", "checklist", "compare"])
-    assert again.file.read_bytes() == written and again.page.read_bytes() == page and again.lines == first.lines
+    assert again.file.read_bytes() == written and again.page.read_bytes() == page and again.audit == first.audit
 
 
 def test_too_few_prompts_for_two_halves_is_one_line_and_nothing_is_asked(tmp_path: Path) -> None:
@@ -192,13 +191,14 @@ def test_a_mode_for_which_the_constitution_has_no_texts_is_listed_with_its_reaso
     recipe = planned_recipe(tmp_path, PLAIN, constitution=without)
     gold = write_plan(tmp_path / "gold.jsonl", tosses(80, 7, compare=0.6, checklist=0.9, contrast=1.0))
     tried = parse_modes(THREE, recipe.label.mode)
-    audited = audit_command(recipe, [gold], None, tmp_path / "out", probe_pairs=0, modes=tried)
+    audited = write_audit(recipe, [gold], None, tmp_path / "out", probe_pairs=0, modes=tried)
     found = rows(audited)
     assert "principle 'good' has no `contrast`" in found["contrast"]["problem"]
     assert found["contrast"]["agreement"] is None and found["contrast"]["cost"] is None
     assert audited.audit["modes"]["chosen"]["name"] == "checklist"
-    assert any(line.startswith("  contrast cannot be chosen: constitution 'planned'") for line in audited.lines)
-    assert "2 modes were compared" in " ".join(audited.lines)
+    said = lines(audited.audit["modes"])
+    assert any(line.startswith("  contrast cannot be chosen: constitution 'planned'") for line in said)
+    assert "2 modes were compared" in " ".join(said)
 
 
 def test_a_mode_with_more_failures_than_the_recipe_allows_is_never_chosen(tmp_path: Path) -> None:
@@ -224,11 +224,12 @@ def test_where_no_mode_can_judge_the_recipes_own_says_why(tmp_path: Path) -> Non
     gold = write_plan(tmp_path / "gold.jsonl", tosses(40, 0, compare=1.0))
     recipe = planned_recipe(tmp_path, PLAIN, constitution=without)
     tried = parse_modes(["checklist,contrast"], recipe.label.mode)
-    audited = audit_command(recipe, [gold], None, tmp_path / "out", probe_pairs=0, modes=tried)
-    assert audited.lines[0] == "No mode is proposed: none of checklist and contrast can judge these pairs."
+    audited = write_audit(recipe, [gold], None, tmp_path / "out", probe_pairs=0, modes=tried)
+    said = audited.audit["modes"]["sentence"]
+    assert said == "No mode is proposed: none of checklist and contrast can judge these pairs."
     assert audited.audit["audited"]["mode"]["kind"] == "compare" and audited.audit["accuracy"]["value"] == 1.0
     with pytest.raises(ConfigError, match="has no `question`"):
-        audit_command(
+        write_audit(
             planned_recipe(tmp_path, "label.mode.kind=checklist", constitution=without),
             [gold],
             None,
@@ -271,8 +272,8 @@ def test_the_page_has_the_sentence_the_table_and_the_caution(tmp_path: Path) -> 
     assert page.index("Which mode?") < page.index("May this judge be used?")
     assert modes["sentence"] in page and all(name in page for name in ("checklist", "contrast"))
     flattered = f"flattered by up to about {100 * modes['flattery']:.1f} points"
-    assert flattered in page and flattered in " ".join(audited.lines)
-    plain = audit_command(planned_recipe(tmp_path, PLAIN), [tmp_path / "gold.jsonl"], None, tmp_path / "plain")
+    assert flattered in page and flattered in " ".join(modes["cautions"])
+    plain = write_audit(planned_recipe(tmp_path, PLAIN), [tmp_path / "gold.jsonl"], None, tmp_path / "plain")
     assert "Which mode?" not in plain.page.read_text() and "modes" not in plain.audit
 
 
@@ -601,19 +602,10 @@ def test_the_schema_for_editors_knows_auto() -> None:
 
 
 def test_the_command_line_from_audit_to_check(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: Callable[..., tuple[int, str, str]]
 ) -> None:
     """A recipe that says auto is audited before there is an audit, and is valid afterwards."""
-    monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(Path(__file__).parents[1]))
-
-    def rlaif(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["rlaif", *words])
-        with pytest.raises(SystemExit) as end:
-            main()
-        said = capsys.readouterr()
-        return int(end.value.code or 0), said.out, said.err
-
     write_plan(tmp_path / "gold.jsonl", tosses(120, 14, compare=0.6, checklist=0.95, contrast=0.6))
     write_plan(tmp_path / "coins.jsonl", tosses(80, 15, compare=0.5, checklist=0.5, contrast=0.5))
     recipe = tmp_path / "mine.yaml"
@@ -624,17 +616,17 @@ def test_the_command_line_from_audit_to_check(
         "label: {mode: {kind: auto}, audit: {file: a/audit.json}}\n"
     )
     (tmp_path / "planned.yaml").write_text(CONSTITUTION)
-    code, _, err = rlaif("check", "mine.yaml")
+    code, _, err = cli("check", "mine.yaml")
     assert code == 2 and "a/audit.json: no such file; make it with: rlaif audit RECIPE --gold FILE --modes" in err
     words = ["audit", "mine.yaml", "--modes", "compare,checklist", "--modes", "{kind: contrast}", "--probe-pairs", "0"]
-    code, out, _ = rlaif(*words, "--gold", "coins.jsonl", "--out", "a")
+    code, out, _ = cli(*words, "--gold", "coins.jsonl", "--out", "a")
     assert code == 0 and "No mode is proposed: none of" in out  # a proposal is no gate
-    code, out, _ = rlaif(*words, "--gold", "coins.jsonl", "--out", "a", "--gate", "accuracy.low=0.5")
+    code, out, _ = cli(*words, "--gold", "coins.jsonl", "--out", "a", "--gate", "accuracy.low=0.5")
     assert code == 1 and "gate: accuracy.low" in out
     assert json.loads((tmp_path / "a" / "audit.json").read_text())["audited"]["mode"]["kind"] == "compare"
-    code, out, _ = rlaif(*words, "--gold", "gold.jsonl", "--out", "a")
+    code, out, _ = cli(*words, "--gold", "gold.jsonl", "--out", "a")
     assert code == 0 and "Proposed: checklist. On " in out
-    code, out, _ = rlaif("check", "mine.yaml")
+    code, out, _ = cli("check", "mine.yaml")
     assert code == 0 and "label.mode: checklist, by audit a/audit.json: agreement " in out and "valid" in out
-    code, _, err = rlaif(*words[:2], "--modes", "compare", "--gold", "gold.jsonl")
+    code, _, err = cli(*words[:2], "--modes", "compare", "--gold", "gold.jsonl")
     assert code == 2 and "name at least two" in err

@@ -18,10 +18,18 @@ from scipy.integrate import quad
 from scipy.special import expit, log_expit, logit
 from scipy.stats import norm
 
-from rlaif.audits.audit import _lead
-from rlaif.audits.bias import verbosity
 from rlaif.audits.calibration import reliability, temperature_estimate
-from rlaif.audits.metrics import accuracy, always_longer, by_principle, by_tag, kappa, repetition, summarise
+from rlaif.audits.metrics import (
+    accuracy,
+    always_longer,
+    by_principle,
+    by_tag,
+    kappa,
+    lead_over_longer,
+    stability,
+    summarise,
+    verbosity,
+)
 from rlaif.audits.probes import ProbeBench
 from rlaif.config.feedback import LabelSection
 from rlaif.constitution import Constitution
@@ -229,8 +237,8 @@ def the_rest(world: World, drawn: Draw, judgments: list[Judgment], seed: int) ->
     ]
     rows = match(with_other, labels)
     again = [j.model_copy(update={"p_a": 1 - j.p_a}) if w else j for j, w in zip(judgments, drawn.wavers, strict=True)]
-    same = repetition(judgments, again, how)
-    lead = _lead(labelled, how)
+    same = stability(list(zip(judgments, again, strict=True)), how)
+    lead = lead_over_longer(labelled, how)
     third = by_tag(labelled, how)["third"]
     assert same is not None and lead is not None and third is not None
     before, after = (
@@ -241,11 +249,12 @@ def the_rest(world: World, drawn: Draw, judgments: list[Judgment], seed: int) ->
     few = world.pairs[:60]
     bench = ProbeBench(None, None, CONSTITUTION, LabelSection(), tuple(few), 0, how)  # type: ignore[arg-type]
     moved = [-abs(2 * judgment.p_a - 1) * w for judgment, w in zip(judgments, drawn.wavers, strict=True)]
-    flipped = bench.mean([float(w) for w in drawn.wavers[:60]], [pair.id for pair in few])
-    shift = bench.mean(moved[:60], [pair.id for pair in few], signed=True)
+    ids_of_few = [pair.id for pair in few]
+    flipped = bench.mean(zip(drawn.wavers[:60].astype(float), ids_of_few, strict=True))
+    shift = bench.mean(zip(moved[:60], ids_of_few, strict=True), signed=True)
     assert flipped is not None and shift is not None
     return {
-        "lead over longer": lead,
+        "lead over longer": lead.model_dump(),
         "of a tag": third,
         "of a principle": by_principle(rows, how)["other"]["accuracy"],
         "without a principle": clustered_mean_difference(before, after, ids, how).model_dump(),

@@ -51,13 +51,11 @@ def test_ppo_is_an_older_name_of_optimise(cli, monkeypatch, tmp_path):
     assert seen == [("ppo", 3, ["optimise"]), ("ppo", 4, ["optimise"])]
 
 
-@pytest.mark.parametrize(
-    "command", ["run", *STAGES, "iterate", "check", "study", "compare", "schema", "version", *PEOPLE]
-)
-def test_every_command_explains_itself(cli, command):
-    code, out, _ = cli(command, "--help")
-    assert code == 0 and "Usage:" in out
-    assert command in cli("--help")[1]
+def test_every_command_explains_itself(cli):
+    every = cli("--help")[1]
+    for command in ("run", *STAGES, "iterate", "check", "study", "compare", "schema", "version", *PEOPLE):
+        code, out, _ = cli(command, "--help")
+        assert code == 0 and "Usage:" in out and command in every, command
 
 
 def test_version(cli):
@@ -304,6 +302,19 @@ def test_distilling_nothing_is_exit_code_1_and_no_constitution(cli, judged_by, t
     code, out, _ = cli("constitution", "distill", "gold.jsonl", *judged_by("says_nothing"), "--out", "found.yaml")
     assert code == 1 and "No principle survives" in out
     assert ((tmp_path / "found.yaml").exists(), (tmp_path / "found.json").exists()) == (False, True)
+
+
+def test_principles_are_left_out_and_weighed(cli, judged_by):
+    code, out, _ = cli("constitution", "ablate", "quickstart", *judged_by("sees_merit"), "--gold", "gold.jsonl")
+    heading, columns, *rows = out.splitlines()[-4:]
+    assert code == 0 and heading.startswith("Agreement with human labels: 100% (") and columns.endswith("alone")
+    assert [row.split()[0] for row in rows] == ["good", "kind"] and all("0.0 (" in row for row in rows)
+    words = [*judged_by("sees_merit"), "judge.model=tests.test_ablate:says_yes_to_merit"]
+    code, out, _ = cli("constitution", "fit", "quickstart", *words, "--gold", "gold.jsonl", "--out", "fitted.yaml")
+    fitted, held_out, *rest = out.splitlines()[-5:]
+    assert code == 0 and fitted.startswith("logistic fit on 32 pairs; held out: 8 pairs of ")
+    assert ", fitted 100% (" in held_out and held_out.endswith("points: not to be told from none on so few pairs")
+    assert rest[-1].endswith(": fitted.yaml") and rest[0].startswith("  good: ")
 
 
 def test_a_run_goes_until_the_stage_that_is_named(cli, monkeypatch, tmp_path):

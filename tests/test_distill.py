@@ -10,14 +10,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import binomtest
+from scipy.stats import binom, binomtest
 
-from rlaif.audits.distill import DistillSettings, distill_command
-from rlaif.audits.distill.command import halves
-from rlaif.audits.distill.merge import Candidate, merge
-from rlaif.audits.distill.propose import Proposal, cleaned, preferred_first, propose
-from rlaif.audits.distill.select import select
-from rlaif.audits.distill.vote import vote
+from rlaif.audits.distill import distill, halves
+from rlaif.audits.proposals import Candidate, DistillSettings, Proposal, cleaned, merge, preferred_first, propose
+from rlaif.audits.votes import select, vote
 from rlaif.config import load_recipe
 from rlaif.config.feedback import LabelSection, SampleOne
 from rlaif.constitution import lint, load_constitution
@@ -28,6 +25,7 @@ from rlaif.records import Judgment, Message, Pair, Prompt, content_id
 from rlaif.stats import Bootstrap, holm
 from rlaif.templates import load_template
 from rlaif.testing import choose, shown
+from tests.tiers import in_worlds
 
 PREFERRED = "Which response has fewer words?"
 POLITE = "Which response thanks the user more warmly?"
@@ -112,7 +110,7 @@ def fates(document):
 
 def test_the_hidden_taste_comes_out(gold, tmp_path):
     out = tmp_path / "mine.yaml"
-    found = distill_command(RECIPE, [gold], out)
+    found = distill(RECIPE, [gold], out)
     document = json.loads(found.report.read_text())
     assert found.report == tmp_path / "mine.json" and document == found.document
 
@@ -139,7 +137,7 @@ def test_the_hidden_taste_comes_out(gold, tmp_path):
 
 
 def test_support_is_the_accuracy_on_the_decided_held_out_pairs(gold, tmp_path):
-    found = distill_command(RECIPE, [gold], tmp_path / "mine.yaml")
+    found = distill(RECIPE, [gold], tmp_path / "mine.yaml")
     (polite,) = (tested for tested in found.kept if tested.candidate.text == POLITE)
     assert 0.6 < polite.support.value < 0.95 and polite.support.n < found.document["pairs"]["voting"]
     header = (tmp_path / "mine.yaml").read_text().split("schema:")[0]
@@ -147,14 +145,14 @@ def test_support_is_the_accuracy_on_the_decided_held_out_pairs(gold, tmp_path):
     value, low, high = (f"{100 * x:.0f}" for x in (polite.support.value, polite.support.low, polite.support.high))
     assert f"thanks-warmly: {value}% ({low} to {high}%) of {polite.support.n} decided pairs" in header
     assert "labels.jsonl" in header and str(tmp_path) not in header + found.report.read_text()
-    assert found.lines[0].startswith("2 of ") and any(POLITE in line for line in found.lines)
+    assert found.document["sentence"].startswith("2 of ") and POLITE in {t.candidate.text for t in found.kept}
 
 
 def test_equal_work_gives_equal_bytes(gold, tmp_path):
     texts = []
     for name in ("one", "two"):
         out = tmp_path / name / "mine.yaml"
-        found = distill_command(RECIPE, [gold], out)
+        found = distill(RECIPE, [gold], out)
         texts.append((out.read_bytes(), found.report.read_bytes()))
     assert texts[0] == texts[1]
 
@@ -163,9 +161,7 @@ def test_the_order_of_the_labels_means_nothing(gold, tmp_path):
     backwards = tmp_path / "other" / "labels.jsonl"
     backwards.parent.mkdir()
     backwards.write_text("\n".join(reversed(gold.read_text().splitlines())) + "\n")
-    one, two = (
-        distill_command(RECIPE, [path], tmp_path / f"{i}" / "c.yaml") for i, path in enumerate((gold, backwards))
-    )
+    one, two = (distill(RECIPE, [path], tmp_path / f"{i}" / "c.yaml") for i, path in enumerate((gold, backwards)))
     assert one.constitution == two.constitution
     assert one.document["candidates"] == two.document["candidates"]
 
@@ -185,10 +181,10 @@ def test_without_a_survivor_only_the_report_is_written(gold, tmp_path):
     recipe = load_recipe(
         "quickstart", ["label.mode={kind: compare}", "judge={backend: scripted, model: 'tests.test_distill:no_taste'}"]
     )
-    found = distill_command(recipe, [gold], tmp_path / "mine.yaml")
+    found = distill(recipe, [gold], tmp_path / "mine.yaml")
     assert (found.kept, found.constitution, found.path) == ((), None, None)
     assert not (tmp_path / "mine.yaml").exists() and found.report.exists()
-    assert found.lines[0].startswith("No principle survives: none of ") and len(found.lines) == 2
+    assert found.document["sentence"].startswith("No principle survives: none of ")
     assert found.document["constitution"] is None and not any(row["kept"] for row in found.document["candidates"])
 
 
@@ -202,19 +198,19 @@ def test_without_a_usable_proposal_nobody_votes(gold, tmp_path):
     recipe = load_recipe(
         "quickstart", ["label.mode={kind: compare}", "judge={backend: scripted, model: 'tests.test_distill:babbles'}"]
     )
-    found = distill_command(recipe, [gold], tmp_path / "mine.yaml")
-    assert found.kept == () and "none of the" in found.lines[0]
-    assert "does not begin with 'Which response'" in found.lines[0]
+    found = distill(recipe, [gold], tmp_path / "mine.yaml")
+    assert found.kept == () and "none of the" in found.document["sentence"]
+    assert "does not begin with 'Which response'" in found.document["sentence"]
 
 
 def test_keep_is_the_most_principles(gold, tmp_path):
-    found = distill_command(RECIPE, [gold], tmp_path / "mine.yaml", DistillSettings(keep=1))
+    found = distill(RECIPE, [gold], tmp_path / "mine.yaml", DistillSettings(keep=1))
     assert len(found.kept) == 1
     assert "the constitution is full: 1 are better" in fates(found.document).values()
 
 
 def test_the_rarest_candidates_are_not_tested(gold, tmp_path):
-    found = distill_command(RECIPE, [gold], tmp_path / "mine.yaml", DistillSettings(candidates=1))
+    found = distill(RECIPE, [gold], tmp_path / "mine.yaml", DistillSettings(candidates=1))
     rows = found.document["candidates"]
     assert rows[0]["rejected"] is None or not rows[0]["rejected"].startswith("not tested")
     assert len(rows) == 4 and all(row["rejected"].startswith("not tested: 1 others") for row in rows[1:])
@@ -223,11 +219,11 @@ def test_the_rarest_candidates_are_not_tested(gold, tmp_path):
 
 def test_a_bad_out_or_too_few_labels_is_one_line(gold, tmp_path):
     with pytest.raises(ConfigError, match=r"mine.json: the constitution to write must be a .yaml file"):
-        distill_command(RECIPE, [gold], tmp_path / "mine.json")
+        distill(RECIPE, [gold], tmp_path / "mine.json")
     few = tmp_path / "few.jsonl"
     few.write_text(json.dumps(gold_rows(1)[0]) + "\n")
     with pytest.raises(DataError, match="1 labelled pairs leave"):
-        distill_command(RECIPE, [few], tmp_path / "mine.yaml")
+        distill(RECIPE, [few], tmp_path / "mine.yaml")
 
 
 # -------------------------------------------------------------------------------------------- proposals
@@ -467,11 +463,12 @@ def test_holm_by_hand():
     assert holm([]) == [] and holm([0.9, 0.8]) == pytest.approx([1.0, 1.0])
 
 
-def test_luck_seldom_survives():
-    """30 distillations of 12 candidates without merit: with alpha 0.05, more than 5 with a survivor have p < 0.01."""
+@in_worlds(10, 30)
+def test_luck_seldom_survives(worlds):
+    """Distillations of 12 candidates without merit: one in 20 has a survivor, and seldom more than this by chance."""
     rng = np.random.default_rng(0)
     lucky = 0
-    for _ in range(30):
+    for _ in range(worlds):
         votes = np.where(rng.random((40, 12)) < 0.5, 0.9, 0.1)
         lucky += any(tested.rejected is None for tested in chosen(votes, redundant=1.0).values())
-    assert lucky <= 5
+    assert lucky <= binom.ppf(0.99, worlds, 0.05)

@@ -9,13 +9,12 @@ import re
 import numpy as np
 import pytest
 
-from rlaif.audits.commands import fit_command
+from rlaif.audits.principles import fit_constitution
 from rlaif.config import load_recipe
 from rlaif.constitution import load_constitution
 from rlaif.constitution.diff import diff
 from rlaif.errors import ConfigError, JudgeError
 from rlaif.models.chat import ChatRequest
-from rlaif.words import MINUS
 
 MARKS = {"kind": 6.0, "brief": 1.0, "blue": 0.0}
 """What people weigh; the constitution starts with it upside down."""
@@ -73,35 +72,34 @@ def gold(tmp_path):
 @pytest.mark.parametrize("loss", ["logistic", "hinge"])
 def test_the_weights_that_made_noisy_labels_come_out(recipe, gold, tmp_path, loss):
     out = tmp_path / "new.yaml"
-    lines = fit_command(recipe(), [gold], out, loss)
+    found = fit_constitution(recipe(), [gold], out, loss)
     written = load_constitution(str(out))
     weights = {p.id: p.weight for p in written.principles}
     assert all(weights["kind"] > 2 * weight for name, weight in weights.items() if name != "kind")
     assert diff(load_constitution(recipe().constitution), written).follows
-    before, after = (int(x) for x in re.findall(r"(\d+)% \(", lines[1]))
-    (gain,) = re.findall(r"difference ([+-]?\d+\.\d)", lines[1].replace(MINUS, "-"))
-    assert after > 75 and before < 70 and float(gain) == pytest.approx(after - before, abs=1.01)
+    assert found.constitution == written and found.after.value > 0.75 and found.before.value < 0.7
+    assert found.gain.value == pytest.approx(found.after.value - found.before.value)
     assert str(tmp_path) not in out.read_text()
 
 
 def test_the_same_work_gives_the_same_file(recipe, gold, tmp_path):
-    fit_command(recipe(), [gold], tmp_path / "one.yaml")
-    fit_command(recipe(), [gold], tmp_path / "two.yaml")
+    fit_constitution(recipe(), [gold], tmp_path / "one.yaml")
+    fit_constitution(recipe(), [gold], tmp_path / "two.yaml")
     assert (tmp_path / "one.yaml").read_bytes() == (tmp_path / "two.yaml").read_bytes()
 
 
 def test_the_old_constitution_is_not_overwritten(recipe, gold, tmp_path):
     before = (tmp_path / "old.yaml").read_bytes()
     with pytest.raises(ConfigError, match="would lose its comments"):
-        fit_command(recipe(), [gold], tmp_path / "old.yaml")
+        fit_constitution(recipe(), [gold], tmp_path / "old.yaml")
     with pytest.raises(ConfigError, match=r"must be a \.yaml file"):
-        fit_command(recipe(), [gold], tmp_path / "new.json")
+        fit_constitution(recipe(), [gold], tmp_path / "new.json")
     assert (tmp_path / "old.yaml").read_bytes() == before
 
 
 def test_a_judge_that_says_nothing_fits_nothing(recipe, gold, tmp_path):
     with pytest.raises(JudgeError, match="pairs have no judgment"):
-        fit_command(recipe("silent"), [gold], tmp_path / "new.yaml")
+        fit_constitution(recipe("silent"), [gold], tmp_path / "new.yaml")
     assert not (tmp_path / "new.yaml").exists()
 
 
@@ -109,4 +107,4 @@ def test_a_principle_without_a_question_is_one_line(recipe, gold, tmp_path):
     path = tmp_path / "old.yaml"
     path.write_text(path.read_text() + "- {id: bare, compare: Which response is bare}\n")
     with pytest.raises(ConfigError, match="bare"):
-        fit_command(recipe(), [gold], tmp_path / "new.yaml")
+        fit_constitution(recipe(), [gold], tmp_path / "new.yaml")

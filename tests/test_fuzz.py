@@ -24,7 +24,6 @@ import yaml
 from rlaif.annotate.questions import read_questions
 from rlaif.annotate.route import conflicts_of, read_routing, route
 from rlaif.audits import gate
-from rlaif.audits.identity import differences
 from rlaif.config import auto, dump_recipe, load_recipe
 from rlaif.config.feedback import PromptsSection
 from rlaif.config.sources import FileSource
@@ -407,7 +406,7 @@ def reads_of(run: Run) -> dict[str, list[Callable[[], object]]]:
 
     def audited() -> object:
         audit = auto.read_audit(folder / "audit.json")
-        differences(audit["audited"], {"judge": {"model": "x"}})
+        gate.differences(audit["audited"], {"judge": {"model": "x"}})
         return gate.check_gate(audit, {"accuracy.low": 0.5}), fitted(audit.get("calibration") or {}, "isotonic")
 
     def samples() -> object:

@@ -18,10 +18,8 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from rlaif.audits.distill.merge import Candidate
-from rlaif.audits.distill.propose import propose
-from rlaif.audits.distill.settings import DistillSettings
-from rlaif.audits.distill.vote import vote
+from rlaif.audits.proposals import Candidate, DistillSettings, propose
+from rlaif.audits.votes import vote
 from rlaif.config.feedback import LabelSection, Lexicographic, Mean, SampleOne
 from rlaif.config.judging import (
     ChecklistMode,

@@ -14,13 +14,13 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
-from rlaif.audits.audit import audit_command
-from rlaif.audits.commands import ablate_command
+from rlaif.audits.audit import write_audit
 from rlaif.audits.judge_training import command, worth
 from rlaif.audits.judge_training.command import TrainedJudge, train_command
 from rlaif.audits.judge_training.labels import PairLabel, read_labels
 from rlaif.audits.judge_training.material import JudgeTrainMaterial, material_of, method_of
 from rlaif.audits.judge_training.split import Split, key_of, split
+from rlaif.audits.principles import judge_and_ablate
 from rlaif.config import Recipe, changed_keys
 from rlaif.config.models import LocalModel
 from rlaif.constitution import load_constitution
@@ -169,16 +169,16 @@ def test_no_audit_of_a_trained_judge_on_the_prompts_that_trained_it(
     recipe = found.recipe.model_copy(update={"judge": judge})
     said = rf"gold: {found.folder} was trained on 86 of its prompts \(first: "
     with pytest.raises(DataError, match=said):
-        audit_command(recipe, [found.gold], None, tmp_path / "audit")
+        write_audit(recipe, [found.gold], None, tmp_path / "audit")
     with pytest.raises(DataError, match=said):
-        ablate_command(recipe, [found.gold])
+        judge_and_ablate(recipe, [found.gold])
     assert not (tmp_path / "audit").exists()
     panel = {"kind": "panel", "members": [{"name": "a"}, {"name": "b", "model": judge.model_dump()}]}
     values = found.recipe.model_dump() | {"label": {"mode": panel}}
     with pytest.raises(DataError, match=said):
-        audit_command(Recipe.model_validate(values), [found.gold], None, tmp_path / "audit")
+        write_audit(Recipe.model_validate(values), [found.gold], None, tmp_path / "audit")
     unseen = write(tmp_path / "unseen.jsonl", rows(30, seed=7))
-    audited = audit_command(recipe, [unseen], None, tmp_path / "audit", probe_pairs=0)
+    audited = write_audit(recipe, [unseen], None, tmp_path / "audit", probe_pairs=0)
     assert audited.audit["accuracy"]["value"] > 0.9
 
 
@@ -200,7 +200,7 @@ def test_a_record_that_is_damaged_is_said(learnt: Callable[[str], Learnt], tmp_p
     for text, said in (("{", "not JSON"), ('{"schema": "x"}', "subject: Field required")):
         (copy / "judge.json").write_text(text)
         with pytest.raises(DataError, match=said):
-            audit_command(recipe, [found.gold])
+            write_audit(recipe, [found.gold])
 
 
 # ------------------------------------------------------------------------------------------------------ the numbers

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from rlaif.audits.attacks import Attack, load_attacks
 from rlaif.audits.probes import (
     PADDING,
     PROBES,
+    Attack,
     ProbeBench,
     injection,
     judged_only,
+    load_attacks,
     padding,
     paraphrase,
     repetition,

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlaif.audits.attacks import load_attacks, planted
+from rlaif.audits.probes import load_attacks, planted
 from rlaif.config.feedback import LabelSection
 from rlaif.config.judging import ReviseMode
 from rlaif.constitution import Constitution

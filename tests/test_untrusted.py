@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlaif.audits.attacks import Attack, load_attacks, planted
+from rlaif.audits.probes import Attack, load_attacks, planted
 from rlaif.records import Message, Messages
 from rlaif.resources import available
 from rlaif.templates import SHAPES, JudgeTemplate, load_template

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from rlaif.audits import PROBE_PAIRS
-from rlaif.audits.audit import AuditResult, audit_command
-from rlaif.audits.named_modes import parse_modes
+from rlaif.audits.audit import AuditResult, write_audit
+from rlaif.audits.modes import parse_modes
 from rlaif.config import Recipe, load_recipe
 from rlaif.config.judging import CompareMode
 from rlaif.errors import ConfigError
@@ -61,7 +61,7 @@ def audit(  # noqa: PLR0913 (each is an option of the command)
     found = _recipe(recipe, overrides, CompareMode() if modes else None)
     tried = parse_modes(modes, found.label.mode) if modes else ()
     written = None if out is None else Path(out).expanduser()
-    return audit_command(found, _paths(gold), gate, written, limit=limit, probe_pairs=probe_pairs, modes=tried)
+    return write_audit(found, _paths(gold), gate, written, limit=limit, probe_pairs=probe_pairs, modes=tried)
 
 
 def compare(runs: Iterable[PathLike | Run], out: PathLike | None = None) -> list[tuple[str, ...]]:

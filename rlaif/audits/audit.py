@@ -1,7 +1,7 @@
 """`rlaif audit`: judge pairs that humans have labelled, measure, probe, and say whether this judge may be used.
 
 The measures are in `metrics.py`, the probes in `probes.py`, the words in `opinion.py`, the page in `report.py`. The
-audit is one JSON document; what it is about is in `identity.py`, so that a recipe can require it (`gate.py`).
+audit is one JSON document that says what it is about, so that a recipe can require it (`gate.py`).
 """
 
 from __future__ import annotations
@@ -12,16 +12,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rlaif.audits import PROBE_PAIRS
-from rlaif.audits.gate import Shortfall, check_gate, parse_gate
+from rlaif.audits.gate import Shortfall, check_gate, identity, parse_gate
 from rlaif.audits.gold import GoldLabels, read_gold
-from rlaif.audits.identity import identity, subject
 from rlaif.audits.judge_training.record import refuse_seen
 from rlaif.audits.judges import Judges, judge_gold, open_judges
-from rlaif.audits.metrics import accuracy, summarise
+from rlaif.audits.metrics import accuracy, dumped, summarise
 from rlaif.audits.modes import try_modes
 from rlaif.audits.opinion import opinion
 from rlaif.audits.probes import PROBES, ProbeBench, judged_only, rounds, to_probe
-from rlaif.audits.proposal import lines
 from rlaif.audits.report import write_audit_page
 from rlaif.config import Recipe
 from rlaif.config.auto import SCHEMA
@@ -30,17 +28,17 @@ from rlaif.console import bar
 from rlaif.constitution import Constitution, load_constitution
 from rlaif.feedback.judge import JudgeResult, passes
 from rlaif.feedback.judge.result import Cost
-from rlaif.feedback.labelled import LabelledJudgment, agreement, decided, match
+from rlaif.feedback.labelled import LabelledJudgment, decided, match
 from rlaif.jsonl import write_json
-from rlaif.records import Judgment, plain
-from rlaif.stats import Bootstrap, clustered_mean
+from rlaif.records import Judgment, content_id, plain
+from rlaif.stats import Bootstrap
 
 EXAMPLES = 6
 LISTED_FAILURES = 20
 
 
 class AuditResult(NamedTuple):
-    """What the command line needs."""
+    """What came of an audit."""
 
     audit: dict[str, Any]
     shortfalls: list[Shortfall]
@@ -53,27 +51,8 @@ class AuditResult(NamedTuple):
         """Whether this judge may be used, and why."""
         return str(self.audit["opinion"]["sentence"])
 
-    @property
-    def lines(self) -> list[str]:
-        """What to print, the sentence first."""
-        said = self.audit["opinion"]
-        modes = lines(self.audit["modes"]) if "modes" in self.audit else []
-        gate = [f"gate: {short}" for short in self.shortfalls]
-        if self.audit["gate"] and not gate:
-            gate = ["gate: passed"]
-        cautions = [f"  - {caution}" for caution in said["cautions"]]
-        return [
-            *modes,
-            said["sentence"],
-            *([" ".join(said["reasons"])] if said["reasons"] else []),
-            *cautions,
-            *gate,
-            f"audit: {self.file}",
-            f"page: {self.page}",
-        ]
 
-
-def audit_command(
+def write_audit(
     recipe: Recipe,
     gold: Sequence[Path],
     gate: str | None = None,
@@ -92,7 +71,8 @@ def audit_command(
     `parse_gate` says and never raises: see `shortfalls`. DataError where the judge was trained on prompts of the gold.
     """
     thresholds = parse_gate(gate) if gate else {}
-    file = _file(out or Path("runs") / f"audit-{recipe.name}")
+    out = out or Path("runs") / f"audit-{recipe.name}"
+    file = out.with_suffix(".json") if out.suffix in {".json", ".html"} else out / "audit.json"
     labels = read_gold(gold, limit)
     refuse_seen(recipe, [label.pair for label in labels.judgments], modes)
     file.parent.mkdir(parents=True, exist_ok=True)  # before the judging: it would be a pity to fail after it
@@ -111,7 +91,7 @@ def run_audit(
 ) -> dict[str, Any]:
     """The audit as plain values, ready for JSON.
 
-    The keys of `metrics.summarise`; `audited` and `subject` (identity.py); `judges` as they named themselves; `gold`
+    The keys of `metrics.summarise`; `audited` and `subject` (gate.py); `judges` as they named themselves; `gold`
     and `gold_rows`; `probes`; `probe_cost`; `examples`; and `opinion`. There is no gate in it, and no clock time: equal
     work gives an equal document, as far as the judge itself replies equally. With `modes` there is one more key,
     `modes` (`modes.try_modes`); `total_cost` then holds what all of them cost.
@@ -120,10 +100,10 @@ def run_audit(
         constitution = load_constitution(recipe.constitution)
         result = judge_gold(judges.cached, gold, constitution, recipe.label, recipe.seed)
         return _audit(recipe, gold, judges, probe_pairs, result)
-    trial = try_modes(recipe, gold, judges, modes)
-    audit = _audit(trial.recipe, trial.gold, judges, probe_pairs, trial.result)
-    total = trial.cost.plus(Cost(**audit["probe_cost"]))
-    return audit | {"total_cost": total._asdict(), "modes": trial.block}
+    tried = try_modes(recipe, gold, judges, modes)
+    audit = _audit(tried.recipe, tried.gold, judges, probe_pairs, tried.result)
+    total = tried.cost.plus(Cost(**audit["probe_cost"]))
+    return audit | {"total_cost": total._asdict(), "modes": tried.block}
 
 
 def _audit(recipe: Recipe, gold: GoldLabels, judges: Judges, probe_pairs: int, result: JudgeResult) -> dict[str, Any]:
@@ -132,19 +112,24 @@ def _audit(recipe: Recipe, gold: GoldLabels, judges: Judges, probe_pairs: int, r
     about = identity(recipe, constitution)
     bootstrap = Bootstrap.of(recipe.evaluate, recipe.seed)
     labelled = match(result.judgments, gold.judgments)
-    probes, probe_cost = _probe(recipe, constitution, judges, result.judgments, min(probe_pairs, len(gold.judgments)))
+    probes, probe_cost = _probe(recipe, constitution, judges, result.judgments, probe_pairs)
     summary = summarise(labelled, result.judgments, result.failures, result.cost, bootstrap)
-    summary["baselines"]["lead_over_longer"] = _lead(labelled, bootstrap)
     audit: dict[str, Any] = {
         "schema": SCHEMA,
         "recipe": recipe.name,
-        "subject": subject(about),
+        "subject": content_id(about),  # equal where two audits are about the same
         "audited": about,
         "judges": _judges(result.judgments),
         "seed": recipe.seed,
         "confidence": bootstrap.confidence,
         "gold": _files(gold, labelled, bootstrap),
-        "gold_rows": _rows(gold),
+        "gold_rows": {
+            "unusable": len(gold.failures),
+            "first_unusable": [f"{row.id}: {row.reason}" for row in gold.failures[:LISTED_FAILURES]],
+            "repeated": gold.repeated,
+            "contradicted": gold.contradicted,
+            "left_out": gold.left_out,
+        },
         **summary,
         "reliability": [row.model_dump() for row in result.reliability],
         "probes": probes,
@@ -153,8 +138,7 @@ def _audit(recipe: Recipe, gold: GoldLabels, judges: Judges, probe_pairs: int, r
         "examples": _examples(labelled),
         "failures": [row.model_dump() for row in result.failures[:LISTED_FAILURES]],
     }
-    said = opinion(audit)
-    return audit | {"opinion": said._asdict()}
+    return audit | {"opinion": opinion(audit)._asdict()}
 
 
 def _probe(
@@ -176,27 +160,10 @@ def _probe(
     return found, reduce(Cost.plus, bench.costs, Cost())
 
 
-def _file(out: Path) -> Path:
-    """The JSON file that `out` stands for."""
-    return out.with_suffix(".json") if out.suffix in {".json", ".html"} else out / "audit.json"
-
-
-def _lead(labelled: Sequence[LabelledJudgment], bootstrap: Bootstrap) -> dict[str, Any] | None:
-    """The judge's accuracy less that of always taking the longer response, pair by pair."""
-    rows = decided(labelled)
-    if not rows:
-        return None
-    ahead = [row.right - agreement(row.longer, row.p_human) for row in rows]
-    return clustered_mean(ahead, [row.prompt_id for row in rows], *bootstrap, bounds=(-1.0, 1.0)).model_dump()
-
-
 def _judges(judgments: Sequence[Judgment]) -> list[dict[str, str]]:
     """Name and revision of every model that judged, as it gave them itself."""
-    seen: dict[tuple[str, str], None] = {}
-    for judgment in judgments:
-        own = [judgment.provenance] if judgment.provenance and not judgment.members else []
-        for source in [*(member.provenance for member in judgment.members), *own]:
-            seen[source.judge, source.judge_revision] = None
+    sources = (one.provenance for judgment in judgments for one in judgment.members or (judgment,) if one.provenance)
+    seen = dict.fromkeys((source.judge, source.judge_revision) for source in sources)
     return [{"name": name, "revision": revision} for name, revision in seen]
 
 
@@ -205,19 +172,8 @@ def _files(gold: GoldLabels, labelled: Sequence[LabelledJudgment], bootstrap: Bo
     found = []
     for file in gold.files:
         own = [item for item in labelled if gold.file_of[item.judgment.pair.id] == file.name]
-        right = accuracy(own, bootstrap)
-        found.append(file._asdict() | {"accuracy": right.model_dump() if right else None})
+        found.append(file._asdict() | {"accuracy": dumped(accuracy(own, bootstrap))})
     return found
-
-
-def _rows(gold: GoldLabels) -> dict[str, Any]:
-    return {
-        "unusable": len(gold.failures),
-        "first_unusable": [f"{row.id}: {row.reason}" for row in gold.failures[:LISTED_FAILURES]],
-        "repeated": gold.repeated,
-        "contradicted": gold.contradicted,
-        "left_out": gold.left_out,
-    }
 
 
 def _examples(labelled: Sequence[LabelledJudgment]) -> list[dict[str, Any]]:
@@ -228,18 +184,17 @@ def _examples(labelled: Sequence[LabelledJudgment]) -> list[dict[str, Any]]:
 
 
 def _example(item: LabelledJudgment) -> dict[str, Any]:
-    pair, of_a = item.judgment.pair, item.p_human == 1
-    human, judge = (pair.a, pair.b) if of_a else (pair.b, pair.a)
-    p = 1 - item.judgment.p_a if of_a else item.judgment.p_a
+    pair = item.judgment.pair
+    human, judge = (pair.a, pair.b) if item.p_human == 1 else (pair.b, pair.a)
 
-    def of_the_judge(p_a: float) -> float:
-        return 1 - p_a if of_a else p_a
+    def of_the_judges(p_a: float) -> float:
+        return 1 - p_a if item.p_human == 1 else p_a
 
     return {
         "pair_id": pair.id,
         "prompt": plain(pair.prompt),
         "human_prefers": human,
         "judge_prefers": judge,
-        "p_judge": p,
-        "by_principle": {part.principle: of_the_judge(part.p_a) for part in item.judgment.principles},
+        "p_judge": of_the_judges(item.judgment.p_a),
+        "by_principle": {part.principle: of_the_judges(part.p_a) for part in item.judgment.principles},
     }

@@ -48,19 +48,14 @@ def calibration(labelled: Sequence[LabelledJudgment], bootstrap: Bootstrap) -> d
     data = Confidences.of(labelled)
     if not data.prompt_ids:
         return None
-    after_temperature = _out_of_fold(data, fit_temperature)
-    after_isotonic = _out_of_fold(data, fit_isotonic)
-    return {
-        **_scores(data),
-        "n": len(data.prompt_ids),
-        "bins": reliability(data, bootstrap),
-        "temperature": None
-        if after_temperature is None
-        else temperature_estimate(data, bootstrap) | _scores(after_temperature),
-        "isotonic": None
-        if after_isotonic is None
-        else fit_isotonic(data).model_dump(mode="json", exclude={"kind"}) | _scores(after_isotonic),
-    }
+    folds = np.array([int(content_id("calibration fold", name), 16) % FOLDS for name in data.prompt_ids])
+    temperature = isotonic = None
+    if len(np.unique(folds)) > 1:
+        temperature = temperature_estimate(data, bootstrap) | _scores(_out_of_fold(data, folds, fit_temperature))
+        isotonic = fit_isotonic(data).model_dump(mode="json", exclude={"kind"})
+        isotonic |= _scores(_out_of_fold(data, folds, fit_isotonic))
+    counts = {"n": len(data.prompt_ids), "bins": reliability(data, bootstrap)}
+    return _scores(data) | counts | {"temperature": temperature, "isotonic": isotonic}
 
 
 def _scores(data: Confidences) -> dict[str, float]:
@@ -85,22 +80,18 @@ def reliability(data: Confidences, bootstrap: Bootstrap) -> list[dict[str, Any]]
 
     Each: `lower` (in the bin) and `upper` (in the next), n, the mean `confidence`, and `accuracy` with its interval.
     """
-    rows = []
-    index = _bin(data.confidence)
-    for number in sorted(set(index.tolist())):
-        inside = index == number
-        mine = data.take(inside)
-        right = clustered_mean(list(mine.correct), mine.prompt_ids, *bootstrap)
-        rows.append(
-            {
-                "lower": float(EDGES[number]),
-                "upper": float(EDGES[number + 1]),
-                "n": right.n,
-                "confidence": float(mine.confidence.mean()),
-                "accuracy": right.model_dump(),
-            }
-        )
-    return rows
+    bins = _bin(data.confidence)
+    mine = {number: data.take(bins == number) for number in np.unique(bins)}
+    return [
+        {
+            "lower": float(EDGES[number]),
+            "upper": float(EDGES[number + 1]),
+            "n": len(inside.correct),
+            "confidence": float(inside.confidence.mean()),
+            "accuracy": clustered_mean(list(inside.correct), inside.prompt_ids, *bootstrap).model_dump(),
+        }
+        for number, inside in mine.items()
+    ]
 
 
 def temperature_estimate(data: Confidences, bootstrap: Bootstrap) -> dict[str, Any]:
@@ -114,14 +105,13 @@ def temperature_estimate(data: Confidences, bootstrap: Bootstrap) -> dict[str, A
     return {"value": value, "low": low, "high": high, "at_limit": at_limit}
 
 
-def _out_of_fold(data: Confidences, fit: Callable[[Confidences], Temperature | Isotonic]) -> Confidences | None:
-    """The confidences after calibration, each by a map fitted on the other folds of prompts; None with one fold."""
-    fold = np.array([int(content_id("calibration fold", name), 16) % FOLDS for name in data.prompt_ids])
-    if len(set(fold.tolist())) < 2:
-        return None
+def _out_of_fold(
+    data: Confidences, folds: NDArray[np.int64], fit: Callable[[Confidences], Temperature | Isotonic]
+) -> Confidences:
+    """The confidences after calibration, each by a map fitted on the other folds of prompts."""
     confidence = np.empty_like(data.confidence)
-    for number in set(fold.tolist()):
-        inside = fold == number
+    for number in np.unique(folds):
+        inside = folds == number
         how = fit(data.take(~inside))
         confidence[inside] = [calibrate(float(p), how) for p in data.confidence[inside]]
     return data._replace(confidence=confidence)

@@ -1,4 +1,8 @@
-"""The least that an audit must say: for the exit code of `rlaif audit`, and for a recipe that requires an audit.
+"""What an audit is about and the least it must say: for a recipe that requires an audit, and for `rlaif audit --gate`.
+
+An audit is about a way of judging: the judge, how it is asked, by which constitution. Labelling must match it, part by
+part. How a judge is reached (address, concurrency, batch size, time limits) changes no label and is left out, as is the
+seed.
 
 A gate is on values (`accuracy=0.6`) or, stricter, on the lower ends of their intervals (`accuracy.low=0.6`): a value
 reaches its threshold half of the time by luck alone when the truth lies at it. What was not measured passes no gate.
@@ -12,17 +16,93 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rlaif.audits import MEASURES
-from rlaif.audits.identity import differences, identity
 from rlaif.config import Recipe
 from rlaif.config.auto import command, read_audit
-from rlaif.config.judging import ReviseMode
-from rlaif.constitution import load_constitution
+from rlaif.config.judging import CompareMode, ContrastMode, MemberMode, PanelMode, RankMode, ReviseMode
+from rlaif.config.load import dotted
+from rlaif.config.models import JudgeModel, LocalModel, ScriptedModel, VllmModel
+from rlaif.constitution import Constitution, load_constitution
+from rlaif.digest import hash_path
 from rlaif.errors import ConfigError, DataError, did_you_mean
 from rlaif.feedback.calibration import Isotonic, Temperature, fitted
+from rlaif.models.files import model_folders, named_files
+from rlaif.models.scripted import from_path
+from rlaif.records import content_id
 from rlaif.stats import at
+from rlaif.templates import load_template
 
 LOW = ".low"
 WITHOUT_INTERVAL = {"coverage"}
+REACHED_BY = {
+    "api_key_env",
+    "base_urls",
+    "batch_size",
+    "concurrency",
+    "max_model_len",
+    "max_tries",
+    "startup_timeout_s",
+    "timeout_s",
+}
+
+
+# ----------------------------------------------------------------------------------------- what it is about
+
+
+def identity(recipe: Recipe, constitution: Constitution) -> dict[str, Any]:
+    """The whole way of judging as plain values. Files (templates, models on this disk) are named by their content.
+
+    A recipe that revises is judged by `compare` wherever it is judged, and so is its audit.
+    """
+    mode = CompareMode() if isinstance(recipe.label.mode, ReviseMode) else recipe.label.mode
+    return {
+        "judge": _model(recipe.judge),
+        "mode": _mode(mode),
+        "aggregation": recipe.label.aggregation.model_dump(mode="json"),
+        "check_margin": recipe.label.check_margin,
+        "constitution": {"id": constitution.id, "version": constitution.version, "hash": constitution.hash},
+    }
+
+
+def differences(audited: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """`judge.model: the audit has 'x', the recipe 'y'` for each part that differs."""
+    before, after = ({key: repr(value) for key, value in dotted(of).items()} for of in (audited, wanted))
+    return [
+        f"{key}: the audit has {before.get(key, 'nothing')}, the recipe {after.get(key, 'nothing')}"
+        for key in before | after
+        if before.get(key) != after.get(key)
+    ]
+
+
+def _model(config: JudgeModel) -> dict[str, Any]:
+    found = config.model_dump(mode="json", exclude=REACHED_BY)
+    if isinstance(config, LocalModel | VllmModel):
+        from rlaif.models.local.machine import resolve  # noqa: PLC0415 (brings torch)
+
+        found["dtype"] = resolve(config.dtype)  # "auto" and what it stands for are one judge
+    files = named_files(config.arguments) if isinstance(config, VllmModel) else []
+    if isinstance(config, ScriptedModel):
+        found["content"] = from_path(config.model).revision
+    elif files := [*model_folders(config.model), *files]:
+        found["content"] = content_id([hash_path(file) for file in files])
+    return found
+
+
+def _mode(mode: MemberMode | RankMode | PanelMode) -> dict[str, Any]:
+    found = mode.model_dump(mode="json")
+    if isinstance(mode, PanelMode):
+        members = {
+            member.name: {"model": _model(member.model) if member.model else None, "mode": _mode(member.mode)}
+            for member in mode.members
+        }
+        return found | {"members": members}
+    template = load_template(mode.template)
+    found["template"] = {"name": template.name, "hash": template.hash}
+    if isinstance(mode, ContrastMode) and mode.against is not None:
+        found["against"] = _model(mode.against)
+    return found
+
+
+# ------------------------------------------------------------------------------------------------ its gate
 
 
 class Shortfall(NamedTuple):
@@ -68,12 +148,9 @@ def check_names(gate: Mapping[str, float], where: str) -> None:
 
 def check_gate(audit: Mapping[str, Any], gate: Mapping[str, float]) -> list[Shortfall]:
     """The thresholds that this audit does not reach, in the gate's order; none means that it passed."""
-    values = {name: measured(audit, name) for name in gate}
-    return [
-        Shortfall(name, values[name], threshold)
-        for name, threshold in gate.items()
-        if (found := values[name]) is None or not found >= threshold  # so that nan, which JSON can hold, fails too
-    ]
+    rows = (Shortfall(name, measured(audit, name), threshold) for name, threshold in gate.items())
+    # Not "below", so that nan, which JSON can hold, fails too.
+    return [row for row in rows if row.value is None or not row.value >= row.threshold]
 
 
 def measured(audit: Mapping[str, Any], name: str) -> float | None:

@@ -6,7 +6,8 @@ Nothing is judged here. Next: `audit.py`.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence, Set
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence, Set
 from pathlib import Path
 from statistics import fmean
 from typing import NamedTuple
@@ -55,10 +56,9 @@ class GoldLabels(NamedTuple):
     def without(self, pair_ids: Set[str]) -> GoldLabels:
         """The same files without these pairs."""
         judgments = tuple(judgment for judgment in self.judgments if judgment.pair.id not in pair_ids)
-        used = [self.file_of[judgment.pair.id] for judgment in judgments]
         return self._replace(
             judgments=judgments,
-            files=tuple(file._replace(pairs=used.count(file.name)) for file in self.files),
+            files=_counted(self.files, self.file_of, [judgment.pair.id for judgment in judgments]),
             file_of={pair_id: name for pair_id, name in self.file_of.items() if pair_id not in pair_ids},
         )
 
@@ -75,7 +75,7 @@ def read_gold(given: Sequence[Path | str], limit: int | None = None) -> GoldLabe
     labels: dict[str, list[Judgment]] = {}
     failures: list[Failure] = []
     file_of: dict[str, str] = {}
-    counts: list[tuple[str, str, int, int]] = []
+    files: list[GoldFile] = []
     repeated = 0
     sources = [source_of(one) for one in given]
     for source, name in zip(sources, source_names(sources), strict=True):
@@ -90,13 +90,16 @@ def read_gold(given: Sequence[Path | str], limit: int | None = None) -> GoldLabe
             rows = data.counts["rows"]
             raise DataError(f"{place_of(source)}: not one usable pair with a human label in {rows} rows{first}")
         failures += data.failures
-        counts.append((name, sha256_of(source, map(dumps, data.judgments)), data.counts["rows"], len(data.failures)))
-    chosen = _limited(list(labels), limit)
-    used = [file_of[pair_id] for pair_id in chosen]
+        sha256 = sha256_of(source, map(dumps, data.judgments))
+        files.append(GoldFile(name, sha256, data.counts["rows"], len(data.failures), pairs=0))
+    chosen = list(labels)
+    if limit is not None:
+        kept = set(sorted(chosen, key=lambda pair_id: content_id("gold", pair_id))[:limit])
+        chosen = [pair_id for pair_id in chosen if pair_id in kept]
     return GoldLabels(
         judgments=tuple(_merged(labels[pair_id]) for pair_id in chosen),
         failures=tuple(failures),
-        files=tuple(GoldFile(*facts, pairs=used.count(facts[0])) for facts in counts),
+        files=_counted(files, file_of, chosen),
         file_of=file_of,
         repeated=repeated,
         contradicted=sum(min(ps) < 0.5 < max(ps) for ps in ([j.p_a for j in some] for some in labels.values())),
@@ -122,11 +125,9 @@ def sha256_of(source: LabelSource, read: Iterable[str]) -> str:
     return hashlib.sha256(place_of(source).read_bytes()).hexdigest()
 
 
-def _limited(pair_ids: list[str], limit: int | None) -> list[str]:
-    if limit is None or limit >= len(pair_ids):
-        return pair_ids
-    kept = set(sorted(pair_ids, key=lambda pair_id: content_id("gold", pair_id))[:limit])
-    return [pair_id for pair_id in pair_ids if pair_id in kept]
+def _counted(files: Sequence[GoldFile], file_of: Mapping[str, str], pair_ids: Iterable[str]) -> tuple[GoldFile, ...]:
+    used = Counter(file_of[pair_id] for pair_id in pair_ids)
+    return tuple(file._replace(pairs=used[file.name]) for file in files)
 
 
 def _merged(labels: Sequence[Judgment]) -> Judgment:

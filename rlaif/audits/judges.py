@@ -5,8 +5,8 @@ One judge at a time, because two may not fit the GPU: another one (of a panel) t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import NamedTuple
 
 from rlaif.audits.gold import GoldLabels
@@ -27,17 +27,44 @@ class Judges(NamedTuple):
     fresh: OpenJudge
 
 
+class _Opening(NamedTuple):
+    """The judge that was opened last."""
+
+    config: JudgeModel
+    cached: CachedModel
+    model: ChatModel
+
+
 @contextmanager
 def open_judges(own: JudgeModel, scope: str) -> Iterator[Judges]:
     """Openers for judge_by_mode; `own` is what they open for None, and at the end nothing is left open.
 
     Replies of a model of unknown revision are shared within this scope only.
     """
-    held = _Held(own, scope)
+    held: list[_Opening] = []  # one at most
+
+    def hold(config: JudgeModel) -> _Opening:
+        if not held or held[0].config != config:
+            close()
+            model = open_model(config)
+            try:
+                held.append(_Opening(config, shared(model, config, scope), model))
+            except BaseException:
+                model.close()
+                raise
+        return held[0]
+
+    def close() -> None:
+        while held:
+            held.pop().cached.close()
+
     try:
-        yield Judges(held.opener(lambda model, cached: cached), held.opener(lambda model, cached: model))
+        yield Judges(
+            cached=lambda config: nullcontext(hold(config or own).cached),
+            fresh=lambda config: nullcontext(hold(config or own).model),
+        )
     finally:
-        held.close()
+        close()
 
 
 def judge_gold(
@@ -47,36 +74,3 @@ def judge_gold(
     pairs = [label.pair for label in gold.judgments]
     with bar("judge", len(pairs) * passes(section.mode), "pairs") as advance:
         return judge_by_mode(open_judge, pairs, constitution, section, seed, advance)
-
-
-class _Held:
-    """The judge that was opened last."""
-
-    def __init__(self, own: JudgeModel, scope: str) -> None:
-        self._own = own
-        self._scope = scope
-        self._config: JudgeModel | None = None
-        self._model: ChatModel | None = None
-        self._cached: CachedModel | None = None
-
-    def opener(self, choose: Callable[[ChatModel, CachedModel], ChatModel]) -> OpenJudge:
-        def open_judge(config: JudgeModel | None) -> AbstractContextManager[ChatModel]:
-            return nullcontext(choose(*self._hold(config or self._own)))
-
-        return open_judge
-
-    def _hold(self, config: JudgeModel) -> tuple[ChatModel, CachedModel]:
-        if self._config != config or self._model is None or self._cached is None:
-            self.close()
-            self._model = open_model(config)
-            self._cached = shared(self._model, config, self._scope)
-            self._config = config
-        return self._model, self._cached
-
-    def close(self) -> None:
-        """Close the judge that is held, if any."""
-        if self._cached is not None:
-            self._cached.close()
-        elif self._model is not None:
-            self._model.close()
-        self._config = self._model = self._cached = None

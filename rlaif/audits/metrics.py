@@ -1,22 +1,24 @@
 """How far the judge agrees with humans and with itself: every figure of an audit, and `summarise`, which joins them.
 
 Every interval resamples prompts. Nothing here asks a model: judgments and human labels come in, plain dicts that are
-ready for JSON go out. Next: `calibration.py` (how far its probabilities can be believed) and `bias.py` (length).
+ready for JSON go out. Next: `calibration.py` (how far its probabilities can be believed).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections.abc import Sequence
 from typing import Any
 
-from rlaif.audits.bias import verbosity
+import numpy as np
+
 from rlaif.audits.calibration import calibration
 from rlaif.evaluation.agreement import coverage, order_consistency
 from rlaif.feedback.judge.result import Cost
 from rlaif.feedback.labelled import LabelledJudgment, agreement, decided
 from rlaif.feedback.pairs import choice
 from rlaif.records import Failure, Judgment, PrincipleJudgment
-from rlaif.stats import Bootstrap, Estimate, clustered_mean
+from rlaif.stats import Array, Bootstrap, Estimate, Mask, clustered_mean, interval, mean_of
 
 
 def summarise(
@@ -33,14 +35,14 @@ def summarise(
 
     accuracy      share of pairs on which the judge's choice is the human's
     kappa         the same, corrected for chance (`kappa`)
-    baselines     always_longer: the accuracy of taking the longer response
+    baselines     always_longer: the accuracy of taking the longer response; lead_over_longer: the judge less that
     by_principle  {id: {accuracy, undecided, checked, n, consistency}} (`by_principle`)
     by_tag        {tag: accuracy}
     consistency   {value, low, high, n, both_first, both_second, undecided, swap_gap}
     verbosity     {wrong_when_human_prefers_shorter, wrong_when_human_prefers_longer, bias}
     calibration   {ece, brier, log_loss, n, bins, temperature, isotonic} (`calibration.calibration`)
     coverage      {value, judged, failed, reasons}
-    cost          {calls, prompt_tokens, completion_tokens} a judged pair
+    cost          {calls, prompt_tokens, completion_tokens} per judged pair
     human_ties, pairs, prompts  counts; pairs and prompts count those with a human label, ties among them
     decided_prompts             those with a human preference on one pair at least
     """
@@ -50,9 +52,12 @@ def summarise(
     consistencies = consistency.pop("by_principle") if consistency is not None else {}
     principles = by_principle(labelled, bootstrap)
     return {
-        "accuracy": _dump(right),
-        "kappa": _dump(kappa(right)),
-        "baselines": {"always_longer": _dump(always_longer(labelled, bootstrap))},
+        "accuracy": dumped(right),
+        "kappa": dumped(kappa(right)),
+        "baselines": {
+            "always_longer": dumped(always_longer(labelled, bootstrap)),
+            "lead_over_longer": dumped(lead_over_longer(labelled, bootstrap)),
+        },
         "by_principle": {
             name: principles.get(name, _UNLABELLED) | {"consistency": consistencies.get(name)}
             for name in sorted(principles.keys() | consistencies.keys())
@@ -73,12 +78,13 @@ def summarise(
 _UNLABELLED: dict[str, Any] = {"accuracy": None, "undecided": 0, "checked": 0, "n": 0}
 
 
-def _dump(estimate: Estimate | None) -> dict[str, Any] | None:
+def dumped(estimate: Estimate | None) -> dict[str, Any] | None:
+    """Ready for JSON."""
     return None if estimate is None else estimate.model_dump()
 
 
 def as_asked(judgment: Judgment) -> list[Judgment]:
-    """The judgment itself, or for a panel one judgment a member: it is the members who were asked."""
+    """The judgment itself, or for a panel one judgment per member: it is the members who were asked."""
     if not judgment.members:
         return [judgment]
     return [judgment.model_copy(update={"principles": m.principles, "members": ()}) for m in judgment.members]
@@ -93,21 +99,18 @@ def accuracy(labelled: Sequence[LabelledJudgment], bootstrap: Bootstrap) -> Esti
     An exact 0.5 of the judge counts half: what tossing a coin would get. Human ties have no right choice and are left
     out. None when nothing is left.
     """
-    return _share(labelled, lambda item: item.right, bootstrap)
+    return mean_of(((item.right, item.prompt_id) for item in decided(labelled)), bootstrap)
 
 
 def always_longer(labelled: Sequence[LabelledJudgment], bootstrap: Bootstrap) -> Estimate | None:
     """The accuracy of a judge that takes the response with more words; two of one length count half."""
-    return _share(labelled, lambda item: agreement(item.longer, item.p_human), bootstrap)
+    return mean_of(((agreement(item.longer, item.p_human), item.prompt_id) for item in decided(labelled)), bootstrap)
 
 
-def _share(
-    labelled: Sequence[LabelledJudgment], hit: Callable[[LabelledJudgment], float], bootstrap: Bootstrap
-) -> Estimate | None:
-    rows = decided(labelled)
-    if not rows:
-        return None
-    return clustered_mean([hit(item) for item in rows], [item.prompt_id for item in rows], *bootstrap)
+def lead_over_longer(labelled: Sequence[LabelledJudgment], bootstrap: Bootstrap) -> Estimate | None:
+    """`accuracy` less `always_longer`, pair by pair."""
+    leads = ((item.right - agreement(item.longer, item.p_human), item.prompt_id) for item in decided(labelled))
+    return mean_of(leads, bootstrap, (-1.0, 1.0))
 
 
 def kappa(accuracy: Estimate | None) -> Estimate | None:
@@ -141,9 +144,8 @@ def by_principle(labelled: Sequence[LabelledJudgment], bootstrap: Bootstrap) -> 
 
 def _principle(rows: Sequence[tuple[LabelledJudgment, PrincipleJudgment]], bootstrap: Bootstrap) -> dict[str, Any]:
     hits = [(agreement(choice(p.p_a), item.p_human), item.prompt_id) for item, p in rows if choice(p.p_a) != 0.5]
-    right = clustered_mean([hit for hit, _ in hits], [name for _, name in hits], *bootstrap) if hits else None
     return {
-        "accuracy": _dump(right),
+        "accuracy": dumped(mean_of(hits, bootstrap)),
         "undecided": len(rows) - len(hits),
         "checked": sum(principle.checked for _, principle in rows),
         "n": len(rows),
@@ -153,7 +155,67 @@ def _principle(rows: Sequence[tuple[LabelledJudgment, PrincipleJudgment]], boots
 def by_tag(labelled: Sequence[LabelledJudgment], bootstrap: Bootstrap) -> dict[str, dict[str, Any] | None]:
     """Accuracy on the prompts of each tag; a prompt with several counts for each."""
     tags = sorted({tag for item in labelled for tag in item.tags})
-    return {tag: _dump(accuracy([item for item in labelled if tag in item.tags], bootstrap)) for tag in tags}
+    return {tag: dumped(accuracy([item for item in labelled if tag in item.tags], bootstrap)) for tag in tags}
+
+
+# ---------------------------------------------------------------------------- length, instead of the merits
+
+
+def verbosity(labelled: Sequence[LabelledJudgment], bootstrap: Bootstrap) -> dict[str, Any] | None:
+    """P(wrong | human prefers the shorter) - P(wrong | human prefers the longer), and both parts (arXiv 2310.10076).
+
+    Above 0: the judge is drawn to length. A judge that always takes the longer response has 1, one that always takes
+    the shorter -1, and one whose errors have nothing to do with length 0. Lengths are in words; pairs of one length
+    and human ties are left out, a judge's exact 0.5 is half wrong. None where the human never prefers the shorter or
+    never the longer.
+    """
+    rows = [item for item in decided(labelled) if item.longer != 0.5]
+    shorter = np.array([item.longer != item.p_human for item in rows])
+    if not rows or shorter.all() or not shorter.any():
+        return None
+    wrong = np.array([1 - item.right for item in rows])
+    clusters = [item.prompt_id for item in rows]
+
+    def part(chosen: Mask) -> Estimate:
+        names = [name for name, taken in zip(clusters, chosen, strict=True) if taken]
+        return clustered_mean(list(wrong[chosen]), names, *bootstrap)
+
+    parts = part(shorter), part(~shorter)
+    return {
+        "wrong_when_human_prefers_shorter": parts[0].model_dump(),
+        "wrong_when_human_prefers_longer": parts[1].model_dump(),
+        "bias": _difference(wrong, shorter, clusters, parts, bootstrap).model_dump(),
+    }
+
+
+def _difference(
+    wrong: Array, shorter: Mask, clusters: Sequence[str], parts: tuple[Estimate, Estimate], bootstrap: Bootstrap
+) -> Estimate:
+    """The first part less the second, resampled together: a prompt may have pairs of both kinds.
+
+    Resampling is blind where a part's values are all the same (a judge that is never wrong there). Then the parts'
+    own intervals are put together by square and add (Newcombe 1998, method 10).
+    """
+    value = parts[0].value - parts[1].value
+    kinds = (shorter, ~shorter)
+
+    def resampled(weights: Array) -> Array:
+        sums, counts = (np.stack([weights @ (x * kind) for kind in kinds]) for x in (wrong, np.ones(len(wrong))))
+        means = np.divide(sums, counts, out=np.full_like(sums, math.nan), where=counts > 0)
+        return np.asarray(means[0] - means[1])
+
+    blind = any(np.ptp(wrong[kind]) == 0 for kind in kinds)
+    found = None if blind else interval(resampled, clusters, bootstrap)
+    low, high = found or _square_and_add(value, *parts)
+    return Estimate(value=value, low=low, high=high, n=len(wrong))
+
+
+def _square_and_add(value: float, one: Estimate, other: Estimate) -> tuple[float, float]:
+    """Both parts are shares, so both have bounds."""
+    assert one.low is not None and one.high is not None and other.low is not None and other.high is not None
+    down = math.hypot(one.value - one.low, other.high - other.value)
+    up = math.hypot(one.high - one.value, other.value - other.low)
+    return value - down, value + up
 
 
 # -------------------------------------------------------------------------------------------- of the judge
@@ -164,26 +226,16 @@ def cost_per_pair(cost: Cost, judged: int) -> dict[str, float] | None:
     return {name: value / judged for name, value in cost._asdict().items()} if judged else None
 
 
-def repetition(first: Iterable[Judgment], second: Iterable[Judgment], bootstrap: Bootstrap) -> dict[str, Any] | None:
-    """How stable the judge is when it is asked the same pairs again (repetition stability, arXiv 2406.07791).
+def stability(both: Sequence[tuple[Judgment, Judgment]], bootstrap: Bootstrap) -> dict[str, Any] | None:
+    """How stable the judge is over two judgments of each pair (repetition stability, arXiv 2406.07791); None of none.
 
     `same_choice` is the share of pairs with the same preference both times (an exact 0.5 is the same as another), and
-    `mean_change` the mean |p - p'|. Pairs that only one of the two has are left out; None when no pair is in both.
+    `mean_change` the mean |p - p'|.
     """
-    again = {judgment.pair.id: judgment for judgment in second}
-    return stability([(one, again[one.pair.id]) for one in first if one.pair.id in again], bootstrap)
-
-
-def stability(both: Sequence[tuple[Judgment, Judgment]], bootstrap: Bootstrap) -> dict[str, Any] | None:
-    """The figures of `repetition` for judgments that are matched already; None of nothing."""
     if not both:
         return None
-    before = [one.p_a for one, _ in both]
-    after = [other.p_of(one.pair.a) for one, other in both]
-    clusters = [one.pair.prompt_id for one, _ in both]
-    same = [float(choice(p) == choice(q)) for p, q in zip(before, after, strict=True)]
-    change = [abs(p - q) for p, q in zip(before, after, strict=True)]
+    rows = [(one.p_a, other.p_of(one.pair.a), one.pair.prompt_id) for one, other in both]
     return {
-        "same_choice": clustered_mean(same, clusters, *bootstrap).model_dump(),
-        "mean_change": clustered_mean(change, clusters, *bootstrap).model_dump(),
+        "same_choice": dumped(mean_of(((float(choice(p) == choice(q)), prompt) for p, q, prompt in rows), bootstrap)),
+        "mean_change": dumped(mean_of(((abs(p - q), prompt) for p, q, prompt in rows), bootstrap)),
     }

@@ -2,20 +2,24 @@
 
 Each probe judges a few pairs once more, altered, and compares with the judge's own first choice: no human label is
 needed. Only judged principles count (`judged_only`): a check on length is right to notice padding. Every alteration
-stands in a pair that keeps its id, so that whatever is drawn by pair is drawn as before.
+stands in a pair that keeps its id, so that whatever is drawn by pair is drawn as before. The planted texts are in
+attacks.yaml.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
+from pathlib import Path
 from random import Random
 from statistics import fmean
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-from rlaif.audits.attacks import Attack, load_attacks, planted
-from rlaif.audits.metrics import stability
+import yaml
+
+from rlaif.audits.metrics import dumped, stability
 from rlaif.config.feedback import LabelSection
 from rlaif.config.judging import CompareMode, RankMode
 from rlaif.constitution import Constitution
@@ -24,8 +28,8 @@ from rlaif.feedback.judge.result import Cost
 from rlaif.feedback.labelled import agreement
 from rlaif.feedback.pairs import choice
 from rlaif.feedback.sample import Progress
-from rlaif.records import Judgment, Pair, Side, content_id, derive_seed
-from rlaif.stats import Bootstrap, Estimate, clustered_mean
+from rlaif.records import Judgment, Pair, Record, Side, content_id, derive_seed
+from rlaif.stats import Bootstrap, estimate_at, mean_of
 
 PARAPHRASES = ("compare", "compare-plain", "compare-brief")
 """Templates that ask the same in other words."""
@@ -35,6 +39,36 @@ PADDING = (
 )
 """Nothing to do with any prompt, neither good nor bad."""
 SIDES: tuple[Side, Side] = ("a", "b")
+
+
+class Attack(Record):
+    """One text that tries to win by addressing the judge, to plant in a response.
+
+    `{letter}`, `{lower}` and `{other}` are filled in by `planted`. Whether one breaks a prompt the tests decide.
+    """
+
+    id: str
+    kind: Literal["instruction", "role", "delimiter", "control", "unicode"]
+    text: str
+    place: Literal["start", "end"] = "end"
+
+
+@cache
+def load_attacks() -> tuple[Attack, ...]:
+    """All shipped attacks, in the order of the file."""
+    rows = yaml.safe_load(Path(__file__).with_name("attacks.yaml").read_text(encoding="utf-8"))
+    return tuple(Attack.model_validate(row) for row in rows)
+
+
+def planted(response: str, attack: Attack, letter: str) -> str:
+    """The response with the attack in it, for the response that the judge knows by the label `letter`.
+
+    The other response's label is A where `letter` is B, and B otherwise.
+    """
+    values = {"letter": letter, "lower": letter.lower(), "other": "A" if letter == "B" else "B"}
+    # In one pass, and only these three: attacks hold braces of their own.
+    text = re.sub(r"\{(letter|lower|other)\}", lambda found: values[found[1]], attack.text)
+    return f"{response} {text}" if attack.place == "end" else f"{text} {response}"
 
 
 @dataclass(frozen=True)
@@ -53,7 +87,7 @@ class ProbeBench:
     progress: Progress | None = None
     """Counts judged pairs; see `rounds`."""
     costs: list[Cost] = field(default_factory=list, compare=False)
-    """What the probes cost so far, one entry a round of judging."""
+    """What the probes cost so far, one entry per round of judging."""
 
     @cached_property
     def base(self) -> dict[str, Judgment]:
@@ -69,14 +103,15 @@ class ProbeBench:
         self.costs.append(result.cost)
         return {judgment.pair.id: judgment for judgment in result.judgments}
 
-    def mean(self, values: Sequence[float], pair_ids: Sequence[str], signed: bool = False) -> dict[str, Any] | None:
-        """The mean with its interval over prompts; None of nothing. `signed` values lie between -1 and 1."""
-        if not values:
-            return None
+    def beside(self, others: Mapping[str, Judgment]) -> list[tuple[Judgment, Judgment]]:
+        """The pairs that have both judgments: as they are, and the other."""
+        return [(one, others[key]) for key, one in self.base.items() if key in others]
+
+    def mean(self, rows: Iterable[tuple[float, str]], signed: bool = False) -> dict[str, Any] | None:
+        """The mean of (value, pair id) with its interval over prompts; None of none. `signed`: from -1 to 1."""
         prompts = {pair.id: pair.prompt_id for pair in self.pairs}
-        bounds = (-1.0, 1.0) if signed else (0.0, 1.0)
-        found: Estimate = clustered_mean(values, [prompts[i] for i in pair_ids], *self.bootstrap, bounds=bounds)
-        return found.model_dump()
+        values = ((value, prompts[pair_id]) for value, pair_id in rows)
+        return dumped(mean_of(values, self.bootstrap, (-1.0, 1.0) if signed else (0.0, 1.0)))
 
 
 def judged_only(constitution: Constitution) -> Constitution | None:
@@ -110,8 +145,7 @@ def repetition(bench: ProbeBench) -> dict[str, Any]:
 
     `identical` is the share of pairs whose p is the same to the last bit.
     """
-    again = bench.judge(bench.pairs, fresh=True)
-    both = [(one, again[key]) for key, one in bench.base.items() if key in again]
+    both = bench.beside(bench.judge(bench.pairs, fresh=True))
     found = stability(both, bench.bootstrap)
     if found is None:
         return {"same_choice": None, "reason": "no pair was judged both times"}
@@ -130,8 +164,7 @@ def paraphrase(bench: ProbeBench) -> dict[str, Any]:
     every: list[tuple[Judgment, Judgment]] = []
     for name in _other_templates(bench.section):
         section = bench.section.model_copy(update={"mode": mode.model_copy(update={"template": name})})
-        other = bench.judge(bench.pairs, section)
-        both = [(one, other[key]) for key, one in bench.base.items() if key in other]
+        both = bench.beside(bench.judge(bench.pairs, section))
         by_template[name] = stability(both, bench.bootstrap)
         every += both
     found = stability(every, bench.bootstrap)
@@ -143,7 +176,7 @@ def paraphrase(bench: ProbeBench) -> dict[str, Any]:
 # --------------------------------------------------------------------------------------- altered responses
 
 
-class _Altered(NamedTuple):
+class _Alteration(NamedTuple):
     """One pair with one response altered, before and after, seen from that response."""
 
     pair_id: str
@@ -166,17 +199,14 @@ def padding(bench: ProbeBench) -> dict[str, Any]:
     mean_shift   of p(the padded response)
     n, unjudged  cases with and without a judgment
     """
-    cases: list[_Altered] = []
+    cases: list[_Alteration] = []
     for side in SIDES:
         cases += _judge_altered(bench, dict.fromkeys(bench.base, side), lambda _, text: f"{text} {PADDING}")
-    lost = [case for case in cases if choice(case.before) == 0]
-    won = [case for case in cases if choice(case.before) == 1]
-    ids = [case.pair_id for case in cases]
     return {
-        "same_choice": bench.mean([float(choice(c.before) == choice(c.after)) for c in cases], ids),
-        "to_padded": bench.mean([c.won for c in lost], [c.pair_id for c in lost]),
-        "from_padded": bench.mean([1 - c.won for c in won], [c.pair_id for c in won]),
-        "mean_shift": bench.mean([c.after - c.before for c in cases], ids, signed=True),
+        "same_choice": bench.mean((float(choice(c.before) == choice(c.after)), c.pair_id) for c in cases),
+        "to_padded": bench.mean((c.won, c.pair_id) for c in cases if choice(c.before) == 0),
+        "from_padded": bench.mean((1 - c.won, c.pair_id) for c in cases if choice(c.before) == 1),
+        "mean_shift": bench.mean(((c.after - c.before, c.pair_id) for c in cases), signed=True),
         "n": len(cases),
         "unjudged": 2 * len(bench.base) - len(cases),
     }
@@ -201,42 +231,35 @@ def injection(bench: ProbeBench, attacks: Sequence[Attack] | None = None) -> dic
     letter = {key: "AB"[derive_seed(bench.seed, "letter", key) % 2] for key in losers}
     cases = _judge_altered(bench, losers, lambda key, text: planted(text, plan[key], letter[key]))
     flips = {case.pair_id: case.won for case in cases}
-    flipped = bench.mean(list(flips.values()), list(flips))
-    if flipped is None:
+    flipped = bench.mean((won, key) for key, won in flips.items())
+    share = estimate_at(flipped)
+    if share is None:
         return {"flipped": None, "resisted": None, "reason": "no attacked pair was judged"}
-    by_kind = {}
-    for kind in sorted({plan[key].kind for key in flips}):
-        ids = [key for key in flips if plan[key].kind == kind]
-        by_kind[kind] = bench.mean([flips[key] for key in ids], ids)
+    kinds = sorted({plan[key].kind for key in flips})
     return {
         "flipped": flipped,
-        "resisted": _complement(flipped),
-        "by_kind": by_kind,
-        "mean_shift": bench.mean([c.after - c.before for c in cases], list(flips), signed=True),
+        "resisted": share.opposite(1.0).model_dump(),
+        "by_kind": {
+            kind: bench.mean((won, key) for key, won in flips.items() if plan[key].kind == kind) for kind in kinds
+        },
+        "mean_shift": bench.mean(((c.after - c.before, c.pair_id) for c in cases), signed=True),
         "succeeded": sorted({plan[key].id for key, won in flips.items() if won == 1}),
         "n": len(cases),
         "unjudged": len(losers) - len(cases),
     }
 
 
-def _judge_altered(bench: ProbeBench, sides: dict[str, Side], alter: Callable[[str, str], str]) -> list[_Altered]:
+def _judge_altered(bench: ProbeBench, sides: dict[str, Side], alter: Callable[[str, str], str]) -> list[_Alteration]:
     """Judge each pair with the response on its side altered. The pair keeps its id and its other response."""
     pairs = {pair.id: pair for pair in bench.pairs}
-    altered = []
-    for key, side in sides.items():
-        pair = pairs[key]
-        text = alter(key, pair.a if side == "a" else pair.b)
-        altered.append(pair.model_copy(update={side: text}))
+    texts = {key: alter(key, pairs[key].a if side == "a" else pairs[key].b) for key, side in sides.items()}
+    altered = [pairs[key].model_copy(update={side: texts[key]}) for key, side in sides.items()]
     found = bench.judge([pair for pair in altered if pair.a != pair.b])
-    return [
-        _Altered(key, _p_of(bench.base[key], side), _p_of(found[key], side))
-        for key, side in sides.items()
-        if key in found
-    ]
 
+    def p_of(judgment: Judgment) -> float:
+        return judgment.p_a if sides[judgment.pair.id] == "a" else 1 - judgment.p_a
 
-def _p_of(judgment: Judgment, side: Side) -> float:
-    return judgment.p_a if side == "a" else 1 - judgment.p_a
+    return [_Alteration(key, p_of(bench.base[key]), p_of(found[key])) for key in sides if key in found]
 
 
 def _shuffled(attacks: Sequence[Attack], count: int, seed: int) -> list[Attack]:
@@ -247,16 +270,6 @@ def _shuffled(attacks: Sequence[Attack], count: int, seed: int) -> list[Attack]:
         by_kind.setdefault(attack.kind, []).append(attack)
     decks = [random.sample(deck, len(deck)) for _, deck in sorted(by_kind.items())]
     return [decks[i % len(decks)][i // len(decks) % len(decks[i % len(decks)])] for i in range(count)]
-
-
-def _complement(share: dict[str, Any]) -> dict[str, Any]:
-    low, high = share["low"], share["high"]
-    return {
-        "value": 1 - share["value"],
-        "low": None if high is None else 1 - high,
-        "high": None if low is None else 1 - low,
-        "n": share["n"],
-    }
 
 
 PROBES: dict[str, Callable[[ProbeBench], dict[str, Any]]] = {

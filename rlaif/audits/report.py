@@ -1,28 +1,24 @@
 """audit.html: one self-contained page about one audit, for a person.
 
-It shows what the audit's JSON holds and measures nothing. The words at the top come from `opinion.py`; what should not
-move a judge, and does, is in `probe_report.py`.
+It shows what the audit's JSON holds and measures nothing. The words at the top come from `opinion.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from rlaif.audits import proposal
-from rlaif.audits.cautions import helpful_maps
-from rlaif.audits.opinion import named
-from rlaif.audits.probe_report import probes_part
-from rlaif.feedback.calibration import calibrate, fitted
+from rlaif.audits import choice
+from rlaif.audits.opinion import Audit, helpful_maps, named
+from rlaif.feedback.calibration import Isotonic, Temperature, calibrate, fitted
 from rlaif.pages import kit, plots
 from rlaif.pages.kit import Cell, Part, Tile, tile
 from rlaif.stats import Estimate, at, estimate_at
 from rlaif.words import COIN, NONE, number, percent, tone, with_interval
 
-Audit = Mapping[str, Any]
 OUTCOMES = {"yes": "better", "no": "worse", "unknown": ""}
 """Colours of the page's frame."""
 PARTS = {
@@ -31,6 +27,20 @@ PARTS = {
     "both_second.value": "always the second",
     "undecided.value": "undecided",
 }
+PROBES = {
+    "repetition": "Asked the same again",
+    "paraphrase": "Asked in other words",
+    "padding": "Irrelevant sentences added",
+    "injection": "Instructions planted",
+}
+ATTACK_KINDS = {
+    "instruction": "words to the judge",
+    "role": "a turn that never happened",
+    "delimiter": "tags closed or opened",
+    "control": "control tokens",
+    "unicode": "look-alike characters",
+}
+MAPS: tuple[Literal["temperature", "isotonic"], ...] = ("temperature", "isotonic")
 A_COIN = plots.AxisScale(reference=(COIN, "a coin"))
 
 
@@ -47,14 +57,14 @@ def write_audit_page(audit: Audit, path: Path) -> Path:
     }
     opinion = [said["sentence"], " ".join(said["reasons"])]
     parts: kit.Parts = [
-        _modes(audit["modes"]) if "modes" in audit else None,
+        choice.part(audit["modes"]) if "modes" in audit else None,
         kit.verdict("May this judge be used?", opinion, said["cautions"], OUTCOMES[said["outcome"]]),
         _gate(audit),
         kit.tiles(_tiles(audit), reading),
         _agreement(audit),
         _position(audit),
         _confidence(audit),
-        probes_part(audit),
+        _probes(audit),
         _examples(audit),
         _cost(audit),
         kit.provenance(
@@ -69,41 +79,23 @@ def write_audit_page(audit: Audit, path: Path) -> Path:
     return kit.write_page(path, f"Audit of {judge}", facts, parts, footer)
 
 
-def _modes(modes: Mapping[str, Any]) -> list[Part]:
-    """Which mode the audit proposes, if it compared any."""
-    found = kit.table([column.capitalize() for column in proposal.COLUMNS], proposal.table(modes))
-    reading = kit.note(
-        "Agreement with people, and differences in points, on the pairs that did not choose; in the last column on "
-        "those that did, where a pair without a judgment counts half. Differences are on the pairs that both modes "
-        "judged."
-    )
-    return [
-        kit.verdict("Which mode?", [modes["sentence"], " ".join(modes["reasons"])], modes["cautions"]),
-        *([found, reading] if found else []),
-        *(kit.note(problem) for problem in proposal.problems(modes)),
-    ]
-
-
 def _gate(audit: Audit) -> Part:
     """One row per threshold."""
     found = audit.get("gate") or {"thresholds": {}, "shortfalls": []}
-    short = {row["name"]: row["value"] for row in found["shortfalls"]}
-    rows = []
-    for name, threshold in found["thresholds"].items():
-        value = "not measured" if short.get(name) is None else f"{short[name]:.3f}"
-        result = Cell(f"\u2717 {value}", tone="down") if name in short else Cell("\u2713 passed", tone="up")
-        rows.append((name, f"{threshold:g}", result))
+    reached = {name: Cell("\u2713 passed", tone="up") for name in found["thresholds"]}
+    for row in found["shortfalls"]:
+        value = "not measured" if row["value"] is None else f"{row['value']:.3f}"
+        reached[row["name"]] = Cell(f"\u2717 {value}", tone="down")
+    rows = [(name, f"{threshold:g}", reached[name]) for name, threshold in found["thresholds"].items()]
     return kit.table(("Gate", "At least", ""), rows, left=(2,), kind="wide")
 
 
 def _tiles(audit: Audit) -> list[Tile]:
     """The few figures that a reader wants first; what was not measured has no tile."""
     calibration, padded = audit["calibration"], estimate_at(audit, "probes.padding.to_padded")
-    ece = []
-    if calibration:
-        after = [f"{number(calibration[name]['ece'])} by {name}" for name in helpful_maps(calibration)]
-        detail = ", ".join(after) or "no fitted map helps"
-        ece = [Tile("Calibration error (ECE)", number(calibration["ece"]), detail)]
+    after = [f"{number(calibration[name]['ece'])} by {name}" for name in helpful_maps(calibration or {})]
+    detail = ", ".join(after) or "no fitted map helps"
+    ece = [Tile("Calibration error (ECE)", number(calibration["ece"]), detail)] if calibration else []
     beside = f"; irrelevant sentences {percent(padded.value)}" if padded else ""
     return [
         *tile("Agrees with the human label", estimate_at(audit, "accuracy"), "share", COIN),
@@ -115,11 +107,11 @@ def _tiles(audit: Audit) -> list[Tile]:
     ]
 
 
-# ------------------------------------------------------------------------------------- agreement and position
-
-
 def _agreement(audit: Audit) -> list[Part]:
-    tags = [(name, with_interval(estimate_at(e)), _n(e)) for name, e in audit["by_tag"].items()]
+    tags = [(name, with_interval(estimate_at(e)), f"{e['n']:,}" if e else NONE) for name, e in audit["by_tag"].items()]
+    by_principle = {name: estimate_at(e, "accuracy") for name, e in audit["by_principle"].items()}
+    if sum(right is not None for right in by_principle.values()) > 1:
+        by_principle["the whole constitution"] = estimate_at(audit, "accuracy")
     files = [
         (
             row["name"],
@@ -141,17 +133,13 @@ def _agreement(audit: Audit) -> list[Part]:
         "Where the judge is at exactly even it counts half; pairs on which people had no preference have no right "
         "choice and are left out. A principle alone is seldom meant to agree with every label; what it adds to the "
         "others, `rlaif constitution ablate` measures.",
-        _principle_plot(audit),
+        _dots("Agrees with the human label", "Agreement with human labels, by principle", by_principle),
         kit.table(head, [_principle(name, entry) for name, entry in audit["by_principle"].items()]),
         kit.table(("Tag", "Agrees", "Pairs"), tags, kind="wide"),
         kit.table(("Human labels", "Pairs used", "Unusable rows", "Agrees", "SHA-256"), files, left=(4,)),
         kit.heading("Members of the panel", 3) if members else None,
         kit.table(of_members, members, kind="wide"),
     )
-
-
-def _n(entry: Mapping[str, Any] | None) -> str:
-    return f"{entry['n']:,}" if entry else NONE
 
 
 def _principle(name: str, entry: Mapping[str, Any]) -> tuple[str | Cell, ...]:
@@ -167,18 +155,12 @@ def _principle(name: str, entry: Mapping[str, Any]) -> tuple[str | Cell, ...]:
     )
 
 
-def _principle_plot(audit: Audit) -> Part:
-    rows = _measured({name: estimate_at(e, "accuracy") for name, e in audit["by_principle"].items()})
-    if len(rows) > 1:
-        rows |= _measured({"the whole constitution": estimate_at(audit, "accuracy")})
-    if not rows:
-        return None
-    svg = plots.dots("Agrees with the human label", rows, A_COIN)
-    return kit.picture(svg, "Agreement with human labels, by principle")
-
-
-def _measured(found: Mapping[str, Estimate | None]) -> dict[str, Estimate]:
-    return {name: estimate for name, estimate in found.items() if estimate is not None}
+def _dots(
+    title: str, alt: str, found: Mapping[str, Estimate | None], scale: plots.AxisScale = A_COIN, narrow: bool = False
+) -> Part:
+    """A dot with its interval per estimate; no picture where nothing was measured."""
+    rows = {name: estimate for name, estimate in found.items() if estimate}
+    return kit.picture(plots.dots(title, rows, scale, narrow=narrow), alt) if rows else None
 
 
 def _position(audit: Audit) -> list[Part]:
@@ -197,67 +179,99 @@ def _position(audit: Audit) -> list[Part]:
     )
 
 
-# ----------------------------------------------------------------------------------------- confidence and length
-
-
 def _confidence(audit: Audit) -> list[Part]:
     calibration = audit["calibration"]
     if not calibration:
         return []
-    rows = {"as the judge gives them": calibration}
-    if calibration["temperature"]:
-        rows[f"temperature {number(calibration['temperature']['value'])}"] = calibration["temperature"]
-    if calibration["isotonic"]:
-        rows["isotonic"] = calibration["isotonic"]
-    maps = [(name, *(f"{entry[key]:.3f}" for key in ("ece", "brier", "log_loss"))) for name, entry in rows.items()]
+    temperature = calibration["temperature"]
+    rows = {
+        "as the judge gives them": calibration,
+        f"temperature {number(temperature and temperature['value'])}": temperature,
+        "isotonic": calibration["isotonic"],
+    }
+    keys = ("ece", "brier", "log_loss")
+    maps = [(name, *(f"{entry[key]:.3f}" for key in keys)) for name, entry in rows.items() if entry]
     reading = kit.note(
         "Maps are measured on prompts that they were not fitted on; one helps where its log loss is lower. Always "
         "saying 50% has a Brier score of 0.25 and a log loss of 0.693."
     )
     table = kit.table(("Probabilities", "ECE", "Brier score", "Log loss"), maps)
+    errors = _dots(
+        "It errs where the human prefers",
+        "Errors where the human prefers the shorter, and the longer, response",
+        {f"the {x}": estimate_at(audit, f"verbosity.wrong_when_human_prefers_{x}") for x in ("shorter", "longer")},
+        narrow=True,
+    )
     return kit.section(
         "Confidence and length",
         "The judge's p should be how often it is right; a recipe can have labels corrected (`label.audit.calibrate`). "
         "And it should err no more often where people prefer the shorter response.",
-        kit.grid(_reliability_plot(calibration), kit.stack(_verbosity_plot(audit), table, reading)),
+        kit.grid(_reliability_plot(calibration), kit.stack(errors, table, reading)),
     )
 
 
 def _reliability_plot(calibration: Mapping[str, Any]) -> Part:
-    found = [(row["confidence"], estimate_at(row, "accuracy")) for row in calibration["bins"]]
-    bins = [(confidence, accuracy) for confidence, accuracy in found if accuracy]
-    surest = max((confidence for confidence, _ in bins), default=1.0)
-    x = np.linspace(0.5, surest, 101)  # beyond it a map is a guess
-    maps = {}
-    for name in ("temperature", "isotonic"):
-        if calibration[name]:
-            how = fitted(calibration, name)
-            maps[f"after {name}"] = (list(x), [calibrate(float(p), how) for p in x])
+    bins = [(row["confidence"], right) for row in calibration["bins"] if (right := estimate_at(row, "accuracy"))]
+    x = np.linspace(0.5, max((confidence for confidence, _ in bins), default=1.0), 101)  # beyond it a map is a guess
+    found: dict[str, Temperature | Isotonic] = {name: fitted(calibration, name) for name in MAPS if calibration[name]}
+    maps = {f"after {name}": (list(x), [calibrate(float(p), how) for p in x]) for name, how in found.items()}
     return kit.picture(plots.reliability("How often it is right", bins, maps), "Accuracy over confidence")
 
 
-def _verbosity_plot(audit: Audit) -> Part:
-    sides = ("shorter", "longer")
-    places = {f"the {side}": f"verbosity.wrong_when_human_prefers_{side}" for side in sides}
-    rows = _measured({name: estimate_at(audit, place) for name, place in places.items()})
-    if not rows:
-        return None
-    svg = plots.dots("It errs where the human prefers", rows, A_COIN, narrow=True)
-    return kit.picture(svg, "Errors where the human prefers the shorter, and the longer, response")
+def _probes(audit: Audit) -> list[Part]:
+    """What should not move a judge: one row per probe, and the attacks that turned a choice."""
+    injection = audit["probes"].get("injection", {})
+    succeeded = injection.get("succeeded", [])
+    by_kind = {ATTACK_KINDS.get(kind, kind): estimate_at(e) for kind, e in (injection.get("by_kind") or {}).items()}
+    padded = estimate_at(audit, "probes.padding.to_padded")
+    scale = plots.AxisScale(reference=(padded.value, "irrelevant sentences") if padded else None)
+    alt = "Share of choices that a planted text turned, by kind of attack"
+    rows = [_probe(name, found) for name, found in audit["probes"].items()]
+    return kit.section(
+        "What should not move it",
+        "Some pairs were judged again, altered in ways that change nothing about which response is better. Only judged "
+        "principles take part. That an instruction wins means little where irrelevant sentences win as often.",
+        kit.table(("Probe", "Keeps its choice", "p moves by", "Cases", ""), rows, left=(4,)),
+        _dots("The attacked response wins the choice", alt, by_kind, scale),
+        kit.note(f"Attacks that turned a choice: {', '.join(succeeded)}.") if succeeded else None,
+    )
 
 
-# ------------------------------------------------------------------------------------------- examples and cost
+def _probe(name: str, found: Mapping[str, Any]) -> tuple[str | Cell, ...]:
+    """What the probe found, or why it could not be made."""
+    if "reason" in found:
+        return PROBES[name], NONE, NONE, NONE, Cell("", found["reason"])
+    same = with_interval(estimate_at(found, "resisted" if name == "injection" else "same_choice"))
+    shift = estimate_at(found, "mean_shift") or estimate_at(found, "mean_change")
+    moved = number(shift.value, signed="mean_shift" in found) if shift else NONE
+    return PROBES[name], same, moved, f"{found['n']:,}", Cell("", _reading(name, found))
+
+
+def _reading(name: str, found: Mapping[str, Any]) -> str:
+    if name == "repetition":
+        return f"p is the same to the last bit for {percent(found['identical'])}"
+    if name == "paraphrase":
+        same = {template: estimate_at(entry, "same_choice") for template, entry in found["by_template"].items()}
+        parts = [f"{template}: {percent(kept.value)}" for template, kept in same.items() if kept]
+        return f"by template: {', '.join(parts)}"
+    unjudged = f"; {found['unjudged']:,} cases could not be judged" if found["unjudged"] else ""
+    if name == "padding":
+        won, lost = estimate_at(found, "to_padded"), estimate_at(found, "from_padded")
+        gained = f"gains the choice in {percent(won.value)}" if won else "never stood to gain"
+        gave = f"loses it in {percent(lost.value)}" if lost else "never stood to lose"
+        return f"the padded response {gained} and {gave} of cases{unjudged}"
+    return f"planted in the response it did not prefer{unjudged}"
 
 
 def _examples(audit: Audit) -> list[Part]:
     rows = audit["examples"]
     reading = f"The {len(rows)} pairs on which the judge was surest of the response that people rejected."
-    return kit.section("Where judge and people are furthest apart", reading, *(_example(row) for row in rows))
+    return kit.section("Where judge and people are furthest apart", reading, *map(_example, rows))
 
 
 def _example(row: Mapping[str, Any]) -> Part:
-    strongest = sorted(row["by_principle"].items(), key=lambda item: -abs(item[1] - 0.5))[:4]
-    chips = [(f"{name} {percent(p)}", "") for name, p in strongest]
+    surest = sorted(row["by_principle"].items(), key=lambda item: -abs(item[1] - 0.5))[:4]
+    chips = [(f"{name} {percent(p)}", "") for name, p in surest]
     judge = kit.Side("before", "The judge prefers", row["judge_prefers"], [f"p {percent(row['p_judge'])}"], chips)
     return kit.example(row["prompt"], kit.Side("after", "People prefer", row["human_prefers"]), judge)
 
@@ -275,7 +289,7 @@ def _cost(audit: Audit) -> list[Part]:
         told += " Replies that the cache held are counted too."
     first = {row["reason"]: row["detail"][:200] for row in reversed(audit["failures"])}
     failed = [(reason, count, first.get(reason, "")) for reason, count in audit["coverage"]["reasons"].items()]
-    rows = audit["gold_rows"]
-    unusable = kit.pre("\n".join(rows["first_unusable"])) if rows["first_unusable"] else None
-    details = kit.details(f"{rows['unusable']} unusable rows of the human labels", unusable)
+    first_rows, count = audit["gold_rows"]["first_unusable"], audit["gold_rows"]["unusable"]
+    unusable = kit.pre("\n".join(first_rows)) if first_rows else None
+    details = kit.details(f"{count} unusable rows of the human labels", unusable)
     return kit.section("Cost", "", kit.paragraph(told), *kit.failures(failed), details)

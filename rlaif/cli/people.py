@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rlaif.cli.outputs import not_a_run_file
+from rlaif.cli.options import not_a_run_file
 
 if TYPE_CHECKING:
     from rlaif.annotate.route import Conflict

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -74,21 +74,28 @@ def changed_keys(old: Recipe, new: Recipe) -> list[str]:
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """The same of JSON objects, whose keys may be dotted names."""
-    before, after = dict(_flatten(dict(old))), dict(_flatten(dict(new)))
-    unset = object()
+    before, after = dotted(old, lists=True), dotted(new, lists=True)
     return [
-        f"{key}: {before.get(key, 'unset')} -> {after.get(key, 'unset')}"
-        for key in before | after
-        if before.get(key, unset) != after.get(key, unset)
+        f"{k}: {before.get(k, 'unset')} -> {after.get(k, 'unset')}"
+        for k in before | after
+        if before.get(k, _UNSET) != after.get(k, _UNSET)
     ]
 
 
-def _flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    if not value or not isinstance(value, dict | list):
-        yield prefix, value
-        return
-    for key, child in value.items() if isinstance(value, dict) else enumerate(value):
-        yield from _flatten(child, f"{prefix}.{key}" if prefix else str(key))
+_UNSET = object()
+
+
+def dotted(tree: Any, lists: bool = False, prefix: str = "") -> dict[str, Any]:
+    """The leaves of nested mappings by dotted key, with `lists` those of lists by position too; `{}` is a leaf."""
+    children: dict[Any, Any] = {}
+    if isinstance(tree, Mapping):
+        children = dict(tree)
+    elif lists and isinstance(tree, list):
+        children = dict(enumerate(tree))
+    found: dict[str, Any] = {}
+    for key, child in children.items():
+        found |= dotted(child, lists, f"{prefix}.{key}" if prefix else str(key))
+    return found if children else {prefix: tree}
 
 
 # --------------------------------------------------------------------------------------------------- overrides

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from rlaif.config.load import dotted
 from rlaif.errors import DataError
 from rlaif.evaluation.artefacts import Artefacts, read_artefacts
 from rlaif.jsonl import write_json
@@ -222,18 +223,9 @@ def _head_to_head(direct: Mapping[str, Estimate], runs: Sequence[Artefacts]) -> 
 # ------------------------------------------------------------------------------------------------ like for like
 
 
-def _flat(value: Any, key: str = "") -> dict[str, str]:
-    """Dotted keys of nested mappings; lists are values."""
-    if isinstance(value, dict) and value:
-        return {
-            k: v for part, inner in value.items() for k, v in _flat(inner, f"{key}.{part}" if key else part).items()
-        }
-    return {key: str(value)}
-
-
 def recipe_differences(recipes: Sequence[Mapping[str, Any] | None]) -> dict[str, list[str]]:
     """The resolved recipes' dotted keys that are not the same in all, with each one's value."""
-    flat = [_flat(recipe) if recipe else {} for recipe in recipes]
+    flat = [{k: str(v) for k, v in dotted(recipe).items()} if recipe else {} for recipe in recipes]
     keys = dict.fromkeys(key for recipe in flat for key in recipe if key not in ("name", "title"))
     values = {key: [recipe.get(key, NONE) for recipe in flat] for key in keys}
     return {key: found for key, found in values.items() if len(set(found)) > 1}

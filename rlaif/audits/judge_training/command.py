@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rlaif import __version__
-from rlaif.audits.identity import identity
+from rlaif.audits.gate import identity
 from rlaif.audits.judge_training import worth
 from rlaif.audits.judge_training.labels import PairLabels, read_labels
 from rlaif.audits.judge_training.material import material_of, trainable_mode

@@ -1,30 +1,30 @@
-"""`rlaif constitution distill`: propose, merge, vote, select; write a constitution and the report of how it came about.
+"""Inverse constitutional AI: from labelled pairs to the constitution that explains them (arXiv 2406.06560).
 
-The report (JSON) holds every proposal and every candidate, also those that were dropped and why. Without a survivor it
-is all that is written. Equal work gives equal files, as far as the judge replies equally.
+`proposals.py` asks the judge why people preferred what they did and joins what says the same, `votes.py` tests each
+candidate alone on pairs of other prompts and keeps those that predict the labels. Here all of it is done and written:
+a constitution, and a report (JSON) of every proposal and candidate, with why it was dropped. Without a survivor there
+is only the report. What survives explains these labels; other constitutions may explain them as well. Equal work gives
+equal files, as far as the judge replies equally.
 """
 
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rlaif.audits.distill.merge import Candidate, merge
-from rlaif.audits.distill.propose import ProposalResult, propose
-from rlaif.audits.distill.select import CandidateTest, select
-from rlaif.audits.distill.settings import DistillSettings
-from rlaif.audits.distill.vote import Votes, constitution_of, vote
 from rlaif.audits.gold import read_gold
 from rlaif.audits.judge_training.record import refuse_seen
 from rlaif.audits.judges import open_judges
+from rlaif.audits.proposals import Candidate, DistillSettings, ProposalResult, merge, propose
+from rlaif.audits.votes import CandidateTest, constitution_of, select, vote
 from rlaif.config import Recipe
 from rlaif.config.judging import CompareMode
 from rlaif.console import bar
 from rlaif.constitution import Constitution, write_constitution
 from rlaif.errors import ConfigError, DataError
+from rlaif.feedback.judge.result import Cost
 from rlaif.jsonl import write_json
 from rlaif.models.chat import ChatModel
 from rlaif.records import Judgment, content_id, derive_seed
@@ -33,38 +33,29 @@ from rlaif.templates import JudgeTemplate, load_template
 from rlaif.words import percent, with_interval
 
 SCHEMA = "rlaif/distillation/v1"
-TEMPLATE = "propose"
 
 
 class Distillation(NamedTuple):
-    """What came of it. Without survivors `kept` is empty, `constitution` and `path` are None: exit code 1."""
+    """What came of it. Without survivors `kept` is empty, `constitution` and `path` are None."""
 
     kept: tuple[CandidateTest, ...]
     constitution: Constitution | None
     path: Path | None
     report: Path
     document: dict[str, Any]
-
-    @property
-    def lines(self) -> list[str]:
-        """What to print, the sentence first."""
-        principles = [f"  {t.candidate.id}: {supported(t)}: {t.candidate.text}" for t in self.kept]
-        files = [f"constitution: {self.path}"] if self.path else []
-        return [self.document["sentence"], *principles, *files, f"report: {self.report}"]
+    """The report; its `sentence` says what came of it."""
 
 
-class _Work(NamedTuple):
-    """All that was done."""
+class _Steps(NamedTuple):
+    """What each step made."""
 
     proposed: ProposalResult
     merged: list[Candidate]
-    votes: Votes
     tested: list[CandidateTest]
+    cost: Cost
 
 
-def distill_command(
-    recipe: Recipe, gold: Sequence[Path], out: Path, settings: DistillSettings | None = None
-) -> Distillation:
+def distill(recipe: Recipe, gold: Sequence[Path], out: Path, settings: DistillSettings | None = None) -> Distillation:
     """Distil these files of human labels with the recipe's judge; write `out` (YAML) and the JSON report beside it.
 
     Half of the prompts, by hash, serve for proposals and the others for the vote; human ties are left out. The judge
@@ -78,12 +69,12 @@ def distill_command(
     refuse_seen(recipe, [label.pair for label in labels.judgments])
     ours, theirs = halves(labels.judgments, settings, recipe.seed)
     mode = recipe.label.mode
-    asking = load_template(TEMPLATE, "propose")
+    asking = load_template("propose", "propose")
     voting = load_template(mode.template if isinstance(mode, CompareMode) else CompareMode().template, "compare")
     with open_judges(recipe.judge, str(out.resolve())) as judges, judges.cached(None) as model:
-        work = _distill(model, recipe, (ours, theirs), (asking, voting), settings)
+        steps = _steps(model, recipe, ours, theirs, (asking, voting), settings)
         judge = {"name": model.name, "revision": model.revision}
-    kept = tuple(t for t in work.tested if t.rejected is None)
+    kept = tuple(t for t in steps.tested if t.rejected is None)
     report = out.with_suffix(".json")
     constitution = None
     if kept:
@@ -98,14 +89,15 @@ def distill_command(
         write_constitution(out, constitution, "\n".join([*origin, *measured]))
     document = {
         "schema": SCHEMA,
-        "sentence": _sentence(work, kept),
+        "sentence": _sentence(steps, kept),
         "constitution": constitution and {"id": constitution.id, "hash": constitution.hash},
         "judge": judge,
         "templates": {template.name: template.hash for template in (asking, voting)},
         "seed": recipe.seed,
         "settings": settings.model_dump(mode="json"),
         "gold": [file._asdict() for file in labels.files],
-        **_figures(work, len(ours), len(theirs), settings),
+        "pairs": {"proposing": len(ours), "voting": len(theirs)},
+        **_figures(steps, settings),
     }
     write_json(report, document)
     return Distillation(kept, constitution, out if kept else None, report, document)
@@ -114,7 +106,7 @@ def distill_command(
 def halves(labels: Sequence[Judgment], settings: DistillSettings, seed: int) -> tuple[list[Judgment], list[Judgment]]:
     """(labels to propose from, labels to vote on), a seeded draw of each: no prompt is in both.
 
-    Which half a prompt is in hangs on its hash alone. Human ties are left out. DataError for an empty half.
+    A prompt's hash alone decides its half. Human ties are left out. DataError for an empty half.
     """
     halves: tuple[list[Judgment], list[Judgment]] = ([], [])
     for label in labels:
@@ -132,25 +124,25 @@ def halves(labels: Sequence[Judgment], settings: DistillSettings, seed: int) -> 
     return proposing, voting
 
 
-def _distill(
+def _steps(
     model: ChatModel,
     recipe: Recipe,
-    labels: tuple[list[Judgment], list[Judgment]],
+    ours: Sequence[Judgment],
+    theirs: Sequence[Judgment],
     templates: tuple[JudgeTemplate, JudgeTemplate],
     settings: DistillSettings,
-) -> _Work:
-    (ours, theirs), (asking, voting) = labels, templates
+) -> _Steps:
     with bar("propose", len(ours), "pairs") as advance:
-        proposed = propose(model, ours, asking, settings, recipe.seed, advance)
+        proposed = propose(model, ours, templates[0], settings, recipe.seed, advance)
     merged = merge(proposed.proposals)
     candidates = merged[: settings.candidates]
     if not candidates:
-        return _Work(proposed, merged, Votes.none(len(theirs)), [])
+        return _Steps(proposed, merged, [], proposed.cost)
     with bar("vote", len(theirs), "pairs") as advance:
-        votes = vote(model, candidates, theirs, voting, recipe.label, recipe.seed, advance)
-    bootstrap = Bootstrap.of(recipe.evaluate, recipe.seed)
+        votes = vote(model, candidates, theirs, templates[1], recipe.label, recipe.seed, advance)
     prompt_ids = [label.pair.prompt_id for label in theirs]
-    return _Work(proposed, merged, votes, select(candidates, votes.p, prompt_ids, settings, bootstrap))
+    tested = select(candidates, votes.p, prompt_ids, settings, Bootstrap.of(recipe.evaluate, recipe.seed))
+    return _Steps(proposed, merged, tested, proposed.cost.plus(votes.cost))
 
 
 # ------------------------------------------------------------------------------------------------- in words
@@ -158,28 +150,24 @@ def _distill(
 
 def supported(tested: CandidateTest) -> str:
     """'82% (74 to 89%) of 61 decided pairs, proposed for 9'."""
-    if tested.support is None:
-        return f"no support measured, proposed for {len(tested.candidate.supporters)}"
-    return (
-        f"{with_interval(tested.support)} of {tested.support.n} decided pairs, "
-        f"proposed for {len(tested.candidate.supporters)}"
-    )
+    support = tested.support
+    measured = f"{with_interval(support)} of {support.n} decided pairs" if support else "no support measured"
+    return f"{measured}, proposed for {len(tested.candidate.supporters)}"
 
 
-def _sentence(work: _Work, kept: Sequence[CandidateTest]) -> str:
-    usable = sum(proposal.fault is None for proposal in work.proposed.proposals)
-    made = f"{len(work.proposed.proposals)} proposals ({usable} usable, {len(work.merged)} different)"
+def _sentence(steps: _Steps, kept: Sequence[CandidateTest]) -> str:
+    proposals, faults = steps.proposed.proposals, steps.proposed.faults
+    made = f"{len(proposals)} proposals ({len(proposals) - faults.total()} usable, {len(steps.merged)} different)"
     if kept:
-        return f"{len(kept)} of {len(work.tested)} candidates survive the vote on held-out pairs, from {made}."
-    faults = Counter(proposal.fault for proposal in work.proposed.proposals if proposal.fault)
-    if not work.tested:
+        return f"{len(kept)} of {len(steps.tested)} candidates survive the vote on held-out pairs, from {made}."
+    if not steps.tested:
         worst = ", ".join(f"{fault}: {count}" for fault, count in faults.most_common(3))
         return (
             f"No principle survives: none of the {made} can be tested ({worst}); take a judge that follows the format."
         )
-    best = work.tested[0]
+    best = steps.tested[0]
     return (
-        f"No principle survives: none of {len(work.tested)} candidates predicts held-out labels better than chance, "
+        f"No principle survives: none of {len(steps.tested)} candidates predicts held-out labels better than chance, "
         f"from {made}; the best, {best.candidate.text!r}, {best.rejected}: {supported(best)}. Give more labels or "
         "a better judge."
     )
@@ -197,34 +185,32 @@ def _measured(kept: Sequence[CandidateTest], pairs: int, confidence: float, alph
     ]
 
 
-def _figures(work: _Work, proposing: int, voting: int, settings: DistillSettings) -> dict[str, Any]:
+def _figures(steps: _Steps, settings: DistillSettings) -> dict[str, Any]:
     why = f"not tested: {settings.candidates} others were proposed for as many pairs or more"
-    untested = [CandidateTest(candidate, why) for candidate in work.merged[settings.candidates :]]
-    faults = Counter(proposal.fault for proposal in work.proposed.proposals if proposal.fault)
+    untested = [CandidateTest(candidate, why) for candidate in steps.merged[settings.candidates :]]
+    proposals, faults = steps.proposed.proposals, steps.proposed.faults
     return {
-        "pairs": {"proposing": proposing, "voting": voting},
         "proposals": {
-            "made": len(work.proposed.proposals),
-            "usable": len(work.proposed.proposals) - faults.total(),
+            "made": len(proposals),
+            "usable": len(proposals) - faults.total(),
             "faults": dict(sorted(faults.items())),
-            "unusable": [p._asdict() for p in work.proposed.proposals if p.fault],
+            "unusable": [p._asdict() for p in proposals if p.fault],
         },
-        "candidates": [_row(tested) for tested in [*work.tested, *untested]],
-        "cost": work.proposed.cost.plus(work.votes.cost)._asdict(),
-    }
-
-
-def _row(tested: CandidateTest) -> dict[str, Any]:
-    return {
-        "id": tested.candidate.id,
-        "text": tested.candidate.text,
-        "kept": tested.rejected is None,
-        "rejected": tested.rejected,
-        "support": tested.support and tested.support.model_dump(),
-        "p_value": tested.p_value,
-        "judged_pairs": tested.asked,
-        "supporters": list(tested.candidate.supporters),
-        "wordings": list(tested.candidate.wordings),
+        "candidates": [
+            {
+                "id": tested.candidate.id,
+                "text": tested.candidate.text,
+                "kept": tested.rejected is None,
+                "rejected": tested.rejected,
+                "support": tested.support and tested.support.model_dump(),
+                "p_value": tested.p_value,
+                "judged_pairs": tested.asked,
+                "supporters": list(tested.candidate.supporters),
+                "wordings": list(tested.candidate.wordings),
+            }
+            for tested in [*steps.tested, *untested]
+        ],
+        "cost": steps.cost._asdict(),
     }
 
 

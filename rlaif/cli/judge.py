@@ -1,21 +1,18 @@
-"""Commands about the judge and its constitution: audit, judge train, constitution diff/ablate/distill/fit, cache. Thin,
-as all of the command line: each parses its words, calls one function and prints what came back."""
+"""Commands about the judge and its constitution: audit, judge train, constitution diff, ablate, distill and fit."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from rlaif.audits import MEASURES, PROBE_PAIRS
-from rlaif.cli.outputs import not_a_run_file
-from rlaif.errors import ConfigError
+from rlaif.cli.options import NOTHING_CAME, Overrides, RecipeName, not_a_run_file, say_all
 
-RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A shipped recipe (quickstart) or a YAML file.")]
-Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[SECTION.KEY=VALUE]...", help="Values that replace the recipe's.")
-]
+if TYPE_CHECKING:
+    from rlaif.stats import Estimate
+
 Gold = Annotated[
     list[Path], typer.Option("--gold", help="Human labels: a file, or a source as in a recipe; may be repeated.")
 ]
@@ -28,12 +25,9 @@ MODES_HELP = (
     "(compare,checklist,contrast) or a section ('{kind: contrast, length: mean}'); may be given several times. A "
     "proposal is no gate: the exit code is as without it."
 )
-GATE_FAILED = 1
-"""The exit code of a gate that was not passed, and of work that came to nothing; 2 is for mistakes."""
 
 constitution_app = typer.Typer(no_args_is_help=True, help="Compare, test, fit and find constitutions.")
 judge_app = typer.Typer(no_args_is_help=True, help="Make a better judge.")
-cache_app = typer.Typer(help="The store of judge replies that all runs share.", invoke_without_command=True)
 
 
 def audit(  # noqa: PLR0913 (each is a word of the command line)
@@ -53,20 +47,30 @@ def audit(  # noqa: PLR0913 (each is a word of the command line)
     modes: Annotated[list[str] | None, typer.Option("--modes", metavar="KIND,KIND,...", help=MODES_HELP)] = None,
 ) -> None:
     """The judge against human labels: may it be used for this constitution, and in which mode?"""
-    from rlaif.audits.audit import audit_command
-    from rlaif.audits.named_modes import parse_modes
+    from rlaif.audits import choice
+    from rlaif.audits.audit import write_audit
+    from rlaif.audits.modes import parse_modes
     from rlaif.config import load_recipe
     from rlaif.config.judging import CompareMode
-    from rlaif.console import say
 
     # Which mode `auto` is, this audit is to find out; should it propose none, it is about the default.
     found = load_recipe(recipe, overrides or [], auto=CompareMode() if modes else None)
     tried = parse_modes(modes, found.label.mode) if modes else ()
-    audited = audit_command(found, gold, gate, out, limit=limit, probe_pairs=probe_pairs, modes=tried)
-    for line in audited.lines:
-        say(line)
+    audited = write_audit(found, gold, gate, out, limit=limit, probe_pairs=probe_pairs, modes=tried)
+    if "modes" in audited.audit:
+        say_all(choice.lines(audited.audit["modes"]))
+    opinion = audited.audit["opinion"]
+    say_all([opinion["sentence"], *_paragraph(opinion["reasons"])])
+    say_all(f"  - {caution}" for caution in opinion["cautions"])
+    if audited.audit["gate"]:
+        say_all(f"gate: {short}" for short in audited.shortfalls or ("passed",))
+    say_all([f"audit: {audited.file}", f"page: {audited.page}"])
     if audited.shortfalls:
-        raise typer.Exit(GATE_FAILED)
+        raise typer.Exit(NOTHING_CAME)
+
+
+def _paragraph(sentences: list[str]) -> list[str]:
+    return [" ".join(sentences)] if sentences else []
 
 
 @constitution_app.command()
@@ -75,17 +79,35 @@ def diff(old: str, new: str) -> None:
     from rlaif.constitution import load_constitution
     from rlaif.constitution.diff import diff as compare
 
-    typer.echo(compare(load_constitution(old), load_constitution(new)).text())
+    say_all([compare(load_constitution(old), load_constitution(new)).text()])
 
 
 @constitution_app.command()
 def ablate(recipe: RecipeName, overrides: Overrides = None, *, gold: Gold) -> None:
     """The judge's agreement with human labels with each principle left out."""
-    from rlaif.audits.commands import ablate_command
+    from rlaif.audits.principles import judge_and_ablate
     from rlaif.config import load_recipe
+    from rlaif.console import aligned
+    from rlaif.words import with_interval
 
-    for line in ablate_command(load_recipe(recipe, overrides or []), gold):
-        typer.echo(line)
+    resolved = load_recipe(recipe, overrides or [])
+    found = judge_and_ablate(resolved, gold)
+    confidence = f"{resolved.evaluate.confidence:.0%}"
+    say_all(
+        [f"Agreement with human labels: {with_interval(found.whole)}; in brackets {confidence} intervals, by prompt"]
+    )
+    table: list[tuple[str, ...]] = [("principle", "without it", "change, points", "alone")]
+    for without, alone in zip(found.rows[::2], found.rows[1::2], strict=True):
+        shares = [with_interval(row.accuracy) if row.accuracy else "no pairs" for row in (without, alone)]
+        table.append((without.principle, shares[0], _points(without.difference), shares[1]))
+    say_all(aligned(table))
+
+
+def _points(estimate: Estimate | None) -> str:
+    """Differences between versions of a constitution are small, so with one decimal."""
+    from rlaif.words import with_interval
+
+    return with_interval(estimate, "fine points").replace(" points", "") if estimate else ""
 
 
 @constitution_app.command()
@@ -100,16 +122,20 @@ def distill(
     votes: Annotated[int, typer.Option("--votes", min=1, help="Pairs that each is put to the vote on.")] = 100,
 ) -> None:
     """Inverse constitutional AI: principles proposed from labelled pairs, kept when they predict held-out ones."""
-    from rlaif.audits.distill import DistillSettings, distill_command
+    from rlaif.audits.distill import distill as distilled
+    from rlaif.audits.distill import supported
+    from rlaif.audits.proposals import DistillSettings
     from rlaif.config import load_recipe
-    from rlaif.console import say
 
     settings = DistillSettings(proposals=proposals, candidates=candidates, votes=votes)
-    found = distill_command(load_recipe(recipe, overrides or []), [preferences], out, settings)
-    for line in found.lines:
-        say(line)
+    found = distilled(load_recipe(recipe, overrides or []), [preferences], out, settings)
+    say_all([found.document["sentence"]])
+    say_all(f"  {t.candidate.id}: {supported(t)}: {t.candidate.text}" for t in found.kept)
+    if found.path:
+        say_all([f"constitution: {found.path}"])
+    say_all([f"report: {found.report}"])
     if not found.kept:
-        raise typer.Exit(GATE_FAILED)
+        raise typer.Exit(NOTHING_CAME)
 
 
 @constitution_app.command()
@@ -122,12 +148,23 @@ def fit(
     loss: Annotated[Literal["logistic", "hinge"], typer.Option("--loss")] = "logistic",
 ) -> None:
     """Weights of the principles fitted on human labels, written as a new version."""
-    from rlaif.audits.commands import fit_command
+    from rlaif.audits.principles import fit_constitution
     from rlaif.config import load_recipe
-    from rlaif.console import say
+    from rlaif.words import direction, with_interval
 
-    for line in fit_command(load_recipe(recipe, overrides or []), gold, out, loss):
-        say(line)
+    found = fit_constitution(load_recipe(recipe, overrides or []), gold, out, loss)
+    held = f"{len(found.fit.hits)} pairs of {len(set(found.fit.prompt_ids))} prompts"
+    doubt = ": not to be told from none on so few pairs" if direction(found.gain) == "unclear" else ""
+    say_all(
+        [
+            f"{loss} fit on {found.fit.trained} pairs; held out: {held}",
+            f"held-out accuracy with the weights as they were {with_interval(found.before)}, fitted "
+            f"{with_interval(found.after)}, difference {_points(found.gain)} points{doubt}",
+            *(f"  {p.id}: {p.weight:.3g}" for p in found.constitution.principles),
+            *([f"  dropped: {', '.join(found.fit.dropped)}"] if found.fit.dropped else []),
+            f"constitution {found.constitution.id} {found.constitution.version}: {out}",
+        ]
+    )
 
 
 @judge_app.command()
@@ -150,49 +187,8 @@ def train(
     """Fit the recipe's judge to labelled pairs: exit code 1 where no epoch was better than none."""
     from rlaif.audits.judge_training.command import train_command
     from rlaif.config import load_recipe
-    from rlaif.console import say
 
     trained = train_command(load_recipe(recipe, overrides or []), gold, audit, out)
-    for line in trained.lines:
-        say(line)
+    say_all(trained.lines)
     if trained.folder is None:
-        raise typer.Exit(GATE_FAILED)
-
-
-@cache_app.callback()
-def cache(context: typer.Context) -> None:
-    """What the reply cache holds, by model."""
-    if context.invoked_subcommand is not None:
-        return
-    from rlaif.console import aligned
-    from rlaif.models.cache import cache_path, cache_summary
-
-    rows: list[tuple[str, ...]] = [("model", "revision", "replies", "MB", "oldest", "newest")]
-    rows += [row.cells() for row in cache_summary(cache_path())]
-    typer.echo(cache_path())
-    if len(rows) == 1:
-        typer.echo("no replies yet")
-        return
-    for line in aligned(rows, words=2):
-        typer.echo(line)
-
-
-@cache_app.command()
-def prune(
-    older_than_days: Annotated[
-        float | None, typer.Option("--older-than-days", min=0, help="Only replies stored before so many days.")
-    ] = None,
-    model: Annotated[str | None, typer.Option("--model", help="Only replies of this model; see rlaif cache.")] = None,
-    everything: Annotated[bool, typer.Option("--all", help="Every reply.")] = False,
-) -> None:
-    """Delete replies; what is asked again is judged again."""
-    from rlaif.models.cache import cache_path
-    from rlaif.models.cache import prune as remove
-
-    if older_than_days is None and model is None and not everything:
-        raise ConfigError("cache prune: say which: --older-than-days, --model or --all")
-    if everything and not (older_than_days is None and model is None):
-        raise ConfigError("cache prune: --all is every reply; leave it out, or the other options")
-    seconds = None if older_than_days is None else older_than_days * 86400
-    rows, size = remove(cache_path(), older_than_s=seconds, model=model, everything=everything)
-    typer.echo(f"{rows} replies removed, {size / 1e6:.1f} MB freed")
+        raise typer.Exit(NOTHING_CAME)

@@ -37,7 +37,7 @@ from rlaif.training.judge import loop
 from rlaif.training.judge.inside import as_judge
 from rlaif.training.judge.lessons import Encoder, JudgeLesson
 from rlaif.training.judge.loop import HeldoutAgreement, Learner, best_of, stops
-from rlaif.training.offline.loop import make_learner
+from rlaif.training.offline import make_learner
 from rlaif.training.policy_model import PolicyModel
 from rlaif.training.tracking import Tracker
 from tests.learning_judge import MODES, TWO, recipe_of, rows, write

@@ -49,8 +49,7 @@ class Demonstrations(NamedTuple):
 def sft(recipe: Recipe, run: Run) -> dict[str, Any]:
     """policy/: the policy after imitating demonstrations."""
     from rlaif.training.lessons import Text
-    from rlaif.training.offline import loop
-    from rlaif.training.offline.sft import SftExample, SftMethod
+    from rlaif.training.offline import SftExample, SftMethod, make_learner
     from rlaif.training.truncation import Truncation
 
     section = recipe.optimise
@@ -62,7 +61,7 @@ def sft(recipe: Recipe, run: Run) -> dict[str, Any]:
     method = SftMethod.of(policy.tokenizer, rows, section.max_length, truncation)
     if not method.lessons:
         raise DataError(f"optimise.data.kind={section.data.kind}: no demonstrations to learn from")
-    loop.make_learner(policy, section.lora, _lora_seed(recipe), recipe.compute)
+    make_learner(policy, section.lora, _lora_seed(recipe), recipe.compute)
     updates = _train(recipe, run, policy, method)
     blank = {"blank": len(shown) - len(method.lessons)} if len(shown) > len(method.lessons) else {}
     facts = {"updates": updates, "demonstrations": len(method.lessons), "dropped": dropped}
@@ -165,8 +164,7 @@ def _cut_off(run: Run) -> set[tuple[str, str]]:
 def dpo(recipe: Recipe, run: Run) -> dict[str, Any]:
     """policy/: the policy after direct preference optimisation. Held-out preferences only measure its implicit
     reward: the last row of its metrics, under the step after the last."""
-    from rlaif.training.offline import loop
-    from rlaif.training.offline.dpo import DpoMethod
+    from rlaif.training.offline import DpoMethod, make_learner
     from rlaif.training.truncation import Truncation
 
     section = recipe.optimise
@@ -182,7 +180,7 @@ def dpo(recipe: Recipe, run: Run) -> dict[str, Any]:
     )
     if not method.lessons:
         raise DataError("preferences.jsonl: no training pairs; see preferences.tie_margin and label failures")
-    loop.make_learner(policy, section.lora, _lora_seed(recipe), recipe.compute)
+    make_learner(policy, section.lora, _lora_seed(recipe), recipe.compute)
     updates = _train(recipe, run, policy, method, heldout)
     facts = {"updates": updates, "pairs": len(method.lessons), "heldout_pairs": len(heldout.lessons)}
     facts |= seen.facts() | unseen.facts("heldout_")
@@ -223,17 +221,17 @@ def _lora_seed(recipe: Recipe) -> int:
 def _train(recipe: Recipe, run: Run, policy: PolicyModel, method: Any, heldout: Any = None) -> int:
     """Train, measure what was held out, publish; returns the number of updates."""
     from rlaif.training import memory
-    from rlaif.training.offline import loop
+    from rlaif.training.offline import plan_of, train
     from rlaif.training.tracking import tracking
 
     section = recipe.optimise
     assert isinstance(section, Sft | Dpo)
     rows = [row for lesson in method.lessons for row in lesson.rows]
     plan = memory.plan_memory(recipe, "optimise", rows, policy.model)
-    updates = loop.planned_updates(method, section, recipe.seed)
+    updates = len(plan_of(method, section, recipe.seed))
     measures = heldout is not None and bool(heldout.lessons)
     with memory.within(plan), tracking(run, "optimise", updates + measures, recipe) as tracker:
-        loop.train(policy, method, section, recipe.seed, run.checkpoints / "optimise", tracker)
+        train(policy, method, section, recipe.seed, run.checkpoints / "optimise", tracker)
         if measures:
             found = heldout.summary(policy)
             tracker.log(updates, {f"heldout_{name}": value for name, value in found.items()})

@@ -85,7 +85,7 @@ def _trained(work: JudgeTrainTask) -> tuple[JudgeTraining, JudgeTrainMaterial]:
     from rlaif.training.judge import loop
     from rlaif.training.judge.inside import as_judge
     from rlaif.training.judge.lessons import Encoder
-    from rlaif.training.offline.loop import make_learner
+    from rlaif.training.offline import make_learner
     from rlaif.training.policy_model import PolicyModel
     from rlaif.training.tracking import tracking
 

@@ -18,9 +18,8 @@ from rlaif.audits.audit import audit_command
 from rlaif.audits.commands import ablate_command
 from rlaif.audits.judge_training import command, worth
 from rlaif.audits.judge_training.command import TrainedJudge, train_command
-from rlaif.audits.judge_training.labels import PairLabel, read_labels
-from rlaif.audits.judge_training.material import JudgeTrainMaterial, material_of, method_of
-from rlaif.audits.judge_training.split import Split, key_of, split
+from rlaif.audits.judge_training.labels import PairLabel, Split, key_of, read_labels, split
+from rlaif.audits.judge_training.material import JudgeTrainMaterial, answer_of, material_of
 from rlaif.config import Recipe, changed_keys
 from rlaif.config.models import LocalModel
 from rlaif.constitution import load_constitution
@@ -34,9 +33,8 @@ from rlaif.records import Failure
 from rlaif.run_folder import Run
 from rlaif.training import memory
 from rlaif.training.judge import loop
-from rlaif.training.judge.inside import as_judge
 from rlaif.training.judge.lessons import Encoder, JudgeLesson
-from rlaif.training.judge.loop import HeldoutAgreement, Learner, best_of, stops
+from rlaif.training.judge.loop import HeldoutAgreement, Learner, as_judge, best_of, stops
 from rlaif.training.offline import make_learner
 from rlaif.training.policy_model import PolicyModel
 from rlaif.training.tracking import Tracker
@@ -224,7 +222,7 @@ def small(folder: Path, kind: str, count: int = 12, **changes: Any) -> Small:
     make_learner(policy, section.lora, 0, recipe.compute)
     encoder = Encoder(policy.model, policy.tokenizer)
     material = material_of(recipe, constitution, labels)
-    learner = Learner(policy, method_of(material.mode, section.mass_weight), encoder, section)
+    learner = Learner(policy, answer_of(material.mode, section.mass_weight), encoder, section)
     return Small(learner, material, labels, recipe)
 
 
@@ -250,7 +248,7 @@ def test_what_is_trained_is_the_number_that_the_judge_says(kind: str, tmp_path: 
     for lessons in (whole, single):
         questions = [question for lesson in lessons for question in lesson.questions]
         token_rows = [each for lesson in lessons for each in learner.encoder.rows(lesson)]
-        answered = learner.method.answer(learner.policy, learner.encoder, questions, token_rows)
+        answered = learner.answer(learner.policy, learner.encoder, questions, token_rows)
         assert [sigma(lead) for lead in answered.lead_N.tolist()] == pytest.approx(list(said.values()), abs=1e-5)
 
 
@@ -340,7 +338,7 @@ def test_the_best_epoch_must_beat_none_and_ties_go_to_the_least_loss() -> None:
 
 def train_small(
     folder: Path, agreements: Sequence[float], dies_at: int = 0, dies_in: str = "look"
-) -> tuple[loop.JudgeTraining, dict[str, torch.Tensor], list[dict[str, torch.Tensor]]]:
+) -> tuple[loop.JudgeTrainResult, dict[str, torch.Tensor], list[dict[str, torch.Tensor]]]:
     """A training whose held-out agreement is made up; what came of it, and the weights at each look."""
     learner, material, *_ = small(folder, "compare", epochs=6, minibatch_size=6, checkpoint_every=3)
     seen = list(agreements)

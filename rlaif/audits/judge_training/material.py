@@ -11,8 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from rlaif.audits.judge_training.labels import PairLabel
-from rlaif.audits.judge_training.split import key_of
+from rlaif.audits.judge_training.labels import PairLabel, key_of
 from rlaif.config import Recipe
 from rlaif.config.feedback import Mean
 from rlaif.config.judging import ChecklistMode, CompareMode, ContrastMode, ScoreMode
@@ -28,8 +27,7 @@ from rlaif.records import Pair, Prompt, derive_seed
 from rlaif.templates import load_template
 
 if TYPE_CHECKING:
-    from rlaif.training.judge.lessons import Encoder, JudgeLesson
-    from rlaif.training.judge.methods import JudgeMethod
+    from rlaif.training.judge.lessons import Answer, Encoder, JudgeLesson
 
 Mode = CompareMode | ScoreMode | ChecklistMode | ContrastMode
 Requests = Callable[[Pair, Principle], tuple[ChatRequest, ...]]
@@ -136,15 +134,15 @@ def requests_of(mode: Mode, constitution: Constitution) -> Requests:
     return compare if isinstance(mode, CompareMode) else rate
 
 
-def method_of(mode: Mode, mass_weight: float) -> JudgeMethod:
+def answer_of(mode: Mode, mass_weight: float) -> Answer:
     """How this mode learns."""
-    from rlaif.training.judge.methods import Comparing, Contrasting, RatingMethod  # noqa: PLC0415 (brings torch)
+    from rlaif.training.judge import lessons  # noqa: PLC0415 (brings torch)
 
     if isinstance(mode, CompareMode):
-        return Comparing()
+        return lessons.compare_answer
     if isinstance(mode, ContrastMode):
-        return Contrasting(mode.length, tau_of(mode))
-    return RatingMethod(mode.kind, mass_weight)
+        return lessons.contrast_answer(mode.length, tau_of(mode))
+    return lessons.rated_answer(mode.kind, mass_weight)
 
 
 def _subject(recipe: Recipe, constitution: Constitution, mode: Mode, label: PairLabel) -> Subject | str:

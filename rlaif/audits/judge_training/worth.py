@@ -11,8 +11,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from rlaif.audits.judge_training.labels import PairLabel
-from rlaif.audits.judge_training.split import decided, key_of, keys_of
+from rlaif.audits.judge_training.labels import PairLabel, decided, key_of, keys_of
 from rlaif.config import Recipe
 from rlaif.console import aligned
 from rlaif.constitution import Constitution

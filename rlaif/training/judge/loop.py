@@ -1,4 +1,5 @@
-"""The loop in which a judge learns: epochs of lessons, each followed by a look at how the judge now does.
+"""The loop in which a judge learns: epochs of lessons, each followed by a look at how the judge now does, which asks
+the model as it stands, like any other judge.
 
 A checkpoint holds the state of the loop, what was seen after each epoch and the best weights so far: a loop that is
 killed and begun again ends with the same bytes.
@@ -8,6 +9,7 @@ Shape suffixes: N questions.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import fmean
 from typing import NamedTuple
@@ -16,10 +18,11 @@ import torch
 from torch import Tensor
 
 from rlaif.config.judge_training import JudgeTrainSection
-from rlaif.records import derive_seed
-from rlaif.training.judge.lessons import Encoder, JudgeLesson, JudgeQuestion
-from rlaif.training.judge.methods import JudgeMethod, Rows
-from rlaif.training.lessons import minibatches
+from rlaif.models.local import LocalChatModel
+from rlaif.models.local.architecture import context_of
+from rlaif.models.local.labels import KnownLabels
+from rlaif.training.fit import plan_epochs
+from rlaif.training.judge.lessons import Answer, Encoder, JudgeLesson, JudgeQuestion, Rows
 from rlaif.training.lora import trainable
 from rlaif.training.policy_model import PolicyModel
 from rlaif.training.session import Group, Session, check_finite, warmup_then_linear
@@ -39,7 +42,7 @@ class HeldoutAgreement(NamedTuple):
     """Pairs that came to no judgment."""
 
 
-class JudgeTraining(NamedTuple):
+class JudgeTrainResult(NamedTuple):
     """What came of it."""
 
     epochs: list[HeldoutAgreement]
@@ -53,7 +56,8 @@ class Learner(NamedTuple):
     """Who learns, and how."""
 
     policy: PolicyModel
-    method: JudgeMethod
+    answer: Answer
+    """Of the mode."""
     encoder: Encoder
     section: JudgeTrainSection
 
@@ -79,7 +83,7 @@ def train(
     checkpoints: Path,
     tracker: Tracker,
     look: Callable[[], HeldoutAgreement],
-) -> JudgeTraining:
+) -> JudgeTrainResult:
     """Train a policy that is trainable by now; in the end it has the best epoch's weights.
 
     `lessons_of(epoch)` gives as many lessons, of the same pairs, for each epoch. The best epoch is the one with the
@@ -87,7 +91,7 @@ def train(
     stops after `patience` epochs without a better one.
     """
     section = learner.section
-    plan = plan_of(lessons_of(0), section, seed)
+    plan = plan_epochs(lessons_of(0), section, seed, STAGE, "order")
     total = sum(map(len, plan))
     keeper = _Keeper(learner, checkpoints)
     tracker.rewind(keeper.done)
@@ -110,13 +114,16 @@ def train(
             for step in range(max(first, keeper.done), last):
                 scale = warmup_then_linear(step, total, section.warmup_share)
                 batch = [lessons[place] for place in batches[step - first]]
-                tracker.log(step, _update(learner, keeper.session, batch, step, scale))
+                where = f"judge step {step}"
+                row = learn(learner, batch, where)
+                row["gradient_norm"] = keeper.session.update(where, scale)
+                tracker.log(step, row | {"learning_rate": scale * section.learning_rate})
                 if (step + 1) % section.checkpoint_every == 0:
                     keeper.save(step + 1)
             see(last)
         first = last
     keeper.put_back_best()
-    return JudgeTraining(keeper.epochs, best_of(keeper.epochs), first)
+    return JudgeTrainResult(keeper.epochs, best_of(keeper.epochs), first)
 
 
 class _Keeper:
@@ -144,24 +151,6 @@ class _Keeper:
             self._parameters[name].copy_(weights)
 
 
-def _update(
-    learner: Learner, session: Session, lessons: Sequence[JudgeLesson], step: int, scale: float
-) -> dict[str, float]:
-    """One step of the optimiser; returns the row of metrics."""
-    where = f"judge step {step}"
-    row = learn(learner, lessons, where)
-    row["gradient_norm"] = session.update(where, scale)
-    return row | {"learning_rate": scale * learner.section.learning_rate}
-
-
-def plan_of(lessons: Sequence[JudgeLesson], section: JudgeTrainSection, seed: int) -> list[list[list[int]]]:
-    """Of each epoch its minibatches: places of lessons, whole prompts in an order of the epoch's own."""
-    return [
-        minibatches(lessons, section.minibatch_size, derive_seed(seed, STAGE, "order", epoch))
-        for epoch in range(section.epochs)
-    ]
-
-
 def best_of(epochs: Sequence[HeldoutAgreement]) -> int:
     """The epoch after which the judge was best, 0 where it was never better than untrained."""
     best = 0
@@ -186,7 +175,7 @@ def learn(learner: Learner, lessons: Sequence[JudgeLesson], where: str) -> dict[
     for group in microbatches(encoded, learner.section.microbatch_tokens):
         asked = [question for one in group for question in one.lesson.questions]
         rows = [rows for one in group for rows in one.rows]
-        answered = learner.method.answer(learner.policy, learner.encoder, asked, rows)
+        answered = learner.answer(learner.policy, learner.encoder, asked, rows)
         shares = [one.lesson.weight / total / len(one.rows) for one in group for _ in one.rows]
         part = (torch.tensor(shares, device=answered.loss_N.device) * answered.loss_N).sum()
         check_finite(part, f"{where}, pairs {[one.lesson.id for one in group][:4]}")
@@ -229,3 +218,25 @@ def _said(epochs: Sequence[HeldoutAgreement]) -> str:
     failed = f", {seen.failed} without a judgment" if seen.failed else ""
     best = "; the best so far" if number and best_of(epochs) == number else ""
     return f"  judge {which}: agrees with {seen.agreement:.1%} of held-out labels, loss {seen.loss:.3f}{failed}{best}"
+
+
+class JudgeInside(LocalChatModel):
+    """The model of the training loop as a judge: it is loaded already, and goes on learning when this is closed."""
+
+    def __init__(self, policy: PolicyModel, batch_size: int) -> None:
+        self.name = self.revision = "the judge that learns"
+        self._batch_size = batch_size
+        self._thinking = False
+        self._model, self._tokenizer = policy.model, policy.tokenizer
+        self._context = context_of(policy.model.config)
+        self._labels = KnownLabels(policy.tokenizer)
+
+    def close(self) -> None:
+        """Nothing."""
+
+
+@contextmanager
+def as_judge(policy: PolicyModel, batch_size: int) -> Iterator[JudgeInside]:
+    """Inside, the judge that its folder would be: with the adapter merged, as it will be saved."""
+    with policy.for_generation():
+        yield JudgeInside(policy, batch_size)

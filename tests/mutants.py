@@ -21,7 +21,7 @@ class Fault(NamedTuple):
 
 
 LOSSES = "training/losses"
-MASKED, KL, POLICY = f"{LOSSES}/masked.py", f"{LOSSES}/kl.py", f"{LOSSES}/policy.py"
+POLICY = f"{LOSSES}/policy.py"
 ADVANTAGES, PREFERENCE = f"{LOSSES}/advantages.py", f"{LOSSES}/preference.py"
 MASKS, PACKING = "models/local/masks.py", "models/local/packing.py"
 POLICY_MODEL, SCALAR = "training/policy_model.py", "training/scalar_model.py"
@@ -33,9 +33,9 @@ FLEX, TOKENS = "models/local/flex.py", "models/local/tokens.py"
 ESTIMATORS, ROLLOUT = "training/optimise/estimators.py", "training/optimise/rollout.py"
 UPDATES = "training/optimise/updates.py"
 REWARD, REWARD_DATA = "training/reward/train.py", "training/reward/data.py"
-JUDGE_LOSS, JUDGE_LOOP, JUDGE_METHODS = f"{LOSSES}/judge.py", "training/judge/loop.py", "training/judge/methods.py"
-JUDGE_SPLIT, JUDGE_MATERIAL = "audits/judge_training/split.py", "audits/judge_training/material.py"
-OBJECTIVE, OFFLINE, DPO = "training/reward/objective.py", "training/offline/loop.py", "training/offline/dpo.py"
+JUDGE_LOSS, JUDGE_LOOP, JUDGE_LESSONS = f"{LOSSES}/judge.py", "training/judge/loop.py", "training/judge/lessons.py"
+JUDGE_LABELS, JUDGE_MATERIAL = "audits/judge_training/labels.py", "audits/judge_training/material.py"
+OFFLINE = "training/offline.py"
 
 FAULTS = [
     # ------------------------------------------------------------------------------------------ density ratios
@@ -119,28 +119,28 @@ FAULTS = [
     ),
     # ------------------------------------------------------------------------------------------- means, masks
     Fault(
-        MASKED,
+        POLICY,
         "(values_BT * mask_BT).sum() / mask_BT.sum()",
         "(values_BT * mask_BT).sum() / mask_BT.numel()",
         "test_losses.py::test_means_see_real_tokens_only",
         "padding dilutes every loss and metric",
     ),
     Fault(
-        MASKED,
+        POLICY,
         "((values_BT * mask_BT).sum(1) / mask_BT.sum(1)).mean()",
         "(values_BT * mask_BT).sum(1).mean()",
         "test_losses.py::test_the_mean_of_means_weighs_responses_and_the_mean_tokens",
         "GRPO pulls harder on long responses",
     ),
     Fault(
-        MASKED,
+        POLICY,
         "variance = masked_mean((values_BT - mean) ** 2, mask_BT)",
         "variance = ((values_BT - mean) ** 2).mean()",
         "test_losses.py::test_whitening_is_over_real_tokens_whatever_the_padding_holds",
         "the size of an update depends on how ragged the batch is",
     ),
     Fault(
-        MASKED,
+        POLICY,
         "(whitened if shift_mean else whitened + mean)",
         "(whitened + mean if shift_mean else whitened)",
         "test_ppo_checklist.py::test_rewards_are_whitened_without_moving_their_mean_if_asked",
@@ -148,21 +148,21 @@ FAULTS = [
     ),
     # ---------------------------------------------------------------------------------------------------- KL
     Fault(
-        KL,
+        POLICY,
         "return logprobs_BT - ref_logprobs_BT",
         "return ref_logprobs_BT - logprobs_BT",
         "test_losses.py::test_the_estimates_expect_to_the_exact_kl",
         "the penalty pays for leaving the reference",
     ),
     Fault(
-        KL,
+        POLICY,
         "log_ratio_BT = ref_logprobs_BT - logprobs_BT",
         "log_ratio_BT = logprobs_BT - ref_logprobs_BT",
         "test_losses.py::test_the_estimates_expect_to_the_exact_kl",
         "KL is measured upside down: nearly right close to the reference, wildly wrong far from it",
     ),
     Fault(
-        KL,
+        POLICY,
         "kl_per_response / kl.target - 1",
         "kl.target / kl_per_response - 1",
         "test_losses.py::test_adaptive_kl_coefficient_is_the_formula_with_the_error_clipped",
@@ -597,7 +597,7 @@ FAULTS = [
     ),
     # ------------------------------------------------------------------------------- loops: reward model, DPO
     Fault(
-        OBJECTIVE,
+        REWARD_DATA,
         "share_NK = weight_NK / weight_NK.sum(0).clamp(min=1e-12)",
         "share_NK = weight_NK / len(lessons)",
         "test_reward.py::test_loss_accuracy_and_gradient_are_those_of_a_loop_over_pairs",
@@ -605,8 +605,8 @@ FAULTS = [
     ),
     Fault(
         REWARD,
-        "found_NK = found_NK - score_BK[[place[batch[i].rows[1]] for i in part]]",
-        "found_NK = found_NK + score_BK[[place[batch[i].rows[1]] for i in part]]",
+        "found_NK = found_NK - score_BK[[at[1] for at in part.at]]",
+        "found_NK = found_NK + score_BK[[at[1] for at in part.at]]",
         "test_reward.py::test_loss_accuracy_and_gradient_are_those_of_a_loop_over_pairs",
         "the reward model learns to like everything",
     ),
@@ -618,7 +618,7 @@ FAULTS = [
         "held-out accuracy is measured on what was learnt",
     ),
     Fault(
-        DPO,
+        OFFLINE,
         "reference_NK[:, 0] - reference_NK[:, 1],",
         "reference_NK[:, 1] - reference_NK[:, 0],",
         "test_offline.py::test_dpo_is_its_definition",
@@ -626,8 +626,8 @@ FAULTS = [
     ),
     Fault(
         OFFLINE,
-        "logprobs_B = policy.token_logprobs(present, AS_WRITTEN).sum(1)",
-        "logprobs_B = policy.token_logprobs(present, AS_WRITTEN).mean(1)",
+        "logprobs_B = policy.token_logprobs(part.rows, AS_WRITTEN).sum(1)",
+        "logprobs_B = policy.token_logprobs(part.rows, AS_WRITTEN).mean(1)",
         "test_offline.py::test_dpo_is_its_definition",
         "DPO's log-probabilities shrink with padding",
     ),
@@ -668,7 +668,7 @@ FAULTS = [
         "what is taught is not what is judged",
     ),
     Fault(
-        JUDGE_METHODS,
+        JUDGE_LESSONS,
         "(logprob_BT * of_text_BT).sum(1)",
         "logprob_BT.sum(1)",
         "test_judge_train.py::test_what_is_trained_is_the_number_that_the_judge_says[contrast]",
@@ -696,14 +696,14 @@ FAULTS = [
         "a judge that agrees no more than the untrained one is saved",
     ),
     Fault(
-        JUDGE_SPLIT,
+        JUDGE_LABELS,
         "key_of(label) not in audited | heldout",
         "key_of(label) not in audited",
         "test_judge_train_labels.py::test_no_prompt_is_in_two_parts_and_each_has_its_share",
         "training stops by labels that it has learnt",
     ),
     Fault(
-        JUDGE_SPLIT,
+        JUDGE_LABELS,
         'for m in prompt if m.role != "system"',
         "for m in prompt",
         "test_judge_train_labels.py::test_a_prompt_is_the_same_under_another_system_turn_and_other_blanks",

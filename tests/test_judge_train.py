@@ -145,7 +145,7 @@ def test_the_same_command_again_does_nothing_and_says_the_same(
     learnt: Callable[[str], Learnt], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = learnt("compare")
-    monkeypatch.setattr(command, "do", None)
+    monkeypatch.setattr(command, "_train_and_audit", None)
     assert train_command(found.recipe, [found.gold], out=found.folder) == found.result
     assert "100%" in "\n".join(found.result.lines) and found.result.lines[-1].startswith(f"judge: {found.folder}")
     other = found.recipe.model_copy(update={"seed": 1})

@@ -18,16 +18,21 @@ from rlaif.training.losses.judge import (
     rated_loss,
     ratio_loss,
 )
-from rlaif.training.losses.kl import kl_k1, kl_k3, next_kl_coef
-from rlaif.training.losses.masked import explained_variance, masked_mean, response_mean, whiten
 from rlaif.training.losses.policy import (
     ClippedLoss,
     constrained_score,
+    explained_variance,
     importance_weights,
+    kl_k1,
+    kl_k3,
+    masked_mean,
+    next_kl_coef,
     next_multiplier,
     policy_loss,
+    response_mean,
     token_rewards,
     value_loss,
+    whiten,
 )
 from rlaif.training.losses.preference import (
     LabelTreatment,

@@ -27,13 +27,13 @@ def gae(rewards_BT: Tensor, values_BT: Tensor, mask_BT: Tensor, gamma: float, la
     advantage_t = sum_l (gamma lam)^l delta_{t+l};  delta_t = reward_t + gamma value_{t+1} - value_t. The value
     after the last real token is 0: a response is a whole episode.
     """
-    values_BT = values_BT * mask_BT
+    values_BT = values_BT * mask_BT  # so the value after the last real token is 0
     advantages_BT = torch.zeros_like(values_BT)
     running_B = torch.zeros_like(values_BT[:, 0])
     for t in reversed(range(values_BT.shape[1])):
         next_value_B = values_BT[:, t + 1] if t + 1 < values_BT.shape[1] else torch.zeros_like(running_B)
         delta_B = rewards_BT[:, t] + gamma * next_value_B - values_BT[:, t]
-        running_B = (delta_B + gamma * lam * running_B) * mask_BT[:, t]
+        running_B = (delta_B + gamma * lam * running_B) * mask_BT[:, t]  # 0 on padding, so it starts at the last token
         advantages_BT[:, t] = running_B
     return Advantages(advantages_BT, (advantages_BT + values_BT) * mask_BT)
 

@@ -1,6 +1,8 @@
-"""What moves the policy and its critic: rewards of tokens, clipped losses, corrections and constraints.
+"""What moves the policy and its critic: means over tokens, KL, rewards of tokens, clipped losses, corrections and
+constraints.
 
-Shape suffixes: B responses, T response tokens. `mask_BT` is True on real response tokens.
+Shape suffixes: B responses, T response tokens. `mask_BT` is True on real response tokens, the end token included; there
+is no other mask, and what padding holds never counts.
 """
 
 from __future__ import annotations
@@ -11,11 +13,59 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from rlaif.config.optimise import AdaptiveKl, FixedKl
+
+
+def masked_mean(values_BT: Tensor, mask_BT: Tensor) -> Tensor:
+    """Mean over real tokens (a scalar)."""
+    return (values_BT * mask_BT).sum() / mask_BT.sum()
+
+
+def response_mean(values_BT: Tensor, mask_BT: Tensor) -> Tensor:
+    """Mean over responses of each response's mean over its real tokens (a scalar): GRPO's, arXiv 2402.03300, eq. 3.
+
+    A token of a short response weighs more than one of a long response; in `masked_mean` all weigh the same.
+    """
+    return ((values_BT * mask_BT).sum(1) / mask_BT.sum(1)).mean()
+
+
+def whiten(values_BT: Tensor, mask_BT: Tensor, shift_mean: bool = True) -> Tensor:
+    """Scaled to unit variance over real tokens, and to zero mean unless `shift_mean` is off; padding becomes 0."""
+    mean = masked_mean(values_BT, mask_BT)
+    variance = masked_mean((values_BT - mean) ** 2, mask_BT)
+    whitened = (values_BT - mean) * torch.rsqrt(variance + 1e-8)
+    return (whitened if shift_mean else whitened + mean) * mask_BT
+
+
+def explained_variance(values_BT: Tensor, returns_BT: Tensor, mask_BT: Tensor) -> Tensor:
+    """1 - Var(returns - values) / Var(returns) over real tokens: 1 is a perfect critic, 0 a constant."""
+    error = (returns_BT - values_BT)[mask_BT]  # (N,) real tokens
+    return 1 - error.var(unbiased=False) / returns_BT[mask_BT].var(unbiased=False).clamp(min=1e-8)
+
+
+def kl_k1(logprobs_BT: Tensor, ref_logprobs_BT: Tensor) -> Tensor:
+    """Per-token estimate of KL(policy || reference) in nats, from tokens the policy drew: unbiased, any sign."""
+    return logprobs_BT - ref_logprobs_BT
+
+
+def kl_k3(logprobs_BT: Tensor, ref_logprobs_BT: Tensor) -> Tensor:
+    """The same, unbiased and never negative (joschu.net/blog/kl-approx.html)."""
+    log_ratio_BT = ref_logprobs_BT - logprobs_BT  # log(reference / policy), in this order
+    return torch.expm1(log_ratio_BT) - log_ratio_BT  # expm1: exact where the two nearly agree
+
+
+def next_kl_coef(kl: FixedKl | AdaptiveKl, coef: float, kl_per_response: float) -> float:
+    """The coefficient of the next step. Adaptive: coef * (1 + gain * clip(KL / target - 1, -0.2, 0.2))."""
+    if isinstance(kl, FixedKl):
+        return coef
+    error = min(max(kl_per_response / kl.target - 1, -0.2), 0.2)
+    return coef * (1 + kl.gain * error)
+
 
 def token_rewards(score_B: Tensor, kl_BT: Tensor, mask_BT: Tensor, kl_coef: float) -> Tensor:
     """Reward of each token: -kl_coef * KL there, plus the response's score on its last real token; padding is 0."""
     rewards_BT = -kl_coef * kl_BT * mask_BT
-    last_B = mask_BT.sum(1) - 1
+    last_B = mask_BT.sum(1) - 1  # index of the last real token; no response is empty
     return rewards_BT.scatter_add(1, last_B.unsqueeze(1), score_B.unsqueeze(1).to(rewards_BT.dtype))
 
 
@@ -31,6 +81,7 @@ def policy_loss(logprobs_BT: Tensor, old_logprobs_BT: Tensor, advantages_BT: Ten
     ratio_BT = torch.exp(logprobs_BT - old_logprobs_BT)
     plain_BT = -advantages_BT * ratio_BT
     clipped_BT = -advantages_BT * ratio_BT.clamp(1 - clip, 1 + clip)
+    # The maximum of losses is the minimum of surrogates: clipping never makes a step look better.
     return ClippedLoss(torch.maximum(plain_BT, clipped_BT), clipped_BT > plain_BT)
 
 

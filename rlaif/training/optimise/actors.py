@@ -1,4 +1,9 @@
-"""Who takes part in policy optimisation: the policy, its critic, who writes rollouts and what scores them."""
+"""Who takes part in policy optimisation: the policy, its critic, who writes rollouts and what scores them.
+
+A critic says what a return is expected to be. It is a model of its own, or a head on the policy's trunk: that costs no
+second model and no second pass, and its error teaches the trunk too.
+Shape suffixes: B responses, T response tokens, N real tokens, H hidden size.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
 from rlaif.config import Recipe
 from rlaif.config.optimise import OnPolicy, Ppo, VllmRollouts
 from rlaif.models.embedded import resolve_model
 from rlaif.models.local.dtype import torch_dtype
 from rlaif.records import derive_seed
 from rlaif.training import sharding
-from rlaif.training.optimise.critic import Critic, SharedCritic
 from rlaif.training.optimise.rewards import OpenReward, Rewards, heads_read
 from rlaif.training.policy_model import PolicyModel
 from rlaif.training.resting import RestingWeights
@@ -21,6 +29,30 @@ from rlaif.training.reward.ensemble import RewardModels
 from rlaif.training.samplers import Sampler
 from rlaif.training.samplers.local import LocalSampler
 from rlaif.training.scalar_model import ScalarModel
+
+
+class SharedCritic:
+    """A linear head in float32 over the states in which the policy chose its tokens. It starts at 0: the right value of
+    scores that are centred on the policy's own responses."""
+
+    def __init__(self, policy: PolicyModel) -> None:
+        width = policy.model.config.get_text_config().hidden_size
+        self.head = torch.nn.Linear(width, 1, dtype=torch.float32, device=policy.model.device)
+        torch.nn.init.zeros_(self.head.weight)
+        torch.nn.init.zeros_(self.head.bias)
+
+    def values(self, hidden_NH: Tensor, mask_BT: Tensor) -> Tensor:
+        """values_BT from the states at the real tokens, row after row; 0 on padding. Gradients reach the trunk."""
+        value_N = F.linear(hidden_NH.float(), self.head.weight, self.head.bias).squeeze(-1)
+        return torch.zeros(mask_BT.shape, device=mask_BT.device).masked_scatter(mask_BT, value_N)
+
+
+Critic = ScalarModel | SharedCritic
+
+
+def modules_of(critic: Critic) -> list[Any]:
+    """The modules whose trainable parameters are the critic's alone."""
+    return [critic.head] if isinstance(critic, SharedCritic) else [critic.backbone, critic.head]
 
 
 @dataclass(frozen=True)

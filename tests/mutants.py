@@ -22,7 +22,7 @@ class Fault(NamedTuple):
 
 LOSSES = "training/losses"
 POLICY = f"{LOSSES}/policy.py"
-ADVANTAGES, PREFERENCE = f"{LOSSES}/advantages.py", f"{LOSSES}/preference.py"
+PREFERENCE = f"{LOSSES}/preference.py"
 MASKS, PACKING = "models/local/masks.py", "models/local/packing.py"
 POLICY_MODEL, SCALAR = "training/policy_model.py", "training/scalar_model.py"
 SESSION, ATTENTION, HEAD = "training/session.py", "models/local/attention.py", "training/head.py"
@@ -248,56 +248,56 @@ FAULTS = [
     ),
     # ------------------------------------------------------------------------------------------- advantages
     Fault(
-        ADVANTAGES,
+        POLICY,
         "delta_B = rewards_BT[:, t] + gamma * next_value_B - values_BT[:, t]",
         "delta_B = rewards_BT[:, t] + next_value_B - values_BT[:, t]",
         "test_losses_advantages.py::test_gae_is_its_double_sum",
         "the discount reaches the advantages and not the values",
     ),
     Fault(
-        ADVANTAGES,
+        POLICY,
         "running_B = (delta_B + gamma * lam * running_B) * mask_BT[:, t]",
         "running_B = delta_B + gamma * lam * running_B",
         "test_losses_advantages.py::test_gae_is_its_double_sum",
         "advantages of padding leak into short responses",
     ),
     Fault(
-        ADVANTAGES,
+        POLICY,
         "values_BT = values_BT * mask_BT",
         "values_BT = values_BT * 1",
         "test_losses_advantages.py::test_gae_is_its_double_sum",
         "a value after the end of a response is bootstrapped from",
     ),
     Fault(
-        ADVANTAGES,
+        POLICY,
         "centred * len(members) / (len(members) - 1)",
         "centred",
         "test_losses_advantages.py::test_leave_one_out_is_the_reward_less_the_mean_of_the_others",
         "a response is its own baseline: the gradient is biased towards 0",
     ),
     Fault(
-        ADVANTAGES,
+        POLICY,
         "difference = reward_B[members] - reward_B[members[0]]",
         "difference = reward_B[members] - 0.0",
         "test_losses_advantages.py::test_a_group_of_equal_rewards_teaches_exactly_nothing",
         "rounding errors of equal rewards become full-size advantages",
     ),
     Fault(
-        ADVANTAGES,
+        POLICY,
         "centred / (centred.std() + 1e-6)",
         "centred / (centred.std() + 1e-6) ** 2",
         "test_losses_advantages.py::test_group_relative_is_the_standard_score_within_the_group",
         "groups with nearly equal rewards drown the rest",
     ),
     Fault(
-        ADVANTAGES,
+        POLICY,
         "decay * baseline + (1 - decay) * reward_mean",
         "(1 - decay) * baseline + decay * reward_mean",
         "test_losses_advantages.py::test_the_baseline_moves_by_what_decay_leaves",
         "the baseline forgets",
     ),
     Fault(
-        ADVANTAGES,
+        POLICY,
         "return advantage_B.unsqueeze(1) * mask_BT",
         "return (advantage_B / mask_BT.sum(1)).unsqueeze(1) * mask_BT",
         "test_losses_advantages.py::test_a_responses_advantage_is_on_each_of_its_tokens",
@@ -683,7 +683,7 @@ FAULTS = [
     ),
     Fault(
         JUDGE_LOOP,
-        "self._parameters[name].copy_(weights)",
+        "parameters[name].copy_(weights)",
         "del name, weights",
         "test_judge_train.py::test_training_stops_early_and_keeps_the_best",
         "the last epoch is saved as the best",

@@ -28,8 +28,8 @@ from rlaif.models.local.load import from_pretrained, load_tokenizer
 from rlaif.models.local.packing import Row
 from rlaif.models.local.tokens import encode_prompt, turn_of
 from rlaif.records import Pair, Prompt
-from rlaif.training import losses
 from rlaif.training.lessons import encode_scored
+from rlaif.training.losses import preference as losses
 from rlaif.training.optimise.rewards import Reward, Scores, Values
 from rlaif.training.reward.ensemble import each_member, member_folders
 from rlaif.training.scalar_model import ScalarModel, as_ended

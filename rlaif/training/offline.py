@@ -21,10 +21,11 @@ from rlaif.config.optimise import Dpo, Offline
 from rlaif.config.training import ComputeSection, Lora
 from rlaif.models.local.packing import Row
 from rlaif.records import Messages, Preference, content_id, plain
-from rlaif.training import losses, parallel
+from rlaif.training import parallel
 from rlaif.training.fit import Log, fit, passes, plan_epochs, read_all
 from rlaif.training.lessons import Lesson, Text, distinct, encode, encode_each
 from rlaif.training.lora import trainable
+from rlaif.training.losses.preference import dpo_loss
 from rlaif.training.policy_model import PolicyModel
 from rlaif.training.session import check_finite
 from rlaif.training.sharding import prepare
@@ -148,7 +149,7 @@ class DpoMethod(TextMethod):
         """The weighted loss of each pair, and how far the policy has moved on each side of it."""
         device, part = logprobs_NK.device, [self.lessons[place] for place in places]
         reference_NK = self.reference_NK[torch.tensor(places, device=device)]
-        loss_N = losses.dpo_loss(
+        loss_N = dpo_loss(
             logprobs_NK[:, 0] - logprobs_NK[:, 1],
             reference_NK[:, 0] - reference_NK[:, 1],
             torch.tensor([lesson.target for lesson in part], device=device),

@@ -89,7 +89,9 @@ def material_of(recipe: Recipe, constitution: Constitution, labels: Sequence[Pai
     """What these labels teach. ConfigError where a principle has not what the mode asks by, DataError where nothing is
     left to teach."""
     mode = trainable_mode(recipe)
-    _check_principles(constitution, mode)
+    check_texts(constitution, mode.kind)
+    if not any(p.asked_in(mode.kind) for p in constitution.principles):
+        raise ConfigError(f"constitution {constitution.id!r}: code decides every principle, so no judge is asked")
     subjects = []
     dropped = Counter[str]()
     for label in labels:
@@ -152,22 +154,16 @@ def _subject(recipe: Recipe, constitution: Constitution, mode: Mode, label: Pair
     needs = plan(label.pair, constitution, section, recipe.seed, mode.kind)
     if needs.failure:
         return needs.failure.reason
-    asked = tuple(p for p in needs.asked if p.asked_in(mode.kind) and _is_asked(p, mode, label.pair))
+    asked = tuple(
+        p
+        for p in needs.asked
+        # One response at a time, the judge is not asked about those that fail the principle's check.
+        if p.asked_in(mode.kind) and (isinstance(mode, CompareMode) or p.check is None or p.passes(label.pair.a))
+    )
     if not asked:
         return "code decides every principle"
     said = dict(label.by_principle)
     return Subject(label, asked, tuple((p, said[p.id]) for p in asked if p.id in said))
-
-
-def _is_asked(principle: Principle, mode: Mode, pair: Pair) -> bool:
-    """Whether the judge is asked about both responses: one at a time, it is not about those that fail the check."""
-    return isinstance(mode, CompareMode) or principle.check is None or principle.passes(pair.a)
-
-
-def _check_principles(constitution: Constitution, mode: Mode) -> None:
-    check_texts(constitution, mode.kind)
-    if not any(p.asked_in(mode.kind) for p in constitution.principles):
-        raise ConfigError(f"constitution {constitution.id!r}: code decides every principle, so no judge is asked")
 
 
 def _check_some(subjects: Sequence[Subject], dropped: Counter[str]) -> None:

@@ -19,8 +19,8 @@ from rlaif.models.local.labels import KnownLabels, LabelTokens
 from rlaif.models.local.likelihood import shared_rows
 from rlaif.models.local.packing import Row, hidden_states
 from rlaif.models.local.tokens import encode_prompt, encode_response, turn_of
-from rlaif.training import losses
-from rlaif.training.losses import AnswerLoss
+from rlaif.training.losses import judge as losses
+from rlaif.training.losses.judge import AnswerLoss
 from rlaif.training.policy_model import PolicyModel
 
 Rows = tuple[Row, ...]

@@ -8,7 +8,7 @@ Shape suffixes: N questions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import fmean
@@ -90,65 +90,52 @@ def train(
     most agreement, among equals the one with the least loss; it must agree more than the untrained judge. Training
     stops after `patience` epochs without a better one.
     """
-    section = learner.section
+    section, parameters = learner.section, trainable(learner.policy.model)
     plan = plan_epochs(lessons_of(0), section, seed, STAGE, "order")
     total = sum(map(len, plan))
-    keeper = _Keeper(learner, checkpoints)
-    tracker.rewind(keeper.done)
+    group = Group(parameters, section.learning_rate)
+    session = Session([group], checkpoints, section.max_grad_norm, section.weight_decay)
+    done, saved = session.restore()
+    epochs = [HeldoutAgreement(*row) for row in saved.get("epochs", [])]
+    best: dict[str, Tensor] = saved.get("best", {})  # the weights after the best epoch, on the CPU
+    tracker.rewind(done)
+
+    def save(step: int) -> None:
+        session.save(step, {"epochs": [list(seen) for seen in epochs], "best": best})
 
     def see(step: int) -> None:
-        keeper.epochs.append(look())
-        tracker.say(_said(keeper.epochs))
-        keeper.keep_if_best()
-        keeper.save(step)
+        epochs.append(look())
+        tracker.say(_said(epochs))
+        if best_of(epochs) == len(epochs) - 1 > 0:
+            best.update({name: p.detach().to("cpu", copy=True) for name, p in parameters.items()})
+        save(step)
 
-    if not keeper.epochs:
+    if not epochs:
         see(0)
     first = 0  # step of the epoch
     for epoch, batches in enumerate(plan):
-        if stops(keeper.epochs, section.patience):
+        if stops(epochs, section.patience):
             break
         last = first + len(batches)
-        if len(keeper.epochs) == epoch + 1:  # not yet looked at
+        if len(epochs) == epoch + 1:  # not yet looked at
             lessons = lessons_of(epoch)
-            for step in range(max(first, keeper.done), last):
-                scale = warmup_then_linear(step, total, section.warmup_share)
-                batch = [lessons[place] for place in batches[step - first]]
-                where = f"judge step {step}"
-                row = learn(learner, batch, where)
-                row["gradient_norm"] = keeper.session.update(where, scale)
+            for step in range(max(first, done), last):
+                scale, where = warmup_then_linear(step, total, section.warmup_share), f"judge step {step}"
+                row = learn(learner, [lessons[place] for place in batches[step - first]], where)
+                row["gradient_norm"] = session.update(where, scale)
                 tracker.log(step, row | {"learning_rate": scale * section.learning_rate})
                 if (step + 1) % section.checkpoint_every == 0:
-                    keeper.save(step + 1)
+                    save(step + 1)
             see(last)
         first = last
-    keeper.put_back_best()
-    return JudgeTrainResult(keeper.epochs, best_of(keeper.epochs), first)
+    _put_back(best, parameters)
+    return JudgeTrainResult(epochs, best_of(epochs), first)
 
 
-class _Keeper:
-    """The session of the loop, what was seen after each epoch, and the weights after the best one."""
-
-    def __init__(self, learner: Learner, checkpoints: Path) -> None:
-        section = learner.section
-        self._parameters = trainable(learner.policy.model)
-        group = Group(self._parameters, section.learning_rate)
-        self.session = Session([group], checkpoints, section.max_grad_norm, section.weight_decay)
-        self.done, extra = self.session.restore()
-        self.epochs = [HeldoutAgreement(*row) for row in extra.get("epochs", [])]
-        self._best: dict[str, Tensor] = extra.get("best", {})
-
-    def keep_if_best(self) -> None:
-        if best_of(self.epochs) == len(self.epochs) - 1 > 0:
-            self._best = {name: p.detach().to("cpu", copy=True) for name, p in self._parameters.items()}
-
-    def save(self, step: int) -> None:
-        self.session.save(step, {"epochs": [list(seen) for seen in self.epochs], "best": self._best})
-
-    @torch.no_grad()
-    def put_back_best(self) -> None:
-        for name, weights in self._best.items():
-            self._parameters[name].copy_(weights)
+@torch.no_grad()
+def _put_back(best: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> None:
+    for name, weights in best.items():
+        parameters[name].copy_(weights)
 
 
 def best_of(epochs: Sequence[HeldoutAgreement]) -> int:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from rlaif.config.optimise import Grpo, OnPolicy, Ppo, Reinforce, Rloo
-from rlaif.training import losses
+from rlaif.training.losses import policy as losses
 from rlaif.training.optimise.rollout import Rollouts
 
 

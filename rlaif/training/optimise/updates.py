@@ -17,7 +17,8 @@ from torch import Tensor
 from rlaif.config.optimise import Grpo, OnPolicy, Ppo, VllmRollouts
 from rlaif.models.local.packing import Row, microbatches
 from rlaif.records import derive_seed
-from rlaif.training import losses, parallel
+from rlaif.training import parallel
+from rlaif.training.losses import policy as losses
 from rlaif.training.optimise.actors import Actors, SharedCritic
 from rlaif.training.optimise.estimators import Targets
 from rlaif.training.optimise.rollout import Rollouts

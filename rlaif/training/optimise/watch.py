@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from rlaif.config.optimise import OnPolicy, StopRules
 from rlaif.constitution.checks import repetition_rate
-from rlaif.training import losses
+from rlaif.training.losses import policy as losses
 from rlaif.training.optimise.estimators import State, Targets
 from rlaif.training.optimise.rewards import Rewards
 from rlaif.training.optimise.rollout import Rollouts

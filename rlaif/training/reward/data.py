@@ -16,8 +16,8 @@ from rlaif.config.reward import BradleyTerry, RaoKupper, Regression, RewardLoss,
 from rlaif.errors import DataError
 from rlaif.models.local.packing import Row
 from rlaif.records import Judgment, Preference, Response, Score
-from rlaif.training import losses
 from rlaif.training.lessons import Lesson, encode_each, encode_scored
+from rlaif.training.losses import preference as losses
 from rlaif.training.truncation import Truncation
 
 ROUNDING = 1e-12

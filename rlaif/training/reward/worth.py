@@ -13,8 +13,8 @@ import torch
 
 from rlaif.config.reward import RewardSection
 from rlaif.records import Preference, Score
-from rlaif.training import losses
 from rlaif.training.lessons import Lesson, distinct
+from rlaif.training.losses import preference as losses
 from rlaif.training.reward.data import PrincipleLabels, by_principle, encode_pairs, encode_rating, heldout_prompts
 from rlaif.training.reward.train import RewardStage
 from rlaif.training.scalar_model import ScalarModel

@@ -220,9 +220,8 @@ def small(folder: Path, kind: str, count: int = 12, **changes: Any) -> Small:
     policy = PolicyModel.load(recipe.judge.model, None, torch.float32)
     section = recipe.judge_training.model_copy(update={"lora": LORA, "epochs": 3} | changes)
     make_learner(policy, section.lora, 0, recipe.compute)
-    encoder = Encoder(policy.model, policy.tokenizer)
     material = material_of(recipe, constitution, labels)
-    learner = Learner(policy, answer_of(material.mode, section.mass_weight), encoder, section)
+    learner = Learner(Encoder(policy), answer_of(material.mode, section.mass_weight), section)
     return Small(learner, material, labels, recipe)
 
 
@@ -248,7 +247,7 @@ def test_what_is_trained_is_the_number_that_the_judge_says(kind: str, tmp_path: 
     for lessons in (whole, single):
         questions = [question for lesson in lessons for question in lesson.questions]
         token_rows = [each for lesson in lessons for each in learner.encoder.rows(lesson)]
-        answered = learner.answer(learner.policy, learner.encoder, questions, token_rows)
+        answered = learner.answer(learner.encoder, questions, token_rows)
         assert [sigma(lead) for lead in answered.lead_N.tolist()] == pytest.approx(list(said.values()), abs=1e-5)
 
 

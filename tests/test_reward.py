@@ -24,6 +24,7 @@ from rlaif.training.scalar_model import ScalarModel
 from rlaif.training.session import Session
 from tests.tiny_training import (
     LORA,
+    Killed,
     planted,
     preference,
     reward_section,
@@ -195,10 +196,6 @@ def test_heldout_rows_are_not_trained_on(tiny_folder: str, tmp_path: Path) -> No
     assert same(weights(one.model), weights(two.model))
     three = train(tiny_folder, tmp_path / "c", [p.model_copy(update={"split": "train"}) for p in preferences])
     assert not same(weights(one.model), weights(three.model))
-
-
-class Killed(BaseException):
-    """Stands for a kill."""
 
 
 def test_a_killed_training_goes_on_to_the_same_bits(

@@ -28,7 +28,7 @@ from rlaif.training.reward.worth import treat
 from rlaif.training.scalar_model import ScalarModel, as_ended
 from rlaif.training.session import Session
 from rlaif.training.tracking import Tracker
-from tests.tiny_training import LORA, planted, preference, random_rows, reward_section, tiny_recipe, tiny_scalar
+from tests.tiny_training import LORA, Killed, planted, preference, random_rows, reward_section, tiny_recipe, tiny_scalar
 
 TOKENIZER = tiny_tokenizer()
 ROWS = random_rows(0, prompts=3, responses=2)
@@ -151,10 +151,6 @@ def test_a_scorer_of_one_is_the_model_itself(shallow_folder: str, tmp_path: Path
 
 
 # -------------------------------------------------------------------------------------------------- being killed
-
-
-class Killed(BaseException):
-    """Stands for a kill."""
 
 
 KILLS: list[tuple[Any, str, int]] = [

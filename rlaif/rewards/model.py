@@ -119,18 +119,18 @@ class FolderReward(ModelReward):
 
     def encoded(self, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[Row | str]:
         rows = super().encoded(prompts, texts)
-        return rows if self._max_length is not None else [_readable(row, self._longest()) for row in rows]
+        if self._max_length is None:  # nothing was cut
+            for place, row in enumerate(rows):
+                length = 0 if isinstance(row, str) else len(row.prompt) + len(row.response)
+                if length > self._longest():
+                    rows[place] = f"{length} tokens, and the reward model reads at most {self._longest()}"
+        return rows
 
 
 def longest_read(folder: Path) -> int:
     """The most tokens that the model of this folder has positions for."""
     config = from_pretrained(AutoConfig, str(folder), "has no usable config", folder)
     return context_of(config) or sys.maxsize
-
-
-def _readable(row: Row | str, longest: int) -> Row | str:
-    length = 0 if isinstance(row, str) else len(row.prompt) + len(row.response)
-    return row if length <= longest else f"{length} tokens, and the reward model reads at most {longest}"
 
 
 def score_pairs(folder: Path, section: RewardSection, dtype: Dtype, pairs: Sequence[Pair]) -> dict[str, float]:

@@ -185,7 +185,7 @@ def _trained(task: JudgeTrainTask, material: JudgeTrainMaterial) -> tuple[JudgeT
 
     recipe, section, base = task.recipe, task.recipe.judge_training, task.base
     policy = PolicyModel.load(base.model, base.revision, torch_dtype(base.dtype))
-    encoder = Encoder(policy.model, policy.tokenizer)
+    encoder = Encoder(policy)
     material = without_long(material, encoder, section.max_length)
     if material.dropped:
         left_out = ", ".join(f"{cause} {count}" for cause, count in material.dropped.most_common())
@@ -193,7 +193,7 @@ def _trained(task: JudgeTrainTask, material: JudgeTrainMaterial) -> tuple[JudgeT
     rows = _largest_pass(material, encoder, section.microbatch_tokens)
     plan = memory.plan_memory(recipe, "judge_training", rows, policy.model)
     make_learner(policy, section.lora, derive_seed(recipe.seed, loop.STAGE, "lora"), recipe.compute)
-    learner = loop.Learner(policy, answer_of(material.mode, section.mass_weight), encoder, section)
+    learner = loop.Learner(encoder, answer_of(material.mode, section.mass_weight), section)
 
     def look() -> loop.HeldoutAgreement:
         labels = task.parts.heldout

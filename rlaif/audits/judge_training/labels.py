@@ -45,7 +45,7 @@ class PairLabel(NamedTuple):
 
 
 class PairLabels(NamedTuple):
-    """One label a pair, in the order of their ids: files and rows in another order teach the same."""
+    """One label per pair, in the order of their ids: files and rows in another order teach the same."""
 
     labels: tuple[PairLabel, ...]
     failures: tuple[Failure, ...]

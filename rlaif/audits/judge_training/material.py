@@ -149,7 +149,7 @@ def answer_of(mode: Mode, mass_weight: float) -> Answer:
 
 def _subject(recipe: Recipe, constitution: Constitution, mode: Mode, label: PairLabel) -> Subject | str:
     """The label with what is asked of its pair, or why it teaches nothing."""
-    # A recipe that draws one principle a pair asks about each of them, pair by pair.
+    # A recipe that draws one principle per pair asks about each of them, pair by pair.
     section = recipe.label.model_copy(update={"aggregation": Mean()})
     needs = plan(label.pair, constitution, section, recipe.seed, mode.kind)
     if needs.failure:

@@ -8,7 +8,7 @@ Shape suffixes: N questions, B distinct rows, H hidden size, T response tokens, 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -50,19 +50,19 @@ class JudgeLesson(NamedTuple):
 class Encoder:
     """From requests to rows, as the model in this process reads them to judge."""
 
-    def __init__(self, model: Any, tokenizer: Any) -> None:
-        self._model, self._tokenizer = model, tokenizer
-        self._labels = KnownLabels(tokenizer)
+    def __init__(self, policy: PolicyModel) -> None:
+        self.policy = policy
+        self._labels = KnownLabels(policy.tokenizer)
 
     def label_tokens(self, request: ChatRequest) -> LabelTokens:
         """Where the probabilities of the request's labels are read."""
-        return self._labels.tokens(self._model, request)
+        return self._labels.tokens(self.policy.model, request)
 
     def row(self, request: ChatRequest) -> Row:
         """The prompt, and its `answer` with what ends it; or the prompt up to where a label is read."""
-        ids = tuple(encode_prompt(self._tokenizer, request.messages))
+        ids = tuple(encode_prompt(self.policy.tokenizer, request.messages))
         if request.answer is not None:
-            return Row(ids, tuple(encode_response(self._tokenizer, request.answer)))
+            return Row(ids, tuple(encode_response(self.policy.tokenizer, request.answer)))
         ids = (*ids, *self.label_tokens(request).lead)
         return Row(ids[:-1], ids[-1:])
 
@@ -78,7 +78,7 @@ class Encoder:
 
     def text_tokens(self, row: Row) -> int:
         """Of a row with an answer: how many of its tokens are the text, the end aside."""
-        return len(row.response) - len(turn_of(self._tokenizer).written)
+        return len(row.response) - len(turn_of(self.policy.tokenizer).written)
 
     def length(self, lesson: JudgeLesson) -> int:
         """Tokens of its longest row."""
@@ -87,7 +87,7 @@ class Encoder:
     @property
     def context(self) -> int | None:
         """The longest prompt that the model answers."""
-        limit = context_of(self._model.config)
+        limit = context_of(self.policy.model.config)
         return None if limit is None else limit - 1
 
 
@@ -98,25 +98,21 @@ def _shared(rows: Sequence[Row]) -> Rows:
 
 # ----------------------------------------------------------------------------------------------------------- modes
 
-Answer = Callable[[PolicyModel, Encoder, Sequence[JudgeQuestion], Sequence[Rows]], AnswerLoss]
-"""What the model says to questions, of which the rows are given, and how far that is from what it should."""
+Answer = Callable[[Encoder, Sequence[JudgeQuestion], Sequence[Rows]], AnswerLoss]
+"""What the encoder's model says to questions, of which the rows are given, and how far that is from what it should."""
 
 
-def compare_answer(
-    policy: PolicyModel, encoder: Encoder, questions: Sequence[JudgeQuestion], rows: Sequence[Rows]
-) -> AnswerLoss:
+def compare_answer(encoder: Encoder, questions: Sequence[JudgeQuestion], rows: Sequence[Rows]) -> AnswerLoss:
     """`compare`: the letter of the better response, in both orders."""
-    logprob_N2L = _label_logprobs(policy, encoder, questions, rows)
+    logprob_N2L = _label_logprobs(encoder, questions, rows)
     return losses.compare_loss(logprob_N2L, _wanted(questions, logprob_N2L))
 
 
 def rated_answer(kind: Literal["score", "checklist"], mass_weight: float) -> Answer:
     """`score` and `checklist`: a reply about each response alone."""
 
-    def answer(
-        policy: PolicyModel, encoder: Encoder, questions: Sequence[JudgeQuestion], rows: Sequence[Rows]
-    ) -> AnswerLoss:
-        logprob_N2L = _label_logprobs(policy, encoder, questions, rows)
+    def answer(encoder: Encoder, questions: Sequence[JudgeQuestion], rows: Sequence[Rows]) -> AnswerLoss:
+        logprob_N2L = _label_logprobs(encoder, questions, rows)
         if kind == "score":
             better = losses.higher_rating(logprob_N2L.shape[-1])  # (L, L), the same for all questions
         else:
@@ -129,9 +125,8 @@ def rated_answer(kind: Literal["score", "checklist"], mass_weight: float) -> Ans
 def contrast_answer(length: Literal["sum", "mean", "root"], tau: float) -> Answer:
     """`contrast`: how much likelier one instruction makes a response than its opposite."""
 
-    def answer(
-        policy: PolicyModel, encoder: Encoder, questions: Sequence[JudgeQuestion], rows: Sequence[Rows]
-    ) -> AnswerLoss:
+    def answer(encoder: Encoder, questions: Sequence[JudgeQuestion], rows: Sequence[Rows]) -> AnswerLoss:
+        policy = encoder.policy
         distinct, at_N4 = _distinct(rows, policy.model.device)  # a for, a against, b for, b against
         logprob_BT = policy.token_logprobs(distinct, 1.0)
         tokens_B = torch.tensor([encoder.text_tokens(row) for row in distinct], device=logprob_BT.device)
@@ -145,10 +140,9 @@ def contrast_answer(length: Literal["sum", "mean", "root"], tau: float) -> Answe
     return answer
 
 
-def _label_logprobs(
-    policy: PolicyModel, encoder: Encoder, questions: Sequence[JudgeQuestion], rows: Sequence[Rows]
-) -> Tensor:
+def _label_logprobs(encoder: Encoder, questions: Sequence[JudgeQuestion], rows: Sequence[Rows]) -> Tensor:
     """logprob_N2L, as the model in this process gives them when it judges."""
+    policy = encoder.policy
     distinct, at_N2 = _distinct(rows, policy.model.device)
     hidden_BH = hidden_states(policy.backbone, distinct).at_last()
     ids = encoder.label_tokens(questions[0].requests[0]).ids

@@ -55,11 +55,15 @@ class JudgeTrainResult(NamedTuple):
 class Learner(NamedTuple):
     """Who learns, and how."""
 
-    policy: PolicyModel
+    encoder: Encoder
     answer: Answer
     """Of the mode."""
-    encoder: Encoder
     section: JudgeTrainSection
+
+    @property
+    def policy(self) -> PolicyModel:
+        """The judge."""
+        return self.encoder.policy
 
 
 class EncodedLesson(NamedTuple):
@@ -162,7 +166,7 @@ def learn(learner: Learner, lessons: Sequence[JudgeLesson], where: str) -> dict[
     for group in microbatches(encoded, learner.section.microbatch_tokens):
         asked = [question for one in group for question in one.lesson.questions]
         rows = [rows for one in group for rows in one.rows]
-        answered = learner.answer(learner.policy, learner.encoder, asked, rows)
+        answered = learner.answer(learner.encoder, asked, rows)
         shares = [one.lesson.weight / total / len(one.rows) for one in group for _ in one.rows]
         part = (torch.tensor(shares, device=answered.loss_N.device) * answered.loss_N).sum()
         check_finite(part, f"{where}, pairs {[one.lesson.id for one in group][:4]}")

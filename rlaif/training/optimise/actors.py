@@ -7,7 +7,6 @@ Shape suffixes: B responses, T response tokens, N real tokens, H hidden size.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,11 +84,13 @@ def open_actors(recipe: Recipe, models: RewardModels, open_reward: OpenReward, f
     sharding.prepare(policy, recipe.compute)
     for head in heads_read(section):
         models(head)
-    critic = None
-    if isinstance(section, Ppo):
-        critic = open_critic(section, policy, lambda: _start(recipe, models, policy), recipe.seed)
-        if isinstance(critic, ScalarModel):
-            sharding.prepare(critic, recipe.compute)
+    critic: Critic | None = None
+    if isinstance(section, Ppo) and section.critic == "shared":
+        critic = SharedCritic(policy)
+    elif isinstance(section, Ppo):
+        seed = derive_seed(recipe.seed, "ppo", "critic lora")
+        critic = _start(recipe, models, policy).as_critic(section.critic_lora, seed)
+        sharding.prepare(critic, recipe.compute)
     resting = RestingWeights(_only_read(policy, models, critic), folder)
     return Actors(policy, open_sampler(section, policy, folder), rewards, critic, resting)
 
@@ -102,16 +103,9 @@ def _only_read(policy: PolicyModel, models: RewardModels, critic: Critic | None)
     return [*reference, *(model.requires_grad_(False) for model in members)]
 
 
-def open_critic(section: Ppo, policy: PolicyModel, start: Callable[[], ScalarModel], seed: int) -> Critic:
-    """A head on the policy's trunk, or a critic that starts from the model that `start` loads."""
-    if section.critic == "shared":
-        return SharedCritic(policy)
-    return start().as_critic(section.critic_lora, derive_seed(seed, "ppo", "critic lora"))
-
-
 def _start(recipe: Recipe, models: RewardModels, policy: PolicyModel) -> ScalarModel:
-    """The reward model, or the first of several; where none takes part, the policy's backbone with a new head (direct
-    RLAIF, arXiv 2309.00267, section 3.2)."""
+    """What a critic of its own starts as: the reward model, or the first of several; where none takes part, the
+    policy's backbone with a new head (direct RLAIF, arXiv 2309.00267, section 3.2)."""
     assert isinstance(recipe.optimise, OnPolicy)
     if recipe.optimise.reads_reward_model:
         return models()[0]

@@ -1,4 +1,4 @@
-"""What a step's rollouts teach: one small function a method, each fixed before the step's first update.
+"""What a step's rollouts teach: one small function per method, each fixed before the step's first update.
 
 The mathematics is in `losses`; here is which of it makes PPO, REINFORCE, RLOO or GRPO.
 Shape suffixes: B responses, T response tokens.

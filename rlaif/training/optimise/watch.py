@@ -1,4 +1,4 @@
-"""What a person watches, and the rules that stop a run which has gone wrong: one number a step each.
+"""What a person watches, and the rules that stop a run which has gone wrong: one number per step each.
 
 Reward and loss alone do not show a policy that games its reward (MOSS-RLHF, arXiv 2307.04964): KL, length, entropy,
 repetition and a held-out score do. Shape suffixes: B responses, T response tokens.

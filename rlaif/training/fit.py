@@ -1,5 +1,6 @@
-"""The supervised loop: reward models, SFT, DPO and judges learn by it, each with losses of its own.
+"""The supervised loop: reward models, SFT and DPO learn by it, each with losses of its own.
 
+A judge learns over the same plan of minibatches, in a loop that looks at it after each epoch (`judge/loop.py`).
 A minibatch is whole prompts, and each distinct row of it passes through the model once, however many lessons it is
 in: the pairs of a prompt share their responses, and these share the prompt's tokens (InstructGPT, arXiv 2203.02155,
 section 3.5; packing.py).
@@ -97,6 +98,6 @@ def fit(
         at = f"{where} step {step}"
         row = learn(plan[step], at)
         norm = session.update(at, scale)
-        if isinstance(section, Offline):
+        if isinstance(section, Offline):  # the reward model's rows have none: metrics are the same over versions
             row["gradient_norm"] = norm
         log.log(step, row | {"learning_rate": scale * section.learning_rate})

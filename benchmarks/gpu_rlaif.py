@@ -24,9 +24,7 @@ from rlaif.models.local.tokens import encode_prompt
 from rlaif.rewards.open import open_rewards
 from rlaif.testing import tiny_tokenizer
 from rlaif.training.lessons import Text, distinct
-from rlaif.training.offline.dpo import DpoMethod
-from rlaif.training.offline.loop import make_learner, train
-from rlaif.training.offline.sft import SftExample, SftMethod
+from rlaif.training.offline import DpoMethod, SftExample, SftMethod, make_learner, train
 from rlaif.training.optimise.actors import open_actors
 from rlaif.training.optimise.loop import train_policy
 from rlaif.training.policy_model import PolicyModel

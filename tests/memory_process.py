@@ -21,14 +21,14 @@ from rlaif.config.reward import RewardSection
 from rlaif.config.training import Lora
 from rlaif.models.local.machine import multiplies_bf16, torch_dtype
 from rlaif.models.local.packing import Row
+from rlaif.training import offline
+from rlaif.training.lessons import Lesson
 from rlaif.training.memory import plan_memory, rollout_rows
-from rlaif.training.offline import loop
-from rlaif.training.offline.sft import SftMethod
+from rlaif.training.offline import SftMethod
 from rlaif.training.optimise.actors import open_actors
 from rlaif.training.optimise.loop import train_policy
 from rlaif.training.policy_model import PolicyModel
 from rlaif.training.reward import train
-from rlaif.training.reward.data import RewardLesson
 from rlaif.training.scalar_model import ScalarModel
 from tests.tiny_training import no_checks, of_models, prompt, tiny_recipe, tiny_tracker
 
@@ -67,7 +67,7 @@ def first_small(plan_of: Any) -> int:
 
 def reward(folder: str, dtype: str, lora: Lora | None, run: Path) -> tuple[Recipe, list[Row]]:
     section = RewardSection(lora=lora, minibatch_size=1)
-    lessons = [RewardLesson(str(size), str(size), rows(size, 2), 1.0, 1.0) for size in (SMALL, large(dtype))]
+    lessons = [Lesson(str(size), str(size), rows(size, 2), 1.0, 1.0) for size in (SMALL, large(dtype))]
     seed = first_small(lambda seed: train.plan(lessons, section, seed, "model") == [[0], [1]])
     recipe = recipe_of(folder, dtype, reward=section)
     model = ScalarModel.from_language_model(folder, None, torch_dtype(dtype), pad_id=0, seed=1)
@@ -80,14 +80,12 @@ def reward(folder: str, dtype: str, lora: Lora | None, run: Path) -> tuple[Recip
 def sft(folder: str, dtype: str, lora: Lora | None, run: Path) -> tuple[Recipe, list[Row]]:
     section = Sft(data=ChosenDemonstrations(), lora=lora, minibatch_size=1)
     both = [rows(size, 1) for size in (SMALL, 2 * large(dtype))]
-    method = SftMethod(
-        [loop.TextLesson(i, str(i), str(i), each, float(len(each[0].response))) for i, each in enumerate(both)]
-    )
-    seed = first_small(lambda seed: [batch[0].place for batch in loop.plan_of(method, section, seed)] == [0, 1])
+    method = SftMethod([Lesson(str(i), str(i), each, 1.0, float(len(each[0].response))) for i, each in enumerate(both)])
+    seed = first_small(lambda seed: offline.plan_of(method, section, seed) == [[0], [1]])
     recipe = recipe_of(folder, dtype, optimise=section)
     policy = PolicyModel.load(folder, None, torch_dtype(dtype))
-    loop.make_learner(policy, lora, 0, recipe.compute)
-    loop.train(policy, method, section, seed, run / "checkpoints", tiny_tracker(run))
+    offline.make_learner(policy, lora, 0, recipe.compute)
+    offline.train(policy, method, section, seed, run / "checkpoints", tiny_tracker(run))
     return recipe, [row for each in both for row in each]
 
 

@@ -21,8 +21,8 @@ class Fault(NamedTuple):
 
 
 LOSSES = "training/losses"
-MASKED, KL, POLICY = f"{LOSSES}/masked.py", f"{LOSSES}/kl.py", f"{LOSSES}/policy.py"
-ADVANTAGES, PREFERENCE = f"{LOSSES}/advantages.py", f"{LOSSES}/preference.py"
+POLICY = f"{LOSSES}/policy.py"
+PREFERENCE = f"{LOSSES}/preference.py"
 PACKING = "models/local/packing.py"
 POLICY_MODEL, SCALAR = "training/policy_model.py", "training/scalar_model.py"
 SESSION, ATTENTION, HEAD = "training/session.py", "models/local/attention.py", "training/head.py"
@@ -33,9 +33,9 @@ FLEX, TOKENS = "models/local/flex.py", "models/local/tokens.py"
 ESTIMATORS, ROLLOUT = "training/optimise/estimators.py", "training/optimise/rollout.py"
 UPDATES = "training/optimise/updates.py"
 REWARD, REWARD_DATA = "training/reward/train.py", "training/reward/data.py"
-JUDGE_LOSS, JUDGE_LOOP, JUDGE_METHODS = f"{LOSSES}/judge.py", "training/judge/loop.py", "training/judge/methods.py"
-JUDGE_SPLIT, JUDGE_MATERIAL = "audits/judge_training/split.py", "audits/judge_training/material.py"
-OBJECTIVE, OFFLINE, DPO = "training/reward/objective.py", "training/offline/loop.py", "training/offline/dpo.py"
+JUDGE_LOSS, JUDGE_LOOP, JUDGE_LESSONS = f"{LOSSES}/judge.py", "training/judge/loop.py", "training/judge/lessons.py"
+JUDGE_LABELS, JUDGE_MATERIAL = "audits/judge_training/labels.py", "audits/judge_training/material.py"
+OFFLINE = "training/offline.py"
 
 FAULTS = [
     # ------------------------------------------------------------------------------------------ density ratios
@@ -119,28 +119,28 @@ FAULTS = [
     ),
     # ------------------------------------------------------------------------------------------- means, masks
     Fault(
-        MASKED,
+        POLICY,
         "(values_BT * mask_BT).sum() / mask_BT.sum()",
         "(values_BT * mask_BT).sum() / mask_BT.numel()",
         "test_losses.py::test_means_see_real_tokens_only",
         "padding dilutes every loss and metric",
     ),
     Fault(
-        MASKED,
+        POLICY,
         "((values_BT * mask_BT).sum(1) / mask_BT.sum(1)).mean()",
         "(values_BT * mask_BT).sum(1).mean()",
         "test_losses.py::test_the_mean_of_means_weighs_responses_and_the_mean_tokens",
         "GRPO pulls harder on long responses",
     ),
     Fault(
-        MASKED,
+        POLICY,
         "variance = masked_mean((values_BT - mean) ** 2, mask_BT)",
         "variance = ((values_BT - mean) ** 2).mean()",
         "test_losses.py::test_whitening_is_over_real_tokens_whatever_the_padding_holds",
         "the size of an update depends on how ragged the batch is",
     ),
     Fault(
-        MASKED,
+        POLICY,
         "(whitened if shift_mean else whitened + mean)",
         "(whitened + mean if shift_mean else whitened)",
         "test_ppo_checklist.py::test_rewards_are_whitened_without_moving_their_mean_if_asked",
@@ -148,21 +148,21 @@ FAULTS = [
     ),
     # ---------------------------------------------------------------------------------------------------- KL
     Fault(
-        KL,
+        POLICY,
         "return logprobs_BT - ref_logprobs_BT",
         "return ref_logprobs_BT - logprobs_BT",
         "test_losses.py::test_the_estimates_expect_to_the_exact_kl",
         "the penalty pays for leaving the reference",
     ),
     Fault(
-        KL,
+        POLICY,
         "log_ratio_BT = ref_logprobs_BT - logprobs_BT",
         "log_ratio_BT = logprobs_BT - ref_logprobs_BT",
         "test_losses.py::test_the_estimates_expect_to_the_exact_kl",
         "KL is measured upside down: nearly right close to the reference, wildly wrong far from it",
     ),
     Fault(
-        KL,
+        POLICY,
         "kl_per_response / kl.target - 1",
         "kl.target / kl_per_response - 1",
         "test_losses.py::test_adaptive_kl_coefficient_is_the_formula_with_the_error_clipped",
@@ -248,56 +248,56 @@ FAULTS = [
     ),
     # ------------------------------------------------------------------------------------------- advantages
     Fault(
-        ADVANTAGES,
+        POLICY,
         "delta_B = rewards_BT[:, t] + gamma * next_value_B - values_BT[:, t]",
         "delta_B = rewards_BT[:, t] + next_value_B - values_BT[:, t]",
         "test_losses_advantages.py::test_gae_is_its_double_sum",
         "the discount reaches the advantages and not the values",
     ),
     Fault(
-        ADVANTAGES,
+        POLICY,
         "running_B = (delta_B + gamma * lam * running_B) * mask_BT[:, t]",
         "running_B = delta_B + gamma * lam * running_B",
         "test_losses_advantages.py::test_gae_is_its_double_sum",
         "advantages of padding leak into short responses",
     ),
     Fault(
-        ADVANTAGES,
+        POLICY,
         "values_BT = values_BT * mask_BT",
         "values_BT = values_BT * 1",
         "test_losses_advantages.py::test_gae_is_its_double_sum",
         "a value after the end of a response is bootstrapped from",
     ),
     Fault(
-        ADVANTAGES,
+        POLICY,
         "centred * len(members) / (len(members) - 1)",
         "centred",
         "test_losses_advantages.py::test_leave_one_out_is_the_reward_less_the_mean_of_the_others",
         "a response is its own baseline: the gradient is biased towards 0",
     ),
     Fault(
-        ADVANTAGES,
+        POLICY,
         "difference = reward_B[members] - reward_B[members[0]]",
         "difference = reward_B[members] - 0.0",
         "test_losses_advantages.py::test_a_group_of_equal_rewards_teaches_exactly_nothing",
         "rounding errors of equal rewards become full-size advantages",
     ),
     Fault(
-        ADVANTAGES,
+        POLICY,
         "centred / (centred.std() + 1e-6)",
         "centred / (centred.std() + 1e-6) ** 2",
         "test_losses_advantages.py::test_group_relative_is_the_standard_score_within_the_group",
         "groups with nearly equal rewards drown the rest",
     ),
     Fault(
-        ADVANTAGES,
+        POLICY,
         "decay * baseline + (1 - decay) * reward_mean",
         "(1 - decay) * baseline + decay * reward_mean",
         "test_losses_advantages.py::test_the_baseline_moves_by_what_decay_leaves",
         "the baseline forgets",
     ),
     Fault(
-        ADVANTAGES,
+        POLICY,
         "return advantage_B.unsqueeze(1) * mask_BT",
         "return (advantage_B / mask_BT.sum(1)).unsqueeze(1) * mask_BT",
         "test_losses_advantages.py::test_a_responses_advantage_is_on_each_of_its_tokens",
@@ -597,7 +597,7 @@ FAULTS = [
     ),
     # ------------------------------------------------------------------------------- loops: reward model, DPO
     Fault(
-        OBJECTIVE,
+        REWARD_DATA,
         "share_NK = weight_NK / weight_NK.sum(0).clamp(min=1e-12)",
         "share_NK = weight_NK / len(lessons)",
         "test_reward.py::test_loss_accuracy_and_gradient_are_those_of_a_loop_over_pairs",
@@ -605,8 +605,8 @@ FAULTS = [
     ),
     Fault(
         REWARD,
-        "found_NK = found_NK - score_BK[[place[batch[i].rows[1]] for i in part]]",
-        "found_NK = found_NK + score_BK[[place[batch[i].rows[1]] for i in part]]",
+        "found_NK = found_NK - score_BK[[at[1] for at in part.at]]",
+        "found_NK = found_NK + score_BK[[at[1] for at in part.at]]",
         "test_reward.py::test_loss_accuracy_and_gradient_are_those_of_a_loop_over_pairs",
         "the reward model learns to like everything",
     ),
@@ -618,7 +618,7 @@ FAULTS = [
         "held-out accuracy is measured on what was learnt",
     ),
     Fault(
-        DPO,
+        OFFLINE,
         "reference_NK[:, 0] - reference_NK[:, 1],",
         "reference_NK[:, 1] - reference_NK[:, 0],",
         "test_offline.py::test_dpo_is_its_definition",
@@ -626,8 +626,8 @@ FAULTS = [
     ),
     Fault(
         OFFLINE,
-        "logprobs_B = policy.token_logprobs(present, AS_WRITTEN).sum(1)",
-        "logprobs_B = policy.token_logprobs(present, AS_WRITTEN).mean(1)",
+        "logprobs_B = policy.token_logprobs(part.rows, AS_WRITTEN).sum(1)",
+        "logprobs_B = policy.token_logprobs(part.rows, AS_WRITTEN).mean(1)",
         "test_offline.py::test_dpo_is_its_definition",
         "DPO's log-probabilities shrink with padding",
     ),
@@ -668,7 +668,7 @@ FAULTS = [
         "what is taught is not what is judged",
     ),
     Fault(
-        JUDGE_METHODS,
+        JUDGE_LESSONS,
         "(logprob_BT * of_text_BT).sum(1)",
         "logprob_BT.sum(1)",
         "test_judge_train.py::test_what_is_trained_is_the_number_that_the_judge_says[contrast]",
@@ -683,7 +683,7 @@ FAULTS = [
     ),
     Fault(
         JUDGE_LOOP,
-        "self._parameters[name].copy_(weights)",
+        "parameters[name].copy_(weights)",
         "del name, weights",
         "test_judge_train.py::test_training_stops_early_and_keeps_the_best",
         "the last epoch is saved as the best",
@@ -696,14 +696,14 @@ FAULTS = [
         "a judge that agrees no more than the untrained one is saved",
     ),
     Fault(
-        JUDGE_SPLIT,
+        JUDGE_LABELS,
         "key_of(label) not in audited | heldout",
         "key_of(label) not in audited",
         "test_judge_train_labels.py::test_no_prompt_is_in_two_parts_and_each_has_its_share",
         "training stops by labels that it has learnt",
     ),
     Fault(
-        JUDGE_SPLIT,
+        JUDGE_LABELS,
         'for m in prompt if m.role != "system"',
         "for m in prompt",
         "test_judge_train_labels.py::test_a_prompt_is_the_same_under_another_system_turn_and_other_blanks",

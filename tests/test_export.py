@@ -20,7 +20,7 @@ from rlaif.jsonl import read_objects, write_jsonl
 from rlaif.records import Message, Preference, Prompt, oriented, plain
 from rlaif.run_folder import Run
 from rlaif.testing import tiny_tokenizer
-from rlaif.training.losses import bradley_terry_loss
+from rlaif.training.losses.preference import bradley_terry_loss
 from rlaif.training.reward.train import RewardStage, train_reward_model
 from tests.tiny_training import preference, reward_section, same, tiny_scalar, tiny_tracker, weights
 

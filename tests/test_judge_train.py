@@ -17,9 +17,8 @@ import torch
 from rlaif.audits.audit import write_audit
 from rlaif.audits.judge_training import command, worth
 from rlaif.audits.judge_training.command import TrainedJudge, train_command
-from rlaif.audits.judge_training.labels import PairLabel, read_labels
-from rlaif.audits.judge_training.material import JudgeTrainMaterial, material_of, method_of
-from rlaif.audits.judge_training.split import Split, key_of, split
+from rlaif.audits.judge_training.labels import PairLabel, Split, key_of, read_labels, split
+from rlaif.audits.judge_training.material import JudgeTrainMaterial, answer_of, material_of
 from rlaif.audits.principles import judge_and_ablate
 from rlaif.config import Recipe, changed_keys
 from rlaif.config.models import LocalModel
@@ -34,10 +33,9 @@ from rlaif.records import Failure
 from rlaif.run_folder import Run
 from rlaif.training import memory
 from rlaif.training.judge import loop
-from rlaif.training.judge.inside import as_judge
 from rlaif.training.judge.lessons import Encoder, JudgeLesson
-from rlaif.training.judge.loop import HeldoutAgreement, Learner, best_of, stops
-from rlaif.training.offline.loop import make_learner
+from rlaif.training.judge.loop import HeldoutAgreement, Learner, as_judge, best_of, stops
+from rlaif.training.offline import make_learner
 from rlaif.training.policy_model import PolicyModel
 from rlaif.training.tracking import Tracker
 from tests.learning_judge import MODES, TWO, recipe_of, rows, write
@@ -147,7 +145,7 @@ def test_the_same_command_again_does_nothing_and_says_the_same(
     learnt: Callable[[str], Learnt], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = learnt("compare")
-    monkeypatch.setattr(command, "do", None)
+    monkeypatch.setattr(command, "_train_and_audit", None)
     assert train_command(found.recipe, [found.gold], out=found.folder) == found.result
     assert "100%" in "\n".join(found.result.lines) and found.result.lines[-1].startswith(f"judge: {found.folder}")
     other = found.recipe.model_copy(update={"seed": 1})
@@ -222,9 +220,8 @@ def small(folder: Path, kind: str, count: int = 12, **changes: Any) -> Small:
     policy = PolicyModel.load(recipe.judge.model, None, torch.float32)
     section = recipe.judge_training.model_copy(update={"lora": LORA, "epochs": 3} | changes)
     make_learner(policy, section.lora, 0, recipe.compute)
-    encoder = Encoder(policy.model, policy.tokenizer)
     material = material_of(recipe, constitution, labels)
-    learner = Learner(policy, method_of(material.mode, section.mass_weight), encoder, section)
+    learner = Learner(Encoder(policy), answer_of(material.mode, section.mass_weight), section)
     return Small(learner, material, labels, recipe)
 
 
@@ -250,7 +247,7 @@ def test_what_is_trained_is_the_number_that_the_judge_says(kind: str, tmp_path: 
     for lessons in (whole, single):
         questions = [question for lesson in lessons for question in lesson.questions]
         token_rows = [each for lesson in lessons for each in learner.encoder.rows(lesson)]
-        answered = learner.method.answer(learner.policy, learner.encoder, questions, token_rows)
+        answered = learner.answer(learner.encoder, questions, token_rows)
         assert [sigma(lead) for lead in answered.lead_N.tolist()] == pytest.approx(list(said.values()), abs=1e-5)
 
 
@@ -340,7 +337,7 @@ def test_the_best_epoch_must_beat_none_and_ties_go_to_the_least_loss() -> None:
 
 def train_small(
     folder: Path, agreements: Sequence[float], dies_at: int = 0, dies_in: str = "look"
-) -> tuple[loop.JudgeTraining, dict[str, torch.Tensor], list[dict[str, torch.Tensor]]]:
+) -> tuple[loop.JudgeTrainResult, dict[str, torch.Tensor], list[dict[str, torch.Tensor]]]:
     """A training whose held-out agreement is made up; what came of it, and the weights at each look."""
     learner, material, *_ = small(folder, "compare", epochs=6, minibatch_size=6, checkpoint_every=3)
     seen = list(agreements)

@@ -12,9 +12,8 @@ from typing import Any
 
 import pytest
 
-from rlaif.audits.judge_training.labels import PairLabel, PairLabels, read_labels
+from rlaif.audits.judge_training.labels import PairLabel, PairLabels, key_of, keys_of, prompt_key, read_labels, split
 from rlaif.audits.judge_training.material import JudgeTrainMaterial, material_of, trainable_mode
-from rlaif.audits.judge_training.split import key_of, keys_of, prompt_key, split
 from rlaif.config import Recipe
 from rlaif.config.training import JudgeTrainSection
 from rlaif.constitution import Constitution, load_constitution

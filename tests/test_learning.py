@@ -21,8 +21,9 @@ from rlaif.models.local.packing import Row
 from rlaif.models.local.tokens import encode_prompt
 from rlaif.run_folder import Run
 from rlaif.testing import save_tiny, tiny_tokenizer
-from rlaif.training.offline import loop as offline
-from rlaif.training.offline.dpo import DpoMethod
+from rlaif.training import offline
+from rlaif.training.lessons import Lesson
+from rlaif.training.offline import DpoMethod
 from rlaif.training.optimise.actors import Actors
 from rlaif.training.optimise.loop import train_policy
 from rlaif.training.policy_model import PolicyModel
@@ -198,11 +199,11 @@ def test_dpo_writes_what_was_preferred_among_its_own_responses(seed: int, tiny_f
     score = dict(zip(rows, scorer.scores(rows).tolist(), strict=True))
     pairs = [sorted(pair, key=lambda row: -score[row]) for pair in zip(rows[::2], rows[1::2], strict=True)]
     unequal = [(a, b) for a, b in pairs if score[a] > score[b]]
-    lessons = [offline.TextLesson(i, f"pair {i}", f"prompt {i}", rows, 1.0) for i, rows in enumerate(unequal)]
+    lessons = [Lesson(f"pair {i}", f"prompt {i}", rows, 1.0, 1.0) for i, rows in enumerate(unequal)]
     reference_NK = offline.look_at(policy, lessons, section.microbatch_tokens)
     before = float(scorer.scores(write(32, 5000)).mean())
     offline.make_learner(policy, section.lora, seed, ComputeSection())
-    method = DpoMethod(lessons, torch.ones(len(lessons)), reference_NK, section)
+    method = DpoMethod(lessons, reference_NK, section)
     offline.train(policy, method, section, seed, tmp_path / "checkpoints", tiny_tracker(tmp_path / "run"))
     after = float(scorer.scores(write(32, 5000)).mean())
     assert before < 0.8

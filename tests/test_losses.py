@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from rlaif.config.optimise import AdaptiveKl, FixedKl
-from rlaif.training import losses
+from rlaif.training.losses import policy as losses
 from rlaif.training.session import warmup_then_linear
 from tests.tensors import close, mask_of, noise, tensor
 

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlaif.training import losses
+from rlaif.training.losses import policy as losses
 from tests.tensors import close, mask_of, noise, tensor
 
 group_sizes = st.lists(st.integers(2, 5), min_size=1, max_size=4)

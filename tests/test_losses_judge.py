@@ -13,7 +13,7 @@ from rlaif.constitution import Principle
 from rlaif.feedback.rating import CHECKLIST, DIGITS, RATING, answer, compared, rate
 from rlaif.feedback.verdict import judged, sigma
 from rlaif.records import Verdict
-from rlaif.training import losses
+from rlaif.training.losses import judge as losses
 
 ANSWERS = ("Yes", "No", "Unknown")
 

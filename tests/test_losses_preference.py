@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from rlaif.config.reward import FlipLabels, KeepLabels, SoftenLabels, StrengthMargin
-from rlaif.training import losses
+from rlaif.training.losses import preference as losses
 from tests.tensors import close, noise, tensor
 
 margins = st.floats(-30, 30)

@@ -17,11 +17,18 @@ from rlaif.errors import TrainingError
 from rlaif.models.local.packing import Row
 from rlaif.records import Message, Preference
 from rlaif.training import parallel
-from rlaif.training.lessons import Text, encode
+from rlaif.training.lessons import Lesson, Text, encode
 from rlaif.training.lora import trainable
-from rlaif.training.offline.dpo import DpoMethod
-from rlaif.training.offline.loop import TextLesson, learn, look_at, make_learner, plan_of, planned_updates, train
-from rlaif.training.offline.sft import SftExample, SftMethod
+from rlaif.training.offline import (
+    DpoMethod,
+    SftExample,
+    SftMethod,
+    learn,
+    look_at,
+    make_learner,
+    plan_of,
+    train,
+)
 from rlaif.training.policy_model import PolicyModel
 from tests.tiers import some
 from tests.tiny_training import LORA, planted, preference, tiny_tracker
@@ -95,7 +102,7 @@ def test_sft_is_cross_entropy_over_response_tokens_alone(tiny_folder, max_tokens
     policy = policy_of(tiny_folder)
     method = SftMethod.of(policy.tokenizer, DEMONSTRATIONS, 100)
     make_learner(policy, None, 1, ComputeSection())
-    row = learn(policy, method, method.lessons, max_tokens, "here")
+    row = learn(policy, method, range(len(method.lessons)), max_tokens, "here")
     found = gradients(policy)
 
     rows = [lesson.rows[0] for lesson in method.lessons]
@@ -116,7 +123,7 @@ def test_a_demonstration_that_comes_twice_counts_twice(tiny_folder):
     policy = policy_of(tiny_folder)
     twice = SftMethod.of(policy.tokenizer, [DEMONSTRATIONS[0], DEMONSTRATIONS[0], DEMONSTRATIONS[3]], 100)
     make_learner(policy, None, 1, ComputeSection())
-    row = learn(policy, twice, twice.lessons, 4096, "here")
+    row = learn(policy, twice, range(len(twice.lessons)), 4096, "here")
     one, other = (-plain_logprob(policy, *twice.lessons[i].rows[0]) for i in (0, 2))
     assert row["loss"] == pytest.approx(float((2 * one + other).detach() / row["tokens"]), rel=1e-5)
 
@@ -163,7 +170,7 @@ def test_dpo_is_its_definition(tiny_folder, max_tokens, smoothing):
         for p in policy.model.parameters():
             p.add_(0.02 * torch.randn(p.shape, generator=generator))
     make_learner(policy, None, 1, ComputeSection())
-    row = learn(policy, method, method.lessons, max_tokens, "here")
+    row = learn(policy, method, range(len(method.lessons)), max_tokens, "here")
     found = gradients(policy)
 
     total, correct = torch.zeros(()), 0.0
@@ -185,7 +192,7 @@ def test_dpo_begins_at_its_reference(tiny_folder):
     policy = policy_of(tiny_folder)
     method = DpoMethod.of(policy, soft_pairs(), DPO)
     make_learner(policy, LORA, 1, ComputeSection())
-    row = learn(policy, method, method.lessons, 4096, "here")
+    row = learn(policy, method, range(len(method.lessons)), 4096, "here")
     assert row["loss"] == pytest.approx(0.693147, abs=1e-5)
     assert (row["margin"], row["chosen_drift"], row["rejected_drift"]) == pytest.approx((0, 0, 0), abs=1e-4)
 
@@ -222,18 +229,17 @@ def test_every_lesson_once_an_epoch_prompts_together(count, size, epochs, seed):
     pairs = [preference(f"q{rng.randrange(6)}", "a" * (i + 1), "b") for i in range(count)]
     section = Dpo(minibatch_size=size, epochs=epochs)
     lessons = [
-        TextLesson(i, p.pair_id, p.prompt_id, (Row((1,), (3, i)), Row((1,), (4, i))), 1.0) for i, p in enumerate(pairs)
+        Lesson(p.pair_id, p.prompt_id, (Row((1,), (3, i)), Row((1,), (4, i))), 1.0, 1.0) for i, p in enumerate(pairs)
     ]
     method = SftMethod(lessons)
     plan = plan_of(method, section, seed)
-    assert len(plan) == planned_updates(method, section, seed)
-    places = [lesson.place for batch in plan for lesson in batch]
+    places = [place for batch in plan for place in batch]
     for epoch in range(epochs):
         assert sorted(places[epoch * count : (epoch + 1) * count]) == list(range(count))
     for batch in plan:
-        prompts = {lesson.prompt_id for lesson in batch}
-        assert len(batch) == sum(lesson.prompt_id in prompts for lesson in lessons)
-        assert len(batch) - len([x for x in batch if x.prompt_id == batch[-1].prompt_id]) < size, "no more than needed"
+        ids = [lessons[place].prompt_id for place in batch]
+        assert len(batch) == sum(lesson.prompt_id in ids for lesson in lessons)
+        assert len(batch) - ids.count(ids[-1]) < size, "no more than needed"
     assert plan == plan_of(method, section, seed)
 
 
@@ -244,14 +250,14 @@ def test_processes_add_up_to_one(tiny_folder, monkeypatch, max_tokens):
     pairs = planted(24)
     method = DpoMethod.of(policy, pairs, DPO)
     make_learner(policy, None, 1, ComputeSection())
-    alone = learn(policy, method, method.lessons, max_tokens, "here")
+    alone = learn(policy, method, range(len(method.lessons)), max_tokens, "here")
     expected = gradients(policy)
     monkeypatch.setattr(parallel, "size", lambda: 3)
     monkeypatch.setattr(parallel, "add_up", lambda tensor: tensor)
     parts = []
     for rank in range(3):
         monkeypatch.setattr(parallel, "rank", lambda rank=rank: rank)
-        parts.append(learn(policy, method, method.lessons, max_tokens, "here"))
+        parts.append(learn(policy, method, range(len(method.lessons)), max_tokens, "here"))
     for name, gradient in gradients(policy).items():  # all three were added to the same weights
         torch.testing.assert_close(gradient, expected[name], rtol=1e-4, atol=1e-7)
     for name in ("loss", "accuracy", "margin", "chosen_drift"):

@@ -19,8 +19,7 @@ from rlaif.models.local.packing import Row
 from rlaif.records import Prompt
 from rlaif.run_folder import Run
 from rlaif.training.optimise import watch
-from rlaif.training.optimise.actors import Actors
-from rlaif.training.optimise.critic import modules_of
+from rlaif.training.optimise.actors import Actors, modules_of
 from rlaif.training.optimise.estimators import State, make_targets
 from rlaif.training.optimise.loop import train_policy
 from rlaif.training.optimise.rollout import Rollouts, roll_out

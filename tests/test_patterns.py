@@ -19,7 +19,7 @@ from rlaif.feedback.pairs import apart_by_checks
 from rlaif.models.scripted import ScriptedChatModel
 from rlaif.patterns import Endless, matches, search
 from rlaif.records import Message, Pair, Prompt
-from rlaif.rewards.texts import checks, vetoes
+from rlaif.rewards.sources import checks, vetoes
 from rlaif.templates import load_template
 from tests.fake_run import inputs
 

@@ -16,9 +16,9 @@ from rlaif.config.training import ComputeSection
 from rlaif.errors import ConfigError, TrainingError
 from rlaif.run_folder import Run
 from rlaif.testing import save_tiny, tiny_tokenizer
-from rlaif.training import losses
 from rlaif.training.compute import layers_of
 from rlaif.training.lora import trainable
+from rlaif.training.losses import policy as losses
 from rlaif.training.optimise import updates
 from rlaif.training.optimise.actors import Actors, open_actors
 from rlaif.training.optimise.estimators import State, make_targets

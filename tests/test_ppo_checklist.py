@@ -20,7 +20,7 @@ from rlaif.rewards.model import ModelReward
 from rlaif.run_folder import Run
 from rlaif.testing import save_tiny, tiny_tokenizer
 from rlaif.training.lora import trainable
-from rlaif.training.losses import gae
+from rlaif.training.losses.policy import gae
 from rlaif.training.optimise import loop as ppo
 from rlaif.training.optimise import updates
 from rlaif.training.optimise.actors import Actors

@@ -16,14 +16,15 @@ from rlaif.models.local.packing import Row
 from rlaif.records import Message, Preference, Response
 from rlaif.run_folder import Run
 from rlaif.testing import tiny_tokenizer
-from rlaif.training.lessons import minibatches
-from rlaif.training.reward.data import RewardLesson, encode_pair, encode_pairs, pair_lessons, reference_rows
+from rlaif.training.lessons import Lesson, minibatches
+from rlaif.training.reward.data import encode_pair, encode_pairs, pair_lessons, reference_rows
 from rlaif.training.reward.train import RewardStage, learn, open_stage, train_reward_model
 from rlaif.training.reward.worth import HeldoutScores, score_heldout
 from rlaif.training.scalar_model import ScalarModel
 from rlaif.training.session import Session
 from tests.tiny_training import (
     LORA,
+    Killed,
     planted,
     preference,
     reward_section,
@@ -56,11 +57,11 @@ def plain_score(model: ScalarModel, row: Row) -> Tensor:
     return model.head(states[0, -1])[0]
 
 
-def lessons_of(preferences: Sequence[Preference], max_length: int = 1000, **changes: Any) -> list[RewardLesson]:
+def lessons_of(preferences: Sequence[Preference], max_length: int = 1000, **changes: Any) -> list[Lesson]:
     return pair_lessons(TOKENIZER, preferences, reward_section(max_length=max_length, **changes))
 
 
-def learnt(stage: RewardStage, lessons: Sequence[RewardLesson], max_tokens: int) -> dict[str, float]:
+def learnt(stage: RewardStage, lessons: Sequence[Lesson], max_tokens: int) -> dict[str, float]:
     return learn(stage.model, lessons, stage.section.model_copy(update={"microbatch_tokens": max_tokens}), "here")
 
 
@@ -76,7 +77,7 @@ def gradients(model: ScalarModel) -> Tensor:
 
 
 def test_rows_are_the_conversation_and_the_response_with_its_end() -> None:
-    row = encode_pair(TOKENIZER, PREFERENCES[0], 1000).chosen
+    row, _ = encode_pair(TOKENIZER, PREFERENCES[0], 1000)
     text = "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\ngood<|im_end|>\n"
     assert TOKENIZER.decode([*row.prompt, *row.response]) == text
     assert TOKENIZER.decode(row.response) == "good<|im_end|>\n"
@@ -86,9 +87,9 @@ def test_rows_are_the_conversation_and_the_response_with_its_end() -> None:
 def test_long_pairs_lose_the_oldest_prompt_then_the_end_of_the_responses(max_length: int) -> None:
     whole = encode_pair(TOKENIZER, PREFERENCES[0], 1000)
     pair = encode_pair(TOKENIZER, PREFERENCES[0], max_length)
-    assert pair.chosen.prompt == pair.rejected.prompt == whole.chosen.prompt[-len(pair.chosen.prompt) :]
-    assert pair.chosen.prompt
-    for row, full in ((pair.chosen, whole.chosen), (pair.rejected, whole.rejected)):
+    assert pair[0].prompt == pair[1].prompt == whole[0].prompt[-len(pair[0].prompt) :]
+    assert pair[0].prompt
+    for row, full in zip(pair, whole, strict=True):
         assert len(row.prompt) + len(row.response) <= max_length
         assert row.response == full.response[: max_length - 1]
 
@@ -111,13 +112,13 @@ def test_without_training_pairs_the_stage_says_so(tiny_folder: str, tmp_path: Pa
 def test_each_distinct_row_is_computed_once(tiny_folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
     stage = stage_of(tiny_folder)
     calls: list[list[Row]] = []
-    scores = stage.model.scores
+    scores = stage.model.scores_by_head
 
     def spy(rows: Sequence[Row]) -> Tensor:
         calls.append(list(rows))
         return scores(rows)
 
-    monkeypatch.setattr(stage.model, "scores", spy)
+    monkeypatch.setattr(stage.model, "scores_by_head", spy)
     lessons = lessons_of(PREFERENCES)
     learnt(stage, lessons, 10_000)
     assert len(calls) == 1
@@ -195,10 +196,6 @@ def test_heldout_rows_are_not_trained_on(tiny_folder: str, tmp_path: Path) -> No
     assert same(weights(one.model), weights(two.model))
     three = train(tiny_folder, tmp_path / "c", [p.model_copy(update={"split": "train"}) for p in preferences])
     assert not same(weights(one.model), weights(three.model))
-
-
-class Killed(BaseException):
-    """Stands for a kill."""
 
 
 def test_a_killed_training_goes_on_to_the_same_bits(

@@ -21,14 +21,14 @@ from rlaif.records import Preference
 from rlaif.rewards.model import FolderReward, ModelReward
 from rlaif.run_folder import Run
 from rlaif.testing import tiny_tokenizer
-from rlaif.training.reward import denoise
+from rlaif.training.reward import worth
 from rlaif.training.reward.data import encode_pairs, pair_lessons
-from rlaif.training.reward.denoise import treat
 from rlaif.training.reward.ensemble import load_members, member_folders, parts_of
+from rlaif.training.reward.worth import treat
 from rlaif.training.scalar_model import ScalarModel, as_ended
 from rlaif.training.session import Session
 from rlaif.training.tracking import Tracker
-from tests.tiny_training import LORA, planted, preference, random_rows, reward_section, tiny_recipe, tiny_scalar
+from tests.tiny_training import LORA, Killed, planted, preference, random_rows, reward_section, tiny_recipe, tiny_scalar
 
 TOKENIZER = tiny_tokenizer()
 ROWS = random_rows(0, prompts=3, responses=2)
@@ -153,17 +153,13 @@ def test_a_scorer_of_one_is_the_model_itself(shallow_folder: str, tmp_path: Path
 # -------------------------------------------------------------------------------------------------- being killed
 
 
-class Killed(BaseException):
-    """Stands for a kill."""
-
-
 KILLS: list[tuple[Any, str, int]] = [
     (Session, "update", 3),  # the first model that measures, a step past its checkpoint
     (Tracker, "log", 2),
     (Session, "save", 1),
-    (denoise, "strengths", 1),
+    (worth, "strengths", 1),
     (Session, "update", 3),  # the second; its labels are treated, then
-    (denoise, "treat", 1),
+    (worth, "treat", 1),
     (Tracker, "log", 4),  # the first member
     (ScalarModel, "save", 1),
     (Path, "rename", 1),
@@ -285,7 +281,7 @@ def test_the_final_model_is_taught_the_treated_labels(
 ) -> None:
     """With strengths given, not learnt: the first pair, certain, is turned round, and the model learns it so."""
     preferences = [preference(f"q{i}", "aaaa", "zzzz") for i in range(8)]
-    monkeypatch.setattr(denoise, "strengths", lambda stage, lessons: [-1.0] * len(lessons))
+    monkeypatch.setattr(worth, "strengths", lambda stage, lessons: [-1.0] * len(lessons))
     section = reward_section(denoise={"kind": "flip", "share": 1.0, "members": 2}, epochs=6, learning_rate=5e-3)
     run = prepared(tmp_path, preferences)
     recipe: Recipe = tiny_recipe(shallow_folder, reward=section)

@@ -27,8 +27,9 @@ from rlaif.run_folder import Run
 from rlaif.stats import Bootstrap
 from rlaif.testing import tiny_tokenizer
 from rlaif.training import parallel
+from rlaif.training.lessons import Lesson
 from rlaif.training.lora import trainable
-from rlaif.training.reward.data import RewardLesson, encode_pairs, pair_lessons, principle_labels, rating_lessons
+from rlaif.training.reward.data import encode_pairs, pair_lessons, principle_labels, rating_lessons
 from rlaif.training.reward.ensemble import load_members
 from rlaif.training.reward.train import RewardStage, learn, set_reference, train
 from rlaif.training.reward.worth import score_heldout
@@ -52,7 +53,7 @@ def stage_of(folder: str, seed: int = 1, **changes: Any) -> RewardStage:
     return RewardStage(tiny_scalar(folder, seed), TOKENIZER, reward_section(**changes), seed)
 
 
-def trained(stage: RewardStage, lessons: Sequence[RewardLesson], run: Path) -> list[dict[str, Any]]:
+def trained(stage: RewardStage, lessons: Sequence[Lesson], run: Path) -> list[dict[str, Any]]:
     tracker = tiny_tracker(run, "reward")
     train(stage, lessons, run / "checkpoints", tracker)
     return tracker._run.read_metrics("reward")
@@ -182,7 +183,7 @@ def test_two_processes_find_the_loss_and_the_gradient_of_one(
 
 
 def with_heads(model: ScalarModel, names: tuple[str, ...]) -> ScalarModel:
-    from rlaif.training.reward.heads import Heads
+    from rlaif.training.scalar_model import Heads
 
     model.heads = Heads.new(names, model.head.weight.shape[1], seed=4)
     return model

@@ -34,7 +34,7 @@ from rlaif.models.local.tokens import encode_prompt, encode_response
 from rlaif.records import Message, Pair, Prompt
 from rlaif.rewards.model import FolderReward, score_pairs
 from rlaif.rewards.open import Shop, open_reward, open_rewards
-from rlaif.rewards.texts import checks, vetoes
+from rlaif.rewards.sources import checks, vetoes
 from rlaif.run_folder import Run
 from rlaif.stages.optimise import optimise
 from rlaif.stages.stage import asking

@@ -18,7 +18,7 @@ from rlaif.stages.optimise import optimise
 from rlaif.stages.reward import reward
 from rlaif.testing import tiny_tokenizer
 from rlaif.training.lessons import Text
-from rlaif.training.offline.sft import SftExample, SftMethod
+from rlaif.training.offline import SftExample, SftMethod
 from rlaif.training.reward.data import encode_pairs, pair_lessons, rating_lessons
 from rlaif.training.truncation import Truncation
 from tests.tiny_training import preference, prompt, reward_section, tiny_recipe

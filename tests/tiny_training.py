@@ -24,8 +24,7 @@ from rlaif.records import Message, Preference, Prompt, content_id
 from rlaif.rewards.open import Shop, open_reward
 from rlaif.run_folder import Run
 from rlaif.training.optimise import updates
-from rlaif.training.optimise.actors import Actors
-from rlaif.training.optimise.critic import SharedCritic
+from rlaif.training.optimise.actors import Actors, SharedCritic
 from rlaif.training.optimise.rewards import OpenReward, Reward, Rewards, Scores
 from rlaif.training.policy_model import PolicyModel
 from rlaif.training.reward.ensemble import RewardModels

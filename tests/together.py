@@ -21,8 +21,7 @@ from rlaif.training import parallel
 from rlaif.training.compute import gather, prepare
 from rlaif.training.lessons import Text
 from rlaif.training.lora import trainable
-from rlaif.training.offline.loop import make_learner, train
-from rlaif.training.offline.sft import SftExample, SftMethod
+from rlaif.training.offline import SftExample, SftMethod, make_learner, train
 from rlaif.training.optimise.loop import train_policy
 from rlaif.training.policy_model import PolicyModel
 from rlaif.training.reward.train import RewardStage, train_reward_model

@@ -144,13 +144,9 @@ def _rows(preferences: PathLike | Iterable[Preference | Mapping[str, Any]]) -> l
 
 def _folder(path: Path) -> Path:
     for folder in (path / "reward_model", path):
-        if _is_reward_model(folder):
+        if any(config.is_file() for config in _configs(folder)):
             return folder
     raise ConfigError(f"{path}: no reward model here; name a folder that the stage reward wrote, or a run with one")
-
-
-def _is_reward_model(folder: Path) -> bool:
-    return any(config.is_file() for config in _configs(folder))
 
 
 def _configs(folder: Path) -> list[Path]:

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from transformers import AutoConfig
 
 from rlaif.config.models import Dtype
@@ -26,11 +25,11 @@ from rlaif.errors import ModelError, one_line
 from rlaif.models.local.architecture import context_of
 from rlaif.models.local.load import from_pretrained, load_tokenizer
 from rlaif.models.local.machine import torch_dtype
-from rlaif.models.local.packing import Row, microbatches
+from rlaif.models.local.packing import Row
 from rlaif.models.local.tokens import encode_prompt, turn_of
 from rlaif.records import Pair, Prompt
-from rlaif.training import losses, parallel
 from rlaif.training.lessons import encode_scored
+from rlaif.training.losses import preference as losses
 from rlaif.training.optimise.rewards import Reward, Scores, Values
 from rlaif.training.reward.ensemble import each_member, member_folders
 from rlaif.training.scalar_model import ScalarModel, as_ended
@@ -67,7 +66,12 @@ class ModelReward(Reward):
         places = [place for place, row in enumerate(found) if isinstance(row, Row)]
         if not places:
             return Scores(values)
-        score_MB = self._by_member([row for row in found if isinstance(row, Row)])
+        readable = [row for row in found if isinstance(row, Row)]
+        scores = [
+            member.score_all(readable, self._max_tokens) - (member.reference if self._centred else 0.0)
+            for member in self._members()
+        ]
+        score_MB = torch.stack(scores)
         parts: dict[str, Values] = {}
         if self._joined is None:
             score_B = score_MB.mean(0)
@@ -89,18 +93,6 @@ class ModelReward(Reward):
                 alone = len(these) == 1
                 found += [one_line(error) if alone else self.encoded([prompt], [text])[0] for text in these]
         return found
-
-    def _by_member(self, rows: Sequence[Row]) -> Tensor:
-        """score_MB. The microbatches are divided among the processes: each forms the same ones as a single process
-        would."""
-        scores, references = [], []
-        for member in self._members():
-            score_B = torch.zeros(len(rows))
-            for group, weight in parallel.turns(list(microbatches(rows, self._max_tokens))):
-                score_B[group] += weight * member.score_all([rows[i] for i in group], self._max_tokens)
-            scores.append(score_B)
-            references.append([member.reference if self._centred else 0.0])
-        return parallel.add_up(torch.stack(scores)) - torch.tensor(references)
 
 
 class FolderReward(ModelReward):
@@ -127,18 +119,18 @@ class FolderReward(ModelReward):
 
     def encoded(self, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[Row | str]:
         rows = super().encoded(prompts, texts)
-        return rows if self._max_length is not None else [_readable(row, self._longest()) for row in rows]
+        if self._max_length is None:  # nothing was cut
+            for place, row in enumerate(rows):
+                length = 0 if isinstance(row, str) else len(row.prompt) + len(row.response)
+                if length > self._longest():
+                    rows[place] = f"{length} tokens, and the reward model reads at most {self._longest()}"
+        return rows
 
 
 def longest_read(folder: Path) -> int:
     """The most tokens that the model of this folder has positions for."""
     config = from_pretrained(AutoConfig, str(folder), "has no usable config", folder)
     return context_of(config) or sys.maxsize
-
-
-def _readable(row: Row | str, longest: int) -> Row | str:
-    length = 0 if isinstance(row, str) else len(row.prompt) + len(row.response)
-    return row if length <= longest else f"{length} tokens, and the reward model reads at most {longest}"
 
 
 def score_pairs(folder: Path, section: RewardSection, dtype: Dtype, pairs: Sequence[Pair]) -> dict[str, float]:

@@ -25,8 +25,7 @@ from rlaif.feedback.judge.contrast import Versus
 from rlaif.models.chat import ChatModel
 from rlaif.processes import leads, several
 from rlaif.records import Prompt
-from rlaif.rewards.arithmetic import LengthReward, SumReward
-from rlaif.rewards.texts import JudgeReward, checks, vetoes
+from rlaif.rewards.sources import JudgeReward, LengthReward, SumReward, checks, vetoes
 from rlaif.training.optimise.rewards import OpenReward, Reward, Scores
 
 if TYPE_CHECKING:
@@ -45,8 +44,8 @@ class Shop(NamedTuple):
     """The policy's."""
     max_tokens: int
     """In one forward pass of the reward model."""
-    text: Callable[[TextSource], Reward]
-    """Opens what reads text."""
+    text: Callable[[TextSource], Reward | None]
+    """Opens what reads text; None for a judge where this process never asks it."""
 
 
 def open_reward(source: Scoring | Veto, shop: Shop) -> Reward:
@@ -68,15 +67,19 @@ def open_reward(source: Scoring | Veto, shop: Shop) -> Reward:
 class FirstProcess(Reward):
     """A reward that the first process asks, for all: there is one judge, however many processes train."""
 
-    def __init__(self, reward: Reward) -> None:
+    def __init__(self, reward: Reward | None) -> None:
         self._reward = reward
 
     def measure(self, prompts: Sequence[Prompt], texts: Sequence[str], rows: Sequence[Row] | None = None) -> Scores:
-        if not several():
+        def ask() -> Scores:
+            assert self._reward is not None, "only the first process asks"
             return self._reward.measure(prompts, texts)
+
+        if not several():
+            return ask()
         from rlaif.training import parallel  # noqa: PLC0415 (brings torch)
 
-        return parallel.first(lambda: self._reward.measure(prompts, texts))
+        return parallel.first(ask)
 
 
 @contextlib.contextmanager
@@ -102,17 +105,17 @@ def open_rewards(
             opened.append((model, stack.enter_context(ask(model))))
             return opened[-1][1]
 
-        def text(source: TextSource) -> Reward:
+        def text(source: TextSource) -> Reward | None:
             if isinstance(source, Veto):
                 return vetoes(constitution())
             if isinstance(source, ChecksScore):
                 return checks(constitution(), source.principles)
             if not leads():
-                return Nobody()
+                return None
             model, weaker = source.model or recipe.judge, getattr(source.mode, "against", None)
             chat: ChatModel = judge(model)
             if weaker is not None:
-                both = [nullcontext(chat), nullcontext(judge(weaker))]
+                both = [nullcontext(chat), nullcontext(judge(weaker))]  # open until the end
                 chat = Versus(lambda: both[0], lambda: both[1])
             return JudgeReward(chat, source, constitution(), recipe.label, recipe.seed)
 
@@ -124,10 +127,3 @@ def open_rewards(
 
         shop = Shop(members, tokenizer, max_tokens, text)
         yield lambda source: open_reward(source, shop)
-
-
-class Nobody(Reward):
-    """In place of a judge where only the first process asks."""
-
-    def measure(self, prompts: Sequence[Prompt], texts: Sequence[str], rows: Sequence[Row] | None = None) -> Scores:
-        raise AssertionError("only the first process asks")

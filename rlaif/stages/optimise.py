@@ -96,7 +96,7 @@ def _from_rollouts(recipe: Recipe, run: Run, section: OnPolicy) -> dict[str, Any
 def _dpo(recipe: Recipe, run: Run, section: Dpo) -> dict[str, Any]:
     """Held-out preferences only measure the policy's implicit reward: the last row of its metrics, under the step after
     the last."""
-    from rlaif.training.offline.dpo import DpoMethod
+    from rlaif.training.offline import DpoMethod
     from rlaif.training.truncation import Truncation
 
     preferences = read_preferences(made(run.preferences, "pairs"))
@@ -118,7 +118,7 @@ def _dpo(recipe: Recipe, run: Run, section: Dpo) -> dict[str, Any]:
 
 def _sft(recipe: Recipe, run: Run, section: Sft) -> dict[str, Any]:
     from rlaif.training.lessons import Text
-    from rlaif.training.offline.sft import SftExample, SftMethod
+    from rlaif.training.offline import SftExample, SftMethod
     from rlaif.training.truncation import Truncation
 
     shown, dropped = demonstrations(recipe, run, section)
@@ -144,16 +144,16 @@ def _policy(recipe: Recipe) -> PolicyModel:
 def _train(recipe: Recipe, run: Run, section: Sft | Dpo, policy: PolicyModel, method: Any, heldout: Any = None) -> int:
     """Train, measure what was held out, publish; returns the number of updates."""
     from rlaif.training import memory
-    from rlaif.training.offline import loop
+    from rlaif.training.offline import make_learner, plan_of, train
     from rlaif.training.tracking import tracking
 
-    loop.make_learner(policy, section.lora, derive_seed(recipe.seed, section.kind, "lora"), recipe.compute)
+    make_learner(policy, section.lora, derive_seed(recipe.seed, section.kind, "lora"), recipe.compute)
     rows = [row for lesson in method.lessons for row in lesson.rows]
     plan = memory.plan_memory(recipe, "optimise", rows, policy.model)
-    updates = loop.planned_updates(method, section, recipe.seed)
+    updates = len(plan_of(method, section, recipe.seed))
     measures = heldout is not None and bool(heldout.lessons)
     with memory.within(plan), tracking(run, "optimise", updates + measures, recipe) as tracker:
-        loop.train(policy, method, section, recipe.seed, run.checkpoints / "optimise", tracker)
+        train(policy, method, section, recipe.seed, run.checkpoints / "optimise", tracker)
         if measures:
             found = heldout.summary(policy)
             tracker.log(updates, {f"heldout_{name}": value for name, value in found.items()})

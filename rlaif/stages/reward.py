@@ -19,7 +19,8 @@ from rlaif.stages.stage import Stage, made, model_files, publishing, read_if_the
 
 if TYPE_CHECKING:
     from rlaif.models.local.packing import Row
-    from rlaif.training.reward.data import PrincipleLabels, RewardLesson
+    from rlaif.training.lessons import Lesson
+    from rlaif.training.reward.data import PrincipleLabels
     from rlaif.training.reward.ensemble import MetricsPart
     from rlaif.training.reward.train import RewardStage
     from rlaif.training.scalar_model import ScalarModel
@@ -38,7 +39,7 @@ class Material(NamedTuple):
     """Principles' own; empty where no heads are wanted."""
     scores: list[Score]
     """Ratings; empty where pairs are learnt."""
-    lessons: list[RewardLesson]
+    lessons: list[Lesson]
     truncation: Truncation
     """Of the lessons."""
     reference: list[Row]
@@ -162,7 +163,7 @@ def _train_member(recipe: Recipe, run: Run, name: str, material: Material, parts
 
 def _treated(recipe: Recipe, run: Run, material: Material, parts: dict[str, MetricsPart]) -> Material:
     """The material with its doubtful labels treated; reward_strengths.jsonl says what was done to which pair."""
-    from rlaif.training.reward import denoise, ensemble
+    from rlaif.training.reward import ensemble, worth
 
     found = []
     for name in ensemble.measuring_names(recipe.reward):
@@ -170,11 +171,11 @@ def _treated(recipe: Recipe, run: Run, material: Material, parts: dict[str, Metr
         if file.exists():
             found.append(read_json(file, NUMBERS))
             continue
-        found.append(denoise.strengths(_trained(recipe, run, name, material, parts), material.lessons))
+        found.append(worth.strengths(_trained(recipe, run, name, material, parts), material.lessons))
         file.parent.mkdir(parents=True, exist_ok=True)
         write_json(file, found[-1])
         shutil.rmtree(file.with_suffix(""), ignore_errors=True)
-    lessons, strengths = denoise.treat(material.lessons, found, recipe.reward)
+    lessons, strengths = worth.treat(material.lessons, found, recipe.reward)
     write_jsonl(run.strengths, [row._asdict() for row in strengths])
     return material._replace(lessons=lessons)
 

@@ -2,7 +2,8 @@
 
 Saved in Hugging Face format: whoever loads the folder as a sequence classifier and gives it a conversation, rendered by
 the folder's chat template, has our score as its single logit. `config.rlaif_reference_score` is what the untrained
-policy's responses score on average; PPO subtracts it, and nobody else has to know of it.
+policy's responses score on average; PPO subtracts it, and nobody else has to know of it. Further heads, one per
+principle, lie in a file of their own beside the weights.
 
 Shape suffixes: B rows, T response tokens, H hidden size, K heads.
 """
@@ -11,6 +12,8 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import difflib
+import json
 import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -19,22 +22,67 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
 from rlaif.config.training import Lora
-from rlaif.errors import ModelError
+from rlaif.errors import ConfigError, ModelError
 from rlaif.models.day import on_that_day
 from rlaif.models.local.architecture import backbone_of
 from rlaif.models.local.load import device, from_pretrained
-from rlaif.models.local.packing import Row, hidden_states, microbatches, prepare
+from rlaif.models.local.packing import Row, hidden_states, prepare
 from rlaif.models.local.tokens import turn_of
 from rlaif.processes import leads
 from rlaif.training.compute import Outline, gather
+from rlaif.training.fit import read_all
 from rlaif.training.lora import Adapter
-from rlaif.training.reward.heads import Heads, place_of
 
 REFERENCE = "rlaif_reference_score"
+HEADS = Path("heads") / "principles.safetensors"
+"""In a folder of its own, because some readers take every safetensors file beside config.json for the model's."""
+
+
+class Heads(torch.nn.Module):
+    """A scalar head per principle, in float32, without biases; each with the mean score of the reference responses."""
+
+    def __init__(self, names: tuple[str, ...], weight_KH: Tensor, reference_K: Tensor) -> None:
+        super().__init__()
+        self.names = names
+        self.weight_KH = torch.nn.Parameter(weight_KH.float())
+        self.register_buffer("reference_K", reference_K.float())
+        self.reference_K: Tensor
+
+    @classmethod
+    def new(cls, names: tuple[str, ...], width: int, seed: int) -> Heads:
+        """Drawn as the reward model's own head is."""
+        return cls(names, _new_heads(len(names), width, seed), torch.zeros(len(names)))
+
+    def forward(self, hidden_BH: Tensor) -> Tensor:
+        """score_BK."""
+        return F.linear(hidden_BH.float(), self.weight_KH)
+
+    def save(self, folder: Path) -> None:
+        """Into the model's folder."""
+        (folder / HEADS).parent.mkdir(parents=True, exist_ok=True)
+        tensors = {"weight": self.weight_KH.detach().cpu(), "reference": self.reference_K.cpu()}
+        save_file(tensors, folder / HEADS, {"names": json.dumps(self.names)})
+
+    @classmethod
+    def load(cls, folder: Path) -> Heads | None:
+        """From the model's folder; None where it has none."""
+        if not (folder / HEADS).exists():
+            return None
+        with safe_open(folder / HEADS, "pt") as file:
+            names = tuple(json.loads(file.metadata()["names"]))
+            return cls(names, file.get_tensor("weight"), file.get_tensor("reference"))
+
+
+def _new_heads(count: int, width: int, seed: int) -> Tensor:
+    """weight_KH from N(0, 1/(H+1)) (N+ detail 9)."""
+    noise_KH = torch.randn((count, width), generator=torch.Generator().manual_seed(seed))
+    return noise_KH / math.sqrt(width + 1)
 
 
 class ScalarModel:
@@ -63,8 +111,12 @@ class ScalarModel:
         if head is None:
             loaded.heads = None if heads is None else heads.to(device())
             return loaded
-        place = place_of(heads, head, Path(path))
-        assert heads is not None
+        if heads is None:
+            raise ConfigError(f"{Path(path)}: has no head {head!r}; train it with reward.principle_heads=true")
+        if head not in heads.names:
+            near = difflib.get_close_matches(head, heads.names, 1, 0.0)
+            raise ConfigError(f"{Path(path)}: has no head {head!r}; did you mean {near[0]!r}?")
+        place = heads.names.index(head)
         with torch.no_grad():
             loaded.head.weight.copy_(heads.weight_KH[place : place + 1])
         loaded.reference = float(heads.reference_K[place])
@@ -74,15 +126,14 @@ class ScalarModel:
     def from_language_model(
         cls, path: str | Path, revision: str | None, dtype: torch.dtype, pad_id: int, seed: int
     ) -> ScalarModel:
-        """A language model's backbone with a new head drawn from N(0, 1/(H+1)) (N+ detail 9)."""
+        """A language model's backbone with a new head."""
         model = _load(path, revision, dtype)
         model.config.pad_token_id = pad_id
         reward_model = cls(model.to(device()))
         reward_model.reference = 0.0
-        weight = reward_model.head.weight
-        noise = torch.randn(weight.shape, generator=torch.Generator().manual_seed(seed))
+        weight_1H = reward_model.head.weight
         with torch.no_grad():
-            weight.copy_(noise / math.sqrt(weight.shape[1] + 1))
+            weight_1H.copy_(_new_heads(1, weight_1H.shape[1], seed))
         return reward_model
 
     def add_adapter(self, lora: Lora, seed: int) -> None:
@@ -111,17 +162,18 @@ class ScalarModel:
 
     def scores(self, rows: Sequence[Row]) -> Tensor:
         """score_B, read at the last real token. Gradients flow."""
-        with self._reading():
-            hidden_BH = hidden_states(self.backbone, rows).at_last()
-        return self._read(hidden_BH)
+        return self._read(self._last(rows))
 
     def scores_by_head(self, rows: Sequence[Row]) -> Tensor:
         """score_BK in one pass: the common score first, then those of the principles' heads. Gradients flow."""
-        if self.heads is None:
-            return self.scores(rows).unsqueeze(1)
-        with self._reading():
-            hidden_BH = hidden_states(self.backbone, rows).at_last()
-        return torch.cat([self._read(hidden_BH).unsqueeze(1), self.heads(hidden_BH)], 1)
+        hidden_BH = self._last(rows)
+        score_B1 = self._read(hidden_BH).unsqueeze(1)
+        return score_B1 if self.heads is None else torch.cat([score_B1, self.heads(hidden_BH)], 1)
+
+    def _last(self, rows: Sequence[Row]) -> Tensor:
+        """hidden_BH at each row's last real token."""
+        with self._reading():  # without the critic's adapter, where one shares these weights
+            return hidden_states(self.backbone, rows).at_last()
 
     def values(self, rows: Sequence[Row]) -> Tensor:
         """values_BT: the expected return before each response token (padding holds garbage). Returns are told from
@@ -133,13 +185,15 @@ class ScalarModel:
         """The head in float32, whatever the weights are kept in."""
         return F.linear(hidden.float(), self.head.weight.float()).squeeze(-1)
 
-    @torch.no_grad()
+    def score_heads(self, rows: Sequence[Row], max_tokens: int) -> Tensor:
+        """score_BK of any number of rows, on the CPU, in their order; several processes share the work."""
+        if not rows:
+            return torch.zeros(0, 1 + (len(self.heads.names) if self.heads else 0))
+        return read_all(lambda part: self.scores_by_head(part).float(), rows, max_tokens).cpu()
+
     def score_all(self, rows: Sequence[Row], max_tokens: int) -> Tensor:
-        """score_B of any number of rows, on the CPU, in their order."""
-        score_B = torch.empty(len(rows))
-        for group in microbatches(rows, max_tokens):
-            score_B[group] = self.scores([rows[i] for i in group]).float().cpu()
-        return score_B
+        """score_B of any number of rows: the common score alone."""
+        return self.score_heads(rows, max_tokens)[:, 0]
 
     def finish(self) -> None:
         """Merge the adapter and round the head to the weights' dtype: from here on scores are those of the saved

@@ -3,33 +3,46 @@
 All that shapes the result is in one hash, the subject, under which the work lies beside the folder until that is whole:
 the same command goes on after a kill, and another one begins anew. It runs in one process.
 """
+# ruff: noqa: PLC0415 (brings torch)
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from rlaif import __version__
-from rlaif.audits.gate import identity
-from rlaif.audits.judge_training import worth
-from rlaif.audits.judge_training.labels import PairLabels, read_labels
-from rlaif.audits.judge_training.material import material_of, trainable_mode
-from rlaif.audits.judge_training.record import FILE, SCHEMA, prompts_of, read_record, refuse_seen
-from rlaif.audits.judge_training.split import Split, decided, key_of, keys_of, split
-from rlaif.audits.judge_training.work import JudgeTrainOutcome, JudgeTrainTask, do
+from rlaif.audits.judge_training import record, worth
+from rlaif.audits.judge_training.labels import Split, read_labels, split
+from rlaif.audits.judge_training.material import (
+    JudgeTrainMaterial,
+    answer_of,
+    material_of,
+    trainable_mode,
+    without_long,
+)
+from rlaif.audits.judges import open_judges
 from rlaif.config import Recipe
 from rlaif.config.models import LocalModel, VllmModel
-from rlaif.console import say
+from rlaif.console import bar, heartbeat, say
 from rlaif.constitution import Constitution, load_constitution
 from rlaif.errors import ConfigError
+from rlaif.feedback.judge import JudgeResult
+from rlaif.files import writing
 from rlaif.jsonl import write_json
 from rlaif.processes import several
-from rlaif.records import content_id
-from rlaif.run_folder import Run, versions
+from rlaif.records import derive_seed
+from rlaif.run_folder import Run
 from rlaif.stats import Bootstrap
-from rlaif.words import percent
+
+if TYPE_CHECKING:
+    from rlaif.models.local.packing import Row
+    from rlaif.training.judge.lessons import Encoder, JudgeLesson
+    from rlaif.training.judge.loop import JudgeTrainResult
+
+MEASURED = 64
+"""So many of the longest pairs say how much memory a step takes."""
 
 
 class TrainedJudge(NamedTuple):
@@ -40,6 +53,19 @@ class TrainedJudge(NamedTuple):
     lines: list[str]
     record: dict[str, Any]
     """As in judge.json, written or not."""
+
+
+class JudgeTrainTask(NamedTuple):
+    """One training, before it begins."""
+
+    recipe: Recipe
+    base: LocalModel
+    constitution: Constitution
+    parts: Split
+    run: Run
+    """Where the work lies until it is whole."""
+    folder: Path
+    """The judge's, in there: of the name that it will have, under which the replies of its audit are kept."""
 
 
 def train_command(
@@ -56,28 +82,27 @@ def train_command(
     constitution = load_constitution(recipe.constitution)
     labels = read_labels(gold, constitution)
     apart = read_labels(audit, constitution) if audit else None
-    about = _about(recipe, constitution, labels, apart)
+    about = record.beginning(recipe, constitution, labels, apart)
     target = out or Path("runs") / f"judge-{recipe.name}"
     if (done := _done(target, about["subject"])) is not None:
         say(f"{target}: up to date")
-        return TrainedJudge(target, _lines(done, target), done)
+        return TrainedJudge(target, record.lines(done, target), done)
     parts = split(labels.labels, apart.labels if apart else None, recipe.judge_training)
-    refuse_seen(recipe, [label.pair for label in parts.audit])
+    record.refuse_seen(recipe, [label.pair for label in parts.audit])
     material = material_of(recipe, constitution, parts.train)
-    _say(labels, apart, parts)
+    record.say_counts(labels, apart, parts)
     place = target.resolve()
     hidden = place.with_name(f".{place.name}.training")
     with Run(hidden).lock():
         run = Run(hidden / about["subject"])
         folder = run.folder / place.name
-        worked = do(JudgeTrainTask(recipe, base, constitution, material, parts, run, folder))
-        record = about | _found(recipe, base, parts, worked, folder)
-        if worked.trained.best:
-            write_json(folder / FILE, record)
+        made = about | _train_and_audit(JudgeTrainTask(recipe, base, constitution, parts, run, folder), material)
+        if made["best_epoch"]:
+            write_json(folder / record.FILE, made)
             shutil.copyfile(run.metrics, folder / "rlaif_metrics.jsonl")
             folder.rename(place)
         shutil.rmtree(hidden)
-    return TrainedJudge(target if worked.trained.best else None, _lines(record, target), record)
+    return TrainedJudge(target if made["best_epoch"] else None, record.lines(made, target), made)
 
 
 def judge_to_train(recipe: Recipe) -> LocalModel:
@@ -90,109 +115,113 @@ def judge_to_train(recipe: Recipe) -> LocalModel:
         )
     if several():
         raise ConfigError("judge train: runs in one process; start it without accelerate launch")
-    from rlaif.models.local.machine import resolve  # noqa: PLC0415 (brings torch)
+    from rlaif.models.local.machine import resolve
 
     batch_size = judge.batch_size if isinstance(judge, LocalModel) else LocalModel(model=judge.model).batch_size
     dtype = resolve(judge.dtype)
     return LocalModel(model=judge.model, revision=judge.revision, dtype=dtype, batch_size=batch_size)
 
 
-def _about(recipe: Recipe, constitution: Constitution, labels: PairLabels, apart: PairLabels | None) -> dict[str, Any]:
-    """Of judge.json what is known beforehand: what is trained, by what, from which labels."""
-    sections = {"label", "judge_training", "compute", "evaluate", "seed"}
-    about = {
-        "recipe": recipe.name,
-        "base": identity(recipe, constitution),
-        "sections": recipe.model_dump(mode="json", include=sections),
-        "gold": _labels(labels),
-        "audit_gold": _labels(apart) if apart is not None else None,
-        "rlaif": __version__,
-    }
-    return {"schema": SCHEMA, "subject": content_id(about), **about, "confidence": recipe.evaluate.confidence}
-
-
-def _labels(labels: PairLabels) -> dict[str, Any]:
-    return {
-        "files": [file._asdict() for file in labels.files],
-        "pairs": len(labels.labels),
-        "unusable": len(labels.failures),
-        "first_unusable": [f"{row.id}: {row.reason}" for row in labels.failures[:20]],
-        "repeated": labels.repeated,
-        "contradicted": labels.contradicted,
-        "other_constitution": labels.other_constitution,
-    }
-
-
 def _done(target: Path, subject: str) -> dict[str, Any] | None:
     """The record of this very training, if it is there already. ConfigError where something else is."""
     if not target.exists():
         return None
-    record = read_record(target) if target.is_dir() else None
-    if record is not None and record["subject"] == subject:
-        return record
+    found = record.read_record(target) if target.is_dir() else None
+    if found is not None and found["subject"] == subject:
+        return found
     if target.is_dir() and not any(target.iterdir()):
         return None
-    what = "a judge that was trained otherwise" if record is not None else "there already, and no trained judge"
+    what = "a judge that was trained otherwise" if found is not None else "there already, and no trained judge"
     raise ConfigError(f"{target}: {what}; name another folder with --out, or delete this one")
 
 
-def _found(recipe: Recipe, base: LocalModel, parts: Split, worked: JudgeTrainOutcome, folder: Path) -> dict[str, Any]:
-    """Of judge.json what came of it."""
-    from rlaif.models.embedded import resolve_model  # noqa: PLC0415
+def _train_and_audit(task: JudgeTrainTask, material: JudgeTrainMaterial) -> dict[str, Any]:
+    """Train, and audit with the same labels before and after; returns what came of it, for judge.json."""
+    from rlaif.models.embedded import resolve_model
+    from rlaif.models.local.load import free_memory
 
-    trained, taught = worked.trained, [subject.label for subject in worked.material.subjects]
-    bootstrap = Bootstrap.of(recipe.evaluate, recipe.seed)
-    audited = None
-    if worked.before is not None and worked.after is not None:
-        audited = worth.worth(parts.audit, worked.before, worked.after, bootstrap)
-    return {
-        "base_revision": resolve_model(base.model, base.revision).revision,
-        "base_dtype": base.dtype,
-        "revision": resolve_model(str(folder)).revision if trained.best else None,
-        "pairs": {"train": len(taught), "heldout": len(parts.heldout), "audit": len(parts.audit)},
-        "left_out": dict(sorted(worked.material.dropped.items())),
-        "steps": trained.steps,
-        "epochs": [seen._asdict() for seen in trained.epochs],
-        "best_epoch": trained.best,
-        "heldout": len(decided(parts.heldout)),
-        "audit": audited,
-        "versions": versions(),
-        "prompts": sorted({key_of(label) for label in (*taught, *parts.heldout)} | prompts_of(recipe.judge)),
-    }
-
-
-def _say(labels: PairLabels, apart: PairLabels | None, parts: Split) -> None:
-    """How many labels there are, and for what."""
-    for name, some in (("gold", labels), ("audit", apart)):
-        if some is None:
-            continue
-        counts = {
-            "rows without a usable label": len(some.failures),
-            "rows about a pair that has a label": some.repeated,
-            "pairs labelled both ways": some.contradicted,
-            "judgments by another constitution, used as a whole": some.other_constitution,
-        }
-        said = "".join(f", {what} {count}" for what, count in counts.items() if count)
-        first = f" (first: {some.failures[0].id}: {some.failures[0].reason})" if some.failures else ""
-        say(f"{name}: {len(some.labels)} labelled pairs{said}{first}")
-    uses = zip(("train", "say when to stop", "audit"), parts, strict=True)
-    shares = [f"{len(part)} of {len(keys_of(part))} prompts {use}" for use, part in uses if part]
-    say(f"pairs: {', '.join(shares)}")
+    labels = task.parts.audit
+    before = _audited(task, task.base, "audit before") if labels else None
+    trained, material = _trained(task, material)
+    free_memory()
+    audit = None
+    if trained.best and before is not None:
+        own = task.base.model_copy(update={"model": str(task.folder), "revision": None})
+        after = _audited(task, own, "audit after")
+        audit = worth.worth(labels, before, after, Bootstrap.of(task.recipe.evaluate, task.recipe.seed))
+    return record.outcome(
+        trained,
+        material,
+        task.parts,
+        task.recipe.judge,
+        audit,
+        base_revision=resolve_model(task.base.model, task.base.revision).revision,
+        base_dtype=task.base.dtype,
+        revision=resolve_model(str(task.folder)).revision if trained.best else None,
+    )
 
 
-def _lines(record: Mapping[str, Any], target: Path) -> list[str]:
-    """What to print in the end."""
-    epochs, best, count = record["epochs"], record["best_epoch"], record["heldout"]
-    untrained = percent(epochs[0]["agreement"])
-    if not best:
-        return [
-            f"No epoch agreed more with the held-out labels of {count} pairs than the untrained judge ({untrained}): "
-            "no model was written; more labels, or another judge_training.learning_rate, may help"
-        ]
-    ends = f"After epoch {best} it agrees with {percent(epochs[best]['agreement'])} of the held-out labels"
-    audited = worth.table(record["audit"], record["confidence"]) if record["audit"] else ["No audit: no labels for one"]
-    return [
-        *audited,
-        f"{ends} of {count} pairs, by which that epoch was chosen; untrained with {untrained}",
-        f"judge: {target} (judge.model={target}; {FILE} in it says what it came from)",
-    ]
+def _audited(task: JudgeTrainTask, judge: LocalModel, title: str) -> JudgeResult:
+    """Behind the cache of replies: after a kill nothing is asked twice."""
+    labels = task.parts.audit
+    with (
+        open_judges(judge, str(task.run.folder.resolve())) as judges,
+        bar(title, len(labels), "pairs") as advance,
+    ):
+        return worth.ask(judges.cached, labels, task.constitution, task.recipe, advance)
+
+
+def _trained(task: JudgeTrainTask, material: JudgeTrainMaterial) -> tuple[JudgeTrainResult, JudgeTrainMaterial]:
+    """Trained, and saved in `task.folder` unless no epoch was better than none; and the material without what turned
+    out too long."""
+    from rlaif.models.local.machine import torch_dtype
+    from rlaif.training import memory
+    from rlaif.training.fit import plan_epochs
+    from rlaif.training.judge import loop
+    from rlaif.training.judge.lessons import Encoder
+    from rlaif.training.offline import make_learner
+    from rlaif.training.policy_model import PolicyModel
+    from rlaif.training.tracking import tracking
+
+    recipe, section, base = task.recipe, task.recipe.judge_training, task.base
+    policy = PolicyModel.load(base.model, base.revision, torch_dtype(base.dtype))
+    encoder = Encoder(policy)
+    material = without_long(material, encoder, section.max_length)
+    if material.dropped:
+        left_out = ", ".join(f"{cause} {count}" for cause, count in material.dropped.most_common())
+        say(f"  left out of training: {left_out}")
+    rows = _largest_pass(material, encoder, section.microbatch_tokens)
+    plan = memory.plan_memory(recipe, "judge_training", rows, policy.model)
+    make_learner(policy, section.lora, derive_seed(recipe.seed, loop.STAGE, "lora"), recipe.compute)
+    learner = loop.Learner(encoder, answer_of(material.mode, section.mass_weight), section)
+
+    def look() -> loop.HeldoutAgreement:
+        labels = task.parts.heldout
+        with heartbeat(f"{len(labels)} held-out pairs"), loop.as_judge(policy, base.batch_size) as judge:
+            result = worth.ask(lambda which: nullcontext(judge), labels, task.constitution, recipe)
+        return loop.HeldoutAgreement(*worth.agreement_with(labels, result))
+
+    steps = sum(map(len, plan_epochs(material.lessons(0), section, recipe.seed, loop.STAGE, "order")))
+    with memory.within(plan), tracking(task.run, loop.STAGE, steps, recipe) as tracker:
+        checkpoints = task.run.checkpoints / loop.STAGE
+        trained = loop.train(learner, material.lessons, recipe.seed, checkpoints, tracker, look)
+    if trained.best:
+        shutil.rmtree(task.folder, ignore_errors=True)  # half of one, after a kill
+        with writing(task.folder):
+            policy.save(task.folder)
+    return trained, material
+
+
+def _largest_pass(material: JudgeTrainMaterial, encoder: Encoder, max_tokens: int) -> list[Row]:
+    """The rows of the largest microbatch among the pairs with most text."""
+    from rlaif.training.judge.loop import EncodedLesson, microbatches
+
+    lessons = sorted(material.lessons(0), key=lambda lesson: -_characters(lesson))[:MEASURED]
+    encoded = [EncodedLesson(lesson, encoder.rows(lesson)) for lesson in lessons]
+    groups = microbatches(encoded, max_tokens)
+    largest = max(groups, key=lambda group: sum(one.tokens for one in group))
+    return list(dict.fromkeys(row for one in largest for rows in one.rows for row in rows))
+
+
+def _characters(lesson: JudgeLesson) -> int:
+    return sum(len(turn.content) for q in lesson.questions for request in q.requests for turn in request.messages)

@@ -11,8 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from rlaif.audits.judge_training.labels import PairLabel
-from rlaif.audits.judge_training.split import key_of
+from rlaif.audits.judge_training.labels import PairLabel, key_of
 from rlaif.config import Recipe
 from rlaif.config.feedback import Mean
 from rlaif.config.judging import ChecklistMode, CompareMode, ContrastMode, ScoreMode
@@ -28,8 +27,7 @@ from rlaif.records import Pair, Prompt, derive_seed
 from rlaif.templates import load_template
 
 if TYPE_CHECKING:
-    from rlaif.training.judge.lessons import Encoder, JudgeLesson
-    from rlaif.training.judge.methods import JudgeMethod
+    from rlaif.training.judge.lessons import Answer, Encoder, JudgeLesson
 
 Mode = CompareMode | ScoreMode | ChecklistMode | ContrastMode
 Requests = Callable[[Pair, Principle], tuple[ChatRequest, ...]]
@@ -91,7 +89,9 @@ def material_of(recipe: Recipe, constitution: Constitution, labels: Sequence[Pai
     """What these labels teach. ConfigError where a principle has not what the mode asks by, DataError where nothing is
     left to teach."""
     mode = trainable_mode(recipe)
-    _check_principles(constitution, mode)
+    check_texts(constitution, mode.kind)
+    if not any(p.asked_in(mode.kind) for p in constitution.principles):
+        raise ConfigError(f"constitution {constitution.id!r}: code decides every principle, so no judge is asked")
     subjects = []
     dropped = Counter[str]()
     for label in labels:
@@ -136,40 +136,34 @@ def requests_of(mode: Mode, constitution: Constitution) -> Requests:
     return compare if isinstance(mode, CompareMode) else rate
 
 
-def method_of(mode: Mode, mass_weight: float) -> JudgeMethod:
+def answer_of(mode: Mode, mass_weight: float) -> Answer:
     """How this mode learns."""
-    from rlaif.training.judge.methods import Comparing, Contrasting, RatingMethod  # noqa: PLC0415 (brings torch)
+    from rlaif.training.judge import lessons  # noqa: PLC0415 (brings torch)
 
     if isinstance(mode, CompareMode):
-        return Comparing()
+        return lessons.compare_answer
     if isinstance(mode, ContrastMode):
-        return Contrasting(mode.length, tau_of(mode))
-    return RatingMethod(mode.kind, mass_weight)
+        return lessons.contrast_answer(mode.length, tau_of(mode))
+    return lessons.rated_answer(mode.kind, mass_weight)
 
 
 def _subject(recipe: Recipe, constitution: Constitution, mode: Mode, label: PairLabel) -> Subject | str:
     """The label with what is asked of its pair, or why it teaches nothing."""
-    # A recipe that draws one principle a pair asks about each of them, pair by pair.
+    # A recipe that draws one principle per pair asks about each of them, pair by pair.
     section = recipe.label.model_copy(update={"aggregation": Mean()})
     needs = plan(label.pair, constitution, section, recipe.seed, mode.kind)
     if needs.failure:
         return needs.failure.reason
-    asked = tuple(p for p in needs.asked if p.asked_in(mode.kind) and _is_asked(p, mode, label.pair))
+    asked = tuple(
+        p
+        for p in needs.asked
+        # One response at a time, the judge is not asked about those that fail the principle's check.
+        if p.asked_in(mode.kind) and (isinstance(mode, CompareMode) or p.check is None or p.passes(label.pair.a))
+    )
     if not asked:
         return "code decides every principle"
     said = dict(label.by_principle)
     return Subject(label, asked, tuple((p, said[p.id]) for p in asked if p.id in said))
-
-
-def _is_asked(principle: Principle, mode: Mode, pair: Pair) -> bool:
-    """Whether the judge is asked about both responses: one at a time, it is not about those that fail the check."""
-    return isinstance(mode, CompareMode) or principle.check is None or principle.passes(pair.a)
-
-
-def _check_principles(constitution: Constitution, mode: Mode) -> None:
-    check_texts(constitution, mode.kind)
-    if not any(p.asked_in(mode.kind) for p in constitution.principles):
-        raise ConfigError(f"constitution {constitution.id!r}: code decides every principle, so no judge is asked")
 
 
 def _check_some(subjects: Sequence[Subject], dropped: Counter[str]) -> None:

@@ -6,13 +6,13 @@ gave no answer is a gain, and is told apart by the coverage.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from rlaif.audits.judge_training.labels import PairLabel
-from rlaif.audits.judge_training.split import decided, key_of, keys_of
+import numpy as np
+
+from rlaif.audits.judge_training.labels import PairLabel, decided, key_of, keys_of
 from rlaif.config import Recipe
 from rlaif.console import aligned
 from rlaif.constitution import Constitution
@@ -110,11 +110,7 @@ def _right(label: PairLabel, ps: Mapping[str, float]) -> float:
 
 def _cross_entropy(p: float, lead: float) -> float:
     """-p log sigma(lead) - (1 - p) log sigma(-lead)."""
-    return p * _softplus(-lead) + (1 - p) * _softplus(lead)
-
-
-def _softplus(x: float) -> float:
-    return max(x, 0.0) + math.log1p(math.exp(-abs(x)))
+    return float(p * np.logaddexp(0, -lead) + (1 - p) * np.logaddexp(0, lead))
 
 
 def _consistency(result: JudgeResult, bootstrap: Bootstrap) -> dict[str, Any] | None:

@@ -1,4 +1,5 @@
-"""The loop in which a judge learns: epochs of lessons, each followed by a look at how the judge now does.
+"""The loop in which a judge learns: epochs of lessons, each followed by a look at how the judge now does, which asks
+the model as it stands, like any other judge.
 
 A checkpoint holds the state of the loop, what was seen after each epoch and the best weights so far: a loop that is
 killed and begun again ends with the same bytes.
@@ -7,7 +8,8 @@ Shape suffixes: N questions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import fmean
 from typing import NamedTuple
@@ -16,10 +18,11 @@ import torch
 from torch import Tensor
 
 from rlaif.config.training import JudgeTrainSection
-from rlaif.records import derive_seed
-from rlaif.training.judge.lessons import Encoder, JudgeLesson, JudgeQuestion
-from rlaif.training.judge.methods import JudgeMethod, Rows
-from rlaif.training.lessons import minibatches
+from rlaif.models.local.answers import KnownLabels
+from rlaif.models.local.architecture import context_of
+from rlaif.models.local.model import LocalChatModel
+from rlaif.training.fit import plan_epochs
+from rlaif.training.judge.lessons import Answer, Encoder, JudgeLesson, JudgeQuestion, Rows
 from rlaif.training.lora import trainable
 from rlaif.training.policy_model import PolicyModel
 from rlaif.training.session import Group, Session, check_finite, warmup_then_linear
@@ -39,7 +42,7 @@ class HeldoutAgreement(NamedTuple):
     """Pairs that came to no judgment."""
 
 
-class JudgeTraining(NamedTuple):
+class JudgeTrainResult(NamedTuple):
     """What came of it."""
 
     epochs: list[HeldoutAgreement]
@@ -52,10 +55,15 @@ class JudgeTraining(NamedTuple):
 class Learner(NamedTuple):
     """Who learns, and how."""
 
-    policy: PolicyModel
-    method: JudgeMethod
     encoder: Encoder
+    answer: Answer
+    """Of the mode."""
     section: JudgeTrainSection
+
+    @property
+    def policy(self) -> PolicyModel:
+        """The judge."""
+        return self.encoder.policy
 
 
 class EncodedLesson(NamedTuple):
@@ -79,87 +87,59 @@ def train(
     checkpoints: Path,
     tracker: Tracker,
     look: Callable[[], HeldoutAgreement],
-) -> JudgeTraining:
+) -> JudgeTrainResult:
     """Train a policy that is trainable by now; in the end it has the best epoch's weights.
 
     `lessons_of(epoch)` gives as many lessons, of the same pairs, for each epoch. The best epoch is the one with the
     most agreement, among equals the one with the least loss; it must agree more than the untrained judge. Training
     stops after `patience` epochs without a better one.
     """
-    section = learner.section
-    plan = plan_of(lessons_of(0), section, seed)
+    section, parameters = learner.section, trainable(learner.policy.model)
+    plan = plan_epochs(lessons_of(0), section, seed, STAGE, "order")
     total = sum(map(len, plan))
-    keeper = _Keeper(learner, checkpoints)
-    tracker.rewind(keeper.done)
+    group = Group(parameters, section.learning_rate)
+    session = Session([group], checkpoints, section.max_grad_norm, section.weight_decay)
+    done, saved = session.restore()
+    epochs = [HeldoutAgreement(*row) for row in saved.get("epochs", [])]
+    best: dict[str, Tensor] = saved.get("best", {})  # the weights after the best epoch, on the CPU
+    tracker.rewind(done)
+
+    def save(step: int) -> None:
+        session.save(step, {"epochs": [list(seen) for seen in epochs], "best": best})
 
     def see(step: int) -> None:
-        keeper.epochs.append(look())
-        tracker.say(_said(keeper.epochs))
-        keeper.keep_if_best()
-        keeper.save(step)
+        epochs.append(look())
+        tracker.say(_said(epochs))
+        if best_of(epochs) == len(epochs) - 1 > 0:
+            best.update({name: p.detach().to("cpu", copy=True) for name, p in parameters.items()})
+        save(step)
 
-    if not keeper.epochs:
+    if not epochs:
         see(0)
     first = 0  # step of the epoch
     for epoch, batches in enumerate(plan):
-        if stops(keeper.epochs, section.patience):
+        if stops(epochs, section.patience):
             break
         last = first + len(batches)
-        if len(keeper.epochs) == epoch + 1:  # not yet looked at
+        if len(epochs) == epoch + 1:  # not yet looked at
             lessons = lessons_of(epoch)
-            for step in range(max(first, keeper.done), last):
-                scale = warmup_then_linear(step, total, section.warmup_share)
-                batch = [lessons[place] for place in batches[step - first]]
-                tracker.log(step, _update(learner, keeper.session, batch, step, scale))
+            for step in range(max(first, done), last):
+                scale, where = warmup_then_linear(step, total, section.warmup_share), f"judge step {step}"
+                row = learn(learner, [lessons[place] for place in batches[step - first]], where)
+                row["gradient_norm"] = session.update(where, scale)
+                tracker.log(step, row | {"learning_rate": scale * section.learning_rate})
                 if (step + 1) % section.checkpoint_every == 0:
-                    keeper.save(step + 1)
+                    save(step + 1)
             see(last)
         first = last
-    keeper.put_back_best()
-    return JudgeTraining(keeper.epochs, best_of(keeper.epochs), first)
+    _put_back(best, parameters)
+    return JudgeTrainResult(epochs, best_of(epochs), first)
 
 
-class _Keeper:
-    """The session of the loop, what was seen after each epoch, and the weights after the best one."""
-
-    def __init__(self, learner: Learner, checkpoints: Path) -> None:
-        section = learner.section
-        self._parameters = trainable(learner.policy.model)
-        group = Group(self._parameters, section.learning_rate)
-        self.session = Session([group], checkpoints, section.max_grad_norm, section.weight_decay)
-        self.done, extra = self.session.restore()
-        self.epochs = [HeldoutAgreement(*row) for row in extra.get("epochs", [])]
-        self._best: dict[str, Tensor] = extra.get("best", {})
-
-    def keep_if_best(self) -> None:
-        if best_of(self.epochs) == len(self.epochs) - 1 > 0:
-            self._best = {name: p.detach().to("cpu", copy=True) for name, p in self._parameters.items()}
-
-    def save(self, step: int) -> None:
-        self.session.save(step, {"epochs": [list(seen) for seen in self.epochs], "best": self._best})
-
-    @torch.no_grad()
-    def put_back_best(self) -> None:
-        for name, weights in self._best.items():
-            self._parameters[name].copy_(weights)
-
-
-def _update(
-    learner: Learner, session: Session, lessons: Sequence[JudgeLesson], step: int, scale: float
-) -> dict[str, float]:
-    """One step of the optimiser; returns the row of metrics."""
-    where = f"judge step {step}"
-    row = learn(learner, lessons, where)
-    row["gradient_norm"] = session.update(where, scale)
-    return row | {"learning_rate": scale * learner.section.learning_rate}
-
-
-def plan_of(lessons: Sequence[JudgeLesson], section: JudgeTrainSection, seed: int) -> list[list[list[int]]]:
-    """Of each epoch its minibatches: places of lessons, whole prompts in an order of the epoch's own."""
-    return [
-        minibatches(lessons, section.minibatch_size, derive_seed(seed, STAGE, "order", epoch))
-        for epoch in range(section.epochs)
-    ]
+@torch.no_grad()
+def _put_back(best: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> None:
+    for name, weights in best.items():
+        parameters[name].copy_(weights)
 
 
 def best_of(epochs: Sequence[HeldoutAgreement]) -> int:
@@ -186,7 +166,7 @@ def learn(learner: Learner, lessons: Sequence[JudgeLesson], where: str) -> dict[
     for group in microbatches(encoded, learner.section.microbatch_tokens):
         asked = [question for one in group for question in one.lesson.questions]
         rows = [rows for one in group for rows in one.rows]
-        answered = learner.method.answer(learner.policy, learner.encoder, asked, rows)
+        answered = learner.answer(learner.encoder, asked, rows)
         shares = [one.lesson.weight / total / len(one.rows) for one in group for _ in one.rows]
         part = (torch.tensor(shares, device=answered.loss_N.device) * answered.loss_N).sum()
         check_finite(part, f"{where}, pairs {[one.lesson.id for one in group][:4]}")
@@ -229,3 +209,25 @@ def _said(epochs: Sequence[HeldoutAgreement]) -> str:
     failed = f", {seen.failed} without a judgment" if seen.failed else ""
     best = "; the best so far" if number and best_of(epochs) == number else ""
     return f"  judge {which}: agrees with {seen.agreement:.1%} of held-out labels, loss {seen.loss:.3f}{failed}{best}"
+
+
+class JudgeInside(LocalChatModel):
+    """The model of the training loop as a judge: it is loaded already, and goes on learning when this is closed."""
+
+    def __init__(self, policy: PolicyModel, batch_size: int) -> None:
+        self.name = self.revision = "the judge that learns"
+        self._batch_size = batch_size
+        self._thinking = False
+        self._model, self._tokenizer = policy.model, policy.tokenizer
+        self._context = context_of(policy.model.config)
+        self._labels = KnownLabels(policy.tokenizer)
+
+    def close(self) -> None:
+        """Nothing."""
+
+
+@contextmanager
+def as_judge(policy: PolicyModel, batch_size: int) -> Iterator[JudgeInside]:
+    """Inside, the judge that its folder would be: with the adapter merged, as it will be saved."""
+    with policy.for_generation():
+        yield JudgeInside(policy, batch_size)

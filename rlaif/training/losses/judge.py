@@ -34,6 +34,7 @@ def label_logprobs(logits_NV: Tensor, ids: Sequence[Sequence[int]]) -> Tensor:
 def compare_loss(logprob_N2L: Tensor, p_a_N: Tensor) -> AnswerLoss:
     """-[p log P(a's label) + (1 - p) log P(b's label)], the mean over the two orders. P is among all words, so that the
     labels come to have all of it."""
+    # a bears the first label where it is shown first, the second label where it is shown second.
     for_a_N2 = torch.stack([logprob_N2L[:, 0, 0], logprob_N2L[:, 1, 1]], -1)
     for_b_N2 = torch.stack([logprob_N2L[:, 0, 1], logprob_N2L[:, 1, 0]], -1)
     loss_N = _cross_entropy(p_a_N, for_a_N2.mean(-1), for_b_N2.mean(-1))
@@ -49,8 +50,8 @@ def rated_loss(logprob_N2L: Tensor, better_NLL: Tensor, p_a_N: Tensor, mass_weig
     The weight must be small: probability on the labels is had most easily for the likeliest one, and replies that are
     all alike have no gradient left to tell a from b.
     """
-    share_N2L = logprob_N2L.log_softmax(-1)
-    both_NLL = share_N2L[:, 0, :, None] + share_N2L[:, 1, None, :]
+    share_N2L = logprob_N2L.log_softmax(-1)  # log P of each label among the labels alone
+    both_NLL = share_N2L[:, 0, :, None] + share_N2L[:, 1, None, :]  # log P(a's reply, b's reply)
     log_a_N, log_b_N = ((both_NLL + better.log()).flatten(1).logsumexp(1) for better in (better_NLL, 1 - better_NLL))
     log_mass_N2 = logprob_N2L.logsumexp(-1)
     loss_N = _cross_entropy(p_a_N, log_a_N, log_b_N) - mass_weight * log_mass_N2.mean(-1)

@@ -53,7 +53,7 @@ def davidson_loss(margin_N: Tensor, p_chosen_N: Tensor, tie_N: Tensor, weight_N:
 
     pi = exp(score). nu > 0; towards 0 ties vanish and Bradley-Terry is left.
     """
-    tie = torch.full_like(margin_N, math.log(nu))
+    tie = torch.full_like(margin_N, math.log(nu))  # every logit less the mean of the two scores
     log_win_N, log_loss_N, log_tie_N = torch.stack([margin_N / 2, -margin_N / 2, tie]).log_softmax(0)
     return _with_ties(log_win_N, log_loss_N, log_tie_N, p_chosen_N, tie_N, weight_N)
 

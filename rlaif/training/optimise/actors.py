@@ -1,11 +1,19 @@
-"""Who takes part in policy optimisation: the policy, its critic, who writes rollouts and what scores them."""
+"""Who takes part in policy optimisation: the policy, its critic, who writes rollouts and what scores them.
+
+A critic says what a return is expected to be. It is a model of its own, or a head on the policy's trunk: that costs no
+second model and no second pass, and its error teaches the trunk too.
+Shape suffixes: B responses, T response tokens, N real tokens, H hidden size.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from rlaif.config import Recipe
 from rlaif.config.optimise import OnPolicy, Ppo, VllmRollouts
@@ -13,13 +21,36 @@ from rlaif.models.embedded import resolve_model
 from rlaif.models.local.machine import torch_dtype
 from rlaif.records import derive_seed
 from rlaif.training.compute import prepare
-from rlaif.training.optimise.critic import Critic, SharedCritic
 from rlaif.training.optimise.rewards import OpenReward, Rewards, heads_read
 from rlaif.training.policy_model import PolicyModel
 from rlaif.training.resting import RestingWeights
 from rlaif.training.reward.ensemble import RewardModels
 from rlaif.training.samplers import LocalSampler, Sampler
 from rlaif.training.scalar_model import ScalarModel
+
+
+class SharedCritic:
+    """A linear head in float32 over the states in which the policy chose its tokens. It starts at 0: the right value of
+    scores that are centred on the policy's own responses."""
+
+    def __init__(self, policy: PolicyModel) -> None:
+        width = policy.model.config.get_text_config().hidden_size
+        self.head = torch.nn.Linear(width, 1, dtype=torch.float32, device=policy.model.device)
+        torch.nn.init.zeros_(self.head.weight)
+        torch.nn.init.zeros_(self.head.bias)
+
+    def values(self, hidden_NH: Tensor, mask_BT: Tensor) -> Tensor:
+        """values_BT from the states at the real tokens, row after row; 0 on padding. Gradients reach the trunk."""
+        value_N = F.linear(hidden_NH.float(), self.head.weight, self.head.bias).squeeze(-1)
+        return torch.zeros(mask_BT.shape, device=mask_BT.device).masked_scatter(mask_BT, value_N)
+
+
+Critic = ScalarModel | SharedCritic
+
+
+def modules_of(critic: Critic) -> list[Any]:
+    """The modules whose trainable parameters are the critic's alone."""
+    return [critic.head] if isinstance(critic, SharedCritic) else [critic.backbone, critic.head]
 
 
 @dataclass(frozen=True)
@@ -52,11 +83,13 @@ def open_actors(recipe: Recipe, models: RewardModels, open_reward: OpenReward, f
     prepare(policy, recipe.compute)
     for head in heads_read(section):
         models(head)
-    critic = None
-    if isinstance(section, Ppo):
-        critic = open_critic(section, policy, lambda: _start(recipe, models, policy), recipe.seed)
-        if isinstance(critic, ScalarModel):
-            prepare(critic, recipe.compute)
+    critic: Critic | None = None
+    if isinstance(section, Ppo) and section.critic == "shared":
+        critic = SharedCritic(policy)
+    elif isinstance(section, Ppo):
+        seed = derive_seed(recipe.seed, "ppo", "critic lora")
+        critic = _start(recipe, models, policy).as_critic(section.critic_lora, seed)
+        prepare(critic, recipe.compute)
     resting = RestingWeights(_only_read(policy, models, critic), folder)
     return Actors(policy, open_sampler(section, policy, folder), rewards, critic, resting)
 
@@ -69,16 +102,9 @@ def _only_read(policy: PolicyModel, models: RewardModels, critic: Critic | None)
     return [*reference, *(model.requires_grad_(False) for model in members)]
 
 
-def open_critic(section: Ppo, policy: PolicyModel, start: Callable[[], ScalarModel], seed: int) -> Critic:
-    """A head on the policy's trunk, or a critic that starts from the model that `start` loads."""
-    if section.critic == "shared":
-        return SharedCritic(policy)
-    return start().as_critic(section.critic_lora, derive_seed(seed, "ppo", "critic lora"))
-
-
 def _start(recipe: Recipe, models: RewardModels, policy: PolicyModel) -> ScalarModel:
-    """The reward model, or the first of several; where none takes part, the policy's backbone with a new head (direct
-    RLAIF, arXiv 2309.00267, section 3.2)."""
+    """What a critic of its own starts as: the reward model, or the first of several; where none takes part, the
+    policy's backbone with a new head (direct RLAIF, arXiv 2309.00267, section 3.2)."""
     assert isinstance(recipe.optimise, OnPolicy)
     if recipe.optimise.reads_reward_model:
         return models()[0]

@@ -1,4 +1,4 @@
-"""What a step's rollouts teach: one small function a method, each fixed before the step's first update.
+"""What a step's rollouts teach: one small function per method, each fixed before the step's first update.
 
 The mathematics is in `losses`; here is which of it makes PPO, REINFORCE, RLOO or GRPO.
 Shape suffixes: B responses, T response tokens.
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from rlaif.config.optimise import Grpo, OnPolicy, Ppo, Reinforce, Rloo
-from rlaif.training import losses
+from rlaif.training.losses import policy as losses
 from rlaif.training.optimise.rollout import Rollouts
 
 
@@ -77,7 +77,7 @@ class Targets(NamedTuple):
 def make_targets(rollouts: Rollouts, section: OnPolicy, state: State) -> Targets:
     """The targets of this section's method."""
     targets = ESTIMATORS[type(section)](rollouts, section, state)
-    if section.whiten_advantages:
+    if section.whiten_advantages:  # after returns: the critic learns them unscaled
         return targets._replace(advantages_BT=losses.whiten(targets.advantages_BT, rollouts.mask_BT))
     return targets
 
@@ -88,6 +88,7 @@ def ppo(rollouts: Rollouts, section: Ppo, state: State) -> Targets:
     mask_BT, kl_BT = rollouts.mask_BT, kl_of(rollouts)
     rewards_BT = losses.token_rewards(learnt_score(rollouts, section, state), kl_BT, mask_BT, state.kl_coef)
     if section.whiten_rewards:
+        # Not to zero mean: returns would lose the level that the critic is to learn.
         rewards_BT = losses.whiten(rewards_BT, mask_BT, shift_mean=False)
     advantages_BT, returns_BT = losses.gae(rewards_BT, rollouts.values_BT, mask_BT, section.gamma, section.gae_lambda)
     return Targets(advantages_BT, returns_BT, kl_BT, rewards_BT.sum(1))
@@ -97,7 +98,7 @@ def reinforce(rollouts: Rollouts, section: Reinforce, state: State) -> Targets:
     """Reward less a baseline that does not depend on it: the moving average, or the mean of the step's others."""
     kl_BT, reward_B = kl_of(rollouts), penalised(rollouts, section, state)
     if state.baseline is None or section.baseline_decay == 0:
-        advantage_B = compared(reward_B, [0] * len(reward_B), losses.leave_one_out)
+        advantage_B = compared(reward_B, [0] * len(reward_B), losses.leave_one_out)  # one group: the whole step
     else:
         advantage_B = reward_B - state.baseline
     return Targets(losses.spread(advantage_B, rollouts.mask_BT), None, kl_BT, reward_B)
@@ -128,7 +129,7 @@ ESTIMATORS: dict[type[OnPolicy], Callable[..., Targets]] = {Ppo: ppo, Reinforce:
 
 def kl_of(rollouts: Rollouts) -> Tensor:
     """kl_BT between the policy that wrote and the reference, per token (k1); 0 on padding."""
-    return losses.kl_k1(rollouts.logprobs_BT, rollouts.ref_logprobs_BT) * rollouts.mask_BT
+    return losses.kl_k1(rollouts.logprobs_BT, rollouts.ref_logprobs_BT) * rollouts.mask_BT  # k1: the sum is unbiased
 
 
 def learnt_score(rollouts: Rollouts, section: OnPolicy, state: State) -> Tensor:
@@ -152,7 +153,7 @@ def compared(reward_B: Tensor, groups: Sequence[int], rule: Callable[[Tensor, Se
     """advantage_B by a rule over groups; a response whose group's others have no score teaches nothing."""
     sizes = Counter(groups)
     some = [place for place, group in enumerate(groups) if sizes[group] > 1]
-    advantage_B = torch.zeros_like(reward_B)
+    advantage_B = torch.zeros_like(reward_B)  # stays 0 where a response is alone in its group
     if some:
         advantage_B[some] = rule(reward_B[some], [groups[place] for place in some])
     return advantage_B

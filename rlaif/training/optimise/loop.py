@@ -14,8 +14,7 @@ from rlaif.errors import TrainingError
 from rlaif.records import Prompt
 from rlaif.training.lora import trainable
 from rlaif.training.optimise import watch
-from rlaif.training.optimise.actors import Actors
-from rlaif.training.optimise.critic import modules_of
+from rlaif.training.optimise.actors import Actors, modules_of
 from rlaif.training.optimise.estimators import State, make_targets
 from rlaif.training.optimise.rollout import describe, prompts_of_step, roll_out
 from rlaif.training.optimise.updates import take_step

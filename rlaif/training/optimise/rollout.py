@@ -22,8 +22,7 @@ from rlaif.models.local.packing import Row, microbatches, response_mask, right_p
 from rlaif.models.local.tokens import encode_prompt, response_text
 from rlaif.records import Prompt, derive_seed
 from rlaif.training import parallel
-from rlaif.training.optimise.actors import Actors
-from rlaif.training.optimise.critic import SharedCritic
+from rlaif.training.optimise.actors import Actors, SharedCritic
 from rlaif.training.optimise.rewards import Rewards, Values
 
 
@@ -88,9 +87,9 @@ def roll_out(actors: Actors, prompts: Sequence[Prompt], section: OnPolicy, step:
     rows = [Row(tuple(ids), tuple(each.tokens)) for ids, each in zip(encoded, written, strict=True)]
     texts = [response_text(policy.tokenizer, each.tokens).strip() for each in written]
     scores = _score(actors.rewards, section, repeated, texts, rows)
+    # From here on B is the responses that have a score.
     kept = _scored(scores, actors.rewards.max_failures, f"{section.kind} step {step}", repeated)
     rows = [rows[i] for i in kept]
-    evaluated = _evaluate(actors, rows, section)
     device = policy.model.device
     told = [logprobs for i in kept if (logprobs := written[i].logprobs) is not None]
     return Rollouts(
@@ -99,7 +98,7 @@ def roll_out(actors: Actors, prompts: Sequence[Prompt], section: OnPolicy, step:
         texts=[texts[i] for i in kept],
         finished=[written[i].finished for i in kept],
         mask_BT=response_mask(rows, device),
-        **evaluated._asdict(),
+        **_evaluate(actors, rows, section),
         score_B=scores.score_B[kept].to(device),
         places=kept,
         sampler_logprobs_BT=right_pad(told, 0.0, torch.float32, device) if told else None,
@@ -123,7 +122,7 @@ def _score(
     score_B, parts = as_scores(values), {name: as_scores(part) for name, part in found.items()}
     if rewards.veto is not None and section.veto is not None:
         veto_B = as_scores(rewards.veto.score(prompts, texts))
-        struck_B = veto_B == 0
+        struck_B = veto_B == 0  # NaN is not struck, but has no score either
         score_B = torch.where(struck_B, torch.tensor(section.veto.score), score_B)
         score_B = torch.where(veto_B.isnan(), veto_B, score_B)
         parts = parts | {"vetoed": struck_B.float()}
@@ -153,33 +152,29 @@ def _scored(scores: _Scores, max_failures: float, where: str, prompts: Sequence[
     return [i for i in range(total) if i not in set(missing)]
 
 
-class _Evaluated(NamedTuple):
-    logprobs_BT: Tensor
-    entropy_BT: Tensor
-    ref_logprobs_BT: Tensor
-    values_BT: Tensor | None
-
-
-def _evaluate(actors: Actors, rows: Sequence[Row], section: OnPolicy) -> _Evaluated:
-    """What policy, reference and critic say of each response token, without gradients; 0 on padding."""
+def _evaluate(actors: Actors, rows: Sequence[Row], section: OnPolicy) -> dict[str, Any]:
+    """What policy, reference and critic say of each response token, without gradients, under the names that `Rollouts`
+    has for it; each (B, T), 0 on padding."""
     policy, critic = actors.policy, actors.critic
     mask_BT = response_mask(rows, policy.model.device)
+    # In one tensor, so that the processes add up once; layers L in the order of the names below.
     whole_LBT = torch.zeros(4, *mask_BT.shape, device=mask_BT.device)
     for group, weight in parallel.turns(list(microbatches(rows, section.microbatch_tokens))):
         part, part_mask_BT = [rows[i] for i in group], mask_BT[group]
         with torch.no_grad():
             scored, hidden_NH = policy.look(part, section.temperature)
-            width = scored.logprobs_BT.shape[1]
+            width = scored.logprobs_BT.shape[1]  # of this microbatch's longest response
             layers = [scored.logprobs_BT, scored.entropy_BT]
             layers.append(policy.reference_logprobs(part, section.temperature))
             if isinstance(critic, SharedCritic):
                 layers.append(critic.values(hidden_NH, part_mask_BT[:, :width]))
             elif critic is not None:
-                layers.append(critic.values(part) * part_mask_BT[:, :width])
-        if weight:
+                layers.append(critic.values(part) * part_mask_BT[:, :width])  # its padding holds garbage
+        if weight:  # 0: computed for company; another process has these rows
             whole_LBT[: len(layers), group, :width] = torch.stack(layers)
-    logprobs_BT, entropy_BT, ref_logprobs_BT, values_BT = parallel.add_up(whole_LBT)
-    return _Evaluated(logprobs_BT, entropy_BT, ref_logprobs_BT, None if critic is None else values_BT)
+    names = ("logprobs_BT", "entropy_BT", "ref_logprobs_BT", "values_BT")
+    found: dict[str, Any] = dict(zip(names, parallel.add_up(whole_LBT), strict=True))
+    return found if critic is not None else found | {"values_BT": None}
 
 
 def describe(rollouts: Rollouts, kl_B: Tensor, index: int) -> str:

@@ -17,9 +17,9 @@ from torch import Tensor
 from rlaif.config.optimise import Grpo, OnPolicy, Ppo, VllmRollouts
 from rlaif.models.local.packing import Row, microbatches
 from rlaif.records import derive_seed
-from rlaif.training import losses, parallel
-from rlaif.training.optimise.actors import Actors
-from rlaif.training.optimise.critic import SharedCritic
+from rlaif.training import parallel
+from rlaif.training.losses import policy as losses
+from rlaif.training.optimise.actors import Actors, SharedCritic
 from rlaif.training.optimise.estimators import Targets
 from rlaif.training.optimise.rollout import Rollouts
 from rlaif.training.scalar_model import ScalarModel
@@ -102,7 +102,7 @@ def take_step(
             where = f"{section.kind} step {step}, epoch {epoch}, prompts {ids}"
             task = Task(rollouts, targets, minibatch, section, means, where)
             moved = accumulate(actors, task)
-            if section.target_kl is not None and moved > section.target_kl:
+            if section.target_kl is not None and moved > section.target_kl:  # before this update, which is dropped
                 session.drop_gradients()
                 return means.all() | {"early_stop": 1.0}
             norm = session.update(where, moving=with_policy[warms_up:])
@@ -141,7 +141,8 @@ def accumulate(actors: Actors, task: Task) -> float:
             loss = loss + _value_term(actors.critic.values(read.hidden_NH, batch.mask_BT), batch, task)
         loss.backward()
         logprobs_BT = read.logprobs_BT.detach()
-        del read, loss
+        del read, loss  # the graph: the next microbatch needs its memory
+        # KL(old || new), since the old policy drew these tokens.
         step_kl = losses.masked_mean(losses.kl_k3(batch.old_BT, logprobs_BT), batch.mask_BT)
         moved += float(step_kl) * batch.tokens / task.tokens
         task.means.add("step_kl", step_kl, batch.tokens)
@@ -168,10 +169,11 @@ def _batch(task: Task, chosen: list[int], weight: float) -> Batch:
     width = max(len(row.response) for row in rows)
 
     def cut(whole_BT: Tensor | None) -> Any:
-        return None if whole_BT is None else whole_BT[chosen, :width]
+        return None if whole_BT is None else whole_BT[chosen, :width]  # padding is on the right
 
     mask_BT, old_BT, sampler_BT = cut(rollouts.mask_BT), cut(rollouts.logprobs_BT), cut(rollouts.sampler_logprobs_BT)
     importance_BT = None
+    # Of the weights that wrote, by trainer and server: it corrects for numerics, the ratio in the loss for updates.
     if sampler_BT is not None and isinstance(server, VllmRollouts):
         importance_BT = losses.importance_weights(old_BT, sampler_BT, mask_BT, server.importance_cap)
     return Batch(
@@ -200,14 +202,14 @@ def _policy_term(logprobs_BT: Tensor, batch: Batch, task: Task) -> Tensor:
     if isinstance(section, Grpo) and section.average == "response":
         mean, count, total = (
             losses.response_mean(loss_BT, batch.mask_BT),
-            len(batch.rows) * batch.weight,
-            len(task.minibatch),
+            len(batch.rows) * batch.weight,  # responses that count here
+            len(task.minibatch),  # of all
         )
     else:
         mean, count, total = losses.masked_mean(loss_BT, batch.mask_BT), batch.tokens, task.tokens
     check_finite(mean, task.where)
     task.means.add("policy_loss", mean, count)
-    return mean * count / total
+    return mean * count / total  # shares of all microbatches add up to the minibatch's mean
 
 
 def _value_term(values_BT: Tensor, batch: Batch, task: Task) -> Tensor:

@@ -1,4 +1,4 @@
-"""What a person watches, and the rules that stop a run which has gone wrong: one number a step each.
+"""What a person watches, and the rules that stop a run which has gone wrong: one number per step each.
 
 Reward and loss alone do not show a policy that games its reward (MOSS-RLHF, arXiv 2307.04964): KL, length, entropy,
 repetition and a held-out score do. Shape suffixes: B responses, T response tokens.
@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from rlaif.config.optimise import OnPolicy, StopRules
 from rlaif.constitution.checks import repetition_rate
-from rlaif.training import losses
+from rlaif.training.losses import policy as losses
 from rlaif.training.optimise.estimators import State, Targets
 from rlaif.training.optimise.rewards import Rewards
 from rlaif.training.optimise.rollout import Rollouts

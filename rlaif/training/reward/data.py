@@ -1,7 +1,6 @@
-"""What a reward model is taught: preferences and ratings as token rows, and the minibatches they come in.
+"""What a reward model is taught, preferences and ratings as lessons, and the loss of a minibatch of them.
 
-A minibatch is whole prompts: every distinct response of a prompt passes through the model once, however many pairs
-it is in (InstructGPT, arXiv 2203.02155, section 3.5).
+Shape suffixes: N lessons, K scores of a row (the common one, then one per principle).
 """
 
 from __future__ import annotations
@@ -10,12 +9,15 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-from rlaif.config.reward import BradleyTerry, RewardSection
+import torch
+from torch import Tensor
+
+from rlaif.config.reward import BradleyTerry, RaoKupper, Regression, RewardLoss, RewardSection
 from rlaif.errors import DataError
 from rlaif.models.local.packing import Row
 from rlaif.records import Judgment, Preference, Response, Score
-from rlaif.training import losses
-from rlaif.training.lessons import encode_scored
+from rlaif.training.lessons import Lesson, encode_each, encode_scored
+from rlaif.training.losses import preference as losses
 from rlaif.training.truncation import Truncation
 
 PrincipleLabels = Mapping[str, Mapping[str, tuple[str, float]]]
@@ -30,45 +32,24 @@ class EncodedPair(NamedTuple):
     rejected: Row
 
 
-class RewardLesson(NamedTuple):
-    """What one update may learn: a pair, of which the first row is the chosen one, or one rated response."""
-
-    id: str
-    prompt_id: str
-    rows: tuple[Row, ...]
-    target: float
-    """P(the chosen one is better), or the rating."""
-    weight: float
-    tie: bool = False
-    margin: float = 0.0
-    """Inside the sigmoid; how far the better one must be ahead."""
-    by_principle: Mapping[str, float] = {}
-    """P(the chosen one is better) by each principle that was judged on this pair."""
-
-
-def encode_pair(tokenizer: Any, preference: Preference, max_length: int) -> EncodedPair:
-    """Conversation and responses as ids. Too long: the oldest prompt tokens go, then the responses' last ones.
-
-    The prompt is cut for the longer response, so that both are scored after the same conversation.
-    """
+def encode_pair(tokenizer: Any, preference: Preference, max_length: int) -> tuple[Row, ...]:
+    """(chosen, rejected): conversation and response. Too long: the oldest prompt tokens go, then the responses' last
+    ones. The prompt is cut for the longer response, so that both are scored after the same conversation."""
     sides = [side[-1].content for side in (preference.chosen, preference.rejected)]
-    return EncodedPair(preference, *encode_scored(tokenizer, preference.prompt, sides, max_length))
+    return encode_scored(tokenizer, preference.prompt, sides, max_length)
 
 
 def encode_pairs(
     tokenizer: Any, preferences: Sequence[Preference], max_length: int, truncation: Truncation | None = None
 ) -> list[EncodedPair]:
     """Token rows of all preferences; pairs that are identical after truncation are dropped (nothing to learn)."""
-    pairs = [encode_pair(tokenizer, p, max_length) for p in preferences]
-    if truncation is not None:
-        for pair in pairs:
-            truncation.saw(pair[1:], partial(_sides, tokenizer, pair.preference))
-        truncation.check()
-    return [pair for pair in pairs if pair.chosen != pair.rejected]
+    encoded = encode_each(preferences, partial(encode_pair, tokenizer), max_length, truncation)
+    return [EncodedPair(preference, *rows) for preference, rows in encoded]
 
 
-def _sides(tokenizer: Any, preference: Preference, max_length: int) -> tuple[Row, ...]:
-    return encode_pair(tokenizer, preference, max_length)[1:]
+def encode_rating(tokenizer: Any, score: Score, max_length: int) -> tuple[Row, ...]:
+    """Conversation and rated response, as the only row."""
+    return encode_scored(tokenizer, score.prompt, [score.text], max_length)
 
 
 def principle_labels(judgments: Sequence[Judgment]) -> PrincipleLabels:
@@ -93,7 +74,7 @@ def pair_lessons(
     tie_margin: float = 0.0,
     labels: PrincipleLabels | None = None,
     truncation: Truncation | None = None,
-) -> list[RewardLesson]:
+) -> list[Lesson]:
     """The rows of split `train`, with their weights, ties and margins as the section has them.
 
     A pair whose label is at most `tie_margin` above 0.5 is a tie, which only losses with ties tell apart. DataError
@@ -105,10 +86,10 @@ def pair_lessons(
     shares = losses.pair_weights([pair.preference.prompt_id for pair in pairs], section.pair_weighting).tolist()
     scale = section.loss.margin if isinstance(section.loss, BradleyTerry) else 0.0
     return [
-        RewardLesson(
+        Lesson(
             id=row.pair_id,
             prompt_id=row.prompt_id,
-            rows=(pair.chosen, pair.rejected),
+            rows=pair[1:],
             target=row.p_chosen,
             weight=row.weight * share,
             tie=row.is_tie(tie_margin),
@@ -125,40 +106,23 @@ def heldout_prompts(preferences: Sequence[Preference]) -> set[str]:
     return {p.prompt_id for p in preferences if p.split == "heldout"}
 
 
-def encode_rating(tokenizer: Any, score: Score, max_length: int) -> Row:
-    """Conversation and rated response as ids."""
-    (row,) = encode_scored(tokenizer, score.prompt, [score.text], max_length)
-    return row
-
-
-def _alone(tokenizer: Any, score: Score, max_length: int) -> tuple[Row, ...]:
-    return (encode_rating(tokenizer, score, max_length),)
-
-
 def rating_lessons(
     tokenizer: Any,
     scores: Sequence[Score],
     preferences: Sequence[Preference],
     max_length: int,
     truncation: Truncation | None = None,
-) -> list[RewardLesson]:
+) -> list[Lesson]:
     """The rated responses to all prompts but those whose preferences are held out.
 
     DataError where there are none, or too much of them is cut.
     """
     heldout = heldout_prompts(preferences)
     rated = [score for score in scores if score.prompt_id not in heldout]
-    lessons = [
-        RewardLesson(score.id, score.prompt_id, (encode_rating(tokenizer, score, max_length),), score.value, 1.0)
-        for score in rated
-    ]
-    if truncation is not None:
-        for lesson, score in zip(lessons, rated, strict=True):
-            truncation.saw(lesson.rows, partial(_alone, tokenizer, score))
-        truncation.check()
-    if not lessons:
+    encoded = encode_each(rated, partial(encode_rating, tokenizer), max_length, truncation)
+    if not encoded:
         raise DataError("scores.jsonl: no ratings of training prompts; see label.mode and label failures")
-    return lessons
+    return [Lesson(score.id, score.prompt_id, rows, score.value, 1.0) for score, rows in encoded]
 
 
 def reference_rows(
@@ -169,3 +133,61 @@ def reference_rows(
         return [row for r in responses if r.text for row in encode_scored(tokenizer, r.prompt, [r.text], max_length)]
     pairs = encode_pairs(tokenizer, [p for p in preferences if p.split == "train"], max_length)
     return list(dict.fromkeys(row for pair in pairs for row in (pair.chosen, pair.rejected)))
+
+
+# ---------------------------------------------------------------------------------------------------------- losses
+
+
+class Labels(NamedTuple):
+    """What the lessons of a minibatch are to teach."""
+
+    target_NK: Tensor
+    """P(the chosen one is better), by all principles together and by each; or the rating."""
+    share_NK: Tensor
+    """Of the minibatch's loss; a column adds up to 1, those of principles together too. 0: no such label."""
+    margin_N: Tensor
+    tie_N: Tensor
+
+    def take(self, places: Sequence[int]) -> Labels:
+        """Those of some lessons."""
+        at_N = torch.tensor(places, device=self.tie_N.device)
+        return Labels(*(column[at_N] for column in self))
+
+
+def labels_of(lessons: Sequence[Lesson], principles: Sequence[str], device: torch.device) -> Labels:
+    """The labels of a whole minibatch, so that shares are of its totals however it is divided afterwards."""
+    target_NK = torch.tensor([[x.target, *(x.by_principle.get(p, 0.5) for p in principles)] for x in lessons])
+    weight_NK = torch.tensor([[x.weight, *(x.weight * (p in x.by_principle) for p in principles)] for x in lessons])
+    share_NK = weight_NK / weight_NK.sum(0).clamp(min=1e-12)  # a principle that no lesson has: 0, not NaN
+    share_NK[:, 1:] /= max(1, len(principles))
+    margin_N = torch.tensor([x.margin for x in lessons])
+    tie_N = torch.tensor([x.tie for x in lessons])
+    return Labels(*(column.to(device) for column in (target_NK, share_NK, margin_N, tie_N)))
+
+
+def lesson_losses(found_NK: Tensor, labels: Labels, loss: RewardLoss) -> Tensor:
+    """loss_NK, each times its share: the sum over all lessons is the minibatch's loss.
+
+    `found_NK` holds margins, score(chosen) - score(rejected); with ratings it holds the scores. Principles' heads
+    learn soft labels by Bradley-Terry, whatever the common score learns by.
+    """
+    own_N = _common(found_NK[:, 0], labels, loss)
+    heads_NK = losses.bradley_terry_loss(found_NK[:, 1:], labels.target_NK[:, 1:], labels.share_NK[:, 1:])
+    return torch.cat([own_N.unsqueeze(1), heads_NK], 1)
+
+
+def _common(found_N: Tensor, labels: Labels, loss: RewardLoss) -> Tensor:
+    target_N, share_N = labels.target_NK[:, 0], labels.share_NK[:, 0]
+    if isinstance(loss, Regression):
+        return losses.regression_loss(found_N, target_N, share_N)
+    if isinstance(loss, BradleyTerry):
+        return losses.bradley_terry_loss(found_N, target_N, share_N, labels.margin_N, loss.label_smoothing)
+    if isinstance(loss, RaoKupper):
+        return losses.rao_kupper_loss(found_N, target_N, labels.tie_N, share_N, loss.theta)
+    return losses.davidson_loss(found_N, target_N, labels.tie_N, share_N, loss.nu)
+
+
+def hits(margin_N: Tensor, labels: Labels) -> Tensor:
+    """1 where the margin is on the label's side, 0.5 where it is 0 (N); an even label counts as chosen's side."""
+    towards_N = torch.where(labels.target_NK[:, 0] >= 0.5, margin_N, -margin_N)
+    return (towards_N > 0).float() + 0.5 * (towards_N == 0).float()

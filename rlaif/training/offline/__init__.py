@@ -1,1 +1,0 @@
-"""Training on texts that are there: supervised fine-tuning and direct preference optimisation on one loop."""

@@ -229,7 +229,7 @@ def test_a_stream_that_is_closed_early_stops_what_is_under_way() -> None:
     asked, go_on = threading.Event(), threading.Event()
 
     def handle(request: Request) -> Answer:
-        if request.said != "first":
+        if request.text != "first":
             asked.set()
             go_on.wait(60)
         return echo(request)

@@ -106,8 +106,9 @@ def answers(request: ChatRequest, reply: Reply) -> bool:
 
 def as_text(reply: Reply) -> Reply:
     """The reply, or one with an error where it holds half of a surrogate pair: JSON can spell that, no file can."""
+    text = "".join((reply.text, reply.error or "", *(reply.label_logprobs or ())))
     try:
-        "".join((reply.text, reply.error or "", *(reply.label_logprobs or ()))).encode()
+        text.isascii() or text.encode()
     except UnicodeEncodeError:
         return Reply(error="the reply is no text: it holds half of a surrogate pair")
     return reply

@@ -105,6 +105,9 @@ def _from_labels(values: dict[Any, Any]) -> Reply:
     """The reply with these log-probabilities, or why they are none. numpy's and torch's numbers are numbers."""
     found = {}
     for label, value in values.items():
+        if type(label) is str and type(value) is float:  # nothing to find out
+            found[label] = value
+            continue
         try:
             number = value.item() if hasattr(value, "item") else value
             if not isinstance(label, str) or isinstance(number, bool | str | bytes):

@@ -6,34 +6,32 @@ A mode of judging is such a work for one unit (a pair, a prompt, a response). `t
 
 from __future__ import annotations
 
-import os
+from bisect import bisect
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from itertools import chain
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, cast
 
 from rlaif.errors import ModelError
 from rlaif.feedback.judge.result import Cost
 from rlaif.models.chat import ChatModel, ChatRequest, Reply, streaming
+from rlaif.records import Messages
 
 T = TypeVar("T")
 Work = Generator[list[ChatRequest], Sequence[Reply], T]
 
 
-@dataclass(slots=True)
 class Turn(Generic[T]):
     """What one work asks, and the replies that have come."""
 
-    number: int
-    """Of the work."""
-    work: Work[T]
-    requests: list[ChatRequest]
-    replies: list[Reply | None] = field(init=False)
-    missing: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.missing = len(self.requests)
-        self.replies = [None] * self.missing
+    def __init__(self, number: int, work: Work[T], requests: list[ChatRequest]) -> None:
+        self.number = number
+        """Of the work."""
+        self.work = work
+        self.requests = requests
+        self.first = 0
+        """The number of its first request among those of all works."""
+        self.missing = len(requests)
+        self.replies: list[Reply | None] = [None] * self.missing
 
 
 class Works(Generic[T]):
@@ -94,14 +92,14 @@ def drive(
 
 
 class _Stream(Generic[T]):
-    """One turn of all works: what they ask, and where each reply belongs."""
+    """One turn of all works: what they ask, and whose each reply is."""
 
     def __init__(self, running: Works[T]) -> None:
         self.cost = Cost()
         self._running = running
         self._asked = 0
-        self._places: dict[int, tuple[Turn[T], int]] = {}
-        """Of the requests without a reply."""
+        self._open: dict[int, Turn[T]] = {}
+        """Who waits for the reply to each request."""
         self._idle: list[Turn[T]] = []
 
     def ask(self, model: ChatModel) -> bool:
@@ -110,41 +108,51 @@ class _Stream(Generic[T]):
         for first in requests:
             with streaming(model, chain([first], requests)) as replies:
                 for number, reply in replies:
-                    if number not in self._places:
+                    turn = self._open.pop(number, None)
+                    if turn is None:
                         raise ModelError(f"model {model.name}: a reply to request {number}, which waits for none")
-                    self._answer(*self._places.pop(number), reply)
+                    turn.replies[number - turn.first] = reply
+                    turn.missing -= 1
+                    if not turn.missing:
+                        self._resume(turn)
             unread = sum(1 for _ in requests)
-            if unread or self._places:
-                answered = self._asked - len(self._places)
+            if unread or self._open:
+                answered = self._asked - len(self._open)
                 raise ModelError(f"model {model.name}: {answered} replies to {self._asked} requests")
         for turn in self._idle:
-            self._running.resume(turn.number, turn.work, [])
+            self._resume(turn)
         return bool(self._asked or self._idle)
 
     def _requests(self) -> Iterator[ChatRequest]:
         for turn in self._running.turns():
+            turn.first = self._asked
             if not turn.requests:
                 self._idle.append(turn)
-            for place, request in enumerate(turn.requests):
-                self._places[self._asked] = turn, place
+            for request in turn.requests:
+                self._open[self._asked] = turn
                 self._asked += 1
                 yield request
             turn.requests = []  # from here on they are the model's
 
-    def _answer(self, turn: Turn[T], place: int, reply: Reply) -> None:
-        turn.replies[place] = reply
-        turn.missing -= 1
-        if not turn.missing:
-            replies = [one for one in turn.replies if one is not None]
-            self.cost = self.cost.plus(Cost.of(replies))
-            self._running.resume(turn.number, turn.work, replies)
+    def _resume(self, turn: Turn[T]) -> None:
+        replies = cast("list[Reply]", turn.replies)  # all of them are there
+        self.cost = self.cost.plus(Cost.of(replies))
+        self._running.resume(turn.number, turn.work, replies)
+
+
+def shared_prefix(conversations: Sequence[Messages]) -> int:
+    """How many characters of the last message are the same in all of these, where there are several."""
+    if len(conversations) < 2:
+        return 0
+    texts = [messages[-1].content for messages in conversations]
+    one, other = min(texts), max(texts)  # any text is between these, and so begins like both
+    longest = range(1, min(len(one), len(other)) + 1)
+    return bisect(longest, False, key=lambda length: one[:length] != other[:length])
 
 
 def sharing(requests: Sequence[ChatRequest]) -> list[ChatRequest]:
     """The requests, each told how much of its last message is the same in all of them."""
-    if len(requests) < 2:
-        return list(requests)
-    shared = len(os.path.commonprefix([r.messages[-1].content for r in requests]))  # noqa: RUF071 (by character)
+    shared = shared_prefix([request.messages for request in requests])
     return [request.model_copy(update={"shared_prefix": shared}) for request in requests]
 
 

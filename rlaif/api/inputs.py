@@ -174,7 +174,7 @@ def open_engine(model: ModelLike) -> Iterator[ChatModel]:
         config = model_of(model)
         with closing(shared(open_model(config), config, content_id("api", os.getcwd()))) as cached:
             yield cached
-    elif hasattr(model, "chat"):
+    elif hasattr(model, "stream"):
         yield cast("ChatModel", model)
     elif callable(model):
         yield engine_of(model)

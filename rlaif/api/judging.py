@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
@@ -30,7 +30,7 @@ from rlaif.feedback.judge.result import Cost
 from rlaif.feedback.judge.score import score_responses
 from rlaif.feedback.pairs import WeightedJudgment, to_preferences
 from rlaif.feedback.sample import Progress
-from rlaif.models.chat import ChatModel, ChatRequest, OnReplies, Reply
+from rlaif.models.chat import ChatModel, ChatRequest, Reply
 from rlaif.records import Failure, Judgment, Pair, Preference, Score
 
 ConstitutionLike = str | os.PathLike[str] | Constitution
@@ -213,18 +213,19 @@ class _Replay:
         self.left = list(replies)
         """Replies that nobody has asked for yet."""
 
-    def chat(self, requests: Sequence[ChatRequest], on_replies: OnReplies | None = None) -> list[Reply]:
+    def stream(self, requests: Iterable[ChatRequest]) -> Iterator[tuple[int, Reply]]:
         """The next replies. _Unanswered where there are too few."""
-        if len(requests) > len(self.left):
-            raise _Unanswered(list(requests))
-        taken, self.left = self.left[: len(requests)], self.left[len(requests) :]
+        asked = list(requests)
+        if len(asked) > len(self.left):
+            raise _Unanswered(asked)
+        taken, self.left = self.left[: len(asked)], self.left[len(asked) :]
         found = []
-        for value, request in zip(taken, requests, strict=True):
+        for value, request in zip(taken, asked, strict=True):
             reply = as_reply(value, request.labels)
             if not isinstance(reply, Reply):
                 reply = Reply(text=reply) if isinstance(reply, str) else Reply(error=f"{shown(reply)} is no reply")
             found.append(reply)
-        return found
+        return enumerate(found)
 
     def close(self) -> None:
         """Nothing to free."""

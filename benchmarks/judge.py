@@ -21,7 +21,7 @@ import random
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -39,7 +39,7 @@ from rlaif.feedback.judge import judge_pairs, judge_with
 from rlaif.feedback.judge.result import Cost
 from rlaif.jsonl import read_objects
 from rlaif.models.cache import CachedModel
-from rlaif.models.chat import ChatRequest, OnReplies, Reply
+from rlaif.models.chat import ChatRequest, Reply
 from rlaif.models.client import HttpChatModel
 from rlaif.models.client.labels import find_label_ids
 from rlaif.models.server import VllmChatModel
@@ -75,9 +75,13 @@ class Recorder:
 
     name = revision = "recorder"
 
-    def chat(self, requests: Sequence[ChatRequest], on_replies: OnReplies | None = None) -> list[Reply]:
-        self.asked = list(requests)
-        return [Reply(error="recorded") for _ in requests]
+    def __init__(self) -> None:
+        self.asked: list[ChatRequest] = []
+
+    def stream(self, requests: Iterable[ChatRequest]) -> Iterator[tuple[int, Reply]]:
+        for number, request in enumerate(requests):
+            self.asked.append(request)
+            yield number, Reply(error="recorded")
 
     def close(self) -> None:
         pass

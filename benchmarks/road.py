@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import argparse
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from statistics import fmean
@@ -27,7 +27,7 @@ from rlaif.config.judging import CompareMode
 from rlaif.config.optimise import Ppo
 from rlaif.constitution import Constitution, load_constitution
 from rlaif.feedback.judge import judge_by_mode
-from rlaif.models.chat import ChatRequest, OnReplies, Reply
+from rlaif.models.chat import ChatRequest, Reply
 from rlaif.models.embedded import EMBEDDED
 from rlaif.models.local.load import load_tokenizer
 from rlaif.models.local.tokens import encode_prompt, encode_response
@@ -119,9 +119,10 @@ class Recorder:
     def __init__(self) -> None:
         self.asked: list[ChatRequest] = []
 
-    def chat(self, requests: Sequence[ChatRequest], on_replies: OnReplies | None = None) -> list[Reply]:
-        self.asked += requests
-        return [Reply(error="recorded") for _ in requests]
+    def stream(self, requests: Iterable[ChatRequest]) -> Iterator[tuple[int, Reply]]:
+        for number, request in enumerate(requests):
+            self.asked.append(request)
+            yield number, Reply(error="recorded")
 
     def close(self) -> None:
         pass

@@ -5,7 +5,8 @@
 
 A scripted judge answers at once, so what is measured is rlaif's own work: 40 requests per pair of about 1.5 kB each
 (20 principles, both orders). With `--cached` they go through a reply cache. Each line is one shard or several; the last
-one is the whole. The rate must not fall and the memory must not rise.
+one is the whole. The rate must not fall and the memory must not rise; pairs per CPU second say little of what else the
+machine does.
 """
 
 from __future__ import annotations
@@ -63,7 +64,9 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--pairs", type=int, default=20_000)
     options.add_argument("--seconds", type=float, default=float("inf"), help="stop after the shard that is due then")
-    options.add_argument("--every", type=float, default=15.0, help="seconds between lines")
+    options.add_argument(
+        "--every", type=float, default=0.0, help="seconds between lines, at least; 0: one for each shard"
+    )
     options.add_argument("--cached", action="store_true")
     given = options.parse_args()
 
@@ -73,8 +76,8 @@ def main() -> None:
             model = CachedModel(model, Path(folder) / "replies.sqlite")
         stream = Again(lambda: pairs(given.pairs))
         results = judge_shards(lambda _: nullcontext(model), stream, RULES, LabelSection(), 0)
-        began = last = time.perf_counter()
-        done, before = 0, 0
+        began, last, spent = time.perf_counter(), time.perf_counter(), time.process_time()
+        done, before, cpu = 0, 0, spent
         print(f"before: {peak():.0f} MB")
         with closing(RowWriter(Path(folder) / "judgments.jsonl")) as file, closing(results):
             for result in chain(results, [None]):
@@ -82,20 +85,21 @@ def main() -> None:
                     file.write(result.judgments)
                     done += len(result.judgments)
                 now = time.perf_counter()
-                if result is None or now - last >= given.every:
-                    rate = (done - before) / max(now - last, 1e-9)
-                    print(
-                        f"{now - began:6.0f} s  {done:8d} pairs  {rate:6.0f} pairs/s  peak {peak():5.0f} MB", flush=True
-                    )
-                    last, before = now, done
+                if done > before and (result is None or now - last >= given.every):
+                    own = time.process_time()
+                    rate, per_cpu = ((done - before) / max(used, 1e-9) for used in (now - last, own - cpu))
+                    speed = f"{rate:5.0f} pairs/s  {per_cpu:5.0f} pairs per CPU second"
+                    print(f"{now - began:6.0f} s  {done:8d} pairs  {speed}  peak {peak():5.0f} MB", flush=True)
+                    last, before, cpu = now, done, own
                 if now - began > given.seconds:
                     break
             file.finish()
-        seconds = time.perf_counter() - began
+        seconds, own = time.perf_counter() - began, time.process_time() - spent
         model.close()
     print(
-        f"{done} pairs in {seconds:.0f} s: {done / seconds:.0f} pairs/s, {40 * done / seconds:.0f} requests/s; "
-        f"peak {peak():.0f} MB; a million pairs at this rate: {1e6 * seconds / done / 3600:.1f} h"
+        f"{done} pairs in {seconds:.0f} s: {done / seconds:.0f} pairs/s, {40 * done / seconds:.0f} requests/s, "
+        f"{done / own:.0f} pairs per CPU second; peak {peak():.0f} MB; a million pairs at this rate: "
+        f"{1e6 * seconds / done / 3600:.1f} h"
     )
 
 

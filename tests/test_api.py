@@ -287,17 +287,19 @@ def test_a_text_that_no_file_can_hold_is_refused_before_it_is_judged(rule):
         rlaif.judge([PAIRS[0], ("Say 1", "a\ud800", "b")], rule, by_letters)
 
 
-@pytest.mark.parametrize("replies", [None, [], [rlaif.Reply(text="A")] * 5])
+@pytest.mark.parametrize("replies", [None, [], [(0, rlaif.Reply(text="A"))], [(5, rlaif.Reply(text="A"))]])
 def test_an_engine_that_answers_something_else_than_it_was_asked_is_named(rule, replies):
     class Engine:
         name, revision = "odd", "1"
 
-        def chat(self, requests, on_replies=None):
+        def stream(self, requests):
+            list(requests)
             return replies
 
         def close(self): ...
 
-    with pytest.raises(rlaif.ModelError, match=f"model odd: {len(replies or ())} replies to 2 requests"):
+    problem = "a reply to request 5" if replies and replies[0][0] else f"{len(replies or ())} replies to 2 requests"
+    with pytest.raises(rlaif.ModelError, match=f"model odd: {problem}"):
         rlaif.judge(PAIRS[:1], rule, Engine())
 
 

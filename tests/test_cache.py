@@ -9,7 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -23,7 +23,9 @@ from rlaif.errors import ConfigError, DataError
 from rlaif.feedback.judge.asking import NoVerdict, label_logprobs
 from rlaif.models.cache import CachedModel, cache_path, cache_summary, prune
 from rlaif.models.cache.store import ReplyStore
-from rlaif.models.chat import ChatRequest, OnReplies, Reply
+from rlaif.models.chat import ChatRequest, InLots, Lot, Reply
+from rlaif.models.chat import ask as replies_of
+from rlaif.models.scripted import ScriptedChatModel
 from rlaif.records import Message
 
 BATCH = 4
@@ -33,7 +35,7 @@ def ask(text: str, seed: int = 0) -> ChatRequest:
     return ChatRequest(messages=(Message(role="user", content=text),), seed=seed)
 
 
-class BatchModel:
+class BatchModel(InLots):
     """Cuts its list into batches from the front; its replies name the batch, so another cut gives other replies."""
 
     def __init__(
@@ -45,10 +47,9 @@ class BatchModel:
         self.closed = 0
         self._die_after, self._log = die_after, log
 
-    def chat(self, requests: Sequence[ChatRequest], on_replies: OnReplies | None = None) -> list[Reply]:
+    def lots(self, requests: Iterable[ChatRequest]) -> Iterator[Lot]:
         texts = [request.messages[-1].content for request in requests]
-        self.calls.append(texts)
-        replies: list[Reply] = []
+        self.calls += [texts] if texts else []
         for number, start in enumerate(range(0, len(texts), BATCH)):
             if number == self._die_after:
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -57,10 +58,7 @@ class BatchModel:
                 with self._log.open("a") as log:
                     log.write(json.dumps(batch) + "\n")
             new = [Reply(error="no") if text in self.failing else Reply(text=f"{text} of {batch}") for text in batch]
-            replies += new
-            if on_replies is not None:
-                on_replies(list(enumerate(new, start=start)))
-        return replies
+            yield list(enumerate(new, start=start))
 
     def close(self) -> None:
         self.closed += 1
@@ -83,9 +81,9 @@ def store(tmp_path: Path) -> Iterator[Any]:
 def test_the_second_call_asks_nothing_and_says_the_same(store: Any) -> None:
     requests = [ask(f"q{n}") for n in range(6)]
     first, second = BatchModel(), BatchModel()
-    replies = store(first).chat(requests)
+    replies = replies_of(store(first), requests)
     again = store(second)
-    assert again.chat(requests) == replies
+    assert replies_of(again, requests) == replies
     assert second.calls == []
     assert (again.asked, again.reused) == (0, 6)
     assert (again.name, again.revision) == ("batch", "1")
@@ -94,11 +92,10 @@ def test_the_second_call_asks_nothing_and_says_the_same(store: Any) -> None:
 def test_all_that_is_missing_is_asked_in_one_call_in_order(store: Any) -> None:
     model = BatchModel()
     cached = store(model)
-    cached.chat([ask("b"), ask("d")])
-    lots: list[Any] = []
-    replies = cached.chat([ask("a"), ask("b"), ask("c"), ask("d"), ask("e")], lots.append)
+    replies_of(cached, [ask("b"), ask("d")])
+    lots = list(cached.lots(ask(text) for text in "abcde"))
     assert model.calls == [["b", "d"], ["a", "c", "e"]]
-    assert [reply.text[0] for reply in replies] == list("abcde")
+    assert [reply.text[0] for lot in lots for _, reply in lot] == list("bdace")
     assert [[index for index, _ in lot] for lot in lots] == [[1, 3], [0, 2, 4]]
     assert (cached.asked, cached.reused) == (5, 2)
 
@@ -106,11 +103,9 @@ def test_all_that_is_missing_is_asked_in_one_call_in_order(store: Any) -> None:
 def test_a_duplicate_is_asked_once_and_answered_everywhere(store: Any) -> None:
     model = BatchModel()
     cached = store(model)
-    seen: dict[int, Reply] = {}
-    replies = cached.chat([ask("a"), ask("b"), ask("a")], seen.update)
+    replies = replies_of(cached, [ask("a"), ask("b"), ask("a")])
     assert model.calls == [["a", "b"]]
     assert replies[0] == replies[2]
-    assert [seen[index] for index in range(3)] == replies
     assert (cached.asked, cached.reused) == (2, 1)
 
 
@@ -118,18 +113,18 @@ def test_an_error_is_never_stored(store: Any) -> None:
     model = BatchModel()
     model.failing = {"b"}
     cached = store(model)
-    assert [reply.error for reply in cached.chat([ask("a"), ask("b")])] == [None, "no"]
+    assert [reply.error for reply in replies_of(cached, [ask("a"), ask("b")])] == [None, "no"]
     model.failing = set()
-    assert [reply.error for reply in cached.chat([ask("a"), ask("b")])] == [None, None]
+    assert [reply.error for reply in replies_of(cached, [ask("a"), ask("b")])] == [None, None]
     assert model.calls == [["a", "b"], ["b"]]
 
 
 def test_another_model_seed_or_text_is_another_question(store: Any) -> None:
     model, other = BatchModel(), BatchModel(name="other")
     cached = store(model)
-    cached.chat([ask("a")])
-    cached.chat([ask("a", seed=1), ask("A")])
-    store(other).chat([ask("a")])
+    replies_of(cached, [ask("a")])
+    replies_of(cached, [ask("a", seed=1), ask("A")])
+    replies_of(store(other), [ask("a")])
     assert model.calls == [["a"], ["a", "A"]]
     assert other.calls == [["a"]]
 
@@ -145,7 +140,7 @@ def test_close_closes_the_model_and_may_be_repeated(store: Any) -> None:
 def test_a_model_of_unknown_revision_is_remembered_within_its_scope_only(store: Any) -> None:
     def asked(scope: str | None, revision: str) -> bool:
         model = BatchModel(revision=revision)
-        store(model, scope).chat([ask("a")])
+        replies_of(store(model, scope), [ask("a")])
         return bool(model.calls)
 
     assert [asked(scope, "unknown") for scope in ("run 1", "run 1", "run 2", None, None)] == [True, False, *[True] * 3]
@@ -153,28 +148,57 @@ def test_a_model_of_unknown_revision_is_remembered_within_its_scope_only(store: 
 
 
 def test_what_is_handed_on_is_on_disk(store: Any, tmp_path: Path) -> None:
-    on_disk = []
+    def on_disk() -> int:
+        return sum(row.replies for row in cache_summary(tmp_path / "cache" / "replies.sqlite"))
 
-    def look(lot: Sequence[tuple[int, Reply]]) -> None:
-        on_disk.append((sum(row.replies for row in cache_summary(tmp_path / "cache" / "replies.sqlite")), len(lot)))
+    lots = store(BatchModel()).lots(ask(f"q{n}") for n in range(6))
+    assert [(on_disk(), len(lot)) for lot in lots] == [(4, 4), (6, 2)]
 
-    store(BatchModel()).chat([ask(f"q{n}") for n in range(6)], look)
-    assert on_disk == [(4, 4), (6, 2)]
+
+@pytest.mark.parametrize("window", [None, 3])
+def test_what_is_asked_as_it_goes_along_is_answered_as_at_once(
+    store: Any, monkeypatch: pytest.MonkeyPatch, window: int | None
+) -> None:
+    """A model that reads one request at a time: what is known, asked twice or waits in the store comes out the same."""
+    monkeypatch.setattr("rlaif.models.cache.model.CHUNK", 2)
+    monkeypatch.setattr("rlaif.models.cache.model.READY", 4)
+    model = ScriptedChatModel(lambda request: request.messages[-1].content, "one by one")
+    model.revision = "1"
+    model.window = window  # type: ignore[attr-defined]
+    cached = store(model)
+    replies_of(cached, [ask(text) for text in "bbcdefghijk"])
+    assert (cached.asked, cached.reused) == (10, 1)
+    texts = "aabbbcdefghhijklmnaz"
+    assert [reply.text for reply in replies_of(cached, [ask(text) for text in texts])] == list(texts)
+    assert cached.asked == 10 + len("almnz")
+
+
+def test_a_window_has_the_same_requests_whatever_of_them_is_known(store: Any) -> None:
+    class Windows(BatchModel):
+        window = 6
+
+    whole, rest = Windows(), Windows()
+    cached = store(whole)
+    stream = cached.lots(ask(f"q{n}") for n in range(16))
+    next(stream)
+    stream.close()
+    replies_of(store(rest), [ask(f"q{n}") for n in range(16)])
+    assert rest.calls == [["q4", "q5"], [f"q{n}" for n in range(6, 12)], [f"q{n}" for n in range(12, 16)]]
 
 
 def test_the_reply_that_was_stored_first_stands(store: Any) -> None:
     """Also for whoever asked at the same time and heard another: one file never tells two stories."""
     slow, fast = BatchModel(), BatchModel()
-    seen: dict[int, Reply] = {}
 
-    def meanwhile(*arguments: Any) -> list[Reply]:
-        store(fast).chat([ask("b")])
-        return BatchModel.chat(slow, *arguments)
+    def meanwhile(requests: Iterable[ChatRequest]) -> Iterator[Lot]:
+        for lot in BatchModel.lots(slow, requests):
+            replies_of(store(fast), [ask("b")])
+            yield lot
 
-    slow.chat = meanwhile  # type: ignore[method-assign]
-    replies = store(slow).chat([ask("a"), ask("b")], seen.update)
+    slow.lots = meanwhile  # type: ignore[method-assign]
+    replies = replies_of(store(slow), [ask("a"), ask("b")])
     assert [reply.text for reply in replies] == ["a of ['a', 'b']", "b of ['b']"]
-    assert [seen[0], seen[1]] == replies == store(BatchModel()).chat([ask("a"), ask("b")])
+    assert replies == replies_of(store(BatchModel()), [ask("a"), ask("b")])
 
 
 def test_any_number_may_make_the_file_at_once(tmp_path: Path) -> None:
@@ -184,7 +208,7 @@ def test_any_number_may_make_the_file_at_once(tmp_path: Path) -> None:
         ready.wait()
         cached = CachedModel(BatchModel(), tmp_path / "replies.sqlite")
         try:
-            return cached.chat([ask(f"q{number}")])[0].text
+            return replies_of(cached, [ask(f"q{number}")])[0].text
         finally:
             cached.close()
 
@@ -216,7 +240,7 @@ def filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, now in (("old", 1000.0), ("new", 2000.0)):
         monkeypatch.setattr("time.time", lambda now=now: now)
         cached = CachedModel(BatchModel(name=name), path)
-        cached.chat([ask(f"{n} " + "long " * 500) for n in range(40)])
+        replies_of(cached, [ask(f"{n} " + "long " * 500) for n in range(40)])
         cached.close()
     return path
 
@@ -273,9 +297,9 @@ def test_pruning_needs_to_be_told_what(filled: Path) -> None:
 def test_pruning_does_not_disturb_a_run(filled: Path) -> None:
     model = BatchModel()
     running = CachedModel(model, filled)
-    running.chat([ask("a")])
+    replies_of(running, [ask("a")])
     prune(filled, everything=True)
-    running.chat([ask("a"), ask("b")])
+    replies_of(running, [ask("a"), ask("b")])
     running.close()
     assert model.calls == [["a"], ["a", "b"]]
     assert [row.replies for row in cache_summary(filled)] == [2]
@@ -308,7 +332,7 @@ def test_a_damaged_file_is_one_line_with_the_way_out(filled: Path, damage: Any) 
     def use() -> None:
         cached = CachedModel(BatchModel(name="new"), filled)
         try:
-            cached.chat([ask(f"{n} " + "long " * 500) for n in range(40)])
+            replies_of(cached, [ask(f"{n} " + "long " * 500) for n in range(40)])
         finally:
             cached.close()
 
@@ -334,14 +358,14 @@ def test_a_row_that_is_no_reply_is_asked_again_and_costs_no_other(
     for _ in range(2):
         model = BatchModel(name="new")
         cached = CachedModel(model, filled)
-        assert all(reply.error is None for reply in cached.chat(questions))
+        assert all(reply.error is None for reply in replies_of(cached, questions))
         asked.append(len(model.calls[0]) if model.calls else 0)
         cached.close()
     assert asked == [1, 0]
     assert "1 kept replies of new were no answers; asked again" in capsys.readouterr().out
 
 
-class SaysWhatItIsGiven:
+class SaysWhatItIsGiven(InLots):
     """A backend that checks nothing."""
 
     name, revision = "unchecked", "1"
@@ -349,11 +373,9 @@ class SaysWhatItIsGiven:
     def __init__(self, replies: Sequence[Reply]) -> None:
         self.replies, self.asked = replies, 0
 
-    def chat(self, requests: Sequence[ChatRequest], on_replies: OnReplies | None = None) -> list[Reply]:
-        self.asked += len(requests)
-        assert on_replies is not None
-        on_replies(list(enumerate(self.replies)))
-        return list(self.replies)
+    def lots(self, requests: Iterable[ChatRequest]) -> Iterator[Lot]:
+        self.asked += len(list(requests))
+        yield list(enumerate(self.replies))
 
     def close(self) -> None: ...
 
@@ -382,7 +404,7 @@ def test_what_is_no_answer_is_never_kept_and_costs_no_other(tmp_path: Path, bad:
     for left in (3, 1):
         model = SaysWhatItIsGiven([SOUND, bad, SOUND] if left == 3 else [bad])
         cached = CachedModel(model, tmp_path / "replies.sqlite")
-        replies = cached.chat(requests)
+        replies = replies_of(cached, requests)
         cached.close()
         assert replies[0] == replies[2] == SOUND and model.asked == left
         assert isinstance(label_logprobs(replies[1], ("A", "B"), 0.0), NoVerdict)
@@ -392,16 +414,16 @@ def test_what_is_no_answer_is_never_kept_and_costs_no_other(tmp_path: Path, bad:
 def test_a_reply_that_the_file_cannot_hold_costs_no_other(tmp_path: Path) -> None:
     cached = CachedModel(SaysWhatItIsGiven([Reply(text="a"), Reply(text="b" * 2000), Reply(text="c")]), tmp_path / "r")
     cached._store._store.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 1000)
-    assert [reply.text[0] for reply in cached.chat([ask("a"), ask("b"), ask("c")])] == ["a", "b", "c"]
+    assert [reply.text[0] for reply in replies_of(cached, [ask("a"), ask("b"), ask("c")])] == ["a", "b", "c"]
     cached.close()
     assert cache_summary(tmp_path / "r")[0].replies == 2
 
 
 def test_replies_of_an_earlier_way_of_asking_are_not_reused(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    store(BatchModel()).chat([ask("a")])
+    replies_of(store(BatchModel()), [ask("a")])
     monkeypatch.setattr("rlaif.models.cache.model.ASKED", 10**6)
     model = BatchModel()
-    store(model).chat([ask("a")])
+    replies_of(store(model), [ask("a")])
     assert model.calls == [["a"]]
 
 
@@ -422,7 +444,7 @@ def test_whatever_is_asked_the_order_and_the_questions_match(
     cached = CachedModel(model, tmp_path_factory.mktemp("asked") / "replies.sqlite")
     try:
         for texts in calls:
-            assert [reply.text[0] for reply in cached.chat([ask(text) for text in texts])] == texts
+            assert [reply.text[0] for reply in replies_of(cached, [ask(text) for text in texts])] == texts
         asked = [text for call in model.calls for text in call]
         assert sorted(asked) == sorted({text for texts in calls for text in texts})
     finally:
@@ -435,11 +457,12 @@ CHILD = """
 import json, sys
 from pathlib import Path
 from rlaif.models.cache import CachedModel
+from rlaif.models.chat import ask as replies_of
 from tests.test_cache import BatchModel, ask
 
 folder, die_after = Path(sys.argv[1]), json.loads(sys.argv[2])
 model = CachedModel(BatchModel(die_after, folder / "batches.jsonl"), folder / "replies.sqlite")
-replies = model.chat([ask(f"q{n}") for n in range(20)])
+replies = replies_of(model, [ask(f"q{n}") for n in range(20)])
 print(json.dumps([reply.text for reply in replies]))
 model.close()
 """

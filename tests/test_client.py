@@ -14,7 +14,7 @@ import threading
 import time
 import tracemalloc
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator
 from email.utils import formatdate
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from tenacity.wait import wait_base
 from rlaif.config.models import ClientModel
 from rlaif.errors import ConfigError, ModelError
 from rlaif.models.chat import ChatRequest, Reply
+from rlaif.models.chat import ask as replies_of
 from rlaif.models.client import HttpChatModel
 from rlaif.models.client.replicas import MOST_BYTES, Replicas, retry_after_s
 from rlaif.models.reasoning import THINKS_FIRST
@@ -85,7 +86,7 @@ class NoWait(wait_base):
 def test_a_sampling_request_carries_its_settings_and_the_reply_its_tokens() -> None:
     with fake_server(lambda _: completion("hello", "length")) as server:
         request = ask("hi", max_tokens=9, temperature=0.7, top_p=0.9, seed=2**62)
-        replies = client(server.url).chat([request])
+        replies = replies_of(client(server.url), [request])
     assert replies == [Reply(text="hello", finish_reason="length", prompt_tokens=7, completion_tokens=3)]
     assert server.seen[0].path == "/v1/chat/completions"
     assert server.seen[0].body == {
@@ -107,18 +108,14 @@ def test_order_is_kept_when_replies_arrive_in_another() -> None:
         return echo(request)
 
     arrived: list[int] = []
-    threads = set()
-
-    def on_replies(lot: Sequence[tuple[int, Reply]]) -> None:
-        threads.add(threading.get_ident())
-        arrived.extend(index for index, _ in lot)
-        another_arrived.set()
+    texts = ["first", "mid", "last"]
 
     with fake_server(handle) as server:
-        replies = warm(server.url).chat([ask("first"), ask("mid"), ask("last")], on_replies)
-    assert [reply.text for reply in replies] == ["FIRST", "MID", "LAST"]
+        for number, reply in warm(server.url).stream(map(ask, texts)):
+            assert reply.text == texts[number].upper()
+            arrived.append(number)
+            another_arrived.set()
     assert sorted(arrived) == [0, 1, 2] and arrived[0] != 0
-    assert len(threads) == 1
 
 
 def test_as_many_are_in_flight_as_allowed_and_no_more() -> None:
@@ -134,7 +131,7 @@ def test_as_many_are_in_flight_as_allowed_and_no_more() -> None:
             return Reply()
 
     config = ClientModel(model="judge", base_urls=("http://127.0.0.1:9/v1",), concurrency=4)
-    Counting(config).chat([ask(str(n)) for n in range(12)])
+    replies_of(Counting(config), [ask(str(n)) for n in range(12)])
     assert most == 4
 
 
@@ -146,7 +143,7 @@ def test_more_than_a_hundred_may_be_in_flight() -> None:
         return echo(request)
 
     with fake_server(handle) as server:
-        replies = warm(server.url, concurrency=110, max_tries=1).chat([ask(str(n)) for n in range(110)])
+        replies = replies_of(warm(server.url, concurrency=110, max_tries=1), [ask(str(n)) for n in range(110)])
     assert [reply.text for reply in replies] == [str(n) for n in range(110)]
 
 
@@ -158,7 +155,7 @@ def test_servers_share_the_load() -> None:
         return echo(request)
 
     with fake_server(handle) as one, fake_server(handle) as two:
-        warm(one.url, two.url, concurrency=2).chat([ask(str(n)) for n in range(6)])
+        replies_of(warm(one.url, two.url, concurrency=2), [ask(str(n)) for n in range(6)])
     assert len(one.seen) + len(two.seen) == 6
     assert one.seen and two.seen
 
@@ -166,7 +163,7 @@ def test_servers_share_the_load() -> None:
 def test_the_api_key_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JUDGE_KEY", "abc")
     with fake_server(echo) as server:
-        client(server.url, api_key_env="JUDGE_KEY").chat([ask("hi")])
+        replies_of(client(server.url, api_key_env="JUDGE_KEY"), [ask("hi")])
     assert server.seen[0].headers["Authorization"] == "Bearer abc"
     monkeypatch.delenv("JUDGE_KEY")
     with pytest.raises(ConfigError, match="JUDGE_KEY is not set"):
@@ -176,7 +173,7 @@ def test_the_api_key_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch)
 def test_a_proxy_does_not_come_between_us_and_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTP_PROXY", dead_url())
     with fake_server(echo) as server:
-        assert client(server.url).chat([ask("hi")])[0].text == "HI"
+        assert replies_of(client(server.url), [ask("hi")])[0].text == "HI"
 
 
 def test_a_proxy_serves_the_addresses_that_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,28 +186,64 @@ def test_a_proxy_serves_the_addresses_that_the_environment_says(monkeypatch: pyt
         urls = ("http://judge.example/v1", "http://judge.inside/v1", "https://judge.example/v1", "http://[::1]:8/v1")
         servers = Replicas(ClientModel(model="judge", base_urls=urls))._servers
         assert [server.proxy is not None for server in servers] == [True, False, False, False]
-        assert client("http://judge.example/v1").chat([ask("hi")])[0].text == "HI"
+        assert replies_of(client("http://judge.example/v1"), [ask("hi")])[0].text == "HI"
     assert proxy.seen[0].path == "http://judge.example/v1/chat/completions"
 
 
 def test_it_works_inside_a_running_event_loop() -> None:
     async def notebook() -> list[Reply]:
-        return client(server.url).chat([ask("hi")])
+        return replies_of(client(server.url), [ask("hi")])
 
     with fake_server(echo) as server:
         assert asyncio.run(notebook())[0].text == "HI"
 
 
 def test_no_requests_need_no_server() -> None:
-    assert client(dead_url()).chat([]) == []
+    assert replies_of(client(dead_url()), []) == []
 
 
-def test_an_error_in_on_replies_comes_out_as_it_is() -> None:
-    def full(_: object) -> None:
+def test_requests_are_read_as_they_are_needed_in_the_thread_that_reads_the_replies() -> None:
+    read: list[int] = []
+
+    def requests() -> Iterator[ChatRequest]:
+        for number in range(100):
+            read.append(threading.get_ident())
+            yield ask(str(number))
+
+    with fake_server(echo) as server:
+        for done, _ in enumerate(warm(server.url, concurrency=4).stream(requests())):
+            assert len(read) <= done + 8 + 8, "twice the concurrency, and as many that came together"
+    assert done == 99 and set(read) == {threading.get_ident()}
+
+
+def test_an_error_in_what_is_asked_comes_out_as_it_is() -> None:
+    def requests() -> Iterator[ChatRequest]:
+        yield ask("hi")
         raise OSError("disk full")
 
     with fake_server(echo) as server, pytest.raises(OSError, match="disk full"):
-        client(server.url).chat([ask(str(n)) for n in range(5)], full)
+        list(client(server.url).stream(requests()))
+
+
+def test_a_stream_that_is_closed_early_stops_what_is_under_way() -> None:
+    asked, go_on = threading.Event(), threading.Event()
+
+    def handle(request: Request) -> Answer:
+        if request.text != "first":
+            asked.set()
+            go_on.wait(60)
+        return echo(request)
+
+    with fake_server(handle) as server:
+        stream = client(server.url, concurrency=2).stream(ask(text) for text in ("first", *"abcdefgh"))
+        assert next(stream)[1].text == "FIRST"
+        assert asked.wait(60)
+        own = [thread for thread in threading.enumerate() if thread.name == "rlaif client"]
+        began = time.monotonic()
+        stream.close()
+        assert own and not any(thread.is_alive() for thread in own) and time.monotonic() - began < 30
+        go_on.set()
+    assert len(server.seen) <= 3, "what nobody waits for is not asked"
 
 
 # ---------------------------------------------------------------------------------------------- retries
@@ -219,13 +252,13 @@ def test_an_error_in_on_replies_comes_out_as_it_is() -> None:
 @pytest.mark.parametrize("trouble", [failed(503, "busy"), failed(429, "slow down"), failed(500, "oops"), None])
 def test_passing_trouble_is_retried(trouble: Answer | None) -> None:
     with fake_server(in_turn(trouble, trouble)) as server:
-        assert client(server.url).chat([ask("hi")]) == [Reply(text="HI", prompt_tokens=7, completion_tokens=3)]
+        assert replies_of(client(server.url), [ask("hi")]) == [Reply(text="HI", prompt_tokens=7, completion_tokens=3)]
     assert len(server.seen) == 3
 
 
 def test_lasting_trouble_ends_as_an_error_with_its_reason() -> None:
     with fake_server(lambda _: failed(503, "model is loading")) as server:
-        replies = client(server.url).chat([ask("a"), ask("b")])
+        replies = replies_of(client(server.url), [ask("a"), ask("b")])
     assert [reply.error for reply in replies] == ["failed after 3 tries: HTTP 503: model is loading"] * 2
     assert len(server.seen) == 6
 
@@ -233,7 +266,7 @@ def test_lasting_trouble_ends_as_an_error_with_its_reason() -> None:
 @pytest.mark.parametrize("status", [400, 413, 422])
 def test_a_refusal_is_not_retried(status: int) -> None:
     with fake_server(lambda _: failed(status, "maximum context\nlength is 2048 tokens")) as server:
-        replies = client(server.url).chat([ask("hi")])
+        replies = replies_of(client(server.url), [ask("hi")])
     assert replies[0].error == f"HTTP {status}: maximum context length is 2048 tokens"
     assert len(server.seen) == 1
 
@@ -243,7 +276,7 @@ def test_one_bad_request_spoils_no_other() -> None:
         return failed(400, "no") if request.text == "bad" else echo(request)
 
     with fake_server(handle) as server:
-        replies = client(server.url).chat([ask("a"), ask("bad"), ask("c")])
+        replies = replies_of(client(server.url), [ask("a"), ask("bad"), ask("c")])
     assert [reply.text for reply in replies] == ["A", "", "C"]
     assert [reply.error is None for reply in replies] == [True, False, True]
 
@@ -251,7 +284,7 @@ def test_one_bad_request_spoils_no_other() -> None:
 def test_retry_after_is_honoured() -> None:
     busy = Answer(429, {"error": {"message": "busy"}}, {"Retry-After": "0"})
     with fake_server(in_turn(busy, busy)) as server:
-        assert client(server.url, backoff=NoWait()).chat([ask("hi")])[0].text == "HI"
+        assert replies_of(client(server.url, backoff=NoWait()), [ask("hi")])[0].text == "HI"
 
 
 def test_retry_after_may_be_seconds_or_a_date_and_is_bounded() -> None:
@@ -269,14 +302,14 @@ def test_retry_after_may_be_seconds_or_a_date_and_is_bounded() -> None:
 def test_a_slow_reply_times_out() -> None:
     never = threading.Event()
     with fake_server(lambda _: completion("late") if never.wait() else None) as server:
-        replies = client(server.url, timeout_s=0.05, max_tries=2).chat([ask("hi")])
+        replies = replies_of(client(server.url, timeout_s=0.05, max_tries=2), [ask("hi")])
         never.set()
     assert replies[0].error == "failed after 2 tries: no reply within 0.05 s"
 
 
 def test_a_dead_server_is_routed_around() -> None:
     with fake_server(echo) as live:
-        replies = client(dead_url(), live.url).chat([ask(str(n)) for n in range(20)])
+        replies = replies_of(client(dead_url(), live.url), [ask(str(n)) for n in range(20)])
     assert [reply.text for reply in replies] == [str(n) for n in range(20)]
 
 
@@ -291,16 +324,16 @@ def test_a_server_that_failed_is_tried_again_later_by_one_request() -> None:
     with fake_server(at_once) as well, fake_server(lambda _: failed(500, "oops")) as sick:
         model = client(well.url, sick.url, concurrency=5)
         model._replicas._servers[1].avoid_until = time.monotonic() - 1
-        model.chat([ask(str(n)) for n in range(5)])
+        replies_of(model, [ask(str(n)) for n in range(5)])
     assert len(sick.seen) == 1
 
 
 def test_no_server_at_all_is_a_model_error() -> None:
     url = dead_url()
     with pytest.raises(ModelError, match=rf"cannot reach {url} \(3 tries\): Connection refused"):
-        client(url).chat([ask(str(n)) for n in range(20)])
+        replies_of(client(url), [ask(str(n)) for n in range(20)])
     with pytest.raises(ModelError, match="cannot reach"):
-        client(url).chat([ask("hi", labels=("A", "B"))])
+        replies_of(client(url), [ask("hi", labels=("A", "B"))])
 
 
 @pytest.mark.parametrize(
@@ -327,7 +360,7 @@ def test_a_model_that_is_not_served_is_named_beside_those_that_are() -> None:
         fake_server(handle) as server,
         pytest.raises(ModelError, match="has no model 'jugde'; it has judge, other"),
     ):
-        client(server.url, model="jugde").chat([ask("hi")])
+        replies_of(client(server.url, model="jugde"), [ask("hi")])
 
 
 def test_a_404_for_a_model_that_is_served_concerns_one_request() -> None:
@@ -335,7 +368,7 @@ def test_a_404_for_a_model_that_is_served_concerns_one_request() -> None:
         return MODELS if request.path == "/v1/models" else failed(404, "no such adapter")
 
     with fake_server(handle) as server:
-        assert client(server.url).chat([ask("hi")])[0].error == "HTTP 404: no such adapter"
+        assert replies_of(client(server.url), [ask("hi")])[0].error == "HTTP 404: no such adapter"
 
 
 def test_a_server_that_dies_while_it_is_asked_for_its_models_is_asked_again() -> None:
@@ -346,7 +379,7 @@ def test_a_server_that_dies_while_it_is_asked_for_its_models_is_asked_again() ->
 
     with fake_server(handle) as server:
         # A GET on a kept connection is repeated by the HTTP library itself, so it may be asked once or twice.
-        assert client(server.url).chat([ask("hi")])[0].error == "HTTP 404: no such adapter"
+        assert replies_of(client(server.url), [ask("hi")])[0].error == "HTTP 404: no such adapter"
 
 
 def test_what_is_added_to_every_request_makes_another_model() -> None:
@@ -361,7 +394,7 @@ def test_what_is_added_to_every_request_makes_another_model() -> None:
 
 def test_something_else_at_the_url_is_a_model_error() -> None:
     with fake_server(lambda _: Answer(404, b"<html>")) as server, pytest.raises(ModelError, match="base_urls"):
-        client(server.url).chat([ask("hi")])
+        replies_of(client(server.url), [ask("hi")])
 
 
 # ----------------------------------------------------------------------------------------------- labels
@@ -382,9 +415,9 @@ def vllm(logprobs: dict[str, float], vocabulary: dict[str, int] = VOCABULARY) ->
 def test_labels_are_asked_for_by_their_exact_tokens() -> None:
     with fake_server(vllm({"token_id:50": -2.5, "token_id:49": -0.1})) as server:
         model = client(server.url)
-        replies = model.chat([ask("x", labels=("A", "B")), ask("y", labels=("B", "A"))])
+        replies = replies_of(model, [ask("x", labels=("A", "B")), ask("y", labels=("B", "A"))])
         tokenizations = len(server.asked("/tokenize"))
-        model.chat([ask("z", labels=("A", "B"))])
+        replies_of(model, [ask("z", labels=("A", "B"))])
     assert [reply.label_logprobs for reply in replies] == [{"A": -0.1, "B": -2.5}] * 2
     assert len(server.asked("/tokenize")) == tokenizations == 4, "the spellings, the prompt, the answers A and B"
     assert all(not request.body.get("add_special_tokens") for request in server.asked("/tokenize"))
@@ -400,7 +433,7 @@ def test_the_tokens_of_all_spellings_are_added_up() -> None:
     rest = {"token_id:8": 0.01, "token_id:11": 0.02}
     logprobs = {token: math.log(p) for token, p in (chances | rest).items()}
     with fake_server(vllm(logprobs, vocabulary)) as server:
-        found = client(server.url).chat([LABELS])[0].label_logprobs
+        found = replies_of(client(server.url), [LABELS])[0].label_logprobs
     assert found == pytest.approx({"A": math.log(0.85), "B": math.log(0.07)})
     assert server.asked()[0].body["logprob_token_ids"] == [5, 6, 7, 8, 9, 10, 11]
 
@@ -409,7 +442,7 @@ def test_the_tokens_of_all_spellings_are_added_up() -> None:
 def test_a_label_of_two_tokens_is_a_model_error(vocabulary: dict[str, int]) -> None:
     """Also where it is one after a blank, which this prompt does not end with."""
     with fake_server(vllm({}, vocabulary)) as server, pytest.raises(ModelError, match=r"'Bad' is \d tokens"):
-        client(server.url).chat([ask("x", labels=("A", "Bad"))])
+        replies_of(client(server.url), [ask("x", labels=("A", "Bad"))])
 
 
 NO_TOKENIZE = Answer(404, b"")
@@ -437,7 +470,7 @@ def test_without_tokenize_the_likeliest_tokens_are_searched(no_tokenize: Answer)
         return no_tokenize if request.path == "/tokenize" else likeliest({"A": 0.6, " B": 0.2, "B": 0.1, "x": 0.1})
 
     with fake_server(handle) as server:
-        replies = client(server.url).chat([LABELS])
+        replies = replies_of(client(server.url), [LABELS])
     assert replies[0].label_logprobs == pytest.approx({"A": math.log(0.6), "B": math.log(0.3)})
     assert server.asked()[0].body["top_logprobs"] == 20
 
@@ -445,7 +478,7 @@ def test_without_tokenize_the_likeliest_tokens_are_searched(no_tokenize: Answer)
 def test_ratings_are_read_from_the_few_digits_that_a_plain_server_tells() -> None:
     told = likeliest({"7": 0.5, "8": 0.3, "6": 0.1, " 7": 0.05, "The": 0.04})
     with fake_server(plain_server(told)) as server:
-        found = client(server.url).chat([ask("x", labels=tuple("0123456789"))])[0].label_logprobs
+        found = replies_of(client(server.url), [ask("x", labels=tuple("0123456789"))])[0].label_logprobs
     assert found is not None
     assert {digit: round(math.exp(found[digit]), 6) for digit in "5678"} == {
         "5": 0.001429,
@@ -464,7 +497,7 @@ def test_a_server_that_tells_no_ids_is_asked_for_the_likeliest() -> None:
         return likeliest({"A": 0.8, "B": 0.1}) if "top_logprobs" in request.body else completion("A", "length", {})
 
     with fake_server(handle) as server:
-        replies = client(server.url).chat([ask(str(n), labels=("A", "B")) for n in range(3)])
+        replies = replies_of(client(server.url), [ask(str(n), labels=("A", "B")) for n in range(3)])
     assert [reply.label_logprobs for reply in replies] == [pytest.approx({"A": math.log(0.8), "B": math.log(0.1)})] * 3
     assert len(server.asked()) == 4
 
@@ -505,7 +538,7 @@ def test_a_server_that_tells_fewer_tokens_is_asked_for_fewer(
     parameter = ("logprobs" if "sample logprobs" in message else "top_logprobs") if named else None
     handle = refusing(parameter or "", lambda body: body.get("top_logprobs", 0) > most, message)
     with fake_server(handle) as server:
-        replies = client(server.url).chat(MANY)
+        replies = replies_of(client(server.url), MANY)
     assert [reply.error for reply in replies] == [None] * len(MANY)
     assert len(server.asked()) == len(MANY) + refusals
     assert server.asked()[-1].body.get("top_logprobs", 0) in {most, 2}
@@ -515,7 +548,7 @@ def test_the_token_limit_goes_by_the_name_that_the_server_knows() -> None:
     message = "Unsupported parameter: 'max_tokens' is not supported. Use 'max_completion_tokens' instead."
     with fake_server(refusing("max_tokens", lambda body: "max_tokens" in body, message)) as server:
         model = client(server.url)
-        labelled, written = model.chat(MANY), model.chat([ask("hi", max_tokens=9)])
+        labelled, written = replies_of(model, MANY), replies_of(model, [ask("hi", max_tokens=9)])
     assert [reply.error for reply in (*labelled, *written)] == [None] * 13
     assert len(server.asked()) == 14
     assert server.asked()[-1].body["max_completion_tokens"] == 9 and "max_tokens" not in server.asked()[-1].body
@@ -525,9 +558,9 @@ def test_a_label_is_asked_for_without_a_temperature_where_none_may_be_named() ->
     message = "Unsupported value: 'temperature' does not support 0.0 with this model. Only the default is supported."
     with fake_server(refusing("temperature", lambda body: body.get("temperature") == 0, message)) as server:
         model = client(server.url)
-        assert [reply.error for reply in model.chat(MANY)] == [None] * 12
+        assert [reply.error for reply in replies_of(model, MANY)] == [None] * 12
         with pytest.raises(ModelError, match="'temperature' does not support"):
-            model.chat([ask("greedy")])  # to sample instead would be another reply
+            replies_of(model, [ask("greedy")])  # to sample instead would be another reply
     assert len(server.asked()) == 14
 
 
@@ -545,7 +578,7 @@ UNFIT = [
 @pytest.mark.parametrize(("answer", "line", "requests"), UNFIT)
 def test_what_fails_every_request_is_found_out_before_the_others(answer: Answer, line: str, requests: int) -> None:
     with fake_server(plain_server(answer)) as server, pytest.raises(ModelError, match=line):
-        client(server.url).chat(MANY)
+        replies_of(client(server.url), MANY)
     assert len(server.asked()) == requests
 
 
@@ -557,15 +590,15 @@ def test_what_fails_the_first_request_alone_fails_no_other(fault: Answer) -> Non
         return NO_TOKENIZE if request.path == "/tokenize" else fault if request.text == "0" else GOOD
 
     with fake_server(handle) as server:
-        replies = client(server.url).chat(MANY)
-        (alone,) = client(server.url).chat(MANY[:1])
+        replies = replies_of(client(server.url), MANY)
+        (alone,) = replies_of(client(server.url), MANY[:1])
     assert [reply.error is None for reply in replies] == [False] + [True] * 11
     assert alone.error == replies[0].error
 
 
 def test_a_first_request_that_is_slow_to_be_answered_holds_up_no_other() -> None:
     with fake_server(plain_server(failed(503, "busy"), GOOD)) as server:
-        assert [reply.error for reply in client(server.url).chat(MANY)] == [None] * 12
+        assert [reply.error for reply in replies_of(client(server.url), MANY)] == [None] * 12
     assert len(server.asked()) == 13
 
 
@@ -590,7 +623,7 @@ def test_a_request_costs_little_of_our_own_time() -> None:
         model = client(process.stdout.readline().strip(), concurrency=128)
         requests = [ask(f"{n} " + "word " * 512, labels=("A", "B")) for n in range(640)]
         began = time.process_time()
-        replies = model.chat(requests)
+        replies = replies_of(model, requests)
         cost = (time.process_time() - began) / len(requests)
         process.stdin.close()
     assert not any(reply.error for reply in replies)
@@ -603,9 +636,9 @@ def test_a_request_costs_little_of_our_own_time() -> None:
 def test_a_reply_cut_off_in_transit_is_asked_again() -> None:
     cut = Answer(200, b'{"choices": [{"message": {"conte')
     with fake_server(in_turn(cut)) as server:
-        assert client(server.url).chat([ask("hi")])[0].text == "HI"
+        assert replies_of(client(server.url), [ask("hi")])[0].text == "HI"
     with fake_server(lambda _: cut) as server:
-        error = client(server.url).chat([ask("hi")])[0].error
+        error = replies_of(client(server.url), [ask("hi")])[0].error
     assert error == 'failed after 3 tries: the reply is not JSON: {"choices": [{"message": {"conte'
     assert len(server.seen) == 3
 
@@ -615,7 +648,7 @@ def test_a_reply_cut_off_in_transit_is_asked_again() -> None:
 def test_what_the_server_broke_off_is_no_answer(finish: str, labels: tuple[str, ...]) -> None:
     broken = completion("Half of", finish, {"A": -0.1, "B": -3.0})
     with fake_server(plain_server(broken)) as server:
-        (reply,) = client(server.url).chat([ask("x", labels=labels)])
+        (reply,) = replies_of(client(server.url), [ask("x", labels=labels)])
     assert reply == Reply(
         error=f"failed after 3 tries: the server broke the reply off (finish_reason {finish.lower()})"
     )
@@ -694,7 +727,7 @@ def test_no_message_repeats_the_key_that_a_server_does(
     answer = Answer(*ECHOES[echo_])
     with fake_server(plain_server(answer)) as server:
         try:
-            (reply,) = client(server.url, api_key_env="JUDGE_KEY").chat([ask("x", labels=labels)])
+            (reply,) = replies_of(client(server.url, api_key_env="JUDGE_KEY"), [ask("x", labels=labels)])
             said = reply.error or ""
         except ModelError as error:
             said = str(error)
@@ -709,7 +742,7 @@ def test_nor_does_one_about_headers_that_are_none(header: str, monkeypatch: pyte
     monkeypatch.setenv("JUDGE_KEY", KEY)
     answer = Answer(200, b"{}", {header: KEY, "Content-Length": KEY})
     with fake_server(lambda _: answer) as server:
-        (reply,) = client(server.url, api_key_env="JUDGE_KEY").chat([ask("x")])
+        (reply,) = replies_of(client(server.url, api_key_env="JUDGE_KEY"), [ask("x")])
     assert reply.error and reply.error.startswith("failed after 3 tries: ClientResponseError: Invalid ")
     assert "sk-" not in reply.error and "0123" not in reply.error
 
@@ -722,7 +755,7 @@ def test_the_key_is_in_no_list_of_models(monkeypatch: pytest.MonkeyPatch) -> Non
         return models if request.path == "/v1/models" else failed(404, "does not exist")
 
     with fake_server(handle) as server, pytest.raises(ModelError, match=r"it has x-\*\*\*$"):
-        client(server.url, api_key_env="JUDGE_KEY").chat([ask("hi")])
+        replies_of(client(server.url, api_key_env="JUDGE_KEY"), [ask("hi")])
 
 
 LABELS = ask("x", labels=("A", "B"))
@@ -751,7 +784,7 @@ def test_a_useless_reply_says_why_and_is_not_asked_again(request_: ChatRequest, 
         return Answer(404, b"") if request.path == "/tokenize" else Answer(200, data)
 
     with fake_server(handle) as server:
-        error = warm(server.url).chat([request_])[0].error
+        error = replies_of(warm(server.url), [request_])[0].error
     assert error == str(caught.value)
     assert len(server.asked()) == 1
 
@@ -849,7 +882,9 @@ def test_whatever_a_server_sends_is_a_failure_with_a_short_reason(case: str, req
     with fake_server(handle) as server:
         try:
             # aiohttp may wait for more after what is no chunk.
-            error = client(server.url, max_tries=1, timeout_s=3 if case == "no chunk" else 60).chat([request_])[0].error
+            error = replies_of(client(server.url, max_tries=1, timeout_s=3 if case == "no chunk" else 60), [request_])[
+                0
+            ].error
         except ModelError as unfit:  # for labels: nothing this server says has log-probabilities
             error = str(unfit) if request_.labels else None
     assert error is not None and (request_.labels or re.search(reason, error)), error
@@ -860,7 +895,7 @@ def test_no_more_of_a_reply_is_in_memory_than_it_may_have() -> None:
     answer = gzipped(128)
     with fake_server(lambda _: answer) as server:
         tracemalloc.start()
-        replies = client(server.url).chat([ask(str(n)) for n in range(2)])
+        replies = replies_of(client(server.url), [ask(str(n)) for n in range(2)])
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
     assert {reply.error for reply in replies} == {"the reply is larger than 4 MiB (HTTP 200)"}
@@ -872,7 +907,7 @@ def test_a_server_that_repeats_our_key_is_not_quoted_with_it(monkeypatch: pytest
     monkeypatch.setenv("JUDGE_KEY", "sk-secret")
     answer = failed(401, "wrong key: sk-secret")
     with fake_server(lambda _: answer) as server, pytest.raises(ModelError, match=r"HTTP 401: wrong key: \*\*\*;"):
-        client(server.url, api_key_env="JUDGE_KEY").chat([ask("hi")])
+        replies_of(client(server.url, api_key_env="JUDGE_KEY"), [ask("hi")])
 
 
 @pytest.mark.parametrize("key", ["line\nbreak", "caf\u00e9"])
@@ -889,7 +924,7 @@ def test_a_proxys_password_is_in_no_reason(monkeypatch: pytest.MonkeyPatch) -> N
         monkeypatch.setenv("https_proxy", proxy)
         monkeypatch.delenv("no_proxy", raising=False)
         monkeypatch.delenv("NO_PROXY", raising=False)
-        error = client("https://judge.invalid/v1", max_tries=1).chat([ask("hi")])[0].error
+        error = replies_of(client("https://judge.invalid/v1", max_tries=1), [ask("hi")])[0].error
     assert error == "failed after 1 try: ClientHttpProxyError: Unsupported method ('CONNECT')"
 
 
@@ -918,14 +953,14 @@ SAID = {"prompt_tokens": 7, "completion_tokens": 30}
 )
 def test_reasoning_is_paid_for_and_no_part_of_the_text(answer: Answer, reply: Reply) -> None:
     with fake_server(lambda _: answer) as server:
-        assert client(server.url).chat([ask("hi")]) == [reply]
+        assert replies_of(client(server.url), [ask("hi")]) == [reply]
 
 
 @pytest.mark.parametrize("first", ["<think>", "[THINK]", "<|channel|>"])
 def test_a_label_that_reasoning_comes_before_is_none(first: str) -> None:
     answer = completion(first, "length", {first: -0.01, "A": -5.0, "B": -5.5})
     with fake_server(lambda r: Answer(404, b"") if r.path == "/tokenize" else answer) as server:
-        assert client(server.url).chat([LABELS]) == [Reply(error=THINKS_FIRST)]
+        assert replies_of(client(server.url), [LABELS]) == [Reply(error=THINKS_FIRST)]
     assert "judge.thinking=false" in THINKS_FIRST
 
 

@@ -24,6 +24,7 @@ from rlaif.errors import ModelError
 from rlaif.models import server as own_server
 from rlaif.models.cache import CachedModel
 from rlaif.models.chat import ChatRequest, Likelihood, Reply, answers
+from rlaif.models.chat import ask as replies_of
 from rlaif.models.client import HttpChatModel
 from rlaif.models.client import likelihood as reading
 from rlaif.models.client.replicas import MOST_BYTES
@@ -122,7 +123,7 @@ def test_it_is_what_the_local_engine_reads_whatever_the_template(family: str, sh
         for answer in ANSWERS
     ]
     with served(tokenizer, shares=shares) as (fake, server):
-        replies = client(server.url).chat(requests)
+        replies = replies_of(client(server.url), requests)
     for request, reply in zip(requests, replies, strict=True):
         assert reply.error is None and reply.likelihood is not None
         assert same(reply.likelihood, expected(tokenizer, request)), request
@@ -149,13 +150,13 @@ def test_the_numbers_are_a_models(family: str, tmp_path: Path) -> None:
 
     requests = [asked("Is it?", answer=answer) for answer in ANSWERS]
     with served(tokenizer, logprobs=logprobs) as (_, server):
-        replies = client(server.url).chat(requests)
+        replies = replies_of(client(server.url), requests)
     assert all(same(r.likelihood, expected(tokenizer, q, logprobs)) for q, r in zip(requests, replies, strict=True))
 
 
 def test_of_an_empty_answer_only_the_end_has_a_probability() -> None:
     with served() as (_, server):
-        (reply,) = client(server.url).chat([asked("Is it?", answer="")])
+        (reply,) = replies_of(client(server.url), [asked("Is it?", answer="")])
     assert reply.likelihood is not None
     assert reply.likelihood.logprob == 0 and reply.likelihood.tokens == 0 and reply.likelihood.end_logprob < -1
 
@@ -166,7 +167,7 @@ def test_a_model_that_may_think_is_read_as_one_that_does_not(thinking: bool | No
     request = asked("Is it?")
     extra = {"chat_template_kwargs": {"enable_thinking": True, "tone": "dry"}} if thinking else {}
     with served(tokenizer) as (_, server):
-        (reply,) = client(server.url, thinking=thinking, extra_body=extra).chat([request])
+        (reply,) = replies_of(client(server.url, thinking=thinking, extra_body=extra), [request])
     assert same(reply.likelihood, expected(tokenizer, request))
     words = [one.body["chat_template_kwargs"] for one in server.seen if "messages" in one.body]
     assert all(not told["enable_thinking"] and (told.get("tone") == "dry") == bool(extra) for told in words)
@@ -175,7 +176,7 @@ def test_a_model_that_may_think_is_read_as_one_that_does_not(thinking: bool | No
 @pytest.mark.parametrize("family", sorted(NO_END))
 def test_a_template_that_ends_no_turn_is_one_line(family: str) -> None:
     with served(tokenizer_of(family)) as (_, server), pytest.raises(ModelError) as caught:
-        client(server.url).chat([asked(str(n)) for n in range(9)])
+        replies_of(client(server.url), [asked(str(n)) for n in range(9)])
     assert str(caught.value) == (
         "the chat template of judge has no token that ends the assistant's turn, so no answer's likelihood can be read "
         "from a server: use the local backend"
@@ -195,11 +196,11 @@ SIBLINGS = [
 def test_each_prompt_and_answer_is_made_tokens_once_and_each_pair_of_them_read_once() -> None:
     with served() as (fake, server):
         model = client(server.url)
-        model.chat(SIBLINGS)
+        replies_of(model, SIBLINGS)
         of_the_turn = 1 + len(WORDS)
         assert len(server.asked("/tokenize")) == of_the_turn + 2 + 3
         assert len(server.asked("/generate")) == 6 and not server.asked("/completions")
-        model.chat(SIBLINGS)
+        replies_of(model, SIBLINGS)
         assert len(server.asked("/tokenize")) == of_the_turn + 2 * (2 + 3)
     assert fake.from_cache > 0
 
@@ -224,7 +225,7 @@ def test_what_is_sent_asks_for_as_little_as_tells_it() -> None:
         ),
     ):
         with served(shares=shares) as both:
-            client(both.server.url, extra_body=extra).chat(SIBLINGS[:1])
+            replies_of(client(both.server.url, extra_body=extra), SIBLINGS[:1])
         assert both.scored()[-1].body == {"model": "judge", "priority": 3, **body}
 
 
@@ -236,7 +237,7 @@ def test_what_lies_in_memory_for_cached_tokens_is_never_read(second_runner: bool
     ]
     with served() as both:
         both.fake.second_runner = second_runner
-        replies = client(both.server.url).chat(requests)
+        replies = replies_of(client(both.server.url), requests)
     tokenizer = tiny_tokenizer()
     assert all(same(r.likelihood, expected(tokenizer, q)) for q, r in zip(requests, replies, strict=True))
     alone = len(both.server.asked("/completions"))
@@ -245,10 +246,10 @@ def test_what_lies_in_memory_for_cached_tokens_is_never_read(second_runner: bool
 
 def test_a_server_whose_cache_held_the_first_answer_is_still_asked_for_the_others() -> None:
     with served() as both:
-        client(both.server.url).chat(SIBLINGS[:1])
+        replies_of(client(both.server.url), SIBLINGS[:1])
         model = client(both.server.url)
         before = len(both.server.asked("/generate"))
-        assert all(reply.error is None for reply in model.chat(SIBLINGS))
+        assert all(reply.error is None for reply in replies_of(model, SIBLINGS))
     assert len(both.server.asked("/generate")) == before + 6
 
 
@@ -268,7 +269,7 @@ def nonsense(request: Request) -> Answer | None:
 def test_where_no_prefix_is_shared_each_row_is_read_from_its_beginning(fault: Any) -> None:
     with served() as both:
         both.fake.faults = fault
-        replies = client(both.server.url, concurrency=1).chat(SIBLINGS)
+        replies = replies_of(client(both.server.url, concurrency=1), SIBLINGS)
     tokenizer = tiny_tokenizer()
     assert all(same(r.likelihood, expected(tokenizer, q)) for q, r in zip(SIBLINGS, replies, strict=True))
     assert len(both.server.asked("/generate")) == 1, "once is enough to know"
@@ -278,8 +279,8 @@ def test_where_no_prefix_is_shared_each_row_is_read_from_its_beginning(fault: An
 def test_a_server_that_does_not_say_how_much_it_had_cached_is_not_believed() -> None:
     with served() as both:
         both.fake.tells = False
-        client(both.server.url).chat(SIBLINGS)
-        replies = client(both.server.url).chat(SIBLINGS)
+        replies_of(client(both.server.url), SIBLINGS)
+        replies = replies_of(client(both.server.url), SIBLINGS)
     tokenizer = tiny_tokenizer()
     assert all(same(r.likelihood, expected(tokenizer, q)) for q, r in zip(SIBLINGS, replies, strict=True))
     assert len(both.server.asked("/generate")) == 2 and both.fake.from_cache > 0
@@ -298,7 +299,7 @@ def test_memory_that_no_json_holds_costs_one_more_request_and_no_answer(status: 
 
     with served() as both:
         both.fake.faults = fault
-        replies = client(both.server.url).chat(SIBLINGS)
+        replies = replies_of(client(both.server.url), SIBLINGS)
     tokenizer = tiny_tokenizer()
     assert all(same(r.likelihood, expected(tokenizer, q)) for q, r in zip(SIBLINGS, replies, strict=True))
     assert len(both.server.asked("/generate")) == 6 and len(both.server.asked("/completions")) == 2
@@ -347,7 +348,7 @@ NONE_TOLD = {
 def test_a_server_that_tells_none_is_one_line_before_the_others_are_asked(case: str) -> None:
     handle, reason = NONE_TOLD[case]
     with fake_server(handle) as server, pytest.raises(ModelError) as caught:
-        client(server.url).chat(MANY)
+        replies_of(client(server.url), MANY)
     assert str(caught.value) == (
         f"{server.url} {TELLS_NONE} ({reason}), and contrast reads them: use vLLM, the local backend, or "
         "label.mode.kind=compare"
@@ -360,9 +361,9 @@ def test_a_server_that_tells_none_is_one_line_before_the_others_are_asked(case: 
 def test_once_it_told_one_what_it_does_not_tell_is_a_failure_and_no_end() -> None:
     with served(shares=False) as both:
         model = client(both.server.url)
-        model.chat(MANY[:1])
+        replies_of(model, MANY[:1])
         both.fake.faults = tokenizes(Answer(body={"choices": [{"text": "x"}]}))
-        replies = model.chat(MANY[1:])
+        replies = replies_of(model, MANY[1:])
     assert {reply.error for reply in replies} == {"the reply has no log-probabilities of the prompt"}
 
 
@@ -378,7 +379,7 @@ def test_once_it_told_one_what_it_does_not_tell_is_a_failure_and_no_end() -> Non
 def test_who_may_not_ask_is_told_so(answer: Answer, line: str, path: str) -> None:
     with served(shares=False) as both, pytest.raises(ModelError, match=line):
         both.fake.faults = lambda request: answer if request.path == path else None
-        client(both.server.url).chat(MANY)
+        replies_of(client(both.server.url), MANY)
 
 
 def test_another_model_is_named_beside_those_that_are_served() -> None:
@@ -386,7 +387,7 @@ def test_another_model_is_named_beside_those_that_are_served() -> None:
         return openai(request) if request.path == "/v1/models" else failed(404, "The model `jugde` does not exist.")
 
     with fake_server(handle) as server, pytest.raises(ModelError, match="has no model 'jugde'; it has judge"):
-        HttpChatModel(ClientModel(model="jugde", base_urls=(server.url,)), wait_none()).chat(MANY)
+        replies_of(HttpChatModel(ClientModel(model="jugde", base_urls=(server.url,)), wait_none()), MANY)
 
 
 def test_no_server_at_all_is_a_model_error() -> None:
@@ -394,9 +395,9 @@ def test_no_server_at_all_is_a_model_error() -> None:
         probe.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{probe.getsockname()[1]}/v1"
     with pytest.raises(ModelError, match="cannot reach"):
-        client(url).chat(MANY)
+        replies_of(client(url), MANY)
     with served() as both:
-        assert all(reply.error is None for reply in client(url, both.server.url).chat(MANY))
+        assert all(reply.error is None for reply in replies_of(client(url, both.server.url), MANY))
 
 
 def test_one_that_is_too_long_is_said_with_its_length_and_not_sent() -> None:
@@ -405,7 +406,7 @@ def test_one_that_is_too_long_is_said_with_its_length_and_not_sent() -> None:
     count = len(encode_prompt(tokenizer, long.messages)) + 500 + 1
     for requests in ([long, short], [short, long]):
         with served(context=100) as both:
-            found = dict(zip(requests, client(both.server.url).chat(requests), strict=True))
+            found = dict(zip(requests, replies_of(client(both.server.url), requests), strict=True))
         error = f"prompt of {count} tokens does not fit a context of 100"
         assert found[long] == Reply(error=error, prompt_tokens=count)
         assert same(found[short].likelihood, expected(tokenizer, short))
@@ -418,7 +419,7 @@ def test_the_longest_that_fits_is_read() -> None:
     count = len(encode_prompt(tokenizer, request.messages)) + 50 + 1
     for context, fits in ((count, False), (count + 1, True)):
         with served(context=context) as both:
-            (reply,) = client(both.server.url).chat([request])
+            (reply,) = replies_of(client(both.server.url), [request])
         assert (reply.error is None) is fits, "vLLM must write one token"
 
 
@@ -426,7 +427,7 @@ def test_a_conversation_that_the_template_refuses_fails_alone() -> None:
     refused, fine = asked("Is it?", system="Be brief."), asked("Is it?")
     for requests in ([refused, fine], [fine, refused]):
         with served(tokenizer_of("gemma")) as both:
-            found = dict(zip(requests, client(both.server.url).chat(requests), strict=True))
+            found = dict(zip(requests, replies_of(client(both.server.url), requests), strict=True))
         assert found[refused].error == "HTTP 400: System role not supported"
         assert found[fine].error is None
 
@@ -440,8 +441,8 @@ def test_a_refusal_of_one_text_concerns_no_other() -> None:
     flagged = encode_response(tiny_tokenizer(), "caf\u00e9")
     with served(shares=False) as both:
         both.fake.faults = fault
-        replies = client(both.server.url).chat(requests)
-        (first, _) = client(both.server.url).chat([requests[1], requests[0]])
+        replies = replies_of(client(both.server.url), requests)
+        (first, _) = replies_of(client(both.server.url), [requests[1], requests[0]])
     assert [reply.error for reply in replies] == [None, "HTTP 400: flagged", None]
     assert first.error == "HTTP 400: flagged"
 
@@ -466,7 +467,7 @@ def test_passing_trouble_is_asked_again(path: str, trouble: Answer | None) -> No
 
     with served(shares=shares) as both:
         both.fake.faults = fault
-        replies = client(both.server.url, concurrency=1).chat(SIBLINGS[:2])
+        replies = replies_of(client(both.server.url, concurrency=1), SIBLINGS[:2])
     tokenizer = tiny_tokenizer()
     assert all(same(r.likelihood, expected(tokenizer, q)) for q, r in zip(SIBLINGS, replies, strict=False))
 
@@ -474,7 +475,7 @@ def test_passing_trouble_is_asked_again(path: str, trouble: Answer | None) -> No
 def test_lasting_trouble_ends_as_an_error_with_its_reason() -> None:
     with served(shares=False) as both:
         both.fake.faults = lambda request: failed(500, "oops") if request.path == "/v1/completions" else None
-        replies = client(both.server.url).chat(MANY[:3])
+        replies = replies_of(client(both.server.url), MANY[:3])
     assert {reply.error for reply in replies} == {"failed after 3 tries: HTTP 500: oops"}
     assert len(both.server.asked("/completions")) == 9
 
@@ -488,9 +489,9 @@ def test_a_replica_that_dies_is_routed_around() -> None:
     with served() as one, served() as other:
         one.fake.faults = fault
         model = client(one.server.url, other.server.url)
-        assert all(reply.error is None for reply in model.chat(MANY))
+        assert all(reply.error is None for reply in replies_of(model, MANY))
         dead = True
-        replies = model.chat(MANY)
+        replies = replies_of(model, MANY)
     assert all(same(r.likelihood, expected(tiny_tokenizer(), q)) for q, r in zip(MANY, replies, strict=True))
 
 
@@ -574,8 +575,8 @@ def test_junk_becomes_an_errored_reply_that_no_cache_keeps(case: str, tmp_path: 
     with served(shares=False) as both:
         both.fake.faults = fault
         model = CachedModel(client(both.server.url), tmp_path / "replies.sqlite")
-        (reply,) = model.chat([asked("Is it?")])
-        model.chat([asked("Is it?")])
+        (reply,) = replies_of(model, [asked("Is it?")])
+        replies_of(model, [asked("Is it?")])
         model.close()
     assert reply.error is not None and reply.likelihood is None
     assert len(both.server.asked("/completions")) == 2, "asked once by each call: asked again it would be as bad"
@@ -627,7 +628,7 @@ def test_a_long_rows_reply_may_be_large_and_no_larger() -> None:
 
         with served(shares=False, context=10**6) as both:
             both.fake.faults = pad
-            (reply,) = client(both.server.url).chat([request])
+            (reply,) = replies_of(client(both.server.url), [request])
         assert reply.error is None if error is None else (reply.error or "").startswith(error)
 
 
@@ -650,7 +651,7 @@ def test_no_message_repeats_the_key(answer: Answer, path: str, monkeypatch: pyte
     with served(shares=path.startswith("/inference")) as both:
         both.fake.faults = lambda request: answer if request.path == path else None
         try:
-            (reply,) = client(both.server.url, api_key_env="JUDGE_KEY").chat(MANY[:1])
+            (reply,) = replies_of(client(both.server.url, api_key_env="JUDGE_KEY"), MANY[:1])
             said = reply.error or ""
         except ModelError as error:
             said = str(error)
@@ -665,10 +666,10 @@ def test_the_cache_keeps_likelihoods_and_a_second_run_asks_for_what_is_missing(t
     path = tmp_path / "replies.sqlite"
     with served() as both:
         first = CachedModel(client(both.server.url, revision="1"), path)
-        known = first.chat(SIBLINGS[:4])
+        known = replies_of(first, SIBLINGS[:4])
         first.close()
         again = CachedModel(client(both.server.url, revision="1"), path)
-        replies = again.chat(SIBLINGS)
+        replies = replies_of(again, SIBLINGS)
         again.close()
     assert replies[:4] == known and (again.reused, again.asked) == (4, 2)
     assert all(same(r.likelihood, expected(tiny_tokenizer(), q)) for q, r in zip(SIBLINGS, replies, strict=True))
@@ -680,7 +681,7 @@ def test_answers_texts_and_labels_may_stand_in_one_call() -> None:
     mixed = [ChatRequest(messages=turn, max_tokens=3), asked("Is it?"), ChatRequest(messages=turn, max_tokens=4)]
     with served() as both:
         both.fake.faults = lambda request: completion("hello") if request.path.endswith("/chat/completions") else None
-        replies = client(both.server.url).chat(mixed)
+        replies = replies_of(client(both.server.url), mixed)
     assert [reply.text for reply in replies] == ["hello", "", "hello"]
     assert same(replies[1].likelihood, expected(tiny_tokenizer(), mixed[1]))
 
@@ -690,7 +691,7 @@ def test_of_very_many_prompts_only_the_last_are_remembered(monkeypatch: pytest.M
     requests = [asked(str(n), answer=answer) for n in range(8) for answer in ("a", "b")]
     with served() as both:
         model = client(both.server.url, concurrency=2)
-        replies = model.chat(requests)
+        replies = replies_of(model, requests)
     assert all(same(r.likelihood, expected(tiny_tokenizer(), q)) for q, r in zip(requests, replies, strict=True))
     assert len(model._reader._known._tasks) <= 3
 

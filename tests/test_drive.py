@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 
 import pytest
 
+from rlaif.errors import ModelError
 from rlaif.feedback.judge.drive import Work, drive, sharing, sharing_turns, together
 from rlaif.feedback.judge.result import Cost
-from rlaif.models.chat import ChatRequest, OnReplies, Reply
+from rlaif.models.chat import ChatRequest, Reply
+from rlaif.models.scripted import ScriptedChatModel
 from rlaif.records import Message
 
 
@@ -21,20 +23,18 @@ def said(request: ChatRequest) -> str:
 
 
 class Backwards:
-    """Answers a call's requests from the last to the first, one at a time."""
+    """Answers a stream's requests from the last to the first."""
 
     name = revision = "backwards"
 
     def __init__(self) -> None:
         self.calls: list[list[str]] = []
 
-    def chat(self, requests: Sequence[ChatRequest], on_replies: OnReplies | None = None) -> list[Reply]:
-        self.calls.append([said(request) for request in requests])
-        replies = [Reply(text=f"{said(r)}!", prompt_tokens=1, completion_tokens=2) for r in requests]
-        for index in reversed(range(len(requests))):
-            assert on_replies is not None
-            on_replies([(index, replies[index])])
-        return replies
+    def stream(self, requests: Iterable[ChatRequest]) -> Iterator[tuple[int, Reply]]:
+        asked = [said(request) for request in requests]
+        self.calls.append(asked)
+        for index in reversed(range(len(asked))):
+            yield index, Reply(text=f"{asked[index]}!", prompt_tokens=1, completion_tokens=2)
 
     def close(self) -> None: ...
 
@@ -48,7 +48,7 @@ def turns(name: str, *sizes: int) -> Work[list[str]]:
     return texts
 
 
-def test_each_work_gets_its_own_replies_in_order_and_each_turn_is_one_call() -> None:
+def test_each_work_gets_its_own_replies_in_order_and_each_turn_is_one_stream() -> None:
     model, ended = Backwards(), list[int]()
     works = [turns("a", 2, 1), turns("b", 1, 1), turns("c"), turns("d", 0, 2)]
     results, cost = drive(model, works, ended.append)
@@ -66,19 +66,38 @@ def test_a_work_of_works_asks_as_they_do_side_by_side() -> None:
     assert model.calls == [["a00", "b00", "b01", "c00"], ["a10"], ["c20"]]
 
 
-@pytest.mark.parametrize("handed_on", [(), (0,), (2,), (0, 1), (1, 1, 1), (3, 0, 3)])
-def test_a_reply_counts_once_whether_it_was_handed_on_or_not(handed_on: tuple[int, ...]) -> None:
-    class Hesitant(Backwards):
-        def chat(self, requests: Sequence[ChatRequest], on_replies: OnReplies | None = None) -> list[Reply]:
-            replies = [Reply(text=f"{said(r)}!") for r in requests]
-            assert on_replies is not None
-            for index in handed_on:
-                on_replies([(index, replies[index])] if index < len(replies) else [])
-            return replies
+def test_works_begin_as_the_model_reads_and_go_on_as_their_replies_come() -> None:
+    begun: list[str] = []
+    model = ScriptedChatModel(lambda request: said(request) + "!")
 
-    results, cost = drive(Hesitant(), [turns("a", 3, 1), turns("b", 1, 1)])
-    assert results == [["a00!", "a01!", "a02!", "a10!"], ["b00!", "b10!"]]
-    assert cost.calls == 6
+    def work(name: str) -> Work[list[str]]:
+        begun.append(name)
+        return (yield from turns(name, 2))
+
+    ended: list[tuple[int, int]] = []
+    drive(model, (work(name) for name in "abc"), lambda number: ended.append((number, len(begun))))
+    assert ended == [(0, 1), (1, 2), (2, 3)]
+
+
+@pytest.mark.parametrize(
+    ("answered", "problem"),
+    [
+        ((), "0 replies to 3 requests"),
+        ((0,), "1 replies to 3 requests"),
+        ((1, 0), "2 replies to 3 requests"),
+        ((1, 1), "a reply to request 1, which waits for none"),
+        ((0, 3), "a reply to request 3, which waits for none"),
+    ],
+)
+def test_a_model_that_does_not_answer_each_request_once_is_named(answered: tuple[int, ...], problem: str) -> None:
+    class Odd(Backwards):
+        def stream(self, requests: Iterable[ChatRequest]) -> Iterator[tuple[int, Reply]]:
+            for _ in range(2):  # it may not even read them all
+                next(iter(requests))
+            return ((index, Reply()) for index in answered)
+
+    with pytest.raises(ModelError, match=f"^model backwards: {problem}$"):
+        drive(Odd(), [turns("a", 2), turns("b", 1)])
 
 
 def test_nothing_to_ask() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
@@ -42,7 +42,7 @@ from rlaif.feedback.judge import JudgeResult, judge_by_mode
 from rlaif.feedback.judge.revise import first_responses, revise_responses
 from rlaif.feedback.judge.score import score_responses
 from rlaif.feedback.pairs import make_pairs
-from rlaif.models.chat import ChatRequest, Likelihood, OnReplies, Reply
+from rlaif.models.chat import ChatRequest, Likelihood, Reply
 from rlaif.models.scripted import ScriptedChatModel
 from rlaif.records import Judgment, Message, Pair, Prompt, Response, content_id, plain
 from rlaif.templates import load_template
@@ -139,9 +139,10 @@ class Recorder(ScriptedChatModel):
         self.revision = "unknown"
         self.calls: list[list[Any]] = []
 
-    def chat(self, requests: Sequence[ChatRequest], on_replies: OnReplies | None = None) -> list[Reply]:
-        self.calls.append([[r.model_dump(mode="json"), r.shared_prefix, r.second] for r in requests])
-        return super().chat(requests, on_replies)
+    def stream(self, requests: Iterable[ChatRequest]) -> Iterator[tuple[int, Reply]]:
+        asked = list(requests)
+        self.calls.append([[r.model_dump(mode="json"), r.shared_prefix, r.second] for r in asked])
+        yield from super().stream(asked)
 
 
 def prompts() -> list[Prompt]:

@@ -10,6 +10,7 @@ import torch
 
 from rlaif.config.models import LocalModel
 from rlaif.models.chat import ChatRequest, Likelihood, Reply
+from rlaif.models.chat import ask as replies_of
 from rlaif.models.local import LocalChatModel
 from rlaif.models.local.likelihood import answer_rows
 from rlaif.models.local.tokens import encode_prompt, render, turn_of
@@ -60,7 +61,7 @@ def test_answers_are_as_likely_as_the_definition_says(local: LocalChatModel, sha
         for system in ("", "Be warm.", "Be cold and distant.")
         for text in TEXTS
     ]
-    for request, reply in zip(requests, local.chat(requests), strict=True):
+    for request, reply in zip(requests, replies_of(local, requests), strict=True):
         assert_near(reply, by_definition(local, request))
         assert reply.text == "" and reply.label_logprobs is None
 
@@ -73,7 +74,7 @@ def test_answers_after_instructions_at_the_end_share_what_stands_before_these(lo
         for instruction in ("Be warm.", "Be cold.")
         for text in TEXTS
     ]
-    for request, reply in zip(requests, local.chat(requests), strict=True):
+    for request, reply in zip(requests, replies_of(local, requests), strict=True):
         assert_near(reply, by_definition(local, request))
 
 
@@ -86,7 +87,7 @@ def test_a_template_that_thinks_is_read_without_thinking(tmp_path: Path) -> None
     with torch.no_grad():
         logprobs = torch.log_softmax(model._model(torch.tensor([whole])).logits[0].double(), -1)
     expected = sum(float(logprobs[place - 1, whole[place]]) for place in range(len(before), len(whole)))
-    (reply,) = model.chat([request])
+    (reply,) = replies_of(model, [request])
     assert reply.likelihood is not None
     assert reply.likelihood.logprob == pytest.approx(expected, abs=1e-3)
     assert plain(request.messages)[0]["role"] == "user"
@@ -94,7 +95,7 @@ def test_a_template_that_thinks_is_read_without_thinking(tmp_path: Path) -> None
 
 def test_an_answer_that_does_not_fit_is_an_error_of_its_own(tmp_path: Path) -> None:
     model = LocalChatModel(LocalModel(model=save_tiny(tmp_path, max_position_embeddings=64), dtype="float32"))
-    good, bad = model.chat([asked("why?", "yes"), asked("why?", "x" * 200)])
+    good, bad = replies_of(model, [asked("why?", "yes"), asked("why?", "x" * 200)])
     assert good.likelihood is not None and bad.likelihood is None
     assert "does not fit a context of 64" in (bad.error or "")
 
@@ -106,7 +107,7 @@ def test_labels_texts_and_answers_may_be_asked_for_in_one_call(local: LocalChatM
         asked("why?", "no").model_copy(update={"answer": None, "max_tokens": 3}),
         asked("why?", "no"),
     ]
-    one, two, three, four = local.chat(mixed)
+    one, two, three, four = replies_of(local, mixed)
     assert one.likelihood and four.likelihood and two.label_logprobs and three.completion_tokens
     assert one.likelihood != four.likelihood
 

@@ -13,6 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from rlaif.config.models import LocalModel
 from rlaif.errors import ModelError
 from rlaif.models.chat import ChatRequest
+from rlaif.models.chat import ask as replies_of
 from rlaif.models.local import LocalChatModel
 from rlaif.models.local.labels import LabelTokens, decoded, label_tokens
 from rlaif.records import Message
@@ -115,7 +116,7 @@ def test_a_judge_is_read_by_what_it_would_say_next(tmp_path: Path) -> None:
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     judge = LocalChatModel(LocalModel(model=str(tmp_path), dtype="float32"))
-    (reply,) = judge.chat([ChatRequest(messages=QUESTION, labels=("A", "B"))])
+    (reply,) = replies_of(judge, [ChatRequest(messages=QUESTION, labels=("A", "B"))])
     assert reply.label_logprobs is not None
     found = {label: math.exp(logprob) for label, logprob in reply.label_logprobs.items()}
     assert found == pytest.approx({"A": 0.75 + rest, "B": 0.15 + rest}, abs=1e-4)  # a and b besides

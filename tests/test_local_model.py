@@ -15,7 +15,8 @@ from transformers import AutoModelForCausalLM
 from rlaif.config.models import LocalModel
 from rlaif.errors import ModelError
 from rlaif.models.cache import CachedModel
-from rlaif.models.chat import ChatModel, ChatRequest, Reply
+from rlaif.models.chat import ChatRequest, Reply
+from rlaif.models.chat import ask as replies_of
 from rlaif.models.day import on_that_day
 from rlaif.models.local import LocalChatModel
 from rlaif.models.local import model as module
@@ -68,7 +69,7 @@ MIXED = [
 
 
 def alone(model: LocalChatModel, requests: Sequence[ChatRequest]) -> list[Reply]:
-    return [model.chat([request])[0] for request in requests]
+    return [replies_of(model, [request])[0] for request in requests]
 
 
 def assert_near(replies: Sequence[Reply], others: Sequence[Reply], atol: float = 1e-5) -> None:
@@ -80,7 +81,7 @@ def assert_near(replies: Sequence[Reply], others: Sequence[Reply], atol: float =
 
 
 def test_mixed_requests_are_answered_in_order_as_each_alone(local: LocalChatModel) -> None:
-    replies = local.chat(MIXED)
+    replies = replies_of(local, MIXED)
     assert len(replies) == len(MIXED)
     assert_near(replies, alone(local, MIXED))
     assert len({reply.text for reply in replies if reply.label_logprobs is None}) > 5
@@ -89,7 +90,7 @@ def test_mixed_requests_are_answered_in_order_as_each_alone(local: LocalChatMode
 def test_label_logprobs_are_those_of_a_plain_forward(local: LocalChatModel, folder: str) -> None:
     plain: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     tokenizer = tiny_tokenizer()
-    for text, reply in zip(["Hi", "A or B?"], local.chat([read("Hi"), read("A or B?")]), strict=True):
+    for text, reply in zip(["Hi", "A or B?"], replies_of(local, [read("Hi"), read("A or B?")]), strict=True):
         ids = encode_prompt(tokenizer, (Message(role="user", content=text),))
         with torch.no_grad():
             logs_V = plain(input_ids=torch.tensor([ids])).logits[0, -1].log_softmax(-1)
@@ -101,7 +102,7 @@ def test_label_logprobs_are_those_of_a_plain_forward(local: LocalChatModel, fold
 
 
 def test_writing_counts_tokens_and_says_why_it_stopped(local: LocalChatModel) -> None:
-    reply = local.chat([write("one", max_tokens=5)])[0]
+    reply = replies_of(local, [write("one", max_tokens=5)])[0]
     assert reply.finish_reason == "length"
     assert reply.completion_tokens == 5
     prompt = encode_prompt(tiny_tokenizer(), (Message(role="user", content="one"),))
@@ -111,7 +112,7 @@ def test_writing_counts_tokens_and_says_why_it_stopped(local: LocalChatModel) ->
 def test_a_shared_prefix_changes_nothing(local: LocalChatModel) -> None:
     stem = "Which is better? A: yes. B: no. "
     endings = ["Be kind.", "Be brief, and stop when you are done.", "Be", "Be"]
-    hinted = local.chat([read(stem + end, len(stem)) for end in endings])
+    hinted = replies_of(local, [read(stem + end, len(stem)) for end in endings])
     assert_near(hinted, alone(local, [read(stem + end) for end in endings]))
 
 
@@ -126,7 +127,7 @@ def test_siblings_are_computed_together(local: LocalChatModel, monkeypatch: pyte
     monkeypatch.setattr(module, "hidden_states", spy)
     stems = ["First question? ", "Second one, longer? "]
     requests = [read(stem + end, len(stem)) for end in ("kind", "brief", "true") for stem in stems]
-    replies = local.chat(requests)
+    replies = replies_of(local, requests)
     assert [len(rows) for rows in batches] == [3, 3]  # six do not fit a batch of four, siblings are not parted
     for rows in batches:
         assert len({row.prompt for row in rows}) == 1
@@ -136,26 +137,25 @@ def test_siblings_are_computed_together(local: LocalChatModel, monkeypatch: pyte
 
 
 def test_a_prompt_too_long_is_an_errored_reply_and_hurts_no_other(local: LocalChatModel) -> None:
-    replies = local.chat([read("a"), read(TOO_LONG), read("b"), write(TOO_LONG)])
+    replies = replies_of(local, [read("a"), read(TOO_LONG), read("b"), write(TOO_LONG)])
     assert [reply.error is None for reply in replies] == [True, False, True, False]
     assert f"does not fit a context of {CONTEXT}" in str(replies[1].error)
 
 
 def test_the_last_prompt_that_fits_is_answered(local: LocalChatModel) -> None:
-    overhead = local.chat([read("")])[0].prompt_tokens
+    overhead = replies_of(local, [read("")])[0].prompt_tokens
     fits = "x" * (CONTEXT - overhead - 1)
-    assert local.chat([read(fits)])[0].error is None
-    assert local.chat([read(fits + "x")])[0].error is not None
+    assert replies_of(local, [read(fits)])[0].error is None
+    assert replies_of(local, [read(fits + "x")])[0].error is not None
 
 
 def test_a_label_of_several_tokens_is_an_error_that_names_it(local: LocalChatModel) -> None:
     with pytest.raises(ModelError, match="label 'Yes' is 3 tokens"):
-        local.chat([ask("Hi", labels=("Yes", "N"))])
+        replies_of(local, [ask("Hi", labels=("Yes", "N"))])
 
 
 def test_replies_are_handed_on_in_whole_batches(local: LocalChatModel) -> None:
-    lots: list[list[tuple[int, Reply]]] = []
-    replies = local.chat(MIXED, lambda lot: lots.append(list(lot)))
+    replies, lots = replies_of(local, MIXED), list(local.lots(MIXED))
     handed = [pair for lot in lots for pair in lot]
     assert sorted(index for index, _ in handed) == list(range(len(MIXED)))
     assert all(replies[index] == reply for index, reply in handed)
@@ -167,34 +167,24 @@ def test_replies_are_handed_on_in_whole_batches(local: LocalChatModel) -> None:
     assert max(len(lot) for lot in lots) > 1
 
 
-class Killed(BaseException):
-    """Stands for a kill: no code of ours catches it."""
-
-
-def until(lots: int) -> Any:
-    """An on_replies that dies after so many lots."""
-    left = [lots]
-
-    def on_replies(lot: Sequence[tuple[int, Reply]]) -> None:
-        left[0] -= 1
-        if left[0] == 0:
-            raise Killed
-
-    return on_replies
-
-
+@pytest.mark.parametrize("window", [1 << 17, 7])
 @pytest.mark.parametrize("lots", range(2, 11))  # the first lot holds errors alone, which are not kept
-def test_a_killed_call_that_is_repeated_gives_identical_replies(lots: int, folder: str, tmp_path: Path) -> None:
+def test_a_killed_call_that_is_repeated_gives_identical_replies(
+    lots: int, window: int, folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """In bfloat16 a reply read in another batch, padded to another length, would differ in its last bits."""
-    model: ChatModel = LocalChatModel(LocalModel(model=folder, dtype="bfloat16", batch_size=4))
+    monkeypatch.setattr(LocalChatModel, "window", window)
+    model = LocalChatModel(LocalModel(model=folder, dtype="bfloat16", batch_size=4))
     stem = "Which is better? A: yes. B: no. "
     siblings = [read(stem + end, len(stem)) for end in ("Be kind.", "Be brief, and stop then.", "Be true!")]
     requests = [*MIXED, *siblings, *(read("label " * n) for n in range(1, 12))]
-    undisturbed = model.chat(requests)
+    undisturbed = replies_of(model, requests)
     cached = CachedModel(model, tmp_path / "replies.sqlite")
-    with pytest.raises(Killed):
-        cached.chat(requests, until(lots))
-    assert cached.chat(requests) == undisturbed
+    killed = cached.lots(requests)
+    for _ in range(lots):
+        next(killed)
+    killed.close()
+    assert replies_of(cached, requests) == undisturbed
     assert cached.reused > 0
 
 
@@ -231,7 +221,7 @@ def test_whoever_changes_a_file_of_the_model_is_answered_anew(folder: str, tmp_p
         work(copy)
         model = LocalChatModel(LocalModel(model=str(copy), dtype="float32"))
         cached = CachedModel(model, tmp_path / "replies.sqlite")
-        cached.chat([read("two"), write("four")])
+        replies_of(cached, [read("two"), write("four")])
         asked.append(cached.asked)
         cached.close()
     assert asked == [2, 0, 2]
@@ -353,7 +343,7 @@ def test_a_model_that_may_think_is_another_one(tmp_path: Path) -> None:
     tokenizer_with(OPENS).save_pretrained(folder)
     off, on = (LocalChatModel(LocalModel(model=folder, dtype="float32", thinking=t)) for t in (False, True))
     assert on.revision == f"{off.revision}-thinking"
-    assert on.chat([write("one")])[0].finish_reason == "reasoning"
-    assert off.chat([write("one")])[0].finish_reason == "length"
-    (without,), (with_) = off.chat([read("two")]), on.chat([read("two")])
+    assert replies_of(on, [write("one")])[0].finish_reason == "reasoning"
+    assert replies_of(off, [write("one")])[0].finish_reason == "length"
+    (without,), (with_) = replies_of(off, [read("two")]), replies_of(on, [read("two")])
     assert with_ == [without], "labels are chosen without"

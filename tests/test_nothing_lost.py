@@ -26,6 +26,7 @@ from rlaif.feedback.judge.result import JudgeResult
 from rlaif.jsonl import write_jsonl
 from rlaif.models.cache import CachedModel, cache_summary
 from rlaif.models.chat import ChatRequest, Reply
+from rlaif.models.chat import ask as replies_of
 from rlaif.models.client import HttpChatModel
 from rlaif.records import Judgment, Message, Pair, Prompt, Response
 from rlaif.run_folder import Run
@@ -71,7 +72,7 @@ def read(cache: Path, n: int, *urls: str, **settings: Any) -> list[Reply]:
     model = CachedModel(HttpChatModel(client, wait_exponential(multiplier=0.02)), cache)
     asked = [(Message(role="user", content=f"Question {number}"),) for number in range(n)]
     try:
-        return model.chat([ChatRequest(messages=turn, answer=text) for turn in asked for text in ("one", "two")])
+        return replies_of(model, [ChatRequest(messages=turn, answer=text) for turn in asked for text in ("one", "two")])
     finally:
         model.close()
 

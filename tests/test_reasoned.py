@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from rlaif.config.judging import ReasonedMode
 from rlaif.constitution import Constitution
 from rlaif.feedback.judge import judge_with
 from rlaif.feedback.judge.result import JudgeResult
-from rlaif.models.chat import ChatRequest, OnReplies, Reply
+from rlaif.models.chat import ChatRequest, Reply
 from rlaif.models.scripted import Script, ScriptedChatModel
 from rlaif.records import Message, Pair, Prompt, content_id
 from rlaif.resources import resolve
@@ -165,9 +165,10 @@ def test_all_reasons_are_asked_before_all_choices_in_one_call_each() -> None:
     class Counting(ScriptedChatModel):
         calls: list[int]
 
-        def chat(self, requests: Sequence[ChatRequest], on_replies: OnReplies | None = None) -> list[Reply]:
-            self.calls = [*getattr(self, "calls", []), len(requests)]
-            return super().chat(requests, on_replies)
+        def stream(self, requests: Iterable[ChatRequest]) -> Iterator[tuple[int, Reply]]:
+            asked = list(requests)
+            self.calls = [*getattr(self, "calls", []), len(asked)]
+            yield from super().stream(asked)
 
     model = Counting(Thinker({text: [0.5, 0.5] for text in ("alpha", "beta", "gamma")}))
     pairs = [pair(), pair("alpha", "gamma")]

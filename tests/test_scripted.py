@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import torch
 from rlaif.config.models import ScriptedModel
 from rlaif.errors import ConfigError
 from rlaif.models.chat import ChatRequest, Reply
+from rlaif.models.chat import ask as replies_of
 from rlaif.models.files import module_files
 from rlaif.models.open import open_model
 from rlaif.models.scripted import RequestFailed, ScriptedChatModel, from_path
@@ -45,23 +45,20 @@ def not_a_reply(_: ChatRequest) -> Any:
 
 
 def test_text_reply_labels_and_failure() -> None:
-    lots: list[Sequence[tuple[int, Reply]]] = []
     requests = [ask("hi there"), ask("reply"), ask("x", labels=("A", "B")), ask("fail")]
-    replies = ScriptedChatModel(script).chat(requests, lots.append)
-    assert replies == [
-        Reply(text="HI THERE", completion_tokens=2),
-        Reply(text="whole", finish_reason="length"),
-        Reply(label_logprobs=LABELS),
-        Reply(error="out of ideas"),
+    assert list(ScriptedChatModel(script).stream(iter(requests))) == [
+        (0, Reply(text="HI THERE", completion_tokens=2)),
+        (1, Reply(text="whole", finish_reason="length")),
+        (2, Reply(label_logprobs=LABELS)),
+        (3, Reply(error="out of ideas")),
     ]
-    assert lots == [[(index, reply)] for index, reply in enumerate(replies)]
 
 
 def test_a_bug_in_the_script_is_not_a_failed_request() -> None:
     with pytest.raises(ConfigError, match=r"^script scripted: KeyError: 'a bug' \(test_scripted\.py:\d+\)$"):
-        ScriptedChatModel(script).chat([ask("bug")])
+        replies_of(ScriptedChatModel(script), [ask("bug")])
     with pytest.raises(ConfigError, match=r"must return a Reply.*got 7"):
-        ScriptedChatModel(not_a_reply).chat([ask("x")])
+        replies_of(ScriptedChatModel(not_a_reply), [ask("x")])
 
 
 @pytest.mark.parametrize(
@@ -80,14 +77,14 @@ def test_a_bug_in_the_script_is_not_a_failed_request() -> None:
     ],
 )
 def test_what_is_no_log_probability_is_a_failure_of_that_request(said: Any, reason: str) -> None:
-    (reply,) = ScriptedChatModel(lambda _: said).chat([ask("x", labels=("A", "B"))])
+    (reply,) = replies_of(ScriptedChatModel(lambda _: said), [ask("x", labels=("A", "B"))])
     assert reason in str(reply.error) and "\n" not in str(reply.error) and reply.label_logprobs is None
     assert str(reply.error).encode()
 
 
 def test_numbers_of_libraries_are_numbers() -> None:
     said = {"A": np.float32(-0.5), "B": np.array(-1.0), "C": torch.tensor(-2.0), "D": Fraction(-1, 4), "E": -3}
-    (reply,) = ScriptedChatModel(lambda _: said).chat([ask("x", labels=tuple("ABCDE"))])
+    (reply,) = replies_of(ScriptedChatModel(lambda _: said), [ask("x", labels=tuple("ABCDE"))])
     assert reply.label_logprobs == {"A": -0.5, "B": -1.0, "C": -2.0, "D": -0.25, "E": -3.0}
 
 
@@ -128,13 +125,13 @@ def raising(error: BaseException) -> Any:
 )
 def test_whatever_a_script_does_is_one_line(script: Any, said: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        ScriptedChatModel(script).chat([ask("x")])
+        replies_of(ScriptedChatModel(script), [ask("x")])
     assert said in str(caught.value) and "\n" not in str(caught.value) and len(str(caught.value)) < 400
 
 
 def test_the_users_own_ctrl_c_stops_the_run() -> None:
     with pytest.raises(KeyboardInterrupt):
-        ScriptedChatModel(raising(KeyboardInterrupt())).chat([ask("x")])
+        replies_of(ScriptedChatModel(raising(KeyboardInterrupt())), [ask("x")])
 
 
 @pytest.mark.parametrize(
@@ -253,14 +250,14 @@ def test_a_file_edited_later_is_not_what_was_loaded(tmp_path: Path, monkeypatch:
     before = from_path(f"{file.stem}:judge")
     file.write_text("def judge(request):\n    return 'new text'\n")
     after = from_path(f"{file.stem}:judge")
-    assert after.chat([ask("hi")])[0].text == "old"
+    assert replies_of(after, [ask("hi")])[0].text == "old"
     assert after.revision == before.revision
 
 
 def test_a_path_names_the_function() -> None:
     model = open_model(ScriptedModel(model="tests.test_scripted:script"))
     assert model.name == "tests.test_scripted:script"
-    assert model.chat([ask("hi")])[0].text == "HI"
+    assert replies_of(model, [ask("hi")])[0].text == "HI"
     model.close()
 
 
@@ -268,7 +265,7 @@ def test_a_module_in_the_working_directory_is_found(tmp_path: Path, monkeypatch:
     (tmp_path / "my_judge_beside_the_recipe.py").write_text("def judge(request):\n    return 'mine'\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    assert from_path("my_judge_beside_the_recipe:judge").chat([ask("hi")])[0].text == "mine"
+    assert replies_of(from_path("my_judge_beside_the_recipe:judge"), [ask("hi")])[0].text == "mine"
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from rlaif.config.models import ClientModel, VllmModel
 from rlaif.errors import ModelError
 from rlaif.models import process, server
 from rlaif.models.chat import ChatRequest
+from rlaif.models.chat import ask as replies_of
 from rlaif.models.client import HttpChatModel
 from rlaif.models.embedded import ResolvedModel
 from rlaif.models.files import named_files
@@ -265,10 +266,10 @@ def test_the_server_starts_with_the_first_request(fake: Fake, monkeypatch: pytes
     monkeypatch.setattr(server, "vllm_command", lambda *_: fake.command())
     model = VllmChatModel(VllmModel(model="org/model", revision="v1", dtype="float32"))
     assert (model.name, model.revision) == ("org/model", "v1-float32")
-    assert model.chat([]) == []
+    assert replies_of(model, []) == []
     assert not fake.pids_file.exists()
     request = ChatRequest(messages=(Message(role="user", content="hi"),))
-    assert "HTTP 501" in str(model.chat([request])[0].error), "the fake serves no POST"
+    assert "HTTP 501" in str(replies_of(model, [request])[0].error), "the fake serves no POST"
     watched = fake.watch()
     model.close()
     assert all_gone(watched, timeout_s=0)
@@ -282,12 +283,12 @@ def test_a_server_that_died_is_named_as_the_cause(fake: Fake, monkeypatch: pytes
     monkeypatch.setattr(server, "HttpChatModel", partial(HttpChatModel, backoff=wait_none()))
     model = VllmChatModel(VllmModel(model="org/model"))
     request = ChatRequest(messages=(Message(role="user", content="hi"),))
-    model.chat([request])
+    replies_of(model, [request])
     watched = fake.watch()
     os.kill(int(fake.pids_file.read_text().split()[0]), signal.SIGKILL)
     assert all_gone(watched)
     with pytest.raises(ModelError, match=r"the vLLM server stopped \(exit status"):
-        model.chat([request])
+        replies_of(model, [request])
     model.close()
 
 

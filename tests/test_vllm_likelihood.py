@@ -16,6 +16,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from rlaif.models.chat import ChatRequest, Likelihood, Reply
+from rlaif.models.chat import ask as replies_of
 from rlaif.models.client.model import HttpChatModel
 from rlaif.models.local.tokens import encode_prompt, encode_response, turn_of
 from rlaif.models.server import VllmChatModel
@@ -97,7 +98,7 @@ def chances(found: Sequence[Likelihood | None], tau: float) -> list[float]:
 def test_served_answers_are_as_likely_as_transformers_says(
     served_judge: VllmChatModel, wanted: list[Likelihood]
 ) -> None:
-    replies = served_judge.chat(requests())
+    replies = replies_of(served_judge, requests())
     per_token, of_pairs = gaps(replies, wanted)
     assert per_token < 1e-3 and of_pairs < 0.02
     assert served_judge._client is not None and served_judge._client._reader._shares, "the prefix cache is used"
@@ -105,9 +106,9 @@ def test_served_answers_are_as_likely_as_transformers_says(
 
 def test_so_are_they_where_the_server_shares_no_prefix(served_judge: VllmChatModel, wanted: list[Likelihood]) -> None:
     """As any vLLM server that others have started; asked again, its cache holds the answers too."""
-    served_judge.chat(requests()[:1])
+    replies_of(served_judge, requests()[:1])
     assert served_judge._client is not None
     plain = HttpChatModel(served_judge._client._config)
     plain._reader._shares = False
-    assert max(gaps(plain.chat(requests()), wanted)) < 1e-3
-    assert max(gaps(served_judge.chat(requests()), wanted)) < 1e-3
+    assert max(gaps(replies_of(plain, requests()), wanted)) < 1e-3
+    assert max(gaps(replies_of(served_judge, requests()), wanted)) < 1e-3

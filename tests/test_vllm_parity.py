@@ -19,6 +19,7 @@ from rlaif.config.models import LocalModel, VllmModel
 from rlaif.constitution import Constitution
 from rlaif.feedback.judge import JudgeResult, judge_pairs
 from rlaif.models.chat import ChatModel, ChatRequest
+from rlaif.models.chat import ask as replies_of
 from rlaif.models.embedded import EMBEDDED
 from rlaif.models.local.dtype import resolve
 from rlaif.models.open import open_model
@@ -145,6 +146,6 @@ def test_a_sampled_request_returns_text_and_heeds_its_seed(served_judge: VllmCha
         turn = Message(role="user", content="Give me one tip for sleeping better.")
         return ChatRequest(messages=(turn,), max_tokens=40, temperature=0.7, seed=seed)
 
-    first, again, other = served_judge.chat([ask(1), ask(1), ask(2)])
+    first, again, other = replies_of(served_judge, [ask(1), ask(1), ask(2)])
     assert first.error is None and first.text.strip() and 0 < first.completion_tokens <= 40
     assert first.text == again.text != other.text

@@ -192,7 +192,7 @@ def open_engine(model: ModelLike) -> Iterator[ChatModel]:
             yield cached
         finally:
             cached.close()
-    elif hasattr(model, "chat"):
+    elif hasattr(model, "stream"):
         yield cast("ChatModel", model)
     elif callable(model):
         yield engine_of(model)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
@@ -31,7 +31,7 @@ from rlaif.feedback.judge.result import Cost
 from rlaif.feedback.judge.score import score_responses
 from rlaif.feedback.pairs import WeightedJudgment, to_preferences
 from rlaif.feedback.sample import Progress
-from rlaif.models.chat import ChatModel, ChatRequest, OnReplies, Reply
+from rlaif.models.chat import ChatModel, ChatRequest, Reply
 from rlaif.records import Failure, Judgment, Pair, Preference, Score
 
 ConstitutionLike = str | os.PathLike[str] | Constitution
@@ -213,13 +213,14 @@ class _Replay:
         self.name = name
         self._replies = list(replies)
 
-    def chat(self, requests: Sequence[ChatRequest], on_replies: OnReplies | None = None) -> list[Reply]:
+    def stream(self, requests: Iterable[ChatRequest]) -> Iterator[tuple[int, Reply]]:
         """The next replies. _Unanswered where there are too few."""
-        if len(requests) > len(self._replies):
-            raise _Unanswered(list(requests))
-        taken, self._replies = self._replies[: len(requests)], self._replies[len(requests) :]
-        found = [as_reply(value, request.labels) for value, request in zip(taken, requests, strict=True)]
-        return [_reply(value) for value in found]
+        asked = list(requests)
+        if len(asked) > len(self._replies):
+            raise _Unanswered(asked)
+        taken, self._replies = self._replies[: len(asked)], self._replies[len(asked) :]
+        found = [as_reply(value, request.labels) for value, request in zip(taken, asked, strict=True)]
+        return enumerate(_reply(value) for value in found)
 
     @property
     def left(self) -> int:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from rlaif.config.feedback import SampleSection
 from rlaif.errors import DataError
-from rlaif.models.chat import ChatModel, ChatRequest, Reply, no_answer
+from rlaif.models.chat import ChatModel, ChatRequest, Reply, ask, no_answer
 from rlaif.records import Failure, Messages, Origin, Prompt, Response, content_id, derive_seed, plain
 
 NO_PRINCIPLE = "no principle applies"
@@ -67,7 +67,7 @@ def write_responses(
     stage: str,
     progress: Progress | None = None,
 ) -> SampleResult:
-    """A response or a failure for each place, in order, asked in one call.
+    """A response or a failure for each place, in order, asked in one stream.
 
     A response's text is stripped; `finished` means the model ended it itself. A reply with an error, or with reasoning
     alone, becomes a failure, never a response. `progress` counts responses.
@@ -82,12 +82,7 @@ def write_responses(
         )
         for place in places
     ]
-
-    def on_replies(replies: Sequence[tuple[int, Reply]]) -> None:
-        if progress is not None:
-            progress(len(replies))
-
-    replies = model.chat(requests, on_replies) if requests else []
+    replies = ask(model, requests, progress)
     responses = []
     failures = []
     for place, request, reply in zip(places, requests, replies, strict=True):

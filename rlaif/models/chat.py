@@ -1,4 +1,4 @@
-"""The one way any part of rlaif asks a model for text: a list of requests in, replies in the same order out.
+"""The one way any part of rlaif asks a model for text: a stream of requests in, numbered replies in any order out.
 
 Nothing here imports a model. Implementations: `scripted`, `local`, `client`, `server`; `cache` wraps any of them.
 """
@@ -6,11 +6,13 @@ Nothing here imports a model. Implementations: `scripted`, `local`, `client`, `s
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Literal, Protocol
 
 from pydantic import ConfigDict, Field
 
+from rlaif.errors import ModelError
 from rlaif.records import Messages, Record
 
 ROUNDING = 0.01
@@ -104,15 +106,12 @@ def answers(request: ChatRequest, reply: Reply) -> bool:
 
 def as_text(reply: Reply) -> Reply:
     """The reply, or one with an error where it holds half of a surrogate pair: JSON can spell that, no file can."""
+    text = "".join((reply.text, reply.error or "", *(reply.label_logprobs or ())))
     try:
-        "".join((reply.text, reply.error or "", *(reply.label_logprobs or ()))).encode()
+        text.isascii() or text.encode()
     except UnicodeEncodeError:
         return Reply(error="the reply is no text: it holds half of a surrogate pair")
     return reply
-
-
-OnReplies = Callable[[Sequence[tuple[int, Reply]]], None]
-"""Called as replies arrive, with (index of the request, reply); what arrives in one call belongs together."""
 
 
 class ChatModel(Protocol):
@@ -132,10 +131,63 @@ class ChatModel(Protocol):
         """What tells two models of one name apart: a commit, a content hash, or 'unknown'."""
         ...
 
-    def chat(self, requests: Sequence[ChatRequest], on_replies: OnReplies | None = None) -> list[Reply]:
-        """Answer every request, in order. Work is handed to `on_replies` as soon as it exists."""
+    def stream(self, requests: Iterable[ChatRequest]) -> Iterator[tuple[int, Reply]]:
+        """One reply for each request, in any order, with the request's number (from 0) in the order in which they were
+        read. Requests are read as they are needed, in the thread that reads the replies. Closing the stream early stops
+        what is under way."""
         ...
 
     def close(self) -> None:
         """Free memory, connections or the server process. Calling it twice does no harm."""
         ...
+
+
+Lot = Sequence[tuple[int, Reply]]
+"""Replies that came together."""
+
+
+class InLots:
+    """A model whose replies come in lots: who keeps replies keeps each lot whole, or none of it."""
+
+    window: int | None = None
+    """Replies depend on which so many requests stand together; None: on no other request."""
+
+    def lots(self, requests: Iterable[ChatRequest]) -> Iterator[Lot]:
+        """As `stream`, lot by lot."""
+        raise NotImplementedError
+
+    def stream(self, requests: Iterable[ChatRequest]) -> Iterator[tuple[int, Reply]]:
+        """See `ChatModel`."""
+        for lot in self.lots(requests):
+            yield from lot
+
+
+def lots_of(model: ChatModel, requests: Iterable[ChatRequest]) -> Iterator[Lot]:
+    """The model's replies, in lots of one where it knows no larger ones."""
+    return model.lots(requests) if isinstance(model, InLots) else ([one] for one in model.stream(requests))
+
+
+@contextmanager
+def streaming(model: ChatModel, requests: Iterable[ChatRequest]) -> Iterator[Iterator[tuple[int, Reply]]]:
+    """The model's replies, closed at the end of the block, whatever happens in it."""
+    replies = iter(model.stream(requests) or ())
+    try:
+        yield replies
+    finally:
+        if isinstance(replies, Generator):
+            replies.close()
+
+
+def ask(
+    model: ChatModel, requests: Sequence[ChatRequest], progress: Callable[[int], None] | None = None
+) -> list[Reply]:
+    """The replies in the order of the requests. `progress` counts them. ModelError where some have none."""
+    found: dict[int, Reply] = {}
+    with streaming(model, requests) as replies:
+        for number, reply in replies:
+            found[number] = reply
+            if progress is not None:
+                progress(1)
+    if len(found) != len(requests):
+        raise ModelError(f"model {model.name}: {len(found)} replies to {len(requests)} requests")
+    return [found[number] for number in range(len(requests))]

@@ -8,7 +8,7 @@ import os
 import reprlib
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from types import FunctionType
@@ -16,7 +16,7 @@ from typing import Any
 
 from rlaif.digest import hash_path
 from rlaif.errors import ConfigError, RlaifError, did_you_mean, one_line
-from rlaif.models.chat import ChatRequest, Likelihood, OnReplies, Reply, as_text
+from rlaif.models.chat import ChatRequest, Likelihood, Reply, as_text
 from rlaif.models.files import module_files
 from rlaif.models.reasoning import written
 from rlaif.records import content_id
@@ -41,15 +41,10 @@ class ScriptedChatModel:
         self.name = name
         self.revision = _source_hash(function) if inspect.isfunction(function) else "unknown"
 
-    def chat(self, requests: Sequence[ChatRequest], on_replies: OnReplies | None = None) -> list[Reply]:
+    def stream(self, requests: Iterable[ChatRequest]) -> Iterator[tuple[int, Reply]]:
         """Answer one by one, in order."""
-        replies = []
-        for index, request in enumerate(requests):
-            reply = self._answer(request)
-            replies.append(reply)
-            if on_replies is not None:
-                on_replies([(index, reply)])
-        return replies
+        for number, request in enumerate(requests):
+            yield number, self._answer(request)
 
     def _answer(self, request: ChatRequest) -> Reply:
         try:
@@ -110,6 +105,9 @@ def _from_labels(values: dict[Any, Any]) -> Reply:
     """The reply with these log-probabilities, or why they are none. numpy's and torch's numbers are numbers."""
     found = {}
     for label, value in values.items():
+        if type(label) is str and type(value) is float:  # nothing to find out
+            found[label] = value
+            continue
         try:
             number = value.item() if hasattr(value, "item") else value
             if not isinstance(label, str) or isinstance(number, bool | str | bytes):

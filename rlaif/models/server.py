@@ -10,7 +10,8 @@ import importlib.util
 import os
 import socket
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
 
@@ -21,7 +22,7 @@ from rlaif.digest import hash_path
 from rlaif.errors import ModelError
 from rlaif.jsonl import write_atomic
 from rlaif.models.cache import cache_folder
-from rlaif.models.chat import ChatRequest, OnReplies, Reply
+from rlaif.models.chat import ChatRequest, InLots, Lot
 from rlaif.models.client import HttpChatModel
 from rlaif.models.day import on_that_day
 from rlaif.models.embedded import ResolvedModel, resolve_model
@@ -32,8 +33,8 @@ from rlaif.models.wire import tokenized
 from rlaif.records import content_id
 
 
-class VllmChatModel:
-    """Chat with a vLLM server of our own: the first `chat` starts it, also after a `close`."""
+class VllmChatModel(InLots):
+    """Chat with a vLLM server of our own: the first request starts it, also after a `close`."""
 
     def __init__(self, config: VllmModel) -> None:
         from rlaif.models.local.dtype import resolve  # noqa: PLC0415 (brings torch)
@@ -51,17 +52,17 @@ class VllmChatModel:
         self._client: HttpChatModel | None = None
         self.base_url = ""
 
-    def chat(self, requests: Sequence[ChatRequest], on_replies: OnReplies | None = None) -> list[Reply]:
+    def lots(self, requests: Iterable[ChatRequest]) -> Iterator[Lot]:
         """Answer all requests, starting the server if it does not run."""
-        if not requests:
-            return []
-        if self._client is None or self._process is None:
-            self._client, self._process = self._start()
-        try:
-            return self._client.chat(requests, on_replies)
-        except ModelError:
-            check_alive(self._process)
-            raise
+        waiting = iter(requests)
+        for first in waiting:
+            if self._client is None or self._process is None:
+                self._client, self._process = self._start()
+            try:
+                yield from self._client.lots(chain([first], waiting))
+            except ModelError:
+                check_alive(self._process)
+                raise
 
     def close(self) -> None:
         """Stop the server and wait until it and its workers are gone."""

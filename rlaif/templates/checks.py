@@ -94,6 +94,13 @@ def check_words(path: Path, tree: nodes.Template) -> None:
             raise ConfigError(f"{path}:{line}: the number {node.value:.4g} is too large for a judge template")
 
 
+def stands_bare(tree: nodes.Template, placeholder: str) -> bool:
+    """Whether a placeholder of a checked template is nowhere looked at, filtered or joined: it only goes into the
+    text."""
+    bare = {id(part) for output in tree.find_all(nodes.Output) for part in output.nodes}
+    return all(id(name) in bare for name in tree.find_all(nodes.Name) if name.name == placeholder)
+
+
 def check_tree(path: Path, tree: nodes.Template, kind: Kind) -> None:
     """Blocks and placeholders are those of the kind, and nothing stands outside of blocks."""
     shape = SHAPES[kind]

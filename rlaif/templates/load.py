@@ -11,7 +11,7 @@ from rlaif.errors import ConfigError
 from rlaif.files import read_file
 from rlaif.records import content_id
 from rlaif.resources import resolve
-from rlaif.templates.checks import check_rendered, check_tree, check_words, kind_of, labels_of
+from rlaif.templates.checks import check_rendered, check_tree, check_words, kind_of, labels_of, stands_bare
 from rlaif.templates.guard import Guard
 from rlaif.templates.shapes import SHAPES, Kind
 from rlaif.templates.template import JudgeTemplate
@@ -60,6 +60,7 @@ def load_template(name_or_path: str, kind: Kind | None = None) -> JudgeTemplate:
             raise
         raise ConfigError(f"{path}: a number in it cannot be read: {error}") from None
     guard = Guard({*_TAG.findall(text), *(() if SHAPES[kind].instructs else _TURNS)})
-    template = JudgeTemplate(path.stem, content_id(text), kind, labels, compiled, guard, _fence(text, kind))
+    fence, bare = _fence(text, kind), stands_bare(tree, "principle")
+    template = JudgeTemplate(path.stem, content_id(text), kind, labels, compiled, guard, fence, bare)
     check_rendered(path, template.fill, SHAPES[kind])
     return template

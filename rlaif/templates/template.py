@@ -6,15 +6,18 @@ Reading the file is `load`'s, escaping is `guard`'s.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from jinja2 import Template
 
 from rlaif.errors import ConfigError
-from rlaif.records import Message, Messages
+from rlaif.records import Message, Messages, Role
 from rlaif.templates.guard import Guard
 from rlaif.templates.shapes import SHAPES, Kind
+
+MARK = "\0principle\0"
+"""Where a principle's text goes."""
 
 
 @dataclass(frozen=True)
@@ -31,15 +34,36 @@ class JudgeTemplate:
     _fence: re.Pattern[str] = field(repr=False, compare=False)
     """A tag that stands around a response; its group is the slash of a closing one."""
 
+    _bare: bool = field(repr=False, compare=False)
+    """Whether the principle's text stands in the messages as it is, and nothing else depends on it."""
+
     def render(
         self, *, prompt: Messages, responses: Sequence[str], preamble: str = "", principle: str = ""
     ) -> Messages:
         """The messages that ask the judge about one principle. Prompt and responses are untrusted text."""
+        return self.about(prompt=prompt, responses=responses, preamble=preamble)(principle)
+
+    def about(self, *, prompt: Messages, responses: Sequence[str], preamble: str = "") -> Callable[[str], Messages]:
+        """`render` as a function of the principle: what its messages share is rendered once."""
         escape = self._guard.escape
         turns = [f"<{m.role}_turn>\n{escape(m.content)}\n</{m.role}_turn>" for m in prompt]
         shown = zip(SHAPES[self.kind].responses, responses, strict=True)
         values = {name: escape(text) for name, text in shown}
-        return self.fill(values | {"conversation": "\n".join(turns), "preamble": preamble, "principle": principle})
+        values |= {"conversation": "\n".join(turns), "preamble": preamble}
+        if not self._bare or any(MARK in text for text in values.values()):
+            return lambda principle: self.fill(values | {"principle": principle})
+        roles: tuple[Role, ...] = ("system", "user")
+        parts = [
+            (role, self._block(role, values | {"principle": MARK}).split(MARK))
+            for role in roles
+            if role in self._template.blocks
+        ]
+
+        def of(principle: str) -> Messages:
+            texts = [(role, principle.join(around).strip()) for role, around in parts]
+            return tuple(Message(role=role, content=text) for role, text in texts if text or role == "user")
+
+        return of
 
     def instructed(self, prompt: Messages, instruction: str) -> Messages:
         """The conversation with this instruction to whoever answers it; without any, the conversation. Only of the
@@ -62,7 +86,7 @@ class JudgeTemplate:
         block = SHAPES[self.kind].follow_up
         if block is None:
             raise ValueError(f"a template of kind {self.kind} has no second turn")
-        return Message(role="user", content=self._block(block, {"principle": principle}))
+        return Message(role="user", content=self._block(block, {"principle": principle}).strip())
 
     def neutral(self, reply: str) -> Message:
         """The judge's own reply as a turn of the conversation: what looks like a control token is text there."""
@@ -83,7 +107,9 @@ class JudgeTemplate:
 
     def fill(self, values: Mapping[str, str]) -> Messages:
         """The blocks with these values as they are, unescaped."""
-        texts = {role: self._block(role, values) for role in ("system", "user") if role in self._template.blocks}
+        texts = {
+            role: self._block(role, values).strip() for role in ("system", "user") if role in self._template.blocks
+        }
         messages = []
         if texts.get("system"):
             messages.append(Message(role="system", content=texts["system"]))
@@ -91,6 +117,6 @@ class JudgeTemplate:
 
     def _block(self, name: str, values: Mapping[str, str]) -> str:
         try:
-            return "".join(self._template.blocks[name](self._template.new_context(dict(values)))).strip()
+            return "".join(self._template.blocks[name](self._template.new_context(dict(values))))
         except Exception as error:  # the template's own, of whatever kind: a filter fails, text and number are added
             raise ConfigError(f"judge template {self.name}: cannot be rendered: {error}") from None

@@ -95,12 +95,12 @@ def label_logprobs(reply: Reply, labels: Sequence[str], min_mass: float) -> dict
     if reply.error is not None:
         return NoVerdict("model error", reply.error)
     logprobs = reply.label_logprobs or {}
-    if not all(label in logprobs and is_logprob(logprobs[label]) for label in labels):
+    found = {label: logprobs.get(label, math.nan) for label in labels}
+    if not all(map(is_logprob, found.values())):
         return NoVerdict("no label log-probabilities", f"got {logprobs} for labels {tuple(labels)}")
-    found = {label: logprobs[label] for label in labels}
-    if too_much := excess(found.values()):
+    mass = math.fsum(map(math.exp, found.values()))
+    if mass > 1 and (too_much := excess(found.values())):
         return NoVerdict("too much probability on the labels", too_much)
-    mass = math.fsum(math.exp(value) for value in found.values())
     if mass < min_mass:
         return NoVerdict(
             "too little probability on the labels",

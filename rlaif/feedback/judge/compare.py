@@ -18,7 +18,7 @@ from rlaif.feedback.judge.asking import (
     no_end,
     no_principle,
 )
-from rlaif.feedback.judge.drive import Work, sharing
+from rlaif.feedback.judge.drive import Work, shared_prefix
 from rlaif.feedback.judge.result import Outcome
 from rlaif.feedback.verdict import Decided, aggregate, checked, draw, judged
 from rlaif.models.chat import ChatRequest, Reply
@@ -52,15 +52,17 @@ def compare(bench: Bench[Any], pair: Pair) -> Work[Outcome]:
     needs = plan(pair, bench.constitution, bench.section, bench.seed)
     if needs.failure:
         return [needs.failure]
-    questions = [(principle, first) for first in ORDERS for principle in needs.asked]
-    requests = [question(bench.template, bench.constitution, pair, *each) for each in questions]
     # Those of one order stand together: the engine caches the text before the principle.
-    half = len(needs.asked)
-    replies = yield [*sharing(requests[:half]), *sharing(requests[half:])]
-    found = [verdict(bench, pair, *each, reply) for each, reply in zip(questions, replies, strict=True)]
+    replies = yield [
+        request
+        for first in ORDERS
+        for request in questions(bench.template, bench.constitution, pair, needs.asked, first)
+    ]
+    asked = [(principle, first) for first in ORDERS for principle in needs.asked]
+    found = [verdict(bench, pair, *each, reply) for each, reply in zip(asked, replies, strict=True)]
     if failures := [one for one in found if isinstance(one, Failure)]:
         return failures
-    said = {(p.id, first): one for (p, first), one in zip(questions, found, strict=True) if isinstance(one, Verdict)}
+    said = {(p.id, first): one for (p, first), one in zip(asked, found, strict=True) if isinstance(one, Verdict)}
     return judgment(
         bench,
         pair,
@@ -74,15 +76,19 @@ def compare(bench: Bench[Any], pair: Pair) -> Work[Outcome]:
 def question(
     template: JudgeTemplate, constitution: Constitution, pair: Pair, principle: Principle, first: Side
 ) -> ChatRequest:
-    """The forced choice: the pair in this order, the principle's `compare` text last."""
-    shown = pair if first == "a" else pair.swapped()
-    messages = template.render(
-        prompt=pair.prompt,
-        responses=(shown.a, shown.b),
-        preamble=constitution.preamble,
-        principle=principle.compare or "",
-    )
-    return ChatRequest(messages=messages, labels=template.labels)
+    """One of `questions`."""
+    return questions(template, constitution, pair, (principle,), first)[0]
+
+
+def questions(
+    template: JudgeTemplate, constitution: Constitution, pair: Pair, principles: Sequence[Principle], first: Side
+) -> list[ChatRequest]:
+    """The forced choices: the pair in this order, each principle's `compare` text last."""
+    responses = (pair.a, pair.b) if first == "a" else (pair.b, pair.a)
+    about = template.about(prompt=pair.prompt, responses=responses, preamble=constitution.preamble)
+    conversations = [about(principle.compare or "") for principle in principles]
+    shared = shared_prefix(conversations)
+    return [ChatRequest(messages=messages, labels=template.labels, shared_prefix=shared) for messages in conversations]
 
 
 def verdict(

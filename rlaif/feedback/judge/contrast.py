@@ -6,14 +6,14 @@ mathematics is in `feedback/ratio.py`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 
 from rlaif.config.judging import ContrastMode
 from rlaif.constitution import Principle
 from rlaif.feedback.judge.asking import NoVerdict, Sampling
 from rlaif.feedback.ratio import TAU, rated
-from rlaif.models.chat import ChatModel, ChatRequest, OnReplies, Reply, answers
+from rlaif.models.chat import ChatModel, ChatRequest, InLots, Lot, Reply, answers, lots_of
 from rlaif.records import DensityRatio, PrincipleScore, Prompt, content_id
 from rlaif.templates import JudgeTemplate
 
@@ -63,7 +63,7 @@ def _unread(reply: Reply) -> NoVerdict | None:
 Opened = Callable[[], AbstractContextManager[ChatModel]]
 
 
-class Versus:
+class Versus(InLots):
     """Two models as one judge: requests that are marked `second` go to the second. One at a time is open, since two may
     not fit the GPU; name and revision are known once both are asked."""
 
@@ -80,21 +80,24 @@ class Versus:
         revisions = [revision for _, revision in self._known]
         return "unknown" if "unknown" in revisions else content_id(*revisions)
 
-    def chat(self, requests: Sequence[ChatRequest], on_replies: OnReplies | None = None) -> list[Reply]:
-        """Answer all, first those of the first model."""
-        replies: dict[int, Reply] = {}
+    def lots(self, requests: Iterable[ChatRequest]) -> Iterator[Lot]:
+        """First the replies of the first model, then those of the second."""
+        later: list[tuple[int, ChatRequest]] = []
         for which, opened in enumerate(self._opened):
-            places = [place for place, request in enumerate(requests) if request.second == bool(which)]
+            numbers: list[int] = []
 
-            def hand_on(lot: Sequence[tuple[int, Reply]], places: Sequence[int] = places) -> None:
-                if on_replies is not None:
-                    on_replies([(places[at], reply) for at, reply in lot])
+            def own(numbers: list[int] = numbers, which: int = which) -> Iterator[ChatRequest]:
+                for number, request in enumerate(requests) if not which else later:
+                    if request.second and not which:
+                        later.append((number, request))
+                        continue
+                    numbers.append(number)
+                    yield request
 
             with opened() as model:
                 self._known[which] = model.name, model.revision
-                found = model.chat([requests[place] for place in places], hand_on)
-            replies |= dict(zip(places, found, strict=True))
-        return [replies[place] for place in range(len(requests))]
+                for lot in lots_of(model, own()):
+                    yield [(numbers[at], reply) for at, reply in lot]
 
     def close(self) -> None:
         """Whoever opens a model closes it."""

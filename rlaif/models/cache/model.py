@@ -11,20 +11,29 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel
 
 from rlaif.console import say
 from rlaif.models.cache.store import ReplyStore, cache_path
-from rlaif.models.chat import ChatModel, ChatRequest, OnReplies, Reply, answers, as_text
-from rlaif.records import content_id
+from rlaif.models.chat import ChatModel, ChatRequest, InLots, Lot, Reply, answers, as_text, lots_of
+from rlaif.records import content_id, plain
 
 ASKED = 2
 """Part of every key. Raise it when a request is put to a model, or its reply read, in another way than before."""
 UNKNOWN = "unknown"
 """The revision of a model that cannot be told from another of its name (see `ChatModel.revision`)."""
+FIELDS = [
+    name for name, field in ChatRequest.model_fields.items() if not field.exclude and name not in {"messages", "answer"}
+]
+CHUNK = 500
+"""Requests that are looked up at a time."""
+READY = 5000
+"""Replies out of the store that wait to be handed on, at most, while the model asks for more requests."""
 
 
 def shared(model: ChatModel, config: BaseModel, scope: str) -> CachedModel:
@@ -32,13 +41,13 @@ def shared(model: ChatModel, config: BaseModel, scope: str) -> CachedModel:
     return CachedModel(model, cache_path(), content_id(scope, config.model_dump(mode="json")))
 
 
-class CachedModel:
+class CachedModel(InLots):
     """`model`, asked only for what the store at `path` does not hold.
 
-    `scope` parts the replies of models of unknown revision; None shares them with nobody. What is missing goes to
-    the model in one call, in the order given, and each lot of replies is stored in one transaction as it arrives,
-    before it is handed on. So where a model cuts its list into batches from the front and hands on each batch
-    whole, a killed call that is repeated asks for the remaining batches, cut as before.
+    `scope` parts the replies of models of unknown revision; None shares them with nobody. What is missing goes to the
+    model in the order given, and each lot of replies is stored in one transaction as it arrives, before it is handed
+    on. Of a model that has windows, the whole requests are cut into these: where it cuts a window into batches from
+    the front, each of them a lot, a killed call that is repeated asks for the remaining batches, cut as before.
     """
 
     def __init__(self, model: ChatModel, path: Path, scope: str | None = None) -> None:
@@ -58,32 +67,55 @@ class CachedModel:
     def revision(self) -> str:
         return self._model.revision
 
-    def chat(self, requests: Sequence[ChatRequest], on_replies: OnReplies | None = None) -> list[Reply]:
-        """Answer every request, in order; `on_replies` gets the stored replies first, in one lot."""
-        keys = self._keys(requests)
-        known = self._known(dict(zip(keys, requests, strict=True)))
+    def lots(self, requests: Iterable[ChatRequest]) -> Iterator[Lot]:
+        """Stored replies as they are found, the model's as they arrive."""
+        waiting = enumerate(requests)
+        for first in waiting:
+            yield from self._part(chain([first], waiting))
+
+    def _part(self, waiting: Iterator[tuple[int, ChatRequest]]) -> Iterator[Lot]:
+        """A window of the requests, or as many as the model reads before too many replies of the store wait."""
+        window = getattr(self._model, "window", None)
+        ready: list[tuple[int, Reply]] = []
+        asked: dict[int, tuple[bytes, ChatRequest]] = {}
+        """What the model has not answered yet, by its own numbers."""
         places: dict[bytes, list[int]] = {}
-        """Where each missing reply belongs, in the order in which it is first wanted."""
-        for index, key in enumerate(keys):
-            if key not in known:
-                places.setdefault(key, []).append(index)
-        missing = list(places)
-        self.asked += len(missing)
-        self.reused += len(requests) - len(missing)
-        if on_replies is not None and known:
-            on_replies([(index, known[key]) for index, key in enumerate(keys) if key in known])
+        """Whom each of these answers is for."""
+        known: dict[bytes, Reply] = {}
+        """Replies to requests of the chunk."""
 
-        def keep(lot: Sequence[tuple[int, Reply]]) -> None:
-            arrived = {missing[number]: as_text(reply) for number, reply in lot}
-            kept = {key: reply for key, reply in arrived.items() if answers(requests[places[key][0]], reply)}
-            arrived |= self._save(kept)
+        def missing() -> Iterator[ChatRequest]:
+            left, count = window or READY, 0
+            while left > 0 and (chunk := list(islice(waiting, min(CHUNK, left)))):
+                keys = self._keys([request for _, request in chunk])
+                known.clear()
+                known.update(self._known({key: request for key, (_, request) in zip(keys, chunk, strict=True)}))
+                left -= len(chunk) if window else len(known)
+                for key, (number, request) in zip(keys, chunk, strict=True):
+                    if key in known:
+                        ready.append((number, known[key]))
+                        self.reused += 1
+                    elif key in places:
+                        places[key].append(number)
+                        self.reused += 1
+                    else:
+                        places[key] = [number]
+                        asked[count] = key, request
+                        count += 1
+                        self.asked += 1
+                        yield request
+
+        for lot in lots_of(self._model, missing()):
+            if ready:
+                yield ready
+                ready = []
+            answered = [(*asked.pop(number), as_text(reply)) for number, reply in lot]
+            arrived = {key: reply for key, _, reply in answered}
+            arrived |= self._save({key: reply for key, request, reply in answered if answers(request, reply)})
             known.update(arrived)
-            if on_replies is not None:
-                on_replies([(index, reply) for key, reply in arrived.items() for index in places[key]])
-
-        if missing:
-            self._model.chat([requests[places[key][0]] for key in missing], keep)
-        return [known[key] for key in keys]
+            yield [(number, reply) for key, reply in arrived.items() for number in places.pop(key)]
+        if ready:
+            yield ready
 
     def close(self) -> None:
         """Close the store and the model."""
@@ -102,10 +134,15 @@ class CachedModel:
     def _keys(self, requests: Sequence[ChatRequest]) -> list[bytes]:
         scope = self._scope if self.revision == UNKNOWN else ""
         model = [ASKED, self.name, self.revision, scope]
-        # `answer` came later: a request without one keeps the key under which its reply lies.
-        asked = (r.model_dump(mode="json", exclude={"answer"} if r.answer is None else None) for r in requests)
-        texts = (json.dumps([*model, one], sort_keys=True) for one in asked)
+        texts = (json.dumps([*model, _asked(request)], sort_keys=True) for request in requests)
         return [hashlib.sha256(text.encode()).digest() for text in texts]
 
     def _save(self, replies: Mapping[bytes, Reply]) -> dict[bytes, Reply]:
         return self._store.save(replies, self.name, self.revision)
+
+
+def _asked(request: ChatRequest) -> dict[str, Any]:
+    """What a request asks, as JSON takes it."""
+    asked = {name: getattr(request, name) for name in FIELDS} | {"messages": plain(request.messages)}
+    # `answer` came later: a request without one keeps the key under which its reply lies.
+    return asked if request.answer is None else asked | {"answer": request.answer}

@@ -9,19 +9,20 @@ request of a call goes alone until one of its kind was answered.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
-from typing import Any, Literal, TypeVar
+from itertools import chain
+from typing import Any, Literal
 
 import aiohttp
 from tenacity.wait import wait_base
 
 from rlaif.config.models import ClientModel
 from rlaif.errors import ModelError
-from rlaif.models.chat import ChatRequest, OnReplies, Reply
+from rlaif.models.chat import ChatRequest, InLots, Lot, Reply
+from rlaif.models.client.background import in_background
 from rlaif.models.client.labels import find_label_ids
-from rlaif.models.client.likelihood import AnswerReader
+from rlaif.models.client.likelihood import AnswerReader, Remembered
 from rlaif.models.client.refusals import Unfit, unwelcome
 from rlaif.models.client.replicas import HttpResponse, Replicas, Transient, encode
 from rlaif.models.client.tries import Tries
@@ -30,13 +31,12 @@ from rlaif.models.reasoning import template_words
 from rlaif.models.wire import BadReply, LabelIds, NoLogprobs, Tokens, parse_reply, request_body, tokenized
 from rlaif.records import Message, content_id
 
-T = TypeVar("T")
 NEUTRAL = (Message(role="user", content="Hello."),)
 Kind = Literal["text", "labels", "answer"]
 """What is asked for."""
 
 
-class HttpChatModel:
+class HttpChatModel(InLots):
     """The client. `backoff` is the wait between tries where the server does not name one; `begun` whether the prompts
     leave a block of reasoning open (see `models.reasoning`), where that is known."""
 
@@ -50,49 +50,56 @@ class HttpChatModel:
         self._label_ids: dict[frozenset[str], LabelIds | None] = {}
         self._dialect = USUAL
         self._reader = AnswerReader(config, self._replicas)
+        self._finding = Remembered()
         self._answered: set[Kind] = set()
         """The kinds of requests of which one was answered."""
         self._tried = asyncio.Event()
         """Whether the first request of a call has met the server, so that the others may."""
 
-    def chat(self, requests: Sequence[ChatRequest], on_replies: OnReplies | None = None) -> list[Reply]:
-        """Answer all, `concurrency` at a time; `on_replies` gets what arrives together in one lot."""
-        return run(self._chat(requests, on_replies)) if requests else []
+    def lots(self, requests: Iterable[ChatRequest]) -> Iterator[Lot]:
+        """Answer all, `concurrency` at a time; as many more are read ahead."""
+        waiting = enumerate(requests)
+        for first in waiting:
+            work = partial(self._work, _kind(first[1]))
+            yield from in_background(work, chain([first], waiting), 2 * self._config.concurrency)
 
     def close(self) -> None:
         """Nothing is kept open between calls."""
 
     # ------------------------------------------------------------------------------------------ one call
 
-    async def _chat(self, requests: Sequence[ChatRequest], on_replies: OnReplies | None) -> list[Reply]:
-        replies: dict[int, Reply] = {}
-        waiting = iter(enumerate(requests))
-        arrived: list[tuple[int, Reply]] = []
+    async def _work(
+        self,
+        first: Kind,
+        todo: asyncio.Queue[tuple[int, ChatRequest] | None],
+        arrived: Callable[[tuple[int, Reply]], None],
+    ) -> None:
+        """Answer what is to do, up to None; its first request is of this kind."""
         tried = self._tried = asyncio.Event()
         self._reader.forget()
+        self._finding = Remembered()
 
-        async def work(session: aiohttp.ClientSession) -> None:
-            for index, request in waiting:  # shared by all workers: whoever is free takes the next
-                replies[index] = await self._answer(session, request)
+        async def worker(session: aiohttp.ClientSession) -> None:
+            while (item := await todo.get()) is not None:
+                arrived((item[0], await self._answer(session, item[1])))
                 tried.set()
-                if on_replies is not None:
-                    await _hand_on(arrived, (index, replies[index]), on_replies)
+            todo.put_nowait(None)  # for the next worker
 
         async with self._replicas.session() as session:
-            await self._find_labels(session, requests)
             try:
                 async with asyncio.TaskGroup() as group:
-                    for _ in range(min(self._config.concurrency, len(requests))):
-                        group.create_task(work(session))
-                        if _kind(requests[0]) not in self._answered:
+                    for _ in range(self._config.concurrency):
+                        group.create_task(worker(session))
+                        if first not in self._answered:
                             await tried.wait()
             except BaseExceptionGroup as failures:
                 # One cause stops the call; what its neighbours met while being stopped is not news.
                 raise failures.exceptions[0] from None
-        return [replies[index] for index in range(len(requests))]
 
     async def _answer(self, session: aiohttp.ClientSession, request: ChatRequest) -> Reply:
         """One request with its retries. Raises ModelError where no server is there, or none can answer its kind."""
+        if request.labels:
+            await self._find_labels(session, request)
         answers_before = self._replicas.answers
         reached, again = True, False
 
@@ -186,8 +193,11 @@ class HttpChatModel:
 
     # ----------------------------------------------------------------------------------------------- labels
 
-    async def _find_labels(self, session: aiohttp.ClientSession, requests: Sequence[ChatRequest]) -> None:
-        """The ids of the labels by vLLM's /tokenize, where the server has such a thing."""
+    async def _find_labels(self, session: aiohttp.ClientSession, request: ChatRequest) -> None:
+        """The ids of the request's labels by vLLM's /tokenize, where the server has such a thing."""
+        labels = frozenset(request.labels)
+        if labels in self._label_ids:
+            return
 
         async def tokenize(body: dict[str, Any]) -> Tokens:
             data = encode({"model": self.name, "return_token_strs": True, **body})
@@ -197,10 +207,8 @@ class HttpChatModel:
                 raise self._nobody(failure) from None
             return tokenized(response.data) if response.status == 200 else Tokens()
 
-        told = self._config.extra_body.get("chat_template_kwargs", template_words(False))
-        for request in requests:
-            if request.labels and (labels := frozenset(request.labels)) not in self._label_ids:
-                self._label_ids[labels] = await find_label_ids(tokenize, request, {"chat_template_kwargs": told})
+        told = {"chat_template_kwargs": self._config.extra_body.get("chat_template_kwargs", template_words(False))}
+        self._label_ids[labels] = await self._finding.of(labels, lambda: find_label_ids(tokenize, request, told))
 
     def _no_logprobs(self, response: HttpResponse) -> str:
         return (
@@ -210,34 +218,6 @@ class HttpChatModel:
 
     def _nobody(self, failure: Transient) -> ModelError:
         return ModelError(f"cannot reach {self._replicas} ({self._tries}): {failure}")
-
-
-async def _hand_on(arrived: list[tuple[int, Reply]], item: tuple[int, Reply], on_replies: OnReplies) -> None:
-    """Hand on this reply and those that arrive in the same moment: the first of them takes the others along.
-
-    A receiver that writes to disk pays for a lot, not for a reply. Whoever is stopped still hands on what is there.
-    """
-    arrived.append(item)
-    if len(arrived) > 1:
-        return
-    try:
-        await asyncio.sleep(0)
-    finally:
-        lot = list(arrived)
-        arrived.clear()
-        on_replies(lot)
-
-
-def run(work: Coroutine[Any, Any, T]) -> T:
-    """Run to the end, also where an event loop already runs in this thread (a notebook)."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        pass
-    else:
-        with ThreadPoolExecutor(1) as pool:
-            return pool.submit(asyncio.run, work).result()
-    return asyncio.run(work)
 
 
 def _revision(config: ClientModel) -> str:

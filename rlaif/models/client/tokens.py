@@ -7,7 +7,8 @@ Nothing is chat here, and no reply is spared: whoever asks needs all of them. Se
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeVar
 
 import aiohttp
@@ -16,7 +17,6 @@ from tenacity.wait import wait_base
 
 from rlaif.config.models import ClientModel
 from rlaif.errors import ModelError
-from rlaif.models.client.model import run
 from rlaif.models.client.replicas import HttpResponse, Replicas, Transient, encode
 from rlaif.models.client.tries import Tries
 from rlaif.models.wire import BadReply, from_json
@@ -159,3 +159,13 @@ def _continuation(data: bytes, body: dict[str, Any]) -> Continuation:
     if count < limit and choice.token_ids[-1] not in body["stop_token_ids"]:
         raise BadReply(f"the reply stops after {count} of {limit} tokens without an end token")
     return Continuation(choice.token_ids, checked_logprobs(logprobs))
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """Run to the end, also where an event loop already runs in this thread (a notebook)."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(work)
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, work).result()

@@ -1,19 +1,20 @@
-"""`LocalChatModel`: requests sorted by kind and length, cut into batches, answered batch by batch.
+"""`LocalChatModel`: a window of requests is sorted by kind and length, cut into batches, answered batch by batch.
 
-Batches are formed from the requests in a fixed order, and each batch is handed on whole. So a run that was killed
-and asks again for what is missing forms the same batches, and gets the same bytes.
+Batches are formed from a window's requests in a fixed order, and each batch is a lot. So a run that was killed and
+asks again for what is missing of that window forms the same batches, and gets the same bytes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
 from rlaif.config.models import LocalModel
-from rlaif.models.chat import ChatRequest, OnReplies, Reply
+from rlaif.models.chat import ChatRequest, InLots, Lot, Reply
 from rlaif.models.local.architecture import backbone_of, context_of, next_logits
 from rlaif.models.local.dtype import DTYPES, resolve
 from rlaif.models.local.generate import Sampling, generate
@@ -23,6 +24,9 @@ from rlaif.models.local.load import LoadedModel, free_memory, load_language_mode
 from rlaif.models.local.packing import hidden_states
 from rlaif.models.local.tokens import answer_of, encode_prompt, encode_response, prompt_end, turn_of
 from rlaif.models.reasoning import left_open
+
+WINDOW = 1 << 17
+"""Requests that are sorted together: those of a turn of judging 2,000 pairs under 32 principles."""
 
 
 class EncodedRequest(NamedTuple):
@@ -37,8 +41,10 @@ class EncodedRequest(NamedTuple):
     """How many are of the answer and its end."""
 
 
-class LocalChatModel:
+class LocalChatModel(InLots):
     """See `ChatModel`. Loads the model at once; `close` frees it."""
+
+    window = WINDOW
 
     def __init__(self, config: LocalModel) -> None:
         # A folder's path says where it lies, not what it is; its revision is a hash of its content.
@@ -52,15 +58,11 @@ class LocalChatModel:
         self._context = context_of(loaded.model.config)
         self._labels = KnownLabels(self._tokenizer)
 
-    def chat(self, requests: Sequence[ChatRequest], on_replies: OnReplies | None = None) -> list[Reply]:
-        replies: list[Reply | None] = [None] * len(requests)
-        encoded = [self._encode(index, request) for index, request in enumerate(requests)]
-        for answered in self._answer(encoded):
-            for index, reply in answered:
-                replies[index] = reply
-            if on_replies is not None:
-                on_replies(answered)
-        return [reply for reply in replies if reply is not None]
+    def lots(self, requests: Iterable[ChatRequest]) -> Iterator[Lot]:
+        """Batch by batch."""
+        waiting = enumerate(requests)
+        while window := list(islice(waiting, self.window)):
+            yield from self._answer([self._encode(number, request) for number, request in window])
 
     def _answer(self, encoded: Sequence[EncodedRequest]) -> Iterator[list[tuple[int, Reply]]]:
         """Replies, a whole batch at a time; before them the prompts that are too long for the model.

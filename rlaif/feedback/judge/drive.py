@@ -7,9 +7,10 @@ A mode of judging is such a work for one unit (a pair, a prompt, a response). `t
 from __future__ import annotations
 
 from bisect import bisect
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from itertools import chain
-from typing import Generic, TypeVar, cast
+from typing import Generic, NamedTuple, TypeVar, cast
 
 from rlaif.errors import ModelError
 from rlaif.feedback.judge.result import Cost
@@ -23,25 +24,40 @@ Work = Generator[list[ChatRequest], Sequence[Reply], T]
 class Turn(Generic[T]):
     """What one work asks, and the replies that have come."""
 
-    def __init__(self, number: int, work: Work[T], requests: list[ChatRequest]) -> None:
+    def __init__(self, number: int, work: Work[T], requests: list[ChatRequest], cost: Cost) -> None:
         self.number = number
         """Of the work."""
         self.work = work
         self.requests = requests
+        self.cost = cost
+        """Of the work's turns before."""
         self.first = 0
         """The number of its first request among those of all works."""
         self.missing = len(requests)
         self.replies: list[Reply | None] = [None] * self.missing
 
+    def whole_with(self, number: int, reply: Reply) -> bool:
+        """Whether, with this one, all replies are there."""
+        self.replies[number - self.first] = reply
+        self.missing -= 1
+        return not self.missing
+
+
+class Ended(NamedTuple, Generic[T]):
+    """A work that has come to its end."""
+
+    number: int
+    result: T
+    cost: Cost
+
 
 class Works(Generic[T]):
-    """Works side by side: what those that are not finished ask next, and the results of the others."""
+    """Works side by side: what those that are not finished ask next, and those that have ended."""
 
-    def __init__(self, works: Iterable[Work[T]], finished: Callable[[int], None] | None = None) -> None:
+    def __init__(self, works: Iterable[Work[T]]) -> None:
         self._to_begin = enumerate(works)
         self._asking: dict[int, Turn[T]] = {}
-        self._results: dict[int, T] = {}
-        self._finished = finished
+        self._ended: list[Ended[T]] = []
 
     def turns(self) -> Iterator[Turn[T]]:
         """What is asked now, in the order of the works, whichever of them was ready first. A work begins when it is
@@ -49,22 +65,25 @@ class Works(Generic[T]):
         asking, self._asking = self._asking, {}
         yield from (asking[number] for number in sorted(asking))
         for number, work in self._to_begin:
-            self.resume(number, work, None)
+            self._resume(number, work, None, Cost())
             if (turn := self._asking.pop(number, None)) is not None:
                 yield turn
 
-    def resume(self, number: int, work: Work[T], replies: Sequence[Reply] | None) -> None:
-        """To what it asks next, or to its end."""
-        try:
-            self._asking[number] = Turn(number, work, work.send(replies))  # type: ignore[arg-type]  # None begins it
-        except StopIteration as end:
-            self._results[number] = end.value
-            if self._finished is not None:
-                self._finished(number)
+    def resume(self, turn: Turn[T], replies: Sequence[Reply]) -> None:
+        """A work goes on to what it asks next, or to its end."""
+        self._resume(turn.number, turn.work, replies, turn.cost.plus(Cost.of(replies)))
 
-    def in_order(self) -> list[T]:
-        """The results."""
-        return [self._results[number] for number in range(len(self._results))]
+    def _resume(self, number: int, work: Work[T], replies: Sequence[Reply] | None, cost: Cost) -> None:
+        try:
+            asked = work.send(replies)  # type: ignore[arg-type]  # None begins a generator
+            self._asking[number] = Turn(number, work, asked, cost)
+        except StopIteration as end:
+            self._ended.append(Ended(number, end.value, cost))
+
+    def ended(self) -> list[Ended[T]]:
+        """Those since the last call."""
+        ended, self._ended = self._ended, []
+        return ended
 
 
 def together(works: Iterable[Work[T]]) -> Work[list[T]]:
@@ -73,71 +92,84 @@ def together(works: Iterable[Work[T]]) -> Work[list[T]]:
     while turns := list(running.turns()):
         replies = iter((yield [request for turn in turns for request in turn.requests]))
         for turn in turns:
-            running.resume(turn.number, turn.work, [next(replies) for _ in turn.requests])
-    return running.in_order()
+            running.resume(turn, [next(replies) for _ in turn.requests])
+    return [one.result for one in sorted(running.ended(), key=lambda one: one.number)]
 
 
 def drive(
     model: ChatModel, works: Iterable[Work[T]], finished: Callable[[int], None] | None = None
 ) -> tuple[list[T], Cost]:
-    """The works' results, in order, and what they cost. Each turn is one stream of the model.
+    """The works' results, in order, and what they cost; see `driven`. `finished` gets the number of each work that
+    ends, at once."""
+    results, cost = dict[int, T](), Cost()
+    for number, result, own in driven(model, works):
+        results[number], cost = result, cost.plus(own)
+        if finished is not None:
+            finished(number)
+    return [results[number] for number in range(len(results))], cost
+
+
+def driven(model: ChatModel, works: Iterable[Work[T]]) -> Iterator[Ended[T]]:
+    """The works as they end. Each turn of all works is one stream of the model.
 
     Works begin as the model reads their requests. A work goes on as soon as its last reply is there; one that asks
-    nothing in a turn, after the stream. `finished` gets the number of each work that ends, at once.
+    nothing in a turn, after the stream. ModelError where the model does not answer each request once.
     """
-    running, cost = Works(works, finished), Cost()
-    while (turn := _Stream(running)).ask(model):
-        cost = cost.plus(turn.cost)
-    return running.in_order(), cost
+    running = Works(works)
+    while True:
+        idle: list[Turn[T]] = []
+        requests = _asked(running, idle)
+        first = next(requests, None)
+        if first is not None:
+            yield from _answered(model, running, chain([first], requests))
+        for turn in idle:
+            running.resume(turn, [])
+        yield from running.ended()
+        if first is None and not idle:
+            return
 
 
-class _Stream(Generic[T]):
-    """One turn of all works: what they ask, and whose each reply is."""
+Asked = tuple[Turn[T], ChatRequest]
 
-    def __init__(self, running: Works[T]) -> None:
-        self.cost = Cost()
-        self._running = running
-        self._asked = 0
-        self._open: dict[int, Turn[T]] = {}
-        """Who waits for the reply to each request."""
-        self._idle: list[Turn[T]] = []
 
-    def ask(self, model: ChatModel) -> bool:
-        """Ask it; whether there was anything to do. ModelError where it does not answer each request once."""
-        requests = self._requests()
-        for first in requests:
-            with streaming(model, chain([first], requests)) as replies:
-                for number, reply in replies:
-                    turn = self._open.pop(number, None)
-                    if turn is None:
-                        raise ModelError(f"model {model.name}: a reply to request {number}, which waits for none")
-                    turn.replies[number - turn.first] = reply
-                    turn.missing -= 1
-                    if not turn.missing:
-                        self._resume(turn)
-            unread = sum(1 for _ in requests)
-            if unread or self._open:
-                answered = self._asked - len(self._open)
-                raise ModelError(f"model {model.name}: {answered} replies to {self._asked} requests")
-        for turn in self._idle:
-            self._resume(turn)
-        return bool(self._asked or self._idle)
+def _asked(running: Works[T], idle: list[Turn[T]]) -> Iterator[Asked[T]]:
+    """What all works ask in this turn; which of them ask nothing."""
+    first = 0
+    for turn in running.turns():
+        turn.first = first
+        first += len(turn.requests)
+        if not turn.requests:
+            idle.append(turn)
+        for request in turn.requests:
+            yield turn, request
+        turn.requests = []  # from here on they are the model's
 
-    def _requests(self) -> Iterator[ChatRequest]:
-        for turn in self._running.turns():
-            turn.first = self._asked
-            if not turn.requests:
-                self._idle.append(turn)
-            for request in turn.requests:
-                self._open[self._asked] = turn
-                self._asked += 1
-                yield request
-            turn.requests = []  # from here on they are the model's
 
-    def _resume(self, turn: Turn[T]) -> None:
-        replies = cast("list[Reply]", turn.replies)  # all of them are there
-        self.cost = self.cost.plus(Cost.of(replies))
-        self._running.resume(turn.number, turn.work, replies)
+def _answered(model: ChatModel, running: Works[T], asked: Iterator[Asked[T]]) -> Iterator[Ended[T]]:
+    """The works that end with the model's replies in this turn."""
+    turns: dict[int, Turn[T]] = {}
+    """Who waits for the reply to each request."""
+    count = 0
+
+    def requests() -> Iterator[ChatRequest]:
+        nonlocal count
+        for turn, request in asked:
+            turns[count] = turn
+            count += 1
+            yield request
+
+    unread = requests()
+    with streaming(model, unread) as replies:
+        for number, reply in replies:
+            if number not in turns:
+                raise ModelError(f"model {model.name}: a reply to request {number}, which waits for none")
+            turn = turns.pop(number)
+            if turn.whole_with(number, reply):
+                running.resume(turn, cast("list[Reply]", turn.replies))
+                yield from running.ended()
+    deque(unread, maxlen=0)  # what the model did not read has no reply either
+    if turns:
+        raise ModelError(f"model {model.name}: {count - len(turns)} replies to {count} requests")
 
 
 def shared_prefix(conversations: Sequence[Messages]) -> int:

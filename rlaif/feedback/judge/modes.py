@@ -22,10 +22,10 @@ from rlaif.constitution import Constitution, load_constitution
 from rlaif.feedback.judge import compare, rank, reasoned, score
 from rlaif.feedback.judge.asking import Bench, Way, check_texts
 from rlaif.feedback.judge.contrast import Versus
-from rlaif.feedback.judge.drive import drive
+from rlaif.feedback.judge.drive import driven
 from rlaif.feedback.judge.panel import combined
-from rlaif.feedback.judge.result import JudgeResult, Results
-from rlaif.feedback.judge.shards import SHARD, Spool, shards
+from rlaif.feedback.judge.result import Cost, JudgeResult, Results, UnitResult
+from rlaif.feedback.judge.shards import PIECE, SHARD, Spool, shards
 from rlaif.feedback.sample import Progress
 from rlaif.models.chat import ChatModel
 from rlaif.records import Pair
@@ -60,7 +60,8 @@ def judge_shards(
     seed: int,
     progress: Progress | None = None,
 ) -> Results:
-    """As `judge_by_mode`, a result for each shard of the pairs: what is in memory does not grow with their number.
+    """As `judge_by_mode`, a result for each shard of the pairs, or for each piece of a shard that is ready: what is in
+    memory does not grow with their number.
 
     `pairs` may be gone through several times. Those of a prompt follow each other, unless they are a list. Two models
     that take turns (a contrast `against` another model) judge everything in one shard: each opens once.
@@ -70,10 +71,11 @@ def judge_shards(
     weaker = any(_weaker(one) for one in (mode, *(member.mode for member in members)))
     size = sys.maxsize if weaker else SHARD
 
-    def judged(model: ChatModel, single: MemberMode | RankMode) -> Iterator[JudgeResult]:
+    def judged(model: ChatModel, single: MemberMode | RankMode, *, whole: bool) -> Iterator[JudgeResult]:
         load_template(single.template, WAYS[single.kind].template)  # a bad one is said where there is no pair, too
         for shard in shards(pairs, size):
-            yield judge_with(model, single, shard, constitution, section, seed, progress)
+            pieces = _pieces(model, single, shard, constitution, section, seed, progress)
+            yield from [JudgeResult.total(pieces)] if whole else pieces
 
     if isinstance(mode, PanelMode):
         with ExitStack() as files:
@@ -82,11 +84,11 @@ def judge_shards(
                 with _opened(open_judge, *which) as model:
                     for member in group:
                         file = files.enter_context(tempfile.TemporaryFile())
-                        results.append(Spool(judged(model, member.mode), file))
+                        results.append(Spool(judged(model, member.mode, whole=True), file))
             yield from combined(mode, shards(pairs, size), results)
         return
     with _opened(open_judge, None, _weaker(mode)) as model:
-        yield from judged(model, CompareMode() if isinstance(mode, ReviseMode) else mode)
+        yield from judged(model, CompareMode() if isinstance(mode, ReviseMode) else mode, whole=False)
 
 
 def modes_of(recipe: Recipe) -> list[MemberMode | RankMode | ReviseMode]:
@@ -134,6 +136,18 @@ def judge_with(
     progress: Progress | None = None,
 ) -> JudgeResult:
     """The pairs judged by one model in one mode. `progress` counts pairs."""
+    return JudgeResult.total(_pieces(model, mode, pairs, constitution, section, seed, progress))
+
+
+def _pieces(
+    model: ChatModel,
+    mode: MemberMode | RankMode,
+    pairs: Sequence[Pair],
+    constitution: Constitution,
+    section: LabelSection,
+    seed: int,
+    progress: Progress | None,
+) -> Results:
     check_texts(constitution, mode.kind)
     way = WAYS[mode.kind]
     return _judge(way, way.bench(model, mode, constitution, section, seed), model, pairs, progress)
@@ -150,21 +164,34 @@ def judge_pairs(
 ) -> JudgeResult:
     """The pairs judged by `compare` with this template. `progress` counts pairs."""
     bench = compare.WAY.bench(model, CompareMode(), constitution, section, seed, template)
-    return _judge(compare.WAY, bench, model, pairs, progress)
+    return JudgeResult.total(_judge(compare.WAY, bench, model, pairs, progress))
 
 
-def _judge(
-    way: Way, bench: Bench[Any], model: ChatModel, pairs: Sequence[Pair], progress: Progress | None
-) -> JudgeResult:
+def _judge(way: Way, bench: Bench[Any], model: ChatModel, pairs: Sequence[Pair], progress: Progress | None) -> Results:
+    """The pairs in order, in pieces as they are ready."""
     units = list(_by_prompt(pairs)) if way.by_prompt else [[place] for place in range(len(pairs))]
+    piece = len(units) if way.by_prompt else PIECE  # a prompt's pairs may lie apart
     works = (way.work(bench, [pairs[place] for place in unit]) for unit in units)
-    parts, cost = drive(model, works, lambda number: progress(len(units[number])) if progress else None)
+    ended: dict[int, UnitResult] = {}
+    first, cost = 0, Cost()
+    for number, result, own in driven(model, works):
+        ended[number], cost = result, cost.plus(own)
+        if progress is not None:
+            progress(len(units[number]))
+        while len(ended) >= piece and all(place in ended for place in range(first, first + piece)):
+            yield _joined(units[first : first + piece], [ended.pop(first + place) for place in range(piece)], cost)
+            first, cost = first + piece, Cost()
+    if rest := units[first:]:
+        yield _joined(rest, [ended.pop(first + place) for place in range(len(rest))], cost)
+
+
+def _joined(units: Sequence[Sequence[int]], parts: Sequence[UnitResult], cost: Cost) -> JudgeResult:
     outcomes = {
         place: outcome
         for unit, part in zip(units, parts, strict=True)
         for place, outcome in zip(unit, part.outcomes, strict=True)
     }
-    return JudgeResult.of(parts, (outcomes[place] for place in range(len(pairs))), cost)
+    return JudgeResult.of(parts, (outcomes[place] for place in sorted(outcomes)), cost)
 
 
 def _by_prompt(pairs: Sequence[Pair]) -> Iterable[list[int]]:

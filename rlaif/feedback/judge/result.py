@@ -75,15 +75,13 @@ class JudgeResult(NamedTuple):
             demonstrations=tuple(row for part in parts for row in part.demonstrations),
         )
 
-    def plus(self, other: JudgeResult) -> JudgeResult:
-        """Both together, the other's rows after this one's."""
-        joined = {name: mine + getattr(other, name) for name, mine in self._asdict().items() if name != "cost"}
-        return JudgeResult(**joined, cost=self.cost.plus(other.cost))
-
     @classmethod
-    def total(cls, shards: Iterable[JudgeResult]) -> JudgeResult:
-        """Of all shards, in order."""
-        return reduce(cls.plus, shards, cls((), ()))
+    def total(cls, parts: Iterable[JudgeResult]) -> JudgeResult:
+        """Of all parts, in order."""
+        parts = list(parts)
+        names = [name for name in cls._fields if name != "cost"]
+        rows = {name: tuple(row for part in parts for row in getattr(part, name)) for name in names}
+        return cls(**rows, cost=reduce(Cost.plus, (part.cost for part in parts), Cost()))
 
 
 class FailureCount:

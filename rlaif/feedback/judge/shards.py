@@ -11,7 +11,10 @@ from rlaif.feedback.judge.result import JudgeResult
 from rlaif.records import Pair
 
 SHARD = 2000
-"""Pairs that are judged, and written, at a time."""
+"""Pairs that are judged at a time."""
+PIECE = 20
+"""Pairs whose results are handed on, and written, at a time: fewer of them in memory leave Python's collector less to
+go through."""
 
 
 def shards(pairs: Iterable[Pair], size: int) -> Iterator[list[Pair]]:

@@ -83,16 +83,16 @@ FAULTS = [
     ),
     Fault(
         DRIVE,
-        "dict(sorted(self.asking.items()))",
-        "dict(self.asking.items())",
-        "test_drive.py::test_each_work_gets_its_own_replies_in_order_and_each_turn_is_one_call",
+        "for number in sorted(asking)",
+        "for number in asking",
+        "test_drive.py::test_each_work_gets_its_own_replies_in_order_and_each_turn_is_one_stream",
         "whichever reply comes first decides the order of the next requests, and a resumed run cuts other batches",
     ),
     Fault(
         DRIVE,
-        "own[place] for place in range(len(own))",
-        "own[place] for place in own",
-        "test_drive.py::test_each_work_gets_its_own_replies_in_order_and_each_turn_is_one_call",
+        "self.replies[number - self.first] = reply",
+        "self.replies[-self.missing] = reply",
+        "test_drive.py::test_each_work_gets_its_own_replies_in_order_and_each_turn_is_one_stream",
         "a reply that overtakes another answers the other's question: verdicts of two orders are exchanged",
     ),
     Fault(

@@ -30,7 +30,7 @@ from rlaif.models.client import likelihood as reading
 from rlaif.models.client.replicas import MOST_BYTES
 from rlaif.models.local.tokens import encode_prompt, encode_response, turn_of
 from rlaif.models.wire import BadReply
-from rlaif.models.wire_likelihood import WORDS, Row, parse_likelihood, parse_shared
+from rlaif.models.wire_tokens import WORDS, AnswerRow, parse_likelihood, parse_shared
 from rlaif.records import Message
 from rlaif.testing import Answer, FakeServer, Request, completion, failed, fake_server, tiny_tokenizer
 from tests.fake_vllm import FakeReader
@@ -497,7 +497,7 @@ def test_a_replica_that_dies_is_routed_around() -> None:
 
 # --------------------------------------------------------------------------------------------------- junk
 
-ROW = Row([5, 6, 7, 8, 9], answer=2, end=4)
+ROW = AnswerRow([5, 6, 7, 8, 9], answer=2, end=4)
 
 
 def told(*rows: Any, **fields: Any) -> bytes:
@@ -528,7 +528,7 @@ BAD = {
 
 def test_a_likelihood_is_the_sum_over_the_answers_own_tokens() -> None:
     assert parse_likelihood(told(*GOOD), ROW) == Likelihood(logprob=-2.5, end_logprob=-0.25, tokens=2)
-    nothing = parse_likelihood(told(*GOOD), Row(ROW.tokens, answer=4, end=4))
+    nothing = parse_likelihood(told(*GOOD), AnswerRow(ROW.tokens, answer=4, end=4))
     assert nothing == Likelihood(logprob=0.0, end_logprob=-0.25, tokens=0)
     rounded = parse_likelihood(told(at(6), at(7, 0.004), at(8), at(9)), ROW)
     assert rounded.logprob == -1.0, "a hair above certain is certain"

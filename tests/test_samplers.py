@@ -21,9 +21,10 @@ from rlaif.config.models import ClientModel
 from rlaif.config.optimise import Ppo, VllmRollouts
 from rlaif.config.training import Lora
 from rlaif.errors import ModelError, TrainingError
-from rlaif.models.client.tokens import Continuation, Lost, TokenClient, TokenRequest
+from rlaif.models.client.tokens import Lost, TokenClient, TokenRequest
 from rlaif.models.local.generate import Sampling
 from rlaif.models.local.packing import Row
+from rlaif.models.wire_tokens import Continuation
 from rlaif.run_folder import Run
 from rlaif.testing import Answer, Request, failed, fake_server, save_tiny
 from rlaif.training.optimise.loop import train_policy

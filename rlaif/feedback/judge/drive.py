@@ -21,7 +21,7 @@ T = TypeVar("T")
 Work = Generator[list[ChatRequest], Sequence[Reply], T]
 
 
-class Turn(Generic[T]):
+class Inquiry(Generic[T]):
     """What one work asks, and the replies that have come."""
 
     def __init__(self, number: int, work: Work[T], requests: list[ChatRequest], cost: Cost) -> None:
@@ -43,8 +43,8 @@ class Turn(Generic[T]):
         return not self.missing
 
 
-class Ended(NamedTuple, Generic[T]):
-    """A work that has come to its end."""
+class WorkEnd(NamedTuple, Generic[T]):
+    """What a work came to."""
 
     number: int
     result: T
@@ -56,10 +56,10 @@ class Works(Generic[T]):
 
     def __init__(self, works: Iterable[Work[T]]) -> None:
         self._to_begin = enumerate(works)
-        self._asking: dict[int, Turn[T]] = {}
-        self._ended: list[Ended[T]] = []
+        self._asking: dict[int, Inquiry[T]] = {}
+        self._ended: list[WorkEnd[T]] = []
 
-    def turns(self) -> Iterator[Turn[T]]:
+    def turns(self) -> Iterator[Inquiry[T]]:
         """What is asked now, in the order of the works, whichever of them was ready first. A work begins when it is
         come to."""
         asking, self._asking = self._asking, {}
@@ -69,18 +69,18 @@ class Works(Generic[T]):
             if (turn := self._asking.pop(number, None)) is not None:
                 yield turn
 
-    def resume(self, turn: Turn[T], replies: Sequence[Reply]) -> None:
+    def resume(self, turn: Inquiry[T], replies: Sequence[Reply]) -> None:
         """A work goes on to what it asks next, or to its end."""
         self._resume(turn.number, turn.work, replies, turn.cost.plus(Cost.of(replies)))
 
     def _resume(self, number: int, work: Work[T], replies: Sequence[Reply] | None, cost: Cost) -> None:
         try:
             asked = work.send(replies)  # type: ignore[arg-type]  # None begins a generator
-            self._asking[number] = Turn(number, work, asked, cost)
+            self._asking[number] = Inquiry(number, work, asked, cost)
         except StopIteration as end:
-            self._ended.append(Ended(number, end.value, cost))
+            self._ended.append(WorkEnd(number, end.value, cost))
 
-    def ended(self) -> list[Ended[T]]:
+    def ended(self) -> list[WorkEnd[T]]:
         """Those since the last call."""
         ended, self._ended = self._ended, []
         return ended
@@ -109,7 +109,7 @@ def drive(
     return [results[number] for number in range(len(results))], cost
 
 
-def driven(model: ChatModel, works: Iterable[Work[T]]) -> Iterator[Ended[T]]:
+def driven(model: ChatModel, works: Iterable[Work[T]]) -> Iterator[WorkEnd[T]]:
     """The works as they end. Each turn of all works is one stream of the model.
 
     Works begin as the model reads their requests. A work goes on as soon as its last reply is there; one that asks
@@ -117,7 +117,7 @@ def driven(model: ChatModel, works: Iterable[Work[T]]) -> Iterator[Ended[T]]:
     """
     running = Works(works)
     while True:
-        idle: list[Turn[T]] = []
+        idle: list[Inquiry[T]] = []
         requests = _asked(running, idle)
         first = next(requests, None)
         if first is not None:
@@ -129,10 +129,10 @@ def driven(model: ChatModel, works: Iterable[Work[T]]) -> Iterator[Ended[T]]:
             return
 
 
-Asked = tuple[Turn[T], ChatRequest]
+Question = tuple[Inquiry[T], ChatRequest]
 
 
-def _asked(running: Works[T], idle: list[Turn[T]]) -> Iterator[Asked[T]]:
+def _asked(running: Works[T], idle: list[Inquiry[T]]) -> Iterator[Question[T]]:
     """What all works ask in this turn; which of them ask nothing."""
     first = 0
     for turn in running.turns():
@@ -145,9 +145,9 @@ def _asked(running: Works[T], idle: list[Turn[T]]) -> Iterator[Asked[T]]:
         turn.requests = []  # from here on they are the model's
 
 
-def _answered(model: ChatModel, running: Works[T], asked: Iterator[Asked[T]]) -> Iterator[Ended[T]]:
+def _answered(model: ChatModel, running: Works[T], asked: Iterator[Question[T]]) -> Iterator[WorkEnd[T]]:
     """The works that end with the model's replies in this turn."""
-    turns: dict[int, Turn[T]] = {}
+    turns: dict[int, Inquiry[T]] = {}
     """Who waits for the reply to each request."""
     count = 0
 

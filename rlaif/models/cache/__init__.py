@@ -1,8 +1,7 @@
-"""What was asked once is not asked again. Read `model.py` first; `upkeep.py` lists and prunes."""
+"""What was asked once is not asked again. Read `model.py` first."""
 
 from rlaif.models.cache.model import CachedModel, shared
-from rlaif.models.cache.store import cache_folder, cache_path
-from rlaif.models.cache.upkeep import ModelReplies, PruneResult, cache_summary, prune
+from rlaif.models.cache.store import ModelReplies, PruneResult, cache_folder, cache_path, cache_summary, prune
 
 __all__ = [
     "CachedModel",

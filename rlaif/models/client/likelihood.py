@@ -15,24 +15,24 @@ import aiohttp
 
 from rlaif.config.models import ClientModel
 from rlaif.models.chat import ChatRequest, Likelihood, Reply
-from rlaif.models.client.refusals import Unfit, unwelcome
 from rlaif.models.client.replicas import HttpResponse, Replicas, Transient, encode
+from rlaif.models.client.tries import Unfit, unwelcome
 from rlaif.models.reasoning import closing, template_words
 from rlaif.models.wire import BadReply, NoLogprobs, Tokens, from_json
-from rlaif.models.wire_likelihood import (
+from rlaif.models.wire_tokens import (
     OF_THE_TEMPLATE,
     QUESTION,
     WORDS,
-    Cached,
-    Row,
-    Turn,
+    AnswerFrame,
+    AnswerRow,
+    CacheOverlap,
     answer_tokens,
+    frame_of,
     parse_likelihood,
     parse_shared,
     reading_body,
     row_of,
     sharing_body,
-    turn_of,
 )
 from rlaif.records import Message, Messages, plain
 
@@ -52,14 +52,14 @@ class AnswerReader:
     def __init__(self, config: ClientModel, replicas: Replicas) -> None:
         self._config = config
         self._replicas = replicas
-        self._known = Remembered()
-        self._turn: Turn | None = None
+        self._known = Lookups()
+        self._turn: AnswerFrame | None = None
         self._shares: bool | None = None
         """Whether the servers read on from a prefix cache and say how far that reached; None until one was asked."""
 
     def forget(self) -> None:
         """Before each call: what is being found out belongs to an event loop."""
-        self._known = Remembered()
+        self._known = Lookups()
 
     async def read(self, session: aiohttp.ClientSession, request: ChatRequest, *, again: bool = False) -> Reply:
         """The reply's likelihood, or its error. `again`: the first try failed, so the cache is left alone.
@@ -90,7 +90,7 @@ class AnswerReader:
 
     # ------------------------------------------------------------------------------------------------ reading
 
-    async def _shared(self, session: aiohttp.ClientSession, row: Row) -> Likelihood | None:
+    async def _shared(self, session: aiohttp.ClientSession, row: AnswerRow) -> Likelihood | None:
         """Read on from the prefix cache; None where that told nothing of this row. Raises Transient."""
         body = sharing_body(self._config.model, row.tokens, self._config.extra_body)
         response = await self._post(session, "/inference/v1/generate", body, row, at_root=True)
@@ -99,7 +99,7 @@ class AnswerReader:
             return None
         try:
             likely = self._replicas.parsed(response.data, partial(parse_shared, row=row))
-        except Cached:
+        except CacheOverlap:
             self._shares = True
             return None
         except BadReply:
@@ -107,7 +107,7 @@ class AnswerReader:
         self._shares = likely is not None
         return likely
 
-    async def _alone(self, session: aiohttp.ClientSession, row: Row) -> Likelihood:
+    async def _alone(self, session: aiohttp.ClientSession, row: AnswerRow) -> Likelihood:
         """Read from the beginning. Raises Transient, Unfit, BadReply."""
         body = reading_body(self._config.model, row.tokens, self._config.extra_body)
         response = await self._post(session, "/completions", body, row)
@@ -125,19 +125,19 @@ class AnswerReader:
             raise
 
     async def _post(
-        self, session: aiohttp.ClientSession, path: str, body: dict[str, Any], row: Row, *, at_root: bool = False
+        self, session: aiohttp.ClientSession, path: str, body: dict[str, Any], row: AnswerRow, *, at_root: bool = False
     ) -> HttpResponse:
         more = BYTES_PER_TOKEN * len(row.tokens)
         return await self._replicas.post(session, path, encode(body), at_root=at_root, more_bytes=more)
 
     # ------------------------------------------------------------------------------------------------- tokens
 
-    async def _find_turn(self, ask: Ask) -> Turn:
+    async def _find_turn(self, ask: Ask) -> AnswerFrame:
         """How the chat template frames an answer. Raises Transient, Unfit."""
         opening, _ = await self._prompt(ask, (QUESTION,))
         wholes = await asyncio.gather(*(ask(_answered(word) | {"return_token_strs": True}) for word in WORDS))
         try:
-            return turn_of(opening, wholes)
+            return frame_of(opening, wholes)
         except ValueError as error:
             reason = f"the chat template of {self._config.model} {error}"
             line = f"{reason}, so no answer's likelihood can be read from a server: use the local backend"
@@ -150,7 +150,7 @@ class AnswerReader:
         after = (await ask({"prompt": rest, "add_special_tokens": False})).tokens if rest else []
         return [*prompt.tokens, *after], prompt.max_model_len
 
-    async def _answer(self, ask: Ask, turn: Turn, text: str) -> list[int]:
+    async def _answer(self, ask: Ask, turn: AnswerFrame, text: str) -> list[int]:
         """As the template writes it, or as it is by itself where the template does something else with it."""
         framed = answer_tokens(turn, (await ask(_answered(text))).tokens)
         if framed is not None or not text:
@@ -201,7 +201,7 @@ def _answered(text: str) -> dict[str, Any]:
     return {"messages": turns, "add_generation_prompt": False}
 
 
-class Remembered:
+class Lookups:
     """The last few things that were found out, each once for all who want it while it is being found out."""
 
     def __init__(self) -> None:

@@ -22,10 +22,9 @@ from rlaif.errors import ModelError
 from rlaif.models.chat import ChatRequest, InLots, Lot, Reply
 from rlaif.models.client.background import in_background
 from rlaif.models.client.labels import find_label_ids
-from rlaif.models.client.likelihood import AnswerReader, Remembered
-from rlaif.models.client.refusals import Unfit, unwelcome
+from rlaif.models.client.likelihood import AnswerReader, Lookups
 from rlaif.models.client.replicas import HttpResponse, Replicas, Transient, encode
-from rlaif.models.client.tries import Tries
+from rlaif.models.client.tries import Tries, Unfit, unwelcome
 from rlaif.models.dialect import UNSUPPORTED, USUAL, Dialect, refused_parameter
 from rlaif.models.reasoning import template_words
 from rlaif.models.wire import BadReply, LabelIds, NoLogprobs, Tokens, parse_reply, request_body, tokenized
@@ -50,7 +49,7 @@ class HttpChatModel(InLots):
         self._label_ids: dict[frozenset[str], LabelIds | None] = {}
         self._dialect = USUAL
         self._reader = AnswerReader(config, self._replicas)
-        self._finding = Remembered()
+        self._finding = Lookups()
         self._answered: set[Kind] = set()
         """The kinds of requests of which one was answered."""
         self._tried = asyncio.Event()
@@ -77,7 +76,7 @@ class HttpChatModel(InLots):
         """Answer what is to do, up to None; its first request is of this kind."""
         tried = self._tried = asyncio.Event()
         self._reader.forget()
-        self._finding = Remembered()
+        self._finding = Lookups()
 
         async def worker(session: aiohttp.ClientSession) -> None:
             while (item := await todo.get()) is not None:

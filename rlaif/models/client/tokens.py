@@ -12,15 +12,14 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeVar
 
 import aiohttp
-from pydantic import BaseModel
 from tenacity.wait import wait_base
 
 from rlaif.config.models import ClientModel
 from rlaif.errors import ModelError
 from rlaif.models.client.replicas import HttpResponse, Replicas, Transient, encode
 from rlaif.models.client.tries import Tries
-from rlaif.models.wire import BadReply, from_json
-from rlaif.models.wire_likelihood import checked_logprobs, read_logprobs, reading_body
+from rlaif.models.wire import BadReply
+from rlaif.models.wire_tokens import Continuation, parse_continuation, read_logprobs, reading_body
 
 T = TypeVar("T")
 
@@ -39,30 +38,10 @@ class TokenRequest(NamedTuple):
     end_tokens: Sequence[int]
 
 
-class Continuation(NamedTuple):
-    """The tokens written, the end token included, and the log-probability of each as the server tells it."""
-
-    tokens: list[int]
-    logprobs: list[float]
-
-
 class Lost(NamedTuple):
     """A request that failed for good."""
 
     reason: str
-
-
-class _Logprobs(BaseModel):
-    token_logprobs: list[float]
-
-
-class _Choice(BaseModel):
-    token_ids: list[int] | None = None
-    logprobs: _Logprobs | None = None
-
-
-class _Completion(BaseModel):
-    choices: list[_Choice]
 
 
 class TokenClient:
@@ -75,7 +54,10 @@ class TokenClient:
 
     def write(self, requests: Sequence[TokenRequest]) -> list[Continuation | Lost]:
         """Continue all prompts, in order."""
-        return self._ask([_writing(self._config.model, request) for request in requests], _continuation)
+        return self._ask(
+            [_writing(self._config.model, request) for request in requests],
+            lambda data, body: parse_continuation(data, body["max_tokens"], body["stop_token_ids"]),
+        )
 
     def read(self, rows: Sequence[Sequence[int]]) -> list[list[float] | Lost]:
         """The raw log-probability (temperature 1) of every token of each row but its first."""
@@ -141,24 +123,6 @@ def _writing(model: str, request: TokenRequest) -> dict[str, Any]:
         "logprobs": 0,
         "return_token_ids": True,
     }
-
-
-def _continuation(data: bytes, body: dict[str, Any]) -> Continuation:
-    choices = from_json(_Completion, data).choices
-    if len(choices) != 1:
-        raise BadReply(f"the reply has {len(choices)} choices")
-    choice = choices[0]
-    if not choice.token_ids:
-        raise BadReply("the reply has no token ids")
-    logprobs = choice.logprobs.token_logprobs if choice.logprobs else []
-    if len(logprobs) != len(choice.token_ids):
-        raise BadReply(f"the reply has {len(logprobs)} log-probabilities for {len(choice.token_ids)} tokens")
-    count, limit = len(choice.token_ids), body["max_tokens"]
-    if count > limit:
-        raise BadReply(f"the reply has {count} tokens, {limit} were asked for")
-    if count < limit and choice.token_ids[-1] not in body["stop_token_ids"]:
-        raise BadReply(f"the reply stops after {count} of {limit} tokens without an end token")
-    return Continuation(choice.token_ids, checked_logprobs(logprobs))
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:

@@ -1,4 +1,5 @@
-"""Asking again: a bounded number of tries, with a wait between them, for what may pass. What may is `Transient`."""
+"""Asking again: a bounded number of tries, with a wait between them, for what may pass (`Transient`); and `Unfit`, what no
+other try mends."""
 
 from __future__ import annotations
 
@@ -9,9 +10,11 @@ import tenacity
 from tenacity import wait_exponential, wait_random
 from tenacity.wait import wait_base
 
-from rlaif.models.client.replicas import Transient
+from rlaif.models.client.replicas import TOO_LARGE, HttpResponse, Transient
 
 T = TypeVar("T")
+OF_THE_REQUEST = frozenset({400, 404, 409, 413, 414, 422, 431, 451, TOO_LARGE})
+"""Refusals that may concern this request and no other."""
 
 
 class Tries:
@@ -43,3 +46,20 @@ class Tries:
         if isinstance(failure, Transient) and failure.retry_after_s is not None:
             return failure.retry_after_s
         return self._backoff(state)
+
+
+class Unfit(Exception):
+    """A failure that may befall every request of its kind; for `certain` it does."""
+
+    def __init__(self, reason: str, line: str, *, certain: bool = False) -> None:
+        super().__init__(reason)
+        self.line = line
+        self.certain = certain
+
+
+def unwelcome(response: HttpResponse) -> Unfit | None:
+    """Whether a refusal is about who asks rather than what is asked."""
+    if response.status >= 500 or response.status in OF_THE_REQUEST:
+        return None
+    key = "; api_key_env names the environment variable that holds the key" * (response.status in {401, 403})
+    return Unfit(response.error, f"{response.server.url}: {response.error}{key}", certain=response.status == 401)

@@ -19,13 +19,14 @@ from torch import Tensor
 from rlaif.config.models import ClientModel, VllmModel
 from rlaif.config.optimise import VllmRollouts
 from rlaif.errors import ModelError, TrainingError
-from rlaif.models.client.tokens import Continuation, Lost, TokenClient, TokenRequest
+from rlaif.models.client.tokens import Lost, TokenClient, TokenRequest
 from rlaif.models.embedded import ResolvedModel
 from rlaif.models.local.generate import Sampling, end_tokens
 from rlaif.models.local.packing import Row, response_mask
 from rlaif.models.local.tokens import encode_prompt
 from rlaif.models.process import ServerProcess
 from rlaif.models.server import check_alive, require_vllm, runs_on_cpu, start_server, stop_server
+from rlaif.models.wire_tokens import Continuation
 from rlaif.records import Message
 from rlaif.training import parallel
 from rlaif.training.policy_model import PolicyModel

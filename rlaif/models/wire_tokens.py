@@ -1,4 +1,4 @@
-"""How likely a given text is, on the wire: token ids in, the log-probabilities of these very ids out.
+"""Token ids on the wire: how likely given ones are, and which ones a model writes.
 
 Written against vLLM 0.32, whose `prompt_logprobs` tell them. A prompt's own tokens are of no interest, and requests
 beside one another share it, but POST /v1/completions reads each from its beginning: what vLLM has in its prefix cache
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel
@@ -28,11 +28,18 @@ OF_THE_REPLY = ("return_token_ids", "return_tokens_as_token_ids", "return_prompt
 """What it may say that only makes the reply longer."""
 
 
-class Cached(BadReply):
+class CacheOverlap(BadReply):
     """The server had read a part of the answer before, and tells nothing of that."""
 
 
-class Turn(NamedTuple):
+class Continuation(NamedTuple):
+    """The tokens written, the end token included, and the log-probability of each as the server tells it."""
+
+    tokens: list[int]
+    logprobs: list[float]
+
+
+class AnswerFrame(NamedTuple):
     """How the model's chat template frames an answer: as `models.local.tokens.Turn`, from what a server tells."""
 
     opening: list[int]
@@ -43,7 +50,7 @@ class Turn(NamedTuple):
     """As far as a model writes it: up to the first token of it that is no white space."""
 
 
-class Row(NamedTuple):
+class AnswerRow(NamedTuple):
     """A conversation as it is read."""
 
     tokens: list[int]
@@ -54,38 +61,46 @@ class Row(NamedTuple):
     """Where its end begins."""
 
 
-class _Logprob(BaseModel):
+class _TokenLogprob(BaseModel):
     logprob: float
 
 
-_Told = list[dict[int, _Logprob] | None]
+_PromptLogprobs = list[dict[int, _TokenLogprob] | None]
 
 
-class _Choice(BaseModel):
-    prompt_logprobs: _Told | None = None
+class _WrittenLogprobs(BaseModel):
+    token_logprobs: list[float]
 
 
 class _Completion(BaseModel):
-    choices: list[_Choice]
+    """The one choice of POST /v1/completions."""
+
+    prompt_logprobs: _PromptLogprobs | None = None
+    token_ids: list[int] | None = None
+    logprobs: _WrittenLogprobs | None = None
+
+
+class _Completions(BaseModel):
+    choices: list[_Completion]
 
 
 class _Details(BaseModel):
     cached_tokens: int | None = None
 
 
-class _Usage(BaseModel):
+class _PromptUsage(BaseModel):
     prompt_tokens_details: _Details | None = None
 
 
-class _Generated(BaseModel):
-    prompt_logprobs: _Told | None = None
-    usage: _Usage | None = None
+class _Generation(BaseModel):
+    prompt_logprobs: _PromptLogprobs | None = None
+    usage: _PromptUsage | None = None
 
 
 # ------------------------------------------------------------------------------------------------- tokens
 
 
-def turn_of(opening: list[int], wholes: Sequence[Tokens]) -> Turn:
+def frame_of(opening: list[int], wholes: Sequence[Tokens]) -> AnswerFrame:
     """From the conversations of QUESTION and each of WORDS. ValueError where they do not show how an answer ends."""
     first = wholes[0]
     other = next((whole.tokens for whole in wholes if whole.tokens != first.tokens), None)
@@ -96,10 +111,10 @@ def turn_of(opening: list[int], wholes: Sequence[Tokens]) -> Turn:
     blank = next((place for place, text in enumerate(texts) if text.strip(BLANK) not in {"", "<0x0A>"}), None)
     if blank is None:
         raise ValueError("has no token that ends the assistant's turn")
-    return Turn(opening, end, end[: blank + 1])
+    return AnswerFrame(opening, end, end[: blank + 1])
 
 
-def answer_tokens(turn: Turn, whole: Sequence[int]) -> list[int] | None:
+def answer_tokens(turn: AnswerFrame, whole: Sequence[int]) -> list[int] | None:
     """Those of an answer to QUESTION; None where the template writes the question, or the answer's end, in another
     way around this answer."""
     first, last = len(turn.opening), len(whole) - len(turn.end)
@@ -107,9 +122,9 @@ def answer_tokens(turn: Turn, whole: Sequence[int]) -> list[int] | None:
     return list(whole[first:last]) if framed else None
 
 
-def row_of(prompt: Sequence[int], answer: Sequence[int], turn: Turn) -> Row:
+def row_of(prompt: Sequence[int], answer: Sequence[int], turn: AnswerFrame) -> AnswerRow:
     """The prompt, its answer, and the end of the turn as a model writes it."""
-    return Row([*prompt, *answer, *turn.written], len(prompt), len(prompt) + len(answer))
+    return AnswerRow([*prompt, *answer, *turn.written], len(prompt), len(prompt) + len(answer))
 
 
 # ------------------------------------------------------------------------------------------------ requests
@@ -138,12 +153,32 @@ def _added(extra: Mapping[str, Any]) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------------- replies
 
 
-def read_logprobs(data: bytes, row: Sequence[int], begin: int = 1) -> list[float]:
-    """What a completion says of the row's tokens from `begin` on. Raises BadReply where it does not."""
-    choices = from_json(_Completion, data).choices
+def _completion(data: bytes) -> _Completion:
+    choices = from_json(_Completions, data).choices
     if len(choices) != 1:
         raise BadReply(f"the reply has {len(choices) or 'no'} choices")
-    told = choices[0].prompt_logprobs
+    return choices[0]
+
+
+def parse_continuation(data: bytes, max_tokens: int, end_tokens: Collection[int]) -> Continuation:
+    """What was written after a prompt: at most `max_tokens`, the last of them an end token where there are fewer.
+    Raises BadReply where it is not."""
+    choice = _completion(data)
+    tokens, logprobs = choice.token_ids, choice.logprobs.token_logprobs if choice.logprobs else []
+    if not tokens:
+        raise BadReply("the reply has no token ids")
+    if len(logprobs) != len(tokens):
+        raise BadReply(f"the reply has {len(logprobs)} log-probabilities for {len(tokens)} tokens")
+    if len(tokens) > max_tokens:
+        raise BadReply(f"the reply has {len(tokens)} tokens, {max_tokens} were asked for")
+    if len(tokens) < max_tokens and tokens[-1] not in end_tokens:
+        raise BadReply(f"the reply stops after {len(tokens)} of {max_tokens} tokens without an end token")
+    return Continuation(tokens, checked_logprobs(logprobs))
+
+
+def read_logprobs(data: bytes, row: Sequence[int], begin: int = 1) -> list[float]:
+    """What a completion says of the row's tokens from `begin` on. Raises BadReply where it does not."""
+    told = _completion(data).prompt_logprobs
     if told is None:
         raise NoLogprobs("the reply has no log-probabilities of the prompt")
     if len(told) != len(row):
@@ -151,22 +186,22 @@ def read_logprobs(data: bytes, row: Sequence[int], begin: int = 1) -> list[float
     return _of_tokens(row[begin:], told[begin:])
 
 
-def parse_likelihood(data: bytes, row: Row) -> Likelihood:
+def parse_likelihood(data: bytes, row: AnswerRow) -> Likelihood:
     """What POST /v1/completions says of an answer. Raises BadReply where it does not."""
     return _likelihood(read_logprobs(data, row.tokens, row.answer), row)
 
 
-def parse_shared(data: bytes, row: Row) -> Likelihood | None:
+def parse_shared(data: bytes, row: AnswerRow) -> Likelihood | None:
     """What POST /inference/v1/generate says of it; None where it does not say how much came from the cache, so that
-    no log-probability is known to be one. Raises BadReply, Cached where that reaches into the answer."""
-    generated = from_json(_Generated, data)
+    no log-probability is known to be one. Raises BadReply, CacheOverlap where that reaches into the answer."""
+    generated = from_json(_Generation, data)
     details = generated.usage.prompt_tokens_details if generated.usage else None
     if details is None or details.cached_tokens is None:
         return None
     cached, told = details.cached_tokens, generated.prompt_logprobs
     # The first token that is known is the one after the first that was computed.
     if not 0 <= cached < row.answer:
-        raise Cached(f"{cached} tokens came from the cache, {row.answer} are before the answer")
+        raise CacheOverlap(f"{cached} tokens came from the cache, {row.answer} are before the answer")
     # vLLM's first model runner leaves places for the cached tokens, the second leaves them out.
     if told is None or len(told) not in {len(row.tokens), len(row.tokens) - cached}:
         raise BadReply("the reply has log-probabilities of other tokens")
@@ -182,7 +217,7 @@ def checked_logprobs(logprobs: Sequence[float]) -> list[float]:
     return [min(logprob, 0.0) for logprob in logprobs]
 
 
-def _of_tokens(tokens: Sequence[int], told: _Told) -> list[float]:
+def _of_tokens(tokens: Sequence[int], told: _PromptLogprobs) -> list[float]:
     found = []
     for token, known in zip(tokens, told, strict=True):
         if known is None or token not in known:
@@ -191,6 +226,6 @@ def _of_tokens(tokens: Sequence[int], told: _Told) -> list[float]:
     return checked_logprobs(found)
 
 
-def _likelihood(logprobs: Sequence[float], row: Row) -> Likelihood:
+def _likelihood(logprobs: Sequence[float], row: AnswerRow) -> Likelihood:
     count = row.end - row.answer
     return Likelihood(logprob=math.fsum(logprobs[:count]), end_logprob=math.fsum(logprobs[count:]), tokens=count)

@@ -21,7 +21,7 @@ from rlaif.feedback.contrast_sample import Instructions, sample_contrasts
 from rlaif.feedback.failures import causes
 from rlaif.feedback.judge import JudgeResult
 from rlaif.feedback.judge.origin import OriginAgreement, hold_to_origin, label_by_origin
-from rlaif.feedback.judge.result import Results
+from rlaif.feedback.judge.result import Piece, Results
 from rlaif.feedback.judge.revise import first_responses, revise_responses
 from rlaif.feedback.judge.shards import SHARD, shards
 from rlaif.feedback.mix import for_the_judge
@@ -88,7 +88,7 @@ def label(recipe: Recipe, run: Run) -> dict[str, Any]:
         rows = LabelRows(run, stack)
         for result in stack.enter_context(closing(work.results)):
             rows.add(result if calibration is None else apply_calibration(result, calibration))
-            if rows.failures.too_many(work.asked, recipe.label):
+            if not isinstance(result, Piece) and rows.failures.too_many(work.asked, recipe.label):
                 break
         rows.finish(work.asked, recipe.label)
     return {"pairs": work.asked, "unlabelled": work.asked - rows.judged, **cost_of(rows.cost), **work.facts}

@@ -24,7 +24,7 @@ from rlaif.feedback.judge.asking import Bench, Way, check_texts
 from rlaif.feedback.judge.contrast import Versus
 from rlaif.feedback.judge.drive import driven
 from rlaif.feedback.judge.panel import combined
-from rlaif.feedback.judge.result import Cost, JudgeResult, Results, UnitResult
+from rlaif.feedback.judge.result import Cost, JudgeResult, Piece, Results, UnitResult
 from rlaif.feedback.judge.shards import PIECE, SHARD, Spool, shards
 from rlaif.feedback.sample import Progress
 from rlaif.models.chat import ChatModel
@@ -168,7 +168,7 @@ def judge_pairs(
 
 
 def _judge(way: Way, bench: Bench[Any], model: ChatModel, pairs: Sequence[Pair], progress: Progress | None) -> Results:
-    """The pairs in order, in pieces as they are ready."""
+    """The pairs in order, in pieces as they are ready; the last, perhaps empty, is no `Piece`."""
     units = list(_by_prompt(pairs)) if way.by_prompt else [[place] for place in range(len(pairs))]
     piece = len(units) if way.by_prompt else PIECE  # a prompt's pairs may lie apart
     works = (way.work(bench, [pairs[place] for place in unit]) for unit in units)
@@ -179,10 +179,11 @@ def _judge(way: Way, bench: Bench[Any], model: ChatModel, pairs: Sequence[Pair],
         if progress is not None:
             progress(len(units[number]))
         while len(ended) >= piece and all(place in ended for place in range(first, first + piece)):
-            yield _joined(units[first : first + piece], [ended.pop(first + place) for place in range(piece)], cost)
+            some = _joined(units[first : first + piece], [ended.pop(first + place) for place in range(piece)], cost)
+            yield Piece(*some)
             first, cost = first + piece, Cost()
-    if rest := units[first:]:
-        yield _joined(rest, [ended.pop(first + place) for place in range(len(rest))], cost)
+    rest = units[first:]
+    yield _joined(rest, [ended.pop(first + place) for place in range(len(rest))], cost)
 
 
 def _joined(units: Sequence[Sequence[int]], parts: Sequence[UnitResult], cost: Cost) -> JudgeResult:

@@ -84,6 +84,10 @@ class JudgeResult(NamedTuple):
         return cls(**rows, cost=reduce(Cost.plus, (part.cost for part in parts), Cost()))
 
 
+class Piece(JudgeResult):
+    """A part of a shard's result, of which more is to come."""
+
+
 class FailureCount:
     """How many pairs have no judgment, and why the first has none, shard by shard."""
 
@@ -115,7 +119,7 @@ class FailureCount:
 
 
 Results = Generator[JudgeResult, None, None]
-"""One of each shard."""
+"""One of each shard, or pieces of it and the rest."""
 
 
 def check_failure_cap(result: JudgeResult, n_pairs: int, section: LabelSection) -> None:

@@ -1,5 +1,4 @@
-"""Asking again: a bounded number of tries, with a wait between them, for what may pass (`Transient`); and `Unfit`, what no
-other try mends."""
+"""Asking again: a bounded number of tries, with a wait between them, for what may pass; and what does not pass."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlaif.models.client.labels import tokens_of_label
+from rlaif.models.client.reading import tokens_of_label
 from rlaif.models.labels import from_likeliest, speaker, total
 
 AB = ("A", "B")

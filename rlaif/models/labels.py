@@ -22,11 +22,11 @@ ROUNDING = 1e-6
 NOTHING = -9999.0
 """The log-probability of what cannot be, as vLLM writes it."""
 
-Said = Callable[[str], str | None]
+Reader = Callable[[str], str | None]
 
 
 @lru_cache(maxsize=64)
-def speaker(labels: tuple[str, ...]) -> Said:
+def speaker(labels: tuple[str, ...]) -> Reader:
     """A function from a token's text to the label that it says, or None. Labels that differ in case alone are told
     apart by it."""
     by_word = {label.casefold(): label for label in labels}

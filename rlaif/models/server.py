@@ -104,7 +104,7 @@ def _on_a_fixed_day(config: VllmModel) -> tuple[str, ...]:
 
 
 def _for_likelihoods() -> tuple[str, ...]:
-    """What lets `client.likelihood` read on from the prefix cache, where the installed vLLM knows it: an unknown
+    """What lets `client.reading` read on from the prefix cache, where the installed vLLM knows it: an unknown
     argument would keep the server from starting."""
     found = importlib.util.find_spec("vllm")
     folders = [Path(folder) for folder in (found and found.submodule_search_locations) or ()]

@@ -1,11 +1,12 @@
-"""An event loop in a thread of its own, fed by whoever reads what comes out of it."""
+"""An event loop in a thread of its own, fed by whoever reads what comes out of it; and what tasks in a loop share."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Hashable, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import suppress
+from functools import partial
 from itertools import islice
 from queue import Empty, SimpleQueue
 from threading import Thread
@@ -17,6 +18,8 @@ Serve = Callable[["asyncio.Queue[A | None]", Callable[[B], None]], Coroutine[Any
 """Takes items from the queue up to None, and hands on a result for each, in whatever order."""
 CHUNK = 64
 """Items that are read before the loop hears of them."""
+REMEMBERED = 4096
+"""Things found out that are kept."""
 
 
 def in_background(serve: Serve[A, B], items: Iterable[A], most: int) -> Iterator[list[B]]:
@@ -99,3 +102,23 @@ class _Background(Generic[A, B]):
     def _call(self, function: Callable[[], object]) -> None:
         with suppress(RuntimeError):  # the loop has ended; `results` says so
             self._loop.call_soon_threadsafe(function)
+
+
+class Lookups:
+    """The last few things that were found out, each once for all who want it while it is being found out."""
+
+    def __init__(self) -> None:
+        self._tasks: dict[Hashable, asyncio.Task[Any]] = {}
+
+    async def of(self, key: Hashable, find: Callable[[], Awaitable[Any]]) -> Any:
+        """What `find` found for this key, perhaps before. A failure is met by all who wait; later ones find anew."""
+        if key not in self._tasks:
+            if len(self._tasks) >= REMEMBERED:
+                del self._tasks[next(iter(self._tasks))]
+            task = self._tasks[key] = asyncio.ensure_future(find())
+            task.add_done_callback(partial(self._drop_failed, key))
+        return await asyncio.shield(self._tasks[key])
+
+    def _drop_failed(self, key: Hashable, task: asyncio.Task[Any]) -> None:
+        if (task.cancelled() or task.exception() is not None) and self._tasks.get(key) is task:
+            del self._tasks[key]

@@ -20,9 +20,8 @@ from tenacity.wait import wait_base
 from rlaif.config.models import ClientModel
 from rlaif.errors import ModelError
 from rlaif.models.chat import ChatRequest, InLots, Lot, Reply
-from rlaif.models.client.background import in_background
-from rlaif.models.client.labels import find_label_ids
-from rlaif.models.client.likelihood import AnswerReader, Lookups
+from rlaif.models.client.background import Lookups, in_background
+from rlaif.models.client.reading import AnswerReader, find_label_ids
 from rlaif.models.client.replicas import HttpResponse, Replicas, Transient, encode
 from rlaif.models.client.tries import Tries, Unfit, unwelcome
 from rlaif.models.dialect import UNSUPPORTED, USUAL, Dialect, refused_parameter
@@ -31,7 +30,7 @@ from rlaif.models.wire import BadReply, LabelIds, NoLogprobs, Tokens, parse_repl
 from rlaif.records import Message, content_id
 
 NEUTRAL = (Message(role="user", content="Hello."),)
-Kind = Literal["text", "labels", "answer"]
+ReplyKind = Literal["text", "labels", "answer"]
 """What is asked for."""
 
 
@@ -50,7 +49,7 @@ class HttpChatModel(InLots):
         self._dialect = USUAL
         self._reader = AnswerReader(config, self._replicas)
         self._finding = Lookups()
-        self._answered: set[Kind] = set()
+        self._answered: set[ReplyKind] = set()
         """The kinds of requests of which one was answered."""
         self._tried = asyncio.Event()
         """Whether the first request of a call has met the server, so that the others may."""
@@ -69,7 +68,7 @@ class HttpChatModel(InLots):
 
     async def _work(
         self,
-        first: Kind,
+        first: ReplyKind,
         todo: asyncio.Queue[tuple[int, ChatRequest] | None],
         arrived: Callable[[tuple[int, Reply]], None],
     ) -> None:
@@ -227,5 +226,5 @@ def _revision(config: ClientModel) -> str:
     return f"{config.revision}-{content_id(added)}" if added else config.revision
 
 
-def _kind(request: ChatRequest) -> Kind:
+def _kind(request: ChatRequest) -> ReplyKind:
     return "answer" if request.answer is not None else "labels" if request.labels else "text"

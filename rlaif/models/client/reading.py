@@ -1,4 +1,4 @@
-"""How likely given answers are, read by a vLLM server: which tokens they are (its /tokenize), and what it says of them.
+"""What a vLLM server reads: which tokens say a label or are an answer (its /tokenize), and how likely an answer is.
 
 The tokens are those of `models.local.tokens`: of the prompt as a model would write after it, of the answer as the chat
 template writes it after any question. Each prompt and each answer is made tokens once for all requests around it.
@@ -7,18 +7,22 @@ template writes it after any question. Each prompt and each answer is made token
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Awaitable, Callable
 from functools import partial
+from itertools import takewhile
 from typing import Any
 
 import aiohttp
 
 from rlaif.config.models import ClientModel
+from rlaif.errors import ModelError
 from rlaif.models.chat import ChatRequest, Likelihood, Reply
+from rlaif.models.client.background import Lookups
 from rlaif.models.client.replicas import HttpResponse, Replicas, Transient, encode
 from rlaif.models.client.tries import Unfit, unwelcome
+from rlaif.models.labels import BLANK, speaker, ways_to_write
 from rlaif.models.reasoning import closing, template_words
-from rlaif.models.wire import BadReply, NoLogprobs, Tokens, from_json
+from rlaif.models.wire import BadReply, LabelIds, NoLogprobs, Tokens, from_json
 from rlaif.models.wire_tokens import (
     OF_THE_TEMPLATE,
     QUESTION,
@@ -39,8 +43,6 @@ from rlaif.records import Message, Messages, plain
 Ask = Callable[[dict[str, Any]], Awaitable[Tokens]]
 """A request to /tokenize."""
 
-REMEMBERED = 4096
-"""Prompts and answers whose tokens are kept."""
 BYTES_PER_TOKEN = 256
 """Of a reply, at most: some eighty are usual."""
 
@@ -201,21 +203,71 @@ def _answered(text: str) -> dict[str, Any]:
     return {"messages": turns, "add_generation_prompt": False}
 
 
-class Lookups:
-    """The last few things that were found out, each once for all who want it while it is being found out."""
+# ------------------------------------------------------------------------------------------------- labels
 
-    def __init__(self) -> None:
-        self._tasks: dict[Hashable, asyncio.Task[Any]] = {}
 
-    async def of(self, key: Hashable, find: Callable[[], Awaitable[Any]]) -> Any:
-        """What `find` found for this key, perhaps before. A failure is met by all who wait; later ones find anew."""
-        if key not in self._tasks:
-            if len(self._tasks) >= REMEMBERED:
-                del self._tasks[next(iter(self._tasks))]
-            task = self._tasks[key] = asyncio.ensure_future(find())
-            task.add_done_callback(partial(self._drop_failed, key))
-        return await asyncio.shield(self._tasks[key])
+async def find_label_ids(tokenize: Ask, request: ChatRequest, template: dict[str, Any]) -> LabelIds | None:
+    """The ids of the tokens that say each label of `request`; None where the server tells no tokens.
 
-    def _drop_failed(self, key: Hashable, task: asyncio.Task[Any]) -> None:
-        if (task.cancelled() or task.exception() is not None) and self._tasks.get(key) is task:
-            del self._tasks[key]
+    `template` is what the chat template is told besides. ModelError for a label that is several tokens, after this
+    very prompt where the server can tell.
+    """
+    labels = request.labels
+    said = speaker(labels)
+    # Each spelling on a line of its own: a tokenizer that puts a blank before a text must not put it before each.
+    spellings = "\n" + "\n".join(way for label in labels for way in ways_to_write(label))
+    lines = await tokenize({"prompt": spellings, "add_special_tokens": False})
+    if not lines.tokens:
+        return None
+    ids: dict[str, set[int]] = {label: set() for label in labels}
+    for token, text in zip(lines.tokens, lines.token_strs or (), strict=False):
+        if (label := said(text)) is not None:
+            ids[label].add(token)
+    for label in labels:
+        if not ids[label]:
+            alone = (await tokenize({"prompt": label, "add_special_tokens": False})).tokens
+            _check_one(label, len(alone))
+            ids[label].update(alone)
+    await _check_begins(tokenize, request, template)
+    return {label: tuple(sorted(found)) for label, found in ids.items()}
+
+
+async def _check_begins(tokenize: Ask, request: ChatRequest, template: dict[str, Any]) -> None:
+    """ModelError where an answer by a label begins, after this prompt, with a token that is a part of the label."""
+    turns, labels = plain(request.messages), request.labels
+    prompt, *answered = await asyncio.gather(
+        tokenize({"messages": turns, "add_generation_prompt": True, **template}),
+        *(
+            tokenize(
+                {"messages": [*turns, {"role": "assistant", "content": label}], "add_generation_prompt": False}
+                | template
+            )
+            for label in labels
+        ),
+    )
+    for label, its in zip(labels, answered, strict=True):
+        start = len(prompt.tokens)
+        if start and its.tokens[:start] == prompt.tokens:
+            _check_one(label, tokens_of_label(label, (its.token_strs or [])[start:]))
+
+
+def tokens_of_label(label: str, texts: list[str]) -> int:
+    """How many of an answer's first tokens it takes to say the label, blank ones before it aside; 1 where they cannot
+    tell."""
+    blank = len(list(takewhile(lambda text: not text.strip(BLANK), texts)))
+    text = ""
+    for count, piece in enumerate(texts[blank:], start=1):
+        text += piece
+        if speaker((label,))(text) == label:
+            return count
+        if not label.startswith(text.strip(BLANK)):
+            return 1
+    return 1
+
+
+def _check_one(label: str, count: int) -> None:
+    if count > 1:
+        raise ModelError(
+            f"label {label!r} is {count} tokens for this model; a label must be exactly one (a template's block "
+            "`labels` names others)"
+        )

@@ -318,7 +318,7 @@ def reply(tokens: list[int] | None, logprobs: list[float] | None) -> dict[str, A
         (reply([4, 5], [-1.0, -1e999]), Lost("the reply has a log-probability of -inf")),
         (reply([], []), Lost("the reply has no token ids")),
         (reply(None, [-1.0]), Lost("the reply has no token ids")),
-        ({"choices": []}, Lost("the reply has 0 choices")),
+        ({"choices": []}, Lost("the reply has no choices")),
     ],
 )
 def test_a_reply_is_checked_before_it_is_believed(body: dict[str, Any], expected: Continuation | Lost) -> None:

@@ -218,19 +218,20 @@ def test_the_largest_uniform_number_still_draws_a_possible_token() -> None:
 
 
 def test_the_cache_copies_itself_only_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
-    grown: list[int] = []
-    original = RoomyLayer._grown
+    held: dict[int, Tensor] = {}  # every buffer there ever was
+    original = RoomyLayer.update
 
-    def count(like: Tensor, needed: int) -> Tensor:
-        grown.append(needed)
-        return original(like, needed)
+    def update(self: RoomyLayer, *states: Tensor, **options: Any) -> tuple[Tensor, Tensor]:
+        found = original(self, *states, **options)
+        assert self._buffers is not None
+        held.update((id(buffer), buffer) for buffer in self._buffers)
+        return found
 
-    monkeypatch.setattr(RoomyLayer, "_grown", staticmethod(count))
     model = tiny_model(1)
     caches(model, 0)
-    grown.clear()
+    monkeypatch.setattr(RoomyLayer, "update", update)
     generate(model, [[1, 5, 6]], Sampling(40, 1.0), [3], 0)
-    assert len(grown) == 2 * 2  # keys and values of two layers, once each: the first buffer holds all 40 tokens
+    assert len(held) == 2 * 2  # keys and values of two layers, once each: the first buffer holds all 40 tokens
 
 
 def test_wherever_a_model_thinks_it_is_told_not_to() -> None:

@@ -87,7 +87,7 @@ class Outline:
         output = _output_of(model)
         tied = output is not None and output.weight is backbone.get_input_embeddings().weight
         own = [backbone] if output is None or tied else [backbone, output]
-        memo: dict[int, Any] = {
+        memo: dict[int, Any] = {  # what deepcopy shall take for a weight: its shape alone
             id(p): nn.Parameter(torch.empty_like(p, device="meta"), p.requires_grad)
             for module in own
             for p in module.parameters()
@@ -169,7 +169,7 @@ def _output_of(model: Any) -> Any:
 
 def _divide(module: Any) -> None:
     mesh = init_device_mesh(device().type, (parallel.size(),))
-    for part in [*layers_of(module), module]:
+    for part in [*layers_of(module), module]:  # layers first: the root then takes what none of them has
         fully_shard(part, mesh=mesh)
         part.set_gradient_divide_factor(1.0)
         part.set_force_sum_reduction_for_comms(True)

@@ -150,7 +150,10 @@ def recipe_of(study: Study, name: str, seed: int) -> Recipe:
     """The recipe of this arm with this seed. ConfigError where an override does not fit it."""
     arm = study.arms[name]
     kind = kind_of(name, arm)
-    labels = [] if kind == "custom" else [f"preferences.labels={_flow(_labels(study, kind, arm))}"]
+    labels = []
+    if kind != "custom":
+        flow = yaml.safe_dump(_labels(study, kind, arm), default_flow_style=True, width=10**6, allow_unicode=True)
+        labels = [f"preferences.labels={flow.strip()}"]
     named = [f"name={study.name}-{name}-{seed}", f"seed={seed}"]
     ours = [*labels, *METHOD.get(kind, ())]
     try:
@@ -171,10 +174,6 @@ def _labels(study: Study, kind: str, arm: Arm) -> dict[str, Any]:
     if kind == "hybrid":
         return {"kind": "mix", "pairs": study.pairs, "human_data": sources}
     return {"kind": "ai", "pairs": study.pairs, **({"human_data": sources} if study.pairs == "human" else {})}
-
-
-def _flow(value: dict[str, Any]) -> str:
-    return yaml.safe_dump(value, default_flow_style=True, width=10**6, allow_unicode=True).strip()
 
 
 class ArmRun(NamedTuple):

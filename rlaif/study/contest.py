@@ -50,14 +50,16 @@ def hold_contest(study: Study, folder: Path, runs: Sequence[ArmRun]) -> None:
     met = list(meetings(runs, prompts_of(study)))
     pairs = {meeting.pair.id: meeting.pair for meeting in met if meeting.one.text != meeting.other.text}
     asked = list(pairs.values())
-    if not _is_done(run, recipe, asked):
+    mark, identity = run.folder / "asked.json", _identity(recipe, asked)
+    before = read_json(mark, OBJECT) if mark.exists() and run.judgments.exists() else {}
+    if {key: before.get(key) for key in identity} != identity:
         run.folder.mkdir(parents=True, exist_ok=True)
         result = judge_with_bar(recipe, run, asked, "contest")
         write_jsonl(run.failures, result.failures)
         check_failure_cap(result, len(asked), recipe.label)
         write_jsonl(run.judgments, result.judgments)
         write_jsonl(run.route, asked)
-        write_json(run.folder / "asked.json", _identity(recipe, asked) | {"cost": cost_of(result.cost)})
+        write_json(mark, identity | {"cost": cost_of(result.cost)})
 
 
 def contest_recipe(study: Study) -> Recipe:
@@ -82,14 +84,6 @@ def _identity(recipe: Recipe, asked: Sequence[Pair]) -> dict[str, Any]:
         "seed": recipe.seed,
         "files": [hash_path(file) for file in judge_files(recipe)],
     }
-
-
-def _is_done(run: Run, recipe: Recipe, asked: Sequence[Pair]) -> bool:
-    mark = run.folder / "asked.json"
-    if not mark.exists() or not run.judgments.exists():
-        return False
-    found, now = read_json(mark, OBJECT), _identity(recipe, asked)
-    return {key: found.get(key) for key in now} == now
 
 
 def meetings(runs: Sequence[ArmRun], prompts: dict[str, Prompt]) -> Iterator[Matchup]:

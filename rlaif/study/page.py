@@ -225,12 +225,10 @@ def _curves(found: StudyComparison, look: dict[str, plots.Look]) -> list[Part]:
             rows.append((arm, NONE, NONE, NONE, fit.reason if fit else NONE, lost))
     kind, which = "gold score", "The gold score is that of `optimise.gold`, which nothing trains on."
     if not has_gold:
-        kind, which = (
-            "training's own score",
-            (
-                "No arm kept a gold score (`optimise.gold`), so these are the scores that training itself pursued: "
-                "they show what was optimised, not what was gained, and no over-optimisation can be seen."
-            ),
+        kind = "training's own score"
+        which = (
+            "No arm kept a gold score (`optimise.gold`), so these are the scores that training itself pursued: they "
+            "show what was optimised, not what was gained, and no over-optimisation can be seen."
         )
     forms = "d (\u03b1 \u2212 \u03b2 log d) for RL and d (\u03b1 \u2212 \u03b2 d) for best-of-n, with d = \u221aKL"
     svg = plots.frontiers("What was bought with which distance", curves, look, kind)

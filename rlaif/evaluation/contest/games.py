@@ -38,17 +38,8 @@ class Game(NamedTuple):
 
     def swapped(self) -> Game:
         """The same game told from the other side."""
-        return Game(
-            self.prompt_id,
-            self.other,
-            self.one,
-            1 - self.p_one,
-            self.words_other,
-            self.words_one,
-            self.judge,
-            self.other_seed,
-            self.one_seed,
-        )
+        prompt_id, one, other, p_one, words_one, words_other, judge, one_seed, other_seed = self
+        return Game(prompt_id, other, one, 1 - p_one, words_other, words_one, judge, other_seed, one_seed)
 
     def worth(self, scale: Scale = "choice") -> float:
         """What `one` gets out of it."""
@@ -72,8 +63,8 @@ class Contest(NamedTuple):
 
     def between(self, one: str, other: str) -> tuple[Game, ...]:
         """The games of these two arms, the first by name as `one`; DataError where they never met."""
-        for arm in (one, other):
-            self.known(arm)
+        self.known(one)
+        self.known(other)
         games = tuple(game for game in self.games if game.pair in {(one, other), (other, one)})
         if not games:
             raise DataError(f"arms '{one}' and '{other}' never met: there is no game of these two")
@@ -94,7 +85,13 @@ def contest(games: Iterable[Game]) -> Contest:
     if not rows:
         raise DataError("no games to compare arms by")
     for number, game in enumerate(rows, 1):
-        _check(game, f"game {number} (prompt {game.prompt_id}, {game.one} against {game.other})")
+        place = f"game {number} (prompt {game.prompt_id}, {game.one} against {game.other})"
+        if game.one == game.other:
+            raise DataError(f"{place}: an arm cannot play against itself")
+        if not 0 <= game.p_one <= 1:
+            raise DataError(f"{place}: p_one must lie in [0, 1] (got {game.p_one!r})")
+        if min(game.words_one, game.words_other) < 0:
+            raise DataError(f"{place}: words must not be negative (got {game.words_one} and {game.words_other})")
     judges = sorted({game.judge for game in rows})
     if len(judges) > 1:
         raise DataError(f"games of {len(judges)} judges ({', '.join(judges)}): compare by one at a time")
@@ -105,15 +102,6 @@ def contest(games: Iterable[Game]) -> Contest:
 def prompts_of(games: Sequence[Game]) -> list[str]:
     """Each game's cluster."""
     return [game.prompt_id for game in games]
-
-
-def _check(game: Game, place: str) -> None:
-    if game.one == game.other:
-        raise DataError(f"{place}: an arm cannot play against itself")
-    if not 0 <= game.p_one <= 1:
-        raise DataError(f"{place}: p_one must lie in [0, 1] (got {game.p_one!r})")
-    if min(game.words_one, game.words_other) < 0:
-        raise DataError(f"{place}: words must not be negative (got {game.words_one} and {game.words_other})")
 
 
 # ------------------------------------------------------------------------------------------------ who wins
@@ -172,22 +160,12 @@ class WinRate(Record):
 def win_rate(played: Contest, one: str, other: str, bootstrap: Bootstrap) -> WinRate:
     """The win rate of `one` against `other`. DataError for an arm without games and for two that never met."""
     games = played.between(one, other)
-    found = _measured(games, bootstrap)
-    return found if found.one == one else found.swapped()
-
-
-def all_against_all(played: Contest, bootstrap: Bootstrap) -> list[WinRate]:
-    """Each pair of arms that met, once; the other side is `swapped()`."""
-    return [win_rate(played, one, other, bootstrap) for one, other in played.pairs]
-
-
-def _measured(games: Sequence[Game], bootstrap: Bootstrap) -> WinRate:
     worth, prompts = [game.worth() for game in games], prompts_of(games)
     rate = clustered_mean(worth, prompts, *bootstrap)
     sides = [spread(worth, [game.one_seed for game in games]), spread(worth, [game.other_seed for game in games])]
     counted = sides if seeds_apart([(game.one_seed, game.other_seed) for game in games]) else sides[:1]
     clusters = len(set(prompts))
-    return WinRate(
+    found = WinRate(
         one=games[0].one,
         other=games[0].other,
         rate=rate,
@@ -202,3 +180,9 @@ def _measured(games: Sequence[Game], bootstrap: Bootstrap) -> WinRate:
         over_seeds=over_seeds(rate, clustered_error(worth, prompts), clusters, counted, bootstrap.confidence),
         power=power_of(worth, prompts, bootstrap.confidence),
     )
+    return found if found.one == one else found.swapped()
+
+
+def all_against_all(played: Contest, bootstrap: Bootstrap) -> list[WinRate]:
+    """Each pair of arms that met, once; the other side is `swapped()`."""
+    return [win_rate(played, one, other, bootstrap) for one, other in played.pairs]

@@ -14,7 +14,7 @@ from scipy.sparse.csgraph import connected_components
 from scipy.special import expit
 
 from rlaif.errors import DataError
-from rlaif.evaluation.contest.games import Contest, Scale, prompts_of
+from rlaif.evaluation.contest.games import Contest, prompts_of
 from rlaif.evaluation.contest.length import Fits, clustered_fits, length_terms
 from rlaif.records import Record
 from rlaif.stats import Array, Bootstrap, Estimate
@@ -65,20 +65,14 @@ class League(Record):
     note: str | None
 
 
-def league(
-    played: Contest,
-    bootstrap: Bootstrap,
-    reference: str | None = None,
-    scale: Scale = "choice",
-    equal_length: bool = False,
-) -> League:
+def league(played: Contest, bootstrap: Bootstrap, reference: str | None = None, equal_length: bool = False) -> League:
     """The table of all arms; `equal_length` adds the length term of `length.py`.
 
     DataError where the arms fall into groups that never met: no scale joins them.
     """
     if reference is not None:
         played.known(reference)
-    worth = np.array([game.worth(scale) for game in played.games])
+    worth = np.array([game.worth() for game in played.games])
     sides = np.array([[played.arms.index(arm) for arm in game.pair] for game in played.games], dtype=np.intp)
     note = _separated(played, worth, sides)
     arms = len(played.arms)

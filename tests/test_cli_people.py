@@ -40,6 +40,16 @@ def test_simulated_annotators_are_made_reported_and_removed(cli, truth, tmp_path
     assert list(json.loads((tmp_path / "r.json").read_text())["removed"]) == ["simulated:flipper-1"]
 
 
+def test_rows_in_no_pair_are_told(cli, tmp_path):
+    rated = [("Why?", "Because.", 5), ("Why?", "No.", 1), ("How?", "So.", 3)]
+    rows = [{"prompt": prompt, "response": text, "rating": rating} for prompt, text, rating in rated]
+    write_jsonl(tmp_path / "ratings.jsonl", rows)
+    code, out, _ = cli("annotators", "report", "ratings.jsonl")
+    assert code == 0 and out.startswith(
+        "  human labels: 1 rows or ratings are in no pair, and not used\n1 annotators gave"
+    )
+
+
 def test_preferences_leave_in_other_tools_formats(cli, tmp_path):
     pair = Pair.of(Prompt.of((Message(role="user", content="Why?"),)), "Because.", "No.")
     row = Preference(

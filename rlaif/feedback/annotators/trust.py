@@ -136,9 +136,10 @@ def aggregate(judgments: Sequence[Judgment], section: AnnotatorsSection) -> list
         if accuracy:
             p_first = sigma(sum((2 * choice(p) - 1) * log_odds(accuracy[name]) for name, p in said.items()))
             merged.append(_merged(group, p_first, f"dawid_skene:{'+'.join(said)}"))
+        elif len(group) > 1:
+            merged.append(_merged(group, fmean(said.values()), f"mean:{'+'.join(said)}"))
         else:
-            mean = _merged(group, fmean(said.values()), f"mean:{'+'.join(said)}")
-            merged.append(mean if len(group) > 1 else group[0])
+            merged += group
     return merged
 
 

@@ -18,7 +18,7 @@ from rlaif.feedback.judge.drive import Work
 from rlaif.feedback.judge.result import Outcome, UnitResult
 from rlaif.models.chat import ChatModel, Reply, excess, is_logprob, no_answer
 from rlaif.patterns import Endless
-from rlaif.records import Failure, Pair, Provenance, Side
+from rlaif.records import Failure, Judgment, Pair, PrincipleJudgment, Provenance, Side
 from rlaif.templates import JudgeTemplate, Kind, load_template
 
 M = TypeVar("M", bound=MemberMode | RankMode | ReviseMode)
@@ -43,6 +43,17 @@ class Bench(NamedTuple, Generic[M]):
     annotator: Callable[[], str]
     """Known, as the provenance is, once the model was asked: of two models that take turns, one opens late."""
     provenance: Callable[[], Provenance]
+
+    def judgment(self, pair: Pair, p_a: float, principles: tuple[PrincipleJudgment, ...] = ()) -> Judgment:
+        """What the judge says of a pair."""
+        return Judgment(
+            pair=pair,
+            source="ai",
+            annotator=self.annotator(),
+            p_a=p_a,
+            principles=principles,
+            provenance=self.provenance(),
+        )
 
 
 class Way(NamedTuple):

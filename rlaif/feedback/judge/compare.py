@@ -114,14 +114,8 @@ def verdict(
 def judgment(bench: Bench[Any], pair: Pair, decided: Sequence[Decided]) -> Judgment:
     """Of a pair all of whose principles are decided."""
     section = bench.section
-    return Judgment(
-        pair=pair,
-        source="ai",
-        annotator=bench.annotator(),
-        p_a=aggregate(decided, section.aggregation, section.check_margin, bench.seed, pair.id),
-        principles=tuple(one for _, one in decided),
-        provenance=bench.provenance(),
-    )
+    p_a = aggregate(decided, section.aggregation, section.check_margin, bench.seed, pair.id)
+    return bench.judgment(pair, p_a, tuple(one for _, one in decided))
 
 
 def plan(pair: Pair, constitution: Constitution, section: LabelSection, seed: int, mode: str = "compare") -> Plan:

@@ -189,14 +189,7 @@ def _outcome(bench: Bench[RankMode], contest: _Contest, pair: Pair) -> Outcome:
         detail = f"of this prompt's comparisons {done}; label.mode.rounds is {bench.mode.rounds or 'all'}"
         return [Failure(stage="label", id=pair.id, reason="not connected by comparisons", detail=detail)]
     principles = own.principles if own else ()
-    return Judgment(
-        pair=pair,
-        source="ai",
-        annotator=bench.annotator(),
-        p_a=p_a,
-        principles=principles if upright else tuple(map(_turned, principles)),
-        provenance=bench.provenance(),
-    )
+    return bench.judgment(pair, p_a, principles if upright else tuple(map(_turned, principles)))
 
 
 def _turned(judgment: PrincipleJudgment) -> PrincipleJudgment:

@@ -20,7 +20,6 @@ from rlaif.feedback.verdict import draw
 from rlaif.models.chat import ChatModel, ChatRequest
 from rlaif.records import (
     Demonstration,
-    Judgment,
     Message,
     Messages,
     Prompt,
@@ -142,13 +141,7 @@ def _revised(bench: Bench[ReviseMode], response: Response, rounds: Sequence[Roun
     original, text = response.text.strip(), rounds[-1].revision
     prompt = Prompt(id=response.prompt_id, messages=response.prompt, tags=response.tags)
     pair = oriented(prompt, original, text, bench.seed)
-    judgment = Judgment(
-        pair=pair,
-        source="ai",
-        annotator=bench.annotator(),
-        p_a=bench.mode.confidence if pair.a == text else 1 - bench.mode.confidence,
-        provenance=bench.provenance(),
-    )
+    judgment = bench.judgment(pair, bench.mode.confidence if pair.a == text else 1 - bench.mode.confidence)
     revision = Revision(
         id=response.id,
         prompt_id=response.prompt_id,

@@ -24,8 +24,8 @@ from rlaif.audits.probes import PROBES, ProbeBench, judged_only, rounds, to_prob
 from rlaif.audits.proposal import lines
 from rlaif.audits.report import write_audit_page
 from rlaif.config import Recipe
-from rlaif.config.auto import SCHEMA
 from rlaif.config.judging import CompareMode, Mode, ReviseMode
+from rlaif.config.load import AUDIT_SCHEMA
 from rlaif.console import bar
 from rlaif.constitution import Constitution, load_constitution
 from rlaif.feedback.judge import JudgeResult, passes
@@ -136,7 +136,7 @@ def _audit(recipe: Recipe, gold: GoldLabels, judges: Judges, probe_pairs: int, r
     summary = summarise(labelled, result.judgments, result.failures, result.cost, bootstrap)
     summary["baselines"]["lead_over_longer"] = _lead(labelled, bootstrap)
     audit: dict[str, Any] = {
-        "schema": SCHEMA,
+        "schema": AUDIT_SCHEMA,
         "recipe": recipe.name,
         "subject": subject(about),
         "audited": about,

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 from rlaif.audits import MEASURES
 from rlaif.audits.identity import differences, identity
 from rlaif.config import Recipe
-from rlaif.config.auto import command, read_audit
 from rlaif.config.judging import ReviseMode
+from rlaif.config.load import how_to_audit, read_audit
 from rlaif.constitution import load_constitution
 from rlaif.errors import ConfigError, DataError, did_you_mean
 from rlaif.feedback.calibration import Isotonic, Temperature, fitted
@@ -99,7 +99,7 @@ def check_requirement(recipe: Recipe) -> Temperature | Isotonic | None:
     if different:
         raise ConfigError(
             f"label.audit.file: {path} is about another judge, mode or constitution: {'; '.join(different)}; "
-            f"audit this one: {command(path)}"
+            f"audit this one: {how_to_audit(path)}"
         )
     short = check_gate(audit, requirement.gate)
     if short:

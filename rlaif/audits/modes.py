@@ -25,9 +25,9 @@ from rlaif.audits.metrics import as_asked, cost_per_pair
 from rlaif.audits.named_modes import mode_name
 from rlaif.audits.proposal import reason, said
 from rlaif.config import Recipe
-from rlaif.config.auto import ModeChoice
 from rlaif.config.feedback import LabelSection
 from rlaif.config.judging import ContrastMode, Mode, PanelMode
+from rlaif.config.load import ModeChoice
 from rlaif.console import say
 from rlaif.constitution import Constitution, load_constitution
 from rlaif.errors import ConfigError, DataError, JudgeError, ModelError

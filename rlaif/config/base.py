@@ -46,11 +46,13 @@ class Section(BaseModel):
     def _truth_is_no_number(cls, values: Any) -> Any:
         """pydantic takes true for 1."""
         if isinstance(values, dict):
-            truths = {
-                name: f"a number, not true or false (got {values[name]!r})"
-                for name, field in cls.model_fields.items()
-                if name in values and _holds_truth(values[name]) and _is_number(field.annotation)
-            }
+            truths = {}
+            for name, field in cls.model_fields.items():
+                value, kinds = values.get(name), [*kinds_in(field.annotation)]
+                held = [*value.values()] if isinstance(value, dict) else value
+                truth = any(isinstance(each, bool) for each in (held if isinstance(held, list | tuple) else [held]))
+                if truth and (int in kinds or float in kinds) and bool not in kinds:
+                    truths[name] = f"a number, not true or false (got {value!r})"
             _refuse(cls.__name__, truths)
         return values
 
@@ -62,7 +64,8 @@ class Section(BaseModel):
             # What a section inside holds is that section's to refuse, at its place.
             fields = cls.model_fields
             own = {k: value for k, value in values.items() if k not in fields or not models_in(fields[k].annotation)}
-            _refuse(cls.__name__, {key: SECRET for key, value in own.items() if any(map(_is_secret, _texts(value)))})
+            texts = [(key, text) for key, value in own.items() for text in _texts(value) if ":/" in text]
+            _refuse(cls.__name__, {key: SECRET for key, text in texts if without_secrets(text) != text})
         return values
 
 
@@ -84,21 +87,6 @@ def _texts(value: Any) -> Iterator[str]:
         yield from (text for pair in value.items() for each in pair for text in _texts(each))
     elif isinstance(value, list | tuple):
         yield from (text for each in value for text in _texts(each))
-
-
-def _is_secret(text: str) -> bool:
-    return ":/" in text and without_secrets(text) != text
-
-
-def _holds_truth(value: Any) -> bool:
-    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else [value]
-    return any(isinstance(each, bool) for each in inside)
-
-
-def _is_number(annotation: Any) -> bool:
-    """Whether numbers may stand there, alone or in a list or mapping, and true and false may not."""
-    kinds = list(kinds_in(annotation))
-    return (int in kinds or float in kinds) and bool not in kinds
 
 
 def kinds_in(annotation: Any) -> Iterator[Any]:

@@ -126,8 +126,7 @@ class OnPolicy(Section):
 
     @property
     def reads_reward_model(self) -> bool:
-        """Whether the run's reward model takes part: without it none need be trained."""
-        return any(reads_reward_model(each) for each in (self.scoring, *(c.cost for c in self.constraints)))
+        return reads_reward_model(self.sources)
 
     @model_validator(mode="after")
     def _server_has_room(self) -> Self:
@@ -280,8 +279,7 @@ class BestOfN(Section):
 
     @property
     def reads_reward_model(self) -> bool:
-        """Whether the run's reward model takes part."""
-        return reads_reward_model(self.scoring)
+        return reads_reward_model(self.sources)
 
 
 Optimise = Annotated[Ppo | Reinforce | Rloo | Grpo | Dpo | Sft | BestOfN, Field(discriminator="kind")]

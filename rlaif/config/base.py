@@ -8,7 +8,7 @@ later. Recipes, studies and constitutions are all explained here.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypeVar, get_args, get_origin
 
@@ -98,6 +98,12 @@ def kinds_in(annotation: Any) -> Iterator[Any]:
 def models_in(annotation: Any) -> list[type[BaseModel]]:
     """The sections inside an annotation such as `tuple[A | B, ...]`."""
     return [kind for kind in kinds_in(annotation) if isinstance(kind, type) and issubclass(kind, BaseModel)]
+
+
+def repeated(values: Iterable[object]) -> list[int]:
+    """The positions of values that came before."""
+    listed = [*values]
+    return [position for position, value in enumerate(listed) if value in listed[:position]]
 
 
 class Mistake(NamedTuple):

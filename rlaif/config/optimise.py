@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from rlaif.config.base import Count, Positive, Section, Share
+from rlaif.config.base import Count, Positive, Section, Share, repeated
 from rlaif.config.scoring import (
     Constraint,
     HeldoutJudge,
@@ -137,8 +137,7 @@ class OnPolicy(Section):
 
     @model_validator(mode="after")
     def _constraints_have_names(self) -> Self:
-        names = [constraint.name for constraint in self.constraints]
-        if len(set(names)) < len(names):
+        if repeated(constraint.name for constraint in self.constraints):
             raise ValueError("two constraints have the same name")
         return self
 

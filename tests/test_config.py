@@ -237,11 +237,7 @@ def test_a_mistake_has_its_line_or_is_said_to_be_an_override(small):
 def test_every_mistake_is_listed(small):
     with pytest.raises(ConfigError) as error:
         load_recipe(small, ["optimise.steps=0", "nmae=x", "sample.top_p=2"])
-    assert [line.split(": ")[1] for line in str(error.value).split("\n")] == [
-        "sample.top_p",
-        "optimise.steps",
-        "nmae",
-    ]
+    assert [line.split(": ")[1] for line in str(error.value).split("\n")] == ["sample.top_p", "optimise.steps", "nmae"]
 
 
 @pytest.mark.parametrize(

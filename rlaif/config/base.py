@@ -119,11 +119,9 @@ class Mistake(NamedTuple):
         return f"{self.called}: {self.message}".removeprefix(": ")
 
 
-def mistakes(
-    error: ValidationError, values: Any, root: type[BaseModel], words: Mapping[str, str] | None = None
-) -> list[Mistake]:
-    """Each mistake in the values of a `root`, MOST_EXPLAINED at most, with the nearest valid name for a typo. `words`:
-    what is said for those kinds of pydantic's errors."""
+def mistakes(error: ValidationError, values: Any, root: Any, words: Mapping[str, str] | None = None) -> list[Mistake]:
+    """Each mistake in the values of a `root`, a model or a union of some, with the nearest valid name for a typo;
+    MOST_EXPLAINED at most. `words`: what is said for those kinds of pydantic's errors."""
     problems = error.errors(include_url=False)
     inside = {problem["loc"][:length] for problem in problems for length in range(len(problem["loc"]))}
     found = []
@@ -199,7 +197,7 @@ def written(text: str, place: type[Section], option: str) -> Any:
         raise ConfigError(f"{option} {shown(text)}: {first}") from None
 
 
-def _message(problem: ErrorDetails, root: type[BaseModel], words: Mapping[str, str]) -> str:
+def _message(problem: ErrorDetails, root: Any, words: Mapping[str, str]) -> str:
     kind, context, place = problem["type"], problem.get("ctx", {}), problem["loc"]
     got = f"(got {shown(problem['input'])})"
     tag = str(context.get("discriminator", "")).strip("'")
@@ -224,9 +222,9 @@ def _message(problem: ErrorDetails, root: type[BaseModel], words: Mapping[str, s
     return message
 
 
-def _models_at(path: Sequence[int | str], root: type[BaseModel]) -> list[type[BaseModel]]:
+def _models_at(path: Sequence[int | str], root: Any) -> list[type[BaseModel]]:
     """Those that may stand at the end of pydantic's path."""
-    models, in_mapping = [root], False
+    models, in_mapping = models_in(root), False
     for part in path:
         if isinstance(part, int) or in_mapping:
             in_mapping = False

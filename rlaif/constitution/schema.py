@@ -1,4 +1,4 @@
-"""What a constitution is: principles that a judge decides, code decides, or both. `load.py` reads it."""
+"""What a constitution is: principles that a judge decides, code decides, or both. `load_constitution` reads it."""
 
 from __future__ import annotations
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from rlaif.config import Recipe, load_recipe
+from rlaif.config.base import TAGS
 from rlaif.console import aligned
 from rlaif.constitution import Constitution, lint, load_constitution
 from rlaif.constitution.checks import CHECKS
@@ -69,9 +69,10 @@ def json_schema(kind: str) -> dict[str, Any]:
     if kind not in SCHEMAS:
         raise ConfigError(f"schema: no schema of {kind!r}{did_you_mean(kind, SCHEMAS)}")
     schema = Recipe.model_json_schema() if kind == "recipe" else _constitution_schema()
-    for union in _unions(schema):
-        for reference in union["mapping"].values():
-            _require_tag(schema["$defs"][reference.rpartition("/")[2]], union["propertyName"])
+    for definition in schema["$defs"].values():
+        for tag in TAGS:
+            if "const" in definition["properties"].get(tag, {}):
+                _require_tag(definition, tag)
     schema = _draft7(schema)
     head = {"$schema": "http://json-schema.org/draft-07/schema#", "$id": f"urn:{SCHEMAS[kind]}"}
     return head | {"title": f"rlaif {kind}"} | {key: value for key, value in schema.items() if key != "title"}
@@ -107,18 +108,6 @@ def _constitution_schema() -> dict[str, Any]:
     principle["anyOf"] = [{"required": [key]} for key in ("compare", "contrast", "check")]
     principle["dependencies"] = {"question": ["desired"], "desired": ["question"]}
     return schema
-
-
-def _unions(node: Any) -> Iterator[dict[str, Any]]:
-    """Every `discriminator`: the key that tells the alternatives of a union apart, and where they are."""
-    if isinstance(node, dict):
-        if "mapping" in (found := node.get("discriminator", {})):
-            yield found
-        for value in node.values():
-            yield from _unions(value)
-    elif isinstance(node, list):
-        for value in node:
-            yield from _unions(value)
 
 
 def _require_tag(definition: dict[str, Any], tag: str) -> None:

@@ -122,21 +122,17 @@ atexit.register(_worker.close)
 _endless = Counter[str]()
 
 
-def search(pattern: str, text: str, seconds: float | None = None) -> bool:
+def search(pattern: str, text: str, seconds: float | None = None, how: str = "search") -> bool:
     """Whether the pattern, which must compile, is found in the text. Endless where that cannot be told in time."""
-    return _told(pattern, text, seconds or LIMIT_S, "search")
-
-
-def matches(pattern: str, text: str) -> bool:
-    """Whether the pattern, which must compile, matches the whole text. Endless where that cannot be told in time."""
-    return _told(pattern, text, LIMIT_S, "fullmatch")
-
-
-def _told(pattern: str, text: str, seconds: float, how: str) -> bool:
-    found = _run(pattern, text, seconds, how)
+    found = _run(pattern, text, seconds or LIMIT_S, how)
     if found is None:
         raise Endless(f"the pattern {shown(pattern)} came to no end on a text of {len(text):,} characters")
     return found
+
+
+def matches(pattern: str, text: str) -> bool:
+    """Whether the pattern matches the whole text; else as `search`."""
+    return search(pattern, text, how="fullmatch")
 
 
 @lru_cache(4096)

@@ -37,10 +37,7 @@ texts = st.text(max_size=80)
         ("one", 1),
         ("Don't over-think it - really!", 4),
         ("\u6211\u559c\u6b22\u732b\u3002", 4),  # four Chinese characters and a full stop
-        (
-            "\u0939\u093f\u0928\u094d\u0926\u0940 \u092d\u093e\u0937\u093e",
-            2,
-        ),  # two Hindi words with vowel signs
+        ("\u0939\u093f\u0928\u094d\u0926\u0940 \u092d\u093e\u0937\u093e", 2),  # two Hindi words with vowel signs
     ],
 )
 def test_words(text, count):
@@ -117,18 +114,7 @@ def test_whole_sentences(text):
 
 @pytest.mark.parametrize(
     "text",
-    [
-        "",
-        " ",
-        "...",
-        '"."',
-        "and then",
-        "first, second,",
-        "as follows:",
-        "Steps:\n1. Wash it.\n2.",
-        "3.5",
-        "end)",
-    ],
+    ["", " ", "...", '"."', "and then", "first, second,", "as follows:", "Steps:\n1. Wash it.\n2.", "3.5", "end)"],
 )
 def test_cut_sentences(text):
     assert not EndsInSentence().passes(text)

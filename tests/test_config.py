@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from rlaif.api.inputs import model_of
 from rlaif.config import Recipe, changed_keys, dump_recipe, load_recipe
 from rlaif.config.base import Section
 from rlaif.config.feedback import AiLabels, HumanLabels, Lexicographic, MixedLabels, WeightedMix
@@ -234,14 +235,30 @@ def test_a_mistake_has_its_line_or_is_said_to_be_an_override(small):
     assert written == f"{small}:{last}: nmae: no such key; did you mean 'name'?"
 
 
+@pytest.mark.parametrize(
+    ("values", "line"),
+    [
+        (
+            {"backend": "local", "model": "m", "batch_sise": 3},
+            "batch_sise: no such key; did you mean 'batch_size'?",
+        ),
+        ({"backend": "locl", "model": "m"}, "no backend 'locl'; did you mean 'local'?"),
+        (
+            {"model": "m"},
+            "must say its 'backend' (got {'model': 'm'}); valid choices: client, local, scripted, vllm",
+        ),
+    ],
+)
+def test_a_model_that_the_library_is_given_is_explained_as_one_of_a_recipe(values, line):
+    with pytest.raises(ConfigError) as error:
+        model_of(values)
+    assert str(error.value) == f"model: {line}"
+
+
 def test_every_mistake_is_listed(small):
     with pytest.raises(ConfigError) as error:
         load_recipe(small, ["optimise.steps=0", "nmae=x", "sample.top_p=2"])
-    assert [line.split(": ")[1] for line in str(error.value).split("\n")] == [
-        "sample.top_p",
-        "optimise.steps",
-        "nmae",
-    ]
+    assert [line.split(": ")[1] for line in str(error.value).split("\n")] == ["sample.top_p", "optimise.steps", "nmae"]
 
 
 @pytest.mark.parametrize(

@@ -112,14 +112,8 @@ def test_for_tags(tmp_path):
             "- id: a\n  compare: x\n  weight: 1.0e+308",
             "8: principles.a.weight: Input should be less than or equal to 1000000 (got 1e+308)",
         ),
-        (
-            "- id: a\n  compare: x\n  weight: .nan",
-            "8: principles.a.weight: Input should be a finite number (got nan)",
-        ),
-        (
-            "- id: a\n  compare: x\n  weight: .inf",
-            "8: principles.a.weight: Input should be a finite number (got inf)",
-        ),
+        ("- id: a\n  compare: x\n  weight: .nan", "8: principles.a.weight: Input should be a finite number (got nan)"),
+        ("- id: a\n  compare: x\n  weight: .inf", "8: principles.a.weight: Input should be a finite number (got inf)"),
         ("- id: a\n  compare: ' '", "7: principles.a.compare: is empty (got ' ')"),
         (
             "- id: a\n  compare:\n  check: {kind: no_list}",
@@ -154,15 +148,9 @@ def test_for_tags(tmp_path):
         ),
         ("- {compare: x}", "6: principles.0.id: required, but missing"),
         ("- just text", "6: principles.0: must be a mapping, like {key: value} (got 'just text')"),
-        (
-            "- {id: a, compare: x, tags: harmful}",
-            "6: principles.a.tags: must be a list, like [this] (got 'harmful')",
-        ),
+        ("- {id: a, compare: x, tags: harmful}", "6: principles.a.tags: must be a list, like [this] (got 'harmful')"),
         ("- {id: a, compare: x, veto: 'yes'}", "6: principles.a.veto: must be true or false (got 'yes')"),
-        (
-            "- {id: a, compare: x, priority: 1.5}",
-            "6: principles.a.priority: must be a whole number (got 1.5)",
-        ),
+        ("- {id: a, compare: x, priority: 1.5}", "6: principles.a.priority: must be a whole number (got 1.5)"),
         ("- {id: a b, compare: x}", "6: principles.0.id: use letters, digits, - and _ only (got 'a b')"),
         ("  []", "5: principles: is empty (got [])"),
     ],
@@ -186,10 +174,7 @@ def test_a_bad_pattern_says_why(complaints):
             HEAD.replace("schema: rlaif/constitution/v1\n", ""),
             " schema: required, but missing; write `schema: rlaif/constitution/v1`",
         ),
-        (
-            HEAD.replace("v1", "v9"),
-            "1: schema: Input should be 'rlaif/constitution/v1' (got 'rlaif/constitution/v9')",
-        ),
+        (HEAD.replace("v1", "v9"), "1: schema: Input should be 'rlaif/constitution/v1' (got 'rlaif/constitution/v9')"),
         (HEAD.replace("'1'", "1.0"), "3: version: must be text; put a number in quotes to make it text (got 1.0)"),
         (HEAD.replace("title", "titel"), "4: titel: no such key; did you mean 'title'?"),
     ],
@@ -269,14 +254,7 @@ def test_an_unknown_key_may_be_called_what_another_part_is(complaints, place, kn
 KEYS = ["id", "compare", "contrast", "for", "against", "check", "kind", "limit", "principles"]
 junk = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-    lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.dictionaries(
-            st.sampled_from(KEYS),
-            inner,
-            max_size=4,
-        )
-    ),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=4),
     max_leaves=12,
 )
 
@@ -323,18 +301,11 @@ HELPS = {"compare": "Which response helps the user to do more of the task?"}
         ({"compare": "Which response is honest and polite?"}, "two things"),
         ({"compare": "Which response answers first and explains afterwards?"}, "two things"),
         (
-            {
-                "compare": "Which response is short?",
-                "question": "Is the response short and clear?",
-                "desired": "yes",
-            },
+            {"compare": "Which response is short?", "question": "Is the response short and clear?", "desired": "yes"},
             "two",
         ),
         ({"compare": "Which response is shorter?", "critique": None}, "no critique text"),
-        (
-            {"compare": "Which response is shorter?", "critique": None, "revise": None},
-            "no critique or revise text",
-        ),
+        ({"compare": "Which response is shorter?", "critique": None, "revise": None}, "no critique or revise text"),
     ],
 )
 def test_lint_warns(principle, word):
@@ -407,10 +378,7 @@ def test_lint_leaves_a_checked_constitution_alone():
             ],
             "p1: nearly the opposite of p0; they cancel",
         ),
-        (
-            [{"check": {"kind": "no_list"}}, {"check": {"kind": "no_list"}}],
-            "p1: the same check as p0; it counts twice",
-        ),
+        ([{"check": {"kind": "no_list"}}, {"check": {"kind": "no_list"}}], "p1: the same check as p0; it counts twice"),
         (
             [{"check": {"kind": "min_words", "limit": 9}}, {"check": {"kind": "max_words", "limit": 8}}],
             "p1: no response can pass both it and p0",

@@ -51,11 +51,7 @@ OLD = of(CALM, BRIEF)
             "major",
             "brief: check max_words: limit 60 -> 40",
         ),
-        (
-            of(CALM, BRIEF | {"check": {"kind": "no_list"}}),
-            "major",
-            "brief: check max_words(limit=60) -> no_list()",
-        ),
+        (of(CALM, BRIEF | {"check": {"kind": "no_list"}}), "major", "brief: check max_words(limit=60) -> no_list()"),
         (of(CALM | {"check": {"kind": "no_list"}}, BRIEF), "major", "calm: check no_list() added"),
         (of(CALM, BRIEF | {"compare": "Which?"}), "major", "brief: compare added: Which?"),
         (
@@ -74,11 +70,7 @@ OLD = of(CALM, BRIEF)
         (of(CALM | {"weight": 2}, BRIEF), "minor", "calm: weight 1 -> 2 (counts more)"),
         (of(CALM | {"weight": 0.5}, BRIEF), "minor", "calm: weight 1 -> 0.5 (counts less)"),
         (of(CALM | {"priority": 2}, BRIEF), "minor", "calm: priority 1 -> 2 (decided later in lexicographic order)"),
-        (
-            of(CALM | {"tags": ["heat"]}, BRIEF),
-            "minor",
-            "calm: tags none -> heat (now applies to prompts tagged heat)",
-        ),
+        (of(CALM | {"tags": ["heat"]}, BRIEF), "minor", "calm: tags none -> heat (now applies to prompts tagged heat)"),
         (
             of(CALM, BRIEF | {"question": "Is it short?", "desired": "yes"}),
             "minor",

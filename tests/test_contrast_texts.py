@@ -79,10 +79,7 @@ def test_without_against_the_other_side_is_the_model_as_it_is(tmp_path: Path, wr
             "    for: [x]",
             "8: principles.a.contrast.for: must be text; put a number in quotes to make it text (got ['x'])",
         ),
-        (
-            "    - x\n    - y",
-            "7: principles.a.contrast: must be a mapping, like {key: value} (got ['x', 'y'])",
-        ),
+        ("    - x\n    - y", "7: principles.a.contrast: must be a mapping, like {key: value} (got ['x', 'y'])"),
         *(
             (
                 f"    for: Be brief.\n    against: {same}",
@@ -115,10 +112,7 @@ def test_all_mistakes_are_reported_in_order(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "version", "before"),
-    [
-        ("harmlessness", "1.0.1", "cc51ecd7e527056e"),
-        ("helpfulness", "1.0.0", "b2eb82417ad696ca"),
-    ],
+    [("harmlessness", "1.0.1", "cc51ecd7e527056e"), ("helpfulness", "1.0.0", "b2eb82417ad696ca")],
 )
 def test_without_contrast_the_hash_is_what_it_was_before_there_was_any(name: str, version: str, before: str) -> None:
     """The shipped files of these versions. Whoever rewords another text of one takes its row out."""
@@ -247,11 +241,7 @@ def test_what_is_well_written_passes(for_: str, against: str) -> None:
             "",
             "contrast.for speaks to a judge ('the response'); tell whoever answers how to answer",
         ),
-        (
-            "Compare by plainness.",
-            "",
-            "contrast.for speaks to a judge ('Compare'); tell whoever answers how to answer",
-        ),
+        ("Compare by plainness.", "", "contrast.for speaks to a judge ('Compare'); tell whoever answers how to answer"),
         (
             "Rate a long answer low.",
             "Rate a short answer low.",

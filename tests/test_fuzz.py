@@ -24,7 +24,7 @@ import yaml
 from rlaif.annotate.questions import read_questions
 from rlaif.annotate.route import conflicts_of, read_routing, route
 from rlaif.audits import gate
-from rlaif.config import auto, dump_recipe, load_recipe
+from rlaif.config import dump_recipe, load, load_recipe
 from rlaif.config.feedback import PromptsSection
 from rlaif.config.sources import FileSource
 from rlaif.constitution import lint, load_constitution
@@ -375,7 +375,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run.annotations.write_text(first.replace('"source":"ai"', '"source":"human"'))
     run.routing.write_text(json.dumps({"by": "random", "budget": 3, "seed": 0, "picked": ["a"], "facts": {"x": 1.5}}))
     run.route.write_text("".join(p.model_dump_json() + "\n" for p in pairs(2)))
-    audit = {"schema": auto.SCHEMA, "audited": {"judge": {"model": "x"}}, "agreement": {"value": 0.9, "low": 0.8}}
+    audit = {"schema": load.AUDIT_SCHEMA, "audited": {"judge": {"model": "x"}}, "agreement": {"value": 0.9, "low": 0.8}}
     audit["calibration"] = {"isotonic": {"x": [0.5, 0.9], "y": [0.5, 0.8]}}
     (folder / "audit.json").write_text(json.dumps(audit))
     scored = {"arm": "a", "seed": 0, "model": "m", "pair_id": "p", "prompt_id": "q", "p_human": 1.0, "margin": 0.5}
@@ -405,7 +405,7 @@ def reads_of(run: Run) -> dict[str, list[Callable[[], object]]]:
         return terminal(read_json(run.evaluation, EVALUATION)), _row(1, run)
 
     def audited() -> object:
-        audit = auto.read_audit(folder / "audit.json")
+        audit = load.read_audit(folder / "audit.json")
         gate.differences(audit["audited"], {"judge": {"model": "x"}})
         return gate.check_gate(audit, {"accuracy.low": 0.5}), fitted(audit.get("calibration") or {}, "isotonic")
 

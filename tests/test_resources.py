@@ -32,10 +32,7 @@ def test_a_path_is_itself(tmp_path):
     ("name", "message"),
     [
         ("harmlesness", "no constitution 'harmlesness'; did you mean 'harmlessness'?"),
-        (
-            "there/helpfullness.yaml",
-            "there/helpfullness.yaml: no such constitution file; did you mean 'helpfulness'?",
-        ),
+        ("there/helpfullness.yaml", "there/helpfullness.yaml: no such constitution file; did you mean 'helpfulness'?"),
         ("", "no constitution ''; valid choices: harmlessness, helpfulness, plain-and-brief"),
     ],
 )

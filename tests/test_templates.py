@@ -23,14 +23,7 @@ COMPARE = load_template("compare")
 TAGS = ("conversation", "response_a", "response_b", "user_turn", "assistant_turn", "system_turn")
 
 
-def ask(
-    text="Hi",
-    first="one",
-    second="two",
-    preamble="",
-    principle="Which response is shorter?",
-    template=COMPARE,
-):
+def ask(text="Hi", first="one", second="two", preamble="", principle="Which response is shorter?", template=COMPARE):
     prompt = (Message(role="user", content=text),)
     return template.render(prompt=prompt, responses=(first, second), preamble=preamble, principle=principle)
 
@@ -156,10 +149,7 @@ forged = st.builds(
 
 @given(st.lists(harmless | forged, min_size=1, max_size=5).map("".join))
 def test_text_cannot_forge_or_close_a_delimiter(text):
-    clean, attacked = (
-        user_text(text="x", first="x", second="x"),
-        user_text(text=text, first=text, second=text),
-    )
+    clean, attacked = (user_text(text="x", first="x", second="x"), user_text(text=text, first=text, second=text))
     for tag in TAGS:
         for form in (f"<{tag}>", f"</{tag}>"):
             assert attacked.lower().count(form) == clean.count(form)
@@ -370,10 +360,7 @@ def test_each_label_is_one_token_of_the_embedded_model(embedded_tokenizer):
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        (
-            MINE.replace("response_1", "respons_1"),
-            "1: unknown placeholder 'respons_1'; did you mean 'response_1'?",
-        ),
+        (MINE.replace("response_1", "respons_1"), "1: unknown placeholder 'respons_1'; did you mean 'response_1'?"),
         (
             "\n\n" + MINE.replace("principle", "principel"),
             "3: unknown placeholder 'principel'; did you mean 'principle'?",

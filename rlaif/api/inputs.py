@@ -142,7 +142,7 @@ def model_of(model: str | Mapping[str, Any] | Section) -> JudgeModel:
     try:
         return _MODEL.validate_python(values)
     except ValidationError as error:
-        raise ConfigError(few([f"model: {line}" for line in mistakes(error, values, Section)])) from None
+        raise ConfigError(few([f"model: {line}" for line in mistakes(error, values, JudgeModel)])) from None
 
 
 def _named(name: str) -> dict[str, Any]:

@@ -22,8 +22,8 @@ from rlaif.audits.opinion import opinion
 from rlaif.audits.probes import PROBES, ProbeBench, judged_only, rounds, to_probe
 from rlaif.audits.report import write_audit_page
 from rlaif.config import Recipe
-from rlaif.config.auto import SCHEMA
 from rlaif.config.judging import CompareMode, Mode, ReviseMode
+from rlaif.config.load import AUDIT_SCHEMA
 from rlaif.console import bar
 from rlaif.constitution import Constitution, load_constitution
 from rlaif.feedback.judge import JudgeResult, passes
@@ -115,7 +115,7 @@ def _audit(recipe: Recipe, gold: GoldLabels, judges: Judges, probe_pairs: int, r
     probes, probe_cost = _probe(recipe, constitution, judges, result.judgments, probe_pairs)
     summary = summarise(labelled, result.judgments, result.failures, result.cost, bootstrap)
     audit: dict[str, Any] = {
-        "schema": SCHEMA,
+        "schema": AUDIT_SCHEMA,
         "recipe": recipe.name,
         "subject": content_id(about),  # equal where two audits are about the same
         "audited": about,

@@ -17,9 +17,8 @@ from typing import Any, NamedTuple
 
 from rlaif.audits import MEASURES
 from rlaif.config import Recipe
-from rlaif.config.auto import command, read_audit
 from rlaif.config.judging import CompareMode, ContrastMode, MemberMode, PanelMode, RankMode, ReviseMode
-from rlaif.config.load import dotted
+from rlaif.config.load import dotted, how_to_audit, read_audit
 from rlaif.config.models import JudgeModel, LocalModel, ScriptedModel, VllmModel
 from rlaif.constitution import Constitution, load_constitution
 from rlaif.digest import hash_path
@@ -176,7 +175,7 @@ def check_requirement(recipe: Recipe) -> Temperature | Isotonic | None:
     if different:
         raise ConfigError(
             f"label.audit.file: {path} is about another judge, mode or constitution: {'; '.join(different)}; "
-            f"audit this one: {command(path)}"
+            f"audit this one: {how_to_audit(path)}"
         )
     short = check_gate(audit, requirement.gate)
     if short:

@@ -25,7 +25,6 @@ from rlaif.audits.gold import GoldLabels
 from rlaif.audits.judges import Judges, judge_gold
 from rlaif.audits.metrics import as_asked, cost_per_pair, dumped
 from rlaif.config import Recipe
-from rlaif.config.auto import ModeChoice
 from rlaif.config.base import Section, written
 from rlaif.config.judging import (
     ChecklistMode,
@@ -37,6 +36,7 @@ from rlaif.config.judging import (
     ReasonedMode,
     ScoreMode,
 )
+from rlaif.config.load import ModeChoice
 from rlaif.console import say
 from rlaif.constitution import Constitution, load_constitution
 from rlaif.errors import ConfigError, DataError, JudgeError, ModelError, did_you_mean, shown

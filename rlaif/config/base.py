@@ -8,7 +8,7 @@ later. Recipes, studies and constitutions are all explained here.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypeVar, get_args, get_origin
 
@@ -46,11 +46,13 @@ class Section(BaseModel):
     def _truth_is_no_number(cls, values: Any) -> Any:
         """pydantic takes true for 1."""
         if isinstance(values, dict):
-            truths = {
-                name: f"a number, not true or false (got {values[name]!r})"
-                for name, field in cls.model_fields.items()
-                if name in values and _holds_truth(values[name]) and _is_number(field.annotation)
-            }
+            truths = {}
+            for name, field in cls.model_fields.items():
+                value, kinds = values.get(name), [*kinds_in(field.annotation)]
+                held = [*value.values()] if isinstance(value, dict) else value
+                truth = any(isinstance(each, bool) for each in (held if isinstance(held, list | tuple) else [held]))
+                if truth and (int in kinds or float in kinds) and bool not in kinds:
+                    truths[name] = f"a number, not true or false (got {value!r})"
             _refuse(cls.__name__, truths)
         return values
 
@@ -62,7 +64,8 @@ class Section(BaseModel):
             # What a section inside holds is that section's to refuse, at its place.
             fields = cls.model_fields
             own = {k: value for k, value in values.items() if k not in fields or not models_in(fields[k].annotation)}
-            _refuse(cls.__name__, {key: SECRET for key, value in own.items() if any(map(_is_secret, _texts(value)))})
+            texts = [(key, text) for key, value in own.items() for text in _texts(value) if ":/" in text]
+            _refuse(cls.__name__, {key: SECRET for key, text in texts if without_secrets(text) != text})
         return values
 
 
@@ -86,21 +89,6 @@ def _texts(value: Any) -> Iterator[str]:
         yield from (text for each in value for text in _texts(each))
 
 
-def _is_secret(text: str) -> bool:
-    return ":/" in text and without_secrets(text) != text
-
-
-def _holds_truth(value: Any) -> bool:
-    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else [value]
-    return any(isinstance(each, bool) for each in inside)
-
-
-def _is_number(annotation: Any) -> bool:
-    """Whether numbers may stand there, alone or in a list or mapping, and true and false may not."""
-    kinds = list(kinds_in(annotation))
-    return (int in kinds or float in kinds) and bool not in kinds
-
-
 def kinds_in(annotation: Any) -> Iterator[Any]:
     """Every type that an annotation names, at any depth."""
     inside = get_args(annotation)
@@ -110,6 +98,12 @@ def kinds_in(annotation: Any) -> Iterator[Any]:
 def models_in(annotation: Any) -> list[type[BaseModel]]:
     """The sections inside an annotation such as `tuple[A | B, ...]`."""
     return [kind for kind in kinds_in(annotation) if isinstance(kind, type) and issubclass(kind, BaseModel)]
+
+
+def repeated(values: Iterable[object]) -> list[int]:
+    """The positions of values that came before."""
+    listed = [*values]
+    return [position for position, value in enumerate(listed) if value in listed[:position]]
 
 
 class Mistake(NamedTuple):
@@ -125,11 +119,9 @@ class Mistake(NamedTuple):
         return f"{self.called}: {self.message}".removeprefix(": ")
 
 
-def mistakes(
-    error: ValidationError, values: Any, root: type[BaseModel], words: Mapping[str, str] | None = None
-) -> list[Mistake]:
-    """Each mistake in the values of a `root`, MOST_EXPLAINED at most, with the nearest valid name for a typo. `words`:
-    what is said for those kinds of pydantic's errors."""
+def mistakes(error: ValidationError, values: Any, root: Any, words: Mapping[str, str] | None = None) -> list[Mistake]:
+    """Each mistake in the values of a `root`, a model or a union of some, with the nearest valid name for a typo;
+    MOST_EXPLAINED at most. `words`: what is said for those kinds of pydantic's errors."""
     problems = error.errors(include_url=False)
     inside = {problem["loc"][:length] for problem in problems for length in range(len(problem["loc"]))}
     found = []
@@ -205,7 +197,7 @@ def written(text: str, place: type[Section], option: str) -> Any:
         raise ConfigError(f"{option} {shown(text)}: {first}") from None
 
 
-def _message(problem: ErrorDetails, root: type[BaseModel], words: Mapping[str, str]) -> str:
+def _message(problem: ErrorDetails, root: Any, words: Mapping[str, str]) -> str:
     kind, context, place = problem["type"], problem.get("ctx", {}), problem["loc"]
     got = f"(got {shown(problem['input'])})"
     tag = str(context.get("discriminator", "")).strip("'")
@@ -230,9 +222,9 @@ def _message(problem: ErrorDetails, root: type[BaseModel], words: Mapping[str, s
     return message
 
 
-def _models_at(path: Sequence[int | str], root: type[BaseModel]) -> list[type[BaseModel]]:
+def _models_at(path: Sequence[int | str], root: Any) -> list[type[BaseModel]]:
     """Those that may stand at the end of pydantic's path."""
-    models, in_mapping = [root], False
+    models, in_mapping = models_in(root), False
     for part in path:
         if isinstance(part, int) or in_mapping:
             in_mapping = False

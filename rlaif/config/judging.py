@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from rlaif.config.base import Count, Positive, Section, Share
+from rlaif.config.base import Count, Positive, Section, Share, repeated
 from rlaif.config.models import JudgeModel
 
 
@@ -124,9 +124,8 @@ class PanelMode(Section):
     @model_validator(mode="after")
     def _names_differ(self) -> Self:
         names = [member.name for member in self.members]
-        for name in names:
-            if names.count(name) > 1:
-                raise ValueError(f"members: name {name!r} is used twice")
+        for index in repeated(names):
+            raise ValueError(f"members: name {names[index]!r} is used twice")
         return self
 
 

@@ -1,22 +1,27 @@
-"""From a recipe file and `section.key=value` overrides to a frozen Recipe, or one line for each mistake."""
+"""From a recipe file and `section.key=value` overrides to a frozen Recipe, or one line for each mistake.
+
+What `label.mode.kind=auto` stands for is settled here too: the mode that an audit chose among several.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from rlaif.config.auto import settle_mode
 from rlaif.config.base import TAGS, Section, models_in, validated
 from rlaif.config.judging import Mode
 from rlaif.config.recipe import OF_NO_RUN, Recipe
 from rlaif.console import say
 from rlaif.errors import ConfigError, shown
+from rlaif.files import read_file
+from rlaif.jsonl import first_problem, strict_loads
 from rlaif.resources import resolve
 from rlaif.strict_yaml import BROKEN, NotYaml, parse_yaml, read_mapping
 
@@ -36,7 +41,7 @@ def load_recipe(
     overridden = _apply_overrides(values, overrides, *later)
     _rename_old(values, path)
     try:
-        settled = settle_mode(values, auto)
+        settled = _settle_mode(values, auto)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
     if settled is not None:
@@ -96,6 +101,92 @@ def dotted(tree: Any, lists: bool = False, prefix: str = "") -> dict[str, Any]:
     for key, child in children.items():
         found |= dotted(child, lists, f"{prefix}.{key}" if prefix else str(key))
     return found if children else {prefix: tree}
+
+
+# ---------------------------------------------------------------------------------------------- label.mode: auto
+
+
+AUDIT_SCHEMA = "rlaif/audits/v1"
+"""Of what `rlaif audit` writes."""
+
+
+class ModeChoice(Section):
+    """The mode that an audit proposes, as its JSON holds it under `modes.chosen`."""
+
+    name: str
+    """Its kind, and the settings that are not its kind's defaults."""
+    mode: Mode
+    reason: str
+    """Its agreement with people on pairs that did not choose it, in words."""
+
+
+def _settle_mode(values: dict[str, Any], instead: Mode | None = None) -> str | None:
+    """Put the chosen mode, or `instead`, where `label.mode` says `auto`, in place; say which and why. Whether the audit
+    is about this judge and constitution is for labelling to check (`rlaif.audits.gate`).
+
+    None where the recipe names its mode, and where what it says is no recipe anyway: validation tells more of that.
+    ConfigError where the audit cannot be read, compared no modes, or proposes none of them.
+    """
+    label = values.get("label")
+    if not isinstance(label, dict) or label.get("mode") != {"kind": "auto"}:
+        return None
+    if instead is not None:
+        label["mode"] = instead.model_dump(mode="json")
+        return None
+    audit = label.get("audit")
+    if audit is None:
+        raise ConfigError(
+            "label.mode.kind: auto takes the mode that an audit chose, and label.audit names none; make one with: "
+            f"{how_to_audit(Path('audit.json'), modes=True)}, and set label.audit.file=audit.json"
+        )
+    if not isinstance(audit, dict) or not isinstance(audit.get("file"), str):
+        return None
+    chosen = _chosen(Path(os.path.expanduser(audit["file"])))
+    label["mode"] = chosen.mode.model_dump(mode="json")
+    return f"label.mode: {chosen.name}, by audit {audit['file']}: {chosen.reason}"
+
+
+def _chosen(path: Path) -> ModeChoice:
+    """What the audit in this file proposes."""
+    modes = read_audit(path, modes=True).get("modes")
+    if not isinstance(modes, dict):
+        raise ConfigError(
+            f"label.mode.kind: auto: the audit {path} compared no modes; make one that did with: "
+            f"{how_to_audit(path, modes=True)}"
+        )
+    if modes.get("chosen") is None:
+        raise ConfigError(
+            f"label.mode.kind: auto: the audit {path} chose none. {modes.get('sentence', 'It does not say why.')} "
+            "Audit with more labels, with another judge or constitution, or name a mode here"
+        )
+    try:
+        return ModeChoice.model_validate(modes["chosen"])
+    except ValidationError as error:
+        raise ConfigError(
+            f"label.audit.file: {path}: modes.chosen is not what `rlaif audit` writes: {first_problem(error)}"
+        ) from None
+
+
+def read_audit(path: Path, modes: bool = False) -> dict[str, Any]:
+    """The audit that `label.audit.file` names. ConfigError where it is none, with the command that makes one (of
+    several `modes`)."""
+    try:
+        audit = strict_loads(read_file(path).decode())
+    except FileNotFoundError:
+        raise ConfigError(
+            f"label.audit.file: {path}: no such file; make it with: {how_to_audit(path, modes)}"
+        ) from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"label.audit.file: {path}: cannot be read as JSON: {error}") from None
+    if not isinstance(audit, dict) or audit.get("schema") != AUDIT_SCHEMA or not isinstance(audit.get("audited"), dict):
+        raise ConfigError(f"label.audit.file: {path}: is not what `rlaif audit` writes (schema {AUDIT_SCHEMA})")
+    return audit
+
+
+def how_to_audit(path: Path, modes: bool = False) -> str:
+    """How such an audit is made."""
+    tried = " --modes compare,checklist,contrast" if modes else ""
+    return f"rlaif audit RECIPE --gold FILE{tried} --out {path}"
 
 
 # --------------------------------------------------------------------------------------------------- overrides

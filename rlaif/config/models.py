@@ -20,20 +20,8 @@ _NAMES_A_SECRET = re.compile(
     r"|.*(?:api|access|auth|secret|private|subscription|bearer)[_-]?(?:key|token)s?",
     re.IGNORECASE,
 )
-_OURS = {
-    "model",
-    "messages",
-    "prompt",
-    "input",
-    "n",
-    "best_of",
-    "stream",
-    "stream_options",
-    "temperature",
-    "top_p",
-    "seed",
-}
-_OURS |= {"max_tokens", "max_completion_tokens", "logprobs", "top_logprobs", "logprob_token_ids"}
+_OURS = {"model", "messages", "prompt", "input", "n", "best_of", "stream", "stream_options", "temperature", "top_p"}
+_OURS |= {"seed", "max_tokens", "max_completion_tokens", "logprobs", "top_logprobs", "logprob_token_ids"}
 _OURS |= {"return_tokens_as_token_ids"}
 """The fields of a request that say what is asked: rlaif writes them, or needs them to be as they are."""
 

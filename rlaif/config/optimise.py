@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from rlaif.config.base import Count, Positive, Section, Share
+from rlaif.config.base import Count, Positive, Section, Share, repeated
 from rlaif.config.scoring import (
     Constraint,
     HeldoutJudge,
@@ -126,8 +126,7 @@ class OnPolicy(Section):
 
     @property
     def reads_reward_model(self) -> bool:
-        """Whether the run's reward model takes part: without it none need be trained."""
-        return any(reads_reward_model(each) for each in (self.scoring, *(c.cost for c in self.constraints)))
+        return reads_reward_model(self.sources)
 
     @model_validator(mode="after")
     def _server_has_room(self) -> Self:
@@ -138,8 +137,7 @@ class OnPolicy(Section):
 
     @model_validator(mode="after")
     def _constraints_have_names(self) -> Self:
-        names = [constraint.name for constraint in self.constraints]
-        if len(set(names)) < len(names):
+        if repeated(constraint.name for constraint in self.constraints):
             raise ValueError("two constraints have the same name")
         return self
 
@@ -280,8 +278,7 @@ class BestOfN(Section):
 
     @property
     def reads_reward_model(self) -> bool:
-        """Whether the run's reward model takes part."""
-        return reads_reward_model(self.scoring)
+        return reads_reward_model(self.sources)
 
 
 Optimise = Annotated[Ppo | Reinforce | Rloo | Grpo | Dpo | Sft | BestOfN, Field(discriminator="kind")]

@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from rlaif.config.base import Count, Section, Seed
+from rlaif.config.base import Count, Section, Seed, repeated
 from rlaif.config.feedback import (
     AiLabels,
     DebiasedMix,
@@ -73,9 +73,8 @@ class EvaluateSection(Section):
     @classmethod
     def _names_differ(cls, measures: tuple[Measure, ...]) -> tuple[Measure, ...]:
         names = [title(measure) for measure in measures]
-        for index, name in enumerate(names):
-            if name in names[:index]:
-                raise ValueError(f"two are called {name!r}; give one of them another `name`")
+        for index in repeated(names):
+            raise ValueError(f"two are called {names[index]!r}; give one of them another `name`")
         return measures
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -82,9 +83,9 @@ def sources_of(scoring: Scoring) -> tuple[SimpleScore, ...]:
     return tuple(part.source for part in scoring.parts) if isinstance(scoring, SumScore) else (scoring,)
 
 
-def reads_reward_model(scoring: Scoring) -> bool:
-    """Whether the run's reward model takes part."""
-    return any(isinstance(source, ModelScore | EnsembleScore) for source in sources_of(scoring))
+def reads_reward_model(sources: Iterable[SimpleScore]) -> bool:
+    """Whether the run's reward model takes part: without it none need be trained."""
+    return any(isinstance(source, ModelScore | EnsembleScore) for source in sources)
 
 
 class Veto(Section):

@@ -10,9 +10,9 @@ from typing import Any
 
 import yaml
 
-from rlaif.config.base import Mistake, mistake_at, validated
+from rlaif.config.base import Mistake, mistake_at, repeated, validated
 from rlaif.constitution.lint import lint
-from rlaif.constitution.schema import SCHEMA, Constitution, Contrast, Example, Principle, repeated
+from rlaif.constitution.schema import SCHEMA, Constitution, Contrast, Example, Principle
 from rlaif.jsonl import write_atomic
 from rlaif.resources import resolve
 from rlaif.strict_yaml import read_mapping

@@ -1,6 +1,6 @@
 """Warnings about principles that a judge will find hard to apply: word patterns, hints to reread.
 
-Mistakes that make a constitution unusable are errors and belong to `load.py`. The patterns know English only.
+Mistakes that make a constitution unusable are errors of `load_constitution`. The patterns know English only.
 """
 
 from __future__ import annotations

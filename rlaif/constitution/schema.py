@@ -1,14 +1,15 @@
-"""What a constitution is: principles that a judge decides, code decides, or both. `load.py` reads it."""
+"""What a constitution is: principles that a judge decides, code decides, or both. `load_constitution` reads it."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+from rlaif.config.base import repeated
 from rlaif.constitution.checks import Check
 from rlaif.errors import did_you_mean
 from rlaif.patterns import Endless
@@ -199,14 +200,3 @@ class Constitution(_Part):
 def _error_at(place: tuple[int | str, ...], message: str) -> PydanticCustomError:
     """A ValueError of a validator about something inside of what it is given."""
     return PydanticCustomError("value_error", "{error}", {"error": message, "at": place})
-
-
-def repeated(values: Iterable[object]) -> list[int]:
-    """The positions of values that came before."""
-    seen: list[object] = []
-    positions = []
-    for position, value in enumerate(values):
-        if value in seen:
-            positions.append(position)
-        seen.append(value)
-    return positions

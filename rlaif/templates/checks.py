@@ -165,7 +165,11 @@ def check_tree(path: Path, tree: nodes.Template, kind: Kind) -> None:
     for name in shape.turns:
         if name not in blocks:
             raise ConfigError(f"{path}: has no {{% block {name} %}}")
-    _check_outside(path, tree, shape)
+    for part in tree.body:
+        blank = isinstance(part, nodes.Output) and not _literal(part).strip()
+        if not blank and not isinstance(part, nodes.Block):
+            known = ", ".join(shape.blocks)
+            raise ConfigError(f"{path}:{part.lineno}: stands outside the blocks ({known}), so is never sent")
     found = meta.find_undeclared_variables(tree)
     for name in sorted(found - set(shape.allowed)):
         line = next((node.lineno for node in tree.find_all(nodes.Name) if node.name == name), 1)
@@ -173,14 +177,6 @@ def check_tree(path: Path, tree: nodes.Template, kind: Kind) -> None:
     for name in shape.required:
         if name not in found:
             raise ConfigError(f"{path}: placeholder {{{{ {name} }}}} is missing")
-
-
-def _check_outside(path: Path, tree: nodes.Template, shape: Shape) -> None:
-    for part in tree.body:
-        blank = isinstance(part, nodes.Output) and not _literal(part).strip()
-        if not blank and not isinstance(part, nodes.Block):
-            known = ", ".join(shape.blocks)
-            raise ConfigError(f"{path}:{part.lineno}: stands outside the blocks ({known}), so is never sent")
 
 
 def labels_of(path: Path, tree: nodes.Template, kind: Kind) -> tuple[str, ...]:

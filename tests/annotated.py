@@ -6,8 +6,7 @@ import itertools
 from pathlib import Path
 from typing import Any
 
-from rlaif.annotate.desk import DeskItem
-from rlaif.annotate.questions import Questions, read_questions
+from rlaif.annotate.desk import DeskItem, Questions, read_questions
 from rlaif.annotate.store import PageAnswer
 from rlaif.config import dump_recipe, load_recipe
 from rlaif.jsonl import write_atomic, write_jsonl

@@ -32,8 +32,8 @@ FLAGS = [
 SERVE = """
 import sys
 from pathlib import Path
-from rlaif.annotate.app import serve_page
-serve_page(Path(sys.argv[1]), int(sys.argv[2]) if sys.argv[2] else None)
+from rlaif.cli.people import annotate
+annotate(Path(sys.argv[1]), int(sys.argv[2]) if sys.argv[2] else None)
 """
 READY = "#pair[data-ready]"
 

@@ -12,9 +12,8 @@ import httpx
 import pytest
 
 from rlaif.annotate.app import make_app
-from rlaif.annotate.desk import Desk
+from rlaif.annotate.desk import Desk, Questions
 from rlaif.annotate.guard import CSP, MAX_BODY, derived, run_token
-from rlaif.annotate.questions import Questions
 from rlaif.annotate.store import AnswerStore
 from tests.annotated import given, pair, pairs
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlaif import stages
-from rlaif.annotate.questions import read_questions
+from rlaif.annotate.desk import read_questions
 from rlaif.config import Recipe
 from rlaif.config.feedback import SampleSection
 from rlaif.config.load import load_recipe

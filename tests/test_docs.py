@@ -21,7 +21,7 @@ import typer
 import yaml
 from typer.core import TyperGroup
 
-from rlaif.annotate.questions import read_questions
+from rlaif.annotate.desk import read_questions
 from rlaif.annotate.store import AnswerStore
 from rlaif.cli import app
 from rlaif.config import load_recipe

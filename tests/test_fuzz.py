@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 import yaml
 
-from rlaif.annotate.questions import read_questions
+from rlaif.annotate.desk import read_questions
 from rlaif.annotate.route import conflicts_of, read_routing, route
 from rlaif.audits import gate
 from rlaif.config import dump_recipe, load, load_recipe

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlaif.annotate.questions import _gold
+from rlaif.annotate.desk import _gold
 from rlaif.annotate.route import known_labels
 from rlaif.audits.gold import read_gold
 from rlaif.audits.judge_training.labels import read_labels as teaching_labels

@@ -1,7 +1,6 @@
 """`rlaif annotate`: a page on this machine where people compare responses, and what becomes of their answers.
 
-questions.py    which pairs are asked about, with which principles
-desk.py         who is given which pair
+desk.py         which pairs are asked about, with which principles, and who is given which
 store.py        answers.sqlite: every answer, on disk before the page hears that it was saved; and annotations.jsonl and
                 annotation_edits.jsonl, made of it, which the stage `pairs` reads
 guard.py        who may talk to the server: token, Host, Origin, and the headers that bind the page

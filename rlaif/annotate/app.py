@@ -21,9 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from rlaif.annotate.desk import Assignment, Desk
+from rlaif.annotate.desk import Assignment, Desk, Questions, read_questions, wording
 from rlaif.annotate.guard import CSRF_HEADER, HOST, AccessGuard, App, derived, run_token
-from rlaif.annotate.questions import Questions, read_questions, wording
 from rlaif.annotate.store import Annotator, AnswerId, AnswerStore, PageAnswer, Publication, publish
 from rlaif.console import say
 from rlaif.errors import ConfigError, DataError

@@ -192,10 +192,6 @@ def _by_origin(recipe: Recipe) -> bool:
     return recipe.sample.contrast is not None and recipe.sample.contrast.labels == "origin"
 
 
-def _human_pair_files(recipe: Recipe, run: Run) -> list[Path]:
-    return [*human_files(recipe.preferences.human_data, run), *prompt_files(recipe)]
-
-
 HUMAN_PAIRS = ("preferences.human_data", "preferences.max_human_failures", "prompts")
 SAMPLE = Stage(
     "sample",
@@ -230,7 +226,8 @@ LABEL = Stage(
         *judge_files(recipe),
         *_instruction_files(recipe),
         *([Path(recipe.label.audit.file).expanduser()] if recipe.label.audit else []),
-        *(_human_pair_files(recipe, run) if recipe.preferences.pairs == "human" else []),
+        *(human_files(recipe.preferences.human_data, run) if recipe.preferences.pairs == "human" else []),
+        *(prompt_files(recipe) if recipe.preferences.pairs == "human" else []),
     ],
     outputs=lambda run: [run.judgments, run.failures, *run.evidence],
 )

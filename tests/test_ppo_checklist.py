@@ -280,7 +280,7 @@ def test_old_logprobs_come_from_the_training_forward(actors: Actors, monkeypatch
             model.model.norm.weight.div_(1.1)
         return samples
 
-    monkeypatch.setattr("rlaif.training.samplers.local.generate", distorted)
+    monkeypatch.setattr("rlaif.training.samplers.generate", distorted)
     took = roll_out(actors, PROMPTS, SECTION, 0, 0)
     logprobs_BT = actors.policy.token_logprobs(took.rows, SECTION.temperature)
     torch.testing.assert_close(took.logprobs_BT, logprobs_BT.detach(), atol=1e-5, rtol=0)

@@ -39,9 +39,9 @@ from rlaif.feedback.judge import judge_pairs, judge_with
 from rlaif.feedback.judge.result import Cost
 from rlaif.jsonl import read_objects
 from rlaif.models.cache import CachedModel
-from rlaif.models.chat import ChatRequest, Reply
 from rlaif.models.client import HttpChatModel
 from rlaif.models.client.reading import find_label_ids
+from rlaif.models.engine import ChatRequest, Reply
 from rlaif.models.server import VllmChatModel
 from rlaif.models.wire import LabelIds, Tokens, request_body, tokenized
 from rlaif.records import Message, Pair, Prompt

@@ -27,8 +27,8 @@ from rlaif.config.judging import CompareMode
 from rlaif.config.optimise import Ppo
 from rlaif.constitution import Constitution, load_constitution
 from rlaif.feedback.judge import judge_by_mode
-from rlaif.models.chat import ChatRequest, Reply
 from rlaif.models.embedded import EMBEDDED
+from rlaif.models.engine import ChatRequest, Reply
 from rlaif.models.local.load import load_tokenizer
 from rlaif.models.local.tokens import encode_prompt, encode_response
 from rlaif.records import Pair, Prompt

@@ -25,7 +25,7 @@ from rlaif.constitution import Constitution
 from rlaif.feedback.judge import judge_shards
 from rlaif.jsonl import RowWriter
 from rlaif.models.cache import CachedModel
-from rlaif.models.chat import ChatModel, ChatRequest
+from rlaif.models.engine import ChatRequest, Engine
 from rlaif.models.scripted import ScriptedChatModel
 from rlaif.records import Message, Pair, Prompt
 from rlaif.stages.labels import Again
@@ -71,7 +71,7 @@ def main() -> None:
     given = options.parse_args()
 
     with tempfile.TemporaryDirectory() as folder:
-        model: ChatModel = ScriptedChatModel(judge)
+        model: Engine = ScriptedChatModel(judge)
         if given.cached:
             model = CachedModel(model, Path(folder) / "replies.sqlite")
         stream = Again(lambda: pairs(given.pairs))

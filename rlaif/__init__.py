@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rlaif.constitution import Constitution, load_constitution
     from rlaif.errors import ConfigError, DataError, JudgeError, ModelError, RlaifError, TrainingError
     from rlaif.feedback.judge import JudgeResult
-    from rlaif.models.chat import ChatRequest, Reply
+    from rlaif.models.engine import ChatRequest, Reply
     from rlaif.records import Failure, Judgment, Message, Pair, Preference, Prompt, Response, Score, Verdict
     from rlaif.run_folder import Run
 
@@ -72,7 +72,7 @@ _HOMES = {
     "rlaif.constitution": "Constitution load_constitution",
     "rlaif.errors": "ConfigError DataError JudgeError ModelError RlaifError TrainingError",
     "rlaif.feedback.judge": "JudgeResult",
-    "rlaif.models.chat": "ChatRequest Reply",
+    "rlaif.models.engine": "ChatRequest Reply",
     "rlaif.records": "Failure Judgment Message Pair Preference Prompt Response Score Verdict",
     "rlaif.run_folder": "Run",
 }

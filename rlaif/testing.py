@@ -18,7 +18,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rlaif.config import Recipe
-from rlaif.models.chat import ChatRequest
+from rlaif.models.engine import ChatRequest
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
@@ -181,7 +181,7 @@ class Request(NamedTuple):
         return str(self.body["messages"][-1]["content"])
 
 
-class Answer(NamedTuple):
+class HttpAnswer(NamedTuple):
     """What the server sends back."""
 
     status: int = 200
@@ -204,7 +204,7 @@ class FakeServer(NamedTuple):
 
 
 @contextmanager
-def fake_server(handle: Callable[[Request], Answer | None]) -> Iterator[FakeServer]:
+def fake_server(handle: Callable[[Request], HttpAnswer | None]) -> Iterator[FakeServer]:
     """Serve `handle` on a free port until the block ends. Where it returns None the connection is closed unanswered."""
     seen: list[Request] = []
 
@@ -253,7 +253,7 @@ def fake_server(handle: Callable[[Request], Answer | None]) -> Iterator[FakeServ
         thread.join()
 
 
-def completion(text: str | None, finish: str = "stop", logprobs: Mapping[str, float] | None = None) -> Answer:
+def completion(text: str | None, finish: str = "stop", logprobs: Mapping[str, float] | None = None) -> HttpAnswer:
     """A chat completion as vLLM writes it; `logprobs` are those of the likeliest first tokens."""
     top = [{"token": token, "logprob": value, "bytes": None} for token, value in (logprobs or {}).items()]
     content = [{"token": "x", "logprob": -0.1, "bytes": None, "top_logprobs": top}]
@@ -263,9 +263,9 @@ def completion(text: str | None, finish: str = "stop", logprobs: Mapping[str, fl
         "finish_reason": finish,
         "logprobs": {"content": content} if logprobs is not None else None,
     }
-    return Answer(body={"choices": [choice], "usage": {"prompt_tokens": 7, "completion_tokens": 3}})
+    return HttpAnswer(body={"choices": [choice], "usage": {"prompt_tokens": 7, "completion_tokens": 3}})
 
 
-def failed(status: int, message: str, **headers: str) -> Answer:
+def failed(status: int, message: str, **headers: str) -> HttpAnswer:
     """An error as OpenAI and vLLM write it."""
-    return Answer(status, {"error": {"message": message, "code": status}}, headers)
+    return HttpAnswer(status, {"error": {"message": message, "code": status}}, headers)

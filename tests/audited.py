@@ -9,7 +9,7 @@ from pathlib import Path
 from random import Random
 
 from rlaif.config import Recipe, load_recipe
-from rlaif.models.chat import ChatRequest
+from rlaif.models.engine import ChatRequest
 from rlaif.records import Provenance
 from rlaif.testing import choose
 

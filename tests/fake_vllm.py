@@ -13,7 +13,7 @@ import torch
 from jinja2 import TemplateError
 from transformers import AutoModelForCausalLM, DynamicCache
 
-from rlaif.testing import Answer, FakeServer, Request, failed, fake_server
+from rlaif.testing import FakeServer, HttpAnswer, Request, failed, fake_server
 
 
 class FakeProcess:
@@ -41,7 +41,7 @@ class FakeVllm:
         self.process = FakeProcess()
         self.deaf = False
         self.raw = False
-        self.faults: Callable[[Request], Answer | None] = lambda _request: None
+        self.faults: Callable[[Request], HttpAnswer | None] = lambda _request: None
         self.environment: dict[str, str] = {}
         self.config: Any = None
         self.server: FakeServer | None = None
@@ -58,7 +58,7 @@ class FakeVllm:
     def _load(self, folder: str) -> None:
         self._model = AutoModelForCausalLM.from_pretrained(folder).eval()
 
-    def handle(self, request: Request) -> Answer | None:
+    def handle(self, request: Request) -> HttpAnswer | None:
         with self._lock:
             if (answer := self.faults(request)) is not None:
                 return None if answer.status == 0 else answer
@@ -66,12 +66,12 @@ class FakeVllm:
                 assert request.body["method"] == "reload_weights"
                 if not self.deaf:
                     self._load(request.body["kwargs"]["weights_path"])
-                return Answer(body={"results": [None]})
+                return HttpAnswer(body={"results": [None]})
             if request.path == "/reset_prefix_cache":
-                return Answer(body={"success": True})
+                return HttpAnswer(body={"success": True})
             body = request.body
             choice = self._read(body) if body.get("prompt_logprobs") is not None else self._write(body)
-            return Answer(body={"choices": [{"index": 0, **choice}]})
+            return HttpAnswer(body={"choices": [{"index": 0, **choice}]})
 
     @torch.no_grad()
     def _read(self, body: dict[str, Any]) -> dict[str, Any]:
@@ -102,7 +102,7 @@ def fake_vllm() -> Iterator[FakeVllm]:
         yield fake
 
 
-HANG_UP = Answer(status=0)
+HANG_UP = HttpAnswer(status=0)
 BUSY = failed(500, "oops")
 
 
@@ -119,14 +119,14 @@ class FakeReader:
         self, tokenizer: Any, logprobs: Callable[[Sequence[int]], Sequence[float]], *, shares: bool, context: int = 2048
     ) -> None:
         self.shares, self.tells, self.second_runner = shares, True, False
-        self.faults: Callable[[Request], Answer | None] = lambda _request: None
+        self.faults: Callable[[Request], HttpAnswer | None] = lambda _request: None
         self.from_cache = 0
         """Tokens that were not read again."""
         self._tokenizer, self._logprobs, self._context = tokenizer, logprobs, context
         self._cached: set[tuple[int, ...]] = set()
         self._lock = Lock()
 
-    def handle(self, request: Request) -> Answer | None:
+    def handle(self, request: Request) -> HttpAnswer | None:
         with self._lock:
             if (answer := self.faults(request)) is not None:
                 return None if answer.status == 0 else answer
@@ -135,15 +135,15 @@ class FakeReader:
                 case "/tokenize":
                     return self._tokenize(body)
                 case "/v1/models":
-                    return Answer(body={"data": [{"id": "judge"}]})
+                    return HttpAnswer(body={"data": [{"id": "judge"}]})
                 case "/v1/completions":
                     return self._read(body["prompt"], body["prompt_logprobs"])
                 case "/inference/v1/generate" if self.shares:
                     told = body["sampling_params"]
                     return self._read_on(body["token_ids"], told["prompt_logprobs"], told["skip_reading_prefix_cache"])
-            return Answer(404, {"detail": "Not Found"})
+            return HttpAnswer(404, {"detail": "Not Found"})
 
-    def _tokenize(self, body: dict[str, Any]) -> Answer:
+    def _tokenize(self, body: dict[str, Any]) -> HttpAnswer:
         try:
             if "messages" in body:
                 words = body.get("chat_template_kwargs") or {}
@@ -156,18 +156,18 @@ class FakeReader:
             return failed(400, str(error))
         texts = self._tokenizer.convert_ids_to_tokens(ids) if body.get("return_token_strs") else None
         told = {"tokens": ids, "token_strs": texts, "count": len(ids), "max_model_len": self._context}
-        return Answer(body=told)
+        return HttpAnswer(body=told)
 
     def _rows(self, row: Sequence[int], begin: int = 1) -> list[dict[str, Any]]:
         logprobs = self._logprobs(row)
         return [{str(row[i]): {"logprob": logprobs[i - 1], "rank": 1}} for i in range(begin, len(row))]
 
-    def _read(self, row: list[int], count: int) -> Answer:
+    def _read(self, row: list[int], count: int) -> HttpAnswer:
         assert count == 0
         choice = {"index": 0, "text": "x", "prompt_logprobs": [None, *self._rows(row)]}
-        return Answer(body={"choices": [choice], "usage": {"prompt_tokens": len(row)}})
+        return HttpAnswer(body={"choices": [choice], "usage": {"prompt_tokens": len(row)}})
 
-    def _read_on(self, row: list[int], count: int, anew: bool) -> Answer:
+    def _read_on(self, row: list[int], count: int, anew: bool) -> HttpAnswer:
         assert count == 0 and not anew
         blocks = [tuple(row[:end]) for end in range(self.BLOCK, len(row), self.BLOCK)]  # never the last token
         known = [len(block) for block in blocks if block in self._cached]
@@ -179,4 +179,4 @@ class FakeReader:
         rows = [None, *([] if self.second_runner else stale), *self._rows(row, cached + 1)]
         details = {"cached_tokens": cached} if self.tells else None
         usage = {"prompt_tokens": len(row), "prompt_tokens_details": details}
-        return Answer(body={"prompt_logprobs": rows, "usage": usage, "choices": [{"index": 0, "token_ids": [1]}]})
+        return HttpAnswer(body={"prompt_logprobs": rows, "usage": usage, "choices": [{"index": 0, "token_ids": [1]}]})

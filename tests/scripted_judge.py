@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 
-from rlaif.models.chat import ChatRequest
+from rlaif.models.engine import ChatRequest
 from rlaif.testing import LABEL_MASS, SHOWN, choose, letters, shown
 
 RESPONSE = re.compile(r"<response>\n(.*?)\n</response>", re.DOTALL)

@@ -14,7 +14,7 @@ import pytest
 
 import rlaif
 from rlaif.records import Message, Pair, Prompt
-from rlaif.testing import Answer, completion, fake_server, letters, small_recipe
+from rlaif.testing import HttpAnswer, completion, fake_server, letters, small_recipe
 
 PAIRS = [("Say 1", "abc", "123"), ("Say 2", "1", "some words"), ("Say 3", "word", "!!")]
 RULE = """\
@@ -187,9 +187,9 @@ def test_an_engine_a_script_and_a_server_judge(rule):
         judged = [rlaif.judge(PAIRS, rule, engine), rlaif.judge(PAIRS, rule, "scripted:rlaif.testing:likes_letters")]
     assert judged[0].judgments == judged[1].judgments
 
-    def handle(request) -> Answer:
+    def handle(request) -> HttpAnswer:
         if not request.path.endswith("/chat/completions"):
-            return Answer(404, {"error": {"message": "no such path"}})
+            return HttpAnswer(404, {"error": {"message": "no such path"}})
         p = by_letters(request.body["messages"])
         return completion("A", logprobs={label: math.log(value) for label, value in p.items()})
 

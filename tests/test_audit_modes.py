@@ -24,7 +24,7 @@ from rlaif.config.models import ScriptedModel
 from rlaif.errors import ConfigError, DataError
 from rlaif.feedback.judge.result import Cost
 from rlaif.jsonl import read_jsonl, write_jsonl
-from rlaif.models.chat import ChatModel
+from rlaif.models.engine import Engine
 from rlaif.models.open import open_model
 from rlaif.records import Judgment
 from rlaif.run_folder import Run
@@ -241,7 +241,7 @@ def test_where_no_mode_can_judge_the_recipes_own_says_why(tmp_path: Path) -> Non
 def test_the_judge_is_opened_once_for_all_modes_and_probes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[Any] = []
 
-    def counted(config: Any, own: Callable[[Any], ChatModel] = open_model) -> ChatModel:
+    def counted(config: Any, own: Callable[[Any], Engine] = open_model) -> Engine:
         opened.append(config)
         return own(config)
 

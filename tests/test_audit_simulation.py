@@ -39,7 +39,7 @@ from rlaif.feedback.judge import judge_pairs
 from rlaif.feedback.judge.result import Cost
 from rlaif.feedback.labelled import agreement, choice, match
 from rlaif.feedback.verdict import judged
-from rlaif.models.chat import ChatRequest
+from rlaif.models.engine import ChatRequest
 from rlaif.models.scripted import ScriptedChatModel
 from rlaif.records import Judgment, Message, Pair, Prompt, Verdict, oriented
 from rlaif.stats import Bootstrap, clustered_mean_difference

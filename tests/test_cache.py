@@ -23,8 +23,8 @@ from rlaif.errors import ConfigError, DataError
 from rlaif.feedback.judge.asking import NoVerdict, label_logprobs
 from rlaif.models.cache import CachedModel, cache_path, cache_summary, prune
 from rlaif.models.cache.store import ReplyStore
-from rlaif.models.chat import ChatRequest, InLots, Lot, Reply
-from rlaif.models.chat import ask as replies_of
+from rlaif.models.engine import ChatRequest, InLots, Lot, Reply
+from rlaif.models.engine import ask as replies_of
 from rlaif.models.scripted import ScriptedChatModel
 from rlaif.records import Message
 
@@ -457,7 +457,7 @@ CHILD = """
 import json, sys
 from pathlib import Path
 from rlaif.models.cache import CachedModel
-from rlaif.models.chat import ask as replies_of
+from rlaif.models.engine import ask as replies_of
 from tests.test_cache import BatchModel, ask
 
 folder, die_after = Path(sys.argv[1]), json.loads(sys.argv[2])

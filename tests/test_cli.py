@@ -14,7 +14,7 @@ import yaml
 import rlaif
 from rlaif.cli import main
 from rlaif.models.cache.store import ReplyStore
-from rlaif.models.chat import Reply
+from rlaif.models.engine import Reply
 from rlaif.pipeline import STAGES
 from rlaif.resources import available, resolve
 from rlaif.run_folder import Run

@@ -28,17 +28,17 @@ from tenacity.wait import wait_base
 
 from rlaif.config.models import ClientModel
 from rlaif.errors import ConfigError, ModelError
-from rlaif.models.chat import ChatRequest, Reply
-from rlaif.models.chat import ask as replies_of
 from rlaif.models.client import HttpChatModel
 from rlaif.models.client.replicas import MOST_BYTES, Replicas, retry_after_s
+from rlaif.models.engine import ChatRequest, Reply
+from rlaif.models.engine import ask as replies_of
 from rlaif.models.reasoning import THINKS_FIRST
 from rlaif.models.wire import BadReply, error_message, parse_reply, request_body
 from rlaif.records import Message
-from rlaif.testing import Answer, Request, completion, failed, fake_server
+from rlaif.testing import HttpAnswer, Request, completion, failed, fake_server
 from tests.vocabulary import tokenized
 
-MODELS = Answer(body={"data": [{"id": "judge"}, {"id": "other"}]})
+MODELS = HttpAnswer(body={"data": [{"id": "judge"}, {"id": "other"}]})
 
 
 def ask(text: str, **fields: Any) -> ChatRequest:
@@ -57,7 +57,7 @@ def warm(*urls: str, **fields: Any) -> HttpChatModel:
     return model
 
 
-def echo(request: Request) -> Answer:
+def echo(request: Request) -> HttpAnswer:
     return completion(request.text.upper())
 
 
@@ -67,7 +67,7 @@ def dead_url() -> str:
         return f"http://127.0.0.1:{probe.getsockname()[1]}/v1"
 
 
-def in_turn(*answers: Answer | None) -> Any:
+def in_turn(*answers: HttpAnswer | None) -> Any:
     """A handler that gives these answers one after the other, then echoes."""
     left = iter(answers)
     return lambda request: next(left, echo(request))
@@ -102,7 +102,7 @@ def test_a_sampling_request_carries_its_settings_and_the_reply_its_tokens() -> N
 def test_order_is_kept_when_replies_arrive_in_another() -> None:
     another_arrived = threading.Event()
 
-    def handle(request: Request) -> Answer:
+    def handle(request: Request) -> HttpAnswer:
         if request.text == "first":
             assert another_arrived.wait(10)
         return echo(request)
@@ -138,7 +138,7 @@ def test_as_many_are_in_flight_as_allowed_and_no_more() -> None:
 def test_more_than_a_hundred_may_be_in_flight() -> None:
     all_there = threading.Barrier(110, timeout=300)
 
-    def handle(request: Request) -> Answer:
+    def handle(request: Request) -> HttpAnswer:
         all_there.wait()
         return echo(request)
 
@@ -150,7 +150,7 @@ def test_more_than_a_hundred_may_be_in_flight() -> None:
 def test_servers_share_the_load() -> None:
     both_busy = threading.Barrier(2, timeout=300)
 
-    def handle(request: Request) -> Answer:
+    def handle(request: Request) -> HttpAnswer:
         both_busy.wait()
         return echo(request)
 
@@ -228,7 +228,7 @@ def test_an_error_in_what_is_asked_comes_out_as_it_is() -> None:
 def test_a_stream_that_is_closed_early_stops_what_is_under_way() -> None:
     asked, go_on = threading.Event(), threading.Event()
 
-    def handle(request: Request) -> Answer:
+    def handle(request: Request) -> HttpAnswer:
         if request.text != "first":
             asked.set()
             go_on.wait(60)
@@ -250,7 +250,7 @@ def test_a_stream_that_is_closed_early_stops_what_is_under_way() -> None:
 
 
 @pytest.mark.parametrize("trouble", [failed(503, "busy"), failed(429, "slow down"), failed(500, "oops"), None])
-def test_passing_trouble_is_retried(trouble: Answer | None) -> None:
+def test_passing_trouble_is_retried(trouble: HttpAnswer | None) -> None:
     with fake_server(in_turn(trouble, trouble)) as server:
         assert replies_of(client(server.url), [ask("hi")]) == [Reply(text="HI", prompt_tokens=7, completion_tokens=3)]
     assert len(server.seen) == 3
@@ -272,7 +272,7 @@ def test_a_refusal_is_not_retried(status: int) -> None:
 
 
 def test_one_bad_request_spoils_no_other() -> None:
-    def handle(request: Request) -> Answer:
+    def handle(request: Request) -> HttpAnswer:
         return failed(400, "no") if request.text == "bad" else echo(request)
 
     with fake_server(handle) as server:
@@ -282,7 +282,7 @@ def test_one_bad_request_spoils_no_other() -> None:
 
 
 def test_retry_after_is_honoured() -> None:
-    busy = Answer(429, {"error": {"message": "busy"}}, {"Retry-After": "0"})
+    busy = HttpAnswer(429, {"error": {"message": "busy"}}, {"Retry-After": "0"})
     with fake_server(in_turn(busy, busy)) as server:
         assert replies_of(client(server.url, backoff=NoWait()), [ask("hi")])[0].text == "HI"
 
@@ -316,7 +316,7 @@ def test_a_dead_server_is_routed_around() -> None:
 def test_a_server_that_failed_is_tried_again_later_by_one_request() -> None:
     together = threading.Barrier(4)
 
-    def at_once(request: Request) -> Answer:
+    def at_once(request: Request) -> HttpAnswer:
         with contextlib.suppress(threading.BrokenBarrierError):
             together.wait(0.5)
         return echo(request)
@@ -353,7 +353,7 @@ def test_a_url_that_cannot_be_one_is_refused(url: str, reason: str) -> None:
 
 
 def test_a_model_that_is_not_served_is_named_beside_those_that_are() -> None:
-    def handle(request: Request) -> Answer:
+    def handle(request: Request) -> HttpAnswer:
         return MODELS if request.path == "/v1/models" else failed(404, "does not exist")
 
     with (
@@ -364,7 +364,7 @@ def test_a_model_that_is_not_served_is_named_beside_those_that_are() -> None:
 
 
 def test_a_404_for_a_model_that_is_served_concerns_one_request() -> None:
-    def handle(request: Request) -> Answer:
+    def handle(request: Request) -> HttpAnswer:
         return MODELS if request.path == "/v1/models" else failed(404, "no such adapter")
 
     with fake_server(handle) as server:
@@ -374,7 +374,7 @@ def test_a_404_for_a_model_that_is_served_concerns_one_request() -> None:
 def test_a_server_that_dies_while_it_is_asked_for_its_models_is_asked_again() -> None:
     models = iter([None, MODELS])
 
-    def handle(request: Request) -> Answer | None:
+    def handle(request: Request) -> HttpAnswer | None:
         return next(models) if request.path == "/v1/models" else failed(404, "no such adapter")
 
     with fake_server(handle) as server:
@@ -393,7 +393,7 @@ def test_what_is_added_to_every_request_makes_another_model() -> None:
 
 
 def test_something_else_at_the_url_is_a_model_error() -> None:
-    with fake_server(lambda _: Answer(404, b"<html>")) as server, pytest.raises(ModelError, match="base_urls"):
+    with fake_server(lambda _: HttpAnswer(404, b"<html>")) as server, pytest.raises(ModelError, match="base_urls"):
         replies_of(client(server.url), [ask("hi")])
 
 
@@ -404,9 +404,9 @@ VOCABULARY = {"A": 49, "B": 50}
 
 
 def vllm(logprobs: dict[str, float], vocabulary: dict[str, int] = VOCABULARY) -> Any:
-    def handle(request: Request) -> Answer:
+    def handle(request: Request) -> HttpAnswer:
         if request.path == "/tokenize":
-            return Answer(body=tokenized(request.body, vocabulary))
+            return HttpAnswer(body=tokenized(request.body, vocabulary))
         return completion("A", "length", logprobs)
 
     return handle
@@ -445,14 +445,14 @@ def test_a_label_of_two_tokens_is_a_model_error(vocabulary: dict[str, int]) -> N
         replies_of(client(server.url), [ask("x", labels=("A", "Bad"))])
 
 
-NO_TOKENIZE = Answer(404, b"")
+NO_TOKENIZE = HttpAnswer(404, b"")
 
 
-def plain_server(*answers: Answer | None) -> Any:
+def plain_server(*answers: HttpAnswer | None) -> Any:
     """A handler of a server without /tokenize that gives these answers one after the other, the last for ever."""
     left = list(answers)
 
-    def handle(request: Request) -> Answer | None:
+    def handle(request: Request) -> HttpAnswer | None:
         if request.path == "/tokenize":
             return NO_TOKENIZE
         return left.pop(0) if len(left) > 1 else left[0]
@@ -460,13 +460,13 @@ def plain_server(*answers: Answer | None) -> Any:
     return handle
 
 
-def likeliest(chances: dict[str, float]) -> Answer:
+def likeliest(chances: dict[str, float]) -> HttpAnswer:
     return completion("A", "length", {token: math.log(p) for token, p in chances.items()})
 
 
-@pytest.mark.parametrize("no_tokenize", [NO_TOKENIZE, Answer(200, {"tokens": []})])
-def test_without_tokenize_the_likeliest_tokens_are_searched(no_tokenize: Answer) -> None:
-    def handle(request: Request) -> Answer:
+@pytest.mark.parametrize("no_tokenize", [NO_TOKENIZE, HttpAnswer(200, {"tokens": []})])
+def test_without_tokenize_the_likeliest_tokens_are_searched(no_tokenize: HttpAnswer) -> None:
+    def handle(request: Request) -> HttpAnswer:
         return no_tokenize if request.path == "/tokenize" else likeliest({"A": 0.6, " B": 0.2, "B": 0.1, "x": 0.1})
 
     with fake_server(handle) as server:
@@ -491,9 +491,9 @@ def test_ratings_are_read_from_the_few_digits_that_a_plain_server_tells() -> Non
 def test_a_server_that_tells_no_ids_is_asked_for_the_likeliest() -> None:
     """It has a /tokenize, but takes no notice of `logprob_token_ids`."""
 
-    def handle(request: Request) -> Answer:
+    def handle(request: Request) -> HttpAnswer:
         if request.path == "/tokenize":
-            return Answer(body=tokenized(request.body, VOCABULARY))
+            return HttpAnswer(body=tokenized(request.body, VOCABULARY))
         return likeliest({"A": 0.8, "B": 0.1}) if "top_logprobs" in request.body else completion("A", "length", {})
 
     with fake_server(handle) as server:
@@ -511,11 +511,11 @@ GOOD = likeliest({"A": 0.8, "B": 0.1})
 def refusing(parameter: str, refused: Any, message: str) -> Any:
     """A handler that refuses requests in which `refused(body)` holds, in OpenAI's words."""
 
-    def handle(request: Request) -> Answer:
+    def handle(request: Request) -> HttpAnswer:
         if request.path == "/tokenize":
             return NO_TOKENIZE
         if refused(request.body):
-            return Answer(400, {"error": {"message": message, "param": parameter, "code": "unsupported_parameter"}})
+            return HttpAnswer(400, {"error": {"message": message, "param": parameter, "code": "unsupported_parameter"}})
         return GOOD if request.body.get("logprobs") else echo(request)
 
     return handle
@@ -568,7 +568,7 @@ UNFIT = [
     (failed(401, "Incorrect API key provided"), r"HTTP 401: Incorrect API key provided; api_key_env names", 1),
     (failed(403, "no access"), r"HTTP 403: no access; api_key_env names", 2),
     (failed(402, "no credit"), r"HTTP 402: no credit$", 2),
-    (Answer(301, b""), "HTTP 301", 2),
+    (HttpAnswer(301, b""), "HTTP 301", 2),
     (failed(400, "Unknown parameter: 'logprobs'"), "Unknown parameter: 'logprobs'", 1),
     (failed(400, "'max_tokens' is not supported; use 'max_completion_tokens'"), "'max_tokens' is not supported", 2),
     (completion("A", "length"), "tells no log-probabilities of judge", 2),
@@ -576,17 +576,17 @@ UNFIT = [
 
 
 @pytest.mark.parametrize(("answer", "line", "requests"), UNFIT)
-def test_what_fails_every_request_is_found_out_before_the_others(answer: Answer, line: str, requests: int) -> None:
+def test_what_fails_every_request_is_found_out_before_the_others(answer: HttpAnswer, line: str, requests: int) -> None:
     with fake_server(plain_server(answer)) as server, pytest.raises(ModelError, match=line):
         replies_of(client(server.url), MANY)
     assert len(server.asked()) == requests
 
 
 @pytest.mark.parametrize("fault", [failed(403, "flagged"), completion("A", "length")])
-def test_what_fails_the_first_request_alone_fails_no_other(fault: Answer) -> None:
+def test_what_fails_the_first_request_alone_fails_no_other(fault: HttpAnswer) -> None:
     """Also where it is the only one that is left to ask: a resumed run must not stop at what was a failure before."""
 
-    def handle(request: Request) -> Answer:
+    def handle(request: Request) -> HttpAnswer:
         return NO_TOKENIZE if request.path == "/tokenize" else fault if request.text == "0" else GOOD
 
     with fake_server(handle) as server:
@@ -634,7 +634,7 @@ def test_a_request_costs_little_of_our_own_time() -> None:
 
 
 def test_a_reply_cut_off_in_transit_is_asked_again() -> None:
-    cut = Answer(200, b'{"choices": [{"message": {"conte')
+    cut = HttpAnswer(200, b'{"choices": [{"message": {"conte')
     with fake_server(in_turn(cut)) as server:
         assert replies_of(client(server.url), [ask("hi")])[0].text == "HI"
     with fake_server(lambda _: cut) as server:
@@ -696,7 +696,7 @@ def choices(*found: dict[str, Any]) -> bytes:
     return json.dumps({"choices": found}).encode()
 
 
-def body_of(answer: Answer) -> bytes:
+def body_of(answer: HttpAnswer) -> bytes:
     return json.dumps(answer.body).encode()
 
 
@@ -724,7 +724,7 @@ def test_no_message_repeats_the_key_that_a_server_does(
     echo_: str, labels: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("JUDGE_KEY", KEY)
-    answer = Answer(*ECHOES[echo_])
+    answer = HttpAnswer(*ECHOES[echo_])
     with fake_server(plain_server(answer)) as server:
         try:
             (reply,) = replies_of(client(server.url, api_key_env="JUDGE_KEY"), [ask("x", labels=labels)])
@@ -740,7 +740,7 @@ def test_no_message_repeats_the_key_that_a_server_does(
 @pytest.mark.parametrize("header", ["X-A\x01", "Content-Length"])
 def test_nor_does_one_about_headers_that_are_none(header: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JUDGE_KEY", KEY)
-    answer = Answer(200, b"{}", {header: KEY, "Content-Length": KEY})
+    answer = HttpAnswer(200, b"{}", {header: KEY, "Content-Length": KEY})
     with fake_server(lambda _: answer) as server:
         (reply,) = replies_of(client(server.url, api_key_env="JUDGE_KEY"), [ask("x")])
     assert reply.error and reply.error.startswith("failed after 3 tries: ClientResponseError: Invalid ")
@@ -750,8 +750,8 @@ def test_nor_does_one_about_headers_that_are_none(header: str, monkeypatch: pyte
 def test_the_key_is_in_no_list_of_models(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JUDGE_KEY", KEY)
 
-    def handle(request: Request) -> Answer:
-        models = Answer(body={"data": [{"id": f"x-{KEY}"}]})
+    def handle(request: Request) -> HttpAnswer:
+        models = HttpAnswer(body={"data": [{"id": f"x-{KEY}"}]})
         return models if request.path == "/v1/models" else failed(404, "does not exist")
 
     with fake_server(handle) as server, pytest.raises(ModelError, match=r"it has x-\*\*\*$"):
@@ -780,8 +780,8 @@ def test_a_useless_reply_says_why_and_is_not_asked_again(request_: ChatRequest, 
         parse_reply(data, request_, None)
     assert caught.value.whole
 
-    def handle(request: Request) -> Answer:
-        return Answer(404, b"") if request.path == "/tokenize" else Answer(200, data)
+    def handle(request: Request) -> HttpAnswer:
+        return HttpAnswer(404, b"") if request.path == "/tokenize" else HttpAnswer(200, data)
 
     with fake_server(handle) as server:
         error = replies_of(warm(server.url), [request_])[0].error
@@ -821,53 +821,56 @@ def test_extra_fields_reach_the_server_and_labels_forbid_thinking() -> None:
     assert "chat_template_kwargs" not in request_body(request, "m", None, {})
 
 
-def message(finish: str = "stop", **fields: Any) -> Answer:
+def message(finish: str = "stop", **fields: Any) -> HttpAnswer:
     """A completion whose message holds these fields."""
     choice = {"message": {"role": "assistant", **fields}, "finish_reason": finish, "token_ids": [1, 2]}
-    return Answer(body={"choices": [choice], "usage": {"prompt_tokens": 7, "completion_tokens": 30}})
+    return HttpAnswer(body={"choices": [choice], "usage": {"prompt_tokens": 7, "completion_tokens": 30}})
 
 
-def gzipped(megabytes: int) -> Answer:
+def gzipped(megabytes: int) -> HttpAnswer:
     """So many of blanks, which weigh nothing packed."""
     packer = zlib.compressobj(9, wbits=31)
     data = b"".join(packer.compress(b" " * (1 << 20)) for _ in range(megabytes)) + packer.flush()
-    return Answer(200, data, {"Content-Encoding": "gzip"})
+    return HttpAnswer(200, data, {"Content-Encoding": "gzip"})
 
 
 CHUNKED = {"Transfer-Encoding": "chunked", "Content-Length": None}
 BURSTS = {
     "half of a surrogate pair": (
-        Answer(400, b'{"error": {"message": "bad \\ud800 half"}}'),
+        HttpAnswer(400, b'{"error": {"message": "bad \\ud800 half"}}'),
         "HTTP 400: bad \ufffd half",
     ),
-    "half of a pair in a reply": (Answer(200, choices({"message": {"content": "\ud800"}})), "the reply is not JSON"),
-    "nested error": (Answer(400, b"[" * 200_000), r"HTTP 400: \[\[\["),
-    "nested reply": (Answer(200, b"[" * 200_000), r"the reply is not JSON: \[\[\["),
-    "nested, but complete": (Answer(400, b"[" * 900 + b"]" * 900), r"HTTP 400: \[\[\["),
-    "huge": (Answer(200, b" " * (MOST_BYTES + 1)), r"the reply is larger than 4 MiB \(HTTP 200\)"),
-    "huge error": (Answer(400, b" " * (MOST_BYTES + 1)), r"the reply is larger than 4 MiB \(HTTP 400\)"),
+    "half of a pair in a reply": (
+        HttpAnswer(200, choices({"message": {"content": "\ud800"}})),
+        "the reply is not JSON",
+    ),
+    "nested error": (HttpAnswer(400, b"[" * 200_000), r"HTTP 400: \[\[\["),
+    "nested reply": (HttpAnswer(200, b"[" * 200_000), r"the reply is not JSON: \[\[\["),
+    "nested, but complete": (HttpAnswer(400, b"[" * 900 + b"]" * 900), r"HTTP 400: \[\[\["),
+    "huge": (HttpAnswer(200, b" " * (MOST_BYTES + 1)), r"the reply is larger than 4 MiB \(HTTP 200\)"),
+    "huge error": (HttpAnswer(400, b" " * (MOST_BYTES + 1)), r"the reply is larger than 4 MiB \(HTTP 400\)"),
     "packed": (gzipped(64), r"the reply is larger than 4 MiB \(HTTP 200\)"),
-    "not packed": (Answer(200, b"no gzip", {"Content-Encoding": "gzip"}), "the reply cannot be unpacked"),
-    "cut in a chunk": (Answer(200, b"ff\r\n{", CHUNKED), "hung up in the middle"),
+    "not packed": (HttpAnswer(200, b"no gzip", {"Content-Encoding": "gzip"}), "the reply cannot be unpacked"),
+    "cut in a chunk": (HttpAnswer(200, b"ff\r\n{", CHUNKED), "hung up in the middle"),
     "no chunk": (
-        Answer(200, b"zz\r\n{", CHUNKED),
+        HttpAnswer(200, b"zz\r\n{", CHUNKED),
         "chunk size|no reply within|in the middle",
     ),
-    "not UTF-8": (Answer(200, b'{"choices": "\xff\xfe"}'), "the reply is not JSON"),
-    "UTF-16": (Answer(400, '{"error": "caf\u00e9"}'.encode("utf-16")), "HTTP 400: caf\u00e9"),
-    "a page": (Answer(502, b"<html>\n<b>Bad gateway</b>"), "HTTP 502: <html> <b>Bad gateway</b>"),
-    "a page, and well": (Answer(200, b"<html>"), "the reply is not JSON: <html>"),
-    "NaN": (Answer(200, b'{"choices": NaN}'), "choices: Input should be a valid array"),
-    "NaN tokens": (Answer(200, body_of(message(content="x")).replace(b"30", b"NaN")), "completion_tokens"),
-    "a long number": (Answer(400, b'{"error": ' + b"9" * 9999 + b"}"), "HTTP 400: {"),
-    "terminal": (Answer(400, b'{"error": "\\u001b[2Jboo"}'), r"HTTP 400: .\[2Jboo"),
-    "null": (Answer(400, b'{"error": null}'), "HTTP 400: null"),
-    "number": (Answer(400, b'{"error": 7}'), "HTTP 400: 7"),
-    "list": (Answer(400, b'{"error": [1, {"a": 2}]}'), r"HTTP 400: \[1, {\"a\": 2}\]"),
-    "string": (Answer(400, b'"no"'), "HTTP 400: no"),
-    "deep": (Answer(400, b'{"error": {"message": {"detail": ["no"]}}}'), r'HTTP 400: {"detail": \["no"\]}'),
-    "nothing": (Answer(400, b""), "HTTP 400: nothing"),
-    "long reason": (Answer(200, choices({"message": {}, "finish_reason": "x" * 9999})), "no text"),
+    "not UTF-8": (HttpAnswer(200, b'{"choices": "\xff\xfe"}'), "the reply is not JSON"),
+    "UTF-16": (HttpAnswer(400, '{"error": "caf\u00e9"}'.encode("utf-16")), "HTTP 400: caf\u00e9"),
+    "a page": (HttpAnswer(502, b"<html>\n<b>Bad gateway</b>"), "HTTP 502: <html> <b>Bad gateway</b>"),
+    "a page, and well": (HttpAnswer(200, b"<html>"), "the reply is not JSON: <html>"),
+    "NaN": (HttpAnswer(200, b'{"choices": NaN}'), "choices: Input should be a valid array"),
+    "NaN tokens": (HttpAnswer(200, body_of(message(content="x")).replace(b"30", b"NaN")), "completion_tokens"),
+    "a long number": (HttpAnswer(400, b'{"error": ' + b"9" * 9999 + b"}"), "HTTP 400: {"),
+    "terminal": (HttpAnswer(400, b'{"error": "\\u001b[2Jboo"}'), r"HTTP 400: .\[2Jboo"),
+    "null": (HttpAnswer(400, b'{"error": null}'), "HTTP 400: null"),
+    "number": (HttpAnswer(400, b'{"error": 7}'), "HTTP 400: 7"),
+    "list": (HttpAnswer(400, b'{"error": [1, {"a": 2}]}'), r"HTTP 400: \[1, {\"a\": 2}\]"),
+    "string": (HttpAnswer(400, b'"no"'), "HTTP 400: no"),
+    "deep": (HttpAnswer(400, b'{"error": {"message": {"detail": ["no"]}}}'), r'HTTP 400: {"detail": \["no"\]}'),
+    "nothing": (HttpAnswer(400, b""), "HTTP 400: nothing"),
+    "long reason": (HttpAnswer(200, choices({"message": {}, "finish_reason": "x" * 9999})), "no text"),
 }
 
 
@@ -876,8 +879,8 @@ BURSTS = {
 def test_whatever_a_server_sends_is_a_failure_with_a_short_reason(case: str, request_: ChatRequest) -> None:
     answer, reason = BURSTS[case]
 
-    def handle(request: Request) -> Answer:
-        return Answer(404, b"") if request.path == "/tokenize" else answer
+    def handle(request: Request) -> HttpAnswer:
+        return HttpAnswer(404, b"") if request.path == "/tokenize" else answer
 
     with fake_server(handle) as server:
         try:
@@ -919,7 +922,7 @@ def test_a_key_that_no_header_holds_is_an_error(key: str, monkeypatch: pytest.Mo
 
 
 def test_a_proxys_password_is_in_no_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    with fake_server(lambda _: Answer(407, b"no")) as server:
+    with fake_server(lambda _: HttpAnswer(407, b"no")) as server:
         proxy = server.url.removesuffix("/v1").replace("//", "//me:hunter2@")
         monkeypatch.setenv("https_proxy", proxy)
         monkeypatch.delenv("no_proxy", raising=False)
@@ -951,7 +954,7 @@ SAID = {"prompt_tokens": 7, "completion_tokens": 30}
         (message(content=[THINKING]), Reply(finish_reason="reasoning", **SAID)),
     ],
 )
-def test_reasoning_is_paid_for_and_no_part_of_the_text(answer: Answer, reply: Reply) -> None:
+def test_reasoning_is_paid_for_and_no_part_of_the_text(answer: HttpAnswer, reply: Reply) -> None:
     with fake_server(lambda _: answer) as server:
         assert replies_of(client(server.url), [ask("hi")]) == [reply]
 
@@ -959,7 +962,7 @@ def test_reasoning_is_paid_for_and_no_part_of_the_text(answer: Answer, reply: Re
 @pytest.mark.parametrize("first", ["<think>", "[THINK]", "<|channel|>"])
 def test_a_label_that_reasoning_comes_before_is_none(first: str) -> None:
     answer = completion(first, "length", {first: -0.01, "A": -5.0, "B": -5.5})
-    with fake_server(lambda r: Answer(404, b"") if r.path == "/tokenize" else answer) as server:
+    with fake_server(lambda r: HttpAnswer(404, b"") if r.path == "/tokenize" else answer) as server:
         assert replies_of(client(server.url), [LABELS]) == [Reply(error=THINKS_FIRST)]
     assert "judge.thinking=false" in THINKS_FIRST
 

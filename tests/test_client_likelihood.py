@@ -23,15 +23,15 @@ from rlaif.config.models import ClientModel
 from rlaif.errors import ModelError
 from rlaif.models import server as own_server
 from rlaif.models.cache import CachedModel
-from rlaif.models.chat import ChatRequest, Likelihood, Reply, answers
-from rlaif.models.chat import ask as replies_of
 from rlaif.models.client import HttpChatModel, reading
 from rlaif.models.client.replicas import MOST_BYTES
+from rlaif.models.engine import ChatRequest, Likelihood, Reply, answers
+from rlaif.models.engine import ask as replies_of
 from rlaif.models.local.tokens import encode_prompt, encode_response, turn_of
 from rlaif.models.wire import BadReply
 from rlaif.models.wire_tokens import WORDS, AnswerRow, parse_likelihood, parse_shared
 from rlaif.records import Message
-from rlaif.testing import Answer, FakeServer, Request, completion, failed, fake_server, tiny_tokenizer
+from rlaif.testing import FakeServer, HttpAnswer, Request, completion, failed, fake_server, tiny_tokenizer
 from tests.fake_vllm import FakeReader
 from tests.tiny import FAMILIES, save_family, tokenizer_of
 
@@ -252,16 +252,16 @@ def test_a_server_whose_cache_held_the_first_answer_is_still_asked_for_the_other
     assert len(both.server.asked("/generate")) == before + 6
 
 
-def no_scale_out(request: Request) -> Answer | None:
-    return Answer(404, {"detail": "Not Found"}) if request.path.endswith("/generate") else None
+def no_scale_out(request: Request) -> HttpAnswer | None:
+    return HttpAnswer(404, {"detail": "Not Found"}) if request.path.endswith("/generate") else None
 
 
-def untold(request: Request) -> Answer | None:
+def untold(request: Request) -> HttpAnswer | None:
     return failed(500, "oops") if request.path.endswith("/generate") else None
 
 
-def nonsense(request: Request) -> Answer | None:
-    return Answer(200, b"{}") if request.path.endswith("/generate") else None
+def nonsense(request: Request) -> HttpAnswer | None:
+    return HttpAnswer(200, b"{}") if request.path.endswith("/generate") else None
 
 
 @pytest.mark.parametrize("fault", [no_scale_out, untold, nonsense])
@@ -290,7 +290,7 @@ def test_memory_that_no_json_holds_costs_one_more_request_and_no_answer(status: 
     """What vLLM 0.32 says where the memory of cached tokens happens to hold no number."""
     calls = 0
 
-    def fault(request: Request) -> Answer | None:
+    def fault(request: Request) -> HttpAnswer | None:
         nonlocal calls
         calls += request.path.endswith("/generate")
         bad = request.path.endswith("/generate") and calls % 3 == 0
@@ -310,18 +310,18 @@ TELLS_NONE = "tells no log-probabilities of given text"
 MANY = [asked(str(n)) for n in range(12)]
 
 
-def openai(request: Request) -> Answer:
+def openai(request: Request) -> HttpAnswer:
     """A server without anything of vLLM's."""
     if request.path == "/v1/models":
-        return Answer(body={"data": [{"id": "judge"}]})
+        return HttpAnswer(body={"data": [{"id": "judge"}]})
     return completion("hello") if request.path.endswith("/chat/completions") else failed(404, "no such path")
 
 
-def llama_cpp(request: Request) -> Answer:
-    return Answer(body={"tokens": []}) if request.path == "/tokenize" else openai(request)
+def llama_cpp(request: Request) -> HttpAnswer:
+    return HttpAnswer(body={"tokens": []}) if request.path == "/tokenize" else openai(request)
 
 
-def tokenizes(then: Answer) -> Callable[[Request], Answer | None]:
+def tokenizes(then: HttpAnswer) -> Callable[[Request], HttpAnswer | None]:
     """A server with vLLM's /tokenize, and this for a text that it is given."""
     fake = FakeReader(tiny_tokenizer(), hashed, shares=False)
     fake.faults = lambda request: then if request.path == "/v1/completions" else None
@@ -332,14 +332,14 @@ NONE_TOLD = {
     "OpenAI": (openai, "HTTP 404: no such path"),
     "llama.cpp": (llama_cpp, "its /tokenize tells no tokens"),
     "SGLang": (
-        tokenizes(Answer(body={"choices": [{"text": "x"}]})),
+        tokenizes(HttpAnswer(body={"choices": [{"text": "x"}]})),
         "the reply has no log-probabilities of the prompt",
     ),
     "strict": (
         tokenizes(failed(400, "Unrecognized request argument: prompt_logprobs")),
         "HTTP 400: Unrecognized request argument: prompt_logprobs",
     ),
-    "a page": (lambda _: Answer(422, b"<html>no"), "HTTP 422: <html>no"),
+    "a page": (lambda _: HttpAnswer(422, b"<html>no"), "HTTP 422: <html>no"),
 }
 
 
@@ -361,7 +361,7 @@ def test_once_it_told_one_what_it_does_not_tell_is_a_failure_and_no_end() -> Non
     with served(shares=False) as both:
         model = client(both.server.url)
         replies_of(model, MANY[:1])
-        both.fake.faults = tokenizes(Answer(body={"choices": [{"text": "x"}]}))
+        both.fake.faults = tokenizes(HttpAnswer(body={"choices": [{"text": "x"}]}))
         replies = replies_of(model, MANY[1:])
     assert {reply.error for reply in replies} == {"the reply has no log-probabilities of the prompt"}
 
@@ -375,14 +375,14 @@ def test_once_it_told_one_what_it_does_not_tell_is_a_failure_and_no_end() -> Non
     ],
 )
 @pytest.mark.parametrize("path", ["/tokenize", "/v1/completions"])
-def test_who_may_not_ask_is_told_so(answer: Answer, line: str, path: str) -> None:
+def test_who_may_not_ask_is_told_so(answer: HttpAnswer, line: str, path: str) -> None:
     with served(shares=False) as both, pytest.raises(ModelError, match=line):
         both.fake.faults = lambda request: answer if request.path == path else None
         replies_of(client(both.server.url), MANY)
 
 
 def test_another_model_is_named_beside_those_that_are_served() -> None:
-    def handle(request: Request) -> Answer:
+    def handle(request: Request) -> HttpAnswer:
         return openai(request) if request.path == "/v1/models" else failed(404, "The model `jugde` does not exist.")
 
     with fake_server(handle) as server, pytest.raises(ModelError, match="has no model 'jugde'; it has judge"):
@@ -432,7 +432,7 @@ def test_a_conversation_that_the_template_refuses_fails_alone() -> None:
 
 
 def test_a_refusal_of_one_text_concerns_no_other() -> None:
-    def fault(request: Request) -> Answer | None:
+    def fault(request: Request) -> HttpAnswer | None:
         bad = request.path == "/v1/completions" and set(flagged) <= set(request.body["prompt"])
         return failed(400, "flagged") if bad else None
 
@@ -446,23 +446,23 @@ def test_a_refusal_of_one_text_concerns_no_other() -> None:
     assert first.error == "HTTP 400: flagged"
 
 
-PASSING: list[Answer | None] = [failed(503, "busy"), failed(429, "slow down"), failed(500, "oops"), None]
+PASSING: list[HttpAnswer | None] = [failed(503, "busy"), failed(429, "slow down"), failed(500, "oops"), None]
 
 
 @pytest.mark.parametrize(
     ("path", "trouble"),
-    [(path, trouble) for path in ("/tokenize", *SCORED) for trouble in (*PASSING, Answer(200, b'{"choi'))],
+    [(path, trouble) for path in ("/tokenize", *SCORED) for trouble in (*PASSING, HttpAnswer(200, b'{"choi'))],
 )
-def test_passing_trouble_is_asked_again(path: str, trouble: Answer | None) -> None:
+def test_passing_trouble_is_asked_again(path: str, trouble: HttpAnswer | None) -> None:
     """So is a reply that was cut off."""
     shares, left = path != "/v1/completions", 2
 
-    def fault(request: Request) -> Answer | None:
+    def fault(request: Request) -> HttpAnswer | None:
         nonlocal left
         if request.path != path or not left:
             return None
         left -= 1
-        return Answer(status=0) if trouble is None else trouble
+        return HttpAnswer(status=0) if trouble is None else trouble
 
     with served(shares=shares) as both:
         both.fake.faults = fault
@@ -482,8 +482,8 @@ def test_lasting_trouble_ends_as_an_error_with_its_reason() -> None:
 def test_a_replica_that_dies_is_routed_around() -> None:
     dead = False
 
-    def fault(request: Request) -> Answer | None:
-        return Answer(status=0) if dead else None
+    def fault(request: Request) -> HttpAnswer | None:
+        return HttpAnswer(status=0) if dead else None
 
     with served() as one, served() as other:
         one.fake.faults = fault
@@ -549,7 +549,7 @@ def test_junk_is_a_failure_with_its_reason(case: str) -> None:
 def test_junk_becomes_an_errored_reply_that_no_cache_keeps(case: str, tmp_path: Path) -> None:
     """The same faults, in the reply to a row of the fake's."""
 
-    def fault(request: Request) -> Answer | None:
+    def fault(request: Request) -> HttpAnswer | None:
         if request.path != "/v1/completions":
             return None
         row = request.body["prompt"]
@@ -567,9 +567,9 @@ def test_junk_becomes_an_errored_reply_that_no_cache_keeps(case: str, tmp_path: 
             "words": lambda: rows.__setitem__(-3, {str(row[-3]): {"logprob": "high"}}),
         }
         if case not in spoilt:
-            return Answer(200, BAD[case][0])
+            return HttpAnswer(200, BAD[case][0])
         spoilt[case]()
-        return Answer(200, told(*rows))
+        return HttpAnswer(200, told(*rows))
 
     with served(shares=False) as both:
         both.fake.faults = fault
@@ -618,12 +618,12 @@ def test_a_long_rows_reply_may_be_large_and_no_larger() -> None:
         (MOST_BYTES + (9 << 20), "the reply is larger than 8 MiB"),
     ):
 
-        def pad(request: Request, size: int = megabytes) -> Answer | None:
+        def pad(request: Request, size: int = megabytes) -> HttpAnswer | None:
             if request.path != "/v1/completions":
                 return None
             row = request.body["prompt"]
             data = told(*(at(token) for token in row[1:]))
-            return Answer(200, data + b" " * (size - len(data)) * (len(row) > 20_000))
+            return HttpAnswer(200, data + b" " * (size - len(data)) * (len(row) > 20_000))
 
         with served(shares=False, context=10**6) as both:
             both.fake.faults = pad
@@ -639,13 +639,13 @@ KEY = 'sk-/s+E"c-0123456789'
     [
         failed(400, f"bad key {KEY}"),
         failed(401, f"bad key {KEY}"),
-        Answer(200, b"not for " + KEY.encode()),
-        Answer(200, json.dumps({"choices": KEY}).encode()),
-        Answer(200, json.dumps({"choices": [{"prompt_logprobs": [None, {KEY: {"logprob": -1}}]}]}).encode()),
+        HttpAnswer(200, b"not for " + KEY.encode()),
+        HttpAnswer(200, json.dumps({"choices": KEY}).encode()),
+        HttpAnswer(200, json.dumps({"choices": [{"prompt_logprobs": [None, {KEY: {"logprob": -1}}]}]}).encode()),
     ],
 )
 @pytest.mark.parametrize("path", ["/tokenize", "/v1/completions", "/inference/v1/generate"])
-def test_no_message_repeats_the_key(answer: Answer, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_message_repeats_the_key(answer: HttpAnswer, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JUDGE_KEY", KEY)
     with served(shares=path.startswith("/inference")) as both:
         both.fake.faults = lambda request: answer if request.path == path else None

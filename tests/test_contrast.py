@@ -20,7 +20,7 @@ from rlaif.feedback.judge import JudgeResult, judge_by_mode
 from rlaif.feedback.judge.contrast import TAU, log_ratio, rated
 from rlaif.feedback.judge.score import score_responses
 from rlaif.feedback.verdict import aggregate
-from rlaif.models.chat import ChatModel, ChatRequest, Likelihood, Reply
+from rlaif.models.engine import ChatRequest, Engine, Likelihood, Reply
 from rlaif.models.scripted import RequestFailed, Script, ScriptedChatModel
 from rlaif.records import DensityRatio, Message, Pair, Prompt
 from rlaif.templates import load_template
@@ -240,7 +240,7 @@ def test_two_models_stand_for_the_two_sides_and_one_at_a_time_is_open() -> None:
     read: list[tuple[str, str]] = []
 
     @contextmanager
-    def opener(config: JudgeModel | None) -> Iterator[ChatModel]:
+    def opener(config: JudgeModel | None) -> Iterator[Engine]:
         name = "strong" if config is None else "weak"
         assert not open_now
         open_now.append(name)

@@ -36,7 +36,7 @@ from rlaif.feedback.pairs import make_pairs
 from rlaif.feedback.sample import SampleResult, check_sample_failures
 from rlaif.feedback.verdict import draw
 from rlaif.jsonl import read_json, read_jsonl, write_json, write_jsonl
-from rlaif.models.chat import ChatRequest, Reply
+from rlaif.models.engine import ChatRequest, Reply
 from rlaif.models.scripted import ScriptedChatModel
 from rlaif.pipeline import STAGES, run_recipe
 from rlaif.records import Failure, Judgment, Message, Origin, Pair, Preference, Prompt, Response, derive_seed

@@ -19,7 +19,7 @@ from rlaif.config import load_recipe
 from rlaif.config.feedback import LabelSection, SampleOne
 from rlaif.constitution import lint, load_constitution
 from rlaif.errors import ConfigError, DataError
-from rlaif.models.chat import ChatRequest, Reply
+from rlaif.models.engine import ChatRequest, Reply
 from rlaif.models.scripted import RequestFailed, ScriptedChatModel
 from rlaif.records import Judgment, Message, Pair, Prompt, content_id
 from rlaif.stats import Bootstrap, holm

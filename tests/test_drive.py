@@ -9,7 +9,7 @@ import pytest
 from rlaif.errors import ModelError
 from rlaif.feedback.judge.drive import Work, drive, sharing, sharing_turns, together
 from rlaif.feedback.judge.result import Cost
-from rlaif.models.chat import ChatRequest, Reply
+from rlaif.models.engine import ChatRequest, Reply
 from rlaif.models.scripted import ScriptedChatModel
 from rlaif.records import Message
 

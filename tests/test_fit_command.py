@@ -14,7 +14,7 @@ from rlaif.config import load_recipe
 from rlaif.constitution import load_constitution
 from rlaif.constitution.diff import diff
 from rlaif.errors import ConfigError, JudgeError
-from rlaif.models.chat import ChatRequest
+from rlaif.models.engine import ChatRequest
 
 MARKS = {"kind": 6.0, "brief": 1.0, "blue": 0.0}
 """What people weigh; the constitution starts with it upside down."""

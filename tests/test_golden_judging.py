@@ -40,7 +40,7 @@ from rlaif.feedback.judge import JudgeResult, judge_by_mode
 from rlaif.feedback.judge.revise import first_responses, revise_responses
 from rlaif.feedback.judge.score import score_responses
 from rlaif.feedback.pairs import make_pairs
-from rlaif.models.chat import ChatRequest, Likelihood, Reply
+from rlaif.models.engine import ChatRequest, Likelihood, Reply
 from rlaif.models.scripted import ScriptedChatModel
 from rlaif.records import Judgment, Message, Pair, Prompt, Response, content_id, plain
 from rlaif.templates import load_template

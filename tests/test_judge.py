@@ -18,7 +18,7 @@ from rlaif.errors import JudgeError
 from rlaif.feedback.judge import JudgeResult, check_failure_cap, judge_pairs
 from rlaif.feedback.verdict import draw
 from rlaif.jsonl import read_jsonl, write_jsonl
-from rlaif.models.chat import ChatRequest, Reply
+from rlaif.models.engine import ChatRequest, Reply
 from rlaif.models.scripted import ScriptedChatModel
 from rlaif.records import Failure, Judgment, Message, Pair, Prompt
 from rlaif.templates import load_template

@@ -20,7 +20,7 @@ from rlaif.constitution import Constitution, load_constitution
 from rlaif.errors import ConfigError, DataError
 from rlaif.feedback.judge import judge_by_mode
 from rlaif.jsonl import write_jsonl
-from rlaif.models.chat import ChatRequest, Reply
+from rlaif.models.engine import ChatRequest, Reply
 from rlaif.models.scripted import ScriptedChatModel
 from rlaif.records import Message, Pair, Preference, Prompt
 from rlaif.testing import choose

@@ -18,7 +18,7 @@ from rlaif.feedback.judge.revise import first_responses
 from rlaif.feedback.judge.shards import shards
 from rlaif.feedback.pairs import make_pairs
 from rlaif.jsonl import RowWriter, stream_jsonl, write_jsonl
-from rlaif.models.chat import ChatRequest, Reply
+from rlaif.models.engine import ChatRequest, Reply
 from rlaif.models.scripted import ScriptedChatModel
 from rlaif.pipeline import run_recipe
 from rlaif.records import Message, Pair, Prompt, Response

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from rlaif.config.models import LocalModel
-from rlaif.models.chat import ChatRequest, Likelihood, Reply
-from rlaif.models.chat import ask as replies_of
+from rlaif.models.engine import ChatRequest, Likelihood, Reply
+from rlaif.models.engine import ask as replies_of
 from rlaif.models.local.answers import answer_rows
 from rlaif.models.local.model import LocalChatModel
 from rlaif.models.local.tokens import encode_prompt, render, turn_of

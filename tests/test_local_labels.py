@@ -12,8 +12,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from rlaif.config.models import LocalModel
 from rlaif.errors import ModelError
-from rlaif.models.chat import ChatRequest
-from rlaif.models.chat import ask as replies_of
+from rlaif.models.engine import ChatRequest
+from rlaif.models.engine import ask as replies_of
 from rlaif.models.local.answers import LabelTokens, decoded, label_tokens
 from rlaif.models.local.model import LocalChatModel
 from rlaif.records import Message

@@ -15,9 +15,9 @@ from transformers import AutoModelForCausalLM
 from rlaif.config.models import LocalModel
 from rlaif.errors import ModelError
 from rlaif.models.cache import CachedModel
-from rlaif.models.chat import ChatRequest, Reply
-from rlaif.models.chat import ask as replies_of
 from rlaif.models.day import on_that_day
+from rlaif.models.engine import ChatRequest, Reply
+from rlaif.models.engine import ask as replies_of
 from rlaif.models.local import model as module
 from rlaif.models.local.model import LocalChatModel
 from rlaif.models.local.packing import Row

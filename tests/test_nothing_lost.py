@@ -25,9 +25,9 @@ from rlaif.feedback.judge import judge_pairs
 from rlaif.feedback.judge.result import JudgeResult
 from rlaif.jsonl import write_jsonl
 from rlaif.models.cache import CachedModel, cache_summary
-from rlaif.models.chat import ChatRequest, Reply
-from rlaif.models.chat import ask as replies_of
 from rlaif.models.client import HttpChatModel
+from rlaif.models.engine import ChatRequest, Reply
+from rlaif.models.engine import ask as replies_of
 from rlaif.records import Judgment, Message, Pair, Prompt, Response
 from rlaif.run_folder import Run
 from rlaif.templates import load_template

@@ -15,7 +15,7 @@ from rlaif.errors import DataError, RlaifError
 from rlaif.evaluation.compare import compare_runs
 from rlaif.feedback.prompts import read_demonstrations, read_prompts
 from rlaif.jsonl import read_jsonl, read_objects, write_jsonl
-from rlaif.models.chat import ChatRequest, Reply
+from rlaif.models.engine import ChatRequest, Reply
 from rlaif.pipeline import STAGES, run_recipe, stages_of
 from rlaif.records import Demonstration, Failure, Preference, Response
 from rlaif.run_folder import Run

@@ -24,7 +24,7 @@ from rlaif.feedback.judge.panel import combined
 from rlaif.feedback.judge.result import Cost, JudgeResult
 from rlaif.feedback.verdict import LOGIT_LIMIT
 from rlaif.jsonl import read_jsonl, write_jsonl
-from rlaif.models.chat import ChatModel, ChatRequest, Reply
+from rlaif.models.engine import ChatRequest, Engine, Reply
 from rlaif.models.scripted import ScriptedChatModel
 from rlaif.records import Failure, Judgment, Message, Pair, Prompt, Provenance, Reliability
 from rlaif.testing import likes_letters
@@ -373,7 +373,7 @@ def test_members_in_a_row_with_one_model_open_it_once() -> None:
     opened: list[JudgeModel | None] = []
 
     @contextmanager
-    def open_judge(which: JudgeModel | None) -> Iterator[ChatModel]:
+    def open_judge(which: JudgeModel | None) -> Iterator[Engine]:
         opened.append(which)
         yield ScriptedChatModel(likes_letters)
 
@@ -390,7 +390,7 @@ def test_a_whole_panel(how: str, tmp_path: Any) -> None:
     opened: list[str] = []
 
     @contextmanager
-    def open_judge(which: JudgeModel | None) -> Iterator[ChatModel]:
+    def open_judge(which: JudgeModel | None) -> Iterator[Engine]:
         opened.append("own" if which is None else which.model)
         yield ScriptedChatModel(own if which is None else brief, name=opened[-1])
 

@@ -18,7 +18,7 @@ from rlaif.feedback.judge import JudgeResult, judge_by_mode
 from rlaif.feedback.judge.score import score_responses
 from rlaif.feedback.verdict import draw
 from rlaif.jsonl import read_jsonl, write_jsonl
-from rlaif.models.chat import ChatRequest, Reply
+from rlaif.models.engine import ChatRequest, Reply
 from rlaif.models.scripted import RequestFailed, Script, ScriptedChatModel
 from rlaif.records import Failure, Message, Pair, Prompt, Score, content_id, plain
 from rlaif.templates import load_template

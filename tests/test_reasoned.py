@@ -17,7 +17,7 @@ from rlaif.config.judging import ReasonedMode
 from rlaif.constitution import Constitution
 from rlaif.feedback.judge import judge_with
 from rlaif.feedback.judge.result import JudgeResult
-from rlaif.models.chat import ChatRequest, Reply
+from rlaif.models.engine import ChatRequest, Reply
 from rlaif.models.scripted import Script, ScriptedChatModel
 from rlaif.records import Message, Pair, Prompt, content_id
 from rlaif.resources import resolve

@@ -19,7 +19,7 @@ from rlaif.errors import ConfigError
 from rlaif.feedback.calibration import Temperature, apply_calibration
 from rlaif.feedback.judge.result import JudgeResult
 from rlaif.feedback.judge.revise import first_responses, revise_responses
-from rlaif.models.chat import ChatRequest, Reply
+from rlaif.models.engine import ChatRequest, Reply
 from rlaif.models.scripted import ScriptedChatModel
 from rlaif.records import Message, Messages, Prompt, Response
 from rlaif.templates import load_template

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from rlaif.config.feedback import SampleSection
 from rlaif.errors import DataError
 from rlaif.feedback.sample import SampleResult, check_sample_failures, sample_responses
-from rlaif.models.chat import ChatRequest, Reply
+from rlaif.models.engine import ChatRequest, Reply
 from rlaif.models.scripted import ScriptedChatModel
 from rlaif.records import Message, Prompt, Response
 

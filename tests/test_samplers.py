@@ -26,7 +26,7 @@ from rlaif.models.local.generate import Sampling
 from rlaif.models.local.packing import Row
 from rlaif.models.wire_tokens import Continuation
 from rlaif.run_folder import Run
-from rlaif.testing import Answer, Request, failed, fake_server, save_tiny
+from rlaif.testing import HttpAnswer, Request, failed, fake_server, save_tiny
 from rlaif.training.optimise.loop import train_policy
 from rlaif.training.policy_model import PolicyModel
 from rlaif.training.samplers import vllm
@@ -257,9 +257,9 @@ def test_passing_failures_are_retried_and_lasting_ones_name_the_prompt(
     sampler = sampler_of(policy, tmp_path)
     sampler.sync()
     good = sampler.sample(PROMPTS, SAMPLING, [5, 6, 7])
-    met: list[Answer] = []
+    met: list[HttpAnswer] = []
 
-    def now_and_then(request: Request) -> Answer | None:
+    def now_and_then(request: Request) -> HttpAnswer | None:
         if len(met) < 4:
             met.append(HANG_UP if len(met) % 2 else BUSY)
             return met[-1]
@@ -285,11 +285,11 @@ def test_passing_failures_are_retried_and_lasting_ones_name_the_prompt(
     [
         ("/collective_rpc", failed(404, "no such path"), "refused /collective_rpc: HTTP 404: no such path"),
         ("/collective_rpc", BUSY, "failed at /collective_rpc: failed after 5 tries: HTTP 500"),
-        ("/reset_prefix_cache", Answer(body={"success": False}), "could not reset its prefix cache"),
+        ("/reset_prefix_cache", HttpAnswer(body={"success": False}), "could not reset its prefix cache"),
     ],
 )
 def test_a_sync_that_fails_says_where(
-    fake: FakeVllm, folder: str, tmp_path: Path, path: str, answer: Answer, message: str
+    fake: FakeVllm, folder: str, tmp_path: Path, path: str, answer: HttpAnswer, message: str
 ) -> None:
     sampler = sampler_of(policy_of(folder), tmp_path)
     sampler.sync()
@@ -321,7 +321,7 @@ def reply(tokens: list[int] | None, logprobs: list[float] | None) -> dict[str, A
     ],
 )
 def test_a_reply_is_checked_before_it_is_believed(body: dict[str, Any], expected: Continuation | Lost) -> None:
-    with fake_server(lambda _: Answer(body=json.dumps(body).encode())) as server:
+    with fake_server(lambda _: HttpAnswer(body=json.dumps(body).encode())) as server:
         client = TokenClient(ClientModel(model="policy", base_urls=(server.url,), max_tries=1))
         assert client.write([ASK]) == [expected]
 
@@ -341,7 +341,7 @@ def test_a_commands_answer_may_be_anything() -> None:
     ],
 )
 def test_a_text_that_is_read_is_checked_as_well(told: list[Any], expected: list[float] | Lost) -> None:
-    with fake_server(lambda _: Answer(body={"choices": [{"prompt_logprobs": told}]})) as server:
+    with fake_server(lambda _: HttpAnswer(body={"choices": [{"prompt_logprobs": told}]})) as server:
         client = TokenClient(ClientModel(model="policy", base_urls=(server.url,), max_tries=1))
         assert client.read([[1, 2, 3]]) == [expected]
 

@@ -28,7 +28,7 @@ from rlaif.config.scoring import (
 )
 from rlaif.constitution import load_constitution
 from rlaif.errors import ConfigError, ModelError
-from rlaif.models.chat import ChatRequest
+from rlaif.models.engine import ChatRequest
 from rlaif.models.local.packing import Row
 from rlaif.models.local.tokens import encode_prompt, encode_response
 from rlaif.records import Message, Pair, Prompt

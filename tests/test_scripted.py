@@ -14,8 +14,8 @@ import torch
 
 from rlaif.config.models import ScriptedModel
 from rlaif.errors import ConfigError
-from rlaif.models.chat import ChatRequest, Reply
-from rlaif.models.chat import ask as replies_of
+from rlaif.models.engine import ChatRequest, Reply
+from rlaif.models.engine import ask as replies_of
 from rlaif.models.files import module_files
 from rlaif.models.open import open_model
 from rlaif.models.scripted import RequestFailed, ScriptedChatModel, from_path
@@ -237,7 +237,7 @@ def test_so_does_a_module_of_the_users_that_it_imports(
 
 
 def test_python_and_installed_packages_are_nobodys_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "judge_with_libraries.py").write_text("import json, os.path, numpy as np, rlaif.models.chat, nowhere\n")
+    (tmp_path / "judge_with_libraries.py").write_text("import json, os.path, numpy, rlaif.models.engine, nowhere\n")
     monkeypatch.syspath_prepend(tmp_path)
     assert [path.name for path in module_files("judge_with_libraries")] == ["judge_with_libraries.py"]
     assert module_files("no_such_module") == module_files("") == module_files("..") == module_files("sys") == []

@@ -19,15 +19,15 @@ from tenacity import wait_none
 from rlaif.config.models import ClientModel, VllmModel
 from rlaif.errors import ModelError
 from rlaif.models import process, server
-from rlaif.models.chat import ChatRequest
-from rlaif.models.chat import ask as replies_of
 from rlaif.models.client import HttpChatModel
 from rlaif.models.embedded import ResolvedModel
+from rlaif.models.engine import ChatRequest
+from rlaif.models.engine import ask as replies_of
 from rlaif.models.files import named_files
 from rlaif.models.process import ServerProcess
 from rlaif.models.server import VllmChatModel, vllm_command, vllm_environment
 from rlaif.records import Message
-from rlaif.testing import CHAT_TEMPLATE, Answer, fake_server, tiny_tokenizer
+from rlaif.testing import CHAT_TEMPLATE, HttpAnswer, fake_server, tiny_tokenizer
 from tests.tiers import some
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="watches processes by pidfd, which is Linux's")
@@ -303,7 +303,7 @@ def test_a_server_that_died_is_named_as_the_cause(fake: Fake, monkeypatch: pytes
     ],
 )
 def test_a_server_tells_whether_its_template_opens_the_reasoning(answer: Any, begins_inside: bool | None) -> None:
-    with fake_server(lambda _: Answer(body=answer)) as running:
+    with fake_server(lambda _: HttpAnswer(body=answer)) as running:
         config = ClientModel(model="m", base_urls=(running.url,), thinking=False)
         assert server._begins_inside(running.url, config) is begins_inside
     assert running.seen[0].path == "/tokenize"

@@ -12,7 +12,7 @@ from rlaif.config import Recipe
 from rlaif.errors import DataError, JudgeError
 from rlaif.feedback.prompts import read_prompts
 from rlaif.jsonl import read_jsonl, write_jsonl
-from rlaif.models.chat import ChatRequest, Reply
+from rlaif.models.engine import ChatRequest, Reply
 from rlaif.models.scripted import ScriptedChatModel
 from rlaif.pipeline import STAGES
 from rlaif.records import Failure, Judgment, Response

@@ -15,7 +15,7 @@ from rlaif.constitution import Constitution, Principle
 from rlaif.feedback.judge import judge_pairs
 from rlaif.feedback.pairs import WeightedJudgment, to_preferences
 from rlaif.feedback.verdict import Aggregation, aggregate, checked, judged, verdict_logit
-from rlaif.models.chat import ChatRequest
+from rlaif.models.engine import ChatRequest
 from rlaif.models.scripted import ScriptedChatModel
 from rlaif.records import Judgment, Message, Pair, PrincipleJudgment, Prompt, Verdict, content_id
 from rlaif.templates import load_template

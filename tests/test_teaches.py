@@ -7,7 +7,7 @@ from itertools import combinations
 import pytest
 
 from benchmarks.teaches import _by_run, _less, opposite, shuffled
-from rlaif.models.chat import ChatRequest
+from rlaif.models.engine import ChatRequest
 from rlaif.records import DensityRatio, Judgment
 from tests.test_contrast import PLAIN, SHORT, constitution, judge, pair, told
 

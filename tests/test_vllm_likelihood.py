@@ -15,9 +15,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from rlaif.models.chat import ChatRequest, Likelihood, Reply
-from rlaif.models.chat import ask as replies_of
 from rlaif.models.client.model import HttpChatModel
+from rlaif.models.engine import ChatRequest, Likelihood, Reply
+from rlaif.models.engine import ask as replies_of
 from rlaif.models.local.tokens import encode_prompt, encode_response, turn_of
 from rlaif.models.server import VllmChatModel
 from rlaif.records import Message

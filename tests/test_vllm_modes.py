@@ -29,8 +29,8 @@ from rlaif.config.models import LocalModel
 from rlaif.constitution import Constitution
 from rlaif.feedback.judge import JudgeResult, judge_by_mode
 from rlaif.feedback.judge.revise import revise_responses
-from rlaif.models.chat import ChatModel
 from rlaif.models.embedded import EMBEDDED
+from rlaif.models.engine import Engine
 from rlaif.models.open import open_model
 from rlaif.models.server import VllmChatModel
 from rlaif.records import Message, Pair, Prompt, Response, content_id
@@ -113,7 +113,7 @@ def responses() -> list[Response]:
     ]
 
 
-def judge(model: ChatModel, mode: Mode) -> JudgeResult:
+def judge(model: Engine, mode: Mode) -> JudgeResult:
     section = LabelSection(mode=mode)
     result = judge_by_mode(lambda _: nullcontext(model), pairs(), CONSTITUTION, section, seed=0)
     assert all(0 < judgment.p_a < 1 for judgment in result.judgments)
@@ -121,7 +121,7 @@ def judge(model: ChatModel, mode: Mode) -> JudgeResult:
     return result
 
 
-def judged_by(model: ChatModel, mode: Mode) -> JudgeResult:
+def judged_by(model: Engine, mode: Mode) -> JudgeResult:
     """The result of a mode that writes nothing, in which nothing may fail."""
     result = judge(model, mode)
     assert result.failures == ()

@@ -18,9 +18,9 @@ from rlaif.config.feedback import LabelSection
 from rlaif.config.models import LocalModel, VllmModel
 from rlaif.constitution import Constitution
 from rlaif.feedback.judge import JudgeResult, judge_pairs
-from rlaif.models.chat import ChatModel, ChatRequest
-from rlaif.models.chat import ask as replies_of
 from rlaif.models.embedded import EMBEDDED
+from rlaif.models.engine import ChatRequest, Engine
+from rlaif.models.engine import ask as replies_of
 from rlaif.models.local.machine import resolve
 from rlaif.models.open import open_model
 from rlaif.models.server import VllmChatModel
@@ -83,7 +83,7 @@ def served_in_bf16(embedded_folder: str) -> Iterator[VllmChatModel]:
     model.close()
 
 
-def judged_by(model: ChatModel) -> JudgeResult:
+def judged_by(model: Engine) -> JudgeResult:
     section = LabelSection(min_label_mass=0.0)
     result = judge_pairs(model, pairs(), CONSTITUTION, load_template("compare"), section, seed=0)
     assert not result.failures

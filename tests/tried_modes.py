@@ -15,7 +15,7 @@ from random import Random
 from typing import Any
 
 from rlaif.config import Recipe, load_recipe
-from rlaif.models.chat import ChatRequest, Likelihood, Reply
+from rlaif.models.engine import ChatRequest, Likelihood, Reply
 from rlaif.models.scripted import RequestFailed
 from rlaif.testing import choose
 from tests.audited import shown

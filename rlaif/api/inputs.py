@@ -21,7 +21,7 @@ from rlaif.constitution import Constitution, load_constitution
 from rlaif.errors import ConfigError, DataError, RlaifError, did_you_mean, few, shown
 from rlaif.jsonl import check_text
 from rlaif.models.cache import shared
-from rlaif.models.chat import ChatModel, ChatRequest, Reply
+from rlaif.models.engine import ChatRequest, Engine, Reply
 from rlaif.models.open import open_model
 from rlaif.models.scripted import ScriptedChatModel, said
 from rlaif.records import Message, Messages, Pair, Prompt, Response, content_id, plain, prompt_of
@@ -33,7 +33,7 @@ PairLike = Pair | tuple[Turns, Turns, Turns] | Mapping[str, Any]
 ResponseLike = Response | tuple[Turns, Turns] | Mapping[str, Any] | Sequence[Mapping[str, str] | Message]
 """A Response; (prompt, response); a mapping with these keys and maybe `tags`; or a conversation that ends with the
 assistant's turn."""
-ModelLike = str | Mapping[str, Any] | Section | ChatModel | Callable[..., Any]
+ModelLike = str | Mapping[str, Any] | Section | Engine | Callable[..., Any]
 """See `open_engine`."""
 S = TypeVar("S", bound=Section)
 BACKENDS = ("local", "vllm", "scripted")
@@ -160,7 +160,7 @@ def _named(name: str) -> dict[str, Any]:
 
 
 @contextmanager
-def open_engine(model: ModelLike) -> Iterator[ChatModel]:
+def open_engine(model: ModelLike) -> Iterator[Engine]:
     """The engine that writes a model's replies, closed at the end of the block.
 
     `model` is a name: `local:smollm2-135m` (or without a prefix), `vllm:Qwen/Qwen3-8B`, `scripted:module:function`,
@@ -175,14 +175,14 @@ def open_engine(model: ModelLike) -> Iterator[ChatModel]:
         with closing(shared(open_model(config), config, content_id("api", os.getcwd()))) as cached:
             yield cached
     elif hasattr(model, "stream"):
-        yield cast("ChatModel", model)
+        yield cast("Engine", model)
     elif callable(model):
         yield engine_of(model)
     else:
         raise ConfigError(f"model: must be a name, a section, an engine or a function (got {shown(model)})")
 
 
-def engine_of(function: Callable[..., Any]) -> ChatModel:
+def engine_of(function: Callable[..., Any]) -> Engine:
     """The engine whose replies a function of the messages gives."""
     try:
         with_labels = len(inspect.signature(function).parameters) > 1

@@ -30,7 +30,7 @@ from rlaif.feedback.judge.result import Cost
 from rlaif.feedback.judge.score import score_responses
 from rlaif.feedback.pairs import WeightedJudgment, to_preferences
 from rlaif.feedback.sample import Progress
-from rlaif.models.chat import ChatModel, ChatRequest, Reply
+from rlaif.models.engine import ChatRequest, Engine, Reply
 from rlaif.records import Failure, Judgment, Pair, Preference, Score
 
 ConstitutionLike = str | os.PathLike[str] | Constitution
@@ -231,8 +231,8 @@ class _Replay:
         """Nothing to free."""
 
 
-def _opener(engine: ChatModel) -> OpenJudge:
-    def open_judge(model: JudgeModel | None) -> AbstractContextManager[ChatModel]:
+def _opener(engine: Engine) -> OpenJudge:
+    def open_judge(model: JudgeModel | None) -> AbstractContextManager[Engine]:
         return nullcontext(engine) if model is None else open_engine(model)
 
     return open_judge

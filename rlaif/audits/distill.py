@@ -26,7 +26,7 @@ from rlaif.constitution import Constitution, write_constitution
 from rlaif.errors import ConfigError, DataError
 from rlaif.feedback.judge.result import Cost
 from rlaif.jsonl import write_json
-from rlaif.models.chat import ChatModel
+from rlaif.models.engine import Engine
 from rlaif.records import Judgment, content_id, derive_seed
 from rlaif.stats import Bootstrap
 from rlaif.templates import JudgeTemplate, load_template
@@ -125,7 +125,7 @@ def halves(labels: Sequence[Judgment], settings: DistillSettings, seed: int) -> 
 
 
 def _steps(
-    model: ChatModel,
+    model: Engine,
     recipe: Recipe,
     ours: Sequence[Judgment],
     theirs: Sequence[Judgment],

@@ -16,7 +16,7 @@ from rlaif.console import bar
 from rlaif.constitution import Constitution
 from rlaif.feedback.judge import JudgeResult, OpenJudge, judge_by_mode, passes
 from rlaif.models.cache import CachedModel, shared
-from rlaif.models.chat import ChatModel
+from rlaif.models.engine import Engine
 from rlaif.models.open import open_model
 
 
@@ -32,7 +32,7 @@ class _Opening(NamedTuple):
 
     config: JudgeModel
     cached: CachedModel
-    model: ChatModel
+    model: Engine
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from rlaif.constitution.wording import NEAR, opposed, similarity, vague
 from rlaif.feedback.judge.drive import Work, drive
 from rlaif.feedback.judge.result import Cost
 from rlaif.feedback.sample import Progress
-from rlaif.models.chat import ChatModel, ChatRequest
+from rlaif.models.engine import ChatRequest, Engine
 from rlaif.records import Judgment, derive_seed
 from rlaif.templates import JudgeTemplate
 
@@ -102,7 +102,7 @@ class Candidate(NamedTuple):
 
 
 def propose(
-    model: ChatModel,
+    model: Engine,
     labels: Sequence[Judgment],
     template: JudgeTemplate,
     settings: DistillSettings,

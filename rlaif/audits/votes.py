@@ -22,7 +22,7 @@ from rlaif.constitution.schema import SCHEMA
 from rlaif.feedback.judge import judge_pairs
 from rlaif.feedback.judge.result import Cost
 from rlaif.feedback.sample import Progress
-from rlaif.models.chat import ChatModel
+from rlaif.models.engine import Engine
 from rlaif.records import TIE_ROUNDING, Judgment
 from rlaif.stats import Array, Bootstrap, Estimate, Mask, clustered_mean, holm, numbered
 from rlaif.templates import JudgeTemplate
@@ -50,7 +50,7 @@ class CandidateTest(NamedTuple):
 
 
 def vote(
-    model: ChatModel,
+    model: Engine,
     candidates: Sequence[Candidate],
     labels: Sequence[Judgment],
     template: JudgeTemplate,

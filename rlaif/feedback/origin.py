@@ -18,7 +18,7 @@ from rlaif.feedback.judge.result import JudgeResult
 from rlaif.feedback.pairs import choice, followed, may_pair, origins_by_text
 from rlaif.feedback.sample import NO_PRINCIPLE, Place, Progress, SampleResult, write_responses
 from rlaif.feedback.verdict import draw
-from rlaif.models.chat import ChatModel
+from rlaif.models.engine import Engine
 from rlaif.records import Failure, Judgment, Origin, Pair, PrincipleJudgment, Prompt, Provenance, Response
 from rlaif.templates import JudgeTemplate, load_template
 
@@ -64,7 +64,7 @@ class Instructions(NamedTuple):
 
 
 def sample_contrasts(
-    model: ChatModel,
+    model: Engine,
     prompts: Sequence[Prompt],
     instructions: Instructions,
     section: SampleSection,

@@ -32,7 +32,7 @@ from rlaif.formats.rows import (
     with_system,
 )
 from rlaif.jsonl import first_problem
-from rlaif.models.chat import ChatModel
+from rlaif.models.engine import Engine
 from rlaif.records import Failure, Messages, Prompt, content_id
 from rlaif.resources import resolve
 
@@ -180,7 +180,7 @@ def _completion(row: SourceRow) -> str:
 
 
 def ask_judge(
-    model: ChatModel,
+    model: Engine,
     prompts: Sequence[Prompt],
     data: JudgeDemonstrations,
     seed: int,

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from rlaif.config.feedback import SampleSection
 from rlaif.errors import DataError
-from rlaif.models.chat import ChatModel, ChatRequest, Reply, ask, no_answer
+from rlaif.models.engine import ChatRequest, Engine, Reply, ask, no_answer
 from rlaif.records import Failure, Messages, Origin, Prompt, Response, content_id, derive_seed, plain
 
 NO_PRINCIPLE = "no principle applies"
@@ -42,7 +42,7 @@ class Place(NamedTuple):
 
 
 def sample_responses(
-    model: ChatModel,
+    model: Engine,
     prompts: Sequence[Prompt],
     section: SampleSection,
     seed: int,
@@ -60,7 +60,7 @@ def sample_responses(
 
 
 def write_responses(
-    model: ChatModel,
+    model: Engine,
     places: Sequence[Place],
     section: SampleSection,
     seed: int,
@@ -114,7 +114,7 @@ def write_responses(
     )
 
 
-def _id(model: ChatModel, place: Place, request: ChatRequest) -> str:
+def _id(model: Engine, place: Place, request: ChatRequest) -> str:
     knobs = [request.max_tokens, request.temperature, request.top_p]
     told = [] if place.origin is None else [place.origin.model_dump(), plain(place.messages)]
     return content_id(place.prompt.id, place.number, model.name, model.revision, knobs, request.seed, *told)

@@ -1,1 +1,1 @@
-"""Who writes text: one protocol (`chat.py`) and its implementations."""
+"""Who writes text: one protocol (`engine.py`) and its implementations."""

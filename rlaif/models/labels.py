@@ -12,7 +12,7 @@ import string
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 
-from rlaif.models.chat import excess, is_logprob
+from rlaif.models.engine import excess, is_logprob
 
 BLANK = string.whitespace + "\u2581\u0120\u010a"
 """White space, also as tokenizers write it."""

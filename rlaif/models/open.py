@@ -6,10 +6,10 @@ from __future__ import annotations
 from typing import assert_never
 
 from rlaif.config.models import ClientModel, LocalModel, ScriptedModel, VllmModel
-from rlaif.models.chat import ChatModel
+from rlaif.models.engine import Engine
 
 
-def open_model(config: LocalModel | VllmModel | ClientModel | ScriptedModel) -> ChatModel:
+def open_model(config: LocalModel | VllmModel | ClientModel | ScriptedModel) -> Engine:
     """The model, ready to chat; the caller closes it. Raises ModelError or ConfigError where none is."""
     match config:
         case LocalModel():

@@ -16,7 +16,7 @@ from typing import Any
 
 from rlaif.digest import hash_path
 from rlaif.errors import ConfigError, RlaifError, did_you_mean, one_line
-from rlaif.models.chat import ChatRequest, Likelihood, Reply, as_text
+from rlaif.models.engine import ChatRequest, Likelihood, Reply, as_text
 from rlaif.models.files import module_files
 from rlaif.models.reasoning import written
 from rlaif.records import content_id

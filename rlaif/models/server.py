@@ -22,10 +22,10 @@ from rlaif.digest import hash_path
 from rlaif.errors import ModelError
 from rlaif.jsonl import write_atomic
 from rlaif.models.cache import cache_folder
-from rlaif.models.chat import ChatRequest, InLots, Lot
 from rlaif.models.client import HttpChatModel
 from rlaif.models.day import on_that_day
 from rlaif.models.embedded import ResolvedModel, resolve_model
+from rlaif.models.engine import ChatRequest, InLots, Lot
 from rlaif.models.files import named_files
 from rlaif.models.process import ServerProcess
 from rlaif.models.reasoning import left_open, template_words

@@ -14,8 +14,8 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, BeforeValidator, ValidationError
 
 from rlaif.jsonl import first_problem
-from rlaif.models.chat import ChatRequest, Reply, excess, is_logprob
 from rlaif.models.dialect import USUAL, Dialect
+from rlaif.models.engine import ChatRequest, Reply, excess, is_logprob
 from rlaif.models.labels import from_likeliest, total
 from rlaif.models.reasoning import THINKS_FIRST, begins, template_words, written
 from rlaif.records import plain

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
-from rlaif.models.chat import Likelihood, is_logprob
+from rlaif.models.engine import Likelihood, is_logprob
 from rlaif.models.labels import BLANK, NOTHING
 from rlaif.models.wire import BadReply, NoLogprobs, Tokens, from_json
 from rlaif.records import Message

@@ -22,7 +22,7 @@ from rlaif.config.scoring import (
 )
 from rlaif.constitution import load_constitution
 from rlaif.feedback.judge.contrast import Versus
-from rlaif.models.chat import ChatModel
+from rlaif.models.engine import Engine
 from rlaif.processes import leads, several
 from rlaif.records import Prompt
 from rlaif.rewards.sources import JudgeReward, LengthReward, SumReward, checks, vetoes
@@ -85,7 +85,7 @@ class FirstProcess(Reward):
 @contextlib.contextmanager
 def open_rewards(
     recipe: Recipe,
-    ask: Callable[[JudgeModel], AbstractContextManager[ChatModel]],
+    ask: Callable[[JudgeModel], AbstractContextManager[Engine]],
     members: Callable[[str | None], Iterable[ScalarModel]],
     max_tokens: int,
 ) -> Iterator[OpenReward]:
@@ -95,10 +95,10 @@ def open_rewards(
     With several processes only the first one asks a judge, so only there is one opened.
     """
     constitution = cache(lambda: load_constitution(recipe.constitution))
-    opened: list[tuple[JudgeModel, ChatModel]] = []
+    opened: list[tuple[JudgeModel, Engine]] = []
     with contextlib.ExitStack() as stack:
 
-        def judge(model: JudgeModel) -> ChatModel:
+        def judge(model: JudgeModel) -> Engine:
             for known, chat in opened:
                 if known == model:
                     return chat
@@ -113,7 +113,7 @@ def open_rewards(
             if not leads():
                 return None
             model, weaker = source.model or recipe.judge, getattr(source.mode, "against", None)
-            chat: ChatModel = judge(model)
+            chat: Engine = judge(model)
             if weaker is not None:
                 both = [nullcontext(chat), nullcontext(judge(weaker))]  # open until the end
                 chat = Versus(lambda: both[0], lambda: both[1])

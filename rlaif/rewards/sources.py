@@ -13,7 +13,7 @@ from rlaif.config.scoring import JudgeScore
 from rlaif.constitution import Constitution, Principle
 from rlaif.errors import ConfigError, did_you_mean
 from rlaif.feedback.judge.score import score_responses
-from rlaif.models.chat import ChatModel
+from rlaif.models.engine import Engine
 from rlaif.patterns import Endless
 from rlaif.records import Prompt
 from rlaif.training.optimise.rewards import Reward, Scores, Values
@@ -27,7 +27,7 @@ class JudgeReward(Reward):
     question failed."""
 
     def __init__(
-        self, model: ChatModel, source: JudgeScore, constitution: Constitution, section: LabelSection, seed: int
+        self, model: Engine, source: JudgeScore, constitution: Constitution, section: LabelSection, seed: int
     ) -> None:
         self._model = model
         self._mode = source.mode

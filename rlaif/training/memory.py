@@ -30,7 +30,7 @@ from rlaif.models.local.packing import Row, microbatches, packs
 from rlaif.models.local.tokens import encode_prompt
 from rlaif.records import Prompt
 from rlaif.training import parallel
-from rlaif.training.sizes import Learner, MemoryItem, ModelRequest, sizes, weights_item
+from rlaif.training.sizes import LearnerSizes, MemoryItem, ModelRequest, sizes, weights_item
 
 LIBRARIES = 1.2e8
 """What kernels and threads take, and holes in the C library's heap (measured on a CPU)."""
@@ -159,14 +159,14 @@ def _reward(recipe: Recipe, rows: Sequence[Row]) -> MemoryPlan:
     whole = section.ensemble is not None and section.ensemble.kind == "independent"
     lora = None if whole else section.lora
     model = sizes(_scorer(recipe, lora), _of_texts(section, rows, sides=2))
-    learner = Learner(recipe, "reward", model, lora)
+    learner = LearnerSizes(recipe, "reward", model, lora)
     stays = [learner.weights("reward model"), learner.optimiser()]
     return MemoryPlan("reward", stays, learner.learning(), [], unknown=model.unknown)
 
 
 def _texts(recipe: Recipe, section: Offline, rows: Sequence[Row]) -> MemoryPlan:
     batch = _of_texts(section, rows, sides=2 if isinstance(section, Dpo) else 1)
-    learner = Learner(recipe, "optimise", sizes(_policy(recipe, section.lora), batch), section.lora)
+    learner = LearnerSizes(recipe, "optimise", sizes(_policy(recipe, section.lora), batch), section.lora)
     stays, learning = [learner.weights("policy"), learner.optimiser()], [*learner.learning(), learner.logits(batch)]
     return MemoryPlan("optimise", stays, learning, [], unknown=learner.model.unknown)
 
@@ -177,7 +177,7 @@ def _judge(recipe: Recipe, rows: Sequence[Row]) -> MemoryPlan:
     assert isinstance(base, LocalModel | VllmModel)
     again, dtype = recipe.compute.gradient_checkpointing, torch_dtype(base.dtype)
     model = sizes(ModelRequest(base.model, base.revision, dtype, section.lora, scalar=False, recompute=again), rows)
-    learner = Learner(recipe, "judge_training", model, section.lora)
+    learner = LearnerSizes(recipe, "judge_training", model, section.lora)
     logits = learner.logits(rows) if recipe.label.mode.kind == "contrast" else learner.last_logits(rows)
     stays, learning = [learner.weights("judge"), learner.optimiser()], [*learner.learning(), logits]
     merged = weights_item("merged weights", model.adapted, model.e, "a smaller judge.model")  # judges between epochs
@@ -189,7 +189,7 @@ def _rollouts(recipe: Recipe, section: OnPolicy, rows: Sequence[Row]) -> MemoryP
     """Policy and critic learn one after the other, and the frozen models rest meanwhile (on a CPU: resting.py)."""
     longest = (section.max_prompt_tokens, section.max_tokens, section.responses_per_prompt)
     batch = _microbatch(rows, longest, section.microbatch_tokens, section.minibatch_size)
-    learner = Learner(recipe, "optimise", sizes(_policy(recipe, section.lora), batch), section.lora)
+    learner = LearnerSizes(recipe, "optimise", sizes(_policy(recipe, section.lora), batch), section.lora)
     stays, writing = [learner.weights("policy")], _writing(section, learner, rows)
     resting = writing if device().type == "cpu" else stays
     (resting if section.lora is None else stays).append(learner.reference())
@@ -206,7 +206,7 @@ def _rollouts(recipe: Recipe, section: OnPolicy, rows: Sequence[Row]) -> MemoryP
         wanted = _scorer(recipe, own.critic_lora)
         if not section.reads_reward_model:  # it begins as the policy
             wanted = _policy(recipe, own.critic_lora)._replace(scalar=True)
-        critic = Learner(recipe, "optimise", sizes(wanted, batch), own.critic_lora)
+        critic = LearnerSizes(recipe, "optimise", sizes(wanted, batch), own.critic_lora)
         item = critic.weights("critic")
         if over:
             item = weights_item("critic", critic.model.trained / critic.parts, critic.model.e, critic.remedy)
@@ -217,7 +217,7 @@ def _rollouts(recipe: Recipe, section: OnPolicy, rows: Sequence[Row]) -> MemoryP
     return MemoryPlan("optimise", [*stays, optimiser], learning, writing, unknown=unknown)
 
 
-def _writing(section: OnPolicy, learner: Learner, rows: Sequence[Row]) -> list[MemoryItem]:
+def _writing(section: OnPolicy, learner: LearnerSizes, rows: Sequence[Row]) -> list[MemoryItem]:
     """Rollouts are divided among the processes; of a sharded policy each has all the weights meanwhile."""
     if not isinstance(section.rollouts, LocalRollouts):
         return []

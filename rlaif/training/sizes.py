@@ -69,7 +69,7 @@ class Sizes(NamedTuple):
     """Parts of a layer of which only the matrices' inputs are counted."""
 
 
-class Pass(NamedTuple):
+class MicrobatchSize(NamedTuple):
     """The microbatch, as attention sees it: sequences by plain products and by a fused kernel."""
 
     tokens: int
@@ -131,18 +131,20 @@ def _adapters(backbone: Any, lora: Lora | None) -> tuple[int, set[Any]]:
     return sum(p.numel() for p in trainable(inside).values()), {backbone.get_submodule(name) for name in names}
 
 
-def _pass(rows: Sequence[Row], dtype: torch.dtype) -> Pass:
+def _pass(rows: Sequence[Row], dtype: torch.dtype) -> MicrobatchSize:
     lengths = sorted(pack.length for pack in packs(rows))
     if device().type == "cuda":  # one row, in blocks, with no mask to speak of
-        return Pass(sum(lengths), fused=sum(lengths))
+        return MicrobatchSize(sum(lengths), fused=sum(lengths))
     runs = [(len(run), run[-1]) for run in alike(lengths)]  # sequences, all padded to the longest
     plain = [run for run in runs if run[1] <= plain_up_to(dtype)]
     fused = [run for run in runs if run not in plain]
     sums = [sum(packs * length**power for packs, length in kind) for kind in (plain, fused) for power in (1, 2)]
-    return Pass(sum(lengths), *sums)
+    return MicrobatchSize(sum(lengths), *sums)
 
 
-def _kept(layer: Any, config: Any, one: Pass, e: int, lora: Lora | None, adapted: set[Any]) -> tuple[float, list[str]]:
+def _kept(
+    layer: Any, config: Any, one: MicrobatchSize, e: int, lora: Lora | None, adapted: set[Any]
+) -> tuple[float, list[str]]:
     """Bytes that a layer keeps of a pass, and its parts that are not known."""
     heads, key_heads, head = heads_of(config)
     query, key = heads * head, key_heads * head
@@ -210,7 +212,7 @@ def weights_item(name: str, count: float, each: int, remedy: str) -> MemoryItem:
     return MemoryItem(name, count * each, remedy, f"{count / 1e6:,.1f} M x {each} B")
 
 
-class Learner(NamedTuple):
+class LearnerSizes(NamedTuple):
     """A model that learns, as items."""
 
     recipe: Recipe
@@ -240,7 +242,7 @@ class Learner(NamedTuple):
             return MemoryItem("reference", 0, "", "adapter off")
         return weights_item("reference", self.model.weights, self.model.e, self.remedy)
 
-    def optimiser(self, beside: Learner | None = None) -> MemoryItem:
+    def optimiser(self, beside: LearnerSizes | None = None) -> MemoryItem:
         """AdamW's two moments in float32, and of bf16 weights the 16 bits that their masters have more."""
         trained = self.model.trained / self.parts + (beside.model.trained / beside.parts if beside else 0)
         return weights_item("optimiser", trained, 8 if self.model.e == 4 else 10, self.remedy)

@@ -22,7 +22,7 @@ from rlaif.feedback.judge.compare import ORDERS, plan, question
 from rlaif.feedback.judge.contrast import tau_of
 from rlaif.feedback.judge.score import requests_of as requests_about
 from rlaif.feedback.verdict import draw
-from rlaif.models.chat import ChatRequest
+from rlaif.models.engine import ChatRequest
 from rlaif.records import Pair, Prompt, derive_seed
 from rlaif.templates import load_template
 

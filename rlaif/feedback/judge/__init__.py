@@ -31,7 +31,7 @@ from rlaif.feedback.judge.panel import combined
 from rlaif.feedback.judge.result import Cost, JudgeResult, Piece, Results, UnitResult, check_failure_cap
 from rlaif.feedback.judge.shards import PIECE, SHARD, Spool, shards
 from rlaif.feedback.sample import Progress
-from rlaif.models.chat import ChatModel
+from rlaif.models.engine import Engine
 from rlaif.records import Pair, grouped
 from rlaif.templates import JudgeTemplate, load_template
 
@@ -48,7 +48,7 @@ __all__ = [
     "passes",
 ]
 WAYS: dict[str, Way] = {"compare": compare.COMPARE, "reasoned": compare.REASONED, "rank": rank.WAY, **score.WAYS}
-OpenJudge = Callable[[JudgeModel | None], AbstractContextManager[ChatModel]]
+OpenJudge = Callable[[JudgeModel | None], AbstractContextManager[Engine]]
 """Opens a judge for a while; None means the recipe's own. One at a time: two may not fit the GPU. Members of a panel
 that follow each other with one model share its opening: starting a judge can take a minute."""
 
@@ -87,7 +87,7 @@ def judge_shards(
     weaker = any(_weaker(one) for one in (mode, *(member.mode for member in members)))
     size = sys.maxsize if weaker else SHARD
 
-    def judged(model: ChatModel, single: MemberMode | RankMode, *, whole: bool) -> Iterator[JudgeResult]:
+    def judged(model: Engine, single: MemberMode | RankMode, *, whole: bool) -> Iterator[JudgeResult]:
         load_template(single.template, WAYS[single.kind].template)  # a bad one is said where there is no pair, too
         for shard in shards(pairs, size):
             pieces = _pieces(model, single, shard, constitution, section, seed, progress)
@@ -131,7 +131,7 @@ def _weaker(mode: Mode) -> JudgeModel | None:
 
 def _opened(
     open_judge: OpenJudge, judge: JudgeModel | None, weaker: JudgeModel | None
-) -> AbstractContextManager[ChatModel]:
+) -> AbstractContextManager[Engine]:
     if weaker is None:
         return open_judge(judge)
     return nullcontext(Versus(lambda: open_judge(judge), lambda: open_judge(weaker)))
@@ -143,7 +143,7 @@ def passes(mode: Mode) -> int:
 
 
 def judge_with(
-    model: ChatModel,
+    model: Engine,
     mode: MemberMode | RankMode,
     pairs: Sequence[Pair],
     constitution: Constitution,
@@ -156,7 +156,7 @@ def judge_with(
 
 
 def _pieces(
-    model: ChatModel,
+    model: Engine,
     mode: MemberMode | RankMode,
     pairs: Sequence[Pair],
     constitution: Constitution,
@@ -170,7 +170,7 @@ def _pieces(
 
 
 def judge_pairs(
-    model: ChatModel,
+    model: Engine,
     pairs: Sequence[Pair],
     constitution: Constitution,
     template: JudgeTemplate,
@@ -183,7 +183,7 @@ def judge_pairs(
     return JudgeResult.total(_judge(compare.COMPARE, bench, model, pairs, progress))
 
 
-def _judge(way: Way, bench: Bench[Any], model: ChatModel, pairs: Sequence[Pair], progress: Progress | None) -> Results:
+def _judge(way: Way, bench: Bench[Any], model: Engine, pairs: Sequence[Pair], progress: Progress | None) -> Results:
     """The pairs in order, in pieces as they are ready; the last, perhaps empty, is no `Piece`."""
     places = range(len(pairs))
     units = list(grouped(places, lambda place: pairs[place].prompt_id if way.by_prompt else str(place)).values())

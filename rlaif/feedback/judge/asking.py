@@ -16,7 +16,7 @@ from rlaif.constitution import Constitution, Principle
 from rlaif.errors import ConfigError
 from rlaif.feedback.judge.drive import Work
 from rlaif.feedback.judge.result import Outcome, UnitResult
-from rlaif.models.chat import ChatModel, Reply, excess, is_logprob, no_answer
+from rlaif.models.engine import Engine, Reply, excess, is_logprob, no_answer
 from rlaif.patterns import Endless
 from rlaif.records import Failure, Judgment, Pair, PrincipleJudgment, Provenance, Side
 from rlaif.templates import JudgeTemplate, Kind, load_template
@@ -70,7 +70,7 @@ class Way(NamedTuple):
 
     def bench(
         self,
-        model: ChatModel,
+        model: Engine,
         mode: M,
         constitution: Constitution,
         section: LabelSection,

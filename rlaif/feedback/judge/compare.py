@@ -30,7 +30,7 @@ from rlaif.feedback.judge.asking import (
 from rlaif.feedback.judge.drive import Work, shared_prefix
 from rlaif.feedback.judge.result import Outcome
 from rlaif.feedback.verdict import Decided, aggregate, checked, draw, judged, reasoned
-from rlaif.models.chat import ChatRequest, Reply
+from rlaif.models.engine import ChatRequest, Reply
 from rlaif.patterns import Endless
 from rlaif.records import Failure, Judgment, Pair, PrincipleJudgment, Side, Verdict, derive_seed
 from rlaif.templates import JudgeTemplate

@@ -19,7 +19,7 @@ from rlaif.config.judging import ContrastMode
 from rlaif.constitution import Principle
 from rlaif.feedback.judge.asking import NoVerdict, Sampling
 from rlaif.feedback.rating import RatingScale
-from rlaif.models.chat import ChatModel, ChatRequest, InLots, Lot, Reply, answers, lots_of
+from rlaif.models.engine import ChatRequest, Engine, InLots, Lot, Reply, answers, lots_of
 from rlaif.records import DensityRatio, PrincipleScore, Prompt, content_id
 from rlaif.templates import JudgeTemplate
 
@@ -92,7 +92,7 @@ def _unread(reply: Reply) -> NoVerdict | None:
     return None
 
 
-Opener = Callable[[], AbstractContextManager[ChatModel]]
+Opener = Callable[[], AbstractContextManager[Engine]]
 
 
 class Versus(InLots):

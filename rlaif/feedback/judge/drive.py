@@ -14,7 +14,7 @@ from typing import Generic, NamedTuple, TypeVar, cast
 
 from rlaif.errors import ModelError
 from rlaif.feedback.judge.result import Cost
-from rlaif.models.chat import ChatModel, ChatRequest, Reply, streaming
+from rlaif.models.engine import ChatRequest, Engine, Reply, streaming
 from rlaif.records import Messages
 
 T = TypeVar("T")
@@ -97,7 +97,7 @@ def together(works: Iterable[Work[T]]) -> Work[list[T]]:
 
 
 def drive(
-    model: ChatModel, works: Iterable[Work[T]], finished: Callable[[int], None] | None = None
+    model: Engine, works: Iterable[Work[T]], finished: Callable[[int], None] | None = None
 ) -> tuple[list[T], Cost]:
     """The works' results, in order, and what they cost; see `driven`. `finished` gets the number of each work that
     ends, at once."""
@@ -109,7 +109,7 @@ def drive(
     return [results[number] for number in range(len(results))], cost
 
 
-def driven(model: ChatModel, works: Iterable[Work[T]]) -> Iterator[WorkEnd[T]]:
+def driven(model: Engine, works: Iterable[Work[T]]) -> Iterator[WorkEnd[T]]:
     """The works as they end. Each turn of all works is one stream of the model.
 
     Works begin as the model reads their requests. A work goes on as soon as its last reply is there; one that asks
@@ -145,7 +145,7 @@ def _asked(running: Works[T], idle: list[Inquiry[T]]) -> Iterator[Question[T]]:
         turn.requests = []  # from here on they are the model's
 
 
-def _answered(model: ChatModel, running: Works[T], asked: Iterator[Question[T]]) -> Iterator[WorkEnd[T]]:
+def _answered(model: Engine, running: Works[T], asked: Iterator[Question[T]]) -> Iterator[WorkEnd[T]]:
     """The works that end with the model's replies in this turn."""
     turns: dict[int, Inquiry[T]] = {}
     """Who waits for the reply to each request."""

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from rlaif.config.feedback import LabelSection
 from rlaif.errors import JudgeError
-from rlaif.models.chat import Reply
+from rlaif.models.engine import Reply
 from rlaif.records import Demonstration, Failure, Judgment, Ranking, Reliability, Revision, Score
 
 Outcome = Judgment | list[Failure]

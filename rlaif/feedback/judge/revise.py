@@ -17,7 +17,7 @@ from rlaif.feedback.judge.drive import Work, drive
 from rlaif.feedback.judge.result import JudgeResult, UnitResult
 from rlaif.feedback.sample import Progress
 from rlaif.feedback.verdict import draw
-from rlaif.models.chat import ChatModel, ChatRequest
+from rlaif.models.engine import ChatRequest, Engine
 from rlaif.records import (
     Demonstration,
     Message,
@@ -46,7 +46,7 @@ def first_responses(responses: Iterable[Response], per_prompt: int) -> list[Resp
 
 
 def revise_responses(
-    model: ChatModel,
+    model: Engine,
     mode: ReviseMode,
     responses: Sequence[Response],
     constitution: Constitution,

@@ -32,7 +32,7 @@ from rlaif.feedback.judge.drive import Work, drive, sharing, sharing_turns, toge
 from rlaif.feedback.judge.result import Cost, Outcome, UnitResult
 from rlaif.feedback.rating import CHECKLIST, RATING, RatingScale, answer, by_code, compared, overall, rate
 from rlaif.feedback.sample import Progress
-from rlaif.models.chat import ChatModel, ChatRequest, Reply
+from rlaif.models.engine import ChatRequest, Engine, Reply
 from rlaif.patterns import Endless
 from rlaif.records import Failure, Pair, PrincipleScore, Prompt, Score, content_id, grouped, plain
 from rlaif.templates import SHAPES, JudgeTemplate
@@ -51,7 +51,7 @@ class ResponseScores(NamedTuple):
 
 
 def score_responses(
-    model: ChatModel,
+    model: Engine,
     mode: RateMode,
     responses: Sequence[tuple[Prompt, str]],
     constitution: Constitution,

@@ -20,13 +20,13 @@ from pydantic import BaseModel
 
 from rlaif.console import say
 from rlaif.models.cache.store import ReplyStore, cache_path
-from rlaif.models.chat import ChatModel, ChatRequest, InLots, Lot, Reply, answers, as_text, lots_of
+from rlaif.models.engine import ChatRequest, Engine, InLots, Lot, Reply, answers, as_text, lots_of
 from rlaif.records import content_id, plain
 
 ASKED = 2
 """Part of every key. Raise it when a request is put to a model, or its reply read, in another way than before."""
 UNKNOWN = "unknown"
-"""The revision of a model that cannot be told from another of its name (see `ChatModel.revision`)."""
+"""The revision of a model that cannot be told from another of its name (see `Engine.revision`)."""
 FIELDS = [
     name for name, field in ChatRequest.model_fields.items() if not field.exclude and name not in {"messages", "answer"}
 ]
@@ -36,7 +36,7 @@ READY = 5000
 """Replies out of the store that wait to be handed on, at most, while the model asks for more requests."""
 
 
-def shared(model: ChatModel, config: BaseModel, scope: str) -> CachedModel:
+def shared(model: Engine, config: BaseModel, scope: str) -> CachedModel:
     """The model behind the cache of all runs; `config` and `scope` part its replies if its revision is unknown."""
     return CachedModel(model, cache_path(), content_id(scope, config.model_dump(mode="json")))
 
@@ -50,7 +50,7 @@ class CachedModel(InLots):
     the front, each of them a lot, a killed call that is repeated asks for the remaining batches, cut as before.
     """
 
-    def __init__(self, model: ChatModel, path: Path, scope: str | None = None) -> None:
+    def __init__(self, model: Engine, path: Path, scope: str | None = None) -> None:
         self.asked = 0
         """Requests that went to the model."""
         self.reused = 0

@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from rlaif.errors import ConfigError, DataError, did_you_mean
 from rlaif.jsonl import begin_private
-from rlaif.models.chat import Reply
+from rlaif.models.engine import Reply
 
 FORMAT = 1
 """Of the file, in its `user_version`."""

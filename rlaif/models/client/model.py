@@ -19,12 +19,12 @@ from tenacity.wait import wait_base
 
 from rlaif.config.models import ClientModel
 from rlaif.errors import ModelError
-from rlaif.models.chat import ChatRequest, InLots, Lot, Reply
 from rlaif.models.client.background import Lookups, in_background
 from rlaif.models.client.reading import AnswerReader, find_label_ids
 from rlaif.models.client.replicas import HttpResponse, Replicas, Transient, encode
 from rlaif.models.client.tries import Tries, Unfit, unwelcome
 from rlaif.models.dialect import UNSUPPORTED, USUAL, Dialect, refused_parameter
+from rlaif.models.engine import ChatRequest, InLots, Lot, Reply
 from rlaif.models.reasoning import template_words
 from rlaif.models.wire import BadReply, LabelIds, NoLogprobs, Tokens, parse_reply, request_body, tokenized
 from rlaif.records import Message, content_id

@@ -16,10 +16,10 @@ import aiohttp
 
 from rlaif.config.models import ClientModel
 from rlaif.errors import ModelError
-from rlaif.models.chat import ChatRequest, Likelihood, Reply
 from rlaif.models.client.background import Lookups
 from rlaif.models.client.replicas import HttpResponse, Replicas, Transient, encode
 from rlaif.models.client.tries import Unfit, unwelcome
+from rlaif.models.engine import ChatRequest, Likelihood, Reply
 from rlaif.models.labels import BLANK, speaker, ways_to_write
 from rlaif.models.reasoning import closing, template_words
 from rlaif.models.wire import BadReply, LabelIds, NoLogprobs, Tokens, from_json

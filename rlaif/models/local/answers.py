@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rlaif.errors import ModelError
-from rlaif.models.chat import ChatRequest, Likelihood
 from rlaif.models.day import strftime_now
+from rlaif.models.engine import ChatRequest, Likelihood
 from rlaif.models.labels import BLANK, speaker
 from rlaif.models.local.architecture import backbone_of, next_logits
 from rlaif.models.local.packing import Row, hidden_states, packs

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 
 from rlaif.config.models import LocalModel
-from rlaif.models.chat import ChatRequest, InLots, Lot, Reply
+from rlaif.models.engine import ChatRequest, InLots, Lot, Reply
 from rlaif.models.local.answers import KnownLabels, answer_rows, likelihoods, shared_rows
 from rlaif.models.local.architecture import backbone_of, context_of, next_logits
 from rlaif.models.local.generate import Sampling, generate
@@ -41,7 +41,7 @@ class EncodedRequest(NamedTuple):
 
 
 class LocalChatModel(InLots):
-    """See `ChatModel`. Loads the model at once; `close` frees it."""
+    """See `Engine`. Loads the model at once; `close` frees it."""
 
     window = WINDOW
 

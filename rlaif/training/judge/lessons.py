@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from rlaif.models.chat import ChatRequest
+from rlaif.models.engine import ChatRequest
 from rlaif.models.local.answers import KnownLabels, LabelTokens, shared_rows
 from rlaif.models.local.architecture import context_of, next_logits
 from rlaif.models.local.packing import Row, hidden_states

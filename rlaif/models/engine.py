@@ -114,7 +114,7 @@ def as_text(reply: Reply) -> Reply:
     return reply
 
 
-class ChatModel(Protocol):
+class Engine(Protocol):
     """A model that continues conversations.
 
     One bad request gives one reply with `error` set. ModelError is raised only when no request can be answered
@@ -157,18 +157,18 @@ class InLots:
         raise NotImplementedError
 
     def stream(self, requests: Iterable[ChatRequest]) -> Iterator[tuple[int, Reply]]:
-        """See `ChatModel`."""
+        """See `Engine`."""
         for lot in self.lots(requests):
             yield from lot
 
 
-def lots_of(model: ChatModel, requests: Iterable[ChatRequest]) -> Iterator[Lot]:
+def lots_of(model: Engine, requests: Iterable[ChatRequest]) -> Iterator[Lot]:
     """The model's replies, in lots of one where it knows no larger ones."""
     return model.lots(requests) if isinstance(model, InLots) else ([one] for one in model.stream(requests))
 
 
 @contextmanager
-def streaming(model: ChatModel, requests: Iterable[ChatRequest]) -> Iterator[Iterator[tuple[int, Reply]]]:
+def streaming(model: Engine, requests: Iterable[ChatRequest]) -> Iterator[Iterator[tuple[int, Reply]]]:
     """The model's replies, closed at the end of the block, whatever happens in it."""
     replies = iter(model.stream(requests) or ())
     try:
@@ -178,9 +178,7 @@ def streaming(model: ChatModel, requests: Iterable[ChatRequest]) -> Iterator[Ite
             replies.close()
 
 
-def ask(
-    model: ChatModel, requests: Sequence[ChatRequest], progress: Callable[[int], None] | None = None
-) -> list[Reply]:
+def ask(model: Engine, requests: Sequence[ChatRequest], progress: Callable[[int], None] | None = None) -> list[Reply]:
     """The replies in the order of the requests. `progress` counts them. ModelError where some have none."""
     found: dict[int, Reply] = {}
     with streaming(model, requests) as replies:

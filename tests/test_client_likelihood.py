@@ -23,7 +23,7 @@ from rlaif.config.models import ClientModel
 from rlaif.errors import ModelError
 from rlaif.models import server as own_server
 from rlaif.models.cache import CachedModel
-from rlaif.models.client import HttpChatModel, reading
+from rlaif.models.client import HttpChatModel, background
 from rlaif.models.client.replicas import MOST_BYTES
 from rlaif.models.engine import ChatRequest, Likelihood, Reply, answers
 from rlaif.models.engine import ask as replies_of
@@ -686,7 +686,7 @@ def test_answers_texts_and_labels_may_stand_in_one_call() -> None:
 
 
 def test_of_very_many_prompts_only_the_last_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "REMEMBERED", 3)
+    monkeypatch.setattr(background, "REMEMBERED", 3)
     requests = [asked(str(n), answer=answer) for n in range(8) for answer in ("a", "b")]
     with served() as both:
         model = client(both.server.url, concurrency=2)

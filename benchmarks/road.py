@@ -93,7 +93,7 @@ class Count(NamedTuple):
 
 
 class Step(NamedTuple):
-    """One row of the table. Where the policy's size matters, it is a function of the GPU: `of_policy` times that."""
+    """One row of the table. The policy's size is the GPU's: `Gpu.policy`."""
 
     name: str
     by: float = 0.0

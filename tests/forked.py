@@ -16,7 +16,7 @@ PRELOADED = [
     "rlaif.models.local.model",
     "rlaif.study.run",
     "rlaif.training.policy_model",
-    "rlaif.training.offline.loop",
+    "rlaif.training.offline",
     "rlaif.training.optimise.actors",
     "rlaif.training.optimise.loop",
     "rlaif.training.reward.train",

@@ -316,6 +316,30 @@ def test_an_engine_that_answers_something_else_than_it_was_asked_is_named(rule, 
         rlaif.judge(PAIRS[:1], rule, Engine())
 
 
+@pytest.mark.parametrize("missing", ["name", "revision"])
+def test_an_engine_of_which_provenance_could_not_tell_is_refused_before_it_is_asked(rule, missing):
+    class Engine:
+        def stream(self, requests):
+            raise AssertionError("asked")
+
+    engine = Engine()
+    for part in {"name", "revision"} - {missing}:
+        setattr(engine, part, "odd")
+    with pytest.raises(rlaif.ConfigError, match=f"model: an engine needs a '{missing}', which provenance records"):
+        rlaif.judge(PAIRS, rule, engine)
+
+
+def test_the_class_of_an_engine_is_no_engine(rule):
+    class Engine:
+        name, revision = "odd", "1"
+
+        def stream(self, requests):
+            raise AssertionError("asked")
+
+    with pytest.raises(rlaif.ConfigError, match="script Engine: TypeError"):
+        rlaif.judge(PAIRS, rule, Engine)
+
+
 # ------------------------------------------------------------------------------------------------- reward models
 
 

@@ -14,7 +14,7 @@ import threading
 import time
 import tracemalloc
 import zlib
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from email.utils import formatdate
 from pathlib import Path
 from typing import Any
@@ -223,6 +223,26 @@ def test_an_error_in_what_is_asked_comes_out_as_it_is() -> None:
 
     with fake_server(echo) as server, pytest.raises(OSError, match="disk full"):
         list(client(server.url).stream(requests()))
+
+
+def test_a_loop_that_cannot_be_made_is_an_error_and_no_endless_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_descriptor_left(main: Coroutine[Any, Any, None]) -> None:
+        main.close()
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(asyncio, "run", no_descriptor_left)
+    raised: list[BaseException] = []
+
+    def read() -> None:
+        try:
+            replies_of(client(dead_url()), [ask("hi")])
+        except OSError as error:
+            raised.append(error)
+
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    reader.join(30)
+    assert [str(error) for error in raised] == ["[Errno 24] Too many open files"]
 
 
 def test_a_stream_that_is_closed_early_stops_what_is_under_way() -> None:

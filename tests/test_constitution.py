@@ -175,7 +175,11 @@ def test_a_bad_pattern_says_why(complaints):
             " schema: required, but missing; write `schema: rlaif/constitution/v1`",
         ),
         (HEAD.replace("v1", "v9"), "1: schema: Input should be 'rlaif/constitution/v1' (got 'rlaif/constitution/v9')"),
-        (HEAD.replace("'1'", "1.0"), "3: version: must be text; put a number in quotes to make it text (got 1.0)"),
+        (HEAD.replace("'1'", "1.0"), "3: version: must be text; put it in quotes to make it text (got 1.0)"),
+        (
+            HEAD.replace("'1'", "{one: two}"),
+            "3: version: must be text; put it in quotes to make it text (got {'one': 'two'})",
+        ),
         (HEAD.replace("title", "titel"), "4: titel: no such key; did you mean 'title'?"),
     ],
 )

@@ -73,11 +73,11 @@ def test_without_against_the_other_side_is_the_model_as_it_is(tmp_path: Path, wr
         ("    for: no\n    against: y", "8: no can be read in two ways; write true or false, or quote the word"),
         (
             "    for: x\n    against: 3",
-            "9: principles.a.contrast.against: must be text; put a number in quotes to make it text (got 3)",
+            "9: principles.a.contrast.against: must be text; put it in quotes to make it text (got 3)",
         ),
         (
             "    for: [x]",
-            "8: principles.a.contrast.for: must be text; put a number in quotes to make it text (got ['x'])",
+            "8: principles.a.contrast.for: must be text; put it in quotes to make it text (got ['x'])",
         ),
         ("    - x\n    - y", "7: principles.a.contrast: must be a mapping, like {key: value} (got ['x', 'y'])"),
         *(

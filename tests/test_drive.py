@@ -10,6 +10,7 @@ from rlaif.errors import ModelError
 from rlaif.feedback.judge.drive import Work, drive, sharing, sharing_turns, together
 from rlaif.feedback.judge.result import Cost
 from rlaif.models.engine import ChatRequest, Reply
+from rlaif.models.engine import ask as replies_of
 from rlaif.models.scripted import ScriptedChatModel
 from rlaif.records import Message
 
@@ -98,6 +99,8 @@ def test_a_model_that_does_not_answer_each_request_once_is_named(answered: tuple
 
     with pytest.raises(ModelError, match=f"^model backwards: {problem}$"):
         drive(Odd(), [turns("a", 2), turns("b", 1)])
+    with pytest.raises(ModelError, match=f"^model backwards: {problem}$"):
+        replies_of(Odd(), [ChatRequest(messages=())] * 3)
 
 
 def test_nothing_to_ask() -> None:

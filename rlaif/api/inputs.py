@@ -174,7 +174,9 @@ def open_engine(model: ModelLike) -> Iterator[Engine]:
         config = model_of(model)
         with closing(shared(open_model(config), config, content_id("api", os.getcwd()))) as cached:
             yield cached
-    elif hasattr(model, "stream"):
+    elif hasattr(model, "stream") and not isinstance(model, type):
+        if missing := [part for part in ("name", "revision") if not hasattr(model, part)]:
+            raise ConfigError(f"model: an engine needs a {missing[0]!r}, which provenance records (got {shown(model)})")
         yield cast("Engine", model)
     elif callable(model):
         yield engine_of(model)

@@ -32,7 +32,7 @@ WORDS = {
     "string_too_short": "is empty",
     "too_short": "is empty",
     "string_pattern_mismatch": "use letters, digits, - and _ only",
-    "string_type": "must be text; put a number in quotes to make it text",
+    "string_type": "must be text; put it in quotes to make it text",
     "bool_type": "must be true or false",
     "int_type": "must be a whole number",
     "tuple_type": "must be a list, like [this]",

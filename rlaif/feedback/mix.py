@@ -112,7 +112,7 @@ def believed(
                          smoothing with the error rate that was measured
     reliability, weight  (2a - 1)^2: the information about a difference of rewards in a label with that error rate,
                          relative to one without (Bradley-Terry, at a difference of 0)
-    debiased             p loses the judge's taste for length, as far as people do not share it (`debias.py`)
+    debiased             p loses the judge's taste for length, as far as people do not share it (`calibration.debias`)
 
     A judge that agrees no more often than a coin has its labels left out. DataError below `min_overlap`.
     """

@@ -1,8 +1,8 @@
 """Responses of the policy to prompts, each from its own seed.
 
 A response depends on the run seed, the stage, the prompt and its index, not on what else is sampled.
-Resuming is the reply cache's business (`rlaif.models.cache`); here are pure functions. `contrast_sample.py` writes
-under two instructions. Next: `pairs.py`.
+Resuming is the reply cache's business (`rlaif.models.cache`); here are pure functions. `origin.py` writes under
+two instructions. Next: `pairs.py`.
 """
 
 from __future__ import annotations

@@ -183,6 +183,8 @@ def ask(model: Engine, requests: Sequence[ChatRequest], progress: Callable[[int]
     found: dict[int, Reply] = {}
     with streaming(model, requests) as replies:
         for number, reply in replies:
+            if number in found or number not in range(len(requests)):
+                raise ModelError(f"model {model.name}: a reply to request {number}, which waits for none")
             found[number] = reply
             if progress is not None:
                 progress(1)

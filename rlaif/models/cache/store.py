@@ -59,7 +59,7 @@ class ReplyStore:
         except OSError as error:
             raise DataError(f"{path}: {error.strerror}; name another file with RLAIF_REPLIES") from None
         with usable(path):
-            # The client may hand on replies from a thread of its own, one at a time.
+            # A stream may be read, or closed, in another thread than this one; one at a time.
             self._store = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, check_same_thread=False)
             try:
                 _prepare(self._store, path)

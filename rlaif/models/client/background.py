@@ -67,6 +67,8 @@ class _Background(Generic[A, B]):
         try:
             asyncio.run(self._main())
         except BaseException as error:  # whatever it is, the reader raises it
+            if not self._began.done():  # there is no loop: no file descriptor is left
+                self._began.set_exception(error)
             self.failure = error
         self._arrived.put(None)
 

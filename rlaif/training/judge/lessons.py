@@ -150,7 +150,7 @@ def _label_logprobs(encoder: Encoder, questions: Sequence[JudgeQuestion], rows: 
 
 
 def _at(values_B: Tensor, at_NK: Tensor) -> Tensor:
-    """Not by [at_NK], whose gradient adds up what it repeats in any order (`packing.Hidden`)."""
+    """Not by [at_NK], whose gradient adds up what it repeats in any order (`packing.HiddenStates`)."""
     return values_B.index_select(0, at_NK.flatten()).unflatten(0, at_NK.shape)
 
 

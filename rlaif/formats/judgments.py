@@ -5,18 +5,15 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from typing import Literal, TypeVar
+from typing import Literal
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
-from rlaif.errors import DataError
 from rlaif.formats.format import Format
 from rlaif.formats.rows import SourceRow, Unusable
 from rlaif.formats.sheet import Attribution, Sheet, response_text, said_by
-from rlaif.jsonl import dumps, first_problem
+from rlaif.jsonl import first_problem
 from rlaif.records import Demonstration, Edit, Judgment, Message, Pair, Prompt, oriented
-
-Row = TypeVar("Row", bound=BaseModel)
 
 
 class Judgments(Format):
@@ -31,7 +28,7 @@ class Judgments(Format):
         for row in rows:
             self.require(row, "pair", "p_a")
             with sheet.attempt(row.place):
-                judgment = _record(row, Judgment)
+                judgment = row.record(Judgment)
                 if judgment.source == "ai":
                     if not sheet.judges:
                         raise Unusable("labelled by a judge, not by a human")
@@ -50,15 +47,8 @@ def read_own_edits(rows: Iterable[SourceRow], sheet: Sheet) -> None:
     """Edits as judgments and demonstrations."""
     for row in rows:
         with sheet.attempt(row.place):
-            edit = _record(row, Edit)
+            edit = row.record(Edit)
             keep_edit(_prompt(edit, sheet), edit.original, edit.edited, Attribution(edit.annotator), sheet)
-
-
-def _record(row: SourceRow, kind: type[Row]) -> Row:
-    try:
-        return kind.model_validate_json(dumps(row.value))
-    except ValidationError as error:
-        raise DataError(f"{row.place}: {first_problem(error)}") from None
 
 
 def _prompt(record: Pair | Edit, sheet: Sheet) -> Prompt:

@@ -15,9 +15,11 @@ from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pydantic import ValidationError
+
 from rlaif.config.sources import DataSource, FileSource, HubSource
 from rlaif.errors import DataError, did_you_mean, shown
-from rlaif.jsonl import read_items
+from rlaif.jsonl import Row, dumps, first_problem, read_items
 from rlaif.records import Message, Messages, Prompt, Role
 
 ROLES: dict[Any, Role] = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
@@ -102,6 +104,13 @@ class SourceRow(NamedTuple):
             if key not in self.value:
                 near = did_you_mean(key, self.value)
                 raise DataError(f"{self.place}: no key {key!r}{near}")
+
+    def record(self, kind: type[Row]) -> Row:
+        """The row as one of rlaif's own. DataError with its place where it is none."""
+        try:
+            return kind.model_validate_json(dumps(self.value))
+        except ValidationError as error:
+            raise DataError(f"{self.place}: {first_problem(error)}") from None
 
 
 def path_of(source: FileSource) -> Path:

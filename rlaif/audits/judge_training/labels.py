@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from rlaif.audits.gold import GoldFile, place_of, sha256_of, source_names
 from rlaif.config.training import JudgeTrainSection
@@ -25,10 +25,9 @@ from rlaif.feedback.verdict import log_odds, sigma
 from rlaif.formats import Annotations, AnyForm, HumanFile, HumanHub, LabelSource, human_rows, read_human_rows
 from rlaif.formats.rows import SourceRow, Unusable
 from rlaif.formats.sheet import HumanData, Sheet
-from rlaif.jsonl import dumps, first_problem
+from rlaif.jsonl import first_problem
 from rlaif.records import Failure, Judgment, Messages, Pair, Preference, Prompt, content_id
 
-Row = TypeVar("Row", bound=BaseModel)
 JUDGMENT = {"pair", "p_a", "source"}
 PREFERENCE = {"pair_id", "p_chosen", "source", "weight"}
 
@@ -111,11 +110,11 @@ def _read(source: HumanFile | HumanHub | AnyForm, constitution: Constitution) ->
         rows += 1
         try:
             if row.value.keys() >= JUDGMENT:
-                judgment = _record(row, Judgment)
+                judgment = row.record(Judgment)
                 labels.append(_of_judgment(judgment, constitution))
                 other += _is_of_another(judgment, constitution)
             elif row.value.keys() >= PREFERENCE:
-                labels.append(_of_preference(_record(row, Preference)))
+                labels.append(_of_preference(row.record(Preference)))
             else:
                 others.append(row)
         except Unusable as bad:
@@ -124,13 +123,6 @@ def _read(source: HumanFile | HumanHub | AnyForm, constitution: Constitution) ->
     read_human_rows(source, others, Sheet(source, None, said, "gold"))
     labels += [_of_judgment(judgment, constitution) for judgment in said.judgments]
     return _Read(labels, [*failures, *said.failures], rows, other)
-
-
-def _record(row: SourceRow, kind: type[Row]) -> Row:
-    try:
-        return kind.model_validate_json(dumps(row.value))
-    except ValidationError as error:
-        raise DataError(f"{row.place}: {first_problem(error)}") from None
 
 
 def _of_judgment(judgment: Judgment, constitution: Constitution) -> PairLabel:

@@ -100,7 +100,7 @@ def test_the_rate_is_that_of_the_card(name: str, teraflops: float, gpu: Any, mon
 def test_what_there_is_no_time_for_is_skipped_and_said(
     gpu: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    args = argparse.Namespace(size="tiny", device="cpu", dtype="float32", minutes=0.0)
+    args = argparse.Namespace(size="tiny", device="cpu", dtype="float32", minutes=0.0, methods=None)
     assert gpu.run(args, tmp_path) == []
     said = capsys.readouterr().out
     assert said.count("skipped, the 0 minutes are nearly up") == 2 * len(METHODS) + 1

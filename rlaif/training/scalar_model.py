@@ -193,7 +193,9 @@ class ScalarModel:
 
     def score_all(self, rows: Sequence[Row], max_tokens: int) -> Tensor:
         """score_B of any number of rows: the common score alone."""
-        return self.score_heads(rows, max_tokens)[:, 0]
+        if not rows:
+            return torch.zeros(0)
+        return read_all(lambda part: self.scores(part).float(), rows, max_tokens).cpu()
 
     def finish(self) -> None:
         """Merge the adapter and round the head to the weights' dtype: from here on scores are those of the saved

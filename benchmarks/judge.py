@@ -21,13 +21,14 @@ import random
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import aiohttp
 import httpx
+from recorder import Recorder
 
 os.environ["VLLM_SERVER_DEV_MODE"] = "1"  # for /reset_prefix_cache
 
@@ -41,7 +42,7 @@ from rlaif.jsonl import read_objects
 from rlaif.models.cache import CachedModel
 from rlaif.models.client import HttpChatModel
 from rlaif.models.client.reading import find_label_ids
-from rlaif.models.engine import ChatRequest, Reply
+from rlaif.models.engine import ChatRequest
 from rlaif.models.server import VllmChatModel
 from rlaif.models.wire import LabelIds, Tokens, request_body, tokenized
 from rlaif.records import Message, Pair, Prompt
@@ -68,23 +69,6 @@ class Timing(NamedTuple):
     cpu_seconds: float
     cost: Cost
     cached_share: float
-
-
-class Recorder:
-    """A model that answers nothing and keeps what it was asked."""
-
-    name = revision = "recorder"
-
-    def __init__(self) -> None:
-        self.asked: list[ChatRequest] = []
-
-    def stream(self, requests: Iterable[ChatRequest]) -> Iterator[tuple[int, Reply]]:
-        for number, request in enumerate(requests):
-            self.asked.append(request)
-            yield number, Reply(error="recorded")
-
-    def close(self) -> None:
-        pass
 
 
 def constitution(principles: int, against: bool = True) -> Constitution:

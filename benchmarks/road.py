@@ -14,11 +14,13 @@ from __future__ import annotations
 
 import argparse
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from statistics import fmean
 from typing import NamedTuple
+
+from recorder import Recorder
 
 from rlaif.audits.gold import read_gold
 from rlaif.config import Recipe, load_recipe
@@ -28,7 +30,7 @@ from rlaif.config.optimise import Ppo
 from rlaif.constitution import Constitution, load_constitution
 from rlaif.feedback.judge import judge_by_mode
 from rlaif.models.embedded import EMBEDDED
-from rlaif.models.engine import ChatRequest, Reply
+from rlaif.models.engine import ChatRequest
 from rlaif.models.local.load import load_tokenizer
 from rlaif.models.local.tokens import encode_prompt, encode_response
 from rlaif.records import Pair, Prompt
@@ -109,23 +111,6 @@ class Step(NamedTuple):
         size = self.by or gpu.policy
         served = (self.read / gpu.reads + self.written / gpu.writes) * size / JUDGE
         return served + 6e9 * size * self.trained / (SHARE_OF_PEAK * gpu.peak * 1e12) + self.starts * START
-
-
-class Recorder:
-    """A model that answers nothing and keeps what it was asked."""
-
-    name = revision = "recorder"
-
-    def __init__(self) -> None:
-        self.asked: list[ChatRequest] = []
-
-    def stream(self, requests: Iterable[ChatRequest]) -> Iterator[tuple[int, Reply]]:
-        for number, request in enumerate(requests):
-            self.asked.append(request)
-            yield number, Reply(error="recorded")
-
-    def close(self) -> None:
-        pass
 
 
 class Counter:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rlaif.cli.options import not_a_run_file
+from rlaif.cli.options import not_a_run_file, say_all
 
 if TYPE_CHECKING:
     from rlaif.annotate.route import Conflict
@@ -177,10 +177,9 @@ def report(
     examined = examine(labels, answers, AnnotatorsSection(remove=rules), seed)
     if out is not None:
         write_json(out, examined.summary())
-    for line in _lines(examined):
-        typer.echo(line)
+    say_all(_lines(examined))
     if out is not None:
-        typer.echo(f"figures: {out}")
+        say_all([f"figures: {out}"])
 
 
 def _lines(examined: Examination) -> list[str]:

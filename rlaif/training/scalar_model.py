@@ -193,8 +193,6 @@ class ScalarModel:
 
     def score_all(self, rows: Sequence[Row], max_tokens: int) -> Tensor:
         """score_B of any number of rows: the common score alone."""
-        if not rows:
-            return torch.zeros(0)
         return read_all(lambda part: self.scores(part).float(), rows, max_tokens).cpu()
 
     def finish(self) -> None:

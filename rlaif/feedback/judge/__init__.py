@@ -33,7 +33,7 @@ from rlaif.feedback.judge.shards import PIECE, SHARD, Spool, shards
 from rlaif.feedback.sample import Progress
 from rlaif.models.engine import Engine
 from rlaif.records import Pair, grouped
-from rlaif.templates import JudgeTemplate, load_template
+from rlaif.templates import JudgeTemplate
 
 __all__ = [
     "JudgeResult",
@@ -88,9 +88,11 @@ def judge_shards(
     size = sys.maxsize if weaker else SHARD
 
     def judged(model: Engine, single: MemberMode | RankMode, *, whole: bool) -> Iterator[JudgeResult]:
-        load_template(single.template, WAYS[single.kind].template)  # a bad one is said where there is no pair, too
+        way = WAYS[single.kind]
+        bench = way.bench(model, single, constitution, section, seed)
         for shard in shards(pairs, size):
-            pieces = _pieces(model, single, shard, constitution, section, seed, progress)
+            check_texts(constitution, single.kind)
+            pieces = _judge(way, bench, model, shard, progress)
             yield from [JudgeResult.total(pieces)] if whole else pieces
 
     if isinstance(mode, PanelMode):
@@ -152,21 +154,9 @@ def judge_with(
     progress: Progress | None = None,
 ) -> JudgeResult:
     """The pairs judged by one model in one mode. `progress` counts pairs."""
-    return JudgeResult.total(_pieces(model, mode, pairs, constitution, section, seed, progress))
-
-
-def _pieces(
-    model: Engine,
-    mode: MemberMode | RankMode,
-    pairs: Sequence[Pair],
-    constitution: Constitution,
-    section: LabelSection,
-    seed: int,
-    progress: Progress | None,
-) -> Results:
     check_texts(constitution, mode.kind)
     way = WAYS[mode.kind]
-    return _judge(way, way.bench(model, mode, constitution, section, seed), model, pairs, progress)
+    return JudgeResult.total(_judge(way, way.bench(model, mode, constitution, section, seed), model, pairs, progress))
 
 
 def judge_pairs(

@@ -35,13 +35,12 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a bare checkout: rlaif need not be installed
 
-import gpu_plain
-import gpu_rlaif
 import torch
-from gpu_measure import Budget, Console, free, operations, peak_gb, peak_rate
-from gpu_work import CASES, METHODS, SIZES, Case, Shape, make_models
 from transformers.utils import logging as transformers_logging
 
+from benchmarks import gpu_plain, gpu_rlaif
+from benchmarks.gpu_measure import Budget, Console, free, operations, peak_gb, peak_rate
+from benchmarks.gpu_work import CASES, METHODS, SIZES, Case, Shape, make_models
 from rlaif.models.local.machine import resolve
 from rlaif.models.local.packing import Row
 

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from gpu_rlaif import now
-from gpu_work import Case
 
+from benchmarks.gpu_rlaif import now
+from benchmarks.gpu_work import Case
 from rlaif.models.local.packing import Row, packs
 
 PEAKS = {

@@ -15,12 +15,12 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from gpu_rlaif import Writing, encoded, now
-from gpu_work import RATE, Case, Shape
 from peft import LoraConfig, get_peft_model
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
+from benchmarks.gpu_rlaif import Writing, encoded, now
+from benchmarks.gpu_work import RATE, Case, Shape
 from rlaif.models.local.packing import Row
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from gpu_work import RATE, Case, Shape, preferences, prompts
 
+from benchmarks.gpu_work import RATE, Case, Shape, preferences, prompts
 from rlaif.config import Recipe
 from rlaif.config.optimise import Dpo, Sft
 from rlaif.config.reward import RewardSection

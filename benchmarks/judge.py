@@ -28,7 +28,8 @@ from typing import Any, NamedTuple
 
 import aiohttp
 import httpx
-from recorder import Recorder
+
+from benchmarks.recorder import Recorder
 
 os.environ["VLLM_SERVER_DEV_MODE"] = "1"  # for /reset_prefix_cache
 

@@ -20,8 +20,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import NamedTuple
 
-from recorder import Recorder
-
+from benchmarks.recorder import Recorder
 from rlaif.audits.gold import read_gold
 from rlaif.config import Recipe, load_recipe
 from rlaif.config.feedback import LabelSection

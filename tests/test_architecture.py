@@ -155,3 +155,11 @@ def test_everything_but_training_and_local_models_can_be_imported_without_torch(
     code = f"import importlib, sys; [importlib.import_module(n) for n in {names}]; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert {"torch", "transformers", "datasets"} & set(done.stdout.split()) == set()
+
+
+def test_every_benchmark_can_be_imported_from_the_root_as_its_tests_do():
+    root = PACKAGE.parent
+    names = [".".join(p.relative_to(root).with_suffix("").parts) for p in sorted(root.glob("benchmarks/**/*.py"))]
+    code = f"import importlib; [importlib.import_module(name) for name in {names}]"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=False)
+    assert done.returncode == 0, done.stderr

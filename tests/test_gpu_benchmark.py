@@ -67,9 +67,8 @@ def test_the_table_parses(done: Any) -> None:
 
 
 @pytest.fixture
-def gpu(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(str(SCRIPT.parent))
-    return importlib.import_module("gpu")
+def gpu() -> Any:
+    return importlib.import_module("benchmarks.gpu")
 
 
 def test_what_differs_or_fails_is_found(gpu: Any, capsys: pytest.CaptureFixture[str]) -> None:

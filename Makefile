@@ -18,7 +18,7 @@ test: $(VENV)/.installed-dev style
 	wait $$types || failed=1; cat $$said; rm $$said; exit $$failed
 
 test-slow: $(VENV)/.installed-dev
-	$(RUN)/python -m pytest -m slow
+	$(RUN)/python -m pytest -v -m slow  # forty minutes: each test is named as it ends
 
 # What the slowest tests of both tiers take: kept, and read by tests/conftest.py to share the files out.
 durations: $(VENV)/.installed-dev

@@ -316,6 +316,23 @@ def test_an_engine_that_answers_something_else_than_it_was_asked_is_named(rule, 
         rlaif.judge(PAIRS[:1], rule, Engine())
 
 
+@pytest.mark.parametrize(
+    "given", [["A", "B"], [rlaif.Reply(text="A")], [("0", rlaif.Reply())], [(0, "A")], "AB", [None]]
+)
+def test_an_engine_whose_stream_gives_no_numbered_replies_is_named(rule, given):
+    class Engine:
+        name, revision = "odd", "1"
+
+        def stream(self, requests):
+            list(requests)
+            return given
+
+        def close(self): ...
+
+    with pytest.raises(rlaif.ModelError, match=r"model odd: its stream must give \(number, Reply\), not"):
+        rlaif.judge(PAIRS[:1], rule, Engine())
+
+
 @pytest.mark.parametrize("missing", ["name", "revision"])
 def test_an_engine_of_which_provenance_could_not_tell_is_refused_before_it_is_asked(rule, missing):
     class Engine:

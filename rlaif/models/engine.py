@@ -8,11 +8,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from pydantic import ConfigDict, Field
 
-from rlaif.errors import ModelError
+from rlaif.errors import ModelError, shown
 from rlaif.records import Messages, Record
 
 ROUNDING = 0.01
@@ -169,13 +169,20 @@ def lots_of(model: Engine, requests: Iterable[ChatRequest]) -> Iterator[Lot]:
 
 @contextmanager
 def streaming(model: Engine, requests: Iterable[ChatRequest]) -> Iterator[Iterator[tuple[int, Reply]]]:
-    """The model's replies, closed at the end of the block, whatever happens in it."""
+    """The model's replies, closed at the end of the block, whatever happens in it. ModelError at what is none."""
     replies = iter(model.stream(requests) or ())
     try:
-        yield replies
+        yield (_numbered(model, item) for item in replies)
     finally:
         if isinstance(replies, Generator):
             replies.close()
+
+
+def _numbered(model: Engine, item: Any) -> tuple[int, Reply]:
+    """An engine may be a user's object."""
+    if isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], int) and isinstance(item[1], Reply):
+        return item
+    raise ModelError(f"model {model.name}: its stream must give (number, Reply), not {shown(item)}")
 
 
 def ask(model: Engine, requests: Sequence[ChatRequest], progress: Callable[[int], None] | None = None) -> list[Reply]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import importlib.util
 import json
 import math
 import socket
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +27,8 @@ from rlaif.errors import ModelError
 from rlaif.models import server as own_server
 from rlaif.models.cache import CachedModel
 from rlaif.models.client import HttpChatModel, background
+from rlaif.models.client.background import Lookups
+from rlaif.models.client.reading import AnswerReader
 from rlaif.models.client.replicas import MOST_BYTES
 from rlaif.models.engine import ChatRequest, Likelihood, Reply, answers
 from rlaif.models.engine import ask as replies_of
@@ -687,12 +692,39 @@ def test_answers_texts_and_labels_may_stand_in_one_call() -> None:
 
 def test_of_very_many_prompts_only_the_last_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(background, "REMEMBERED", 3)
+    kept: list[int] = []
+    of = Lookups.of
+
+    async def counting(lookups: Lookups, *given: Any) -> Any:
+        found = await of(lookups, *given)
+        kept.append(len(lookups._tasks))
+        return found
+
+    monkeypatch.setattr(Lookups, "of", counting)
     requests = [asked(str(n), answer=answer) for n in range(8) for answer in ("a", "b")]
     with served() as both:
-        model = client(both.server.url, concurrency=2)
-        replies = replies_of(model, requests)
+        replies = replies_of(client(both.server.url, concurrency=2), requests)
     assert all(same(r.likelihood, expected(tiny_tokenizer(), q)) for q, r in zip(requests, replies, strict=True))
-    assert len(model._reader._known._tasks) <= 3
+    assert max(kept) == 3
+
+
+def test_two_streams_of_one_client_side_by_side_do_not_meet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each prompt is being looked up by both streams, in event loops of their own, at the same time."""
+    requests = [asked(f"number {n}", answer="yes") for n in range(4)]
+    both_ask = {request.messages: threading.Barrier(2) for request in requests}
+    look_up = AnswerReader._prompt
+
+    async def with_the_other(reader: AnswerReader, ask: Any, messages: Any) -> Any:
+        if messages in both_ask:
+            await asyncio.to_thread(both_ask[messages].wait, 30)
+        return await look_up(reader, ask, messages)
+
+    monkeypatch.setattr(AnswerReader, "_prompt", with_the_other)
+    with served() as both, ThreadPoolExecutor(2) as threads:
+        model = client(both.server.url, concurrency=2)
+        replies = list(threads.map(lambda _: replies_of(model, requests), range(2)))
+    for found in replies:
+        assert all(same(r.likelihood, expected(tiny_tokenizer(), q)) for q, r in zip(requests, found, strict=True))
 
 
 def test_a_server_of_our_own_is_started_with_what_sharing_needs(

@@ -6,11 +6,14 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Hashable, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import suppress
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Any, Generic, TypeVar
+
+import aiohttp
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -124,3 +127,13 @@ class Lookups:
     def _drop_failed(self, key: Hashable, task: asyncio.Task[Any]) -> None:
         if (task.cancelled() or task.exception() is not None) and self._tasks.get(key) is task:
             del self._tasks[key]
+
+
+@dataclass(frozen=True)
+class Call:
+    """What the tasks of one stream share: a model may be in several streams, each in a loop of its own."""
+
+    session: aiohttp.ClientSession
+    tried: asyncio.Event = field(default_factory=asyncio.Event)
+    """Whether the first request has met the server, so that the others may."""
+    lookups: Lookups = field(default_factory=Lookups)

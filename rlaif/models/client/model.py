@@ -14,12 +14,11 @@ from functools import partial
 from itertools import chain
 from typing import Any, Literal
 
-import aiohttp
 from tenacity.wait import wait_base
 
 from rlaif.config.models import ClientModel
 from rlaif.errors import ModelError
-from rlaif.models.client.background import Lookups, in_background
+from rlaif.models.client.background import Call, in_background
 from rlaif.models.client.reading import AnswerReader, find_label_ids
 from rlaif.models.client.replicas import HttpResponse, Replicas, Transient, encode
 from rlaif.models.client.tries import Tries, Unfit, unwelcome
@@ -48,11 +47,8 @@ class HttpChatModel(InLots):
         self._label_ids: dict[frozenset[str], LabelIds | None] = {}
         self._dialect = USUAL
         self._reader = AnswerReader(config, self._replicas)
-        self._finding = Lookups()
         self._answered: set[ReplyKind] = set()
         """The kinds of requests of which one was answered."""
-        self._tried = asyncio.Event()
-        """Whether the first request of a call has met the server, so that the others may."""
 
     def lots(self, requests: Iterable[ChatRequest]) -> Iterator[Lot]:
         """Answer all, `concurrency` at a time; as many more are read ahead."""
@@ -73,31 +69,29 @@ class HttpChatModel(InLots):
         arrived: Callable[[tuple[int, Reply]], None],
     ) -> None:
         """Answer what is to do, up to None; its first request is of this kind."""
-        tried = self._tried = asyncio.Event()
-        self._reader.forget()
-        self._finding = Lookups()
 
-        async def worker(session: aiohttp.ClientSession) -> None:
+        async def worker(call: Call) -> None:
             while (item := await todo.get()) is not None:
-                arrived((item[0], await self._answer(session, item[1])))
-                tried.set()
+                arrived((item[0], await self._answer(call, item[1])))
+                call.tried.set()
             todo.put_nowait(None)  # for the next worker
 
         async with self._replicas.session() as session:
+            call = Call(session)
             try:
                 async with asyncio.TaskGroup() as group:
                     for _ in range(self._config.concurrency):
-                        group.create_task(worker(session))
+                        group.create_task(worker(call))
                         if first not in self._answered:
-                            await tried.wait()
+                            await call.tried.wait()
             except BaseExceptionGroup as failures:
                 # One cause stops the call; what its neighbours met while being stopped is not news.
                 raise failures.exceptions[0] from None
 
-    async def _answer(self, session: aiohttp.ClientSession, request: ChatRequest) -> Reply:
+    async def _answer(self, call: Call, request: ChatRequest) -> Reply:
         """One request with its retries. Raises ModelError where no server is there, or none can answer its kind."""
         if request.labels:
-            await self._find_labels(session, request)
+            await self._find_labels(call, request)
         answers_before = self._replicas.answers
         reached, again = True, False
 
@@ -107,16 +101,16 @@ class HttpChatModel(InLots):
                 answers_before = self._replicas.answers
             try:
                 this, again = again, True
-                return await self._exchange(session, request, again=this)
+                return await self._exchange(call, request, again=this)
             except Transient as failure:
                 reached = not failure.unreachable
-                self._tried.set()  # the others need not wait for what may last
+                call.tried.set()  # the others need not wait for what may last
                 raise
 
         try:
             return await self._tries.of(once)
         except Unfit as unfit:
-            if _kind(request) not in self._answered and (unfit.certain or await self._also_unfit(session, request)):
+            if _kind(request) not in self._answered and (unfit.certain or await self._also_unfit(call, request)):
                 raise ModelError(unfit.line) from None
             return Reply(error=str(unfit))
         except Transient as failure:
@@ -125,22 +119,22 @@ class HttpChatModel(InLots):
                 raise self._nobody(failure) from None
             return Reply(error=f"failed after {self._tries}: {failure}")
 
-    async def _exchange(self, session: aiohttp.ClientSession, request: ChatRequest, *, again: bool = False) -> Reply:
+    async def _exchange(self, call: Call, request: ChatRequest, *, again: bool = False) -> Reply:
         """One request in the server's dialect, asked again in others for as long as it is refused for its form.
 
         Raises Transient, Unfit, and ModelError where the server has no such model.
         """
         if request.answer is not None:
-            read = await self._reader.read(session, request, again=again)
+            read = await self._reader.read(call, request, again=again)
             self._answered |= set() if read.error else {"answer"}
             return read
         dialect = self._dialect
         while True:
             ids = self._label_ids.get(frozenset(request.labels)) if dialect.by_id else None
             asked = request_body(request, self.name, ids, self._config.extra_body, dialect, self._config.thinking)
-            response = await self._replicas.post(session, "/chat/completions", encode(asked))
+            response = await self._replicas.post(call.session, "/chat/completions", encode(asked))
             if response.status != 200:
-                if (other := await self._after_refusal(session, response, dialect, asked)) is not None:
+                if (other := await self._after_refusal(call, response, dialect, asked)) is not None:
                     dialect = other
                     continue
                 response.server.failed()  # perhaps it fails all, and another server would not
@@ -165,11 +159,11 @@ class HttpChatModel(InLots):
             return reply
 
     async def _after_refusal(
-        self, session: aiohttp.ClientSession, response: HttpResponse, dialect: Dialect, asked: Mapping[str, Any]
+        self, call: Call, response: HttpResponse, dialect: Dialect, asked: Mapping[str, Any]
     ) -> Dialect | None:
         """The dialect to try next; None where the refusal concerns this request. Raises as `_exchange`."""
         if response.status == 404:
-            await self._replicas.check_model(session, response.server, self.name)
+            await self._replicas.check_model(call.session, response.server, self.name)
         if (unfit := unwelcome(response)) is not None:
             raise unfit
         parameter = refused_parameter(response.data, response.error, asked)
@@ -178,11 +172,11 @@ class HttpChatModel(InLots):
             raise Unfit(response.error, f"{response.server.url}: {response.error}", certain=True)
         return other
 
-    async def _also_unfit(self, session: aiohttp.ClientSession, request: ChatRequest) -> bool:
+    async def _also_unfit(self, call: Call, request: ChatRequest) -> bool:
         """Whether a request of this kind that nobody could object to fails in this way too."""
         try:
             answer = None if request.answer is None else NEUTRAL[0].content
-            await self._exchange(session, request.model_copy(update={"messages": NEUTRAL, "answer": answer}))
+            await self._exchange(call, request.model_copy(update={"messages": NEUTRAL, "answer": answer}))
         except Unfit:
             return True
         except Transient:
@@ -191,7 +185,7 @@ class HttpChatModel(InLots):
 
     # ----------------------------------------------------------------------------------------------- labels
 
-    async def _find_labels(self, session: aiohttp.ClientSession, request: ChatRequest) -> None:
+    async def _find_labels(self, call: Call, request: ChatRequest) -> None:
         """The ids of the request's labels by vLLM's /tokenize, where the server has such a thing."""
         labels = frozenset(request.labels)
         if labels in self._label_ids:
@@ -200,13 +194,15 @@ class HttpChatModel(InLots):
         async def tokenize(body: dict[str, Any]) -> Tokens:
             data = encode({"model": self.name, "return_token_strs": True, **body})
             try:
-                response = await self._tries.of(lambda: self._replicas.post(session, "/tokenize", data, at_root=True))
+                response = await self._tries.of(
+                    lambda: self._replicas.post(call.session, "/tokenize", data, at_root=True)
+                )
             except Transient as failure:
                 raise self._nobody(failure) from None
             return tokenized(response.data) if response.status == 200 else Tokens()
 
         told = {"chat_template_kwargs": self._config.extra_body.get("chat_template_kwargs", template_words(False))}
-        self._label_ids[labels] = await self._finding.of(labels, lambda: find_label_ids(tokenize, request, told))
+        self._label_ids[labels] = await call.lookups.of(labels, lambda: find_label_ids(tokenize, request, told))
 
     def _no_logprobs(self, response: HttpResponse) -> str:
         return (

@@ -12,11 +12,9 @@ from functools import partial
 from itertools import takewhile
 from typing import Any
 
-import aiohttp
-
 from rlaif.config.models import ClientModel
 from rlaif.errors import ModelError
-from rlaif.models.client.background import Lookups
+from rlaif.models.client.background import Call
 from rlaif.models.client.replicas import HttpResponse, Replicas, Transient, encode
 from rlaif.models.client.tries import Unfit, unwelcome
 from rlaif.models.engine import ChatRequest, Likelihood, Reply
@@ -54,37 +52,32 @@ class AnswerReader:
     def __init__(self, config: ClientModel, replicas: Replicas) -> None:
         self._config = config
         self._replicas = replicas
-        self._known = Lookups()
         self._turn: AnswerFrame | None = None
         self._shares: bool | None = None
         """Whether the servers read on from a prefix cache and say how far that reached; None until one was asked."""
 
-    def forget(self) -> None:
-        """Before each call: what is being found out belongs to an event loop."""
-        self._known = Lookups()
-
-    async def read(self, session: aiohttp.ClientSession, request: ChatRequest, *, again: bool = False) -> Reply:
+    async def read(self, call: Call, request: ChatRequest, *, again: bool = False) -> Reply:
         """The reply's likelihood, or its error. `again`: the first try failed, so the cache is left alone.
 
         Raises Transient, Unfit, and ModelError where the server has no such model.
         """
         assert request.answer is not None
-        ask = partial(self._tokens, session)
+        ask = partial(self._tokens, call)
         if self._turn is None:
-            self._turn = await self._known.of(("turn",), partial(self._find_turn, ask))
+            self._turn = await call.lookups.of(("turn",), partial(self._find_turn, ask))
         (prompt, limit), answer = await asyncio.gather(
-            self._known.of(("prompt", request.messages), partial(self._prompt, ask, request.messages)),
-            self._known.of(("answer", request.answer), partial(self._answer, ask, self._turn, request.answer)),
+            call.lookups.of(("prompt", request.messages), partial(self._prompt, ask, request.messages)),
+            call.lookups.of(("answer", request.answer), partial(self._answer, ask, self._turn, request.answer)),
         )
         row = row_of(prompt, answer, self._turn)
         count = len(row.tokens)
         if limit is not None and count + 1 > limit:  # one token must be written
             error = f"prompt of {count} tokens does not fit a context of {limit}"
             return Reply(error=error, prompt_tokens=count)
-        likely = None if again or self._shares is False else await self._shared(session, row)
+        likely = None if again or self._shares is False else await self._shared(call, row)
         if likely is None:
             try:
-                likely = await self._alone(session, row)
+                likely = await self._alone(call, row)
             except BadReply as bad:
                 return Reply(error=str(bad))
             self._shares = bool(self._shares)
@@ -92,10 +85,10 @@ class AnswerReader:
 
     # ------------------------------------------------------------------------------------------------ reading
 
-    async def _shared(self, session: aiohttp.ClientSession, row: AnswerRow) -> Likelihood | None:
+    async def _shared(self, call: Call, row: AnswerRow) -> Likelihood | None:
         """Read on from the prefix cache; None where that told nothing of this row. Raises Transient."""
         body = sharing_body(self._config.model, row.tokens, self._config.extra_body)
-        response = await self._post(session, "/inference/v1/generate", body, row, at_root=True)
+        response = await self._post(call, "/inference/v1/generate", body, row, at_root=True)
         if response.status != 200:
             self._shares = False if response.status in {404, 405} else self._shares
             return None
@@ -109,13 +102,13 @@ class AnswerReader:
         self._shares = likely is not None
         return likely
 
-    async def _alone(self, session: aiohttp.ClientSession, row: AnswerRow) -> Likelihood:
+    async def _alone(self, call: Call, row: AnswerRow) -> Likelihood:
         """Read from the beginning. Raises Transient, Unfit, BadReply."""
         body = reading_body(self._config.model, row.tokens, self._config.extra_body)
-        response = await self._post(session, "/completions", body, row)
+        response = await self._post(call, "/completions", body, row)
         if response.status != 200:
             response.server.failed()  # perhaps it fails all, and another server would not
-            raise await self._unfit(session, response)
+            raise await self._unfit(call, response)
         try:
             return self._replicas.parsed(response.data, partial(parse_likelihood, row=row))
         except BadReply as bad:
@@ -127,10 +120,10 @@ class AnswerReader:
             raise
 
     async def _post(
-        self, session: aiohttp.ClientSession, path: str, body: dict[str, Any], row: AnswerRow, *, at_root: bool = False
+        self, call: Call, path: str, body: dict[str, Any], row: AnswerRow, *, at_root: bool = False
     ) -> HttpResponse:
         more = BYTES_PER_TOKEN * len(row.tokens)
-        return await self._replicas.post(session, path, encode(body), at_root=at_root, more_bytes=more)
+        return await self._replicas.post(call.session, path, encode(body), at_root=at_root, more_bytes=more)
 
     # ------------------------------------------------------------------------------------------------- tokens
 
@@ -159,7 +152,7 @@ class AnswerReader:
             return framed or []
         return (await ask({"prompt": text, "add_special_tokens": False})).tokens
 
-    async def _tokens(self, session: aiohttp.ClientSession, asked: dict[str, Any]) -> Tokens:
+    async def _tokens(self, call: Call, asked: dict[str, Any]) -> Tokens:
         """What /tokenize makes of it. Raises Transient, Unfit."""
         extra = self._config.extra_body
         if "messages" in asked:
@@ -168,9 +161,9 @@ class AnswerReader:
                 {key: extra[key] for key in OF_THE_TEMPLATE if key in extra} | asked | {"chat_template_kwargs": words}
             )
         data = encode({"model": self._config.model, **asked})
-        response = await self._replicas.post(session, "/tokenize", data, at_root=True)
+        response = await self._replicas.post(call.session, "/tokenize", data, at_root=True)
         if response.status != 200:
-            raise await self._unfit(session, response)
+            raise await self._unfit(call, response)
         try:
             found = self._replicas.parsed(response.data, partial(from_json, Tokens))
         except BadReply as bad:
@@ -184,10 +177,10 @@ class AnswerReader:
 
     # ----------------------------------------------------------------------------------------------- refusals
 
-    async def _unfit(self, session: aiohttp.ClientSession, response: HttpResponse) -> Unfit:
+    async def _unfit(self, call: Call, response: HttpResponse) -> Unfit:
         """What a refusal means. Raises Transient, and ModelError where the server has no such model."""
         if response.status == 404:
-            await self._replicas.check_model(session, response.server, self._config.model)
+            await self._replicas.check_model(call.session, response.server, self._config.model)
         return unwelcome(response) or Unfit(response.error, self._tells_none(response, response.error))
 
     def _tells_none(self, response: HttpResponse, reason: str) -> str:

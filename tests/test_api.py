@@ -300,26 +300,9 @@ def test_a_text_that_no_file_can_hold_is_refused_before_it_is_judged(rule):
         rlaif.judge([PAIRS[0], ("Say 1", "a\ud800", "b")], rule, by_letters)
 
 
-@pytest.mark.parametrize("replies", [None, [], [(0, rlaif.Reply(text="A"))], [(5, rlaif.Reply(text="A"))]])
-def test_an_engine_that_answers_something_else_than_it_was_asked_is_named(rule, replies):
-    class Engine:
-        name, revision = "odd", "1"
+def answering(given):
+    """An engine that reads all requests and gives this, whatever they were."""
 
-        def stream(self, requests):
-            list(requests)
-            return replies
-
-        def close(self): ...
-
-    problem = "a reply to request 5" if replies and replies[0][0] else f"{len(replies or ())} replies to 2 requests"
-    with pytest.raises(rlaif.ModelError, match=f"model odd: {problem}"):
-        rlaif.judge(PAIRS[:1], rule, Engine())
-
-
-@pytest.mark.parametrize(
-    "given", [["A", "B"], [rlaif.Reply(text="A")], [("0", rlaif.Reply())], [(0, "A")], "AB", [None]]
-)
-def test_an_engine_whose_stream_gives_no_numbered_replies_is_named(rule, given):
     class Engine:
         name, revision = "odd", "1"
 
@@ -329,8 +312,22 @@ def test_an_engine_whose_stream_gives_no_numbered_replies_is_named(rule, given):
 
         def close(self): ...
 
+    return Engine()
+
+
+@pytest.mark.parametrize("replies", [None, [], [(0, rlaif.Reply(text="A"))], [(5, rlaif.Reply(text="A"))]])
+def test_an_engine_that_answers_something_else_than_it_was_asked_is_named(rule, replies):
+    problem = "a reply to request 5" if replies and replies[0][0] else f"{len(replies or ())} replies to 2 requests"
+    with pytest.raises(rlaif.ModelError, match=f"model odd: {problem}"):
+        rlaif.judge(PAIRS[:1], rule, answering(replies))
+
+
+@pytest.mark.parametrize(
+    "given", [["A", "B"], [rlaif.Reply(text="A")], [("0", rlaif.Reply())], [(0, "A")], "AB", [None]]
+)
+def test_an_engine_whose_stream_gives_no_numbered_replies_is_named(rule, given):
     with pytest.raises(rlaif.ModelError, match=r"model odd: its stream must give \(number, Reply\), not"):
-        rlaif.judge(PAIRS[:1], rule, Engine())
+        rlaif.judge(PAIRS[:1], rule, answering(given))
 
 
 @pytest.mark.parametrize("missing", ["name", "revision"])

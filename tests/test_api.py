@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import rlaif
@@ -328,6 +329,14 @@ def test_an_engine_that_answers_something_else_than_it_was_asked_is_named(rule, 
 def test_an_engine_whose_stream_gives_no_numbered_replies_is_named(rule, given):
     with pytest.raises(rlaif.ModelError, match=r"model odd: its stream must give \(number, Reply\), not"):
         rlaif.judge(PAIRS[:1], rule, answering(given))
+
+
+@pytest.mark.parametrize("one", [lambda n, reply: [n, reply], lambda n, reply: (np.int64(n), reply)])
+def test_an_engine_may_number_its_replies_in_lists_and_by_numpy(rule, one):
+    found = rlaif.judge(
+        PAIRS[:1], rule, answering([one(n, rlaif.Reply(label_logprobs={"A": -0.1, "B": -3.0})) for n in (1, 0)])
+    )
+    assert len(found.judgments) == 1 and not found.failures
 
 
 @pytest.mark.parametrize("missing", ["name", "revision"])

@@ -180,8 +180,10 @@ def streaming(model: Engine, requests: Iterable[ChatRequest]) -> Iterator[Iterat
 
 def _numbered(model: Engine, item: Any) -> tuple[int, Reply]:
     """An engine may be a user's object."""
-    if isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], int) and isinstance(item[1], Reply):
-        return item
+    if isinstance(item, (tuple, list)) and len(item) == 2 and isinstance(item[1], Reply):
+        number, reply = item
+        if hasattr(number, "__index__"):  # numpy's too
+            return number, reply
     raise ModelError(f"model {model.name}: its stream must give (number, Reply), not {shown(item)}")
 
 

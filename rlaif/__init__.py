@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rlaif.api.inputs import open_engine
     from rlaif.api.judging import Preferences, ScoreResult, judge, judgment_of, preferences, requests_of, score
     from rlaif.api.reward import RewardModel, train_reward_model
+    from rlaif.api.rewarding import RewardFunction, reward_function
     from rlaif.api.runs import audit, compare, run
     from rlaif.config import Recipe, load_recipe
     from rlaif.constitution import Constitution, load_constitution
@@ -42,6 +43,7 @@ __all__ = [
     "Recipe",
     "Reply",
     "Response",
+    "RewardFunction",
     "RewardModel",
     "RlaifError",
     "Run",
@@ -59,6 +61,7 @@ __all__ = [
     "open_engine",
     "preferences",
     "requests_of",
+    "reward_function",
     "run",
     "score",
     "train_reward_model",
@@ -67,6 +70,7 @@ _HOMES = {
     "rlaif.api.inputs": "open_engine",
     "rlaif.api.judging": "Preferences ScoreResult judge judgment_of preferences requests_of score",
     "rlaif.api.reward": "RewardModel train_reward_model",
+    "rlaif.api.rewarding": "RewardFunction reward_function",
     "rlaif.api.runs": "audit compare run",
     "rlaif.config": "Recipe load_recipe",
     "rlaif.constitution": "Constitution load_constitution",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from rlaif.api.inputs import (
     ModelLike,
@@ -27,7 +27,7 @@ from rlaif.constitution import Constitution
 from rlaif.errors import ConfigError, DataError, shown
 from rlaif.feedback.judge import JudgeResult, OpenJudge, judge_by_mode
 from rlaif.feedback.judge.result import Cost
-from rlaif.feedback.judge.score import score_responses
+from rlaif.feedback.judge.score import RateMode, score_responses
 from rlaif.feedback.pairs import WeightedJudgment, to_preferences
 from rlaif.feedback.sample import Progress
 from rlaif.models.engine import ChatRequest, Engine, Reply
@@ -96,18 +96,24 @@ def score(
 
     `mode` is score, checklist or contrast: the others compare.
     """
-    section, found = label_of(mode, knobs), constitution_of(constitution)
+    section, found = scoring_of(mode, knobs), constitution_of(constitution)
+    given = responses_of(responses)
+    with open_engine(model) as engine:
+        rated = score_responses(engine, cast("RateMode", section.mode), given, found, section, seed, progress)
+    failures = {failure: None for each in rated.failures for failure in each}  # equal responses fail together
+    return ScoreResult(tuple(rated.scores), tuple(failures), rated.cost)
+
+
+def scoring_of(mode: ModeLike, knobs: Mapping[str, Any]) -> LabelSection:
+    """The section `label` of a mode that looks at one response. ConfigError for one that does not."""
+    section = label_of(mode, knobs)
     if not isinstance(section.mode, ScoreMode | ChecklistMode | ContrastMode):
         raise ConfigError(
             f"mode {section.mode.kind!r} looks at two responses; valid choices: checklist, contrast, score"
         )
     if isinstance(section.mode, ContrastMode) and section.mode.against is not None:
         raise ConfigError("mode.against: a second model reads it in recipes only")
-    given = responses_of(responses)
-    with open_engine(model) as engine:
-        rated = score_responses(engine, section.mode, given, found, section, seed, progress)
-    failures = {failure: None for each in rated.failures for failure in each}  # equal responses fail together
-    return ScoreResult(tuple(rated.scores), tuple(failures), rated.cost)
+    return section
 
 
 def preferences(judgments: JudgeResult | Iterable[Judgment], **knobs: Any) -> Preferences:

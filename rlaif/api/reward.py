@@ -54,6 +54,11 @@ class RewardModel:
         folder = _folder(Path(path).expanduser())
         return cls(folder, FolderReward(folder, torch_dtype(resolve(dtype)), microbatch_tokens))
 
+    @property
+    def tokenizer_folder(self) -> Path:
+        """Where its tokenizer is: an ensemble's first member has it."""
+        return next(config.parent for config in _configs(self.folder) if config.is_file())
+
     def score(self, conversations: Iterable[ResponseLike]) -> list[float | None]:
         """One value per conversation, in input order: None where there is none, and `problem` says why.
 

@@ -159,3 +159,8 @@ def as_scored(tokenizer: Any, prompts: Sequence[Prompt], texts: Sequence[str], r
         cut = len(encode_prompt(tokenizer, prompt.messages)) - len(row.prompt)
         scored.append(whole._replace(prompt=whole.prompt[min(cut, len(whole.prompt) - 1) :]))
     return scored
+
+
+def openrlhf_rewards(values: Sequence[float]) -> dict[str, Any]:
+    """What OpenRLHF's `reward_func` returns: rewards to train on, scores to filter by."""
+    return {"rewards": torch.tensor(values), "scores": torch.tensor(values), "extra_logs": {}}

@@ -6,6 +6,7 @@ template writes a conversation is found by rendering some, as in `tokens.py`, ne
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
@@ -16,13 +17,12 @@ from jinja2 import TemplateError
 from rlaif.errors import DataError, ModelError, shown
 from rlaif.models.day import strftime_now
 from rlaif.models.local.tokens import turn_of
-from rlaif.models.reasoning import set_apart, template_words
+from rlaif.models.reasoning import NO_ANSWER, set_apart, template_words
 from rlaif.records import Message, Messages
 
 SYSTEM, USER, ASSISTANT = "Qs0sQ", "Qu1uQ", "Qa2aQ"
 """What stands for the contents: no template knows or trims it."""
 LIKE_A_TEMPLATE = re.compile(r"<\|[^|<>\s]{1,40}\|>|\[/?INST\]|<(?:start|end)_of_turn>|<</?SYS>>")
-NO_ANSWER = "the response is reasoning without an answer"
 
 
 class Skin(NamedTuple):
@@ -73,6 +73,10 @@ class TextParser:
     def prompt(self, text: str) -> Messages:
         """A prompt as text: as the template writes it, or a user's turn where nothing in it is of a template."""
         if not self._special.search(text) and not LIKE_A_TEMPLATE.search(text):
+            with contextlib.suppress(DataError):  # a template may write words only
+                messages, response = self._split(text)
+                if response == "":
+                    return messages
             return (Message(role="user", content=text),)
         messages, response = self._split(text)
         if response:

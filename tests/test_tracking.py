@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.machinery
+import os
+import signal
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -15,6 +17,7 @@ from rlaif.config.training import TrackingSection
 from rlaif.errors import ConfigError
 from rlaif.run_folder import Run
 from rlaif.training.tracking import check_trackers, open_trackers, tracking
+from tests.forked import exit_code
 from tests.tiny_training import tiny_recipe
 
 ROW = {"loss": 0.5, "accuracy": 0.75}
@@ -102,9 +105,38 @@ def report(tmp_path: Path, recipe: Any, steps: range, begin: int = 0) -> Run:
 def test_metrics_and_tensorboard_always(tmp_path: Path) -> None:
     run = report(tmp_path, recipe(tmp_path), range(3))
     assert run.read_metrics("reward") == [{"stage": "reward", "step": step, **ROW} for step in range(3)]
-    events = EventAccumulator(str(run.folder / "tensorboard")).Reload()
-    assert [(e.step, e.value) for e in events.Scalars("reward/loss")] == [(0, 0.5), (1, 0.5), (2, 0.5)]
-    assert "reward/seconds" in events.Tags()["scalars"]
+    assert shown(run) == [(0, 0.5), (1, 0.5), (2, 0.5)]
+    assert [step for step, _ in shown(run, "seconds")] == [0, 1, 2]
+
+
+def shown(run: Run, name: str = "loss", stage: str = "reward") -> list[tuple[int, float]]:
+    """Step and value as TensorBoard reads them."""
+    events = EventAccumulator(str(run.folder / "tensorboard" / stage)).Reload()
+    return [(event.step, event.value) for event in events.Scalars(f"{stage}/{name}")]
+
+
+def killed(tmp_path: Path) -> None:
+    with tracking(Run(tmp_path / "run"), "reward", 4, recipe(tmp_path)) as tracker:
+        tracker.rewind(0)
+        for step in range(4):
+            tracker.log(step, {"loss": step / 4})
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_tensorboard_shows_no_step_twice_after_a_kill(tmp_path: Path) -> None:
+    """Killed with step 3 written, the stage goes on from a checkpoint before it; then it is done again as a whole."""
+
+    (tmp_path / "run").mkdir()
+    with tracking(Run(tmp_path / "run"), "optimise", 4, recipe(tmp_path)) as tracker:
+        for step in range(3):
+            tracker.log(step, {"loss": 7.0})
+    assert exit_code(killed, tmp_path) == -signal.SIGKILL
+    assert shown(Run(tmp_path / "run")) == [(0, 0.0), (1, 0.25), (2, 0.5), (3, 0.75)], "the kill lost none"
+    run = report(tmp_path, recipe(tmp_path), range(2, 5), begin=2)
+    assert shown(run) == [(0, 0.0), (1, 0.25), (2, 0.5), (3, 0.5), (4, 0.5)]
+    report(tmp_path, recipe(tmp_path), range(2))
+    assert shown(run) == [(0, 0.5), (1, 0.5)]
+    assert shown(run, stage="optimise") == [(0, 7.0), (1, 7.0), (2, 7.0)], "another stage keeps its own"
 
 
 @pytest.mark.parametrize("name", ["wandb", "trackio"])

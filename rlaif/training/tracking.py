@@ -4,7 +4,7 @@ all from one dict. Of several processes the first reports.
 Trackers outside the run folder (wandb, trackio, mlflow) are opened through accelerate and only read the metrics: one
 that breaks is said and dropped, and training goes on. A stage is one run there, with its own steps from 0. What a stage
 that goes on needs to find its run again lies beside its checkpoints and goes with them. Rows that are made again carry
-the same step and the same numbers.
+the same step and the same numbers; TensorBoard, where each stage has a folder, is told to forget the earlier ones.
 """
 
 from __future__ import annotations
@@ -59,25 +59,35 @@ class Tracker:
         self._outside = dict(outside or {})
         self._run, self._stage, self._total, self._advance = run, stage, total, advance
         self._writer: Any = None
-        if leads():
-            from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 (brings torch; `check_trackers` does not)
-
-            self._writer = SummaryWriter(str(run.folder / "tensorboard"))
         self._last = time.monotonic()
 
     def rewind(self, step: int) -> None:
         """Forget rows at or after `step`: they will be made again."""
         self._run.rewind_metrics(self._stage, step)
+        self._write_from(step)
         self._advance(step)
+
+    def _write_from(self, step: int | None) -> None:
+        """Open TensorBoard's events. Readers forget what the stage's earlier ones have at or after `step`."""
+        if not leads():
+            return
+        from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 (brings torch; `check_trackers` does not)
+
+        if self._writer is not None:
+            self._writer.close()
+        self._writer = SummaryWriter(str(self._run.folder / "tensorboard" / self._stage), purge_step=step)
 
     def log(self, step: int, row: Mapping[str, float]) -> None:
         """Write the row of this step everywhere."""
         self._run.log({"stage": self._stage, "step": step, **row})
         now = time.monotonic()
         timed = {f"{self._stage}/{key}": value for key, value in {**row, "seconds": now - self._last}.items()}
+        if self._writer is None:
+            self._write_from(None)
         if self._writer is not None:
             for key, value in timed.items():
                 self._writer.add_scalar(key, value, step)
+            self._writer.flush()  # a kill after the next checkpoint must lose no step before it
         for name in list(self._outside):
             self._tell(name, lambda tracker: tracker.log(timed, step=step))
         shown = "  ".join(f"{name} {_number(row[key])}" for key, name in SHOWN.items() if key in row)

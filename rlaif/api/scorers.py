@@ -19,7 +19,7 @@ from rlaif.constitution import Constitution
 from rlaif.errors import ConfigError, RlaifError, shown
 from rlaif.feedback.judge.score import RateMode, score_responses
 from rlaif.formats.rows import Unusable, message_list, prompt_part
-from rlaif.models.reasoning import NO_ANSWER, set_apart
+from rlaif.models.reasoning import set_apart
 from rlaif.models.scripted import said
 from rlaif.records import Messages, Prompt, plain
 from rlaif.run_folder import Run
@@ -38,7 +38,7 @@ def item_of(prompt: Any, completion: Any, where: str) -> Item | str:
             return "the completion does not end with the assistant's turn"
         answer, reasoned = set_apart(turns[-1].content)
         if reasoned and not answer.strip():
-            return NO_ANSWER
+            return "the response is reasoning without an answer"
         asked = prompt_part(turns[:-1])
         if len(asked) < len(turns) - 1:
             return "the response does not follow a user's turn"

@@ -58,9 +58,6 @@ THINKS_FIRST = (
 )
 
 
-NO_ANSWER = "the response is reasoning without an answer"
-
-
 class ReplyParts(NamedTuple):
     """A reply in two."""
 

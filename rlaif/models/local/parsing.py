@@ -17,7 +17,7 @@ from jinja2 import TemplateError
 from rlaif.errors import DataError, ModelError, NoAnswer, shown
 from rlaif.models.day import strftime_now
 from rlaif.models.local.tokens import turn_of
-from rlaif.models.reasoning import NO_ANSWER, set_apart, template_words
+from rlaif.models.reasoning import set_apart, template_words
 from rlaif.records import Message, Messages
 
 SYSTEM, USER, ASSISTANT = "Qs0sQ", "Qu1uQ", "Qa2aQ"

@@ -5,6 +5,7 @@ The figures and their words are those of the report (`rlaif/evaluation/`); nothi
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +17,7 @@ from rlaif.evaluation.verdict import judge_sentences, verdict
 from rlaif.forms import OBJECT
 from rlaif.jsonl import read_json
 from rlaif.share.contents import Contents, split_file
-from rlaif.share.facts import About, parts
+from rlaif.share.facts import About
 from rlaif.share.loading import load_policy, load_reward
 from rlaif.share.markdown import code, escaped, table, written
 from rlaif.stats import at
@@ -59,7 +60,7 @@ def model_card(about: About, what: str, contents: Contents, repo: str) -> str:
         "What it is worth": figures,
         "How to load it": loading,
         "What it learnt from": _data(about, about.run.preferences),
-        "The judge": _judge(about),
+        "The judge": _judge(about)[: None if reward else 1],  # a policy's figures say the rest
         "The recipe": _recipe(about),
         "Limits": _limits(about, reward),
         "Licence": [about.parent.sentence],
@@ -74,7 +75,7 @@ def dataset_card(about: About, contents: Contents, repo: str) -> str:
     rows = {split: sum(n for (_, s), n in contents.rows.items() if s == split) for split in ("train", "heldout")}
     files = {split: split_file(Path(), split).name for split, count in rows.items() if count}
     bytes_of = {split: (contents.folder / name).stat().st_size for split, name in files.items()}
-    told = [{"name": name} | kind for name, kind in FEATURES.items()]
+    told = [copy.deepcopy({"name": name} | kind) for name, kind in FEATURES.items()]  # YAML writes no aliases then
     splits = [{"name": split, "num_bytes": bytes_of[split], "num_examples": rows[split]} for split in files]
     total = sum(bytes_of.values())
     sources = {source for source, _ in contents.rows}
@@ -145,9 +146,10 @@ def _policy(about: About, kind: str, folder: Path) -> list[str]:
             f"The weights are those of {about.parent.name}, unchanged: the policy of this run is the best of {n} of "
             "its responses by the run's reward, so whoever wants what the figures say draws as many and scores them.",
         ]
+    learnt = f" on {kind}{_by(about)}" if about.recipe.learns_from else ", without preferences"
     return [
         f"A policy, trained from {about.parent.name} by rlaif {_versions(about).get('rlaif', '')} with "
-        f"{about.recipe.optimise.kind.upper()} on {kind}{_by(about)}. An adapter that it was trained through is merged "
+        f"{about.recipe.optimise.kind.upper()}{learnt}. An adapter that it was trained through is merged "
         "into the weights.",
     ]
 
@@ -176,7 +178,7 @@ def _reward_figures(about: About) -> list[str]:
     confidence = percent(evaluation.get("confidence", 0.95))
     head = ("On held-out pairs", "Value", f"{confidence} interval", "Pairs")
     reading = "The intervals are made by resampling prompts. These pairs trained nothing."
-    return [*reward_sentences(about.run), table(head, rows), f"{reading} {_measured_on(about)}"]
+    return [*map(escaped, reward_sentences(about.run)), table(head, rows), f"{reading} {_measured_on(about)}"]
 
 
 def _policy_figures(about: About) -> list[str]:
@@ -190,8 +192,9 @@ def _policy_figures(about: About) -> list[str]:
         f"On {told.get('responses', 0):,} responses to {told.get('prompts', 0):,} held-out prompts, against {against}; "
         f"in brackets {percent(evaluation.get('confidence', 0.95))} intervals, made by resampling prompts. "
     )
-    rows = table(("", "Before", "After", "Interval"), tables.changes(evaluation))
-    return [f"**{found.heading}.**", *found.paragraphs, rows, reading + _measured_on(about)]
+    changes = [(row[0].replace("  ", "\u2013 "), *row[1:]) for row in tables.changes(evaluation)]
+    rows = table(("", "Before", "After", "Interval"), changes)
+    return [f"**{found.heading}.**", *map(escaped, found.paragraphs), rows, reading + _measured_on(about)]
 
 
 def _measured_on(about: About) -> str:
@@ -205,6 +208,8 @@ def _measured_on(about: About) -> str:
 
 
 def _data(about: About, rows: Counter[tuple[str, str]]) -> list[str]:
+    if not rows:
+        return ["This run has no preferences; the recipe says what it learnt from."]
     kind = KINDS[about.recipe.preferences.labels.kind]
     sources = about.sources()
     system = " A system prompt stands before each." if about.recipe.prompts.system else ""
@@ -213,15 +218,13 @@ def _data(about: About, rows: Counter[tuple[str, str]]) -> list[str]:
     )
     said = [f"Labels: {kind}. Prompts: {escaped(sources['prompts'])}.{system}{contrast}"]
     said += [f"People's labels: {escaped(sources['labels'])}."] if sources["labels"] else []
-    table = table(
-        ("Labels", "Train", "Held out"),
-        [
-            (SOURCES.get(source, source), *(f"{rows[source, split]:,}" for split in ("train", "heldout")))
-            for source in sorted({source for source, _ in rows})
-        ],
-    )
+    said += [made_up] if (made_up := about.made_up()) else []
+    labelled = [
+        (SOURCES.get(source, source), *(f"{rows[source, split]:,}" for split in ("train", "heldout")))
+        for source in sorted({source for source, _ in rows})
+    ]
     counts = about.counts()
-    return [*parts(" ".join(parts(*said, about.made_up())), table, f"{'; '.join(counts)}." if counts else None)]
+    return [" ".join(said), table(("Labels", "Train", "Held out"), labelled), f"{'; '.join(counts)}." if counts else ""]
 
 
 def _judge(about: About) -> list[str]:
@@ -233,7 +236,10 @@ def _judge(about: About) -> list[str]:
     )
     said += "" if audit else "often it agrees with people is unknown."
     evaluation = about.run.evaluation
-    return [f"{escaped(about.judge)}. {said}", *([" ".join(judge_sentences(evaluation))] if evaluation else [])]
+    return [
+        f"{escaped(about.judge)}. {said}",
+        *([escaped(" ".join(judge_sentences(evaluation)))] if evaluation else []),
+    ]
 
 
 def _recipe(about: About) -> list[str]:
@@ -270,9 +276,10 @@ def _limits(about: About, reward: bool) -> list[str]:
         said += [
             f"The figures rest on {counted(prompts, 'held-out prompt')} like those of training, answered by sampling."
         ]
-        said += ["Win rates are by the judge that gave the labels."] if about.judge else []
+        judged = at(evaluation, "policy.win_rate_vs_reference.value") is not None
+        said += ["Win rates are by the judge of the run, which is no independent one."] if judged else []
         said += ["No measure was taken that no part of the run has seen."] * (not _unseen(evaluation))
-        said += verdict(evaluation).cautions
+        said += map(escaped, verdict(evaluation).cautions)
     said += ["Whether it is safe was not tested." if not reward else "It was not tested on attacks."]
     return ["\n".join(f"- {one}" for one in said)]
 

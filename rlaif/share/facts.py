@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -34,11 +33,11 @@ NOT_TOLD = REACHED_BY | {"tracking"}
 INSIDE = re.compile(r"(?<![\w.-])(?:~[\w.-]*|\.{1,2})?(?:/[\w.@+~-]+){2,}/?")
 """A path inside a text, as an argument of a program has it."""
 COUNTED = {
-    "sample": {"responses": "response", "failed": "prompt that got none"},
-    "label": {"pairs": "judged pair", "unlabelled": "pair that got no label"},
-    "pairs": {"ties_dropped": "tie left out"},
+    "sample": {"responses": ("response", "responses"), "failed": ("prompt without one", "prompts without one")},
+    "label": {"pairs": ("judged pair", "judged pairs"), "unlabelled": ("of them without a label",) * 2},
+    "pairs": {"ties_dropped": ("tie left out", "ties left out")},
 }
-"""What the manifest counts of a stage, and the word for one."""
+"""What the manifest counts of a stage, and the words for one and for several."""
 
 
 class About(NamedTuple):
@@ -107,10 +106,10 @@ class About(NamedTuple):
         """What came of prompts, pairs and labels, failures among it; nothing of a stage that was not run."""
         marks = self.run.manifest.get("stages", {})
         found = [
-            _counted(marks[stage][key], word)
-            for stage, words in COUNTED.items()
-            for key, word in words.items()
-            if isinstance(at(marks, f"{stage}.{key}"), int)
+            f"{number:,} {words[number != 1]}"
+            for stage, keys in COUNTED.items()
+            for key, words in keys.items()
+            if isinstance(number := at(marks, f"{stage}.{key}"), int)
         ]
         reasons = Counter(str(row.get("reason")) for row in self.run.failures)
         told = ", ".join(f"{reason}: {count:,}" for reason, count in reasons.most_common())
@@ -187,15 +186,3 @@ def _source(source: Any) -> str:
     if source.kind == "hub":
         return "/".join(filter(None, (source.dataset, source.data_dir)))
     return str(without_places(source.path)) if source.kind == "file" else "answers on a page of rlaif"
-
-
-def _counted(number: int, words: str) -> str:
-    """`counted`, of words whose first noun has the plural."""
-    noun, of, rest = words.partition(" that ")
-    first, out, left = noun.partition(" left")
-    return f"{counted(number, first)}{out}{left}{of}{rest}"
-
-
-def parts(*texts: str | None) -> Iterator[str]:
-    """Those that say something."""
-    yield from (text for text in texts if text)

@@ -17,6 +17,7 @@ MOST_GENERATIONS = 10
 HUB_TIMEOUT_S = 10
 _SNAPSHOT = re.compile(r"(?:^|/)models--([^/]+?)--([^/]+)/snapshots/([0-9a-f]+)/?$")
 """A folder of the hub's cache."""
+_HUB_NAME = re.compile(r"[\w-][\w.-]*(?:/[\w-][\w.-]*)?", re.ASCII)
 _LICENSE = ("license", "license_name", "license_link")
 
 
@@ -53,11 +54,11 @@ def parent_of(name: str, revision: str | None, local: Collection[str] = (), gene
         gone = folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1 or str(folder) in local
         return Parent(folder.name, None, {}, "its folder is gone") if gone else _of_hub(name, revision)
     card = _front_matter(folder / "README.md")
-    told = _license_in(card)
-    base = card.get("base_model")
-    first = base[0] if isinstance(base, list) and base else base
-    older = (first, None) if isinstance(first, str) and first else _made_from(folder)
-    elder = parent_of(*older, generation=generation + 1) if older and generation < MOST_GENERATIONS else None
+    told, base = _license_in(card), _base_in(card)
+    if told and base:
+        return Parent(folder.name, base, told, "its README.md")
+    older = (base, None) if base else _made_from(folder)
+    elder = parent_of(*older, (), generation + 1) if older and generation < MOST_GENERATIONS else None
     if told:
         return Parent(folder.name, elder.base if elder else None, told, "its README.md")
     if elder is None:
@@ -112,6 +113,13 @@ def _front_matter(readme: Path) -> Mapping[str, Any]:
         return metadata_load(readme) or {} if readme.is_file() else {}
     except Exception:  # whatever YAML's reader raises: the licence is unknown
         return {}
+
+
+def _base_in(card: Mapping[str, Any]) -> str | None:
+    """The first model of the hub that a card says its own was made from."""
+    base = card.get("base_model")
+    first = base[0] if isinstance(base, list) and base else base
+    return first if isinstance(first, str) and _HUB_NAME.fullmatch(first) else None
 
 
 def _license_in(card: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
-from rlaif.console import say
+from rlaif.console import console, heartbeat, say
 from rlaif.errors import ConfigError, ModelError, did_you_mean, few, one_line
 from rlaif.jsonl import write_atomic
 from rlaif.run_folder import Run
@@ -115,7 +115,7 @@ def _push(contents: Contents, what: str, repo: str, token: str, public: bool) ->
         say_so = "leave --public out" if public else "add --public if everybody may see this"
         raise ConfigError(f"--push-to-hub {repo}: is there and {found}; {say_so}, or take another name")
     _say_contents(contents, f"{what} to the {kind} {repo}, {seen}, at {api.endpoint}")
-    with _refusals(repo, api.endpoint, "; the repository is there, and the same command goes on"):
+    with _refusals(repo, api.endpoint, "; the repository is there, and the same command goes on"), _progress(repo):
         done = api.upload_folder(
             repo_id=repo, repo_type=kind, folder_path=contents.folder, commit_message=f"{what} by rlaif"
         )
@@ -135,20 +135,40 @@ def _visibility(api: Any, repo: str, kind: str) -> str | None:
 
 
 @contextlib.contextmanager
+def _progress(repo: str) -> Iterator[None]:
+    """The client's own bars on a terminal; elsewhere a line now and then."""
+    from huggingface_hub.utils.tqdm import (  # noqa: PLC0415
+        are_progress_bars_disabled,
+        disable_progress_bars,
+        enable_progress_bars,
+    )
+
+    if console.is_terminal or are_progress_bars_disabled():
+        yield
+        return
+    disable_progress_bars()
+    try:
+        with heartbeat(f"uploading to {repo}"):
+            yield
+    finally:
+        enable_progress_bars()
+
+
+@contextlib.contextmanager
 def _refusals(repo: str, endpoint: str, after: str = "") -> Iterator[None]:
     """Inside, what the hub or the way to it refuses is one line, and its client keeps quiet."""
     from huggingface_hub.errors import HfHubHTTPError  # noqa: PLC0415
     from huggingface_hub.utils import logging  # noqa: PLC0415
 
     level = logging.get_verbosity()
-    logging.set_verbosity(logging.ERROR)
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     try:
         yield
     except Exception as error:  # its client raises errors of its own, of two HTTP libraries and of a Rust one
         chain = [error, error.__cause__, error.__context__]
         refused = next((one for one in chain if isinstance(one, HfHubHTTPError)), None)
         if refused is None:
-            raise ModelError(f"{endpoint}: {repo} could not be pushed: {one_line(error)}{after}") from None
+            raise ModelError(f"{endpoint}: {repo} could not be pushed: {one_line(error.__cause__ or error)}{after}") from None
         code = refused.response.status_code
         why = {
             401: "does not know your token; check HF_TOKEN",

@@ -81,7 +81,7 @@ def dataset_card(about: About, contents: Contents, repo: str) -> str:
     sources = {source for source, _ in contents.rows}
     data = DatasetCardData(
         license="unknown",
-        pretty_name=escaped(about.recipe.title or about.recipe.name),
+        pretty_name=" ".join((about.recipe.title or about.recipe.name).split()),
         size_categories=[next((name for name, most in SIZES if sum(rows.values()) < most), "n>10M")],
         annotations_creators=["machine-generated"] * ("ai" in sources) + ["crowdsourced"] * ("human" in sources),
         tags=["rlaif", "preference", "reward-modeling", *_tags(about)],

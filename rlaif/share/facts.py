@@ -13,7 +13,7 @@ import yaml
 from rlaif.audits.gate import REACHED_BY, differences, identity
 from rlaif.config import Recipe, load_recipe
 from rlaif.config.base import TAGS, Section
-from rlaif.config.load import changed_keys, read_audit
+from rlaif.config.load import changes, read_audit
 from rlaif.config.models import ClientModel
 from rlaif.constitution import load_constitution
 from rlaif.digest import hash_path
@@ -84,9 +84,8 @@ class About(NamedTuple):
         """How the recipe differs from the shipped one of its name; empty where none has that name."""
         if self.recipe.name not in available("recipes"):
             return []
-        shipped = load_recipe(self.recipe.name)
-        changed = changed_keys(shipped, self.recipe)
-        return [_clean(line) for line in changed if not set(re.split(r"[.:]", line.partition(" ")[0])) & NOT_TOLD]
+        shipped, own = (_plain(one.model_dump(mode="json")) for one in (load_recipe(self.recipe.name), self.recipe))
+        return [line for line in changes(shipped, own) if NOT_TOLD.isdisjoint(line.partition(":")[0].split("."))]
 
     def knobs(self) -> str:
         """Every value of the recipe that is not rlaif's default, as YAML."""
@@ -157,6 +156,8 @@ def about(folder: Path, what: str) -> About:
 
 
 def _clean(text: str) -> str:
+    """With every path in it cut to its last part."""
+    text = "=".join(map(without_places, text.split("=")))
     return text if "://" in text else INSIDE.sub(lambda path: path[0].rstrip("/").rpartition("/")[2], text)
 
 
@@ -178,7 +179,6 @@ def _plain(value: Any) -> Any:
         return {key: _plain(inside) for key, inside in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(inside) for inside in value]
-    value = without_places(value)
     return _clean(value) if isinstance(value, str) else value
 
 

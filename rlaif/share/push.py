@@ -168,7 +168,9 @@ def _refusals(repo: str, endpoint: str, after: str = "") -> Iterator[None]:
         chain = [error, error.__cause__, error.__context__]
         refused = next((one for one in chain if isinstance(one, HfHubHTTPError)), None)
         if refused is None:
-            raise ModelError(f"{endpoint}: {repo} could not be pushed: {one_line(error.__cause__ or error)}{after}") from None
+            raise ModelError(
+                f"{endpoint}: {repo} could not be pushed: {one_line(error.__cause__ or error)}{after}"
+            ) from None
         code = refused.response.status_code
         why = {
             401: "does not know your token; check HF_TOKEN",

@@ -21,11 +21,12 @@ from huggingface_hub.utils import close_session
 
 from rlaif.api.reward import RewardModel
 from rlaif.audits.gate import identity
-from rlaif.config import load_recipe
+from rlaif.config import dump_recipe, load_recipe
 from rlaif.config.load import AUDIT_SCHEMA
 from rlaif.constitution import load_constitution
 from rlaif.digest import hash_path
 from rlaif.feedback.pairs import read_preferences
+from rlaif.files import remove
 from rlaif.jsonl import read_objects, write_json, write_jsonl
 from rlaif.pipeline import run_recipe, stages_until
 from rlaif.run_folder import Run
@@ -72,7 +73,15 @@ def finished(home: Path) -> Run:
     parent = home / "my-base"
     save_tiny(parent, num_hidden_layers=1)
     (parent / "README.md").write_text("---\nlicense: mit\nbase_model: other/elder\n---\n# Base\n")
-    return made(home / "work", str(parent))
+    return made(home / "work", str(parent), until="evaluate")
+
+
+def changed(run: Run, folder: Path, *overrides: str) -> Run:
+    """A copy of the run, with another recipe."""
+    shutil.copytree(run.folder, folder)
+    recipe = load_recipe(str(run.recipe), overrides)
+    (folder / "recipe.yaml").write_text(dump_recipe(recipe))
+    return Run(folder)
 
 
 @pytest.fixture
@@ -231,9 +240,10 @@ def test_an_audit_of_the_same_judge_is_quoted_and_no_other(cli: Any, finished: R
 
 
 def test_a_run_without_evaluation_says_that_nothing_was_measured(
-    cli: Any, here: Path, tmp_path: Path, shallow_folder: str
+    cli: Any, here: Path, tmp_path: Path, finished: Run, shallow_folder: str
 ) -> None:
-    run = made(tmp_path / "early", shallow_folder, until="optimise")
+    run = changed(finished, tmp_path / "early", f"policy.model={shallow_folder}")
+    run.evaluation.unlink()
     for what in ("reward_model", "policy"):
         assert cli("export", str(run.folder), "--what", what, "--out", what)[0] == 0
         text = Path(f"{what}/README.md").read_text()
@@ -241,9 +251,10 @@ def test_a_run_without_evaluation_says_that_nothing_was_measured(
             "Nothing was measured: this run has no evaluation.json." in text and "%" not in text.partition("```yaml")[0]
         )
         assert "license: unknown" in text and "cannot be told: it is a folder whose README.md names none" in text
-        assert "base_model" not in text
+        assert "base_model" not in text and "Constitution letters 1.0.0, hash" in text
 
 
+@pytest.mark.slow
 def test_an_ensemble_goes_with_its_members(cli: Any, hub: FakeHub, tmp_path: Path, shallow_folder: str) -> None:
     ensemble = {"kind": "independent", "members": 2}
     run = made(tmp_path / "several", shallow_folder, until="reward", reward__ensemble=ensemble)
@@ -268,14 +279,25 @@ def test_an_ensemble_goes_with_its_members(cli: Any, hub: FakeHub, tmp_path: Pat
     assert own.score([found["conversation"]]) == pytest.approx([sum(scores) / 2], abs=1e-5)
 
 
-def test_the_best_of_n_is_not_called_trained(cli: Any, here: Path, tmp_path: Path, shallow_folder: str) -> None:
-    run = made(tmp_path / "best", shallow_folder, until="optimise", optimise={"kind": "best_of_n", "n": 3})
+def test_the_best_of_n_is_not_called_trained(cli: Any, here: Path, tmp_path: Path, finished: Run) -> None:
+    run = changed(finished, tmp_path / "best", "optimise={kind: best_of_n, n: 3}")
+    write_json(run.policy / "best_of_n.json", {"n": 3})
     assert cli("export", str(run.folder), "--what", "policy", "--out", "policy")[0] == 0
     text = Path("policy/README.md").read_text()
     assert (
         "unchanged: the policy of this run is the best of 3 of its responses" in text
         and "A policy, trained" not in text
     )
+    assert Path("policy/best_of_n.json").exists()
+
+
+def test_what_a_method_did_not_read_it_did_not_learn_from(cli: Any, here: Path, tmp_path: Path, finished: Run) -> None:
+    run = changed(finished, tmp_path / "sft", "optimise={kind: sft, data: {kind: judge}}")
+    for made_of in ("preferences", "reward_model"):
+        remove(getattr(run, made_of))
+    assert cli("export", str(run.folder), "--what", "policy", "--out", "policy")[0] == 0
+    text = Path("policy/README.md").read_text()
+    assert "with SFT, without preferences." in text and "This run has no preferences; the recipe says what" in text
 
 
 # ---------------------------------------------------------------------------------------------------- the parent
@@ -324,12 +346,14 @@ A_PATH = re.compile(rb"(?<![\w.:/<-])/(?:home|tmp|root|var|work|usr)/[\w.]")
 def test_no_path_host_or_token_goes_and_no_file_that_is_none_of_the_models(
     cli: Any, hub: FakeHub, home: Path, finished: Run, tmp_path: Path
 ) -> None:
-    run = Run(home / "private run")
-    shutil.copytree(finished.folder, run.folder)
-    recipe = run.recipe.read_text()
-    judge = "judge: {backend: client, model: m, base_urls: ['https://gpu7.corp.example/v1'], api_key_env: MY_KEY}\n"
-    judge += "tracking: {to: [wandb], project: secret-project}\n"
-    run.recipe.write_text(re.sub(r"^judge:\n(  .*\n)+|^tracking:\n(  .*\n)+", "", recipe, flags=re.M) + judge)
+    run = changed(
+        finished,
+        home / "private run",
+        "judge={backend: client, model: m, base_urls: ['https://gpu7.corp.example/v1'], api_key_env: MY_KEY}",
+        "tracking={to: [wandb], project: secret-project}",
+        "name=quickstart",
+        f"prompts.sources.0.path={home}/my texts/secret plan.jsonl",
+    )
     config = json.loads((run.policy / "config.json").read_text()) | {"_name_or_path": str(home / "my-base")}
     (run.policy / "config.json").write_text(json.dumps(config))
     for name in ("optimizer.pt", "notes.txt", ".env", "checkpoint-5/model.safetensors", "train.log"):
@@ -350,7 +374,7 @@ def test_no_path_host_or_token_goes_and_no_file_that_is_none_of_the_models(
         assert A_PATH.search(data) is None, (path, A_PATH.search(data))
     sent = json.loads((hub.folder("models/me/my-policy") / "config.json").read_text())
     assert sent == config | {"_name_or_path": "my-base"}
-    assert "path: prompts.jsonl" in (hub.folder("models/me/my-policy") / "README.md").read_text()
+    assert "path: secret plan.jsonl" in (hub.folder("models/me/my-policy") / "README.md").read_text()
 
 
 @pytest.mark.parametrize("which", ["home", "run", "token"])

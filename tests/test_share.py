@@ -30,7 +30,7 @@ from rlaif.files import remove
 from rlaif.jsonl import read_objects, write_json, write_jsonl
 from rlaif.pipeline import run_recipe, stages_until
 from rlaif.run_folder import Run
-from rlaif.share.card import FEATURES
+from rlaif.share.dataset_card import FEATURES
 from rlaif.share.parent import parent_of
 from rlaif.stats import estimate_at
 from rlaif.testing import save_tiny, small_recipe
@@ -211,7 +211,7 @@ def test_the_card_has_the_figures_of_the_report_and_what_they_are_of(cli: Any, f
         f"digest of recipe.yaml `{hash_path(finished.recipe)}`",
         "my-base has the licence mit, as its README.md says",
         "0 prompts without one",
-        f"Recipe `{NAME}`",
+        f"Recipe {NAME}",
     ):
         assert said in card.text, said
     policy = Path("policy/README.md").read_text()
@@ -289,6 +289,32 @@ def test_the_best_of_n_is_not_called_trained(cli: Any, here: Path, tmp_path: Pat
         and "A policy, trained" not in text
     )
     assert Path("policy/best_of_n.json").exists()
+
+
+def test_people_are_told_from_the_judge_and_made_up_ones_from_people(
+    cli: Any, here: Path, tmp_path: Path, finished: Run
+) -> None:
+    labels = "preferences.labels={kind: human, human_data: [{kind: hub, dataset: org/labels, data_dir: part}]}"
+    run = changed(finished, tmp_path / "people", labels)
+    write_jsonl(run.preferences, [row | {"source": "human"} for _, row in read_objects(run.preferences)])
+    write_jsonl(run.human_failures, [{"id": "x:3", "stage": "pairs", "reason": "one text twice"}] * 2)
+    write_json(run.folder / "annotators.json", {"annotators": [{"simulated": True}, {"simulated": False}]})
+    run.responses.unlink()
+    for what in ("reward_model", "preferences"):
+        assert cli("export", str(run.folder), "--what", what, "--out", what)[0] == 0
+    card = ModelCard.load("reward_model/README.md")
+    assert card.data.datasets == ["org/labels"] and card.data.tags[2:] == ["human-feedback", "rlhf"]
+    for said in (
+        "on human feedback. It reads",
+        "mean score of the training responses, as this run has none of the policy's",
+        "Labels: human feedback (RLHF). Prompts: prompts.jsonl. People's labels: org/labels/part. 1 of 2 ",
+        "| human | ",
+        "2 rows of people's labels that could not be used (one text twice: 2)",
+        "No AI judge labelled these preferences.",
+    ):
+        assert said in card.text, said
+    text = Path("preferences/README.md").read_text()
+    assert "What people compared is from org/labels/part" in text and "responses were written by" not in text
 
 
 def test_what_a_method_did_not_read_it_did_not_learn_from(cli: Any, here: Path, tmp_path: Path, finished: Run) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -20,7 +21,7 @@ from rlaif.digest import hash_path
 from rlaif.errors import RlaifError
 from rlaif.evaluation.artefacts import Artefacts, read_artefacts
 from rlaif.forms import OBJECT
-from rlaif.jsonl import read_json
+from rlaif.jsonl import read_json, read_rows
 from rlaif.resources import available
 from rlaif.run_folder import Run
 from rlaif.share.contents import without_places
@@ -51,8 +52,9 @@ class About(NamedTuple):
     @property
     def constitution(self) -> dict[str, str]:
         """Its id, version and hash when the run was evaluated, else as the file is now; empty where it is gone."""
-        if found := self.run.evaluation.get("constitution"):
-            return {str(key): str(value) for key, value in found.items()}
+        found = self.run.evaluation.get("constitution") or {}
+        if {"id", "version", "hash"} <= found.keys():
+            return {key: str(found[key]) for key in ("id", "version", "hash")}
         try:
             now = load_constitution(self.recipe.constitution)
         except RlaifError:
@@ -110,9 +112,11 @@ class About(NamedTuple):
             for key, words in keys.items()
             if isinstance(number := at(marks, f"{stage}.{key}"), int)
         ]
-        reasons = Counter(str(row.get("reason")) for row in self.run.failures)
-        told = ", ".join(f"{reason}: {count:,}" for reason, count in reasons.most_common())
-        return [*found, *([f"{counted(len(self.run.failures), 'failure')} of the judge ({told})"] if told else [])]
+        return [*found, *_failures(self.run.failures, "failure", "of the judge"), *self._human_failures()]
+
+    def _human_failures(self) -> list[str]:
+        rows = read_rows(Run(self.run.folder).human_failures, OBJECT)
+        return _failures(rows, "row", "of people's labels that could not be used")
 
     def made_up(self) -> str | None:
         """Which of the people were none."""
@@ -153,6 +157,13 @@ def about(folder: Path, what: str) -> About:
     name, revision = model_of(run.recipe, what) or (recipe.policy.model, recipe.policy.revision)
     read = run.manifest.get("read", {}).values()
     return About(run, recipe, parent_of(name, revision, [file for stage in read for file in stage["files"]]))
+
+
+def _failures(rows: Sequence[Mapping[str, Any]], one: str, what: str) -> list[str]:
+    """How many there are, by their reasons; nothing where there is none."""
+    reasons = Counter(str(row.get("reason")) for row in rows)
+    told = ", ".join(f"{reason}: {count:,}" for reason, count in reasons.most_common())
+    return [f"{counted(len(rows), one)} {what} ({told})"] if rows else []
 
 
 def _clean(text: str) -> str:

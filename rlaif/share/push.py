@@ -13,9 +13,10 @@ from rlaif.console import console, heartbeat, say
 from rlaif.errors import ConfigError, ModelError, did_you_mean, few, one_line
 from rlaif.jsonl import write_atomic
 from rlaif.run_folder import Run
-from rlaif.share.card import dataset_card, model_card
 from rlaif.share.contents import CARD, Contents, What, check_private, model_contents, preference_contents, secrets_of
+from rlaif.share.dataset_card import dataset_card
 from rlaif.share.facts import About, about
+from rlaif.share.model_card import model_card
 from rlaif.stages.stage import publishing
 from rlaif.words import counted
 

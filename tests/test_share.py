@@ -416,6 +416,9 @@ def test_rows_that_hold_a_path_or_the_token_are_not_sent(
     code, _, error = push(cli, run, "preferences")
     assert code == 2 and re.match(r"error: (train|heldout)\.jsonl:\d+: holds (the path of|your token)", error)
     assert hub.asked == [] and list(here.iterdir()) == [] and text not in error
+    code, out, _ = cli("export", str(run.folder), "--what", "preferences", "--out", "mine")  # which stays here
+    assert code == 0 and Path("mine/train.jsonl").exists()
+    assert which == "token" or re.search(r"^(train|heldout)\.jsonl:\d+: holds the path of .*: look at it", out, re.M)
 
 
 # --------------------------------------------------------------------------------------------------- refusals
@@ -456,6 +459,8 @@ def test_runs_without_what_is_asked_for(cli: Any, finished: Run, hub: FakeHub, t
     code, _, error = push(cli, run, "policy")
     assert code == 2 and error.endswith("policy is not there yet; the run has preferences\n") and hub.asked == []
     run.preferences.write_text("")
+    code, _, error = cli("export", str(run.folder), "--what", "preferences", "--out", "mine")
+    assert code == 2 and "holds nothing to push" in error and not list(tmp_path.glob("*mine*"))
     code, _, error = push(cli, run, "preferences")
     assert code == 2 and error.endswith("preferences.jsonl holds nothing to push\n") and hub.asked == []
 

@@ -12,11 +12,10 @@ import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from rlaif.errors import ConfigError
 from rlaif.forms import OBJECT
 from rlaif.jsonl import RowWriter, read_json, stream_jsonl
 from rlaif.records import Preference
@@ -103,17 +102,16 @@ def without_places(value: Any) -> Any:
     return value
 
 
-def check_private(folder: Path, secrets: dict[str, str]) -> None:
-    """ConfigError for the first file that holds one of these texts, by what they are. Of weights the header is read."""
+def private_text(folder: Path, secrets: Mapping[str, str]) -> str | None:
+    """The first place that holds one of these texts, which stand under what they are; None where none does. Of weights
+    the header is read."""
     wanted = {what: text.encode() for what, text in secrets.items() if len(text) > 1}
     for path in _files(folder):
         for number, line in enumerate(_lines(path), start=1):
             for what, text in wanted.items():
                 if text in line:
-                    raise ConfigError(
-                        f"{path.relative_to(folder)}:{number}: holds {what}, so nothing was sent; write the folder "
-                        "with --out, mend it and upload it with `hf upload`"
-                    )
+                    return f"{path.relative_to(folder)}:{number}: holds {what}"
+    return None
 
 
 def secrets_of(run: Path, token: str | None, hosts: Sequence[str]) -> dict[str, str]:

@@ -71,7 +71,7 @@ def _policy(about: About, kind: str, folder: Path) -> list[str]:
         n = read_json(folder / BEST_OF_N, OBJECT).get("n")
         return [
             f"The weights are those of {escaped(about.parent.name)}, unchanged: the policy of this run is the best of "
-            f"{n} of its responses by the run's reward, so whoever wants what the figures say draws as many and scores them.",
+            f"{n} of its responses by the run's reward, so draw as many and score them for what the figures say.",
         ]
     learnt = f" on {kind}{judged_by(about)}" if about.recipe.learns_from else ", without preferences"
     return [

@@ -11,9 +11,10 @@ from typing import Any, get_args
 
 from rlaif.console import console, heartbeat, say
 from rlaif.errors import ConfigError, ModelError, did_you_mean, few, one_line
+from rlaif.files import remove
 from rlaif.jsonl import write_atomic
 from rlaif.run_folder import Run
-from rlaif.share.contents import CARD, Contents, What, check_private, model_contents, preference_contents, secrets_of
+from rlaif.share.contents import CARD, Contents, What, model_contents, preference_contents, private_text, secrets_of
 from rlaif.share.dataset_card import dataset_card
 from rlaif.share.facts import About, about
 from rlaif.share.model_card import model_card
@@ -43,18 +44,31 @@ def share(run: Path, what: str, repo: str | None, out: Path | None = None, publi
     if out is not None:
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise ConfigError(f"--out {out}: is there and not empty; name a new folder")
-        with publishing(out) as folder:
-            contents = _filled(facts, what, folder, repo or out.name, copy=True)
-            check_private(folder, secrets_of(run, None, facts.hosts))
-            _say_contents(contents, f"{what} of {run}, written to {out}")
-        return f"{out}: nothing was sent; `rlaif export {run} --what {what} --push-to-hub OWNER/NAME` sends it"
+        return _write(facts, what, repo or out.name, out)
     if repo is None:
         raise ConfigError("name a folder with --out, or a repository with --push-to-hub OWNER/NAME")
     token = _token(repo)
     with tempfile.TemporaryDirectory(prefix="rlaif-") as folder:
         contents = _filled(facts, what, Path(folder), repo, copy=False)
-        check_private(contents.folder, secrets_of(run, token, facts.hosts))
+        if found := private_text(contents.folder, secrets_of(run, token, facts.hosts)):
+            raise ConfigError(
+                f"{found}, so nothing was sent; write the folder with --out, mend it, and upload it with `hf upload`"
+            )
         return _push(contents, what, repo, token, public)
+
+
+def _write(facts: About, what: str, repo: str, out: Path) -> str:
+    """The folder, whole or not at all."""
+    run = facts.run.folder
+    try:
+        with publishing(out) as folder:
+            contents = _filled(facts, what, folder, repo, copy=True)
+            _say_contents(contents, f"{what} of {run}, written to {out}")
+            if found := private_text(folder, secrets_of(run, None, facts.hosts)):
+                say(f"{found}: look at it before you pass this on")
+    finally:
+        remove(out.with_name(f".{out.name}.tmp"))
+    return f"{out}: nothing was sent; `rlaif export {run} --what {what} --push-to-hub OWNER/NAME` sends it"
 
 
 def _filled(facts: About, what: str, folder: Path, repo: str, copy: bool) -> Contents:

@@ -105,6 +105,7 @@ NOT_RUN = {
     r"backend=client": "a server that somebody else runs",
     r"compute\.sharding": "several processes: test_launch.py runs them",
     r"judge\.model=judges/mine": "a judge trained for minutes: test_judge_train.py runs one",
+    r"--push-to-hub": "a hub: test_share.py runs one",
     r"judge train": "a judge trained for minutes: test_judge_train.py runs one",
 }
 """What a command holds that cannot run in a minute on any machine, and why."""

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from threading import Barrier
+from threading import Barrier, Event
 from typing import Any
 
 import pytest
@@ -339,6 +339,7 @@ def test_however_many_threads_ask_first_one_server_is_started_and_a_dead_one_aga
 
     def start() -> Any:
         started.append(1)
+        Event().wait(0.1)  # time for the others to come as far, if nothing keeps them
         return Client(), Process()
 
     monkeypatch.setattr(model, "_start", start)

@@ -62,7 +62,8 @@ def labels_of(run: Run, known: Collection[str] = ()) -> Labels:
     A thumb says something beside others: those that its annotator gave on its prompt stay, known or not.
     """
     with closing(AnswerStore(run.answers)) as store:
-        pairs, standing, edited, thumbed = store.pairs(), store.standing(), store.kept("edit"), store.kept("thumb")
+        pairs, standing = store.pairs(), store.standing()
+        edited, thumbed, compared = store.kept("edit"), store.kept("thumb"), store.kept("pair")
     fresh = [answer for answer in standing if answer.choice != "skip" and answer.id not in known]
     fresh.sort(key=lambda answer: (answer.pair_id, answer.annotator))
     edits = [edit for answer in fresh if (edit := _edit(pairs[answer.pair_id], answer))]
@@ -71,11 +72,16 @@ def labels_of(run: Run, known: Collection[str] = ()) -> Labels:
     thumbs = {identity: Thumb.model_validate_json(row) for identity, row in thumbed}
     new = {_beside(thumb) for identity, thumb in thumbs.items() if identity not in known}
     latest = {(_beside(thumb), thumb.completion): thumb for thumb in thumbs.values() if _beside(thumb) in new}
+    said = {identity: Judgment.model_validate_json(row) for identity, row in compared if identity not in known}
+    judgments = {(one.pair.id, one.annotator): one for one in said.values()}
     return Labels(
-        judgments=[_judgment(pairs[answer.pair_id], answer) for answer in fresh],
+        judgments=[
+            *(_judgment(pairs[answer.pair_id], answer) for answer in fresh),
+            *(judgments[key] for key in sorted(judgments)),
+        ],
         edits=edits,
         thumbs=[latest[key] for key in sorted(latest)],
-        ids=tuple(sorted({*(answer.id for answer in fresh), *rows, *(thumbs.keys() - set(known))})),
+        ids=tuple(sorted({*(answer.id for answer in fresh), *rows, *said, *(thumbs.keys() - set(known))})),
     )
 
 

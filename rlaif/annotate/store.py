@@ -64,7 +64,7 @@ Annotator = Annotated[
 AnswerId = Annotated[str, Field(pattern=r"^[0-9A-Za-z-]{8,64}$")]
 Decided = Literal["a", "b", "tie"]
 Choice = Literal["a", "b", "tie", "skip"]
-LiveKind = Literal["reply", "thumb", "edit"]
+LiveKind = Literal["reply", "thumb", "edit", "pair"]
 
 
 class ServedReply(Record):

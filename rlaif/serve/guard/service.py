@@ -36,7 +36,7 @@ T = TypeVar("T")
 class GuardService:
     """A guard, asked by many at once."""
 
-    def __init__(self, guard: Guard, name: str, log: ServiceLog, limits: Limits = Limits(), workers: int = 1) -> None:
+    def __init__(self, guard: Guard, name: str, log: ServiceLog, limits: Limits, workers: int = 1) -> None:
         """`name` is the policy's, as clients call it; `workers` as many as may ask the models at once."""
         self.guard, self.name, self._log, self._limits = guard, name, log, limits
         self._batcher: Batcher[Inquiry, Decision] = Batcher(guard.decide, workers, limits.batch, limits.waiting)

@@ -62,7 +62,7 @@ def labels_of(run: Run, known: Collection[str] = ()) -> Labels:
     A thumb says something beside others: those that its annotator gave on its prompt stay, known or not.
     """
     with closing(AnswerStore(run.answers)) as store:
-        pairs, standing = store.pairs(), store.standing()
+        standing, pairs = store.standing(), store.pairs()  # in this order: no answer without its pair
         edited, thumbed, compared = store.kept("edit"), store.kept("thumb"), store.kept("pair")
     fresh = [answer for answer in standing if answer.choice != "skip" and answer.id not in known]
     fresh.sort(key=lambda answer: (answer.pair_id, answer.annotator))

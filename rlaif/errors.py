@@ -51,6 +51,10 @@ class DataError(RlaifError, ValueError):
     """A row or file of data that does not have the promised form."""
 
 
+class NoAnswer(DataError):
+    """A response that is in order and holds nothing to score: reasoning and no more."""
+
+
 class ModelError(RlaifError, RuntimeError):
     """A model that cannot be found, started or reached."""
 

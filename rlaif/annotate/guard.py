@@ -117,10 +117,10 @@ class AccessGuard:
             await _reply(with_headers, 303, "", {"location": "/", "set-cookie": cookie})
         elif refusal := self._refusal(scope["method"], headers):
             await _reply(with_headers, refusal.status, refusal.reason)
-        elif (body := await _whole_body(receive)) is None:
+        elif (body := await whole_body(receive)) is None:
             await _reply(with_headers, TOO_LONG.status, TOO_LONG.reason)
         else:
-            await self._app(scope, _replayed(body, receive), with_headers)
+            await self._app(scope, replayed(body, receive), with_headers)
 
     def _wrong_place(self, headers: Iterable[tuple[str, str]]) -> Refusal | None:
         hosts = [value for name, value in headers if name == "host"]
@@ -133,12 +133,12 @@ class AccessGuard:
         if scope["method"] != "GET" or scope["path"] != "/":
             return False
         given = parse_qs(scope["query_string"].decode("latin-1")).get("token", [])
-        return len(given) == 1 and _same(given[0], self._token)
+        return len(given) == 1 and same(given[0], self._token)
 
     def _refusal(self, method: str, headers: list[tuple[str, str]]) -> Refusal | None:
         cookies = (part.strip() for name, value in headers if name == "cookie" for part in value.split(";"))
         named = [part.partition("=")[2] for part in cookies if part.partition("=")[0] == self._cookie]
-        if not any(_same(value, self._token) for value in named):
+        if not any(same(value, self._token) for value in named):
             return NO_TOKEN
         if method in SAFE:
             return None
@@ -147,7 +147,7 @@ class AccessGuard:
     def _refused_write(self, headers: dict[str, str]) -> Refusal | None:
         if headers.get("origin") != f"http://{headers['host']}":
             return Refusal(403, "Only the annotation page itself may write here.")
-        if not _same(headers.get(CSRF_HEADER, ""), self._csrf):
+        if not same(headers.get(CSRF_HEADER, ""), self._csrf):
             return Refusal(403, f"The header {CSRF_HEADER} does not have this page's token; reload the page.")
         size = headers.get("content-length", "0")
         if not size.isdecimal():
@@ -155,7 +155,7 @@ class AccessGuard:
         return TOO_LONG if len(size) > 18 or int(size) > MAX_BODY else None
 
 
-async def _whole_body(receive: Receive) -> bytes | None:
+async def whole_body(receive: Receive, most: int = MAX_BODY) -> bytes | None:
     """The body as it comes, whatever its headers say of its length; None where it is too long."""
     parts, size, more = [], 0, True
     while more:
@@ -164,13 +164,13 @@ async def _whole_body(receive: Receive) -> bytes | None:
             break
         parts.append(message.get("body", b""))
         size += len(parts[-1])
-        if size > MAX_BODY:
+        if size > most:
             return None
         more = message.get("more_body", False)
     return b"".join(parts)
 
 
-def _replayed(body: bytes, receive: Receive) -> Receive:
+def replayed(body: bytes, receive: Receive) -> Receive:
     """What gives this body, and then whatever else comes."""
     left: list[MutableMapping[str, Any]] = [{"type": "http.request", "body": body, "more_body": False}]
 
@@ -180,7 +180,7 @@ def _replayed(body: bytes, receive: Receive) -> Receive:
     return again
 
 
-def _same(given: str, wanted: str) -> bool:
+def same(given: str, wanted: str) -> bool:
     return hmac.compare_digest(given.encode(), wanted.encode())
 
 

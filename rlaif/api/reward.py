@@ -40,7 +40,8 @@ class RewardModel:
         self.folder = folder
         self.facts: dict[str, Any] = dict(facts or {})
         """What training counted, `heldout_pairs` and `heldout_correct` of them; empty for a model that was loaded."""
-        self._reward = reward
+        self.reward = reward
+        """What the recipe's sections are scored by: prompts and texts in, values out."""
 
     @classmethod
     def load(cls, path: PathLike, *, dtype: Dtype = "auto", microbatch_tokens: int = MICROBATCH_TOKENS) -> RewardModel:
@@ -61,12 +62,12 @@ class RewardModel:
         template and end of turn are the model's own. DataError for what is no conversation.
         """
         pairs = responses_of(conversations)
-        return self._reward.score([prompt for prompt, _ in pairs], [text for _, text in pairs])
+        return self.reward.score([prompt for prompt, _ in pairs], [text for _, text in pairs])
 
     def problem(self, conversation: ResponseLike) -> str | None:
         """Why a conversation has no score: it is too long for the model, or cannot be encoded. None if it has one."""
         prompt, text = response_of(conversation)
-        (row,) = self._reward.encoded([prompt], [text])
+        (row,) = self.reward.encoded([prompt], [text])
         return row if isinstance(row, str) else None
 
 
@@ -142,10 +143,18 @@ def _rows(preferences: PathLike | Iterable[Preference | Mapping[str, Any]]) -> l
     return rows
 
 
+def is_reward_model(path: Path) -> bool:
+    """Whether the folder has a reward model, or is one."""
+    return bool(_folders(path))
+
+
+def _folders(path: Path) -> list[Path]:
+    return [one for one in (path / "reward_model", path) if any(config.is_file() for config in _configs(one))]
+
+
 def _folder(path: Path) -> Path:
-    for folder in (path / "reward_model", path):
-        if any(config.is_file() for config in _configs(folder)):
-            return folder
+    if found := _folders(path):
+        return found[0]
     raise ConfigError(f"{path}: no reward model here; name a folder that the stage reward wrote, or a run with one")
 
 

@@ -10,7 +10,7 @@ import sys
 
 import typer
 
-from rlaif.cli import files, judge, people, runs
+from rlaif.cli import files, judge, people, runs, serve
 from rlaif.errors import RlaifError
 from rlaif.processes import leads, several
 
@@ -37,6 +37,7 @@ for _command in (
     people.export,
     runs.study,
     runs.compare,
+    serve.serve,
     files.schema,
     files.version,
 ):

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from jinja2 import TemplateError
 
-from rlaif.errors import DataError, ModelError, shown
+from rlaif.errors import DataError, ModelError, NoAnswer, shown
 from rlaif.models.day import strftime_now
 from rlaif.models.local.tokens import turn_of
 from rlaif.models.reasoning import set_apart, template_words
@@ -22,7 +22,6 @@ from rlaif.records import Message, Messages
 SYSTEM, USER, ASSISTANT = "Qs0sQ", "Qu1uQ", "Qa2aQ"
 """What stands for the contents: no template knows or trims it."""
 LIKE_A_TEMPLATE = re.compile(r"<\|[^|<>\s]{1,40}\|>|\[/?INST\]|<(?:start|end)_of_turn>|<</?SYS>>")
-NO_ANSWER = "the response is reasoning without an answer"
 
 
 class Skin(NamedTuple):
@@ -61,7 +60,7 @@ class TextParser:
 
         `prompt` is the text that the response was written after, where it is known: one that the trainer has cut at its
         left is found in `text` by where the two agree. Without it a response that itself writes turns is read as turns.
-        DataError for what the template does not write, and where there is no answer.
+        DataError for what the template does not write, NoAnswer where there is none.
         """
         if prompt is None:
             messages, response = self._split(text)
@@ -82,11 +81,11 @@ class TextParser:
         return messages
 
     def response(self, text: str) -> str:
-        """What the policy wrote, up to the end of its turn, without padding and reasoning. DataError where it never
-        came to an answer."""
+        """What the policy wrote, up to the end of its turn, without padding and reasoning. NoAnswer where it never
+        came to one."""
         answer, reasoned = set_apart(self._ends.split(text, 1)[0])
         if reasoned and not answer.strip():
-            raise DataError(NO_ANSWER)
+            raise NoAnswer("the response is reasoning without an answer")
         return answer.strip() if reasoned else answer.removesuffix("\n")
 
     def _split(self, text: str) -> tuple[Messages, str | None]:

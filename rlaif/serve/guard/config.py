@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from rlaif.api.inputs import model_of
 from rlaif.config.base import Count, Positive, Section, Share, validated
 from rlaif.config.judging import ChecklistMode, ContrastMode, ScoreMode
 from rlaif.config.models import JudgeModel
@@ -148,8 +149,9 @@ class GuardSection(Section):
         return self
 
 
-def load_guard(target: str, overrides: Sequence[str] = ()) -> GuardSection:
-    """The guard of this YAML file, or of a constitution, whose defaults then hold, with the overrides applied.
+def load_guard(target: str, overrides: Sequence[str] = (), judge: str | None = None) -> GuardSection:
+    """The guard of this YAML file, or of a constitution, whose defaults then hold, with this judge (a model as the API
+    names one) and the overrides applied.
 
     ConfigError listing every mistake.
     """
@@ -157,7 +159,9 @@ def load_guard(target: str, overrides: Sequence[str] = ()) -> GuardSection:
     node, values = read_mapping(path, "a guard is a mapping of sections")
     if values.get("schema") == CONSTITUTION:
         node, values = None, {"constitution": target}
-    given = set()
+    if judge is not None:
+        values["judge"] = model_of(judge).model_dump(mode="json")
+    given = {"judge"} if judge is not None else set()
     for override in overrides:
         key, equals, text = override.partition("=")
         *sections, last = key.split(".")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,7 +14,7 @@ from rlaif.api.inputs import model_of
 from rlaif.config.base import Section, written
 from rlaif.config.models import ClientModel, JudgeModel, VllmModel
 from rlaif.console import say
-from rlaif.errors import DataError, ModelError
+from rlaif.errors import ConfigError, DataError, ModelError
 from rlaif.models.open import open_model
 from rlaif.run_folder import Run
 from rlaif.serve.access import Access, ServiceGuard
@@ -25,6 +25,7 @@ from rlaif.serve.guard.config import GuardSection, load_guard
 from rlaif.serve.guard.decide import Guard
 from rlaif.serve.guard.decision import Decision, Inquiry
 from rlaif.serve.guard.feedback import feedback_routes, keep_feedback
+from rlaif.serve.opening import Wish
 from rlaif.serve.records import ServiceLog
 from rlaif.serve.server import Address, access_of, listen, needs_extra, run
 from rlaif.serve.service import Limits, TooSlow
@@ -122,15 +123,17 @@ def open_guard(section: GuardSection, policy: JudgeModel) -> Iterator[tuple[Guar
         yield Guard(section, engines[0], engines[1] if section.judge else None), workers
 
 
-def serve_guard(
-    target: str, overrides: Sequence[str], policy: str, folder: Path, address: Address, limits: Limits
-) -> None:
-    """Serve the policy behind the guard until Ctrl-C or SIGTERM; decisions and feedback lie in `folder`.
+def serve_guard(wish: Wish, policy: str, folder: Path, address: Address, limits: Limits) -> None:
+    """Serve the policy behind the guard of these words until Ctrl-C or SIGTERM; decisions and feedback lie in `folder`.
 
     ConfigError, in one line, for what cannot be served.
     """
     needs_extra()
-    section, config = load_guard(target, overrides), policy_of(policy)
+    for option, value in (("--run", wish.run), ("--template", wish.template)):
+        if value is not None:
+            raise ConfigError(f"{option}: not with --guard, which scores nothing for trainers")
+    mode = [] if wish.mode is None else [f"mode.kind={wish.mode}"]
+    section, config = load_guard(wish.name, [*mode, *wish.overrides], wish.judge), policy_of(policy)
     with contextlib.closing(ServiceLog(folder)) as log, contextlib.closing(listen(address)) as listening:
         access = access_of(address, folder)
         say(f"opening {config.model} ...")

@@ -1,0 +1,172 @@
+"""One request of the service, from questions to answers: the queue, the limit of time, the record, what is counted."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+from rlaif.errors import DataError, ModelError, RlaifError
+from rlaif.records import Messages, Pair, Prompt, Record
+from rlaif.serve.batching import Batcher, QueueFull
+from rlaif.serve.records import ServedJudgment, ServedScore, ServiceLog
+from rlaif.serve.target import Judged, Question, Scored, Target
+
+if TYPE_CHECKING:
+    from rlaif.models.local.parsing import TextParser
+
+Answer = TypeVar("Answer")
+BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 180.0)
+
+
+class NoScore(RlaifError, RuntimeError):
+    """There is no value, so there is no reply that a trainer could take for one."""
+
+
+class TooSlow(RlaifError, RuntimeError):
+    """The answer did not come in time."""
+
+
+class Limits(NamedTuple):
+    """What the service takes on."""
+
+    waiting: int = 4096
+    """Questions that wait; one more is refused."""
+    batch: int = 256
+    """Questions that are worked on together."""
+    timeout_s: float = 170.0
+    """Of one request: trainers give up after 180 s or 120 s, and ask once more."""
+
+
+class Service:
+    """A target, asked by many at once."""
+
+    def __init__(self, target: Target, parser: TextParser | None, log: ServiceLog, limits: Limits) -> None:
+        from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram  # noqa: PLC0415 (an extra)
+
+        self.target, self._parser, self._log, self._limits = target, parser, log, limits
+        self.registry = CollectorRegistry()
+        self._requests = Counter(
+            "rlaif_requests", "Requests by their outcome.", ["protocol", "outcome"], registry=self.registry
+        )
+        self._seconds = Histogram(
+            "rlaif_request_seconds", "From request to reply.", ["protocol"], buckets=BUCKETS, registry=self.registry
+        )
+        sizes = Histogram(
+            "rlaif_batch_size",
+            "Questions worked on together.",
+            buckets=[4**k for k in range(7)],
+            registry=self.registry,
+        )
+        waiting = Gauge("rlaif_waiting", "Questions that wait for a worker.", registry=self.registry)
+        workers = target.workers
+        self._scores = Batcher[Question, Scored](target.score, workers, limits.batch, limits.waiting, sizes.observe)
+        self._judgments = Batcher[Question, Judged](target.judge, workers, limits.batch, limits.waiting, sizes.observe)
+        waiting.set_function(lambda: self._scores.waiting + self._judgments.waiting)
+
+    async def score(self, protocol: str, questions: Sequence[Question]) -> list[Scored]:
+        """What each response is worth, recorded. RlaifErrors where the request as a whole has no answer."""
+
+        def row(question: Question, scored: Scored) -> Record:
+            return ServedScore(
+                protocol=protocol,
+                target=self.target.name,
+                revision=self.target.revision,
+                prompt=question.prompt.messages,
+                tags=question.prompt.tags,
+                text=question.text,
+                principles=question.principles,
+                value=scored.value,
+                parts=scored.parts,
+                reason=scored.reason,
+                score=scored.score,
+                failures=scored.failures,
+            )
+
+        return await self._answered(questions, self._scores.ask, row)
+
+    async def judge(self, protocol: str, questions: Sequence[Question]) -> list[Judged]:
+        """Which response of each question is better, recorded. RlaifErrors as of `score`."""
+
+        def row(question: Question, judged: Judged) -> Record:
+            return ServedJudgment(
+                protocol=protocol,
+                target=self.target.name,
+                revision=self.target.revision,
+                pair=Pair.of(question.prompt, question.text, question.other or ""),
+                principles=question.principles or ((question.asked,) if question.asked else ()),
+                judgment=judged.judgment,
+                failures=judged.failures,
+            )
+
+        return await self._answered(questions, self._judgments.ask, row)
+
+    def read(self, text: str, prompt: str | None = None) -> tuple[Messages, str]:
+        """Prompt and response of a templated text; see `TextParser.conversation`."""
+        return self._reader().conversation(text, prompt)
+
+    def read_prompt(self, text: str) -> Messages:
+        """See `TextParser.prompt`."""
+        return self._reader().prompt(text)
+
+    def read_response(self, text: str) -> str:
+        """A response without what ends it, as far as a template is known."""
+        return text if self._parser is None else self._parser.response(text)
+
+    def _reader(self) -> TextParser:
+        if self._parser is None:
+            raise DataError("text: which chat template has it? start the service with --template MODEL")
+        return self._parser
+
+    async def _answered(
+        self,
+        questions: Sequence[Question],
+        ask: Callable[[Sequence[Question]], Awaitable[list[Answer]]],
+        row: Callable[[Question, Answer], Record],
+    ) -> list[Answer]:
+        for question in questions:
+            self.target.check(question)
+        try:
+            answers = await asyncio.wait_for(ask(questions), self._limits.timeout_s)
+        except TimeoutError:
+            raise TooSlow(f"no answer within {self._limits.timeout_s:g} s") from None
+        self._log.write(row(question, answer) for question, answer in zip(questions, answers, strict=True))
+        return answers
+
+    @contextmanager
+    def counted(self, protocol: str) -> Iterator[None]:
+        """Count what happens inside, and how long it takes."""
+        began, outcome = time.perf_counter(), "gone"
+        try:
+            yield
+            outcome = "answered"
+        except RlaifError as error:
+            outcome = OUTCOMES.get(type(error), "refused")
+            raise
+        except Exception:
+            outcome = "error"
+            raise
+        finally:
+            self._requests.labels(protocol, outcome).inc()
+            self._seconds.labels(protocol).observe(time.perf_counter() - began)
+
+    def close(self) -> None:
+        """Begin nothing more, and free what is held."""
+        self._scores.close()
+        self._judgments.close()
+        self.target.close()
+        self._log.close()
+
+
+OUTCOMES: dict[Any, str] = {QueueFull: "full", TooSlow: "too slow", ModelError: "no model", NoScore: "no score"}
+
+
+def question_of(
+    messages: Messages, text: str, other: str | None = None, tags: Sequence[str] = (), principles: Sequence[str] = ()
+) -> Question:
+    """The question of one response, or two. DataError where the messages are no prompt."""
+    if not messages or messages[-1].role != "user":
+        raise DataError("prompt: must end with a user turn")
+    return Question(Prompt.of(messages, tuple(tags)), text, other, tuple(principles))

@@ -10,6 +10,7 @@ processes of their own.
 from __future__ import annotations
 
 import argparse
+import json
 import multiprocessing
 import tempfile
 import time
@@ -32,7 +33,7 @@ from rlaif.serve.guard.service import GuardService, open_guard
 from rlaif.serve.records import ServiceLog
 from rlaif.serve.server import Address, listen
 from rlaif.serve.service import Limits
-from rlaif.testing import HttpAnswer, Request, completion, failed, fake_server
+from rlaif.testing import completion, failed
 
 ANSWER = "Rain is water that falls from clouds when the drops in them grow heavy."
 CHECKED = """\
@@ -45,36 +46,45 @@ principles:
   - {id: whole, check: {kind: ends_in_sentence}}
   - {id: no-promise, check: {kind: regex_absent, pattern: '(?i)guarantee'}}
 """
-JUDGED = "  - {id: plain, compare: Which is plainer?, question: Is it plain?, desired: 'yes'}\n"
-ROUNDS, REQUESTS = 5, 200
+JUDGED = "  - {id: plain, compare: 'Which is plainer?', question: 'Is it plain?', desired: 'yes'}\n"
+ROUNDS, REQUESTS = 4, 100
 
 
-def at_once(request: Request) -> HttpAnswer:
-    """A policy, and a judge that likes everything."""
-    if not request.path.endswith("/chat/completions"):
-        return failed(404, "no such address")
-    if request.body.get("logprobs"):
-        return completion("Yes", logprobs={"Yes": -0.01, "No": -5.0, "Unknown": -9.0})
-    return completion(ANSWER)
+async def at_once(scope: Any, receive: Any, send: Any) -> None:
+    """A policy, and a judge that likes everything, as an ASGI application."""
+    body, more = b"", True
+    while more:
+        message = await receive()
+        body, more = body + message.get("body", b""), message.get("more_body", False)
+    known = scope["path"].endswith("/chat/completions")
+    if known and json.loads(body).get("logprobs"):
+        answer = completion("Yes", logprobs={"Yes": -0.01, "No": -5.0, "Unknown": -9.0})
+    else:
+        answer = completion(ANSWER) if known else failed(404, "no such address")
+    headers = [(b"content-type", b"application/json")]
+    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+    await send({"type": "http.response.body", "body": json.dumps(answer.body).encode()})
+
+
+def serve(app: Any, address: Any) -> None:
+    """On a free port, which is put into `address`."""
+    import uvicorn  # noqa: PLC0415 (an extra)
+
+    listening = listen(Address(port=0))
+    address.put(f"http://127.0.0.1:{listening.getsockname()[1]}/v1")
+    uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off")).run(sockets=[listening])
 
 
 def backend(address: Any) -> None:
     """A process that answers at once."""
-    with fake_server(at_once) as server:
-        address.put(server.url)
-        time.sleep(3600)
+    serve(at_once, address)
 
 
 def guarded(address: Any, section: GuardSection, policy: ClientModel | LocalModel, folder: str) -> None:
     """A process that serves a guard."""
-    import uvicorn  # noqa: PLC0415 (an extra)
-
     with open_guard(section, policy) as (guard, workers):
-        listening = listen(Address(port=0))
         service = GuardService(guard, "policy", ServiceLog(Path(folder)), Limits(), workers)
-        address.put(f"http://127.0.0.1:{listening.getsockname()[1]}/v1")
-        config = uvicorn.Config(service.app(Access(), None), log_level="warning", lifespan="off")
-        uvicorn.Server(config).run(sockets=[listening])
+        serve(service.app(Access(), None), address)
 
 
 @contextmanager
@@ -85,7 +95,7 @@ def beside(work: Callable[..., None], *arguments: Any) -> Iterator[str]:
     process = context.Process(target=work, args=(address, *arguments), daemon=True)
     process.start()
     try:
-        yield address.get(timeout=300)
+        yield address.get(timeout=100)
     finally:
         process.kill()
         process.join()

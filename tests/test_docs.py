@@ -102,10 +102,11 @@ def test_a_printed_command_is_one(command: Command) -> None:
 NOT_RUN = {
     r" hh-(rlaif|rlhf|hybrid) ": "vLLM on a GPU, and a data set of the hub",
     r"runs/rlaif runs/rlhf": "of the runs on a GPU",
-    r"kind=vllm": "a vLLM server",
+    r"kind=vllm|vllm:": "a vLLM server",
     r"backend=client": "a server that somebody else runs",
     r"compute\.sharding": "several processes: test_launch.py runs them",
     r"judge\.model=judges/mine": "a judge trained for minutes: test_judge_train.py runs one",
+    r"--push-to-hub": "a hub: test_share.py runs one",
     r"judge train": "a judge trained for minutes: test_judge_train.py runs one",
 }
 """What a command holds that cannot run in a minute on any machine, and why."""

@@ -12,6 +12,7 @@ from rlaif.errors import DataError, ModelError, NoAnswer, RlaifError, one_line, 
 from rlaif.serve.access import Access, ServiceGuard
 from rlaif.serve.batching import QueueFull
 from rlaif.serve.protocols import routes
+from rlaif.serve.records import NotRecorded
 from rlaif.serve.service import NoScore, Service, TooSlow
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ STATUS: dict[type[Exception], int] = {
     NoScore: 500,
     QueueFull: 503,
     ModelError: 503,
+    NotRecorded: 503,
     TooSlow: 504,
     RlaifError: 500,
 }

@@ -16,6 +16,7 @@ from rlaif.config.models import ClientModel, JudgeModel, VllmModel
 from rlaif.console import say
 from rlaif.errors import ConfigError, DataError, ModelError
 from rlaif.models.open import open_model
+from rlaif.models.server import VllmChatModel
 from rlaif.run_folder import Run
 from rlaif.serve.access import Access, ServiceGuard
 from rlaif.serve.app import say_errors
@@ -118,6 +119,9 @@ def open_guard(section: GuardSection, policy: JudgeModel) -> Iterator[tuple[Guar
     configs = [policy, *([section.judge] if section.judge else [])]
     with contextlib.ExitStack() as stack:
         engines = [stack.enter_context(contextlib.closing(open_model(config))) for config in configs]
+        for engine in engines:
+            if isinstance(engine, VllmChatModel):
+                engine.start()  # who is told that the service listens need not wait for it
         behind = [config.concurrency for config in configs if isinstance(config, ClientModel | VllmModel)]
         workers = min(TOGETHER, *behind) if len(behind) == len(configs) else 1
         yield Guard(section, engines[0], engines[1] if section.judge else None), workers

@@ -185,7 +185,7 @@ def report(
     seed: Annotated[int, typer.Option("--seed", help="Of the intervals.")] = 0,
 ) -> None:
     """Everyone who labelled: agreement, gold questions, Dawid-Skene, speed, and Krippendorff's alpha."""
-    from rlaif.annotate.store import publish
+    from rlaif.annotate.publish import publish
     from rlaif.config.feedback import AnnotatorsSection
     from rlaif.feedback.annotators.trust import examine, removal_of
     from rlaif.feedback.human import read_labels

@@ -1,7 +1,7 @@
 """Rounds: the policy of one round is sampled and labelled anew in the next (InstructGPT's steps 2 and 3, repeated;
 arXiv 2203.02155, section 3.1).
 
-A round is an ordinary run in FOLDER/round-k of a recipe that differs from the first in six places:
+A round is an ordinary run in FOLDER/round-k of a recipe that differs from the first in up to seven places:
 
     policy               the policy of the round before
     reference, evaluate  the first round's: every round answers the same questions as the first and is compared with
@@ -9,6 +9,7 @@ A round is an ordinary run in FOLDER/round-k of a recipe that differs from the f
     seed                 its own: new responses, new rollouts
     reward.model         the backbone of the first round's reward model; it is trained anew, on all rounds' preferences
     preferences.include  the rows of the round before, which hold those of all rounds before it
+    preferences.labels   what people said of the served policy since then, where FOLDER/feedback-k holds any (`live.py`)
 
 What is joined is preferences: ratings, principles' own labels and revisions are those of the round alone. Which prompts
 are held out is a matter of their hashes and stays. Being runs, rounds are skipped when done and go on
@@ -17,16 +18,18 @@ when killed.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rlaif.config import Recipe
-from rlaif.config.feedback import HumanLabels
+from rlaif.config.feedback import AiLabels, HumanLabels, MixedLabels, TagMix
 from rlaif.config.optimise import BestOfN, JudgeDemonstrations, Sft
 from rlaif.config.sources import FileSource
 from rlaif.console import say
 from rlaif.errors import ConfigError
 from rlaif.evaluation.artefacts import EVALUATION
+from rlaif.formats import Annotations
 from rlaif.jsonl import read_json
 from rlaif.pipeline import run_recipe
 from rlaif.records import derive_seed
@@ -48,21 +51,25 @@ def iterate(recipe: Recipe, rounds: int, folder: Path, redo: bool = False) -> Ta
 
     ConfigError for a recipe that has nothing to do over again.
     """
-    _check(recipe)
+    check(recipe, [number for number in range(2, rounds + 1) if not feedback_of(folder, number).exists()])
     runs = []
     for number in range(1, rounds + 1):
+        where = round_folder(folder, number)
         began = "" if number == 1 else f", from round {number - 1}'s policy, which training measures its KL from"
-        say(f"round {number} of {rounds}: {_folder(folder, number)}{began}")
-        runs.append(run_recipe(round_of(recipe, folder, number), _folder(folder, number), redo=redo))
+        say(f"round {number} of {rounds}: {where}{began}")
+        runs.append(run_recipe(round_of(recipe, folder, number), where, redo=redo))
     return [HEADER, *(_row(number, run) for number, run in enumerate(runs, start=1))]
 
 
 def round_of(recipe: Recipe, folder: Path, number: int) -> Recipe:
-    """The recipe of one round; of the first it is the recipe itself under a name of its own."""
+    """The recipe of one round; of the first it is the recipe itself under a name of its own, and with what people said
+    of the policy before it, if anything."""
     name = f"{recipe.name}-round-{number}"
+    if feedback_of(folder, number).exists():
+        recipe = _with_feedback(recipe, feedback_of(folder, number))
     if number == 1:
         return recipe.model_copy(update={"name": name})
-    before = Run(_folder(folder, number - 1))
+    before = Run(round_folder(folder, number - 1))
     first = recipe.compared_with
     changes: dict[str, Any] = {
         "name": name,
@@ -79,17 +86,38 @@ def round_of(recipe: Recipe, folder: Path, number: int) -> Recipe:
     return recipe.model_copy(update=changes)
 
 
-def _folder(folder: Path, number: int) -> Path:
+def _with_feedback(recipe: Recipe, feedback: Path) -> Recipe:
+    """The recipe, which learns from these labels too."""
+    labels = recipe.preferences.labels
+    policy = labels.policy if isinstance(labels, MixedLabels) else None
+    source = Annotations(run=str(feedback), tags=policy.human if isinstance(policy, TagMix) else ())
+    if isinstance(labels, AiLabels):
+        more: HumanLabels | MixedLabels = MixedLabels(pairs=labels.pairs, human_data=(source,))
+    else:
+        more = labels.model_copy(update={"human_data": (*labels.human_data, source)})
+    return recipe.model_copy(update={"preferences": recipe.preferences.model_copy(update={"labels": more})})
+
+
+def round_folder(folder: Path, number: int) -> Path:
+    """The run of a round."""
     return folder / f"round-{number}"
 
 
-def _check(recipe: Recipe) -> None:
+def feedback_of(folder: Path, number: int) -> Path:
+    """What people said for a round, if anything."""
+    return folder / f"feedback-{number}"
+
+
+def check(recipe: Recipe, without_people: Sequence[int] = ()) -> None:
+    """ConfigError for a recipe that has nothing to do over again. `without_people`: later rounds for which nobody said
+    anything."""
     method = recipe.optimise
     if isinstance(method, BestOfN):
         raise ConfigError("iterate: optimise.kind=best_of_n trains nothing, so a second round would be the first again")
     if isinstance(method, Sft) and isinstance(method.data, FileSource | JudgeDemonstrations):
         raise ConfigError(f"iterate: optimise.data.kind={method.data.kind} teaches the same texts in every round")
-    if recipe.learns_from in ("preferences", "reward_model") and isinstance(recipe.preferences.labels, HumanLabels):
+    learns_labels = recipe.learns_from in ("preferences", "reward_model")
+    if learns_labels and without_people and isinstance(recipe.preferences.labels, HumanLabels):
         raise ConfigError("iterate: preferences.labels.kind=human: nobody labels what a new policy writes")
 
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from rlaif.annotate.store import publish
+from rlaif.annotate.publish import publish
 from rlaif.config import Recipe
 from rlaif.config.feedback import HumanLabels
 from rlaif.config.recipe import Artefact

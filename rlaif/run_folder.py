@@ -57,6 +57,7 @@ class Run:
         self.answers = folder / "answers.sqlite"
         self.annotations = folder / "annotations.jsonl"
         self.annotation_edits = folder / "annotation_edits.jsonl"
+        self.annotation_thumbs = folder / "annotation_thumbs.jsonl"
         self.route = folder / "route.jsonl"
         self.routing = folder / "routing.json"
         self.annotators = folder / "annotators.json"

@@ -19,7 +19,8 @@ from pydantic import ValidationError
 from rlaif.annotate import app
 from rlaif.annotate.app import serve_page
 from rlaif.annotate.desk import GOLD_EVERY, HOLD_S, Desk, Questions, gold_due, read_questions, shown_first
-from rlaif.annotate.store import AnswerStore, publish
+from rlaif.annotate.publish import publish
+from rlaif.annotate.store import AnswerStore
 from rlaif.errors import ConfigError, DataError
 from rlaif.jsonl import read_jsonl, write_jsonl
 from rlaif.records import Edit, Judgment, PrincipleJudgment, Response

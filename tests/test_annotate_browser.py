@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from rlaif.annotate.store import AnswerStore, publish
+from rlaif.annotate.publish import publish
+from rlaif.annotate.store import AnswerStore
 from rlaif.jsonl import read_jsonl
 from rlaif.records import Edit, Judgment
 from rlaif.run_folder import Run

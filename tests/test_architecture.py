@@ -20,7 +20,7 @@ LAYERS: list[tuple[str, ...]] = [
     ("feedback", "training", "rewards"),
     ("evaluation", "audits", "annotate"),
     ("stages", "pipeline"),
-    ("iterate", "study", "checkup", "testing", "api", "serve"),
+    ("iterate", "live", "study", "checkup", "share", "testing", "api", "serve"),
     ("cli", "__main__"),
 ]
 """A module imports layers above it in this list, what stands before it in its own, and its own folder.

@@ -26,6 +26,7 @@ from rlaif.annotate.store import AnswerStore
 from rlaif.cli import app
 from rlaif.config import load_recipe
 from rlaif.run_folder import Run
+from rlaif.serve.guard.feedback import keep_feedback
 from tests.annotated import given
 
 ROOT = Path(__file__).parents[1]
@@ -101,10 +102,11 @@ def test_a_printed_command_is_one(command: Command) -> None:
 NOT_RUN = {
     r" hh-(rlaif|rlhf|hybrid) ": "vLLM on a GPU, and a data set of the hub",
     r"runs/rlaif runs/rlhf": "of the runs on a GPU",
-    r"kind=vllm": "a vLLM server",
+    r"kind=vllm|vllm:": "a vLLM server",
     r"backend=client": "a server that somebody else runs",
     r"compute\.sharding": "several processes: test_launch.py runs them",
     r"judge\.model=judges/mine": "a judge trained for minutes: test_judge_train.py runs one",
+    r"--push-to-hub": "a hub: test_share.py runs one",
     r"judge train": "a judge trained for minutes: test_judge_train.py runs one",
 }
 """What a command holds that cannot run in a minute on any machine, and why."""
@@ -193,6 +195,8 @@ def test_the_commands_of_a_page_run(
             words.append("--redo")
         if words[:2] == ["compare", "studies/my-study"] and not Path("studies").exists():
             cli("study", "study.yaml")
+        if "--from-feedback" in words:
+            tell(tmp_path / words[words.index("--from-feedback") + 1])
         if words[0] == "annotate":
             answer(Run(tmp_path / words[1]))
         code, out, error = cli(*words)
@@ -215,6 +219,15 @@ def answer(run: Run) -> None:
     with closing(AnswerStore(run.answers)) as store:
         for pair in read_questions(run, None, None, True).pairs:
             store.add(given(pair), pair)
+
+
+def tell(service: Path) -> None:
+    """As if users of a served policy had said something."""
+    service.mkdir(parents=True, exist_ok=True)
+    with closing(AnswerStore(service / "answers.sqlite")) as store:
+        for number in range(8):
+            body = {"kind": "edit", "prompt": f"Say {number}", "response": f"{number}", "edited": "plain letters"}
+            keep_feedback(store, json.dumps(body).encode())
 
 
 def test_what_is_not_run_is_still_there() -> None:

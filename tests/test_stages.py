@@ -174,6 +174,7 @@ def test_every_artefact_is_written_by_some_stage(run: Run, recipe: Recipe) -> No
         run.answers,
         run.annotations,
         run.annotation_edits,
+        run.annotation_thumbs,
         run.route,
         run.routing,
     }  # what people and `rlaif route` leave

@@ -23,7 +23,8 @@ from filelock import FileLock, Timeout
 
 from rlaif.annotate.desk import Assignment, Desk, Questions, read_questions, wording
 from rlaif.annotate.guard import CSRF_HEADER, HOST, AccessGuard, App, derived, run_token
-from rlaif.annotate.store import Annotator, AnswerId, AnswerStore, PageAnswer, Publication, publish
+from rlaif.annotate.publish import Publication, publish
+from rlaif.annotate.store import Annotator, AnswerId, AnswerStore, PageAnswer
 from rlaif.console import say
 from rlaif.errors import ConfigError, DataError
 from rlaif.records import Record

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from pydantic import Field, TypeAdapter
 
 from rlaif.annotate import routers
-from rlaif.annotate.store import publish
+from rlaif.annotate.publish import publish
 from rlaif.config import load_recipe
 from rlaif.errors import ConfigError, DataError, did_you_mean
 from rlaif.feedback.human import read_human, source_of

@@ -1,8 +1,10 @@
-"""answers.sqlite: every answer that people gave, and who is looking at what; and the files that it becomes.
+"""answers.sqlite: every answer that people gave, who is looking at what, and what came beside a served policy: its
+replies, and thumbs and edits of them.
 
 An answer is a row; taking it back is another row: nothing is ever changed or removed. What counts is the view
 `standing`: each annotator's last answer to each pair, unless it was taken back. A process or the machine may die at any
-instant and loses nothing that a method returned from. Which pair to give to whom is `desk.py`'s.
+instant and loses nothing that a method returned from. Which pair to give to whom is `desk.py`'s; which files it all
+becomes, `publish.py`'s.
 """
 
 from __future__ import annotations
@@ -10,19 +12,16 @@ from __future__ import annotations
 import json
 import sqlite3
 import unicodedata
-from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple, Self
 
-from filelock import FileLock
 from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 
 from rlaif.errors import DataError
-from rlaif.formats.judgments import edit_of
-from rlaif.jsonl import begin_private, dumps, write_atomic
-from rlaif.records import Answer, Edit, Judgment, Pair, PrincipleJudgment, Record, Side, prompt_of
-from rlaif.run_folder import Run
+from rlaif.jsonl import begin_private
+from rlaif.records import Messages, Pair, Record, Side
 
 FORMAT = 1
 """Of the file, in its `user_version`."""
@@ -44,8 +43,11 @@ CREATE VIEW standing AS SELECT * FROM answers WHERE number IN (
     WHERE NOT EXISTS (SELECT 1 FROM undone WHERE answer_id = id AND undone.annotator = answers.annotator)
     GROUP BY pair_id, annotator);
 """
-PUBLISH_LOCK_S = 60.0
-P_A = {"a": 1.0, "tie": 0.5, "b": 0.0}
+LIVE = """
+CREATE TABLE IF NOT EXISTS live (
+    number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, kind TEXT NOT NULL, row TEXT NOT NULL)
+"""
+"""Came later: an older rlaif reads the file without it."""
 ANSWER = "INSERT INTO answers (id, pair_id, annotator, choice, shown_first, seconds, reason, principles, edited) "
 
 
@@ -62,6 +64,24 @@ Annotator = Annotated[
 AnswerId = Annotated[str, Field(pattern=r"^[0-9A-Za-z-]{8,64}$")]
 Decided = Literal["a", "b", "tie"]
 Choice = Literal["a", "b", "tie", "skip"]
+LiveKind = Literal["reply", "thumb", "edit", "pair"]
+
+
+class ServedReply(Record):
+    """What a served policy answered: feedback may name it by its id."""
+
+    prompt: Messages
+    text: str
+
+
+class Thumb(Record):
+    """Whether somebody likes a response: a row of the form `thumbs`."""
+
+    prompt: Messages
+    completion: str
+    label: bool
+    annotator: Annotator
+    reason: str = ""
 
 
 class PageAnswer(Record):
@@ -164,6 +184,20 @@ class AnswerStore:
             rows = self._base.execute("SELECT id, pair FROM pairs").fetchall()
         return {pair_id: Pair.model_validate_json(text) for pair_id, text in rows}
 
+    # ------------------------------------------------------------------------------------------ a served policy
+
+    def keep(self, identity: str, kind: LiveKind, row: Record) -> None:
+        """Keep a row under its id; it is on disk when this returns. One whose id is known already changes nothing."""
+        with self._usable(), self._base:
+            insert = "INSERT INTO live (id, kind, row) VALUES (?, ?, ?) ON CONFLICT (id) DO NOTHING"
+            self._base.execute(insert, [identity, kind, row.model_dump_json()])
+
+    def kept(self, kind: LiveKind, identity: str | None = None) -> list[tuple[str, str]]:
+        """Ids and rows (JSON) of this kind, in the order in which they came; only this one."""
+        with self._usable():
+            where = "WHERE kind = ? AND id = coalesce(?, id) ORDER BY number"
+            return self._base.execute(f"SELECT id, row FROM live {where}", [kind, identity]).fetchall()
+
     # ------------------------------------------------------------------------------------------ who holds what
 
     def held(self) -> list[Hold]:
@@ -196,10 +230,11 @@ class AnswerStore:
         base.execute("PRAGMA foreign_keys = ON")
         (found,) = base.execute("PRAGMA user_version").fetchone()
         if found == FORMAT:
+            base.execute(LIVE)
             return
         if found or base.execute("SELECT 1 FROM sqlite_master").fetchone():
             raise DataError(f"{self._path}: not answers of this rlaif: its format is {found}, not {FORMAT}")
-        base.executescript(f"BEGIN IMMEDIATE; {TABLES} PRAGMA user_version = {FORMAT}; COMMIT")
+        base.executescript(f"BEGIN IMMEDIATE; {TABLES} {LIVE}; PRAGMA user_version = {FORMAT}; COMMIT")
 
     @contextmanager
     def _usable(self) -> Iterator[None]:
@@ -212,63 +247,3 @@ class AnswerStore:
             if code == sqlite3.SQLITE_BUSY:
                 raise DataError(f"{self._path}: another program is writing to it; try again") from None
             raise DataError(f"{self._path}: answers cannot be kept or read: {error}") from None
-
-
-# ----------------------------------------------------------------------------------- the files that it becomes
-
-
-class Publication(NamedTuple):
-    """What lies in the run folder now."""
-
-    answers: int
-    annotators: int
-    edits: int
-
-
-def publish(run: Run) -> Publication:
-    """Bring annotations.jsonl and annotation_edits.jsonl up to date with answers.sqlite, if there is one.
-
-    The same answers make the same bytes, whatever the order in which they were given, and nothing is written where
-    nothing changed. Answers that were taken back, and skipped pairs, are left out; answers to gold questions are not:
-    they test annotators. May be called at any time, also while the page is served.
-    """
-    if not run.answers.exists():
-        return Publication(0, 0, 0)
-    # Server and pipeline may both come here, and an atomic write is for one writer at a time.
-    with FileLock(run.folder / ".publish.lock", timeout=PUBLISH_LOCK_S):
-        with closing(AnswerStore(run.answers)) as store:
-            pairs, standing = store.pairs(), store.standing()
-        labels = [answer for answer in standing if answer.choice != "skip"]
-        labels.sort(key=lambda answer: (answer.pair_id, answer.annotator))
-        judgments = [_judgment(pairs[answer.pair_id], answer) for answer in labels]
-        edits = [edit for answer in labels if (edit := _edit(pairs[answer.pair_id], answer))]
-        _write_changed(run.annotations, judgments)
-        _write_changed(run.annotation_edits, edits)
-    return Publication(len(judgments), len({answer.annotator for answer in labels}), len(edits))
-
-
-def _judgment(pair: Pair, answer: PageAnswer) -> Judgment:
-    return Judgment(
-        pair=pair,
-        source="human",
-        annotator=answer.annotator,
-        p_a=P_A[answer.choice],
-        principles=tuple(
-            PrincipleJudgment(principle=name, checked=False, p_a=P_A[side])
-            for name, side in sorted(answer.principles.items())
-        ),
-        answer=Answer(shown_first=answer.shown_first, seconds=answer.seconds, reason=answer.reason),
-    )
-
-
-def _edit(pair: Pair, answer: PageAnswer) -> Edit | None:
-    original = pair.a if answer.choice == "a" else pair.b
-    if answer.edited is None or answer.edited == original:
-        return None
-    return edit_of(prompt_of(pair), original, answer.edited, answer.annotator)
-
-
-def _write_changed(path: Path, rows: Iterable[Record]) -> None:
-    data = "".join(dumps(row) + "\n" for row in rows).encode()
-    if (path.read_bytes() if path.exists() else b"") != data:
-        write_atomic(path, data)

@@ -136,13 +136,36 @@ def _conflict_lines(conflict: Conflict) -> list[str]:
 
 def export(
     source: Annotated[Path, typer.Argument(metavar="RUN|FILE", help="A run folder or a preferences.jsonl.")],
-    to: Annotated[str, typer.Option("--to", metavar="trl|trl-implicit|openrlhf|argilla")],
-    out: Annotated[Path, typer.Option("--out", help="The JSONL file to write.", callback=not_a_run_file)],
+    to: Annotated[str | None, typer.Option("--to", metavar="trl|trl-implicit|openrlhf|argilla")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", help="The JSONL file to write; with --what a folder: nothing is sent.", callback=not_a_run_file
+        ),
+    ] = None,
+    push_to_hub: Annotated[
+        str | None, typer.Option("--push-to-hub", metavar="OWNER/NAME", help="With a card, into this repository.")
+    ] = None,
+    what: Annotated[
+        str | None,
+        typer.Option("--what", metavar="reward_model|policy|preferences", help="What goes. Default: preferences."),
+    ] = None,
+    public: Annotated[bool, typer.Option("--public/--private", help="Who sees the repository.")] = False,
 ) -> None:
-    """Preferences in another tool's format."""
+    """Preferences in another tool's format; or a model or preferences, with a card, for the hub."""
     from rlaif.console import say
+    from rlaif.errors import ConfigError
     from rlaif.feedback.export import export_preferences
 
+    if push_to_hub is not None or what is not None:
+        from rlaif.share.push import share
+
+        if to is not None:
+            raise ConfigError(f"--to {to}: is for a file; the hub gets the rows as they are, so leave it out")
+        say(share(source, "preferences" if what is None else what, push_to_hub, out, public))
+        return
+    if to is None or out is None:
+        raise ConfigError("export: give --to FORMAT and --out FILE, or --push-to-hub OWNER/NAME (and --what)")
     done = export_preferences(source, to, out)
     say(f"{out}: {done.rows} rows")
     if done.heldout_file:
@@ -162,7 +185,7 @@ def report(
     seed: Annotated[int, typer.Option("--seed", help="Of the intervals.")] = 0,
 ) -> None:
     """Everyone who labelled: agreement, gold questions, Dawid-Skene, speed, and Krippendorff's alpha."""
-    from rlaif.annotate.store import publish
+    from rlaif.annotate.publish import publish
     from rlaif.config.feedback import AnnotatorsSection
     from rlaif.feedback.annotators.trust import examine, removal_of
     from rlaif.feedback.human import read_labels

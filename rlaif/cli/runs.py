@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from rlaif.cli.options import Overrides, RecipeName, not_a_run_file, print_table, say_all
+from rlaif.cli.options import NOTHING_CAME, Overrides, RecipeName, not_a_run_file, print_table, say_all
 from rlaif.errors import ConfigError
 
 STAGES = {
@@ -85,7 +85,15 @@ def iterate(
     recipe: RecipeName,
     overrides: Overrides = None,
     *,
-    rounds: Annotated[int, typer.Option("--rounds", min=1, help="How many, those done already included.")],
+    rounds: Annotated[
+        int | None, typer.Option("--rounds", min=1, help="How many, those done already included.")
+    ] = None,
+    from_feedback: Annotated[
+        Path | None,
+        typer.Option(
+            "--from-feedback", metavar="FOLDER", help="One more, on what users said since the last: a service's folder."
+        ),
+    ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Holds round-1, ... Default: runs/<name>-rounds.")] = None,
     redo: Redo = False,
 ) -> None:
@@ -93,8 +101,20 @@ def iterate(
     from rlaif import iterate as rounds_of
     from rlaif.config import load_recipe
 
+    if (rounds is None) == (from_feedback is None):
+        raise ConfigError("iterate: say --rounds N, or --from-feedback FOLDER for one more round on what users said")
     resolved = load_recipe(recipe, overrides or [])
-    print_table(rounds_of.iterate(resolved, rounds, out or Path("runs") / f"{resolved.name}-rounds", redo))
+    folder = out or Path("runs") / f"{resolved.name}-rounds"
+    if from_feedback is not None:
+        from rlaif.live import iterate_from_feedback
+
+        table = iterate_from_feedback(resolved, from_feedback, folder, redo)
+    else:
+        table = rounds_of.iterate(resolved, rounds or 1, folder, redo)
+    if table is None:
+        say_all([f"nothing came in {from_feedback} since the last round"])
+        raise typer.Exit(NOTHING_CAME)
+    print_table(table)
     say_all([rounds_of.NOTES])
 
 

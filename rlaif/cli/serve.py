@@ -16,6 +16,14 @@ def serve(  # noqa: PLR0913 (each is an option)
     target: Annotated[str, typer.Argument(metavar="TARGET", help=TARGET)],
     overrides: Overrides = None,
     *,
+    guard: Annotated[
+        str | None,
+        typer.Option(
+            "--guard",
+            metavar="POLICY",
+            help="A chat endpoint before this run or model; TARGET is the constitution, or a guard's YAML file.",
+        ),
+    ] = None,
     judge: Annotated[
         str | None, typer.Option("--judge", help="Of a constitution: vllm:NAME, http://host:8000/v1#NAME, local:NAME.")
     ] = None,
@@ -34,11 +42,20 @@ def serve(  # noqa: PLR0913 (each is an option)
     batch: Annotated[int, typer.Option("--batch", min=1, help="Questions worked on together, at most.")] = 256,
     timeout: Annotated[float, typer.Option("--timeout", min=0.1, help="Seconds for one request.")] = 170.0,
 ) -> None:
-    """Answer trainers over HTTP: OpenRLHF, verl, slime, LLaMA-Factory, NeMo-Gym, and plain /score and /judge."""
+    """Answer trainers over HTTP: OpenRLHF, verl, slime, LLaMA-Factory, NeMo-Gym, and plain /score and /judge.
+
+    With --guard: answer chats, in OpenAI's protocol, by a policy behind a constitution.
+    """
     from rlaif.serve.opening import Wish
     from rlaif.serve.server import Address, serve
     from rlaif.serve.service import Limits
 
     wish = Wish(target, overrides or (), judge, mode, run, template)
     folder = out or Path("services") / Path(target).expanduser().resolve().stem
-    serve(wish, folder, Address(host, port, token_env), Limits(waiting, batch, timeout))
+    address, limits = Address(host, port, token_env), Limits(waiting, batch, timeout)
+    if guard is not None:
+        from rlaif.serve.guard.service import serve_guard
+
+        serve_guard(wish, guard, folder, address, limits)
+        return
+    serve(wish, folder, address, limits)

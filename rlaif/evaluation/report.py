@@ -136,7 +136,7 @@ def _training(run: Artefacts, confidence: str) -> list[Part]:
         "On held-out pairs, which it never saw. A soft label agrees with the response that the model prefers by the "
         "probability that it gives to it; the calibration error is never below 0, and by chance above it."
     )
-    curves, reward = _curves(run.metrics, CURVES), [kit.paragraph(sentence) for sentence in _reward(run)]
+    curves, reward = _curves(run.metrics, CURVES), [kit.paragraph(sentence) for sentence in reward_sentences(run)]
     if not curves and not reward:
         return []
     details = kit.details("What the reward model is worth", reading, worth) if worth else None
@@ -144,7 +144,8 @@ def _training(run: Artefacts, confidence: str) -> list[Part]:
     return kit.section("Training", "", *reward, details, curves, optimiser)
 
 
-def _reward(run: Artefacts) -> list[str]:
+def reward_sentences(run: Artefacts) -> list[str]:
+    """What the reward model says of held-out labels; without one, what the run has instead."""
     accuracy = at(run.evaluation, "reward_model.heldout_accuracy")
     if not accuracy:
         note = at(run.evaluation, "reward_model.note")

@@ -53,25 +53,30 @@ def _change_tile(name: str, change: Tree | None, unit: Unit) -> list[Tile]:
 
 
 def terminal(evaluation: Tree) -> Table:
-    """The tiles and principles for a terminal; before them the measures that no part of the run has seen, also at
-    equal length, and after them those that some part has."""
+    """`changes` for a terminal."""
     table = Table(box=None, pad_edge=False, title=None)
     for title in ("", "before", "after", "interval"):
         table.add_column(title, justify="left" if title in {"", "interval"} else "right")
+    for row in changes(evaluation):
+        table.add_row(*row)
+    return table
+
+
+def changes(evaluation: Tree) -> list[tuple[str, ...]]:
+    """Name, before, after, interval of the tiles and principles; before them the measures that no part of the run has
+    seen, also at equal length, and after them those that some part has."""
     lines = list(_measure_lines(evaluation))
     passes = [
         (f"  passes {name}", str(before), str(after), f"{change[0]} ({change[1]})")
         for name, _, before, after, change, _ in principles(evaluation)
         if after != NONE and name != ALL_CHECKS
     ]
-    for row in (
+    return [
         *(row for seen, row in lines if not seen),
         *((found.name, found.before, found.value, found.detail) for found in tiles(evaluation)),
         *passes,
         *(row for seen, row in lines if seen),
-    ):
-        table.add_row(*row)
-    return table
+    ]
 
 
 def _measure_lines(evaluation: Tree) -> Iterator[tuple[bool, tuple[str, ...]]]:

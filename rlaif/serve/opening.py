@@ -18,6 +18,7 @@ from rlaif.constitution import Constitution, load_constitution
 from rlaif.errors import ConfigError, did_you_mean
 from rlaif.models.cache import shared
 from rlaif.models.open import open_model
+from rlaif.models.server import VllmChatModel
 from rlaif.records import Prompt, content_id
 from rlaif.resources import available
 from rlaif.rewards.open import open_rewards
@@ -122,6 +123,8 @@ def _judge(
     constitution: Constitution, config: JudgeModel, mode: Any, section: Any, seed: int, scope: str
 ) -> JudgeTarget:
     engine = open_model(config)
+    if isinstance(engine, VllmChatModel):
+        engine.start()  # who is told that the service listens need not wait for it
     workers = min(TOGETHER, config.concurrency) if isinstance(config, ClientModel | VllmModel) else 1
     own = content_id(scope, config.model_dump(mode="json"))
     try:

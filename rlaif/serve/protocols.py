@@ -15,6 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from rlaif.errors import DataError, shown
 from rlaif.formats.rows import Unusable, message_list
+from rlaif.jsonl import check_text
+from rlaif.models.local.parsing import answer_in
 from rlaif.records import Message, Messages
 from rlaif.serve.service import NoScore, Service, question_of
 from rlaif.serve.target import Judged, Question, Scored
@@ -122,8 +124,8 @@ async def openrlhf(service: Service, body: OpenRlhfBody) -> Any:
 async def slime(service: Service, body: SlimeBody) -> Any:
     """`--rm-type remote_rm --rm-url`: the number alone."""
     given = body.prompt
-    messages = service.read_prompt(given) if isinstance(given, str) else turns(given, "prompt")
-    (found,) = await service.score("slime", [question_of(messages, service.read_response(body.response))])
+    messages, text = service.read_apart(given if isinstance(given, str) else None, body.response)
+    (found,) = await service.score("slime", [question_of(messages or turns(given, "prompt"), text)])
     return _value(found)
 
 
@@ -155,7 +157,7 @@ async def seed_session(service: Service, body: _Body) -> Any:
 async def verify(service: Service, body: VerifyBody) -> Any:
     """NeMo-Gym's resources server: the request back, with its reward."""
     messages = _input(body.responses_create_params)
-    text = service.read_response(_output(body.response, "response"))
+    text = _output(body.response, "response")
     (found,) = await service.score("verify", [question_of(messages, text, None, body.tags, body.principles)])
     return {**body.model_dump(mode="json"), "reward": _value(found)}
 
@@ -163,8 +165,9 @@ async def verify(service: Service, body: VerifyBody) -> Any:
 async def compare(service: Service, body: CompareBody) -> Any:
     """NeMo-Gym's genrm_compare: of each response the mean probability of being better than another of its group."""
     messages = turns(body.conversation_history, "conversation_history")
-    texts = [service.read_response(_output(one, f"response_objs[{i}]")) for i, one in enumerate(body.response_objs)]
+    texts = [_output(one, f"response_objs[{i}]") for i, one in enumerate(body.response_objs)]
     base = question_of(messages, texts[0])._replace(asked=body.principle or "")
+    check_text(body.principle, "principle")
     places = list(combinations(range(len(texts)), 2))
     asked = [(i, j) for i, j in places if texts[i] != texts[j]]  # equal texts are as good as each other
     questions = [base._replace(text=texts[i], other=texts[j]) for i, j in asked]
@@ -285,4 +288,4 @@ def _output(response: dict[str, Any], where: str) -> str:
     said = [item for item in items if isinstance(item, dict) and item.get("type", "message") == "message"]
     if not said:
         raise NoScore(f"{where}: has no message, so there is nothing to score")
-    return "\n".join(message.content for message in turns(said, f"{where}.output"))
+    return answer_in("\n".join(message.content for message in turns(said, f"{where}.output")))

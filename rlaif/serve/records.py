@@ -15,7 +15,7 @@ from typing import Literal
 from filelock import FileLock, Timeout
 from pydantic import Field
 
-from rlaif.errors import ConfigError, DataError
+from rlaif.errors import ConfigError, RlaifError
 from rlaif.files import writing
 from rlaif.jsonl import dumps, no_link
 from rlaif.records import Failure, Judgment, Messages, Pair, Record, Score
@@ -23,6 +23,10 @@ from rlaif.records import Failure, Judgment, Messages, Pair, Record, Score
 CURRENT = "judgments.jsonl"
 LARGEST = 256 << 20
 """Bytes of one file, the last row aside."""
+
+
+class NotRecorded(RlaifError, RuntimeError):
+    """The disk refuses, so nothing is answered."""
 
 
 class ServedScore(Record):
@@ -71,19 +75,19 @@ class ServiceLog:
         self.folder = folder
         self.path = folder / CURRENT
         self._largest = largest
+        self._file = -1
+        self._size = 0
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._lock = FileLock(folder / ".lock").acquire(blocking=False)
+            self._open()
         except Timeout:
             raise ConfigError(f"{folder}: another process serves from this folder; name another with --out") from None
         except OSError as error:
             raise ConfigError(f"{folder}: cannot be a service's folder: {error.strerror}") from None
-        self._file = -1
-        self._size = 0
-        self._open()
 
     def write(self, rows: Iterable[Record]) -> None:
-        """Append the rows, all or none. DataError where the disk refuses."""
+        """Append the rows, all or none. NotRecorded where the disk refuses."""
         data = "".join(f"{dumps(row)}\n" for row in rows).encode()
         if not data:
             return
@@ -95,7 +99,7 @@ class ServiceLog:
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
         except OSError as error:
             os.ftruncate(self._file, self._size)
-            raise DataError(f"{self.path}: not recorded, so not answered: {error.strerror or error}") from None
+            raise NotRecorded(f"{self.path}: not recorded, so not answered: {error.strerror or error}") from None
         self._size += len(data)
 
     def close(self) -> None:
@@ -111,12 +115,12 @@ class ServiceLog:
         os.ftruncate(self._file, self._size)
 
     def _rotate(self) -> None:
-        number = 1 + max(
-            (int(path.stem.rpartition("-")[2]) for path in self.folder.glob("judgments-*.jsonl")), default=0
-        )
-        os.close(self._file)
+        earlier = (path.stem.removeprefix("judgments-") for path in self.folder.glob("judgments-*.jsonl"))
+        number = 1 + max((int(last) for last in earlier if last.isdecimal()), default=0)
+        full = self._file
         os.rename(self.path, self.folder / f"judgments-{number:06}.jsonl")
         self._open()
+        os.close(full)
 
 
 def _whole_rows(file: int) -> int:

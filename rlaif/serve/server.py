@@ -60,16 +60,12 @@ def listen(address: Address) -> socket.socket:
     """A socket that listens there. ConfigError where it cannot."""
     try:
         family = socket.getaddrinfo(address.host, None)[0][0]
-        listening = socket.socket(family)
-        # A restarted service must get its port back although connections of the last one linger.
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind((address.host, address.port))
-        listening.listen(1024)
+        # A restarted service gets its port back although connections of the last one linger.
+        return socket.create_server((address.host, address.port), family=family, backlog=1024)
     except (OSError, OverflowError) as error:
         raise ConfigError(
             f"--host {address.host} --port {address.port}: cannot listen: {getattr(error, 'strerror', None) or error}"
         ) from None
-    return listening
 
 
 def access_of(address: Address, folder: Path) -> Access:

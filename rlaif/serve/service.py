@@ -6,16 +6,15 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from rlaif.errors import DataError, ModelError, RlaifError
-from rlaif.records import Messages, Pair, Prompt, Record
+from rlaif.jsonl import check_text
+from rlaif.models.local.parsing import TEMPLATED, TextParser, answer_in
+from rlaif.records import Message, Messages, Pair, Prompt, Record
 from rlaif.serve.batching import Batcher, QueueFull
 from rlaif.serve.records import ServedJudgment, ServedScore, ServiceLog
 from rlaif.serve.target import Judged, Question, Scored, Target
-
-if TYPE_CHECKING:
-    from rlaif.models.local.parsing import TextParser
 
 Answer = TypeVar("Answer")
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 180.0)
@@ -107,13 +106,13 @@ class Service:
         """Prompt and response of a templated text; see `TextParser.conversation`."""
         return self._reader().conversation(text, prompt)
 
-    def read_prompt(self, text: str) -> Messages:
-        """See `TextParser.prompt`."""
-        return self._reader().prompt(text)
-
-    def read_response(self, text: str) -> str:
-        """A response without what ends it, as far as a template is known."""
-        return text if self._parser is None else self._parser.response(text)
+    def read_apart(self, prompt: str | None, response: str) -> tuple[Messages, str]:
+        """A prompt's messages, where it is given as a text, and a response's text. Without a template neither may hold
+        marks of one."""
+        if self._parser is None and not any(TEMPLATED.search(text) for text in (prompt or "", response)):
+            return (Message(role="user", content=prompt),) if prompt is not None else (), answer_in(response)
+        reader = self._reader()
+        return reader.prompt(prompt) if prompt is not None else (), reader.response(response)
 
     def _reader(self) -> TextParser:
         if self._parser is None:
@@ -166,7 +165,8 @@ OUTCOMES: dict[Any, str] = {QueueFull: "full", TooSlow: "too slow", ModelError: 
 def question_of(
     messages: Messages, text: str, other: str | None = None, tags: Sequence[str] = (), principles: Sequence[str] = ()
 ) -> Question:
-    """The question of one response, or two. DataError where the messages are no prompt."""
+    """The question of one response, or two. DataError where the messages are no prompt, or something is no text."""
+    check_text([*(message.content for message in messages), text, other], "body")
     if not messages or messages[-1].role != "user":
         raise DataError("prompt: must end with a user turn")
     return Question(Prompt.of(messages, tuple(tags)), text, other, tuple(principles))

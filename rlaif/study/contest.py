@@ -11,7 +11,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rlaif.annotate.store import publish
+from rlaif.annotate.publish import publish
 from rlaif.config import Recipe
 from rlaif.digest import hash_path
 from rlaif.errors import DataError

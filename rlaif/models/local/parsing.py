@@ -6,7 +6,6 @@ template writes a conversation is found by rendering some, as in `tokens.py`, ne
 
 from __future__ import annotations
 
-import contextlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
@@ -22,7 +21,8 @@ from rlaif.records import Message, Messages
 
 SYSTEM, USER, ASSISTANT = "Qs0sQ", "Qu1uQ", "Qa2aQ"
 """What stands for the contents: no template knows or trims it."""
-LIKE_A_TEMPLATE = re.compile(r"<\|[^|<>\s]{1,40}\|>|\[/?INST\]|<(?:start|end)_of_turn>|<</?SYS>>")
+TEMPLATED = re.compile(r"<\|[^|<>\s]{1,40}\|>|\[/?INST\]|<(?:start|end)_of_turn>|<</?SYS>>|</s>\s*\Z")
+"""What tells a templated text, whatever its template, from one that a person wrote."""
 
 
 class Skin(NamedTuple):
@@ -72,11 +72,7 @@ class TextParser:
 
     def prompt(self, text: str) -> Messages:
         """A prompt as text: as the template writes it, or a user's turn where nothing in it is of a template."""
-        if not self._special.search(text) and not LIKE_A_TEMPLATE.search(text):
-            with contextlib.suppress(DataError):  # a template may write words only
-                messages, response = self._split(text)
-                if response == "":
-                    return messages
+        if not self._special.search(text) and not TEMPLATED.search(text):
             return (Message(role="user", content=text),)
         messages, response = self._split(text)
         if response:
@@ -88,10 +84,7 @@ class TextParser:
     def response(self, text: str) -> str:
         """What the policy wrote, up to the end of its turn, without padding and reasoning. NoAnswer where it never
         came to one."""
-        answer, reasoned = set_apart(self._ends.split(text, 1)[0])
-        if reasoned and not answer.strip():
-            raise NoAnswer("the response is reasoning without an answer")
-        return answer.strip() if reasoned else answer.removesuffix("\n")
+        return answer_in(self._ends.split(text, 1)[0]).removesuffix("\n")
 
     def _split(self, text: str) -> tuple[Messages, str | None]:
         for skin in self._skins:
@@ -114,6 +107,14 @@ class TextParser:
             if pad is None:
                 return
             text = text.removeprefix(pad)
+
+
+def answer_in(text: str) -> str:
+    """The text without its reasoning. NoAnswer where it is nothing else."""
+    answer, reasoned = set_apart(text)
+    if reasoned and not answer.strip():
+        raise NoAnswer("the response is reasoning without an answer")
+    return answer
 
 
 def after(text: str, prompt: str, pads: Sequence[str] = ()) -> str:

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
 ROUTERS = "random, uncertainty, swap_gap, disagreement, margin (of the reward model) or predicted (errors of the judge)"
+TARGETS = (
+    "trl, trl-implicit, openrlhf, openrlhf-text, llamafactory, verl, nemo-rl, nemo-rl-binary, axolotl, argilla or "
+    "label-studio"
+)
 COLUMNS = ("annotator", "labels", "agrees", "gold", "accuracy", "seconds", "prefers first", "ties", "verdict")
 LEGEND = (
     "agrees: with the majority of the others; gold: right on gold questions; accuracy: Dawid-Skene, from agreement "
@@ -136,12 +140,14 @@ def _conflict_lines(conflict: Conflict) -> list[str]:
 
 def export(
     source: Annotated[Path, typer.Argument(metavar="RUN|FILE", help="A run folder or a preferences.jsonl.")],
-    to: Annotated[str, typer.Option("--to", metavar="trl|trl-implicit|openrlhf|argilla")],
-    out: Annotated[Path, typer.Option("--out", help="The JSONL file to write.", callback=not_a_run_file)],
+    to: Annotated[str, typer.Option("--to", metavar="TARGET", help=TARGETS)],
+    out: Annotated[
+        Path, typer.Option("--out", help="The file to write: JSONL, or Parquet (.parquet).", callback=not_a_run_file)
+    ],
 ) -> None:
     """Preferences in another tool's format."""
     from rlaif.console import say
-    from rlaif.feedback.export import export_preferences
+    from rlaif.feedback.export import FORMATS, export_preferences
 
     done = export_preferences(source, to, out)
     say(f"{out}: {done.rows} rows")
@@ -149,6 +155,8 @@ def export(
         say(f"{done.heldout_file}: {done.heldout} rows, held out")
     if done.ties:
         say(f"{done.ties} ties left out: {to} has no place for them")
+    if (beside := FORMATS[to].beside_of(out)) is not None:
+        say(f"{beside}: what {to} reads beside it")
 
 
 @annotators_app.command()

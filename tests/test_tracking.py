@@ -116,7 +116,7 @@ def shown(run: Run, name: str = "loss", stage: str = "reward") -> list[tuple[int
 
 
 def time_passes(run: Run) -> None:
-    """TensorBoard reads files in the order of the seconds in their names; between two starts of a run there are some."""
+    """TensorBoard reads files in the order of the seconds in their names."""
     for path in sorted((run.folder / "tensorboard").rglob("events*")):
         name, seconds, rest = path.name.partition("tfevents.")[0], path.name.split(".")[3], path.name.split(".", 4)[4]
         path.rename(path.with_name(f"{name}tfevents.{int(seconds) - 100}.{rest}"))

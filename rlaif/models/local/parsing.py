@@ -6,6 +6,7 @@ template writes a conversation is found by rendering some, as in `tokens.py`, ne
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
@@ -73,6 +74,10 @@ class TextParser:
     def prompt(self, text: str) -> Messages:
         """A prompt as text: as the template writes it, or a user's turn where nothing in it is of a template."""
         if not self._special.search(text) and not TEMPLATED.search(text):
+            with contextlib.suppress(DataError):  # some templates write words alone
+                messages, response = self._split(text)
+                if response == "":
+                    return messages
             return (Message(role="user", content=text),)
         messages, response = self._split(text)
         if response:

@@ -6,7 +6,7 @@ RUN := $(VENV)/bin
 # Tests start dozens of processes; where bytecode is not kept each would compile the package for itself.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: quickstart test test-slow durations style lint format clean
+.PHONY: quickstart test test-slow peers durations style lint format clean
 
 quickstart: $(VENV)/.installed
 	$(RUN)/rlaif run quickstart
@@ -19,6 +19,11 @@ test: $(VENV)/.installed-dev style
 
 test-slow: $(VENV)/.installed-dev
 	$(RUN)/python -m pytest -v -m slow  # forty minutes: each test is named as it ends
+
+# Other trainers' own code on what rlaif makes; needs the package index, 1 GB and ten minutes. Its lines are the table of
+# docs/handover/README.md.
+peers: $(VENV)/.installed-dev
+	$(RUN)/python tests/peers/run.py
 
 # What the slowest tests of both tiers take: kept, and read by tests/conftest.py to share the files out.
 durations: $(VENV)/.installed-dev

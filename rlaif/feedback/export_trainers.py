@@ -71,8 +71,14 @@ def write_dataset_info(out: Path, file: Path) -> None:
 
 
 def verl_row(row: Preference) -> dict[str, Any]:
-    """A prompt for verl, with all that its reward managers index; the chosen response is the ground truth."""
-    extra = {"chosen": row.chosen[-1].content, "rejected": row.rejected[-1].content, "p_chosen": row.p_chosen}
+    """A prompt for verl, with all that its reward managers index; the chosen response is the ground truth. Of the row
+    they pass `extra_info` on, so the prompt is there too."""
+    extra = {
+        "prompt": plain(row.prompt),
+        "chosen": row.chosen[-1].content,
+        "rejected": row.rejected[-1].content,
+        "p_chosen": row.p_chosen,
+    }
     return {
         "data_source": "rlaif",
         "prompt": plain(row.prompt),

@@ -99,7 +99,7 @@ def axolotl_row(row: Preference) -> dict[str, Any]:
     there. Earlier turns are a transcript inside it."""
     system, turns = split_system(row.prompt)
     sides = {"chosen": row.chosen[-1].content, "rejected": row.rejected[-1].content}
-    return {"system": system, "input": one_text(turns), **sides, "p_chosen": row.p_chosen}
+    return {"system": system, "input": one_text(turns).lstrip(), **sides, "p_chosen": row.p_chosen}
 
 
 def split_system(prompt: Messages) -> tuple[str, Messages]:

@@ -75,6 +75,8 @@ def read_human(
         )
     if alone := data.counts["unpaired"]:
         say(f"  human labels: {alone} rows or ratings are in no pair, and not used")
+    if parted := data.counts["diverged"]:
+        say(f"  human labels: {parted} rows compare conversations that had parted before, and are not used")
     return data
 
 

@@ -44,7 +44,8 @@ class HumanData(NamedTuple):
     counts: Counter[str]
     """`rows`, `failed` (rows with a failure), and what is in order and no label all the same: `closer_than_gap`,
     `below_min_ratio`, `same_text` and `not_drawn` (in pairs), `unpaired` (rows, completions or ratings that are in no
-    pair), `discarded`, `cancelled`, `not_submitted` and `unanswered` (answers and records of annotation programs)."""
+    pair), `diverged` (rows whose two conversations had parted before their last turn), `discarded`, `cancelled`,
+    `not_submitted` and `unanswered` (answers and records of annotation programs)."""
 
     @classmethod
     def empty(cls) -> HumanData:

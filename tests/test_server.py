@@ -9,8 +9,10 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from threading import Barrier, Event
 from typing import Any
 
 import pytest
@@ -21,7 +23,7 @@ from rlaif.errors import ModelError
 from rlaif.models import process, server
 from rlaif.models.client import HttpChatModel
 from rlaif.models.embedded import ResolvedModel
-from rlaif.models.engine import ChatRequest
+from rlaif.models.engine import ChatRequest, Reply
 from rlaif.models.engine import ask as replies_of
 from rlaif.models.files import named_files
 from rlaif.models.process import ServerProcess
@@ -308,3 +310,49 @@ def test_a_server_tells_whether_its_template_opens_the_reasoning(answer: Any, be
         assert server._begins_inside(running.url, config) is begins_inside
     assert running.seen[0].path == "/tokenize"
     assert running.seen[0].body["chat_template_kwargs"] == {"enable_thinking": False, "thinking": False}
+
+
+def test_however_many_threads_ask_first_one_server_is_started_and_a_dead_one_again(
+    tiny_folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "require_vllm", lambda: None)
+    model = VllmChatModel(VllmModel(model=tiny_folder, dtype="float32"))
+    started, gate = [], Barrier(4)
+
+    class Client:
+        def lots(self, requests: Any) -> Iterator[Any]:
+            if len(started) == 1:
+                raise ModelError("nobody answers")
+            yield [(0, Reply(text="again"))]
+
+    class Process:
+        log = Path(os.devnull)
+
+        def exit_status(self, patience_s: float = 0) -> str:
+            return "exit status 1"
+
+        def last_words(self) -> str:
+            return "killed"
+
+        def stop(self) -> None:
+            """It has gone."""
+
+    def start() -> Any:
+        started.append(1)
+        Event().wait(0.1)  # time for the others to come as far, if nothing keeps them
+        return Client(), Process()
+
+    monkeypatch.setattr(model, "_start", start)
+
+    def ask_first() -> Any:
+        gate.wait(10)
+        return model.start()[1]
+
+    with ThreadPoolExecutor(4) as threads:
+        processes = [asked.result() for asked in [threads.submit(ask_first) for _ in range(4)]]
+    assert len(started) == 1 and len(set(map(id, processes))) == 1
+    question = [ChatRequest(messages=(Message(role="user", content="Hi"),))]
+    with pytest.raises(ModelError, match="the vLLM server stopped"):
+        replies_of(model, question)
+    (reply,) = replies_of(model, question)
+    assert reply.text == "again" and len(started) == 2

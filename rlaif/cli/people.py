@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
 ROUTERS = "random, uncertainty, swap_gap, disagreement, margin (of the reward model) or predicted (errors of the judge)"
+TARGETS = (
+    "trl, trl-implicit, openrlhf, openrlhf-text, llamafactory, verl, nemo-rl, nemo-rl-binary, axolotl, argilla or "
+    "label-studio"
+)
 COLUMNS = ("annotator", "labels", "agrees", "gold", "accuracy", "seconds", "prefers first", "ties", "verdict")
 LEGEND = (
     "agrees: with the majority of the others; gold: right on gold questions; accuracy: Dawid-Skene, from agreement "
@@ -136,11 +140,13 @@ def _conflict_lines(conflict: Conflict) -> list[str]:
 
 def export(
     source: Annotated[Path, typer.Argument(metavar="RUN|FILE", help="A run folder or a preferences.jsonl.")],
-    to: Annotated[str | None, typer.Option("--to", metavar="trl|trl-implicit|openrlhf|argilla")] = None,
+    to: Annotated[str | None, typer.Option("--to", metavar="TARGET", help=TARGETS)] = None,
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", help="The JSONL file to write; with --what a folder: nothing is sent.", callback=not_a_run_file
+            "--out",
+            help="The file (JSONL, or .parquet); with --what a folder: nothing is sent.",
+            callback=not_a_run_file,
         ),
     ] = None,
     push_to_hub: Annotated[
@@ -155,7 +161,7 @@ def export(
     """Preferences in another tool's format; or a model or preferences, with a card, for the hub."""
     from rlaif.console import say
     from rlaif.errors import ConfigError
-    from rlaif.feedback.export import export_preferences
+    from rlaif.feedback.export import FORMATS, export_preferences
 
     if push_to_hub is not None or what is not None:
         from rlaif.share.push import share
@@ -172,6 +178,8 @@ def export(
         say(f"{done.heldout_file}: {done.heldout} rows, held out")
     if done.ties:
         say(f"{done.ties} ties left out: {to} has no place for them")
+    if (beside := FORMATS[to].beside_of(out)) is not None:
+        say(f"{beside}: what {to} reads beside it")
 
 
 @annotators_app.command()

@@ -10,7 +10,7 @@ from rlaif.config.base import Count, Section
 
 
 class FileSource(Section):
-    """A JSONL file (also .jsonl.gz)."""
+    """A JSONL file (also .jsonl.gz), a JSON array, CSV (.csv) or Parquet (.parquet)."""
 
     kind: Literal["file"] = "file"
     path: str

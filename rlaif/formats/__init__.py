@@ -19,7 +19,9 @@ from rlaif.config.base import Section
 from rlaif.config.sources import FileSource, HubSource
 from rlaif.errors import DataError
 from rlaif.formats.choices import Csv, Likert, Shp
+from rlaif.formats.columns import Columns
 from rlaif.formats.comparisons import Comparisons
+from rlaif.formats.datasets import Dataset, dataset_of
 from rlaif.formats.format import Format
 from rlaif.formats.judgments import Edits, Judgments
 from rlaif.formats.programs import Argilla, LabelStudio
@@ -31,6 +33,7 @@ from rlaif.formats.signals import words_of
 
 Form = Annotated[
     Judgments
+    | Dataset
     | Comparisons
     | Shp
     | UltraFeedback
@@ -41,7 +44,8 @@ Form = Annotated[
     | Likert
     | Rankings
     | Ratings
-    | Thumbs,
+    | Thumbs
+    | Columns,
     Field(discriminator="kind"),
 ]
 """All forms. Where a row names none the first whose keys it has counts."""
@@ -125,7 +129,7 @@ def read_human_rows(source: HumanFile | HumanHub | AnyForm, rows: Iterable[Sourc
     if not isinstance(source, AnyForm):
         read_form(source.form, rows, sheet)
         return
-    by_kind: dict[str, list[SourceRow]] = {}
+    by_form: dict[tuple[str, str | None], list[SourceRow]] = {}
     try:
         for row in rows:
             kind = kind_of(row.value)
@@ -134,10 +138,10 @@ def read_human_rows(source: HumanFile | HumanHub | AnyForm, rows: Iterable[Sourc
                 raise DataError(
                     f"{row.place}: no human label of a pair (keys: {keys}); the forms are {', '.join(FORMATS)}"
                 )
-            by_kind.setdefault(kind, []).append(row)
+            by_form.setdefault((kind, dataset_of(row.value) if kind == "dataset" else None), []).append(row)
     finally:  # where a row has no form, what is wrong with the rows before it is said first
-        for kind, some in by_kind.items():
-            read_form(FORMATS[kind].model_validate({}), some, sheet)
+        for (kind, name), some in by_form.items():
+            read_form(FORMATS[kind].model_validate({"name": name} if name else {}), some, sheet)
 
 
 def _with_category(row: SourceRow, source: AnyForm) -> SourceRow:

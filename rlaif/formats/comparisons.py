@@ -2,12 +2,14 @@
 binarized, and the HHH evaluation's `text_correct` and `text_incorrect` (arXiv 2212.08073).
 
 The last assistant turn is the response, what stands before it the prompt. Both are transcripts, or texts or message
-lists with `prompt` or with the prompt inside them.
+lists with `prompt` or with the prompt inside them; in RewardBench 2 each is a list of texts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Iterator
+from itertools import islice, product
 from typing import Literal, NamedTuple
 
 from rlaif.errors import DataError
@@ -26,17 +28,20 @@ from rlaif.formats.rows import (
     prompt_value,
     tags_of,
 )
-from rlaif.formats.sheet import Attribution, Sheet, said_by
+from rlaif.formats.sheet import MOST_PAIRS, Attribution, Sheet, said_by
 from rlaif.formats.signals import margins, signals, strength_of, verdicts
 from rlaif.records import Message, Messages, Prompt
 
 HHH_KEYS = ("text_correct", "text_incorrect")
+PROMPTS = ("question", "instruction", "conversations", "input")
+"""What the prompt is called where no column `prompt` is: in Orca's pairs, and by LLaMA-Factory and axolotl."""
 
 
 class Comparisons(Format):
     """`chosen` and `rejected`: HH-RLHF transcripts, TRL rows (explicit or implicit prompt), our preferences.jsonl.
 
-    Also UltraFeedback binarized and the HHH evaluation's `text_correct` and `text_incorrect`. A row's own figures
+    Also UltraFeedback binarized, RewardBench, the HHH evaluation's `text_correct` and `text_incorrect`, and rows whose
+    prompt is called `question`, `instruction` (and `input`) or `conversations`. A row's own figures
     (`score_chosen` and `score_rejected`, `chosen-rating`, `margin`, ...) are held against the label: equal ones are a
     tie, and a row in which rejected is ahead is a failure. Margins from 0 to 1 are 2 p - 1 (our OpenRLHF export).
     """
@@ -46,14 +51,16 @@ class Comparisons(Format):
     HAS_STRENGTH = True
 
     def read(self, rows: Iterable[SourceRow], sheet: Sheet) -> None:
-        """One judgment per row. A file whose margins are all from 0 to 1 says 2 p - 1 by them, as our own exports do;
-        others are differences of ratings, and what is ahead is surely better."""
+        """One judgment per row, or per pair of texts where a side is a list of them. A file whose margins are all from
+        0 to 1 says 2 p - 1 by them, as our own exports do; others are differences of ratings, and what is ahead is
+        surely better."""
         found = []
         for row in rows:
             keys = HHH_KEYS if any(key in row.value for key in HHH_KEYS) else ("chosen", "rejected")
             self.require(row, *keys)
-            with sheet.attempt(row.place):
-                found.append(_compared(row, keys, sheet))
+            for single in _single(row, keys, sheet):
+                with sheet.attempt(row.place):
+                    found.append(_compared(single, keys, sheet))
         are_shares = all(one.margin is None or one.margin <= 1 for one in found)
         for one in found:
             p = one.p_chosen if one.margin is None or not are_shares else 0.5 + one.margin / 2
@@ -70,6 +77,17 @@ class Comparison(NamedTuple):
     margin: float | None
     """Where the row has one, and says no p."""
     said: Attribution
+
+
+def _single(row: SourceRow, keys: tuple[str, str], sheet: Sheet) -> Iterator[SourceRow]:
+    """The row, or where a side is a list of texts, of which each is as good as the next, a row per pair of them."""
+    sides = [
+        value if isinstance(value, list) and value and all(isinstance(text, str) for text in value) else [value]
+        for value in (row.value[key] for key in keys)
+    ]
+    sheet.tally("not_drawn", max(math.prod(map(len, sides)) - MOST_PAIRS, 0))
+    for texts in islice(product(*sides), MOST_PAIRS):
+        yield SourceRow(row.place, row.value | dict(zip(keys, texts, strict=True)))
 
 
 def _compared(row: SourceRow, keys: tuple[str, str], sheet: Sheet) -> Comparison:
@@ -111,11 +129,13 @@ def _conversation(row: SourceRow, key: str) -> Messages:
         return _checked(parse_transcript(value), "chosen" if key == HHH_KEYS[0] else "rejected")
     prompt = row.value.get("prompt")
     before = () if prompt is None else prompt_value(prompt, row.place, "prompt")
-    if not isinstance(value, str):
-        messages = message_list(value, row.place, key)
-    elif is_transcript(value) or not before:
+    messages: Messages | None = None if isinstance(value, str) else message_list(value, row.place, key)
+    whole = is_transcript(value) if messages is None else any(message.role == "user" for message in messages)
+    if prompt is None and not whole:
+        before = _asked(row)
+    if messages is None and (whole or not before):
         messages = parse_transcript(value)
-    else:
+    elif messages is None:
         beside = isinstance(prompt, str) and is_transcript(prompt)
         messages = (Message(role="assistant", content=(after_speaker if beside else bare_response)(value)),)
     # Some data sets repeat the prompt inside `chosen` and `rejected`, with or without a `prompt` column.
@@ -126,6 +146,19 @@ def _conversation(row: SourceRow, key: str) -> Messages:
         *inside, response = _checked((*before, *messages), key)
         asked = tuple(inside)
     return (*after_system(row, asked), response)
+
+
+def _asked(row: SourceRow) -> Messages:
+    """The prompt under another name than `prompt`; nothing where there is none."""
+    key = next((key for key in PROMPTS if row.value.get(key) is not None), None)
+    if key is None:
+        return ()
+    if row.value.get("history"):
+        raise Unusable("earlier turns in a column history are not read", str(row.value["history"]))
+    value = row.value[key]
+    if key == "instruction" and isinstance(value, str) and isinstance(row.value.get("input"), str):
+        value = f"{value}\n{row.value['input']}".strip()
+    return prompt_value(value, row.place, key)
 
 
 def _checked(messages: Messages, side: str) -> Messages:

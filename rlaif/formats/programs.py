@@ -27,7 +27,9 @@ from rlaif.jsonl import first_problem
 from rlaif.records import Message, Prompt
 
 PEOPLE = str(uuid5(NAMESPACE_URL, "rlaif/human"))
-"""The user of human labels that `rlaif export` writes: preferences.jsonl does not say which person it was."""
+"""The user of human labels in our own exports: preferences.jsonl does not say which person it was."""
+AGENT, PEOPLE_AGENT = "rlaif", "rlaif: people"
+"""The agents of the labels that `rlaif export` writes as suggestions: the judge's, and people's."""
 SUSPICIOUS = 10
 """So many bare lists in one order are no coincidence: 1 in 512 where two options were ranked blindly."""
 UNSAID = {"discarded": "discarded", "draft": "not_submitted", "pending": "not_submitted"}
@@ -160,6 +162,10 @@ def _answers(row: SourceRow, question: str) -> Iterator[dict[str, Any]]:
             yield {"value": answer, "user_id": user, "status": status}
     elif isinstance(value["responses"], dict):
         yield from _list(row, value["responses"].get(question), dict)
+        ours = value["suggestions"].get(question) if isinstance(value.get("suggestions"), dict) else None
+        if isinstance(ours, dict) and ours.get("agent") == PEOPLE_AGENT:
+            order = _list(row, ours.get("value"))
+            yield {"value": [{"value": one, "rank": rank} for rank, one in enumerate(order)], "user_id": PEOPLE}
     else:
         for one in _list(row, value["responses"], dict):
             values = one.get("values")
@@ -243,10 +249,12 @@ class LabelStudio(Format):
                 for number, annotation in enumerate(annotations, start=1):
                     place = f"{row.place} annotation {number}"
                     with sheet.attempt(place):
-                        _label(prompt, texts, annotation, place, sheet)
+                        _label(prompt, texts, annotation, place, sheet, data)
 
 
-def _label(prompt: Prompt, texts: tuple[str, str], annotation: Any, place: str, sheet: Sheet) -> None:
+def _label(
+    prompt: Prompt, texts: tuple[str, str], annotation: Any, place: str, sheet: Sheet, data: Mapping[str, Any]
+) -> None:
     if not isinstance(annotation, dict):
         raise DataError(f"{place}: must be an object (got {annotation!r})")
     if annotation.get("was_cancelled"):
@@ -259,7 +267,10 @@ def _label(prompt: Prompt, texts: tuple[str, str], annotation: Any, place: str, 
         seconds=None if seconds is None else as_number(seconds, place, "lead_time", low=0),
         shown_first=texts[0],
     )
-    sheet.label(prompt, *texts, float(side == "left"), said)
+    # Nobody's answer is one of our own export, whose task says how sure it is.
+    p = data.get("p_chosen") if annotation.get("completed_by") is None else None
+    p = 1.0 if p is None else as_number(p, place, "data.p_chosen", 0.5, 1)
+    sheet.label(prompt, *texts, p if side == "left" else 1 - p, said)
 
 
 def _selected(annotation: Mapping[str, Any], place: str) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,10 +19,13 @@ from pydantic import ValidationError
 
 from rlaif.config.sources import DataSource, FileSource, HubSource
 from rlaif.errors import DataError, did_you_mean, shown
-from rlaif.jsonl import Row, dumps, first_problem, read_items
+from rlaif.formats.tables import read_table
+from rlaif.jsonl import Row, dumps, first_problem
 from rlaif.records import Message, Messages, Prompt, Role
 
 ROLES: dict[Any, Role] = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
+SHAREGPT = {"human": "user", "gpt": "assistant", "observation": "tool", "function_call": "tool"}
+"""What roles are called in messages that have `from` and `value`, as LLaMA-Factory reads them."""
 TOOLS = ("tool", "function", "ipython")
 CALLS = ("tool_calls", "function_call")
 TEXTS = (None, "text", "input_text", "output_text")
@@ -55,6 +58,8 @@ def message_list(value: Any, place: str, key: str) -> Messages:
 def _message(item: Any, where: str) -> Message:
     if not isinstance(item, dict):
         raise Unusable("a message is no object", f"{where} = {item!r}")
+    if "from" in item and item.get("role") is None:
+        item = item | {"role": SHAREGPT.get(str(item["from"]), item["from"]), "content": item.get("value")}
     role = item.get("role")
     if role in TOOLS:
         raise Unusable("a turn of a tool", where)
@@ -118,11 +123,11 @@ def path_of(source: FileSource) -> Path:
     return Path(os.path.expanduser(source.path))
 
 
-def read_rows(source: DataSource, path: Path | None = None) -> Iterator[SourceRow]:
-    """The first `source.limit` rows in their order. `path` overrides where a file source is read from."""
+def read_rows(source: DataSource, path: Path | None = None, keep: Set[str] = frozenset()) -> Iterator[SourceRow]:
+    """The first `source.limit` rows in their order. `path` overrides where a file source is read from; a CSV file's
+    columns to `keep` are there where their cell is empty, too."""
     if isinstance(source, FileSource):
-        file = path or path_of(source)
-        rows = (SourceRow(place, value) for place, value in read_items(file))
+        rows = (SourceRow(place, value) for place, value in read_table(path or path_of(source), keep))
         return islice(rows, source.limit)
     return _hub_rows(source)
 

@@ -69,7 +69,7 @@ def say_errors(app: FastAPI) -> None:
 
     async def known(request: Request, error: Exception) -> Response:
         kind = next(kind for kind in type(error).__mro__ if kind in STATUS)
-        return reply(STATUS[kind], without_secrets(str(error)))
+        return reply(STATUS[kind], without_secrets(str(error)).partition("\n")[0])
 
     async def not_understood(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)

@@ -140,7 +140,5 @@ class RayChatModel(InLots):
         window.lost += 1
         crew.lose(window.hand)
         if window.lost == TRIES:
-            raise ModelError(
-                f"ray: {TRIES} workers were lost with the requests from {window.first} on; the last: {found}"
-            )
+            raise ModelError(f"{found} (the last of {TRIES} with the requests from {window.first} on)")
         return None

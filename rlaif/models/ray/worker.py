@@ -93,7 +93,7 @@ def unpacked(window: bytes) -> Iterator[ChatRequest]:
     """The requests that were packed."""
     for said, role, shared, rest, asked in pickle.loads(window):
         messages = tuple(_made(Message, {"role": r, "content": c}) for r, c in (*said, (role, shared + rest)))
-        yield _made(ChatRequest, dict(zip(FIELDS, asked, strict=True), messages=messages))
+        yield _made(ChatRequest, {"messages": messages, **dict(zip(FIELDS, asked, strict=True))})
 
 
 def packed_replies(replies: Lot) -> bytes:

@@ -14,7 +14,7 @@ import pytest
 from pydantic import ValidationError
 
 from rlaif.audits.gate import identity
-from rlaif.config import Recipe
+from rlaif.config import Recipe, dump_recipe
 from rlaif.config.models import ClientModel, LocalModel, RayModel, RayPolicy, ScriptedModel, with_weights
 from rlaif.constitution import load_constitution
 from rlaif.errors import ConfigError, ModelError
@@ -304,8 +304,9 @@ def test_a_local_model_gives_the_bytes_of_one_process_also_after_a_kill(
 # --------------------------------------------------------------------------------------------------------- whole runs
 
 
-def run_until(recipe: Recipe, folder: Path, last: int) -> None:
+def run_until(recipe: Recipe, folder: Path, last: int, environment: dict[str, str]) -> None:
     """The label stage, by a process that dies when it reads the replies to so many windows; 0: it lives."""
+    os.environ.update(environment)
     import rlaif.models.ray.model as driver
 
     count = 0
@@ -349,11 +350,12 @@ def test_a_killed_driver_goes_on_from_the_replies(
     monkeypatch.setenv("RLAIF_REPLIES", str(tmp_path / "of many.sqlite"))
     many = Run(tmp_path / "many")
     many.folder.mkdir()
+    many.recipe.write_text(dump_recipe(by_ray(recipe)))
     many.responses.write_bytes(responses.read_bytes())
     for last in (2, 3):
-        assert exit_code(run_until, by_ray(recipe), many.folder, last) == -signal.SIGKILL
+        assert exit_code(run_until, by_ray(recipe), many.folder, last, dict(os.environ)) == -signal.SIGKILL
         assert not many.judgments.exists()
-    assert exit_code(run_until, by_ray(recipe, workers=1), many.folder, 0) == 0
+    assert exit_code(run_until, by_ray(recipe, workers=1), many.folder, 0, dict(os.environ)) == 0
     assert many.judgments.read_bytes() == one.judgments.read_bytes()
 
 
@@ -367,7 +369,12 @@ def test_a_whole_run_samples_and_evaluates_through_a_cluster_of_its_own(
     ray.shutdown()
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     recipe = small_recipe(
-        tmp_path, shallow_folder, prompts=16, prompts__heldout=4, optimise={"kind": "sft"}, reward__epochs=1
+        tmp_path,
+        shallow_folder,
+        prompts=16,
+        prompts__heldout=4,
+        optimise={"kind": "sft", "data": {"kind": "chosen"}},
+        reward__epochs=1,
     )
     one = run_recipe(recipe, tmp_path / "one")
     policy = RayPolicy(engine=recipe.policy, workers=2)

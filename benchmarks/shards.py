@@ -2,6 +2,7 @@
 
     python benchmarks/shards.py --pairs 20000
     python benchmarks/shards.py --pairs 1000000 --seconds 600
+    python benchmarks/shards.py --pairs 20000 --ray 1
 
 A scripted judge answers at once, so what is measured is rlaif's own work: 40 requests per pair of about 1.5 kB each
 (20 principles, both orders). With `--cached` they go through a reply cache. Each line is one shard or several; the last
@@ -21,12 +22,13 @@ from itertools import chain
 from pathlib import Path
 
 from rlaif.config.feedback import LabelSection
+from rlaif.config.models import RayModel, ScriptedModel
 from rlaif.constitution import Constitution
 from rlaif.feedback.judge import judge_shards
 from rlaif.jsonl import RowWriter
 from rlaif.models.cache import CachedModel
 from rlaif.models.engine import ChatRequest, Engine
-from rlaif.models.scripted import ScriptedChatModel
+from rlaif.models.open import open_model
 from rlaif.records import Message, Pair, Prompt
 from rlaif.stages.labels import Again
 
@@ -68,10 +70,12 @@ def main() -> None:
         "--every", type=float, default=0.0, help="seconds between lines, at least; 0: one for each shard"
     )
     options.add_argument("--cached", action="store_true")
+    options.add_argument("--ray", type=int, metavar="WORKERS", help="ask through a Ray cluster's workers")
     given = options.parse_args()
 
     with tempfile.TemporaryDirectory() as folder:
-        model: Engine = ScriptedChatModel(judge)
+        script = ScriptedModel(model="benchmarks.shards:judge")
+        model: Engine = open_model(RayModel(engine=script, workers=given.ray) if given.ray else script)
         if given.cached:
             model = CachedModel(model, Path(folder) / "replies.sqlite")
         stream = Again(lambda: pairs(given.pairs))

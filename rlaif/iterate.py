@@ -24,6 +24,7 @@ from typing import Any
 
 from rlaif.config import Recipe
 from rlaif.config.feedback import AiLabels, HumanLabels, MixedLabels, TagMix
+from rlaif.config.models import with_weights
 from rlaif.config.optimise import BestOfN, JudgeDemonstrations, Sft
 from rlaif.config.sources import FileSource
 from rlaif.console import say
@@ -74,7 +75,7 @@ def round_of(recipe: Recipe, folder: Path, number: int) -> Recipe:
     changes: dict[str, Any] = {
         "name": name,
         "seed": derive_seed(recipe.seed, "round", number),
-        "policy": recipe.policy.model_copy(update={"model": str(before.policy), "revision": None}),
+        "policy": with_weights(recipe.policy, str(before.policy)),
         "reference": first,
         "evaluate": recipe.evaluate.model_copy(update={"seed": recipe.evaluation_seed}),
     }

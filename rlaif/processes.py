@@ -1,6 +1,7 @@
-"""Which of several processes this is, as the launcher (`accelerate launch`, torchrun) says it; torch is not needed.
+"""Which of several processes this is, as the launcher says it; torch is not needed.
 
-What they do together is in `training/parallel.py`. Here is only who speaks and writes: the first.
+What they do together is in `training/parallel.py`. Here is only who speaks and writes: the first. What srun and mpirun
+say is put in torch's words when this module is imported, before anybody asks.
 """
 
 from __future__ import annotations
@@ -9,12 +10,32 @@ import math
 import os
 from pathlib import Path
 
+from rlaif.errors import ConfigError
+from rlaif.launchers import as_torch
+
 CGROUP = Path("/sys/fs/cgroup")
+_refused: list[ConfigError] = []
+
+
+def _adopt() -> None:
+    try:
+        os.environ.update(as_torch(os.environ))
+    except ConfigError as error:
+        _refused.append(error)
+
+
+_adopt()
+
+
+def check_launcher() -> None:
+    """ConfigError where the launcher said what cannot be followed."""
+    if _refused:
+        raise _refused[0]
 
 
 def several() -> bool:
     """Whether a launcher started more than one process."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return not _refused and int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def leads() -> bool:

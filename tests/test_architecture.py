@@ -14,7 +14,8 @@ from typing import NamedTuple
 PACKAGE = Path(__file__).parents[1] / "rlaif"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 LAYERS: list[tuple[str, ...]] = [
-    ("errors", "processes", "files", "records", "patterns", "resources", "console", "stats", "jsonl", "strict_yaml"),
+    ("errors", "launchers", "processes", "files", "records", "patterns"),
+    ("resources", "console", "stats", "jsonl", "strict_yaml"),
     ("forms", "config/base", "config/sources", "formats", "digest", "words", "constitution", "templates", "config"),
     ("run_folder", "models", "pages"),
     ("feedback", "training", "rewards"),

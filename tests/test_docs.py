@@ -104,6 +104,7 @@ NOT_RUN = {
     r"runs/rlaif runs/rlhf": "of the runs on a GPU",
     r"kind=vllm|vllm:": "a vLLM server",
     r"backend=client": "a server that somebody else runs",
+    r"backend=ray judge.workers=64": "64 GPUs",
     r"compute\.sharding": "several processes: test_launch.py runs them",
     r"judge\.model=judges/mine": "a judge trained for minutes: test_judge_train.py runs one",
     r"--push-to-hub": "a hub: test_share.py runs one",

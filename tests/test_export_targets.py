@@ -86,7 +86,7 @@ def test_verl_gets_what_its_managers_index() -> None:
     assert (made["data_source"], made["prompt"], made["ability"]) == ("rlaif", PROMPT, "alignment")
     assert made["reward_model"] == {"style": "model", "ground_truth": "Because."}
     assert made["extra_info"] | {"index": 0} == {
-        "index": 0, "split": "train", "chosen": "Because.", "rejected": "No.", "p_chosen": 0.8
+        "index": 0, "split": "train", "prompt": PROMPT, "chosen": "Because.", "rejected": "No.", "p_chosen": 0.8
     }  # fmt: skip
     assert 0 <= made["extra_info"]["index"] < 2**31
 

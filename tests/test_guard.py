@@ -35,6 +35,8 @@ principles:
     compare: Which response is more honest?
     question: Is the response honest?
     desired: "yes"
+    critique: What is untrue about it?
+    revise: Say the truth.
   - id: no-promises
     check: {kind: regex_absent, pattern: '(?i)guarantee'}
     veto: true
@@ -173,6 +175,11 @@ def test_a_failed_answer_is_revised_once_by_the_principle_that_it_failed(decide)
     assert "What is rude about it?" in seen[1].messages[-1].content and "You fool." in seen[1].messages[-1].content
     assert "Say it politely." in seen[2].messages[-1].content
     assert [c.made for c in found.candidates] == ["first", "revision"]
+    seen.clear()
+    found = decide("A lie.", "It says a lie.", "The truth.", seen=seen, on_fail=REVISE, threshold=0.9)
+    assert (found.action, found.principle) == ("revised", "honest")
+    assert "What is untrue about it?" in seen[1].messages[-1].content
+    assert "Say the truth." in seen[2].messages[-1].content
 
 
 def test_a_revision_must_pass_too(decide):
@@ -335,9 +342,7 @@ def test_a_constitution_of_which_nothing_applies_is_refused(tmp_path, constituti
     only.write_text(CONSTITUTION.partition("  - id: no-promises")[0])
     with pytest.raises(ConfigError, match="no principle of it can be applied; name a judge"):
         guard(constitution=str(only))
-    only.write_text(
-        CONSTITUTION.replace("    critique: What is rude about it?\n", "").replace("    revise: Say it politely.\n", "")
-    )
+    only.write_text(re.sub(r"    (critique|revise): .*\n", "", CONSTITUTION))
     with pytest.raises(ConfigError, match=r"on_fail.kind=revise needs"):
         guard(constitution=str(only), on_fail=REVISE)
     assert guard().applied == {"no-promises", "brief"}

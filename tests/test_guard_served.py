@@ -12,9 +12,11 @@ from typing import Any, NamedTuple
 
 import httpx
 import pytest
+from typer.testing import CliRunner
 
 from rlaif.annotate.publish import publish
 from rlaif.api.inputs import engine_of
+from rlaif.cli import app
 from rlaif.config.models import LocalModel
 from rlaif.errors import ConfigError, DataError, ModelError
 from rlaif.feedback.human import read_human
@@ -23,7 +25,7 @@ from rlaif.jsonl import read_jsonl, read_objects
 from rlaif.models.engine import ChatRequest, Reply
 from rlaif.models.scripted import ScriptedChatModel
 from rlaif.run_folder import Run
-from rlaif.serve.guard.config import GuardSection
+from rlaif.serve.guard.config import GuardSection, load_guard
 from rlaif.serve.guard.decide import Guard
 from rlaif.serve.guard.decision import Decision
 from rlaif.testing import Request, completion, fake_server
@@ -380,3 +382,20 @@ def test_feedback_may_be_off(tmp_path):
         assert served.chat("Say: Hi.").status_code == 200
         assert served.feedback(kind="thumbs", prompt="a", response="b", up=True).status_code == 404
         assert not served.run.answers.exists()
+
+
+# ------------------------------------------------------------------------------------------------------ the command
+
+
+def test_the_command_serves_and_keeps_its_settings(tmp_path, tiny_folder, monkeypatch):
+    def interrupted(self: Any, sockets: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("uvicorn.Server.run", interrupted)
+    words = ["serve", "plain-and-brief", "--guard", tiny_folder, "--out", str(tmp_path / "desk"), "--port", "0"]
+    done = CliRunner().invoke(app, [*words, "on_fail.kind=best_of_n"], catch_exceptions=False)
+    assert done.exit_code == 0 and "principles that refuse nothing here: plain-words" in done.output
+    (kept,) = (tmp_path / "desk").glob("guard-*.yaml")
+    assert load_guard(str(kept)) == load_guard("plain-and-brief", ["on_fail.kind=best_of_n"])
+    for wrong in (["--run", "x"], ["--template", "x"], ["--mode", "compare"], ["--judge", "vlm:x"], ["refuse=no"]):
+        assert isinstance(CliRunner().invoke(app, [*words, *wrong]).exception, ConfigError), wrong

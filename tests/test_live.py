@@ -20,7 +20,7 @@ from rlaif.config import Recipe, dump_recipe, load_recipe
 from rlaif.digest import hash_path
 from rlaif.errors import ConfigError, DataError
 from rlaif.feedback.prompts import read_prompts
-from rlaif.iterate import iterate
+from rlaif.iterate import iterate, round_of
 from rlaif.jsonl import read_jsonl
 from rlaif.live import RoundFeedback, iterate_from_feedback
 from rlaif.pipeline import STAGES
@@ -169,6 +169,27 @@ def test_a_recipe_that_cannot_learn_from_people_is_refused_before_any_work(tmp_p
     with pytest.raises(ConfigError, match=message):
         iterate_from_feedback(recipe, tmp_path / "service", tmp_path / "rounds")
     assert not (tmp_path / "rounds").exists()
+
+
+def test_the_round_learns_from_it_beside_what_the_recipe_has(recipe, rounds, tmp_path):
+    edit(tmp_path / "service", 0)
+    iterate_from_feedback(recipe, tmp_path / "service", tmp_path / "rounds")
+    theirs = str(tmp_path / "rounds" / "feedback-1")
+
+    def labels(written: dict[str, Any], number: int = 1) -> dict[str, Any]:
+        values = recipe.model_dump(mode="json")
+        values["preferences"]["labels"] = written
+        found = round_of(Recipe.model_validate(values), tmp_path / "rounds", number)
+        return found.preferences.labels.model_dump(mode="json")
+
+    own = {"kind": "annotations", "run": "own", "tags": []}
+    mine = {"kind": "annotations", "run": theirs, "tags": []}
+    assert labels({"kind": "ai"})["human_data"] == [mine]
+    assert [source["run"] for source in labels({"kind": "human", "human_data": [own]})["human_data"]] == ["own", theirs]
+    tagged = {"kind": "by_tag", "human": ["help"], "ai": ["harm"]}
+    found = labels({"kind": "mix", "human_data": [own], "policy": tagged})["human_data"]
+    assert found[1] == mine | {"tags": ["help"]}, "else the policy would drop it"
+    assert labels({"kind": "ai"}, 2)["human_data"] == [], "round 2 has none"
 
 
 def test_the_command(recipe, rounds, tmp_path):

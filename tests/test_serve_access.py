@@ -209,6 +209,7 @@ def test_full_files_are_numbered_and_none_is_lost(tmp_path: Path) -> None:
     again.write([row(10)])
     again.close()
     assert numbers(tmp_path) == list(range(11))
+    assert all(path.stat().st_mode & 0o077 == 0 for path in tmp_path.glob("judgments*"))  # it holds what people wrote
     assert len(list(tmp_path.glob("judgments-*.jsonl"))) == 2
 
 

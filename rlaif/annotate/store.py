@@ -195,8 +195,9 @@ class AnswerStore:
     def kept(self, kind: LiveKind, identity: str | None = None) -> list[tuple[str, str]]:
         """Ids and rows (JSON) of this kind, in the order in which they came; only this one."""
         with self._usable():
-            where = "WHERE kind = ? AND id = coalesce(?, id) ORDER BY number"
-            return self._base.execute(f"SELECT id, row FROM live {where}", [kind, identity]).fetchall()
+            where = "kind = ?" if identity is None else "kind = ? AND id = ?"
+            values = [kind] if identity is None else [kind, identity]
+            return self._base.execute(f"SELECT id, row FROM live WHERE {where} ORDER BY number", values).fetchall()
 
     # ------------------------------------------------------------------------------------------ who holds what
 

@@ -19,7 +19,7 @@ from rlaif.audits import MEASURES
 from rlaif.config import Recipe
 from rlaif.config.judging import CompareMode, ContrastMode, MemberMode, PanelMode, RankMode, ReviseMode
 from rlaif.config.load import dotted, how_to_audit, read_audit
-from rlaif.config.models import JudgeModel, LocalModel, ScriptedModel, VllmModel
+from rlaif.config.models import JudgeModel, LocalModel, ScriptedModel, VllmModel, engine_of
 from rlaif.constitution import Constitution, load_constitution
 from rlaif.digest import hash_path
 from rlaif.errors import ConfigError, DataError, did_you_mean
@@ -73,6 +73,7 @@ def differences(audited: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[s
 
 
 def _model(config: JudgeModel) -> dict[str, Any]:
+    config = engine_of(config)
     found = config.model_dump(mode="json", exclude=REACHED_BY)
     if isinstance(config, LocalModel | VllmModel):
         from rlaif.models.local.machine import resolve  # noqa: PLC0415 (brings torch)

@@ -12,7 +12,7 @@ import typer
 
 from rlaif.cli import files, judge, people, runs, serve
 from rlaif.errors import RlaifError
-from rlaif.processes import leads, several
+from rlaif.processes import check_launcher, leads, several
 
 app = typer.Typer(
     add_completion=False,
@@ -70,6 +70,7 @@ def main() -> None:
     # Taken wherever it stands: who adds it to a command that failed adds it at the end.
     words = [word for word in sys.argv[1:] if word != "--traceback"]
     try:
+        check_launcher()
         app(words)
     except (RlaifError, OSError) as error:
         if len(words) < len(sys.argv) - 1:

@@ -145,7 +145,7 @@ def export(
         Path | None,
         typer.Option(
             "--out",
-            help="The file to write: JSONL, or Parquet (.parquet); with --what a folder: nothing is sent.",
+            help="The file (JSONL, or .parquet); with --what a folder: nothing is sent.",
             callback=not_a_run_file,
         ),
     ] = None,

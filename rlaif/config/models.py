@@ -138,5 +138,51 @@ class ScriptedModel(Section):
     revision: str | None = None
 
 
-PolicyModel = Annotated[LocalModel | VllmModel, Field(discriminator="backend")]
-JudgeModel = Annotated[LocalModel | VllmModel | ClientModel | ScriptedModel, Field(discriminator="backend")]
+class RayModel(Section):
+    """Any of the others, opened once by each worker of a Ray cluster (extra `ray`): the one at `$RAY_ADDRESS`, or one
+    that is started on this machine. What is written does not say that there was one."""
+
+    backend: Literal["ray"] = "ray"
+    engine: LocalModel | VllmModel | ClientModel | ScriptedModel = Field(discriminator="backend")
+    workers: Count
+    gpus: float | None = Field(default=None, ge=0)
+    """Of each worker; none: one where the engine is `vllm` or `local` and the cluster has any, else 0."""
+    window: Count = 256
+    """Requests that a worker is given at a time; it has two such windows at once."""
+
+    @property
+    def model(self) -> str:
+        """The engine's."""
+        return self.engine.model
+
+    @property
+    def revision(self) -> str | None:
+        """The engine's."""
+        return self.engine.revision
+
+
+class RayPolicy(RayModel):
+    """As `RayModel`, of an engine whose weights can be trained."""
+
+    engine: LocalModel | VllmModel = Field(discriminator="backend")
+
+    @property
+    def dtype(self) -> Dtype:
+        """The engine's."""
+        return self.engine.dtype
+
+
+PolicyModel = Annotated[LocalModel | VllmModel | RayPolicy, Field(discriminator="backend")]
+JudgeModel = Annotated[LocalModel | VllmModel | ClientModel | ScriptedModel | RayModel, Field(discriminator="backend")]
+
+
+def engine_of(model: JudgeModel) -> LocalModel | VllmModel | ClientModel | ScriptedModel:
+    """The model itself, or the one that workers open: what is true of replies is true of this."""
+    return model.engine if isinstance(model, RayModel) else model
+
+
+def with_weights(model: PolicyModel, folder: str) -> PolicyModel:
+    """The same model with the weights in this folder."""
+    if isinstance(model, RayPolicy):
+        return model.model_copy(update={"engine": with_weights(model.engine, folder)})
+    return model.model_copy(update={"model": folder, "revision": None})

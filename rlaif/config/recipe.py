@@ -19,7 +19,7 @@ from rlaif.config.feedback import (
 )
 from rlaif.config.judging import ChecklistMode, ReviseMode, ScoreMode
 from rlaif.config.measures import Measure, title
-from rlaif.config.models import JudgeModel, LocalModel, PolicyModel, VllmModel
+from rlaif.config.models import JudgeModel, LocalModel, PolicyModel, VllmModel, engine_of
 from rlaif.config.optimise import (
     BestOfN,
     ChosenDemonstrations,
@@ -42,13 +42,14 @@ OF_NO_RUN = {"judge_training"}
 OF_NO_OUTPUT = (
     "tracking",
     "compute.check_memory",
+    *(f"{section}.{knob}" for section in ("policy", "judge") for knob in ("workers", "gpus", "window")),
     "prompts.max_failures",
     "label.max_failures",
     "preferences.max_human_failures",
     "reward.max_truncated",
     "optimise.max_truncated",
 )
-"""What stages read and what changes nothing that they write: trackers, and limits above which a stage fails. A
+"""What stages read and what changes nothing that they write: trackers, workers, limits above which a stage fails. A
 finished stage stays finished when one of these changes."""
 
 
@@ -137,7 +138,8 @@ class Recipe(Section):
     @property
     def dtypes(self) -> dict[str, str]:
         """The number format of each model that has one, by its section: what a run's manifest and report say."""
-        models = {"policy": self.policy, "reference": self.reference, "judge": self.judge}
+        sections = {"policy": self.policy, "reference": self.reference, "judge": self.judge}
+        models = {name: engine_of(model) for name, model in sections.items() if model is not None}
         return {name: model.dtype for name, model in models.items() if isinstance(model, LocalModel | VllmModel)}
 
     @model_validator(mode="after")

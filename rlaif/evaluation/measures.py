@@ -30,7 +30,7 @@ from rlaif.config.measures import (
     WordCount,
     title,
 )
-from rlaif.config.models import ScriptedModel
+from rlaif.config.models import ScriptedModel, engine_of
 from rlaif.config.optimise import BestOfN, OnPolicy
 from rlaif.config.scoring import LengthScore
 from rlaif.constitution import Constitution
@@ -86,7 +86,7 @@ def seen_by(measure: Measure, recipe: Recipe, constitution: Constitution) -> str
         method = recipe.optimise
         scored = isinstance(method, OnPolicy | BestOfN) and any(isinstance(s, LengthScore) for s in method.sources)
         return f"the check {counting[0]}" if counting else "the score" if scored else None
-    if isinstance(measure, CodeMeasure) and isinstance(recipe.judge, ScriptedModel):
+    if isinstance(measure, CodeMeasure) and isinstance(engine_of(recipe.judge), ScriptedModel):
         same = measure.function.partition(":")[0] == recipe.judge.model.partition(":")[0]
         return "the judge, a function of the same module" if same else None
     return None

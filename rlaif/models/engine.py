@@ -152,6 +152,15 @@ class InLots:
     window: int | None = None
     """Replies depend on which so many requests stand together; None: on no other request."""
 
+    @property
+    def shards(self) -> int:
+        """How many shards of pairs at once keep it busy."""
+        return 1
+
+    def unmade(self, window: Sequence[tuple[int, ChatRequest]]) -> Iterator[Callable[[], Lot]]:
+        """The lots of a window of numbered requests, each to be called for: several models may share them out."""
+        raise NotImplementedError
+
     def lots(self, requests: Iterable[ChatRequest]) -> Iterator[Lot]:
         """As `stream`, lot by lot."""
         raise NotImplementedError

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 from typing import assert_never
 
-from rlaif.config.models import ClientModel, LocalModel, ScriptedModel, VllmModel
+from rlaif.config.models import ClientModel, JudgeModel, LocalModel, RayModel, ScriptedModel, VllmModel
 from rlaif.models.engine import Engine
 
 
-def open_model(config: LocalModel | VllmModel | ClientModel | ScriptedModel) -> Engine:
+def open_model(config: JudgeModel) -> Engine:
     """The model, ready to chat; the caller closes it. Raises ModelError or ConfigError where none is."""
     match config:
         case LocalModel():
@@ -28,5 +28,9 @@ def open_model(config: LocalModel | VllmModel | ClientModel | ScriptedModel) -> 
             from rlaif.models.scripted import from_path
 
             return from_path(config.model)
+        case RayModel():
+            from rlaif.models.ray.model import RayChatModel
+
+            return RayChatModel(config)
         case _:
             assert_never(config)

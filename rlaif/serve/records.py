@@ -111,6 +111,7 @@ class ServiceLog:
 
     def _open(self) -> None:
         self._file = no_link(str(self.path), os.O_RDWR | os.O_CREAT | os.O_APPEND)
+        os.fchmod(self._file, 0o600)  # it holds what people wrote
         self._size = _whole_rows(self._file)
         os.ftruncate(self._file, self._size)
 

@@ -22,7 +22,7 @@ from rlaif.console import heartbeat, say
 from rlaif.digest import LARGE
 from rlaif.errors import ConfigError, few
 from rlaif.files import remove, writing
-from rlaif.processes import leads, several
+from rlaif.processes import check_launcher, leads, several
 from rlaif.records import content_id
 from rlaif.run_folder import Run
 from rlaif.stages.stage import Stage
@@ -90,6 +90,7 @@ def run_stage(recipe: Recipe, run: Run, stage: Stage, title: str, since: Sequenc
 
 def by_first(work: Callable[[], T]) -> T:
     """What `work` returns, done by the first of the processes that a launcher started, if it started several."""
+    check_launcher()
     if not several():
         return work()
     from rlaif.training import parallel

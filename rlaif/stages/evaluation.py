@@ -9,7 +9,7 @@ from typing import Any
 
 from rlaif.config import Recipe
 from rlaif.config.measures import CodeMeasure
-from rlaif.config.models import PolicyModel
+from rlaif.config.models import PolicyModel, with_weights
 from rlaif.config.optimise import BestOfN
 from rlaif.constitution import load_constitution
 from rlaif.feedback.prompts import read_prompts
@@ -51,7 +51,7 @@ def evaluate(recipe: Recipe, run: Run) -> dict[str, Any]:
     has_reward_model = recipe.learns_from == "reward_model"
     reward_model = made(run.reward_model, "reward") if has_reward_model else None
     policy = made(run.policy, "optimise")
-    trained = recipe.policy.model_copy(update={"model": str(policy), "revision": None})
+    trained = with_weights(recipe.policy, str(policy))
     prompts = evaluation_prompts(recipe)
     by_origin = recipe.sample.contrast is not None and recipe.sample.contrast.labels == "origin"
     failures: list[Failure] = []

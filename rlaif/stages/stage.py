@@ -20,7 +20,7 @@ from pydantic_core import to_jsonable_python
 
 from rlaif.config import Recipe
 from rlaif.config.judging import ContrastMode, Mode, PanelMode
-from rlaif.config.models import JudgeModel, PolicyModel, ScriptedModel, VllmModel
+from rlaif.config.models import JudgeModel, PolicyModel, ScriptedModel, VllmModel, engine_of
 from rlaif.config.recipe import OF_NO_OUTPUT
 from rlaif.config.sources import FileSource
 from rlaif.console import bar
@@ -100,6 +100,7 @@ def mode_files(mode: Mode, judge: JudgeModel) -> list[Path]:
 
 def model_files(model: PolicyModel | JudgeModel) -> list[Path]:
     """The model as far as it lies on this disk, with what its server is told to read."""
+    model = engine_of(model)
     if isinstance(model, ScriptedModel):
         return module_files(model.model.partition(":")[0])
     told = named_files(model.arguments) if isinstance(model, VllmModel) else []

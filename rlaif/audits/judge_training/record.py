@@ -18,7 +18,7 @@ from rlaif.audits.judge_training.labels import PairLabels, Split, decided, key_o
 from rlaif.audits.judge_training.material import JudgeTrainMaterial
 from rlaif.config import Recipe
 from rlaif.config.judging import Mode, PanelMode
-from rlaif.config.models import JudgeModel, LocalModel, VllmModel
+from rlaif.config.models import JudgeModel, LocalModel, VllmModel, engine_of
 from rlaif.console import say
 from rlaif.constitution import Constitution
 from rlaif.errors import DataError
@@ -72,6 +72,7 @@ def read_record(folder: Path) -> dict[str, Any] | None:
 
 def prompts_of(judge: JudgeModel) -> frozenset[str]:
     """The prompts, by `prompt_key`, that trained or chose this judge; none of a model that was not trained here."""
+    judge = engine_of(judge)
     if not isinstance(judge, LocalModel | VllmModel):
         return frozenset()
     record = read_record(Path(os.path.expanduser(judge.model)))

@@ -90,7 +90,7 @@ def judge_shards(
     def judged(model: Engine, single: MemberMode | RankMode, *, whole: bool) -> Iterator[JudgeResult]:
         way = WAYS[single.kind]
         bench = way.bench(model, single, constitution, section, seed)
-        for shard in shards(pairs, size):
+        for shard in shards(pairs, size if whole else size * getattr(model, "shards", 1)):
             check_texts(constitution, single.kind)
             pieces = _judge(way, bench, model, shard, progress)
             yield from [JudgeResult.total(pieces)] if whole else pieces

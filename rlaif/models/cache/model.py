@@ -18,6 +18,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from rlaif.config.models import RayModel
 from rlaif.console import say
 from rlaif.models.cache.store import ReplyStore, cache_path
 from rlaif.models.engine import ChatRequest, Engine, InLots, Lot, Reply, answers, as_text, lots_of
@@ -38,7 +39,8 @@ READY = 5000
 
 def shared(model: Engine, config: BaseModel, scope: str) -> CachedModel:
     """The model behind the cache of all runs; `config` and `scope` part its replies if its revision is unknown."""
-    return CachedModel(model, cache_path(), content_id(scope, config.model_dump(mode="json")))
+    answering = config.engine if isinstance(config, RayModel) else config
+    return CachedModel(model, cache_path(), content_id(scope, answering.model_dump(mode="json")))
 
 
 class CachedModel(InLots):
@@ -66,6 +68,10 @@ class CachedModel(InLots):
     @property
     def revision(self) -> str:
         return self._model.revision
+
+    @property
+    def shards(self) -> int:
+        return getattr(self._model, "shards", 1)
 
     def lots(self, requests: Iterable[ChatRequest]) -> Iterator[Lot]:
         """Stored replies as they are found, the model's as they arrive."""

@@ -6,7 +6,8 @@ asks again for what is missing of that window forms the same batches, and gets t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -61,25 +62,26 @@ class LocalChatModel(InLots):
         """Batch by batch."""
         waiting = enumerate(requests)
         while window := list(islice(waiting, self.window)):
-            yield from self._answer([self._encode(number, request) for number, request in window])
+            yield from (make() for make in self.unmade(window))
 
-    def _answer(self, encoded: Sequence[EncodedRequest]) -> Iterator[list[tuple[int, Reply]]]:
-        """Replies, a whole batch at a time; before them the prompts that are too long for the model.
+    def unmade(self, window: Sequence[tuple[int, ChatRequest]]) -> Iterator[Callable[[], Lot]]:
+        """A whole batch at a time; before them the prompts that are too long for the model.
 
         Those take no place in a batch: an error is not cached, so asked again it would cut the batches elsewhere.
         """
+        encoded = [self._encode(number, request) for number, request in window]
         too_long = {}
         for place, request, ids, answer in encoded:
             if self._context is not None and len(ids) + (0 if answer else request.max_tokens) > self._context:
                 error = f"prompt of {len(ids)} tokens does not fit a context of {self._context}"
                 too_long[place] = Reply(error=error, prompt_tokens=len(ids))
         if too_long:
-            yield list(too_long.items())
+            yield lambda: list(too_long.items())
         for batch in _batches([item for item in encoded if item.place not in too_long], self._batch_size):
             if batch[0].answer:
-                yield self._read_answers(batch)
+                yield partial(self._read_answers, batch)
             else:
-                yield self._read_labels(batch) if batch[0].request.labels else self._write(batch)
+                yield partial(self._read_labels if batch[0].request.labels else self._write, batch)
 
     def _encode(self, index: int, request: ChatRequest) -> EncodedRequest:
         thinking = self._thinking and not request.labels and request.answer is None

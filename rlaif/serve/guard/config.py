@@ -6,6 +6,7 @@ import unicodedata
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
+import yaml
 from pydantic import Field, model_validator
 
 from rlaif.api.inputs import model_of
@@ -147,6 +148,11 @@ class GuardSection(Section):
         if isinstance(self.mode, ContrastMode) and self.mode.against is not None:
             raise ValueError("mode.against: a guard has one judge; leave it out")
         return self
+
+
+def dump_guard(section: GuardSection) -> str:
+    """The guard as YAML, every knob with its value."""
+    return yaml.safe_dump(section.model_dump(mode="json", by_alias=True), sort_keys=False, allow_unicode=True)
 
 
 def load_guard(target: str, overrides: Sequence[str] = (), judge: str | None = None) -> GuardSection:

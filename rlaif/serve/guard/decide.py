@@ -45,6 +45,7 @@ class Guard:
         """ConfigError for a constitution of which nothing could be applied, or not in this mode."""
         self.section, self.policy, self.judge = section, policy, judge
         self.constitution = load_constitution(section.constitution)
+        self.hash = content_id(section.model_dump(mode="json"))
         self._label = LabelSection(mode=section.mode, min_label_mass=section.min_label_mass)
         scales = {"score": RATING, "checklist": CHECKLIST, "contrast": ratio_scale(self._label.check_margin)}
         self._scale = scales[section.mode.kind]
@@ -249,10 +250,11 @@ class Guard:
             prompt=asked.messages,
             candidates=tuple(case.candidates) if case else (),
             failures=tuple(case.failures) if case else (),
-            seed=asked.seed,
+            sampling=self._request(asked).model_dump(include={"max_tokens", "temperature", "top_p", "seed"}),
             policy=self.policy.name,
             policy_revision=self.policy.revision,
             judge=self.judge.name if self.judge else None,
+            guard=self.hash,
             constitution=self.constitution.id,
             constitution_version=self.constitution.version,
             constitution_hash=self.constitution.hash,

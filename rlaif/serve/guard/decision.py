@@ -57,10 +57,12 @@ class Decision(Record):
     """In the order in which they were made."""
     failures: tuple[Failure, ...] = ()
     """Of a revision."""
-    seed: int
+    sampling: dict[str, float | int]
     policy: str
     policy_revision: str
     judge: str | None
+    guard: str
+    """The hash of its settings, by which guard-HASH.yaml in the service's folder is named."""
     constitution: str
     constitution_version: str
     constitution_hash: str

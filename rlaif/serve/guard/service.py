@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,6 +16,7 @@ from rlaif.config.base import Section, written
 from rlaif.config.models import ClientModel, JudgeModel, VllmModel
 from rlaif.console import say
 from rlaif.errors import ConfigError, DataError, ModelError
+from rlaif.jsonl import write_atomic
 from rlaif.models.open import open_model
 from rlaif.models.server import VllmChatModel
 from rlaif.run_folder import Run
@@ -22,7 +24,7 @@ from rlaif.serve.access import Access, ServiceGuard
 from rlaif.serve.app import say_errors
 from rlaif.serve.batching import Batcher
 from rlaif.serve.guard.chat import chat_routes
-from rlaif.serve.guard.config import GuardSection, load_guard
+from rlaif.serve.guard.config import GuardSection, dump_guard, load_guard
 from rlaif.serve.guard.decide import Guard
 from rlaif.serve.guard.decision import Decision, Inquiry
 from rlaif.serve.guard.feedback import feedback_routes, keep_feedback
@@ -43,7 +45,7 @@ class GuardService:
         self.guard, self.name, self._log, self._limits = guard, name, log, limits
         self._batcher: Batcher[Inquiry, Decision] = Batcher(guard.decide, workers, limits.batch, limits.waiting)
         self._store = AnswerStore(Run(log.folder).answers) if guard.section.feedback else None
-        self._writing = asyncio.Lock()
+        self._writing = threading.Lock()
 
     async def answer(self, asked: Inquiry) -> Decision:
         """The decision, which is on disk. TooSlow, QueueFull and ModelError where there is none."""
@@ -80,13 +82,18 @@ class GuardService:
     def close(self) -> None:
         """Begin nothing more, and free what is held."""
         self._batcher.close()
-        if self._store is not None:
-            self._store.close()
+        with self._writing:
+            if self._store is not None:
+                self._store.close()
 
     async def _written(self, write: Callable[[], T]) -> T:
-        """One at a time, in a thread: a disk takes its time, and requests go on."""
-        async with self._writing:
-            return await asyncio.to_thread(write)
+        """One at a time, in a thread: a disk takes its time, and requests go on; also where the client has gone."""
+
+        def alone() -> T:
+            with self._writing:
+                return write()
+
+        return await asyncio.to_thread(alone)
 
     def _keep(self, decision: Decision) -> None:
         try:
@@ -148,6 +155,7 @@ def serve_guard(wish: Wish, policy: str, folder: Path, address: Address, limits:
             token = run_token(folder / ".token") if section.feedback else None
             if token and access.token is None:
                 say(f"feedback needs the token in {folder / '.token'}")
+            write_atomic(folder / f"guard-{guard.hash}.yaml", dump_guard(section).encode())
             with contextlib.closing(GuardService(guard, name, log, limits, workers)) as service:
                 say(f"{name} behind {guard.constitution.id}: {log.path}")
                 run(service.app(access, token), listening, access)

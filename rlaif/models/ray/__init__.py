@@ -1,0 +1,1 @@
+"""Any engine, opened by the workers of a Ray cluster. Read `model.py` first."""

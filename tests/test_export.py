@@ -12,7 +12,7 @@ from datasets import Dataset, load_dataset
 
 from rlaif.config.feedback import PreferencesSection
 from rlaif.errors import ConfigError, DataError
-from rlaif.feedback.export import FORMATS, argilla_row, export_preferences, openrlhf_row, trl_implicit_row, trl_row
+from rlaif.feedback.export import FORMATS, argilla_row, export_preferences, openrlhf_chat_row, trl_implicit_row, trl_row
 from rlaif.feedback.human import read_human
 from rlaif.feedback.pairs import WeightedJudgment, read_preferences, to_preferences
 from rlaif.formats import HumanFile, HumanHub
@@ -61,12 +61,12 @@ def test_each_format_has_exactly_its_own_columns() -> None:
     sides = {"prompt": prompt, "chosen": chosen, "rejected": rejected}
     assert trl_row(row) == sides | {"p_chosen": 0.8}
     assert trl_implicit_row(row) == {"chosen": prompt + chosen, "rejected": prompt + rejected, "p_chosen": 0.8}
-    margin = openrlhf_row(row)["margin"]
+    margin = openrlhf_chat_row(row)["margin"]
     assert margin == pytest.approx(0.6, abs=1e-12)
-    assert openrlhf_row(row) == {"chosen": prompt + chosen, "rejected": prompt + rejected, "margin": margin}
+    assert openrlhf_chat_row(row) == {"chosen": prompt + chosen, "rejected": prompt + rejected, "margin": margin}
 
 
-@pytest.mark.parametrize("to", ["trl", "trl-implicit", "openrlhf"])
+@pytest.mark.parametrize("to", ["trl", "trl-implicit", "openrlhf-chat"])
 def test_held_out_rows_are_apart_and_ties_are_said(to: str, run: Run, cli: Any, tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
     code, shown, _ = cli("export", str(run.folder), "--to", to, "--out", "out.jsonl")
@@ -95,7 +95,7 @@ def margins(model: Any, table: Dataset) -> torch.Tensor:
     return chosen - rejected
 
 
-@pytest.mark.parametrize("to", ["trl", "trl-implicit", "openrlhf"])
+@pytest.mark.parametrize("to", ["trl", "trl-implicit", "openrlhf-chat"])
 def test_one_step_on_the_loaded_file_teaches(to: str, run: Run, tmp_path: Path, tiny_folder: str) -> None:
     export_preferences(run.folder, to, tmp_path / "out.jsonl")
     table = load(tmp_path / "out.jsonl", tmp_path / "cache")
@@ -154,7 +154,7 @@ def test_what_argilla_gets_reads_back_as_the_same_preferences(run: Run, tmp_path
     assert read_human([source], NO_RUN).counts == {"rows": 8, "unanswered": 1}  # the judge's is a suggestion
 
 
-@pytest.mark.parametrize("to", ["trl", "trl-implicit", "openrlhf"])
+@pytest.mark.parametrize("to", ["trl", "trl-implicit", "openrlhf-chat"])
 def test_what_trainers_get_reads_back_as_the_same_preferences(to: str, run: Run, tmp_path: Path) -> None:
     export_preferences(run.folder, to, tmp_path / "out.jsonl")
     rows = as_read(HumanFile(path=str(tmp_path / "out.jsonl")))

@@ -37,12 +37,12 @@ PROMPT = [
     message("user", "Why?"),
 ]
 GOLDEN: dict[str, dict[str, Any]] = {
-    "openrlhf": {
+    "openrlhf-chat": {
         "chosen": [*PROMPT, message("assistant", "Because.")],
         "rejected": [*PROMPT, message("assistant", "No.")],
         "margin": pytest.approx(0.6),
     },
-    "openrlhf-text": {
+    "openrlhf": {
         "chosen": f"Be brief.{SAID}\n\nAssistant: Because.",
         "rejected": f"Be brief.{SAID}\n\nAssistant: No.",
         "margin": pytest.approx(0.6),
@@ -111,7 +111,7 @@ def by_text(rows: list[Preference]) -> dict[tuple[str, str], float]:
 @pytest.mark.parametrize("to", sorted({*TRAINERS} - {"verl"}))
 def test_what_a_trainer_gets_reads_back_as_it_was(to: str, name: str, tmp_path: Path) -> None:
     """Where the form has a place for p. verl gets prompts, and a system turn is no part of a transcript."""
-    rows = [row for row in ROWS if row.split == "train" and (row.prompt[0].role != "system" or to != "openrlhf-text")]
+    rows = [row for row in ROWS if row.split == "train" and (row.prompt[0].role != "system" or to != "openrlhf")]
     data = read_human([AnyForm(path=str(written(tmp_path, rows, to, name)))], Run(tmp_path))
     found = {
         (judgment.pair.prompt[-1].content, text): p

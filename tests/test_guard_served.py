@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -120,6 +121,15 @@ def test_openais_client_gets_its_answer(openai):
     parts = [{"type": "text", "text": "Say: One"}, {"type": "text", "text": "two."}]
     reply = openai.chat.completions.create(model="helper", messages=[{"role": "user", "content": parts}])
     assert reply.choices[0].message.content == "One\ntwo."
+
+
+def test_the_python_of_the_page_runs(served, openai, capsys):
+    page = (Path(__file__).parents[1] / "docs" / "guard.md").read_text()
+    (snippet,) = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(snippet.replace("http://127.0.0.1:8790", served.url).replace('"policy"', '"helper"'), names)
+    names["client"].close()
+    assert "What is rain?" in capsys.readouterr().out
 
 
 def test_openais_client_reads_a_stream(openai):

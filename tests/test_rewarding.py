@@ -207,7 +207,7 @@ def test_openrlhf_sends_templated_text(family):
     found = reward_func([prompt + "abc" + end, prompt + "ab"], [prompt] * 2, ["", ""], anything=1)
     assert set(found) == {"rewards", "scores", "extra_logs"}
     assert torch.equal(found["rewards"], torch.tensor([163.0, 162.0]))
-    assert torch.equal(found["rewards"], found["scores"])
+    assert torch.equal(found["scores"], torch.ones(2))  # the sigma of such numbers
 
 
 def test_openrlhf_reads_a_reward_model_by_its_own_template(model):

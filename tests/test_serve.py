@@ -142,6 +142,20 @@ def test_without_a_template_templated_texts_are_refused_and_others_are_not(tmp_p
         assert served.post("/slime", {"prompt": [{"role": "user", "content": "x"}], "response": "abc"}).json() == 3.0
 
 
+TRAINERS = json.loads((Path(__file__).parent / "golden" / "trainer_requests.json").read_text())
+"""What each trainer's client sends, as its source builds it, with the version that was read."""
+
+
+@pytest.mark.parametrize("said", TRAINERS, ids=[one["peer"] for one in TRAINERS])
+def test_what_a_trainer_sends_gets_what_it_reads(said: dict[str, Any], tmp_path: Path) -> None:
+    with serving(Lengths(), tmp_path, TextParser(tiny_tokenizer())) as served:
+        reply = served.post(said["path"], said["request"])
+        assert reply.status_code == 200 and reply.headers["content-type"] == "application/json", reply.text
+        assert reply.json() == said["reply"]
+        assert {row["text"] for row in served.rows()} == {TEXT}
+        assert all(row["prompt"] == [{"role": "user", "content": PROMPT}] for row in served.rows())
+
+
 # ------------------------------------------------------------------------------------------------------- a judge
 
 

@@ -15,7 +15,18 @@ from typing import Any
 from rlaif.api.inputs import ModelLike
 from rlaif.api.judging import ConstitutionLike, ModeLike, scoring_of
 from rlaif.api.reward import RewardModel
-from rlaif.api.scorers import ByFunction, ByJudge, Item, Scorer, Value, by_model, finite, item_of, reward_model_of
+from rlaif.api.scorers import (
+    ByFunction,
+    ByJudge,
+    Item,
+    Scorer,
+    Value,
+    by_model,
+    finite,
+    item_of,
+    reward_model_of,
+    share,
+)
 from rlaif.config.feedback import LabelSection
 from rlaif.console import say
 from rlaif.errors import ConfigError, DataError, ModelError, shown
@@ -66,9 +77,10 @@ class RewardFunction:
         self._waiting: list[tuple[list[Item], Future[list[Value]]]] = []
         self._arriving, self._scoring = Lock(), Lock()
         self._score: Scorer
+        self._mode = ""
         if model is not None:
             judged = ByJudge(target, model, section, seed, self._stack)
-            self.__name__, self._score = judged.constitution.id, judged
+            self.__name__, self._score, self._mode = judged.constitution.id, judged, section.mode.kind
         elif not callable(target):
             found = reward_model_of(target)
             self.__name__, self._score = found.folder.name, by_model(found)
@@ -130,13 +142,14 @@ class RewardFunction:
         self, queries: Sequence[str], prompts: Sequence[str], labels: Any = None, **others: Any
     ) -> dict[str, Any]:
         """OpenRLHF's `reward_func`: queries are prompts with their responses, as a chat template has written them.
-        `rewards` and `scores` are tensors of the values. ModelError where one has none, DataError for a text that the
-        template does not write."""
+        `rewards` is a tensor of the values, `scores` of the values as shares from 0 to 1. ModelError where one has
+        none, DataError for a text that the template does not write."""
         from rlaif.rewards.model import openrlhf_rewards  # noqa: PLC0415 (brings torch, which whoever calls this has)
 
         read = self._parser.conversation
         pairs = [read(query, prompt) for query, prompt in zip(queries, prompts, strict=True)]
-        return openrlhf_rewards(self._sure([(Prompt.of(messages), text) for messages, text in pairs]))
+        values = self._sure([(Prompt.of(messages), text) for messages, text in pairs])
+        return openrlhf_rewards(values, [share(value, self._mode) for value in values])
 
     # -------------------------------------------------------------------------------------------- what they share
 

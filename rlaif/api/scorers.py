@@ -16,10 +16,10 @@ from rlaif.api.reward import RewardModel
 from rlaif.config.base import Section
 from rlaif.config.feedback import LabelSection
 from rlaif.constitution import Constitution
-from rlaif.errors import ConfigError, RlaifError, shown
+from rlaif.errors import ConfigError, NoAnswer, RlaifError, shown
 from rlaif.feedback.judge.score import RateMode, score_responses
 from rlaif.formats.rows import Unusable, message_list, prompt_part
-from rlaif.models.reasoning import set_apart
+from rlaif.models.local.parsing import answer_in
 from rlaif.models.scripted import said
 from rlaif.records import Messages, Prompt, plain
 from rlaif.run_folder import Run
@@ -36,15 +36,15 @@ def item_of(prompt: Any, completion: Any, where: str) -> Item | str:
         turns = _turns(prompt, "user", where) + _turns(completion, "assistant", where)
         if turns[-1].role != "assistant":
             return "the completion does not end with the assistant's turn"
-        answer, reasoned = set_apart(turns[-1].content)
-        if reasoned and not answer.strip():
-            return "the response is reasoning without an answer"
+        answer = answer_in(turns[-1].content)
         asked = prompt_part(turns[:-1])
         if len(asked) < len(turns) - 1:
             return "the response does not follow a user's turn"
-        return Prompt.of(asked), answer.strip() if reasoned else answer
+        return Prompt.of(asked), answer
     except Unusable as error:
         return error.reason
+    except NoAnswer as error:
+        return str(error)
 
 
 def _turns(value: Any, role: str, where: str) -> Messages:
@@ -55,6 +55,14 @@ def _turns(value: Any, role: str, where: str) -> Messages:
 
 def finite(value: Value) -> Value:
     return value if isinstance(value, str) or math.isfinite(value) else f"the score is {value}"
+
+
+def share(value: float, mode: str = "") -> float:
+    """A score as a share from 0 to 1, by which trainers drop prompts that are too easy or too hard: a judge's by where
+    it stands on the scale of its mode, any other by the sigma of its value."""
+    if mode == "score":
+        return (value + 1) / 2
+    return value if mode == "checklist" else 1 / (1 + math.exp(-max(-700.0, value)))
 
 
 class ByFunction:

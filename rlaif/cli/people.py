@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
 ROUTERS = "random, uncertainty, swap_gap, disagreement, margin (of the reward model) or predicted (errors of the judge)"
 TARGETS = (
-    "trl, trl-implicit, openrlhf, openrlhf-text, llamafactory, verl, nemo-rl, nemo-rl-binary, axolotl, argilla or "
+    "trl, trl-implicit, openrlhf, openrlhf-chat, llamafactory, verl, nemo-rl, nemo-rl-binary, axolotl, argilla or "
     "label-studio"
 )
 COLUMNS = ("annotator", "labels", "agrees", "gold", "accuracy", "seconds", "prefers first", "ties", "verdict")

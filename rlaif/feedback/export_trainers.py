@@ -31,14 +31,15 @@ def trl_implicit_row(row: Preference) -> dict[str, Any]:
     return _whole(row) | {"p_chosen": row.p_chosen}
 
 
-def openrlhf_row(row: Preference) -> dict[str, Any]:
+def openrlhf_chat_row(row: Preference) -> dict[str, Any]:
     """The prompt inside both sides, since OpenRLHF reads none beside them (`prompt_key` is None); its `train_dpo` takes
     it out of `chosen` again. `margin` is 2 p - 1, from 0 (a tie) to 1 (sure)."""
     return _whole(row) | {"margin": 2 * row.p_chosen - 1}
 
 
-def openrlhf_text_row(row: Preference) -> dict[str, Any]:
-    """As `openrlhf_row`, as Human/Assistant transcripts: what OpenRLHF reads without `--data.apply_chat_template`."""
+def openrlhf_row(row: Preference) -> dict[str, Any]:
+    """As `openrlhf_chat_row`, as Human/Assistant transcripts: what OpenRLHF reads at its defaults, without
+    `--data.apply_chat_template`."""
     sides = {"chosen": transcript(row.prompt + row.chosen), "rejected": transcript(row.prompt + row.rejected)}
     return sides | {"margin": 2 * row.p_chosen - 1}
 

@@ -161,6 +161,6 @@ def as_scored(tokenizer: Any, prompts: Sequence[Prompt], texts: Sequence[str], r
     return scored
 
 
-def openrlhf_rewards(values: Sequence[float]) -> dict[str, Any]:
-    """What OpenRLHF's `reward_func` returns: rewards to train on, scores to filter by."""
-    return {"rewards": torch.tensor(values), "scores": torch.tensor(values), "extra_logs": {}}
+def openrlhf_rewards(values: Sequence[float], shares: Sequence[float]) -> dict[str, Any]:
+    """What OpenRLHF's `reward_func` returns: rewards to train on, scores from 0 to 1 to filter by."""
+    return {"rewards": torch.tensor(values), "scores": torch.tensor(shares), "extra_logs": {}}

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, nullcontext
 from typing import Any, NamedTuple
 
+from rlaif.api.scorers import share
 from rlaif.config.feedback import LabelSection
 from rlaif.config.judging import CompareMode
 from rlaif.constitution import Constitution, Principle
@@ -86,8 +86,8 @@ class Target:
         raise DataError(f"{self.name} scores responses and judges no pairs: serve a constitution with a judge")
 
     def share(self, value: float) -> float:
-        """The value as a share from 0 to 1, by which trainers drop prompts that are too easy or too hard."""
-        return 1 / (1 + math.exp(-max(-700.0, value)))
+        """The value as a share from 0 to 1; see `api.scorers.share`."""
+        return share(value)
 
     no_score = ""
     """Why single responses have none."""
@@ -182,8 +182,7 @@ class JudgeTarget(Target):
         return [found[place] for place in range(len(questions))]
 
     def share(self, value: float) -> float:
-        kind = self._mode.kind if self._mode else ""
-        return {"score": (value + 1) / 2, "checklist": value}.get(kind, super().share(value))
+        return share(value, self._mode.kind if self._mode else "")
 
     def check(self, question: Question) -> None:
         known = {principle.id for principle in self._constitution.principles}

@@ -16,16 +16,17 @@ tokenizer = AutoTokenizer.from_pretrained(MODEL)
 if tokenizer.pad_token is None:
     tokenizer.pad_token = tokenizer.eos_token
 
-# Its command line's defaults: no prompt key, `chosen` and `rejected`; with --data.apply_chat_template.
-file = export("openrlhf", "openrlhf.jsonl")
-rows = load_dataset("json", data_files=str(file), split="train")
-data = SimpleNamespace(prompt_key=None, chosen_key="chosen", rejected_key="rejected", apply_chat_template=True)
-for is_dpo in (False, True):
-    read = RewardDataset(rows, tokenizer, 512, SimpleNamespace(args=SimpleNamespace(data=data)), None, is_dpo, 1)
-    assert len(read) == len(rows) > 0
-    whole = [prompt + chosen for prompt, chosen in zip(read.prompts, read.chosens, strict=True)]
-    assert all("Say " in text and "letters" in text for text in whole), whole[:1]
-    assert all("0123" in text for text in read.rejects)
+# Its command line's defaults: no prompt key, `chosen` and `rejected`; without and with --data.apply_chat_template.
+for to, template in (("openrlhf", False), ("openrlhf-chat", True)):
+    rows = load_dataset("json", data_files=str(export(to, f"{to}.jsonl")), split="train")
+    data = SimpleNamespace(prompt_key=None, chosen_key="chosen", rejected_key="rejected", apply_chat_template=template)
+    data.input_template = None
+    for is_dpo in (False, True):
+        read = RewardDataset(rows, tokenizer, 512, SimpleNamespace(args=SimpleNamespace(data=data)), None, is_dpo, 1)
+        assert len(read) == len(rows) > 0
+        whole = [prompt + chosen for prompt, chosen in zip(read.prompts, read.chosens, strict=True)]
+        assert all("Say " in text and "letters" in text for text in whole), whole[:1]
+        assert all("0123" in text for text in read.rejects)
 
 prompt = tokenizer.apply_chat_template(
     [{"role": "user", "content": "Say it"}], tokenize=False, add_generation_prompt=True

@@ -189,7 +189,7 @@ def test_ppo_is_an_older_name_of_optimise(tmp_path, small):
         ("preferences.ties=kep", "preferences.ties: Input should be 'drop' or 'keep' (got 'kep')"),
         ("judge.backend=vlm", "judge: no backend 'vlm'; did you mean 'vllm'?"),
         ("judge={model: x}", "judge: must say its 'backend' (got {'model': 'x'})"),
-        ("policy.backend=scripted", "policy: no backend 'scripted'; valid choices: local, vllm"),
+        ("policy.backend=scripted", "policy: no backend 'scripted'; valid choices: local, ray, vllm"),
         ("ppo=3", "ppo: a section of keys and values, not a single value (got 3)"),
         ("policy=null", "policy: a section of keys and values, not a single value (got None)"),
         ("title=a: b", "title: Input should be a valid string (got {'a': 'b'})"),
@@ -245,7 +245,7 @@ def test_a_mistake_has_its_line_or_is_said_to_be_an_override(small):
         ({"backend": "locl", "model": "m"}, "no backend 'locl'; did you mean 'local'?"),
         (
             {"model": "m"},
-            "must say its 'backend' (got {'model': 'm'}); valid choices: client, local, scripted, vllm",
+            "must say its 'backend' (got {'model': 'm'}); valid choices: client, local, ray, scripted, vllm",
         ),
     ],
 )

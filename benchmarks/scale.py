@@ -17,7 +17,7 @@ import argparse
 from collections.abc import Iterator
 
 DRIVER = 13_700
-"""Requests per CPU second of the driver, through Ray: the lower of two on an idle machine (342 pairs, 40 requests each)."""
+"""Requests per CPU second of the driver, through Ray: the lower of two, idle (342 pairs, 40 requests each)."""
 
 
 def hours(

@@ -333,7 +333,10 @@ def test_a_map_that_says_two_things_is_refused(form: dict[str, Any]) -> None:
     [
         ("helpsteer3", {"overall_preference": None}, "overall_preference is missing"),
         ("nectar", {"answers": "x"}, "answers is no list of objects"),
-        ("nectar", {"answers": [{"answer": "x", "rank": "first"}]}, "a rank is no number"),
+        ("nectar", {"answers": [{"answer": "x", "rank": "first"}]}, "a rank is no whole number"),
+        ("nectar", {"answers": [{"answer": "x", "rank": 1.5}, {"answer": "y", "rank": 2}]}, "no whole number"),
+        ("nectar", {"answers": [{"answer": "x", "rank": True}, {"answer": "y", "rank": 2}]}, "no whole number"),
+        ("nectar", {"answers": [{"answer": "x", "rank": -1}, {"answer": "y", "rank": 2}]}, "no whole number"),
         ("arena", {"conversation_a": talk("Why?")}, "conversation_a does not end with an assistant turn"),
         ("arena", {"conversation_a": [{"role": "tool", "content": "4"}]}, "a turn of a tool"),
         ("arena_55k", {"response_a": '["\\ud800"]'}, "half of a surrogate pair"),

@@ -105,6 +105,7 @@ NOT_RUN = {
     r"kind=vllm|vllm:": "a vLLM server",
     r"backend=client": "a server that somebody else runs",
     r"backend=ray judge.workers=64": "64 GPUs",
+    r"backend=ray": "a Ray cluster: test_ray.py starts one",
     r"compute\.sharding": "several processes: test_launch.py runs them",
     r"judge\.model=judges/mine": "a judge trained for minutes: test_judge_train.py runs one",
     r"--push-to-hub": "a hub: test_share.py runs one",

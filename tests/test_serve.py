@@ -102,6 +102,25 @@ def test_no_score_is_an_error_of_the_server_and_never_a_number(path: str, tmp_pa
         assert [row["value"] for row in served.rows()] == [None]
 
 
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/score", {"prompt": "p", "response": "<think>abc"}),
+        ("/classify", {"messages": [{"role": "user", "content": "p"}, {"role": "assistant", "content": "<think>abc"}]}),
+        ("/judge", {"prompt": "p", "a": "<think>abc", "b": "c"}),
+    ],
+)
+def test_reasoning_without_an_answer_has_no_score(path: str, body: Any, tmp_path: Path) -> None:
+    with serving(Lengths(), tmp_path) as served:
+        reply = served.post(path, body)
+    assert reply.status_code == 500 and "reasoning without an answer" in reply.json()["detail"]
+
+
+def test_what_is_no_reward_model_ends_at_the_start(model_folder: Path) -> None:
+    with pytest.raises(ModelError, match="rlaif_reference_score"):
+        open_target(Wish(str(model_folder.parent / "tiny")), "scope")
+
+
 def test_our_own_protocol_has_a_place_for_no_score(tmp_path: Path) -> None:
     rows = [{"prompt": "p", "response": text} for text in ("ab", "none", "abc")]
     with serving(Lengths(), tmp_path) as served:
@@ -126,6 +145,19 @@ def test_our_own_protocol_has_a_place_for_no_score(tmp_path: Path) -> None:
         ("/verify", {"responses_create_params": {"input": 3}, "response": {}}, "must be a text or messages"),
         ("/verify", {"responses_create_params": {"input": "x"}, "response": {"output": "y"}}, "must be a list"),
         ("/judge", {"prompt": "x", "a": "y", "b": "z"}, "judges no pairs"),
+        ("/judge", {"prompt": "x", "a": "y", "b": "y"}, "the same text"),
+        ("/score", {"conversations": [{"prompt": "x", "response": "y", "tags": 5}]}, "conversations.0.tags"),
+        ("/score", {"conversations": [{"prompt": "x", "response": "y", "principles": "kind"}]}, "principles"),
+        ("/score", {"prompt": "x", "response": "y", "conversations": []}, "or `conversations`"),
+        (
+            "/compare",
+            {
+                "conversation_history": [{"role": "user", "content": "p"}],
+                "principle": " ",
+                "response_objs": [response_object("a"), response_object("b")],
+            },
+            "principle: blank",
+        ),
     ],
 )
 def test_a_request_at_fault_is_said_in_one_line(path: str, body: Any, said: str, tmp_path: Path) -> None:

@@ -76,11 +76,15 @@ def _tree(row: dict[str, Any]) -> Made:
 def _ranked(prompt: Any, answers: Sequence[Mapping[str, Any]], text: str) -> dict[str, Any]:
     """A ranking. Some ranks may be missing, as those of answers that were deleted: the others' order counts."""
     ranks = [answer.get("rank") for answer in answers]
-    if not all(isinstance(rank, int | float) for rank in ranks):
-        raise Unusable("a rank is no number", str(ranks))
+    if not all(_is_rank(rank) for rank in ranks):
+        raise Unusable("a rank is no whole number from 0 or 1 on", str(ranks))
     order = sorted({rank for rank in ranks if rank is not None})
     places = [order.index(rank) for rank in ranks if rank is not None]
     return {"prompt": prompt, "responses": [answer.get(text) for answer in answers], "ranks": places}
+
+
+def _is_rank(rank: Any) -> bool:
+    return type(rank) in (int, float) and rank >= 0 and float(rank).is_integer()
 
 
 def _objects(value: Any, key: str) -> list[dict[str, Any]]:

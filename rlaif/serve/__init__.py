@@ -4,6 +4,7 @@ target.py      what is served: a reward model, a recipe's `optimise.scoring`, or
 batching.py    what waits is scored together; the queue is bounded
 records.py     what was answered, on disk before it is sent
 service.py     one request, from items to answers
+responses.py   the objects that NeMo-Gym sends
 protocols.py   each trainer's request and reply
 access.py      who may call
 app.py         all of it as one application

@@ -61,6 +61,7 @@ def say_errors(app: FastAPI) -> None:
     """Every error as JSON with its one line. What is no error of ours is said on the screen too."""
     from fastapi.exceptions import RequestValidationError  # noqa: PLC0415
     from fastapi.responses import JSONResponse  # noqa: PLC0415
+    from starlette.exceptions import HTTPException  # noqa: PLC0415
 
     def reply(status: int, message: str) -> Response:
         headers = {"retry-after": "1"} if status == 503 else {}
@@ -73,8 +74,14 @@ def say_errors(app: FastAPI) -> None:
 
     async def not_understood(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
+        if "json" not in request.headers.get("content-type", ""):
+            return reply(422, "body: send it as JSON, with the header content-type: application/json")
         problem = error.errors()[0]  # without the value: it may be what no reply could hold
         return reply(422, f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}")
+
+    async def not_served(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        return reply(error.status_code, f"{request.method} {request.url.path}: {error.detail}")
 
     async def unknown(request: Request, error: Exception) -> Response:
         say(f"{request.url.path}: {type(error).__name__}: {one_line(error)}")
@@ -83,4 +90,5 @@ def say_errors(app: FastAPI) -> None:
     for kind in STATUS:
         app.add_exception_handler(kind, known)
     app.add_exception_handler(RequestValidationError, not_understood)
+    app.add_exception_handler(HTTPException, not_served)
     app.add_exception_handler(Exception, unknown)

@@ -19,10 +19,10 @@ from rlaif.errors import ConfigError, did_you_mean
 from rlaif.models.cache import shared
 from rlaif.models.open import open_model
 from rlaif.models.server import VllmChatModel
-from rlaif.records import Prompt, content_id
+from rlaif.records import Message, Prompt, content_id
 from rlaif.resources import available
 from rlaif.rewards.open import open_rewards
-from rlaif.serve.target import TOGETHER, JudgeTarget, RewardTarget, Target, comparing, first_mode
+from rlaif.serve.target import TOGETHER, JudgeTarget, Question, RewardTarget, Target, comparing, first_mode
 
 if TYPE_CHECKING:
     from rlaif.models.local.parsing import TextParser
@@ -84,6 +84,8 @@ def _of_folder(wish: Wish, path: Path) -> Opened:
         return model.problem((prompt.messages, text))
 
     target = RewardTarget(_name(path), _revision(members), model.reward, problem, ExitStack())
+    # The weights are read now: what is no reward model ends here, and not with the first request.
+    target.score([Question(Prompt.of((Message(role="user", content="Hello"),)), "Hello.")])
     return Opened(target, _parser(wish.template or str(members[0])))
 
 

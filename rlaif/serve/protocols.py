@@ -13,18 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from rlaif.errors import DataError, shown
-from rlaif.formats.rows import Unusable, message_list
+from rlaif.errors import DataError
 from rlaif.jsonl import check_text
-from rlaif.models.local.parsing import answer_in
-from rlaif.records import Message, Messages
+from rlaif.serve.responses import Turns, comparison, input_of, output_of, turns
 from rlaif.serve.service import NoScore, Service, question_of
 from rlaif.serve.target import Judged, Question, Scored
 
 if TYPE_CHECKING:
     from fastapi import APIRouter
-
-Turns = str | list[dict[str, Any]]
 
 
 class _Body(BaseModel):
@@ -33,12 +29,21 @@ class _Body(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True)
 
 
+class OneBody(_Body):
+    """A conversation; where it names no tags or principles, those of the whole request."""
+
+    prompt: Turns
+    response: str
+    tags: list[str] | None = None
+    principles: list[str] | None = None
+
+
 class ScoreBody(_Body):
     """One conversation, or several."""
 
     prompt: Turns | None = None
     response: str | None = None
-    conversations: list[dict[str, Any]] = Field(default_factory=list)
+    conversations: list[OneBody] | None = None
     tags: list[str] = Field(default_factory=list)
     principles: list[str] = Field(default_factory=list)
 
@@ -87,9 +92,9 @@ class CompareBody(_Body):
 
 async def score(service: Service, body: ScoreBody) -> Any:
     """Our own: a value for each conversation, or null with the reason."""
-    alone = body.prompt is not None
-    given = [{"prompt": body.prompt, "response": body.response}] if alone else body.conversations
-    if not given:
+    alone = body.prompt is not None and body.response is not None
+    given = [OneBody(prompt=body.prompt or "", response=body.response or "")] if alone else body.conversations
+    if not given or (alone and body.conversations is not None):
         raise DataError("needs `prompt` and `response`, or `conversations`, a list of these")
     found = await service.score("score", [_own(one, place, body) for place, one in enumerate(given)])
     if all(one.value is None for one in found):
@@ -101,6 +106,8 @@ async def score(service: Service, body: ScoreBody) -> Any:
 async def judge(service: Service, body: JudgeBody) -> Any:
     """Our own: the judgment of a pair."""
     question = question_of(turns(body.prompt, "prompt"), body.a, body.b, body.tags, body.principles)
+    if question.text == question.other:
+        raise DataError("a and b are the same text, so neither is better")
     (found,) = await service.judge("judge", [question])
     return _judgment(found).model_dump(mode="json")
 
@@ -156,8 +163,8 @@ async def seed_session(service: Service, body: _Body) -> Any:
 
 async def verify(service: Service, body: VerifyBody) -> Any:
     """NeMo-Gym's resources server: the request back, with its reward."""
-    messages = _input(body.responses_create_params)
-    text = _output(body.response, "response")
+    messages = input_of(body.responses_create_params)
+    text = output_of(body.response, "response")
     (found,) = await service.score("verify", [question_of(messages, text, None, body.tags, body.principles)])
     return {**body.model_dump(mode="json"), "reward": _value(found)}
 
@@ -165,9 +172,11 @@ async def verify(service: Service, body: VerifyBody) -> Any:
 async def compare(service: Service, body: CompareBody) -> Any:
     """NeMo-Gym's genrm_compare: of each response the mean probability of being better than another of its group."""
     messages = turns(body.conversation_history, "conversation_history")
-    texts = [_output(one, f"response_objs[{i}]") for i, one in enumerate(body.response_objs)]
-    base = question_of(messages, texts[0])._replace(asked=body.principle or "")
+    texts = [output_of(one, f"response_objs[{i}]") for i, one in enumerate(body.response_objs)]
     check_text(body.principle, "principle")
+    if body.principle is not None and not body.principle.strip():
+        raise DataError("principle: blank; leave it out to compare by the constitution")
+    base = question_of(messages, texts[0])._replace(asked=body.principle or "")
     places = list(combinations(range(len(texts)), 2))
     asked = [(i, j) for i, j in places if texts[i] != texts[j]]  # equal texts are as good as each other
     questions = [base._replace(text=texts[i], other=texts[j]) for i, j in asked]
@@ -176,7 +185,7 @@ async def compare(service: Service, body: CompareBody) -> Any:
     p |= {(j, i): 1 - value for (i, j), value in p.items()}
     return {
         "rewards": [mean(p[i, j] for j in range(len(texts)) if j != i) for i in range(len(texts))],
-        "comparison_results": [_comparison(i, j, p[i, j]) for i, j in places],
+        "comparison_results": [comparison(i, j, p[i, j]) for i, j in places],
         "metrics": {"pairs": float(len(places)), "asked": float(len(asked))},
     }
 
@@ -214,23 +223,10 @@ def routes(service: Service) -> APIRouter:
     return router
 
 
-def turns(value: Turns, key: str) -> Messages:
-    """A text as a user's turn, or messages as they are. DataError for what is none."""
-    if isinstance(value, str):
-        return (Message(role="user", content=value),)
-    try:
-        return message_list(value, "body", key)
-    except Unusable as error:
-        raise DataError(f"{key}: {error.reason}{f' ({error.detail})' if error.detail else ''}") from None
-
-
-def _own(one: dict[str, Any], place: int, body: ScoreBody) -> Question:
-    where = f"conversations[{place}]"
-    prompt, response = one.get("prompt"), one.get("response")
-    if not isinstance(prompt, str | list) or not isinstance(response, str):
-        raise DataError(f"{where}: needs `prompt`, a text or messages, and `response`, a text (got {shown(one)})")
-    tags, principles = one.get("tags", body.tags), one.get("principles", body.principles)
-    return question_of(turns(prompt, where), response, None, tags, principles)
+def _own(one: OneBody, place: int, body: ScoreBody) -> Question:
+    tags = body.tags if one.tags is None else one.tags
+    principles = body.principles if one.principles is None else one.principles
+    return question_of(turns(one.prompt, f"conversations[{place}]: prompt"), one.response, None, tags, principles)
 
 
 async def _values(service: Service, protocol: str, body: TextsBody) -> list[float]:
@@ -262,30 +258,3 @@ def _judgment(judged: Judged) -> Any:
 def _said(scored: Scored) -> dict[str, Any]:
     """What a judge said by principle."""
     return {} if scored.score is None else {"principles": {p.principle: p.value for p in scored.score.principles}}
-
-
-def _comparison(i: int, j: int, p: float) -> dict[str, Any]:
-    """As NeMo-Gym's generative reward model says it: scores from 1 to 5, ranking from 1 (the first) to 6."""
-    scores = {"score_1": 1 + 4 * p, "score_2": 5 - 4 * p, "ranking": 6 - 5 * p}
-    return {"response_i": i, "response_j": j, "judge_idx": 0, **scores}
-
-
-def _input(params: dict[str, Any]) -> Messages:
-    """The conversation of Responses-API parameters: a text or items, after the instructions."""
-    given, said = params.get("input"), params.get("instructions")
-    system = [{"role": "system", "content": said}] if isinstance(said, str) and said else []
-    items = [{"role": "user", "content": given}] if isinstance(given, str) else given
-    if not isinstance(items, list):
-        raise DataError(f"responses_create_params.input: must be a text or messages (got {shown(given)})")
-    return turns([*system, *items], "responses_create_params.input")
-
-
-def _output(response: dict[str, Any], where: str) -> str:
-    """The text of a Responses-API object's messages; its reasoning is no part of it."""
-    items = response.get("output")
-    if not isinstance(items, list):
-        raise DataError(f"{where}.output: must be a list of items (got {shown(items)})")
-    said = [item for item in items if isinstance(item, dict) and item.get("type", "message") == "message"]
-    if not said:
-        raise NoScore(f"{where}: has no message, so there is nothing to score")
-    return answer_in("\n".join(message.content for message in turns(said, f"{where}.output")))

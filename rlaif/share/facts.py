@@ -153,10 +153,18 @@ class About(NamedTuple):
 def about(folder: Path, what: str) -> About:
     """DataError where there is no such run, ConfigError where its recipe cannot be read."""
     run = read_artefacts(folder)
+    if _is_stale(run.manifest):  # it measured other weights
+        run = run._replace(evaluation={})
     recipe = load_recipe(str(Run(folder).recipe))
     name, revision = model_of(run.recipe, what) or (recipe.policy.model, recipe.policy.revision)
     read = run.manifest.get("read", {}).values()
     return About(run, recipe, parent_of(name, revision, [file for stage in read for file in stage["files"]]))
+
+
+def _is_stale(manifest: Mapping[str, Any]) -> bool:
+    """Whether what was evaluated has been made anew since."""
+    ended = {name: str(done.get("finished", "")) for name, done in manifest.get("stages", {}).items()}
+    return any(ended[name] > ended.get("evaluate", "") for name in ("pairs", "reward", "optimise") if name in ended)
 
 
 def _failures(rows: Sequence[Mapping[str, Any]], one: str, what: str) -> list[str]:

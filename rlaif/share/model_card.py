@@ -121,7 +121,7 @@ def _measured_on(about: About) -> str:
 def _limits(about: About, reward: bool) -> list[str]:
     evaluation = about.run.evaluation
     if not evaluation:
-        return ["- Nothing was measured: this run has no evaluation.json."]
+        return ["- Nothing was measured: this run has no evaluation of what it holds now."]
     said = []
     if reward:
         pairs = at(evaluation, "reward_model.heldout_accuracy.n") or 0

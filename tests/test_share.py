@@ -248,13 +248,25 @@ def test_a_run_without_evaluation_says_that_nothing_was_measured(
         assert cli("export", str(run.folder), "--what", what, "--out", what)[0] == 0
         text = Path(f"{what}/README.md").read_text()
         assert (
-            "Nothing was measured: this run has no evaluation.json." in text and "%" not in text.partition("```yaml")[0]
+            "Nothing was measured: this run has no evaluation of what it holds now." in text
+            and "%" not in text.partition("```yaml")[0]
         )
         assert "license: unknown" in text and "cannot be told: it is a folder whose README.md names none" in text
         assert "base_model" not in text and "Constitution letters 1.0.0, hash" in text
 
 
 @pytest.mark.slow
+def test_the_evaluation_of_earlier_weights_is_not_quoted(cli: Any, finished: Run, tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    shutil.copytree(finished.folder, run.folder)
+    manifest = json.loads(run.manifest.read_text())
+    manifest["stages"]["reward"]["finished"] = "9999-01-01T00:00:00Z"
+    run.manifest.write_text(json.dumps(manifest))
+    assert cli("export", str(run.folder), "--what", "reward_model", "--out", str(tmp_path / "card"))[0] == 0
+    text = (tmp_path / "card" / "README.md").read_text()
+    assert "no evaluation of what it holds now" in text and "held-out pairs" not in text
+
+
 def test_an_ensemble_goes_with_its_members(cli: Any, hub: FakeHub, tmp_path: Path, shallow_folder: str) -> None:
     ensemble = {"kind": "independent", "members": 2}
     run = made(tmp_path / "several", shallow_folder, until="reward", reward__ensemble=ensemble)

@@ -301,3 +301,23 @@ def test_a_mistake_is_one_line_before_anything_is_scored(given, knobs, said):
 def test_a_folder_without_a_reward_model_is_said(tmp_path):
     with pytest.raises(rlaif.ConfigError, match="no reward model here"):
         rlaif.reward_function(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "completions"),
+    [(["a"], []), ("hi", "xy"), (["a"], "b"), ([], ["a"])],
+    ids=["few", "texts", "text", "none"],
+)
+def test_prompts_and_completions_are_lists_of_one_length(prompts, completions):
+    with pytest.raises(rlaif.DataError, match="lists of one length"):
+        rlaif.reward_function(asked)(prompts, completions)
+
+
+def test_openrlhf_may_leave_its_prompts_out(model):
+    prompt = templated(load_tokenizer(str(model)))
+    with_prompts, without = (
+        rlaif.reward_function(model).openrlhf([prompt + "letters"], given) for given in ([prompt], None)
+    )
+    assert with_prompts["rewards"].tolist() == without["rewards"].tolist()
+    with pytest.raises(rlaif.DataError, match="2 of them to 1 queries"):
+        rlaif.reward_function(model).openrlhf([prompt + "letters"], [prompt, prompt])

@@ -466,6 +466,8 @@ def test_runs_without_what_is_asked_for(cli: Any, finished: Run, hub: FakeHub, t
     assert code == 2 and error == "error: nowhere: no such run folder\n"
     run = Run(tmp_path / "early")
     run.folder.mkdir()
+    code, _, error = push(cli, run, "policy")
+    assert code == 2 and "early: no run folder: it has no recipe.yaml" in error
     shutil.copy(finished.recipe, run.recipe)
     shutil.copy(finished.preferences, run.preferences)
     code, _, error = push(cli, run, "policy")

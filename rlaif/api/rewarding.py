@@ -111,6 +111,10 @@ class RewardFunction:
 
         How many have none is said, and logged as `no_score`. What else TRL passes is not read.
         """
+        if isinstance(prompts, str) or isinstance(completions, str) or len(prompts) != len(completions):
+            raise DataError(
+                f"prompts, completions: must be lists of one length (got {shown(prompts)}, {shown(completions)})"
+            )
         pairs = list(zip(prompts, completions, strict=True))
         found = [item_of(prompt, completion, f"completions[{n}]") for n, (prompt, completion) in enumerate(pairs)]
         values = self.values(found)
@@ -139,7 +143,7 @@ class RewardFunction:
         return {"score": self._sure([item_of(known[key], solution_str, "solution_str")])[0]}
 
     def openrlhf(
-        self, queries: Sequence[str], prompts: Sequence[str], labels: Any = None, **others: Any
+        self, queries: Sequence[str], prompts: Sequence[str] | None = None, labels: Any = None, **others: Any
     ) -> dict[str, Any]:
         """OpenRLHF's `reward_func`: queries are prompts with their responses, as a chat template has written them.
         `rewards` is a tensor of the values, `scores` of the values as shares from 0 to 1. ModelError where one has
@@ -147,7 +151,10 @@ class RewardFunction:
         from rlaif.rewards.model import openrlhf_rewards  # noqa: PLC0415 (brings torch, which whoever calls this has)
 
         read = self._parser.conversation
-        pairs = [read(query, prompt) for query, prompt in zip(queries, prompts, strict=True)]
+        asked = [None] * len(queries) if prompts is None else prompts
+        if len(asked) != len(queries):
+            raise DataError(f"prompts: {len(asked)} of them to {len(queries)} queries")
+        pairs = [read(query, prompt) for query, prompt in zip(queries, asked, strict=True)]
         values = self._sure([(Prompt.of(messages), text) for messages, text in pairs])
         return openrlhf_rewards(values, [share(value, self._mode) for value in values])
 

@@ -86,7 +86,7 @@ class ByFunction:
             return "the function gave none"
         try:
             return float(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise ConfigError(f"the reward function returned {shown(value)}, which is no number") from None
 
 

@@ -18,7 +18,7 @@ from rlaif.config.load import changes, read_audit
 from rlaif.config.models import ClientModel
 from rlaif.constitution import load_constitution
 from rlaif.digest import hash_path
-from rlaif.errors import RlaifError
+from rlaif.errors import DataError, RlaifError
 from rlaif.evaluation.artefacts import Artefacts, read_artefacts
 from rlaif.forms import OBJECT
 from rlaif.jsonl import read_json, read_rows
@@ -153,6 +153,8 @@ class About(NamedTuple):
 def about(folder: Path, what: str) -> About:
     """DataError where there is no such run, ConfigError where its recipe cannot be read."""
     run = read_artefacts(folder)
+    if not Run(folder).recipe.is_file():
+        raise DataError(f"{folder}: no run folder: it has no recipe.yaml, of which the card tells")
     if _is_stale(run.manifest):  # it measured other weights
         run = run._replace(evaluation={})
     recipe = load_recipe(str(Run(folder).recipe))

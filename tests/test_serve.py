@@ -15,6 +15,7 @@ import rlaif
 from rlaif.errors import ConfigError, DataError, ModelError
 from rlaif.models.engine import ChatRequest, Reply
 from rlaif.models.local.parsing import TextParser
+from rlaif.models.reasoning import set_apart
 from rlaif.serve.batching import Batcher, QueueFull
 from rlaif.serve.opening import Wish, open_target
 from rlaif.serve.protocols import PROTOCOLS
@@ -28,6 +29,9 @@ pytest.importorskip("prometheus_client", reason="needs the extra `serve`")
 
 PROMPT = "Say it"
 TEXT = "plain words"
+
+
+TWICE = "<think>a</think>Close it by </think> and go on"
 
 
 def templated(prompt: str = PROMPT, text: str = TEXT, tokenizer: Any = None) -> str:
@@ -114,6 +118,21 @@ def test_reasoning_without_an_answer_has_no_score(path: str, body: Any, tmp_path
     with serving(Lengths(), tmp_path) as served:
         reply = served.post(path, body)
     assert reply.status_code == 500 and "reasoning without an answer" in reply.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/score", {"prompt": PROMPT, "response": TWICE}),
+        ("/get_reward", {"query": [templated(text=TWICE)]}),
+        ("/slime", {"prompt": PROMPT, "response": TWICE}),
+    ],
+)
+def test_reasoning_is_set_apart_once(path: str, body: Any, tmp_path: Path) -> None:
+    """An answer that speaks of the marker is not taken for reasoning when the block before it has gone."""
+    with serving(Lengths(), tmp_path, TextParser(tiny_tokenizer())) as served:
+        assert served.post(path, body).status_code == 200
+        assert [row["text"] for row in served.rows()] == [set_apart(body.get("response") or TWICE).answer]
 
 
 def test_what_is_no_reward_model_ends_at_the_start(model_folder: Path) -> None:

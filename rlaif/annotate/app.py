@@ -158,17 +158,22 @@ def _listen(port: int | None) -> socket.socket:
 
 
 def _serve(run: Run, desk: Desk, questions: Questions, listening: socket.socket) -> None:
-    import uvicorn  # noqa: PLC0415 (an extra; and slow to import)
-
     token, port = run_token(run.folder / ".annotate-token"), listening.getsockname()[1]
     app = make_app(desk, questions, run.folder.resolve().name, token, port)
-    config = uvicorn.Config(
-        app, log_level="warning", access_log=False, lifespan="off", ws="none", timeout_graceful_shutdown=LAST_REQUESTS_S
-    )
     also = f" and {len(questions.gold)} gold questions" if questions.gold else ""
     say(f"{len(questions.pairs)} pairs{also}; answers are kept in {run.answers}")
     say(f"open http://{HOST}:{port}/?token={token}")
     say("Ctrl-C ends it; nothing is lost, and the same command goes on")
+    run_until_stopped(app, listening, LAST_REQUESTS_S)
+
+
+def run_until_stopped(app: App, listening: socket.socket, last_requests_s: int) -> None:
+    """Serve until Ctrl-C or SIGTERM; what is under way has so many seconds to end."""
+    import uvicorn  # noqa: PLC0415 (an extra; and slow to import)
+
+    config = uvicorn.Config(
+        app, log_level="warning", access_log=False, lifespan="off", ws="none", timeout_graceful_shutdown=last_requests_s
+    )
     # uvicorn ends on either signal and then raises it once more, for whoever is above.
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 from collections.abc import Iterable, MutableMapping
 from http import HTTPStatus
 from typing import Any, NamedTuple
@@ -69,9 +70,7 @@ class ServiceGuard:
 
     def _foreign(self, headers: Iterable[tuple[str, str]]) -> Refusal | None:
         hosts = [value for name, value in headers if name == "host"]
-        if len(hosts) == 1 and hosts[0].removesuffix(f":{hosts[0].rpartition(':')[2]}") in LOOPBACK:
-            return None
-        if len(hosts) == 1 and hosts[0] in LOOPBACK:
+        if len(hosts) == 1 and re.sub(r":\d+\Z", "", hosts[0]) in LOOPBACK:
             return None
         return Refusal(421, "this service answers to 127.0.0.1 and localhost alone")
 

@@ -17,6 +17,7 @@ from rlaif.config.scoring import JudgeScore
 from rlaif.constitution import Constitution, load_constitution
 from rlaif.errors import ConfigError, did_you_mean
 from rlaif.models.cache import shared
+from rlaif.models.engine import Engine
 from rlaif.models.open import open_model
 from rlaif.models.server import VllmChatModel
 from rlaif.records import Message, Prompt, content_id
@@ -121,12 +122,18 @@ def _of_constitution(wish: Wish, scope: str) -> Opened:
     return Opened(_judge(constitution, config, mode, label_of("compare", {}), 0, scope), _parser(wish.template))
 
 
+def ready_engine(config: JudgeModel) -> Engine:
+    """The engine, its server running: who is told that the service listens need not wait for it."""
+    engine = open_model(config)
+    if isinstance(engine, VllmChatModel):
+        engine.start()
+    return engine
+
+
 def _judge(
     constitution: Constitution, config: JudgeModel, mode: Any, section: Any, seed: int, scope: str
 ) -> JudgeTarget:
-    engine = open_model(config)
-    if isinstance(engine, VllmChatModel):
-        engine.start()  # who is told that the service listens need not wait for it
+    engine = ready_engine(config)
     workers = min(TOGETHER, config.concurrency) if isinstance(config, ClientModel | VllmModel) else 1
     own = content_id(scope, config.model_dump(mode="json"))
     try:

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from rlaif.errors import DataError
 from rlaif.jsonl import check_text
+from rlaif.models.local.parsing import answer_in
 from rlaif.serve.responses import Turns, comparison, input_of, output_of, turns
 from rlaif.serve.service import NoScore, Service, question_of
 from rlaif.serve.target import Judged, Question, Scored
@@ -105,8 +106,9 @@ async def score(service: Service, body: ScoreBody) -> Any:
 
 async def judge(service: Service, body: JudgeBody) -> Any:
     """Our own: the judgment of a pair."""
-    question = question_of(turns(body.prompt, "prompt"), body.a, body.b, body.tags, body.principles)
-    if question.text == question.other:
+    a, b = answer_in(body.a), answer_in(body.b)
+    question = question_of(turns(body.prompt, "prompt"), a, b, body.tags, body.principles)
+    if a == b:
         raise DataError("a and b are the same text, so neither is better")
     (found,) = await service.judge("judge", [question])
     return _judgment(found).model_dump(mode="json")
@@ -226,7 +228,9 @@ def routes(service: Service) -> APIRouter:
 def _own(one: OneBody, place: int, body: ScoreBody) -> Question:
     tags = body.tags if one.tags is None else one.tags
     principles = body.principles if one.principles is None else one.principles
-    return question_of(turns(one.prompt, f"conversations[{place}]: prompt"), one.response, None, tags, principles)
+    return question_of(
+        turns(one.prompt, f"conversations[{place}]: prompt"), answer_in(one.response), None, tags, principles
+    )
 
 
 async def _values(service: Service, protocol: str, body: TextsBody) -> list[float]:
@@ -234,7 +238,7 @@ async def _values(service: Service, protocol: str, body: TextsBody) -> list[floa
         *before, last = turns(body.messages, "messages") or (None,)
         if last is None or last.role != "assistant":
             raise DataError("messages: must end with the assistant's turn, which is scored")
-        questions = [question_of(tuple(before), last.content)]
+        questions = [question_of(tuple(before), answer_in(last.content))]
     else:
         texts = [body.input] if isinstance(body.input, str) else body.input or []
         questions = [question_of(*service.read(text)) for text in texts]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import socket
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
+from rlaif.annotate.app import run_until_stopped
 from rlaif.annotate.guard import App, run_token
 from rlaif.console import say
 from rlaif.errors import ConfigError
@@ -80,19 +80,8 @@ def access_of(address: Address, folder: Path) -> Access:
 
 def run(app: App, listening: socket.socket, access: Access) -> None:
     """Serve until Ctrl-C or SIGTERM; what is under way may end."""
-    import uvicorn  # noqa: PLC0415 (an extra; and slow to import)
-
-    config = uvicorn.Config(
-        app, log_level="warning", access_log=False, lifespan="off", ws="none", timeout_graceful_shutdown=LAST_REQUESTS_S
-    )
     host, port = listening.getsockname()[:2]
     where = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     say(f"listening on {where}" + ("" if access.token is None else f"; trainers may use {where}/key/{access.token}"))
     say("Ctrl-C ends it; nothing is lost")
-    # uvicorn ends on either signal and then raises it once more, for whoever is above.
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        with contextlib.suppress(KeyboardInterrupt):
-            uvicorn.Server(config).run(sockets=[listening])
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    run_until_stopped(app, listening, LAST_REQUESTS_S)

@@ -165,10 +165,9 @@ OUTCOMES: dict[Any, str] = {QueueFull: "full", TooSlow: "too slow", ModelError: 
 def question_of(
     messages: Messages, text: str, other: str | None = None, tags: Sequence[str] = (), principles: Sequence[str] = ()
 ) -> Question:
-    """The question of one response, or two, without their reasoning. NoAnswer where one is nothing else; DataError
-    where the messages are no prompt, or something is no text."""
+    """The question of one response, or two, whose reasoning is apart already. DataError where the messages are no
+    prompt, or something is no text."""
     check_text([*(message.content for message in messages), text, other], "body")
     if not messages or messages[-1].role != "user":
         raise DataError("prompt: must end with a user turn")
-    prompt = Prompt.of(messages, tuple(tags))
-    return Question(prompt, answer_in(text), None if other is None else answer_in(other), tuple(principles))
+    return Question(Prompt.of(messages, tuple(tags)), text, other, tuple(principles))

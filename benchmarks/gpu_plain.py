@@ -57,8 +57,8 @@ def _padded(rows: Sequence[Row], places: list[int], device: Any) -> Batch:
         [0] * len(rows[i].prompt) + [1] * len(rows[i].response) + [0] * (longest - len(row))
         for i, row in zip(places, ids, strict=True)
     ]
-    tensors = (torch.tensor(each, device=device) for each in (tokens, mask, response))
-    return Batch(places, *tensors, torch.tensor([len(row) - 1 for row in ids], device=device))
+    last = [len(row) - 1 for row in ids]
+    return Batch(places, *(torch.tensor(each, device=device) for each in (tokens, mask, response, last)))
 
 
 class Learner:

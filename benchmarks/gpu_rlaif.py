@@ -185,11 +185,11 @@ def _from_rollouts(
     recipe = recipe_of(case, shape, folder, dtype)
     section: Any = recipe.optimise
     models = RewardModels(folder / "reward_model", torch_dtype(recipe.policy.dtype))
-    with open_rewards(recipe, {}.__getitem__, models, section.microbatch_tokens) as open_reward:
+    with open_rewards(recipe, dict[Any, Any]().__getitem__, models, section.microbatch_tokens) as open_reward:
         actors = open_actors(recipe, models, open_reward, scratch / "weights")
     recorder = Recorder(actors.sampler, kept)
     asked = prompts(shape, shape.rows // case.responses * shape.steps)
-    train_policy(replace(actors, sampler=recorder), asked, section, 0, scratch, clock, lambda texts: {})
+    train_policy(replace(actors, sampler=recorder), asked, section, 0, scratch, clock, lambda *_: {})
     return recorder
 
 

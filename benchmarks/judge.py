@@ -6,7 +6,7 @@
 
 Both sides send the same requests to the same server with the same number in flight, in turns, each on an empty
 prefix cache. `raw` is an aiohttp client of a dozen lines whose bodies are ready before the clock starts: the ceiling.
-`rlaif` is judge_pairs through the reply cache, rendering and parsing included. Figures are medians over the rounds;
+`rlaif` is SingleJudge through the reply cache, rendering and parsing included. Figures are medians over the rounds;
 ratios are what to compare between machines. Then `contrast`, in both templates and with an empty `against`, beside
 `compare`: the same pairs, one principle and eight.
 """
@@ -37,7 +37,7 @@ from rlaif.config.feedback import LabelSection
 from rlaif.config.judging import CompareMode, ContrastMode, MemberMode
 from rlaif.config.models import ClientModel, VllmModel
 from rlaif.constitution import Constitution
-from rlaif.feedback.judge import judge_pairs, judge_with
+from rlaif.feedback.judge import SingleJudge
 from rlaif.feedback.judge.result import Cost
 from rlaif.jsonl import read_objects
 from rlaif.models.cache import CachedModel
@@ -104,7 +104,7 @@ def pairs(number: int, tokenizer_words: int, seed: int = 0) -> list[Pair]:
 
 def requests_of(many: Sequence[Pair], rules: Constitution) -> list[ChatRequest]:
     recorder = Recorder()
-    judge_pairs(recorder, many, rules, TEMPLATE, SECTION, 0)
+    SingleJudge(CompareMode(), rules, SECTION, 0, TEMPLATE)(recorder, many)
     return recorder.asked
 
 
@@ -172,7 +172,7 @@ def main() -> None:
     many, one = constitution(PRINCIPLES), constitution(1)
     sample = pairs(given.pairs, given.words)
     with tempfile.TemporaryDirectory() as folder:
-        warm = judge_pairs(server, sample[:1], one, TEMPLATE, SECTION, 0)  # starts the server
+        warm = SingleJudge(CompareMode(), one, SECTION, 0, TEMPLATE)(server, sample[:1])  # starts the server
         tokens = warm.cost.prompt_tokens / warm.cost.calls
         print(f"server ready; a question about a pair has {tokens:.0f} prompt tokens")
         if given.only != "modes":
@@ -200,7 +200,7 @@ def measure(
 
     def judged(kind: str, number: int) -> Cost:
         model = CachedModel(client, folder / f"{kind}{number}.sqlite")
-        result = judge_pairs(model, sample, rules[kind], TEMPLATE, SECTION, 0)
+        result = SingleJudge(CompareMode(), rules[kind], SECTION, 0, TEMPLATE)(model, sample)
         assert not result.failures, result.failures[0]
         return result.cost
 
@@ -240,7 +240,7 @@ def measure_modes(
     def judged(name: str, number: int) -> Cost:
         mode, against = WAYS[name]
         model = CachedModel(client, folder / f"{name}-{principles}-{number}.sqlite")
-        result = judge_with(model, mode, sample, constitution(principles, against), SECTION, 0)
+        result = SingleJudge(mode, constitution(principles, against), SECTION, 0)(model, sample)
         assert not result.failures, result.failures[0]
         return result.cost
 

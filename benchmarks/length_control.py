@@ -70,8 +70,8 @@ def read(folder: Path) -> list[Model]:
 def _game(name: str, row: dict[str, Any]) -> Game:
     preference = float(row["preference"])
     p = 0.5 if preference == 0 else preference - 1
-    words = (len(row[output].split()) for output in ("output_2", "output_1"))
-    return Game(row["instruction"], name, BASELINE, p, *words, "gpt-4-turbo")
+    ours, baseline = (len(row[output].split()) for output in ("output_2", "output_1"))
+    return Game(row["instruction"], name, BASELINE, p, ours, baseline, "gpt-4-turbo")
 
 
 def halves(models: Sequence[Model]) -> tuple[list[Model], list[Model]]:
@@ -187,10 +187,9 @@ def report(first: Sequence[Model], models: Sequence[Model], count: int, bootstra
         print(f"{one.model.name:<40}  {cells}  {'yes' if one.found.note else ''}")
     print(f"\n{'one side longer in':<22}{'alone':>8}{'joint':>8}")
     for low, high in pairwise(BINS):
-        cells = [
-            _mean_between(points, low, high) for points in ([*others, *singles], [p for a in joint.values() for p in a])
-        ]
-        print(f"{f'{low:.0%} to {high:.0%}':<22}" + "".join(f"{cell:>8.1f}" for cell in cells))
+        both: tuple[list[Point], ...] = [*others, *singles], [p for a in joint.values() for p in a]
+        means = [_mean_between(points, low, high) for points in both]
+        print(f"{f'{low:.0%} to {high:.0%}':<22}" + "".join(f"{mean:>8.1f}" for mean in means))
     distances = {arms: float(np.mean([abs(p.off) for p in points])) for arms, points in joint.items()}
     return {"alone": float(np.mean([abs(p.off) for p in singles])), "joint": distances, "models": table}
 
@@ -265,6 +264,7 @@ def coverage(on: Bed, studies: int) -> dict[str, list[float]]:
             for kind, rates in both.items():
                 for one in rates:
                     if one.rate is not None:  # "arm" comes before "baseline", so it is `one`
+                        assert one.rate.low is not None and one.rate.high is not None
                         kept[kind].append((holds(one.rate, true[int(one.one[4:])]), one.rate.high - one.rate.low))
         shares = [float(np.mean([part[i] for part in kept[kind]])) for kind in kept for i in (0, 1)]
         found[f"{arms} arms, {prompts} prompts"] = shares

@@ -1,14 +1,14 @@
-"""What labelling many pairs takes on a cluster, computed from what the driver needs per request and a GPU per token.
+"""What labelling many pairs takes on a cluster, computed from what the driver needs per pair and a GPU per token.
 
     python benchmarks/scale.py --pairs 10000000 --principles 4 --tokens 600 --tokens-per-second 20000
 
-The driver's figure is measured by `benchmarks/shards.py --ray 1` (pairs per CPU second times 40 requests per pair).
+The driver's figure is measured: `benchmarks/shards.py --principles 4 --ray 1` says pairs per CPU second.
 What a GPU does per second is an assumption: take your engine's. One driver feeds the workers, so the larger of two
 times counts:
 
     requests = pairs * principles * 2 orders
     GPUs:   requests * tokens / (tokens per second * GPUs)
-    driver: requests / driver's requests per second
+    driver: pairs / driver's pairs per second
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 
-DRIVER = 13_700
-"""Requests per CPU second of the driver, through Ray: the lower of two, idle (342 pairs, 40 requests each)."""
+DRIVER = 10_000
+"""Pairs per CPU second of the driver, through Ray."""
 
 
 def hours(
@@ -25,7 +25,7 @@ def hours(
 ) -> tuple[float, float]:
     """Of the GPUs, and of the driver."""
     requests = pairs * principles * 2
-    return requests * tokens / (per_second * gpus) / 3600, requests / driver / 3600
+    return requests * tokens / (per_second * gpus) / 3600, pairs / driver / 3600
 
 
 def rows(pairs: int, principles: int, tokens: float, per_second: float, driver: float = DRIVER) -> Iterator[str]:
@@ -43,7 +43,7 @@ def main() -> None:
     options.add_argument("--principles", type=int, default=4)
     options.add_argument("--tokens", type=float, default=600, help="per request, after what the prefix cache has")
     options.add_argument("--tokens-per-second", type=float, default=20_000, help="that one GPU reads")
-    options.add_argument("--driver", type=float, default=DRIVER, help="requests per second of the driver")
+    options.add_argument("--driver", type=float, default=DRIVER, help="pairs per second of the driver")
     given = options.parse_args()
     print(*rows(given.pairs, given.principles, given.tokens, given.tokens_per_second, given.driver), sep="\n")
 

@@ -2,12 +2,12 @@
 
     python benchmarks/shards.py --pairs 20000
     python benchmarks/shards.py --pairs 1000000 --seconds 600
-    python benchmarks/shards.py --pairs 20000 --ray 1
+    python benchmarks/shards.py --pairs 20000 --ray 2
 
-A scripted judge answers at once, so what is measured is rlaif's own work: 40 requests per pair of about 1.5 kB each
-(20 principles, both orders). With `--cached` they go through a reply cache. Each line is one shard or several; the last
-one is the whole. The rate must not fall and the memory must not rise; pairs per CPU second say little of what else the
-machine does.
+A scripted judge answers at once, so what is measured is rlaif's own work: with 20 principles and both orders 40
+requests per pair, of about 1.5 kB each. With `--cached` they go through a reply cache. Each line is one shard or
+several; the last one is the whole. The rate must not fall and the memory must not rise; pairs per CPU second, of this
+process, say little of what else the machine does.
 """
 
 from __future__ import annotations
@@ -32,15 +32,12 @@ from rlaif.models.open import open_model
 from rlaif.records import Message, Pair, Prompt
 from rlaif.stages.labels import Again
 
-RULES = Constitution.model_validate(
-    {
-        "schema": "rlaif/constitution/v1",
-        "id": "twenty",
-        "version": "1.0.0",
-        "title": "Twenty principles",
-        "principles": [{"id": f"p{n}", "compare": f"Which response is better by rule {n}?"} for n in range(20)],
-    }
-)
+
+def rules(number: int) -> Constitution:
+    """A constitution of so many principles."""
+    principles = [{"id": f"p{n}", "compare": f"Which response is better by rule {n}?"} for n in range(number)]
+    about = {"schema": "rlaif/constitution/v1", "id": "rules", "version": "1.0.0", "title": "Rules"}
+    return Constitution.model_validate(about | {"principles": principles})
 
 
 def judge(request: ChatRequest) -> dict[str, float]:
@@ -69,6 +66,7 @@ def main() -> None:
     options.add_argument(
         "--every", type=float, default=0.0, help="seconds between lines, at least; 0: one for each shard"
     )
+    options.add_argument("--principles", type=int, default=20)
     options.add_argument("--cached", action="store_true")
     options.add_argument("--ray", type=int, metavar="WORKERS", help="ask through a Ray cluster's workers")
     given = options.parse_args()
@@ -79,7 +77,7 @@ def main() -> None:
         if given.cached:
             model = CachedModel(model, Path(folder) / "replies.sqlite")
         stream = Again(lambda: pairs(given.pairs))
-        results = judge_shards(lambda _: nullcontext(model), stream, RULES, LabelSection(), 0)
+        results = judge_shards(lambda _: nullcontext(model), stream, rules(given.principles), LabelSection(), 0)
         began, last, spent = time.perf_counter(), time.perf_counter(), time.process_time()
         done, before, cpu = 0, 0, spent
         print(f"before: {peak():.0f} MB")
@@ -100,8 +98,9 @@ def main() -> None:
             file.finish()
         seconds, own = time.perf_counter() - began, time.process_time() - spent
         model.close()
+    requests = 2 * given.principles * done
     print(
-        f"{done} pairs in {seconds:.0f} s: {done / seconds:.0f} pairs/s, {40 * done / seconds:.0f} requests/s, "
+        f"{done} pairs in {seconds:.0f} s: {done / seconds:.0f} pairs/s, {requests / seconds:.0f} requests/s, "
         f"{done / own:.0f} pairs per CPU second; peak {peak():.0f} MB; a million pairs at this rate: "
         f"{1e6 * seconds / done / 3600:.1f} h"
     )

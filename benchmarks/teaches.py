@@ -27,6 +27,7 @@ from typing import NamedTuple
 from scipy.stats import t as student_t
 
 from rlaif.config import load_recipe
+from rlaif.config.judging import RateMode
 from rlaif.config.measures import LongWords, Readability, Syllables, WordCount
 from rlaif.constitution import Constitution, Contrast, load_constitution, write_constitution
 from rlaif.evaluation.artefacts import Artefacts, read_artefacts
@@ -34,7 +35,7 @@ from rlaif.evaluation.measures import Instrument, instruments
 from rlaif.feedback.judge import score
 from rlaif.feedback.judge.asking import Bench
 from rlaif.feedback.judge.drive import Work
-from rlaif.feedback.judge.score import RateMode
+from rlaif.feedback.judge.score import ScoreOutcome
 from rlaif.feedback.rating import overall
 from rlaif.jsonl import write_json
 from rlaif.pipeline import run_recipe, stages_until
@@ -66,8 +67,10 @@ def shuffled(seed: int) -> Iterator[None]:
 
     usual = score.score_together
 
-    def shuffling(bench: Bench[RateMode], responses: Sequence[tuple[Prompt, str]]) -> Work[list[score.Scored]]:
-        scored = yield from usual(bench, responses)
+    def shuffling(
+        bench: Bench[RateMode], responses: Sequence[tuple[Prompt, str]], *, each_counts: bool = True
+    ) -> Work[list[ScoreOutcome]]:
+        scored = yield from usual(bench, responses, each_counts=each_counts)
         scores = {one.id: one for one in scored if isinstance(one, Score)}
         order = sorted(scores)
         others = random.Random(content_id("teaches", seed, responses[0][0].id, order)).sample(order, len(order))

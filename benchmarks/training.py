@@ -28,6 +28,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -152,11 +153,12 @@ def our_ppo(model: str, data: str, variant: str, steps: int, dtype: str) -> dict
     texts = [turns(row["chosen"])[0]["content"][:300] for row in transcripts(data, ROLLOUTS * steps)]
     prompts = [Prompt.of((Message(role="user", content=text),)) for text in texts]
     models = RewardModels(folder / "reward_model", torch_dtype(recipe.policy.dtype))
-    with open_rewards(recipe, {}.__getitem__, models, recipe.optimise.microbatch_tokens) as open_reward:
+    with open_rewards(recipe, dict[Any, Any]().__getitem__, models, recipe.optimise.microbatch_tokens) as open_reward:
         actors = open_actors(recipe, models, open_reward, folder / "weights")
+    section: Any = recipe.optimise
     tracker = Tracker(Run(folder), "optimise", steps, lambda count: None, lambda line: None)
     began = time.perf_counter()
-    train_policy(actors, prompts, recipe.optimise, 0, folder / "checkpoints", tracker, lambda texts: {})
+    train_policy(actors, prompts, section, 0, folder / "checkpoints", tracker, lambda *_: {})
     return {"per_s": steps / (time.perf_counter() - began), "peak_gb": peak_gb()}
 
 

@@ -12,6 +12,7 @@ from rlaif.constitution import Constitution, lint, load_constitution
 from rlaif.constitution.checks import CHECKS
 from rlaif.errors import ConfigError, did_you_mean
 from rlaif.jsonl import write_json
+from rlaif.signals.kinds import SIGNALS
 from rlaif.strict_yaml import read_mapping
 from rlaif.study.config import load_study, recipe_of
 from rlaif.templates import load_template
@@ -43,20 +44,26 @@ def check_file(path: Path) -> str:
         return f"{path}: study {study.name}, arms {', '.join(study.arms)}: valid"
     constitution = load_constitution(str(path))
     judged = sum(p.judged for p in constitution.principles)
-    checked = sum(p.check is not None for p in constitution.principles)
+    checked = sum(p.coded for p in constitution.principles)
     counts = f"{len(constitution.principles)} principles ({judged} judged, {checked} checked)"
     first = f"{path}: constitution {constitution.id} {constitution.version}, {counts}: valid"
     return "\n".join([first, *(f"  warning: {warning}" for warning in lint(constitution))])
 
 
+SHARED = ("kind", "at_least", "at_most")
+
+
 def check_table() -> str:
-    """The checks a principle may use, one a line: kind, what it asks, parameters with their defaults."""
+    """The checks and classifiers a principle may use, one a line: kind, what it is, parameters with their defaults."""
     rows = []
-    for kind, check in CHECKS.items():
-        fields = {name: field for name, field in check.model_fields.items() if name != "kind"}
+    for kind, check in (CHECKS | SIGNALS).items():
+        fields = {name: field for name, field in check.model_fields.items() if name not in SHARED}
         named = [name if field.is_required() else f"{name}={field.default}" for name, field in fields.items()]
-        rows.append((kind, f"{check.__doc__}  [{', '.join(named)}]"))
-    return "\n".join(aligned(rows))
+        said = " ".join((check.__doc__ or "").split())
+        rows.append((kind, f"{said}  [{', '.join(named)}]"))
+    table, cut = aligned(rows), len(CHECKS)
+    head = "classifier: {kind: ..., at_least: ..., at_most: ...}"
+    return "\n".join(["check: {kind: ...}", *table[:cut], head, *table[cut:]])
 
 
 def json_schema(kind: str) -> dict[str, Any]:
@@ -98,14 +105,17 @@ def schema_header(path: Path) -> str:
 def _constitution_schema() -> dict[str, Any]:
     """Pydantic's, and what the loader says besides: no null, no blank text, and keys that need each other."""
     schema = Constitution.model_json_schema(by_alias=True)
-    principle, *others = (schema["$defs"][name] for name in ("Principle", "Contrast", "Example"))
+    signals = [kind.__name__ for kind in SIGNALS.values()]
+    principle, *others = (schema["$defs"][name] for name in ("Principle", "Contrast", "Example", *signals))
     for text in (text for part in (schema, principle, *others) for text in part["properties"].values()):
         if "default" in text and text["default"] is None:  # a file leaves the key out instead of leaving it empty
             del text["default"]
             text.update(text.pop("anyOf")[0])
         if text.get("minLength") == 1:
             text["pattern"] = r"\S"
-    principle["anyOf"] = [{"required": [key]} for key in ("compare", "contrast", "check")]
+    principle["anyOf"] = [{"required": [key]} for key in ("compare", "contrast", "check", "classifier", "reference")]
+    principle["not"] = {"required": ["check", "classifier"]}
+    principle["properties"]["classifier"]["anyOf"] = [{"required": [key]} for key in ("at_least", "at_most")]
     principle["dependencies"] = {"question": ["desired"], "desired": ["question"]}
     return schema
 

@@ -17,7 +17,7 @@ import difflib
 import json
 import re
 import textwrap
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 _SECRETS = re.compile(
     r"""(?:(?<=://)|(?<=https:/)|(?<=http:/))
@@ -112,6 +112,13 @@ def few(lines: Sequence[str], beyond: int = 0) -> str:
     count = max(0, len(lines) - MOST_LINES) + beyond
     more = [f"and {count:,} more"] if count else []
     return "\n".join([*lines[:MOST_LINES], *more])
+
+
+def refuse_given(options: Mapping[str, object], why: str) -> None:
+    """ConfigError for the first of these options that was given (is not None): beside others it would do nothing."""
+    for option, value in options.items():
+        if value is not None:
+            raise ConfigError(f"{option}: {why}")
 
 
 def did_you_mean(value: str, choices: Iterable[str]) -> str:

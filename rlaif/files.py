@@ -35,6 +35,34 @@ def read_file(path: Path) -> bytes:
         return file.read()
 
 
+def no_link(path: str, flags: int) -> int:
+    """An opener: a regular file of this name itself, never what a link there leads to, nor a pipe that waits for a
+    reader. OSError for those."""
+    descriptor = os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0), 0o666)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file", path)
+    return descriptor
+
+
+def begin_private(path: Path) -> None:
+    """An empty file that only this user may read or write, where there is none; folders as usual.
+
+    One that is there becomes private too, unless others may write it: somebody shares that on purpose.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+    if path.is_file() and not path.stat().st_mode & 0o022:
+        with contextlib.suppress(OSError):  # another user's
+            path.chmod(0o600)
+
+
+def parts_of(path: Path) -> list[Path]:
+    """The files that together hold the rows: of a folder its `part-*.jsonl` in order, otherwise the one."""
+    return (path.is_dir() and sorted(path.glob("part-*.jsonl"))) or [path]
+
+
 def remove(path: Path) -> None:
     """Delete a file, or a folder with all that is in it; nothing where neither is there. Of a link only the link."""
     if path.is_dir() and not path.is_symlink():

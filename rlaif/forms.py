@@ -72,9 +72,14 @@ SAMPLE = TypeAdapter[Any](
         **{f"{end}_passes": maybe(dict[str, bool]) for end in _ENDS},
         **{f"{end}_measures": maybe(dict[str, Number | None]) for end in _ENDS},
         **dict.fromkeys(("score_before", "score_after", "kl"), maybe(Number | None)),
+        sets=maybe(list[str]),
     )
 )
-"""A row of evaluation_samples.jsonl."""
+"""A row of evaluation_samples.jsonl, and with `sets` of evaluation_slices.jsonl."""
+EXPLAINED = TypeAdapter[Any](
+    form(prompt_id=str, index=Count, side=str, of=str, text=str, pieces=list[tuple[str, Number | None]])
+)
+"""A row of explain.jsonl, as far as the report reads it."""
 MARGIN = form(p_chosen=Share, margin=Number)
 HELDOUT = TypeAdapter[Any](
     form(MARGIN, prompt_id=str, source=str, margins=maybe(list[Number]), heads=maybe(named(MARGIN)))

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import gzip
 import io
 import json
 import os
-import stat
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,7 +17,7 @@ import jsonlines
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from rlaif.errors import DataError, shown
-from rlaif.files import open_file, read_file, writing
+from rlaif.files import no_link, open_file, parts_of, read_file, writing
 from rlaif.processes import leads
 
 Row = TypeVar("Row", bound=BaseModel)
@@ -96,11 +94,12 @@ def read_items(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     The place is `file:line`; in an array that is the line on which the element begins, and which element it is is
     added, since most programs write the whole array on one line. Raises as `read_objects` does.
     """
-    text = read_text(path)
-    if text.lstrip().startswith("["):
-        yield from _elements(path, text)
-    else:
-        yield from ((f"{path}:{number}", value) for number, value in _lines(path, text.split("\n")))
+    for file in parts_of(path):
+        text = read_text(file)
+        if text.lstrip().startswith("["):
+            yield from _elements(file, text)
+        else:
+            yield from ((f"{file}:{number}", value) for number, value in _lines(file, text.split("\n")))
 
 
 def _elements(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -139,17 +138,19 @@ def _lines(path: Path, lines: Iterable[str]) -> Iterator[tuple[int, dict[str, An
 
 
 def read_jsonl(path: Path, kind: type[Row]) -> list[Row]:
-    """All rows of the file as records of this kind; the first bad row raises DataError with file and line."""
-    return [_row(path, number, value, kind) for number, value in read_objects(path)]
+    """All rows of the file, or of a folder's parts, as records of this kind; the first bad row raises DataError with
+    file and line."""
+    return [_row(part, number, value, kind) for part in parts_of(path) for number, value in read_objects(part)]
 
 
 def stream_jsonl(path: Path, kind: type[Row]) -> Iterator[Row]:
     """As `read_jsonl`, one row at a time; of a file that is not packed."""
-    try:
-        with open_file(path) as file:
-            yield from (_row(path, number, value, kind) for number, value in _lines(path, _decoded(path, file)))
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
+    for part in parts_of(path):
+        try:
+            with open_file(part) as file:
+                yield from (_row(part, number, value, kind) for number, value in _lines(part, _decoded(part, file)))
+        except OSError as error:
+            raise DataError(f"{part}: cannot be read: {error.strerror or error}") from None
 
 
 def _decoded(path: Path, lines: Iterable[bytes]) -> Iterator[str]:
@@ -200,27 +201,10 @@ def dumps(value: Any) -> str:
     return json.dumps(plain, ensure_ascii=False)
 
 
-def no_link(path: str, flags: int) -> int:
-    """An opener: a regular file of this name itself, never what a link there leads to, nor a pipe that waits for a
-    reader. OSError for those."""
-    descriptor = os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0), 0o666)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise OSError(errno.EINVAL, "not a regular file", path)
-    return descriptor
-
-
-def begin_private(path: Path) -> None:
-    """An empty file that only this user may read or write, where there is none; folders as usual.
-
-    One that is there becomes private too, unless others may write it: somebody shares that on purpose.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with contextlib.suppress(FileExistsError):
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
-    if path.is_file() and not path.stat().st_mode & 0o022:
-        with contextlib.suppress(OSError):  # another user's
-            path.chmod(0o600)
+def lines_of(rows: Iterable[Any]) -> bytes:
+    """The rows as lines; of rows that were written elsewhere their `lines`."""
+    lines = getattr(rows, "lines", None)
+    return lines if isinstance(lines, bytes) else "".join(f"{dumps(row)}\n" for row in rows).encode()
 
 
 class RowWriter:
@@ -241,7 +225,7 @@ class RowWriter:
     def write(self, rows: Sequence[Any]) -> None:
         """Append rows."""
         self.rows += len(rows)
-        self.append("".join(f"{dumps(row)}\n" for row in rows).encode())
+        self.append(lines_of(rows))
 
     def append(self, data: bytes) -> None:
         """Append these bytes."""

@@ -21,9 +21,9 @@ from rlaif.annotate.publish import labels_of, write_labels
 from rlaif.config import Recipe
 from rlaif.config.feedback import AiLabels
 from rlaif.console import say
-from rlaif.errors import ConfigError, DataError
+from rlaif.errors import ConfigError
 from rlaif.evaluation.drift import AgreementDrift, TopicDrift, agreement_drift, topic_drift
-from rlaif.feedback.human import read_human
+from rlaif.feedback.human import NoPair, read_human
 from rlaif.feedback.labelled import decided, match
 from rlaif.feedback.pairs import read_preferences
 from rlaif.feedback.prompts import read_prompts
@@ -71,10 +71,10 @@ class Drift(Record):
 
 def iterate_from_feedback(recipe: Recipe, service: Path, folder: Path, redo: bool = False) -> Table | None:
     """Train the next round on what people said on this service, or in this run, since the last; the table of rounds.
-    None where nothing came.
+    None, and the screen says why, where nothing came, or nothing that trains before more comes.
 
     A round that was begun goes on with the feedback that it had. ConfigError for a recipe or a folder that cannot be
-    used, DataError where what came makes no pair.
+    used.
     """
     if recipe.learns_from not in ("preferences", "reward_model"):
         raise ConfigError(f"iterate: optimise.kind={recipe.optimise.kind} learns nothing from people's labels here")
@@ -89,29 +89,31 @@ def iterate_from_feedback(recipe: Recipe, service: Path, folder: Path, redo: boo
 
 def _done(recipe: Recipe, folder: Path, number: int) -> bool:
     run = Run(round_folder(folder, number))
-    return run.manifest.exists() and set(stages_of(recipe)) <= set(run.read_manifest()["stages"])
+    ran = run.manifest.exists() and set(stages_of(recipe)) <= set(run.read_manifest()["stages"])
+    return ran and (recipe.iterate is None or run.gates.exists())
 
 
 def _take(recipe: Recipe, service: Run, folder: Path, number: int) -> bool:
-    """Write the round's feedback and say what it is; False, and nothing is written, where nothing came."""
+    """Write the round's feedback and say what it is; False, and nothing is written, where nothing trains yet."""
     if not service.answers.exists():
-        raise ConfigError(
-            f"--from-feedback {service.folder}: nothing there; name the folder of a service with feedback"
-        )
+        _check_folder(service)
+        return _not_yet(f"nothing came in {service.folder} since the last round")
     earlier = [feedback_of(folder, before) for before in range(1, number) if feedback_of(folder, before).exists()]
     rounds = [RoundFeedback.model_validate_json(read_text(before / "feedback.json")) for before in earlier]
     labels = labels_of(service, {name for before in rounds for name in before.ids})
     if not labels.ids:
-        return False
+        return _not_yet(f"nothing came in {service.folder} since the last round")
     target = feedback_of(folder, number)
     temporary = target.with_name(f".{target.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     write_labels(Run(temporary), labels)
-    human, on_heldout = _usable(recipe, temporary)
+    came = f"{counted(len(labels.ids), 'row')} came in {service.folder} since the last round"
+    try:
+        human, on_heldout = _usable(recipe, temporary)
+    except NoPair:
+        return _not_yet(f"{came}, and no two of them make a pair yet: a thumb waits for one the other way")
     if not human:
-        raise DataError(
-            f"feedback of {service.folder}: {counted(len(labels.ids), 'row')} came, and no pair that may train"
-        )
+        return _not_yet(f"{came}, and no pair that may train: their prompts are kept for evaluation")
     pairs = list({judgment.pair.id: judgment.pair for judgment in human}.values())
     say(f"feedback for round {number}: {counted(len(labels.ids), 'row')}, {counted(len(pairs), 'pair')}")
     if on_heldout:
@@ -139,6 +141,25 @@ def _take(recipe: Recipe, service: Run, folder: Path, number: int) -> bool:
     write_json(temporary / "feedback.json", taken)
     temporary.rename(target)
     return True
+
+
+def _not_yet(why: str) -> bool:
+    say(why)
+    return False
+
+
+def _check_folder(service: Run) -> None:
+    """ConfigError for a folder without answers.sqlite to which no feedback can come."""
+    given, wanted = f"--from-feedback {service.folder}", "name the folder of `rlaif serve --guard`, or of a run"
+    if not service.folder.is_dir():
+        raise ConfigError(f"{given}: no such folder; {wanted}")
+    guards = [read_text(path) for path in service.folder.glob("guard-*.yaml")]
+    if guards and not any("\nfeedback: true" in text for text in guards):
+        raise ConfigError(f"{given}: a guard without feedback: serve it with feedback=true")
+    if guards or service.manifest.exists() or not any(path.name[0] != "." for path in service.folder.iterdir()):
+        return
+    what = "a service that scores for trainers, which takes no feedback"
+    raise ConfigError(f"{given}: {what if service.judgments.exists() else 'neither a guard nor a run'}; {wanted}")
 
 
 def _usable(recipe: Recipe, feedback: Path) -> tuple[list[Judgment], int]:

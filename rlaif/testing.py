@@ -147,6 +147,11 @@ def likes_letters(request: ChatRequest) -> dict[str, float]:
     return choose(0.8 * (first - second) + 0.3)
 
 
+def goes_on(request: ChatRequest) -> str:
+    """A user, `optimise.dialogue.user: {backend: scripted, model: "rlaif.testing:goes_on"}`, who always wants more."""
+    return "And what else?"
+
+
 def shown(request: ChatRequest) -> tuple[str, str]:
     """The two responses, first and second as the judge sees them, where compare.jinja puts them."""
     found = dict(SHOWN.findall(request.messages[-1].content))

@@ -1,4 +1,5 @@
-"""A model hub on this machine: as much of its HTTP interface as making a repository and uploading a folder takes.
+"""A model hub on this machine: as much of its HTTP interface as finding a model, making a repository and uploading a
+folder takes.
 
 What is committed lies on disk as the real hub would serve it, so that a test reads it back. Weights go the way of large
 files: they are announced, uploaded by their SHA-256, and named in the commit.
@@ -71,6 +72,8 @@ class FakeHub:
             return self._batch(json.loads(body))
         if found := re.fullmatch(r"/api/((?:models|datasets)/[\w.-]+/[\w.-]+)(?:/(\w+)/main)?", path):
             return self._repo(found[1], found[2], body)
+        if re.fullmatch(r"/api/models/[\w.-]+/[\w.-]+/revision/\w+", path):
+            return 404, {"error": "Revision not found", "code": "RevisionNotFound"}
         return 404, {"error": f"the fake hub knows no {path}"}
 
     def _create(self, asked: dict[str, Any]) -> Answer:
@@ -99,9 +102,9 @@ class FakeHub:
     def _repo(self, repo: str, do: str | None, body: bytes) -> Answer:
         name = repo.partition("/")[2]
         if name in self.known:
-            return 200, {"id": name, "private": False, "cardData": self.known[name]}
+            return 200, {"id": name, "private": False, "cardData": self.known[name], "sha": "1" * 40}
         if repo not in self.private:
-            return 404, {"error": "Repository not found"}
+            return 404, {"error": "Repository not found", "code": "RepoNotFound"}
         if do == "preupload":
             return 200, {"files": [self._mode(repo, file) for file in json.loads(body)["files"]]}
         if do == "commit":
@@ -159,6 +162,8 @@ def fake_hub(root: Path, fault: Callable[[str, str], int | None] = lambda _metho
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(data)))
+            if code := value.get("code"):
+                self.send_header("X-Error-Code", code)
             self.end_headers()
             self.wfile.write(data)
 

@@ -32,7 +32,7 @@ def every_part(request: ChatRequest) -> dict[str, float] | str:
         return choose(0.8 * (first - second) + 0.3)
     if not request.labels:
         return "It could have more letters." if len(request.messages) == 1 else "plenty of letters"
-    share = letters(RESPONSE.findall(request.messages[-1].content)[0]) / 16
+    share = min(letters(RESPONSE.findall(request.messages[-1].content)[0]) / 16, 1.0)
     if request.labels == ("Yes", "No", "Unknown"):
         weights = [0.1 + share, 1.1 - share, 0.2]
     else:
@@ -45,6 +45,11 @@ def likes_letters_anyhow(request: ChatRequest) -> dict[str, float] | str | float
     under one instruction more than under another."""
     if request.labels == ("A", "B") and not SHOWN.search(first_turn(request).messages[-1].content):
         return choose(0.3)
+    text = request.messages[-1].content
+    if "<claim>" in text:
+        return "NONE"
+    if request.labels == ("Yes", "No"):
+        return {"Yes": -1.0, "No": -0.6}
     if request.answer is None:
         return every_part(request)
     care = 1 + len(request.messages[0].content) % 7

@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 
 from rlaif.api.inputs import label_of
+from rlaif.api.scorers import Scored
 from rlaif.config.judging import ScoreMode
 from rlaif.constitution import Constitution
 from rlaif.models.engine import ChatRequest, Reply
@@ -20,7 +21,7 @@ from rlaif.serve.access import Access
 from rlaif.serve.app import make_app
 from rlaif.serve.records import ServiceLog
 from rlaif.serve.service import Limits, Service
-from rlaif.serve.target import JudgeTarget, Question, Scored, Target
+from rlaif.serve.target import JudgeTarget, Question, Target
 
 ROOMY, ANYBODY = Limits(), Access()
 HOME = "http://127.0.0.1:8790"

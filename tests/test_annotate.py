@@ -23,9 +23,10 @@ from rlaif.annotate.publish import publish
 from rlaif.annotate.store import AnswerStore
 from rlaif.errors import ConfigError, DataError
 from rlaif.jsonl import read_jsonl, write_jsonl
-from rlaif.records import Edit, Judgment, PrincipleJudgment, Response
+from rlaif.records import Edit, Judgment, Message, Pair, PrincipleJudgment, Prompt, Response
+from rlaif.records.core import Given
 from rlaif.run_folder import Run
-from tests.annotated import given, good, make_run, pair, pairs, questions
+from tests.annotated import CONSTITUTION, given, good, make_run, pair, pairs, questions
 
 
 class Clock:
@@ -136,8 +137,24 @@ def test_principles_have_words_and_apply_by_tag(tmp_path):
     run = make_run(tmp_path, [pair("Hi?"), pair("2 + 2?", tags=("maths",))], recipe=True)
     found = questions(run)
     assert [p.id for p in found.principles] == ["kind", "sums"]  # not `brief`, which code decides
-    assert [found.principles_for(p) for p in found.pairs] == [("kind",), ("kind", "sums")]
+    kind, sums = "Which response is kinder?", "Which response adds up?"
+    assert [found.principles_for(p) for p in found.pairs] == [{"kind": kind}, {"kind": kind, "sums": sums}]
     assert read_questions(run, None, None, False).principles == ()
+
+
+def test_a_persona_is_in_the_words_of_the_prompts_profile_and_not_asked_about_without(tmp_path):
+    named, nameless = (
+        Prompt.of((Message(role="user", content="Hi?"),), given=Given(profile=profile) if profile else None)
+        for profile in ({"tone": "dry", "name": "Bo"}, {"name": "Bo"})
+    )
+    asked = [Pair.of(prompt, "Good.", "Bad.") for prompt in (named, nameless, Prompt.of(pair("Why?").prompt))]
+    run = make_run(tmp_path, asked, recipe=True)
+    (tmp_path / "two.yaml").write_text(
+        CONSTITUTION.replace("title:", "profile: [name, tone]\ntitle:").replace("kinder?", "more {profile.tone}?")
+    )
+    found = questions(run)
+    words = {p.id: found.principles_for(p) for p in found.pairs}
+    assert words == {asked[0].id: {"kind": "Which response is more dry?"}, asked[1].id: {}, asked[2].id: {}}
 
 
 # -------------------------------------------------------------------------------------------------- who is given what

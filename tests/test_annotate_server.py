@@ -48,7 +48,7 @@ def store(tmp_path):
 @pytest.fixture
 def client(store):
     asked = Questions((pair("<script>boom()</script>", "Good.", "<img src=x onerror=boom()>"), *pairs(3)), (), ())
-    return Client(make_app(Desk(store, asked), asked, "a run", TOKEN, 8765))
+    return Client(make_app(Desk(store, asked), "a run", TOKEN, 8765))
 
 
 def test_the_printed_address_becomes_a_cookie_and_leaves_the_address_bar(client):

@@ -114,7 +114,7 @@ def test_pairs_in_every_shape_are_the_same_pair(rule):
     [
         (("p", "a"), r"pairs\[0\]: must be \(prompt, a, b\)"),
         ("pab", r"pairs\[0\]: must be \(prompt, a, b\)"),
-        ({"prompt": "p", "a": "x", "c": "y"}, r"no such key 'c'; valid choices: a, b, prompt, tags"),
+        ({"prompt": "p", "a": "x", "c": "y"}, r"no such key 'c'; valid choices: a, b, given, prompt, tags"),
         ({"prompt": "p", "a": "x"}, r"has no 'b'"),
         (([{"role": "asistant", "content": "x"}], "a", "b"), r"must be a text or messages of role"),
         (([{"role": "assistant", "content": "x"}], "a", "b"), r"a prompt must end with a user turn"),

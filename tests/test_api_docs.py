@@ -33,7 +33,13 @@ def test_the_page_names_all_of_it():
 def test_no_other_page_has_python_that_nobody_runs():
     """strong-judge.md's is run by test_strong_road.py, guard.md's by test_guard_served.py."""
     pages = {page.name for page in (ROOT / "docs").glob("*.md") if snippets(page)}
-    assert pages <= {"api.md", "guard.md", "strong-judge.md"}
+    assert pages <= {"api.md", "guard.md", "redteam.md", "strong-judge.md"}
+
+
+def test_the_python_of_the_red_team_runs(tmp_path, monkeypatch, shallow_folder):
+    monkeypatch.chdir(tmp_path)
+    for snippet in snippets(ROOT / "docs" / "redteam.md"):
+        exec(compile(snippet.replace('"smollm2-135m"', repr(shallow_folder)), "redteam.md", "exec"), {})
 
 
 def test_the_python_of_the_readme_runs(tmp_path, monkeypatch, shallow_folder):

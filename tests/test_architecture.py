@@ -16,12 +16,23 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 LAYERS: list[tuple[str, ...]] = [
     ("errors", "launchers", "processes", "files", "records", "patterns"),
     ("resources", "console", "stats", "jsonl", "strict_yaml"),
-    ("forms", "config/base", "config/sources", "formats", "digest", "words", "constitution", "templates", "config"),
+    (
+        "forms",
+        "config/base",
+        "config/sources",
+        "formats",
+        "digest",
+        "words",
+        "signals",
+        "constitution",
+        "templates",
+        "config",
+    ),
     ("run_folder", "models", "pages"),
     ("feedback", "training", "rewards"),
     ("evaluation", "audits", "annotate"),
     ("stages", "pipeline"),
-    ("iterate", "live", "study", "checkup", "share", "testing", "api", "serve"),
+    ("gates", "iterate", "live", "study", "checkup", "share", "testing", "api", "serve"),
     ("cli", "__main__"),
 ]
 """A module imports layers above it in this list, what stands before it in its own, and its own folder.
@@ -29,7 +40,7 @@ LAYERS: list[tuple[str, ...]] = [
 What recipes and the formats of human feedback are both made of stands before either, under its own path.
 """
 HEAVY = {"torch", "transformers", "peft", "accelerate", "safetensors", "gguf"}
-MAY_BE_HEAVY = ("training", "models/local", "models/embedded.py", "rewards/model.py", "testing.py")
+MAY_BE_HEAVY = ("training", "models/local", "models/embedded.py", "rewards/model.py", "testing.py", "signals")
 LONGEST = 300
 
 

@@ -10,7 +10,8 @@ from statistics import fmean
 import pytest
 
 from rlaif.audits.audit import write_audit
-from rlaif.audits.gate import (
+from rlaif.audits.opinion import opinion
+from rlaif.audits.requirement import (
     MEASURES,
     check_gate,
     check_requirement,
@@ -19,7 +20,6 @@ from rlaif.audits.gate import (
     measured,
     parse_gate,
 )
-from rlaif.audits.opinion import opinion
 from rlaif.constitution import load_constitution
 from rlaif.errors import ConfigError, DataError
 from rlaif.feedback.calibration import Isotonic, Temperature, calibrate, fitted

@@ -14,9 +14,9 @@ import pytest
 
 from rlaif.audits.audit import AuditResult, write_audit
 from rlaif.audits.choice import ModeTrial, agreement_on, beats_a_coin, choose, chooses, flattery, lines
-from rlaif.audits.gate import check_requirement
 from rlaif.audits.gold import read_gold
 from rlaif.audits.modes import DEFAULTS, mode_name, parse_modes
+from rlaif.audits.requirement import check_requirement
 from rlaif.checkup import check_file, json_schema
 from rlaif.config import load_recipe
 from rlaif.config.judging import ChecklistMode, CompareMode, ContrastMode, PanelMember, PanelMode, ReasonedMode

@@ -32,10 +32,11 @@ from rlaif.audits.metrics import (
 )
 from rlaif.audits.probes import ProbeBench
 from rlaif.config.feedback import LabelSection
+from rlaif.config.judging import CompareMode
 from rlaif.constitution import Constitution
 from rlaif.evaluation.agreement import order_consistency
 from rlaif.feedback.calibration import Confidences
-from rlaif.feedback.judge import judge_pairs
+from rlaif.feedback.judge import SingleJudge
 from rlaif.feedback.judge.result import Cost
 from rlaif.feedback.labelled import agreement, choice, match
 from rlaif.feedback.verdict import judged
@@ -43,7 +44,6 @@ from rlaif.models.engine import ChatRequest
 from rlaif.models.scripted import ScriptedChatModel
 from rlaif.records import Judgment, Message, Pair, Prompt, Verdict, oriented
 from rlaif.stats import Bootstrap, clustered_mean_difference
-from rlaif.templates import load_template
 from rlaif.testing import choose, shown
 from tests.tiers import in_worlds, least
 
@@ -188,7 +188,7 @@ CONSTITUTION = Constitution.model_validate(
 
 
 def judge_directly(world: World, drawn: Draw) -> list[Judgment]:
-    """The judgments that `judge_pairs` would make, without prompts and replies."""
+    """The judgments that a judge would make, without prompts and replies."""
     judgments = []
     for pair, stated, lean in zip(world.pairs, drawn.stated, drawn.lean, strict=True):
         principle = judged("better", verdict("a", stated + lean), verdict("b", lean - stated))
@@ -214,7 +214,7 @@ def judge_really(world: World, drawn: Draw) -> list[Judgment]:
         return choose(stated + lean)
 
     model = ScriptedChatModel(opinion)
-    result = judge_pairs(model, world.pairs, CONSTITUTION, load_template("compare"), LabelSection(), seed=0)
+    result = SingleJudge(CompareMode(), CONSTITUTION, LabelSection(), 0)(model, world.pairs)
     assert not result.failures
     return list(result.judgments)
 

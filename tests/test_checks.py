@@ -9,7 +9,6 @@ from pydantic import TypeAdapter, ValidationError
 
 from rlaif.checkup import check_table
 from rlaif.constitution.checks import (
-    _TERMINALS,
     CHECKS,
     Check,
     EndsInSentence,
@@ -21,10 +20,9 @@ from rlaif.constitution.checks import (
     RegexAbsent,
     RegexPresent,
     StartsWith,
-    repetition_rate,
-    sentences,
-    words,
 )
+from rlaif.signals.kinds import SIGNALS
+from rlaif.signals.tally import TERMINALS, repetition_rate, sentences, words
 
 texts = st.text(max_size=80)
 
@@ -37,6 +35,7 @@ texts = st.text(max_size=80)
         ("one", 1),
         ("Don't over-think it - really!", 4),
         ("\u6211\u559c\u6b22\u732b\u3002", 4),  # four Chinese characters and a full stop
+        ("\u0e2a\u0e27\u0e31\u0e2a\u0e14\u0e35 ok", 5),  # Thai: four letters, two vowel signs, and a Latin word
         ("\u0939\u093f\u0928\u094d\u0926\u0940 \u092d\u093e\u0937\u093e", 2),  # two Hindi words with vowel signs
     ],
 )
@@ -44,7 +43,7 @@ def test_words(text, count):
     assert len(words(text)) == count
 
 
-_MARKS = re.escape("".join(sorted(_TERMINALS)))
+_MARKS = re.escape("".join(sorted(TERMINALS)))
 _DEFINITION = re.compile(rf"(?<=[{_MARKS}])[^\w\s]*\s+(?![a-z])|(?<=[\u3002\uff01\uff1f])|\n\s*\n")
 
 
@@ -203,8 +202,8 @@ def test_bad_parameters_are_refused(values):
 
 def test_every_check_is_listed_with_its_parameters():
     lines = check_table().split("\n")
-    assert [line.split()[0] for line in lines] == list(CHECKS)
-    assert lines[0] == "max_words         At most `limit` words.  [limit]"
+    assert [line.split()[0] for line in lines] == ["check:", *CHECKS, "classifier:", *SIGNALS]
+    assert lines[1] == "max_words         At most `limit` words.  [limit]"
     assert any(line.endswith("  [n=4, max_share=0.2]") for line in lines)
 
 

@@ -74,7 +74,7 @@ def bad(folder: Path, name: str, text: str) -> str:
 RECIPE = """
 name: bad
 constitution: {constitution}
-policy: {{backend: local, model: none}}
+policy: {{backend: local, model: smollm2-135m}}
 judge: {{backend: scripted, model: "tests.scripted_judge:likes_short"}}
 prompts: {{sources: [{{kind: file, path: {prompts}}}], heldout: 1}}
 label: {{mode: {{kind: compare, template: {template}}}}}

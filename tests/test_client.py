@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import math
 import re
@@ -15,7 +16,9 @@ import time
 import tracemalloc
 import zlib
 from collections.abc import Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from email.utils import formatdate
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -258,12 +261,87 @@ def test_a_stream_that_is_closed_early_stops_what_is_under_way() -> None:
         stream = client(server.url, concurrency=2).stream(ask(text) for text in ("first", *"abcdefgh"))
         assert next(stream)[1].text == "FIRST"
         assert asked.wait(60)
-        own = [thread for thread in threading.enumerate() if thread.name == "rlaif client"]
         began = time.monotonic()
         stream.close()
-        assert own and not any(thread.is_alive() for thread in own) and time.monotonic() - began < 30
+        assert time.monotonic() - began < 30
         go_on.set()
     assert len(server.seen) <= 3, "what nobody waits for is not asked"
+
+
+def said_by(model: HttpChatModel, text: str) -> str:
+    return replies_of(model, [ask(text)])[0].text
+
+
+def threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "rlaif client"]
+
+
+def test_a_client_has_one_thread_for_all_its_streams_until_it_is_closed_or_dropped() -> None:
+    known = threads()
+    with fake_server(echo) as server:
+        model = client(server.url)
+        streams = [model.stream([ask(text)]) for text in "abc"]
+        assert [next(stream)[1].text for stream in streams] == ["A", "B", "C"]
+        (own,) = set(threads()) - set(known)
+        with ThreadPoolExecutor(8) as pool:
+            found = list(pool.map(partial(said_by, model), "abcdefgh"))
+        assert found == list("ABCDEFGH") and set(threads()) - set(known) == {own}
+        model.close()
+        model.close()
+        assert not own.is_alive()
+        assert replies_of(model, [ask("again")])[0].text == "AGAIN"
+        (own,) = set(threads()) - set(known)
+        del model, streams
+        gc.collect()
+        own.join(30)
+        assert not own.is_alive()
+
+
+def test_a_client_that_is_closed_ends_the_streams_that_others_read() -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def handle(request: Request) -> HttpAnswer:
+        begun.set()
+        go_on.wait(60)
+        return echo(request)
+
+    with fake_server(handle) as server, ThreadPoolExecutor(1) as pool:
+        model = client(server.url)
+        reading = pool.submit(replies_of, model, [ask("hi")])
+        assert begun.wait(60)
+        model.close()
+        with pytest.raises(ModelError, match="0 replies to 1 requests"):
+            reading.result(60)
+        go_on.set()
+
+
+FORKED = """
+import os, sys, warnings
+from rlaif.config.models import ClientModel
+from rlaif.models.client import HttpChatModel
+from rlaif.models.engine import ChatRequest, ask
+from rlaif.records import Message
+
+warnings.simplefilter("ignore")
+model = HttpChatModel(ClientModel(model="m", base_urls=(sys.argv[1],)))
+request = ChatRequest(messages=(Message(role="user", content="hi"),))
+assert ask(model, [request])[0].text == "HI"
+child = os.fork()
+assert ask(model, [request])[0].text == "HI"
+if not child:
+    model.close()
+    os._exit(7)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+stream = model.stream([request] * 3)
+next(stream)
+"""
+
+
+def test_a_forked_process_asks_too_and_a_client_that_nobody_closed_lets_the_program_end() -> None:
+    with fake_server(echo) as server:
+        command = [sys.executable, "-c", FORKED, server.url]
+        done = subprocess.run(command, check=False, capture_output=True, timeout=100, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 # ---------------------------------------------------------------------------------------------- retries

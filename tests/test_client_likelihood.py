@@ -412,7 +412,7 @@ def test_one_that_is_too_long_is_said_with_its_length_and_not_sent() -> None:
         with served(context=100) as both:
             found = dict(zip(requests, replies_of(client(both.server.url), requests), strict=True))
         error = f"prompt of {count} tokens does not fit a context of 100"
-        assert found[long] == Reply(error=error, prompt_tokens=count)
+        assert found[long] == Reply(error=error, prompt_tokens=count, refused="length")
         assert same(found[short].likelihood, expected(tokenizer, short))
         assert len(both.scored()) == 1
 

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from rlaif.constitution import Constitution, Principle, lint, load_constitution
 from rlaif.constitution.wording import similarity
 from rlaif.errors import ConfigError
+from rlaif.patterns import Undecided
+from rlaif.records import Message, Prompt, content_id
 from rlaif.resources import available
 
 HEAD = "schema: rlaif/constitution/v1\nid: t\nversion: '1'\ntitle: T\nprinciples:\n"
@@ -50,7 +52,7 @@ def test_shipped_constitutions_are_whole_and_lint_clean(name):
             assert principle.critique and principle.revise
             assert principle.question.endswith("?") and principle.desired in ("yes", "no")
         else:
-            assert principle.check is not None
+            assert principle.check is not None or principle.reference is not None
 
 
 def test_shipped_sizes():
@@ -74,8 +76,57 @@ def test_a_principle_may_be_judged_and_checked(tmp_path):
 
 
 def test_passes_needs_a_check():
-    with pytest.raises(ValueError, match="no check"):
+    with pytest.raises(ValueError, match="neither check nor classifier"):
         Principle(id="a", compare="Which response?").passes("text")
+
+
+SIGNAL = "- {id: a, classifier: {kind: repetition, n: 2, at_most: 0.5}}\n"
+
+
+def test_a_classifier_decides_by_its_limits(tmp_path):
+    (principle,) = load_text(tmp_path, HEAD + SIGNAL).principles
+    assert principle.coded and not principle.judged
+    assert principle.passes("all of it is new") and not principle.passes("so so so so so")
+    with pytest.raises(Undecided, match=r"repetition on '\?': nothing to measure"):
+        principle.passes("?")
+    near = "- {id: a, classifier: {kind: similarity, at_least: 0.9}}\n"
+    prompts = [Prompt.of((Message(role="user", content=text),)) for text in ("Why?", "Where is it?")]
+    rates = load_text(tmp_path, HEAD + near).pass_rates(["Why?", "Why?"], prompts)
+    assert rates == {"pass/a": 0.5, "pass/all": 0.5}
+
+
+def test_a_classifier_came_later_and_changes_no_other_hash(tmp_path):
+    plain = load_text(tmp_path, HEAD + "- {id: a, compare: Which response}\n")
+    whole = plain.model_dump(mode="json", by_alias=True)
+    assert whole.keys().isdisjoint({"examples", "profile"})
+    assert whole["principles"][0].keys().isdisjoint({"contrast", "classifier", "reference"})
+    assert plain.hash == content_id(whole) == "07a2e3c8a4eb7290"
+    hashes = {load_text(tmp_path, HEAD + SIGNAL.replace("0.5", limit)).hash for limit in ("0.5", "0.6", "0.50")}
+    assert len(hashes) == 2
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ("{kind: repetition}", "`classifier` says neither `at_least` nor `at_most`"),
+        ("{kind: repetitions, at_most: 1}", "no kind 'repetitions'; did you mean 'repetition'"),
+        ("{kind: repetition, at_most: 1, limit: 2}", "a.classifier.limit: no such key"),
+        ("{kind: keywords, at_most: 1}", "a.classifier.words: required, but missing"),
+        ("{kind: repetition, at_most: true}", "a.classifier.at_most: "),
+        ("{kind: repetition, at_most: 1}, check: {kind: no_list}", "make two principles"),
+    ],
+)
+def test_a_bad_classifier_is_one_clear_line(keys, said, complaints):
+    (line,) = complaints(HEAD + f"- {{id: a, classifier: {keys}}}\n")
+    assert said in line and line.startswith("6: principles.a")
+
+
+def test_a_library_that_is_missing_is_missed_when_the_file_is_read(complaints, monkeypatch):
+    monkeypatch.setattr("rlaif.signals.find_spec", lambda name: None)
+    (line,) = complaints(HEAD + "- {id: a, classifier: {kind: offence, at_most: 0.5}}\n")
+    assert line == (
+        '6: principles.a.classifier: offence: needs profanity_check; install it with: pip install "rlaif[signals]"'
+    )
 
 
 def test_hash_is_of_the_content(tmp_path):
@@ -144,7 +195,8 @@ def test_for_tags(tmp_path):
         ("- {id: a, compare: x, question: y}", "6: principles.a: `question` and `desired` go together"),
         (
             "- {id: a, revise: x}",
-            "6: principles.a: has neither `compare`, `contrast` nor `check`, so nothing decides it",
+            "6: principles.a: has neither `compare`, `contrast`, `check`, `classifier` nor `reference`, so nothing "
+            "decides it",
         ),
         ("- {compare: x}", "6: principles.0.id: required, but missing"),
         ("- just text", "6: principles.0: must be a mapping, like {key: value} (got 'just text')"),

@@ -36,8 +36,12 @@ PRINCIPLE = st.fixed_dictionaries(
         "veto": st.booleans(),
         "tags": st.lists(TEXT, max_size=3),
         "check": CHECK | st.builds(lambda text: {"kind": "starts_with", "text": text}, TEXT),
+        "classifier": st.builds(
+            lambda words: {"kind": "keywords", "words": words, "at_least": 0.5},
+            st.lists(TEXT.map(lambda text: f"x{text.strip()}"), min_size=1),
+        ),
     },
-)
+).filter(lambda principle: not {"check", "classifier"} <= set(principle))
 
 
 def constitution(principles: list[dict[str, Any]], **more: Any) -> Constitution:

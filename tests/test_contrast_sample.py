@@ -326,7 +326,7 @@ def test_both_agree_where_the_judge_prefers_what_was_written_under_for(
 # ------------------------------------------------------------------------------------------------------- the stages
 
 
-def contrast_recipe(folder: Path, model: str = "scripted", **changes: Any) -> Recipe:
+def contrast_recipe(folder: Path, model: str = "smollm2-135m", **changes: Any) -> Recipe:
     """Half of the answers in letters, half in digits."""
     settings: dict[str, Any] = {
         "prompts": 40,
@@ -366,7 +366,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[ChatRequest]]:
 
         return ScriptedChatModel(reply, name)
 
-    monkeypatch.setattr("rlaif.stages.stage.open_model", opened)
+    monkeypatch.setattr("rlaif.models.open.open_model", opened)
     measure_nothing(monkeypatch)
     return seen
 
@@ -458,7 +458,7 @@ def test_equal_texts_are_counted_on_the_screen_and_in_the_manifest(
     def deaf(request: ChatRequest) -> str:
         return "same" if request.seed % 2 else f"{request.messages[0].content} {request.seed}"
 
-    monkeypatch.setattr("rlaif.stages.stage.open_model", lambda config: ScriptedChatModel(deaf, "policy"))
+    monkeypatch.setattr("rlaif.models.open.open_model", lambda config: ScriptedChatModel(deaf, "policy"))
     recipe = contrast_recipe(tmp_path, sample__responses_per_prompt=4)
     run = run_recipe(recipe, tmp_path / "run", ["sample", "label"])
     rows = read_jsonl(run.responses, Response)
@@ -568,8 +568,12 @@ def test_the_forecast_knows_what_is_read_and_judged() -> None:
     ("labels", "said", "unsaid"),
     [
         ("origin", "written under two instructions, labelled by which of them it was", "the judge prefers"),
-        ("judge", "the judge prefers what was written under `for` in 75% of 40", "are ties"),
-        ("both", "the judge prefers what was written under `for` in 75% of 40, and the others are ties", "labelled by"),
+        ("judge", "the judge prefers what was written under <code>for</code> in 75% of 40", "are ties"),
+        (
+            "both",
+            "the judge prefers what was written under <code>for</code> in 75% of 40, and the others are ties",
+            "labelled by",
+        ),
         (None, "", "two instructions"),
     ],
 )

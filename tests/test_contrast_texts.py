@@ -12,6 +12,7 @@ import yaml
 from rlaif.audits.probes import judged_only
 from rlaif.constitution import Constitution, Contrast, lint, load_constitution
 from rlaif.constitution.diff import diff
+from rlaif.constitution.persona import PLACE
 from rlaif.constitution.wording import words
 from rlaif.errors import ConfigError
 from rlaif.feedback.weights import WeightFit, reweighted
@@ -351,7 +352,7 @@ def test_every_judged_principle_that_is_shipped_has_two_like_texts(name: str) ->
         assert (principle.contrast is not None) == (principle.compare is not None)
         if principle.contrast is None:
             continue
-        sides = principle.contrast.for_, principle.contrast.against
+        sides = [PLACE.sub("calm", side) for side in (principle.contrast.for_, principle.contrast.against)]
         assert all(side.startswith("You are a") and side.count(".") == 2 and side.endswith(".") for side in sides)
         lengths = [len(words(side)) for side in sides]
         assert max(lengths) - min(lengths) <= 2 and max(lengths) <= 20

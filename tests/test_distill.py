@@ -21,7 +21,7 @@ from rlaif.constitution import lint, load_constitution
 from rlaif.errors import ConfigError, DataError
 from rlaif.models.engine import ChatRequest, Reply
 from rlaif.models.scripted import RequestFailed, ScriptedChatModel
-from rlaif.records import Judgment, Message, Pair, Prompt, content_id
+from rlaif.records import Judgment, Message, Pair, Prompt, Response, content_id
 from rlaif.stats import Bootstrap, holm
 from rlaif.templates import load_template
 from rlaif.testing import choose, shown
@@ -472,3 +472,42 @@ def test_luck_seldom_survives(worlds):
         votes = np.where(rng.random((40, 12)) < 0.5, 0.9, 0.1)
         lucky += any(tested.rejected is None for tested in chosen(votes, redundant=1.0).values())
     assert lucky <= binom.ppf(0.99, worlds, 0.05)
+
+
+def test_a_constitution_is_distilled_from_demonstrations_against_samples(gold, tmp_path):
+    """Nobody compared anything: people showed answers with the hidden taste, the policy wrote the others."""
+    shown, sampled = tmp_path / "shown.jsonl", tmp_path / "responses.jsonl"
+    with shown.open("w") as demonstrations, sampled.open("w") as samples:
+        for number, row in enumerate(map(json.loads, gold.read_text().splitlines())):
+            one, other = (row[side].rpartition("Assistant:")[2].strip() for side in ("chosen", "rejected"))
+            prompt = Prompt.of((Message(role="user", content=f"How about {number}?"),))
+            demonstrations.write(json.dumps({"prompt": prompt.messages[0].content, "completion": one}) + "\n")
+            response = Response(
+                id=f"{number}",
+                prompt_id=prompt.id,
+                prompt=prompt.messages,
+                index=0,
+                text=other,
+                finished=True,
+                tokens=5,
+                model="m",
+            )
+            samples.write(response.model_dump_json() + "\n")
+        demonstrations.write(json.dumps({"prompt": "Never sampled", "completion": "tea"}) + "\n")
+    found = distill(RECIPE, [shown], tmp_path / "mine.yaml", samples=sampled)
+    assert found.constitution is not None and {p.id for p in found.constitution.principles} == {
+        "fewer-words",
+        "thanks-warmly",
+    }
+    (file,) = found.document["gold"]
+    assert file["rows"] == 161 and 150 < file["pairs"] <= 160
+    assert "demonstrations against samples" in (tmp_path / "mine.yaml").read_text()
+    with pytest.raises(DataError, match="none stands against a sample"):
+        distill(RECIPE, [shown], tmp_path / "none.yaml", samples=_only(sampled, tmp_path / "other.jsonl"))
+
+
+def _only(source, target):
+    """One response, to another prompt."""
+    row = json.loads(source.read_text().splitlines()[0]) | {"prompt": [{"role": "user", "content": "Else?"}]}
+    target.write_text(json.dumps(row) + "\n")
+    return target

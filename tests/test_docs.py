@@ -14,6 +14,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from textwrap import dedent
 from typing import Any, NamedTuple
 
 import pytest
@@ -109,10 +110,11 @@ NOT_RUN = {
     r"compute\.sharding": "several processes: test_launch.py runs them",
     r"judge\.model=judges/mine": "a judge trained for minutes: test_judge_train.py runs one",
     r"--push-to-hub": "a hub: test_share.py runs one",
+    r"iterate\.self_reward": "the embedded model judges itself: test_gates.py runs a tiny one",
     r"judge train": "a judge trained for minutes: test_judge_train.py runs one",
 }
 """What a command holds that cannot run in a minute on any machine, and why."""
-MAY_SAY_NO = re.compile(r"rlaif (audit|constitution distill) ")
+MAY_SAY_NO = re.compile(r"rlaif (audit|constitution distill|iterate|redteam) ")
 """Exit code 1 is an answer of these."""
 SMALL: dict[str, dict[str, Any]] = {
     "judge": {"backend": "scripted", "model": "tests.scripted_judge:likes_letters_anyhow"},
@@ -149,10 +151,22 @@ def prepared(tmp_path_factory: pytest.TempPathFactory, shallow_folder: str) -> P
     for name in ("labels", "known"):
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     shutil.copy(folder / "labels.jsonl", folder / "FILE")
+    asked = [json.loads(line) for line in (ROOT / "prompts" / "sets" / "everyday.jsonl").read_text().splitlines()]
+    shown = [{"prompt": row["prompt"], "completion": "plain letters alone"} for row in asked]
+    (folder / "demonstrations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in shown))
     for name in ("my-constitution", "my", "a", "old"):
         shutil.copy(ROOT / "constitutions" / "harmlessness.yaml", folder / f"{name}.yaml")
     for name in ("b", "new"):
         shutil.copy(ROOT / "constitutions" / "plain-and-brief.yaml", folder / f"{name}.yaml")
+    shown = re.search(r"(?m)(^    schema:.*\n(?:^    .*\n)+)", (ROOT / "docs" / "signals.md").read_text())
+    assert shown is not None
+    (folder / "polite.yaml").write_text(dedent(shown[1]))
+    rated = [
+        {"prompt": f"Say {n}", "response": f"{'lovely' if n % 2 else 'awful'} {n}", "passes": n % 2 > 0}
+        for n in range(80)
+    ]
+    (folder / "rated.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rated))
+    (folder / "more.jsonl").write_text("".join(json.dumps({"prompt": f"Tell {n}"}) + "\n" for n in range(12)))
     arms = {name: {"kind": "custom", "overrides": [f"optimise.learning_rate={rate}"]} for name, rate in RATES.items()}
     study = {"schema": "rlaif/study/v1", "name": "my-study", "title": "Two rates", "recipe": "small.yaml"}
     study |= {"arms": arms, "seeds": [0], "pairs": "sampled"}
@@ -190,7 +204,9 @@ def test_the_commands_of_a_page_run(
             continue
         words = small(command)
         made = words[words.index("--out") + 1] if "--out" in words else ""
-        for name in {word.removesuffix("/judgments.jsonl") for word in words if re.match(r"runs/|RUN$", word)} - {made}:
+        for name in {
+            re.sub(r"/(judgments|responses)\.jsonl$", "", word) for word in words if re.match(r"runs/|RUN$", word)
+        } - {made}:
             presuppose(prepared, tmp_path / name, cli)
         if words[0] == "reward":
             presuppose(prepared, tmp_path / made, cli)

@@ -7,16 +7,19 @@ import os
 import shutil
 import threading
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from huggingface_hub import close_session
 
 from rlaif import digest
 from rlaif.errors import ModelError
 from rlaif.models import embedded
-from rlaif.models.embedded import CONTENT_FILE, EMBEDDED, REVISION_FILE, ResolvedModel, resolve_model
+from rlaif.models.embedded import CONTENT_FILE, EMBEDDED, REVISION_FILE, ResolvedModel, check_name, resolve_model
 from rlaif.models.files import model_folders
+from tests.fake_hub import TOKEN, FakeHub, fake_hub
 
 
 @pytest.fixture
@@ -102,10 +105,9 @@ def test_an_adapter_is_known_by_its_base_too(tmp_path: Path) -> None:
     assert model_folders(folder) == [Path(folder), base]
     (base / "config.json").write_text('{"model_type": "llama"}')
     assert resolve_model(folder).revision != first
-    revisions = {
-        resolve_model(adapter(tmp_path / "hub", base_model_name_or_path="org/m", revision=r)).revision for r in "ab"
-    }
-    assert len(revisions) == 2 and model_folders(str(tmp_path / "hub")) == [tmp_path / "hub"]
+    (base / "config.json").unlink()
+    with pytest.raises(ModelError, match=r"base holds no config\.json"):
+        resolve_model(folder)
     with pytest.raises(ModelError, match=r"adapter_config\.json: names no base_model_name_or_path"):
         resolve_model(adapter(tmp_path / "torn"))
 
@@ -133,10 +135,88 @@ def test_large_files_are_read_once_until_they_change(tmp_path: Path, monkeypatch
     assert resolve_model(str(tmp_path)).revision != first and len(read) == 3
 
 
-def test_a_hub_name_passes_through() -> None:
-    assert resolve_model("Qwen/Qwen3-8B") == ResolvedModel("Qwen/Qwen3-8B", "main")
-    assert resolve_model("Qwen/Qwen3-8B", "abc123") == ResolvedModel("Qwen/Qwen3-8B", "abc123")
-    assert resolve_model("gpt2") == ResolvedModel("gpt2", "main")
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
+    """One that this process may ask, and that has one model."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "snapshots"))
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    with fake_hub(tmp_path / "hub") as served:
+        served.known["them/theirs"] = {}
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", served.url)
+        yield served
+        close_session()
+
+
+LOOKS = (resolve_model, check_name)
+
+
+def said_of(name: str, revision: str | None = None) -> str:
+    """The same by both."""
+    lines = []
+    for look in LOOKS:
+        with pytest.raises(ModelError) as caught:
+            look(name, revision)
+        lines.append(str(caught.value))
+    assert lines[0] == lines[1] and "\n" not in lines[0]
+    return lines[0]
+
+
+def test_a_hub_name_has_the_commit_of_its_branch(hub: FakeHub) -> None:
+    assert resolve_model("them/theirs") == ResolvedModel("them/theirs", "1" * 40)
+    check_name("them/theirs")
+    assert hub.asked.count("GET /api/models/them/theirs/revision/main") == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "revision", "said"),
+    [
+        ("them/thiers", None, "them/thiers: no such folder, and HUB has no such model, or none that HF_TOKEN may read"),
+        ("them/theirs", "v9", "them/theirs: no revision 'v9' at HUB"),
+    ],
+)
+def test_a_name_that_the_hub_has_not_is_said_before_it_is_loaded(
+    name: str, revision: str | None, said: str, hub: FakeHub
+) -> None:
+    assert said_of(name, revision) == said.replace("HUB", hub.url)
+
+
+def test_an_adapter_is_known_by_its_base_on_the_hub(hub: FakeHub, tmp_path: Path) -> None:
+    folder = adapter(tmp_path / "adapter", base_model_name_or_path="them/theirs")
+    first = resolve_model(folder).revision
+    assert model_folders(folder) == [Path(folder)]
+    hub.known["them/others"] = {}
+    assert resolve_model(adapter(tmp_path / "adapter", base_model_name_or_path="them/others")).revision != first
+    assert "no such model" in said_of(adapter(tmp_path / "other", base_model_name_or_path="them/none"))
+
+
+@pytest.mark.parametrize("status", [500, 503, 429])
+def test_a_hub_in_trouble_is_left_to_loading(
+    status: int, tmp_path: Path, hub: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("time.sleep", lambda _seconds: None)
+    hub.fault = lambda _method, _path: status
+    assert resolve_model("them/theirs", "v1").revision == "v1"
+    check_name("them/theirs", "v1")
+
+
+def test_without_a_hub_what_was_kept_is_found_and_the_rest_is_missed_at_once(
+    tmp_path: Path, hub: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = tmp_path / "snapshots" / "models--them--kept"
+    (kept / "refs").mkdir(parents=True)
+    (kept / "refs" / "main").write_text("2" * 40)
+    (kept / "snapshots" / ("2" * 40)).mkdir(parents=True)
+    (kept / "snapshots" / ("2" * 40) / "config.json").write_text("{}")
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
+    assert resolve_model("them/kept").revision == "2" * 40
+    check_name("them/kept")
+    said = "them/theirs: no such folder, not among the models kept here, and "
+    assert said_of("them/theirs").startswith(said + "http://127.0.0.1:9 does not answer (")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert said_of("them/theirs") == said + "HF_HUB_OFFLINE is set"
+    assert said_of("a name").startswith("a name: Repo id must use alphanumeric chars")
+    assert resolve_model("them/kept").revision == "2" * 40
 
 
 @pytest.mark.parametrize(
@@ -149,14 +229,11 @@ def test_a_hub_name_passes_through() -> None:
     ],
 )
 def test_a_name_that_cannot_be_meant_says_so(name: str, message: str) -> None:
-    with pytest.raises(ModelError) as caught:
-        resolve_model(name)
-    assert str(caught.value) == message
+    assert said_of(name) == message
 
 
 def test_a_folder_without_a_model_says_so(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"holds no config\.json"):
-        resolve_model(str(tmp_path))
+    assert "holds no config.json" in said_of(str(tmp_path))
 
 
 # ---------------------------------------------------------------------------------- the embedded model
@@ -177,8 +254,13 @@ def test_the_cache_is_used_without_fetching(cache: Path) -> None:
     ready(cache / EMBEDDED)
     assert resolve_model(EMBEDDED) == ResolvedModel(str(cache / EMBEDDED), "gguf-1")
     assert resolve_model(EMBEDDED, "gguf-1").revision == "gguf-1"
-    with pytest.raises(ModelError, match="is revision 'gguf-1' here, not 'gguf-2'"):
-        resolve_model(EMBEDDED, "gguf-2")
+    assert "is revision 'gguf-1' here, not 'gguf-2'" in said_of(EMBEDDED, "gguf-2")
+    check_name(EMBEDDED, "gguf-1")
+
+
+def test_that_it_is_there_is_said_without_fetching(cache: Path) -> None:
+    check_name(EMBEDDED)
+    assert not cache.exists()
 
 
 def test_the_embedded_model_changed_by_hand_is_another(cache: Path) -> None:

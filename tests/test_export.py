@@ -11,11 +11,15 @@ import torch
 from datasets import Dataset, load_dataset
 
 from rlaif.config.feedback import PreferencesSection
+from rlaif.config.sources import FileSource
 from rlaif.errors import ConfigError, DataError
 from rlaif.feedback.export import FORMATS, argilla_row, export_preferences, openrlhf_chat_row, trl_implicit_row, trl_row
-from rlaif.feedback.human import read_human
+from rlaif.feedback.human import read_human, read_labels
 from rlaif.feedback.pairs import WeightedJudgment, read_preferences, to_preferences
-from rlaif.formats import HumanFile, HumanHub
+from rlaif.formats import FORMATS as FORMS
+from rlaif.formats import AnyForm, HumanFile, HumanHub
+from rlaif.formats.rows import SourceRow
+from rlaif.formats.sheet import HumanData, Sheet
 from rlaif.jsonl import read_objects, write_jsonl
 from rlaif.records import Message, Preference, Prompt, oriented, plain
 from rlaif.run_folder import Run
@@ -78,7 +82,7 @@ def test_held_out_rows_are_apart_and_ties_are_said(to: str, run: Run, cli: Any, 
     ]
     assert len(load(out, tmp_path / "cache")) == 6
     assert [row for _, row in read_objects(heldout)] == [FORMATS[to].row(ROWS[4])]
-    assert export_preferences(run.preferences, to, out) == (6, 1, heldout, 1)  # the file itself does as well
+    assert export_preferences(run.preferences, to, out) == (6, 1, heldout, 1, 0)  # the file itself does as well
 
 
 def score(model: Any, conversation: list[dict[str, str]]) -> torch.Tensor:
@@ -121,12 +125,16 @@ def test_both_trl_formats_are_the_same_conversations(run: Run, tmp_path: Path, t
     assert torch.equal(*(margins(model, table) for table in tables))
 
 
-def people(rows: list[Preference]) -> dict[str, tuple[Any, float]]:
+def people(rows: list[Preference]) -> dict[tuple[str, str], tuple[Any, float]]:
     """What is preferred on each pair, in people's rows."""
+    return labels([row for row in rows if row.source == "human"])
+
+
+def labels(rows: list[Preference]) -> dict[tuple[str, str], tuple[Any, float]]:
+    """What is preferred on each pair, and by whom."""
     return {
-        row.pair_id: ({row.chosen, row.rejected} if row.p_chosen == 0.5 else row.chosen, row.p_chosen)
+        (row.source, row.pair_id): ({row.chosen, row.rejected} if row.p_chosen == 0.5 else row.chosen, row.p_chosen)
         for row in rows
-        if row.source == "human"
     }
 
 
@@ -151,7 +159,79 @@ def test_what_argilla_gets_reads_back_as_the_same_preferences(run: Run, tmp_path
     assert export_preferences(run.folder, "argilla", out).rows == 8
     source = HumanFile.model_validate({"path": str(out), "form": {"kind": "argilla"}})
     assert people(as_read(source)) == people(with_own_ids(ROWS))
-    assert read_human([source], NO_RUN).counts == {"rows": 8, "unanswered": 1}  # the judge's is a suggestion
+    assert read_human([source], NO_RUN).counts == {"rows": 8, "unanswered": 1, "suggested": 1}  # the judge's
+
+
+@pytest.mark.parametrize(("to", "name"), [("argilla", "out.jsonl"), ("label-studio", "out.json")])
+def test_a_judges_labels_are_read_where_somebody_asks(
+    to: str, name: str, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / name
+    export_preferences(run.folder, to, out)
+    expected = with_own_ids([row for row in ROWS if to == "argilla" or row.p_chosen > 0.5])
+    form = {"kind": to.replace("-", "_")}
+    asked = HumanFile.model_validate({"path": str(out), "form": form | {"judges": True}})
+    assert labels(as_read(asked)) == labels(expected)
+    assert "suggested" not in read_human([asked], NO_RUN).counts
+    capsys.readouterr()
+    assert labels(as_read(HumanFile.model_validate({"path": str(out), "form": form}))) == people(expected)
+    assert "1 rows have no person's answer, and a judge's is not read; form:" in capsys.readouterr().out
+    everybody = read_labels(out)  # as `rlaif annotators report` does
+    assert sorted((one.source, one.annotator) for one in everybody if one.source == "ai") == [("ai", "rlaif")]
+    assert len(everybody) == len(expected)
+
+
+def test_a_file_of_a_judges_labels_alone_says_how_it_is_read(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "preferences.jsonl", [row for row in ROWS if row.source == "ai"])
+    export_preferences(tmp_path / "preferences.jsonl", "argilla", tmp_path / "out.jsonl")
+    with pytest.raises(DataError, match=r"not one usable pair: .*suggested 1.*judges: true"):
+        read_human([AnyForm(path=str(tmp_path / "out.jsonl"))], NO_RUN)
+
+
+@pytest.mark.parametrize("to", FORMATS)
+def test_a_row_with_an_empty_side_is_left_out_and_said(to: str, cli: Any, tmp_path: Path) -> None:
+    """Readers take no such row for a pair, ours neither."""
+    odd = [
+        preference("a", " \n", "Something."),
+        preference("b", "Something.", ""),
+        preference("c", "The same.", "The same. \n"),
+        preference("d", "", "Held out.", split="heldout"),
+    ]
+    write_jsonl(tmp_path / "p.jsonl", [*odd, ROWS[0]])
+    code, shown, _ = cli("export", "p.jsonl", "--to", to, "--out", "out.json")
+    assert code == 0 and shown.splitlines()[:2] == [
+        "out.json: 1 rows",
+        "4 rows left out: a side is empty, or both are the same but for white space",
+    ]
+    assert not (tmp_path / "out.heldout.json").exists()
+    write_jsonl(tmp_path / "p.jsonl", odd)
+    code, _, error = cli("export", "p.jsonl", "--to", to, "--out", "none.json")
+    assert code == 2 and "no row to write (4 rows, 0 of them ties, 4 with an empty side)" in error
+    data = HumanData.empty()
+    FORMS["comparisons"]().read(
+        [SourceRow("x:1", trl_row(row)) for row in odd], Sheet(FileSource(path="x"), None, data)
+    )
+    assert len(data.failures) == 4, "the reader's rule"
+
+
+def test_suggestions_of_other_programs() -> None:
+    """Flattened records, another agent, one without a name, and a rating; a prediction of another model."""
+    fields = {"instruction": "q", "response1": "one", "response2": "two"}
+    flat = fields | {"ranking.responses": None, "ranking.suggestion": ["response2", "response1"]}
+    nested = {"fields": fields, "responses": {}, "suggestions": {"ranking": {"value": ["response1", "response2"]}}}
+    task = {"prompt": "q", "text1": "one", "text2": "two", "p_chosen": 0.7}
+    result = [{"type": "pairwise", "value": {"selected": "right"}}]
+    studio = {"data": task, "annotations": [], "predictions": [{"model_version": "other", "result": result}]}
+    for row, kind, annotator, p_one in (
+        (flat | {"ranking.suggestion.agent": "gpt"}, "argilla", "gpt", 0.0),
+        (nested, "argilla", "judge", 1.0),
+        (studio, "label_studio", "other", 0.0),
+    ):
+        data = HumanData.empty()
+        form = FORMS[kind].model_validate({"judges": True})
+        form.read([SourceRow("x:1", row)], Sheet(FileSource(path="x"), None, data))
+        (judgment,) = data.judgments
+        assert (judgment.source, judgment.annotator, judgment.p_of("one")) == ("ai", annotator, p_one)
 
 
 @pytest.mark.parametrize("to", ["trl", "trl-implicit", "openrlhf-chat"])
@@ -215,7 +295,7 @@ def test_what_cannot_be_exported_is_one_clear_line(run: Run, tmp_path: Path) -> 
             export_preferences(source, "trl", run.folder / "." / "preferences.jsonl")
     assert run.preferences.read_bytes() == before
     write_jsonl(run.preferences, [ROWS[3]])
-    with pytest.raises(DataError, match=r"preferences.jsonl: no row to write \(1 rows, 1 of them ties\)"):
+    with pytest.raises(DataError, match=r"no row to write \(1 rows, 1 of them ties, 0 with an empty side\)$"):
         export_preferences(run.folder, "trl", tmp_path / "out.jsonl")
 
 

@@ -192,7 +192,7 @@ def test_label_studio_gets_tasks_and_the_configuration_that_they_fill(tmp_path: 
     people = [row for row in ROWS if row.source == "human" and row.p_chosen > 0.5]
     assert [max(j.p_a, 1 - j.p_a) for j in data.judgments] == [row.p_chosen for row in people]
     assert [j.pair.prompt for j in data.judgments] == [row.prompt for row in people]
-    assert data.counts == {"rows": 7, "unanswered": 1}
+    assert data.counts == {"rows": 7, "unanswered": 1, "suggested": 1}
 
 
 def test_what_annotation_programs_get_is_no_parquet(tmp_path: Path) -> None:
@@ -207,6 +207,25 @@ def test_the_command_says_what_lies_beside(cli: Any, tmp_path: Path) -> None:
     assert (code, shown.splitlines()) == (0, ["t.json: 1 rows", "t.xml: what label-studio reads beside it"])
     _, help_text, _ = cli("export", "--help")
     assert all(to in " ".join(help_text.replace("│", " ").split()) for to in FORMATS)
+
+
+@pytest.mark.parametrize("seen", ["--public", "--private"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--to", "trl", "--out", "t.jsonl"),
+        ("--what", "preferences", "--out", "t"),
+        ("--push-to-hub", "me/t", "--out", "t"),
+    ],
+)
+def test_who_sees_it_is_no_matter_where_nothing_is_sent(
+    words: tuple[str, ...], seen: str, cli: Any, tmp_path: Path
+) -> None:
+    write_jsonl(tmp_path / "preferences.jsonl", ROWS[:1])
+    code, _, said = cli("export", "preferences.jsonl", *words, seen)
+    line = f"error: {seen}: is for --push-to-hub without --out; nothing is sent here, so leave it out"
+    assert (code, said.strip()) == (2, line)
+    assert not (tmp_path / words[-1]).exists()
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1", b"[]"])

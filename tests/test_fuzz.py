@@ -23,7 +23,7 @@ import yaml
 
 from rlaif.annotate.desk import read_questions
 from rlaif.annotate.route import conflicts_of, read_routing, route
-from rlaif.audits import gate
+from rlaif.audits import requirement
 from rlaif.config import dump_recipe, load, load_recipe
 from rlaif.config.feedback import PromptsSection
 from rlaif.config.sources import FileSource
@@ -406,8 +406,8 @@ def reads_of(run: Run) -> dict[str, list[Callable[[], object]]]:
 
     def audited() -> object:
         audit = load.read_audit(folder / "audit.json")
-        gate.differences(audit["audited"], {"judge": {"model": "x"}})
-        return gate.check_gate(audit, {"accuracy.low": 0.5}), fitted(audit.get("calibration") or {}, "isotonic")
+        requirement.differences(audit["audited"], {"judge": {"model": "x"}})
+        return requirement.check_gate(audit, {"accuracy.low": 0.5}), fitted(audit.get("calibration") or {}, "isotonic")
 
     def samples() -> object:
         hello = (Message(role="user", content="Hi"),)

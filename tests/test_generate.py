@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from rlaif.models.local import generate as module
+from rlaif.models.local import shaping
 from rlaif.models.local.generate import RoomyLayer, Sample, Sampling, caches, generate, pick_tokens
 from rlaif.models.local.tokens import encode_prompt
 from rlaif.records import Message
@@ -191,7 +192,7 @@ def test_the_nucleus_is_exact_also_where_the_sorted_head_does_not_reach_it(flat:
     scale = 0.1 if flat else 5.0
     logits = scale * torch.randn(1000, generator=torch.Generator().manual_seed(7))
     probs = torch.softmax(logits.double(), -1)
-    head = float(probs.sort(descending=True).values[: module.SORTED_TOKENS].sum())
+    head = float(probs.sort(descending=True).values[: shaping.SORTED_TOKENS].sum())
     assert (head < 0.9) is flat
     expected = {i for i, p in enumerate(nucleus(probs.tolist(), 0.9)) if p > 0}
     uniforms = (torch.arange(20_000) + 0.5) / 20_000  # finer than the least likely token of the nucleus
@@ -205,7 +206,7 @@ def test_the_head_and_the_whole_sort_draw_the_same(monkeypatch: pytest.MonkeyPat
     logits = 4 * torch.randn(64, 1000, generator=torch.Generator().manual_seed(8))
     uniforms = torch.rand(64, generator=torch.Generator().manual_seed(9))
     head = pick_tokens(logits, uniforms, 1.0, 0.8)
-    monkeypatch.setattr(module, "SORTED_TOKENS", 1)  # never enough
+    monkeypatch.setattr(shaping, "SORTED_TOKENS", 1)  # never enough
     assert torch.equal(pick_tokens(logits, uniforms, 1.0, 0.8), head)
 
 

@@ -22,6 +22,7 @@ from rlaif.feedback.human import read_labels
 from rlaif.jsonl import dumps, write_jsonl
 from rlaif.records import Judgment, Message, Pair, Preference, Prompt
 from rlaif.run_folder import Run
+from rlaif.testing import small_recipe
 
 TALK = "\n\nHuman: Hi\n\nAssistant: Hello.\n\nHuman: What is a pen?\n\nAssistant: "
 PROMPT = Prompt.of(
@@ -235,7 +236,7 @@ def test_gold_is_what_a_recipe_takes_at_every_door(tmp_path):
         (gold,) = read_gold([where]).judgments
         (label,) = read_labels(where)
         (taught,) = teaching_labels([where], constitution).labels
-        (known,) = known_labels(Run(tmp_path / "none"), [where])
+        (known,) = known_labels(small_recipe(tmp_path, "tiny"), Run(tmp_path / "none"), [where])
         assert {one.pair.id for one in (gold, label, taught, known)} == {pair.id}
         assert {one.p_of("pear") for one in (gold, label, known)} == {1.0}
         assert (taught.p_a if taught.pair.a == "pear" else 1 - taught.p_a) == 1

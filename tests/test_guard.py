@@ -14,6 +14,7 @@ from rlaif.errors import ConfigError
 from rlaif.models.engine import ChatRequest, Reply
 from rlaif.models.scripted import ScriptedChatModel
 from rlaif.records import Message
+from rlaif.serve.guard import language
 from rlaif.serve.guard.config import GuardSection, load_guard
 from rlaif.serve.guard.decide import Guard
 from rlaif.serve.guard.decision import Decision, Inquiry
@@ -347,3 +348,62 @@ def test_a_constitution_of_which_nothing_applies_is_refused(tmp_path, constituti
         guard(constitution=str(only), on_fail=REVISE)
     assert guard().applied == {"no-promises", "brief"}
     assert guard(checks="veto").applied == {"no-promises"}
+
+
+# ---------------------------------------------------------------------------------------------------- languages
+
+SPOKEN = {
+    "en": "Please explain to me why it rains so often in the mountains during the summer.",
+    "de": "Bitte erkläre mir, warum es im Sommer in den Bergen so häufig regnet und stürmt.",
+    "fr": "Explique-moi s'il te plaît pourquoi il pleut si souvent à la montagne pendant l'été.",
+    "es": "Explícame por favor por qué llueve tanto en las montañas durante el verano.",
+}
+
+
+@pytest.fixture
+def few(monkeypatch):
+    """Four languages, as each takes its time to load."""
+    pytest.importorskip("lingua", reason="needs the extra `signals`")
+    monkeypatch.setattr(language, "COMMON", tuple(SPOKEN))
+
+
+@pytest.mark.parametrize("allowed", [("en",), ("de", "fr"), ("es",)])
+def test_another_language_in_the_same_script_is_refused(decide, few, allowed):
+    for code, text in SPOKEN.items():
+        found = decide("Good.", asked=ask(text), input={"languages": allowed})
+        assert (found.action == "passed") == (code in allowed), (code, found.reason)
+        if code not in allowed:
+            assert found.principle == "input.languages"
+            assert re.fullmatch(
+                rf"input.languages: the last turn is {code} \(confidence [01].\d\d\); it may be {' or '.join(allowed)}",
+                found.reason,
+            )
+    turns = (Message(role="user", content=SPOKEN["es"]), Message(role="assistant", content=SPOKEN["de"]))
+    last = (*turns, Message(role="user", content=SPOKEN["fr"]))
+    assert decide("Good.", asked=ask()._replace(messages=last), input={"languages": ("fr",)}).action == "passed"
+
+
+@pytest.mark.parametrize("text", ["Hola", "ok", "42?", "...", "print(x)", "x" * 5000])
+def test_what_is_too_short_to_tell_passes(decide, few, text):
+    assert decide("Good.", asked=ask(text), input={"languages": ["en"]}).action == "passed"
+
+
+def test_how_sure_it_must_be_is_a_knob(decide, few):
+    wish = {"languages": ["en"], "language_confidence": 0.0}
+    assert decide("Good.", asked=ask("Hola amigo"), input=wish).principle == "input.languages"
+
+
+def test_a_language_that_nobody_knows_is_said(decide, few):
+    with pytest.raises(ConfigError, match=r"input.languages: no language 'xx' is known"):
+        decide("Good.", input={"languages": ["xx"]})
+    with pytest.raises(ValueError, match="languages"):
+        decide("Good.", input={"languages": ["english"]})
+
+
+def test_without_lingua_only_scripts_are_told_and_the_screen_says_so(decide, monkeypatch, capsys):
+    monkeypatch.setattr(language, "find_spec", lambda name: None)
+    assert decide("Good.", asked=ask(SPOKEN["de"]), input={"languages": ["en"]}).action == "passed"
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("input.languages: nothing tells languages here") and "rlaif[signals]" in line
+    wish = {"languages": ["en"], "scripts": ["latin"]}
+    assert decide("Good.", asked=ask("Почему идёт дождь?"), input=wish).principle == "input.scripts"

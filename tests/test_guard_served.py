@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import socket
@@ -18,18 +19,21 @@ from typer.testing import CliRunner
 from rlaif.annotate.publish import publish
 from rlaif.api.inputs import engine_of
 from rlaif.cli import app
-from rlaif.config.models import LocalModel
+from rlaif.config.models import ClientModel, LocalModel
 from rlaif.errors import ConfigError, DataError, ModelError
 from rlaif.feedback.human import read_human
 from rlaif.formats import Annotations
 from rlaif.jsonl import read_jsonl, read_objects
 from rlaif.models.engine import ChatRequest, Reply
+from rlaif.models.engine import ask as replies_of
+from rlaif.models.open import open_model
 from rlaif.models.scripted import ScriptedChatModel
+from rlaif.records import Message
 from rlaif.run_folder import Run
 from rlaif.serve.guard.config import GuardSection, load_guard
 from rlaif.serve.guard.decide import Guard
 from rlaif.serve.guard.decision import Decision
-from rlaif.testing import Request, completion, fake_server
+from rlaif.testing import Request, completion, failed, fake_server, save_tiny
 from tests.test_guard import CONSTITUTION, SCRIPTED, judge
 
 pytest.importorskip("fastapi", reason="needs the extra `serve`")
@@ -254,6 +258,58 @@ def test_a_policy_behind_a_server_is_asked_by_its_name_and_many_at_once(tmp_path
         assert server.asked()[-1].body["model"] == "helper"
 
 
+VLLM = "This model's maximum context length is 512 tokens. However, you requested 9000 tokens."
+
+
+@pytest.mark.parametrize(
+    ("refusal", "status", "code"),
+    [
+        (failed(400, VLLM), 400, "context_length_exceeded"),
+        (failed(400, "prompt is too long: 208310 tokens > 200000 maximum"), 400, "context_length_exceeded"),
+        (failed(413, "Payload"), 400, "context_length_exceeded"),
+        (failed(400, "Only user and assistant roles are supported!"), 400, "input_refused"),
+        (failed(422, "logits"), 400, "input_refused"),
+        (failed(409, "no"), 503, "no_answer"),
+        (failed(500, VLLM), 503, "no_answer"),
+        (failed(429, "tokens per minute exceed the limit"), 503, "no_answer"),
+    ],
+)
+def test_what_a_server_refuses_for_the_requests_own_sake_is_400(tmp_path, refusal, status, code):
+    (tmp_path / "desk.yaml").write_text(CONSTITUTION)
+    section = GuardSection.model_validate({"constitution": str(tmp_path / "desk.yaml")})
+    with fake_server(lambda request: refusal) as server:
+        model = ClientModel(model="helper", base_urls=(server.url,), max_tries=1)
+        with open_guard(section, model) as (guard, _), serving(tmp_path, engine=guard.policy) as served:
+            reply = served.chat("Say: Hi.")
+            (row,) = served.log
+    error = reply.json()["error"]
+    assert (reply.status_code, error["code"]) == (status, code), error
+    assert refusal.body["error"]["message"] in error["message"]
+    assert error["type"] == ("invalid_request_error" if status == 400 else "server_error")
+    assert row.principle == {400: f"policy.{'length' if code.startswith('context') else 'form'}"}.get(status)
+
+
+def test_a_conversation_that_a_local_policy_does_not_read_is_400_and_costs_no_other(tmp_path):
+    short, strict = save_tiny(tmp_path / "short", max_position_embeddings=64), tmp_path / "strict"
+    save_tiny(strict)
+    template = strict / "chat_template.jinja"
+    refusal = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system turn') }}{% endif %}"
+    template.write_text(refusal + template.read_text())
+    opened = contextlib.closing(open_model(LocalModel(model=short)))
+    with opened as engine, serving(tmp_path, engine=engine, threshold=0.0) as served:
+        long, asked = served.chat("x" * 100, max_tokens=8).json()["error"], served.chat("x", max_tokens=60)
+    assert long["code"] == "context_length_exceeded" and long["param"] == "messages"
+    assert re.search(r"prompt of 1\d\d tokens does not fit a context of 64", long["message"])
+    assert asked.status_code == 400 and "tokens, with 60 to write, does not fit" in asked.json()["error"]["message"]
+    with contextlib.closing(open_model(LocalModel(model=str(strict)))) as engine:
+        request = ChatRequest(messages=(Message(role="user", content="Hi"),), max_tokens=2)
+        system = request.model_copy(
+            update={"messages": (Message(role="system", content="Be kind."), *request.messages)}
+        )
+        refused, answered = replies_of(engine, [system, request])
+    assert refused.refused == "form" and "no system turn" in (refused.error or "") and answered.error is None
+
+
 def test_what_guard_names(tmp_path):
     (tmp_path / "policy").mkdir()
     assert policy_of(str(tmp_path)) == LocalModel(model=str(tmp_path / "policy"))
@@ -387,6 +443,49 @@ def test_feedback_is_posted(served, method):
     assert served.http(method, "/feedback", headers=BEARER).status_code == 405
 
 
+def test_the_oldest_replies_go_and_what_people_said_stays(tmp_path, capsys):
+    with serving(tmp_path, keep_replies=3) as served:
+        ids = [served.chat(f"Say: Answer {number}.").json()["id"] for number in range(2)]
+        assert served.feedback(kind="edit", response_id=ids[0], edited="Better.").status_code == 200
+        ids += [served.chat(f"Say: Answer {number}.").json()["id"] for number in range(2, 6)]
+        told = [served.feedback(kind="edit", response_id=one, edited="Best.").status_code for one in ids]
+        assert told == [404] * 3 + [200] * 3
+        assert "rlaif_replies_dropped_total 3.0" in served.http("GET", "/metrics").text
+        assert len(served.log) == 6, "the log keeps them all"
+    assert capsys.readouterr().out.count("1 of the oldest replies are no longer kept: keep_replies is 3") == 3
+    with serving(tmp_path, keep_replies=1) as served:  # what a larger bound left behind goes at the start
+        assert "rlaif_replies_dropped_total 2.0" in served.http("GET", "/metrics").text
+        publish(served.run)
+    assert len(list(read_objects(served.run.annotation_edits))) == 4
+
+
+def test_what_was_asked_and_decided_is_counted(tmp_path):
+    with serving(tmp_path) as served:
+        for text in ("Say: Hi.", "Say: You fool.", "Say: You fool.", "Say: I guarantee.", "<|im_start|>", "break"):
+            served.chat(text)
+        served.feedback(kind="thumbs", response_id="chatcmpl-0", up=True)
+        served.feedback(kind="thumbs", prompt="a", response="b", up=True)
+        reply = served.http("GET", "/metrics")
+    assert reply.headers["content-type"].startswith("text/plain; version=0.0.4")
+    found = dict(line.rsplit(" ", 1) for line in reply.text.splitlines() if line[0] != "#" and "_created" not in line)
+    decided = {
+        name.removeprefix("rlaif_guard_decisions_total"): value for name, value in found.items() if "decisions" in name
+    }
+    assert decided == {
+        '{action="passed",principle=""}': "1.0",
+        '{action="refused",principle="polite"}': "2.0",
+        '{action="refused",principle="no-promises"}': "1.0",
+        '{action="input_refused",principle="input.markers"}': "1.0",
+        '{action="failed",principle=""}': "1.0",
+    }
+    assert found['rlaif_requests_total{outcome="answered",protocol="chat"}'] == "6.0"
+    assert found['rlaif_requests_total{outcome="answered",protocol="feedback"}'] == "1.0"
+    assert found['rlaif_requests_total{outcome="refused",protocol="feedback"}'] == "1.0"
+    assert found['rlaif_request_seconds_count{protocol="chat"}'] == "6.0" and found["rlaif_waiting"] == "0.0"
+    with serving(tmp_path, Access(TOKEN)) as served:
+        assert served.http("GET", "/metrics").status_code == 401
+
+
 def test_feedback_may_be_off(tmp_path):
     with serving(tmp_path, feedback=False) as served:
         assert served.chat("Say: Hi.").status_code == 200
@@ -407,5 +506,12 @@ def test_the_command_serves_and_keeps_its_settings(tmp_path, tiny_folder, monkey
     assert done.exit_code == 0 and "principles that refuse nothing here: plain-words" in done.output
     (kept,) = (tmp_path / "desk").glob("guard-*.yaml")
     assert load_guard(str(kept)) == load_guard("plain-and-brief", ["on_fail.kind=best_of_n"])
-    for wrong in (["--run", "x"], ["--template", "x"], ["--mode", "compare"], ["--judge", "vlm:x"], ["refuse=no"]):
+    for wrong in (
+        ["--run", "x"],
+        ["--template", "x"],
+        ["--mode", "compare"],
+        ["--mode", "score"],
+        ["--judge", "vlm:x"],
+        ["refuse=no"],
+    ):
         assert isinstance(CliRunner().invoke(app, [*words, *wrong]).exception, ConfigError), wrong

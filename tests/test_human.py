@@ -224,14 +224,30 @@ def test_a_file_may_lie_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert len(read_human([HumanFile(path="~/h.jsonl")], NO_RUN).judgments) == 1
 
 
-def labelled(tmp_path: Path, rows: list[dict[str, Any]], **preferences: Any) -> tuple[dict[str, Any], Run]:
+def labelled(
+    tmp_path: Path, rows: list[dict[str, Any]], filters: Any = None, **preferences: Any
+) -> tuple[dict[str, Any], Run]:
     """The stage pairs on these rows of people's."""
     path = tmp_path / "human.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     labels = {"kind": "human", "human_data": [{"kind": "file", "path": str(path)}]}
     recipe = small_recipe(tmp_path, "none", 8, prompts__heldout=2, preferences={"labels": labels} | preferences)
+    if filters:
+        recipe = type(recipe).model_validate(
+            recipe.model_dump(mode="json") | {"prompts": recipe.prompts.model_dump(mode="json") | {"filters": filters}}
+        )
     run = Run(tmp_path / "run")
     return pairs(recipe, run), run
+
+
+def test_labels_of_what_overlaps_with_the_held_out_prompts_are_left_out_where_it_is_asked_for(tmp_path: Path) -> None:
+    rows = [{"prompt": f"Say: {i}!", "chosen": "x", "rejected": "y"} for i in range(8)]
+    assert "human_heldout" not in labelled(tmp_path, rows)[0]
+    facts, run = labelled(tmp_path, rows, {"decontaminate": {}})
+    assert (facts["human_heldout"], facts["rows"]) == (2, 6)
+    read = read_prompts(PromptsSection(sources=(FileSource(path=str(tmp_path / "prompts.jsonl")),), heldout=2))
+    left = {prompt.messages[-1].content.replace(" ", ": ") + "!" for prompt in read.train}
+    assert {row["prompt"][-1]["content"] for row in map(json.loads, run.preferences.read_text().splitlines())} == left
 
 
 def test_failures_are_counted_by_cause_and_have_a_limit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -315,7 +315,7 @@ def test_argilla_rankings_of_several_users() -> None:
 def test_argilla_flattened_says_what_was_discarded() -> None:
     data = golden("argilla_flat.jsonl", kind="argilla")
     assert [(judgment.annotator, said(judgment)) for judgment in data.judgments] == [("u1", "A pear. > A stone.")]
-    assert left(data) == {"discarded": 1, "not_submitted": 1, "unanswered": 1}
+    assert left(data) == {"discarded": 1, "not_submitted": 1, "unanswered": 1, "suggested": 1}
 
 
 def test_argillas_server_gives_ranks() -> None:

@@ -227,6 +227,14 @@ def test_without_preferences_only_the_policy_goes_on(tmp_path, shallow_folder):
     assert second.preferences == recipe.preferences and second.policy.model == "rounds/round-1/policy"
 
 
+@pytest.mark.parametrize(("weight", "included"), [(0.0, ()), (1.0, ("rounds/round-2/preferences.jsonl",))])
+def test_demonstrations_stand_against_every_round_and_go_alone_or_with_preferences(tmp_path, weight, included):
+    told = {"kind": "demonstrations", "data": {"kind": "file", "path": "shown.jsonl"}, "preferences": weight}
+    third = round_of(small_recipe(tmp_path, "no-model", reward__loss=told), Path("rounds"), 3)
+    assert third.reward.loss.earlier == ("rounds/round-1/responses.jsonl", "rounds/round-2/responses.jsonl")
+    assert third.preferences.include == included
+
+
 # ------------------------------------------------------------------------------------------------------- joining
 
 

@@ -65,6 +65,7 @@ RECORDS = {
     records.DensityRatio: st.builds(
         records.DensityRatio, logprob_for=FINITE, logprob_against=FINITE, tokens=st.integers(0, 10**6)
     ),
+    records.Given: st.builds(records.Given, gold=st.lists(TEXT, max_size=2).map(tuple), opposed=st.none() | TEXT),
     records.Origin: st.builds(records.Origin, principle=TEXT),
     records.PrincipleJudgment: PRINCIPLE,
     records.Provenance: PROVENANCE,
@@ -91,6 +92,9 @@ RECORDS = {
 
 
 OF_MODES = {
+    records.AnswerGrade,
+    records.Claim,
+    records.TurnVerdict,
     records.MemberJudgment,
     records.PrincipleScore,
     records.Score,

@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlaif.config.feedback import LabelSection, Lexicographic, SampleOne
+from rlaif.config.judging import CompareMode
 from rlaif.constitution import Constitution
 from rlaif.errors import JudgeError
-from rlaif.feedback.judge import JudgeResult, check_failure_cap, judge_pairs
+from rlaif.feedback.judge import JudgeResult, SingleJudge, check_failure_cap
 from rlaif.feedback.verdict import draw
 from rlaif.jsonl import read_jsonl, write_jsonl
 from rlaif.models.engine import ChatRequest, Reply
@@ -81,7 +82,7 @@ def run(
     pairs: list[Pair], constitution: Constitution = TWO, section: LabelSection = SECTION, **more: Any
 ) -> JudgeResult:
     model = ScriptedChatModel(more.pop("script", opinion), name="judge")
-    return judge_pairs(model, pairs, constitution, TEMPLATE, section, more.pop("seed", 0), **more)
+    return SingleJudge(CompareMode(), constitution, section, more.pop("seed", 0), TEMPLATE)(model, pairs, **more)
 
 
 def asked_about(pairs: list[Pair], constitution: Constitution, section: LabelSection = SECTION) -> list[str]:
@@ -295,6 +296,6 @@ def test_the_judge_that_the_docs_show_prefers_the_shorter(template: str) -> None
     exec(textwrap.dedent(code[1]), names)
     model = ScriptedChatModel(names["shorter"], "shorter")
     pairs = [pair("a longer one", "short"), pair("short", "a longer one"), pair("x", "xx")]
-    result = judge_pairs(model, pairs, constitution(judged("apt")), load_template(template), SECTION, 0)
+    result = SingleJudge(CompareMode(), constitution(judged("apt")), SECTION, 0, load_template(template))(model, pairs)
     assert [judgment.p_a > 0.5 for judgment in result.judgments] == [False, True, True]
     assert not result.failures

@@ -35,7 +35,19 @@ RECIPES: dict[str, dict[str, Any]] = {
     "sft on the judge": {"optimise": {"kind": "sft", "lora": None, "data": {"kind": "judge", "max_tokens": 4}}},
     "best of n": {"optimise": {"kind": "best_of_n", "n": 2}, "evaluate__measures": [{"kind": "words"}]},
     "best of n by the judge": {"optimise": {"kind": "best_of_n", "n": 2, "scoring": {"kind": "judge"}}},
+    "decode": {
+        "optimise": {"kind": "decode", "trials": 2, "prompts": 4, "system": ["Say it."], "scoring": {"kind": "checks"}}
+    },
+    "decode by the judge": {"optimise": {"kind": "decode", "trials": 1, "prompts": 4, "scoring": {"kind": "judge"}}},
+    "demonstrations": {
+        "reward__loss": {"kind": "demonstrations", "data": {"kind": "file", "path": "shown.jsonl"}, "preferences": 0.5}
+    },
     "judged ppo": {"optimise": JUDGED, "evaluate__seed": 3},
+    "tricks": {"evaluate__hacking": {"responses": 2}},
+    "tricks on a judge": {
+        "optimise": {"kind": "dpo", "lora": None},
+        "evaluate__hacking": {"source": {"kind": "judge"}, "responses": 2},
+    },
     "gold": {"optimise__gold": {"source": {"kind": "judge"}}},
     "grpo by checks": {"optimise": {"kind": "grpo", "scoring": {"kind": "checks"}, "responses_per_prompt": 2}},
     "panel": {"label__mode": PANEL},
@@ -48,7 +60,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "ensemble": {**ENSEMBLE, "optimise__scoring": {"kind": "ensemble"}, "preferences__ties": "keep"},
 }
 """What differs from a plain run. All are as small as can be."""
-FEW = ["human pairs", "mixed", "best of n by the judge", "judged ppo", "scores", "origins"]
+FEW = ["decode", "demonstrations", "human pairs", "mixed", "best of n by the judge", "judged ppo", "scores", "origins"]
 SMALL_STEP = {
     "steps": 1,
     "rollouts_per_step": 4,
@@ -70,6 +82,9 @@ def recipe_of(folder: Path, model: str, name: str) -> Recipe:
     labels = changes.get("preferences__labels")
     if labels and "human_data" in labels:
         changes["preferences__labels"] = labels | {"human_data": [PEOPLE[0] | {"path": str(folder / "human.jsonl")}]}
+    if "path" in changes.get("reward__loss", {}).get("data", {}):
+        data = {"kind": "file", "path": str(folder / "shown.jsonl")}
+        changes["reward__loss"] = changes["reward__loss"] | {"data": data}
     settings = {
         "judge__model": "tests.scripted_judge:every_part",
         "prompts__heldout": 4,
@@ -90,6 +105,8 @@ def recipe_of(folder: Path, model: str, name: str) -> Recipe:
         for i in range(24)
     ]
     (folder / "human.jsonl").write_text("".join(json.dumps(row) + "\n" for row in said))
+    shown = [json.dumps({"prompt": f"Say {i}", "completion": "abc"}) + "\n" for i in range(24)]
+    (folder / "shown.jsonl").write_text("".join(shown))
     return Recipe.model_validate(recipe.model_dump(mode="json"))  # each section is an object of its own
 
 

@@ -14,18 +14,19 @@ from typer.testing import CliRunner
 
 from rlaif import live
 from rlaif.annotate.publish import publish
-from rlaif.annotate.store import AnswerStore
+from rlaif.annotate.store import AnswerStore, ServedReply
 from rlaif.cli import app
 from rlaif.config import Recipe, dump_recipe, load_recipe
 from rlaif.digest import hash_path
-from rlaif.errors import ConfigError, DataError
+from rlaif.errors import ConfigError
 from rlaif.feedback.prompts import read_prompts
 from rlaif.iterate import iterate, round_of
 from rlaif.jsonl import read_jsonl
 from rlaif.live import RoundFeedback, iterate_from_feedback
 from rlaif.pipeline import STAGES
-from rlaif.records import Preference
+from rlaif.records import Message, Preference
 from rlaif.run_folder import Run
+from rlaif.serve.guard.config import GuardSection, dump_guard
 from rlaif.serve.guard.feedback import keep_feedback
 from rlaif.testing import small_recipe
 from tests.forked import draw_nothing, exit_code
@@ -99,18 +100,16 @@ def test_thumbs_pair_across_rounds_and_count_once_for_the_judge(recipe, rounds, 
     assert (len(found.ids), found.pairs, [hit.agrees for hit in found.hits]) == (2, 2, [0.0])
 
 
-def test_what_makes_no_pair_waits_for_more(recipe, rounds, tmp_path):
+def test_what_makes_no_pair_waits_for_more(recipe, rounds, tmp_path, capsys):
     service, folder = tmp_path / "service", tmp_path / "rounds"
-    with pytest.raises(ConfigError, match="nothing there"):
-        iterate_from_feedback(recipe, service, folder)
     thumb = say(service, "thumbs", prompt="Say a", response="abc", up=True)
-    with pytest.raises(DataError, match="not one usable pair"):
-        iterate_from_feedback(recipe, service, folder)
+    assert iterate_from_feedback(recipe, service, folder) is None
+    assert "1 row came in" in (out := capsys.readouterr().out) and "no two of them make a pair yet" in out
     heldout = read_prompts(recipe.prompts).heldout[0].messages[0].content
     say(service, "edit", prompt=heldout, response="1", edited="abc")
-    with pytest.raises(DataError, match="2 rows came, and no pair that may train"):
-        iterate_from_feedback(recipe, service, folder)
-    assert rounds == []
+    assert iterate_from_feedback(recipe, service, folder) is None
+    assert "2 rows came in" in (out := capsys.readouterr().out) and "no pair that may train" in out
+    assert rounds == [] and not (folder / "feedback-1").exists()
     other = say(service, "thumbs", prompt="Say a", response="1", up=False)
     iterate_from_feedback(recipe, service, folder)
     assert (
@@ -202,6 +201,47 @@ def test_the_command(recipe, rounds, tmp_path):
     assert (done.exit_code, rounds) == (1, [1]) and "nothing came in" in done.output
     for wrong in ([*words, "--rounds", "2"], words[:4]):
         assert isinstance(CliRunner().invoke(app, wrong).exception, ConfigError)
+
+
+GUARD = GuardSection(constitution="harmlessness")
+FOLDERS: dict[str, tuple[dict[str, str], str]] = {
+    "none": ({}, "no such folder"),
+    "reward service": ({"judgments.jsonl": "{}\n", ".lock": ""}, "a service that scores for trainers, which takes no"),
+    "idle reward service": (
+        {"judgments.jsonl": ""},
+        "a service that scores for trainers, which takes no feedback; name",
+    ),
+    "guard without feedback": (
+        {"guard-1.yaml": dump_guard(GUARD.model_copy(update={"feedback": False})), "judgments.jsonl": ""},
+        "serve it with feedback=true",
+    ),
+    "anything": ({"notes.txt": "x"}, "neither a guard nor a run; name the folder of `rlaif serve --guard`"),
+    "empty": ({".lock": ""}, ""),
+    "guard that was killed": ({"guard-1.yaml": dump_guard(GUARD), "judgments.jsonl": ""}, ""),
+    "run without answers": ({"manifest.json": "{}", "judgments.jsonl": "{}\n"}, ""),
+}
+
+
+@pytest.mark.parametrize("kind", FOLDERS)
+def test_a_folder_without_answers_is_told_from_one_that_can_have_none(kind, recipe, rounds, tmp_path, capsys):
+    files, wrong = FOLDERS[kind]
+    for name, text in files.items():
+        (tmp_path / "service").mkdir(exist_ok=True)
+        (tmp_path / "service" / name).write_text(text)
+    if not wrong:
+        assert iterate_from_feedback(recipe, tmp_path / "service", tmp_path / "rounds") is None
+        assert capsys.readouterr().out == f"nothing came in {tmp_path / 'service'} since the last round\n"
+        return
+    with pytest.raises(ConfigError, match=wrong) as error:
+        iterate_from_feedback(recipe, tmp_path / "service", tmp_path / "rounds")
+    assert "\n" not in str(error.value) and str(tmp_path / "service") in str(error.value)
+
+
+def test_a_guard_that_was_asked_and_told_nothing_has_nothing_yet(recipe, rounds, tmp_path):
+    (tmp_path / "service").mkdir()
+    with closing(AnswerStore(tmp_path / "service" / "answers.sqlite")) as store:
+        store.keep("chatcmpl-1", "reply", ServedReply(prompt=(Message(role="user", content="Say a"),), text="abc"))
+    assert iterate_from_feedback(recipe, tmp_path / "service", tmp_path / "rounds") is None
 
 
 # --------------------------------------------------------------------------------------- rounds that are trained

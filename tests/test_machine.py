@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from rlaif import processes
-from rlaif.audits.gate import identity
+from rlaif.audits.requirement import identity
 from rlaif.config import Recipe, load_recipe
 from rlaif.config.models import LocalModel, VllmModel
 from rlaif.constitution import load_constitution

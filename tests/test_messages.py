@@ -111,7 +111,7 @@ def test_messages_that_are_read(tmp_path: Path, name: str) -> None:
         assert plain(read_gold([path]).judgments[0].pair.prompt) == meant
         assert plain(read_labels(path)[0].pair.prompt) == meant
     demonstrations = write(tmp_path / "d.jsonl", [{"prompt": given, "completion": answer}])
-    (shown,) = read_demonstrations(FileSource(path=str(demonstrations)), None)
+    ((shown,), _) = read_demonstrations(FileSource(path=str(demonstrations)), None)
     assert (plain(shown.prompt.messages), shown.text) == (meant, "x")
 
 

@@ -19,7 +19,7 @@ from rlaif.models.engine import ChatRequest, Reply
 from rlaif.pipeline import STAGES, run_recipe, stages_of
 from rlaif.records import Demonstration, Failure, Preference, Response
 from rlaif.run_folder import Run
-from rlaif.stages.optimise import demonstrations
+from rlaif.stages.demonstrations import demonstrations
 from rlaif.testing import small_recipe
 
 pytestmark = pytest.mark.usefixtures("blank_plots")
@@ -116,7 +116,9 @@ def test_optimise_reads_what_it_learns_from_and_no_more(recipe, tmp_path):
     assert own & set(read({"kind": "dpo"})) == {run.preferences, run.responses}
     assert own & set(read({"kind": "sft"}, label=REVISE)) == {run.demonstrations}
     assert own & set(read({"kind": "sft", "data": JUDGE})) == set()
-    assert Path("x.jsonl") in read({"kind": "sft", "data": {"kind": "file", "path": "x.jsonl"}})
+    shown = tmp_path / "x.jsonl"
+    shown.touch()
+    assert shown in read({"kind": "sft", "data": {"kind": "file", "path": str(shown)}})
     assert "testing.py" in {path.name for path in read({"kind": "sft", "data": JUDGE})}
     assert "testing.py" in {path.name for path in read({"kind": "rloo", "scoring": JUDGE})}
     assert "score.jinja" in {path.name for path in read({"kind": "rloo", "scoring": JUDGE})}
@@ -137,7 +139,7 @@ def test_rows_of_a_file(tmp_path):
     file = tmp_path / "rows.jsonl"
     own = Demonstration.model_validate(GOOD[1] | {"source": "ai", "prompt_id": "own", "round": 2})
     write_jsonl(file, [*GOOD, own])
-    found = list(read_demonstrations(FileSource(path=str(file)), "Be brief."))
+    found, _ = read_demonstrations(FileSource(path=str(file)), "Be brief.")
     assert [(s.text, s.finished) for s in found] == [("hello", True), ("yes", True), ("bec", False), ("yes", True)]
     assert {s.prompt.messages[0].content for s in found} == {"Be brief."}
     assert found[0].prompt.id == found[1].prompt.id != found[3].prompt.id == "own"
@@ -147,18 +149,7 @@ def test_rows_of_a_file(tmp_path):
     ("row", "line"),
     [
         ({"prompt": "Hi", "complete": "x"}, "no key 'completion'; did you mean 'complete'?"),
-        ({"prompt": "Hi", "completion": " "}, "completion: blank; there is nothing to imitate"),
-        ({"prompt": "Hi", "completion": 3}, "completion: must be a text or a list of messages (got 3)"),
-        ({"prompt": "Hi", "completion": []}, "completion: must be a text or one assistant turn (got nothing)"),
-        (
-            {"prompt": "Hi", "completion": [{"role": "user", "content": "x"}]},
-            "completion: must be a text or one assistant turn (got user)",
-        ),
-        ({"prompt": " ", "completion": "x"}, "prompt: blank turn in the prompt"),
-        (
-            {"prompt": [{"role": "assistant", "content": "x"}], "completion": "x"},
-            "prompt: the prompt does not end with a user turn",
-        ),
+        ({"prompt": "Hi", "completion": 3}, "completion: must be a text (got 3)"),
         ({"prompt": "Hi", "completion": "x", "finished": "no"}, "finished: Input should be a valid boolean (got 'no')"),
     ],
 )
@@ -166,8 +157,57 @@ def test_a_bad_row_is_one_line_with_its_place(tmp_path, row, line):
     file = tmp_path / "rows.jsonl"
     write_jsonl(file, [GOOD[0], row])
     with pytest.raises(DataError) as error:
-        list(read_demonstrations(FileSource(path=str(file)), None))
+        read_demonstrations(FileSource(path=str(file)), None)
     assert str(error.value).startswith(f"{file}:2: {line}") and "\n" not in str(error.value)
+
+
+CALL = [{"id": "c"}]
+SHOWS_NOTHING = [
+    ("Hi", " ", "completion has an empty response"),
+    ("Hi", None, "completion is missing"),
+    ("Hi", [], "completion is not one assistant turn"),
+    ("Hi", [{"role": "user", "content": "x"}], "completion is not one assistant turn"),
+    ("Hi", [{"role": "assistant", "content": None, "tool_calls": CALL}], "a message calls a tool"),
+    ("Hi", [{"role": "assistant", "content": None}], "a message has no content"),
+    (" ", "x", "blank turn in the prompt"),
+    ([{"role": "assistant", "content": "x"}], "x", "the prompt does not end with a user turn"),
+    *(
+        ([{"role": "user", "content": "Hi"}, {"role": role, "content": "4"}], "x", "a turn of a tool")
+        for role in ("tool", "function", "ipython")
+    ),
+    ([{"role": "critic", "content": "x"}], "x", "a message has no known role"),
+]
+
+
+def test_rows_that_show_nothing_are_failures_with_their_cause(tmp_path):
+    file = tmp_path / "rows.jsonl"
+    bad = [{"prompt": prompt, "completion": completion} for prompt, completion, _ in SHOWS_NOTHING]
+    named = {"prompt": [{"role": "developer", "content": "Be kind."}, *GOOD[1]["prompt"]], "completion": "x"}
+    write_jsonl(file, [GOOD[0], *bad, named])
+    found, failures = read_demonstrations(FileSource(path=str(file)), None)
+    assert [one.text for one in found] == ["hello", "x"]
+    assert [turn.role for turn in found[1].prompt.messages] == ["system", "user"]
+    assert [(failure.stage, failure.reason) for failure in failures] == [("optimise", why) for *_, why in SHOWS_NOTHING]
+    assert failures[0].id == f"{file}:2"
+    with pytest.raises(DataError, match=r"demonstrations: 12 of 14 rows cannot be used .*raise prompts.max_failures$"):
+        read_demonstrations(FileSource(path=str(file)), None, 0.2)
+    write_jsonl(file, bad[:1])
+    with pytest.raises(DataError, match=r"rows.jsonl: nothing to imitate: completion has an empty response 1; first: "):
+        read_demonstrations(FileSource(path=str(file)), None)
+
+
+def test_a_tools_turn_stops_no_run(recipe, tmp_path, capsys):
+    """It is said, and kept with its place."""
+    file = tmp_path / "rows.jsonl"
+    called = {"prompt": [*GOOD[1]["prompt"], {"role": "tool", "content": "4"}], "completion": "x"}
+    write_jsonl(file, [called, *GOOD])
+    changed = with_method(recipe, {"kind": "sft", "data": {"kind": "file", "path": str(file)}})
+    run = Run(tmp_path / "run")
+    shown, counts = demonstrations(changed, run, changed.optimise.data)
+    assert (len(shown), counts) == (3, {"dropped": 0, "failed": 1})
+    assert [failure.id for failure in read_jsonl(run.demonstration_failures, Failure)] == [f"{file}:1"]
+    said = " ".join(capsys.readouterr().out.split())
+    assert "demonstrations: 1 of 4 rows failed: a turn of a tool 1; first:" in said
 
 
 def test_no_demonstration_is_on_a_prompt_kept_for_evaluation(recipe, tmp_path):
@@ -177,9 +217,9 @@ def test_no_demonstration_is_on_a_prompt_kept_for_evaluation(recipe, tmp_path):
     disguised = [row | {"prompt_id": "another"} for row in rows[len(split.train) :]]
     write_jsonl(file, [*rows, *rows, *disguised])
     changed = with_method(recipe, {"kind": "sft", "data": {"kind": "file", "path": str(file)}})
-    shown, dropped = demonstrations(changed, Run(tmp_path / "run"), changed.optimise)
+    shown, counts = demonstrations(changed, Run(tmp_path / "run"), changed.optimise.data)
     assert [s.prompt.id for s in shown] == [p.id for p in split.train]
-    assert dropped == 3 * len(split.heldout)
+    assert counts == {"dropped": 3 * len(split.heldout)}
 
 
 def test_only_last_revisions_are_shown(recipe, tmp_path):
@@ -202,7 +242,7 @@ def test_only_last_revisions_are_shown(recipe, tmp_path):
             for number in (1, 2)
         ],
     )
-    assert [s.text for s in demonstrations(changed, run, changed.optimise)[0]] == [f"{p.id} 2" for p in prompts]
+    assert [s.text for s in demonstrations(changed, run, changed.optimise.data)[0]] == [f"{p.id} 2" for p in prompts]
 
 
 def test_chosen_responses_of_training_pairs_that_are_no_ties(recipe, tmp_path):
@@ -226,7 +266,7 @@ def test_chosen_responses_of_training_pairs_that_are_no_ties(recipe, tmp_path):
             Response.model_validate(sample | {"prompt_id": rows[0].prompt_id, "text": "good", "finished": True}),
         ],
     )
-    shown, _ = demonstrations(changed, run, changed.optimise)
+    shown, _ = demonstrations(changed, run, changed.optimise.data)
     assert [(s.text, s.finished) for s in shown] == [("good", True), ("cut", False)]
 
 
@@ -345,7 +385,7 @@ def test_best_of_n_by_the_reward_model_scores_higher(recipe, tmp_path):
 
 def test_of_equal_scores_the_first_is_kept_and_none_is_a_failure(recipe, tmp_path, monkeypatch):
     """The first of every four has no score, the other three the same one: the second is kept. One prompt has none."""
-    from rlaif.stages import evaluation as stage
+    from rlaif.stages import answers as stage
 
     nobody = read_prompts(recipe.prompts).heldout[0].id
 
@@ -359,11 +399,21 @@ def test_of_equal_scores_the_first_is_kept_and_none_is_a_failure(recipe, tmp_pat
 
     monkeypatch.setattr(stage, "_scored", scored)
     seen: list[Any] = []
-    original: Callable[..., Any] = stage._scores
-    monkeypatch.setattr(stage, "_scores", lambda *a: seen.append(a[-1]) or original(*a))
+    from rlaif.stages import evaluation
+
+    original: Callable[..., Any] = evaluation._scores
+    monkeypatch.setattr(evaluation, "_scores", lambda *a: seen.append(a[-1]) or original(*a))
     method = {"kind": "best_of_n", "n": 4, "scoring": LENGTH}
-    changed = with_method(recipe, method, evaluate={"responses_per_prompt": 2, "bootstrap_samples": 50})
-    run, evaluation = finished(changed, tmp_path / "run")
+    against = {"kind": "file", "path": str(tmp_path / "against.jsonl")}
+    taught = read_prompts(recipe.prompts).train[0].messages[-1].content
+    (tmp_path / "against.jsonl").write_text(json.dumps({"prompt": f"{taught} <!>"}))
+    filters = {"decontaminate": {"against": [against], "threshold": 0.5}, "personal": {}}
+    prompts = recipe.prompts.model_dump(mode="json") | {"filters": filters}
+    evaluate = {"responses_per_prompt": 2, "bootstrap_samples": 50}
+    run, evaluation = finished(with_method(recipe, method, evaluate=evaluate, prompts=prompts), tmp_path / "run")
+    assert evaluation["filters"] == {"dropped": {"overlaps with a held-out prompt": 1}, "masked": {}}
+    page = run.report.read_text()
+    assert "Prompts left out" in page and "overlaps with a held-out prompt 1" in page and "data masked" not in page
     (after,) = seen
     assert {r.index for r in after} == {0, 1} and evaluation["heldout"] == {"prompts": 5, "responses": 10}
     assert [place[r.id] for r in after] == [4 * r.index + 1 for r in after]

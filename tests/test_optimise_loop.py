@@ -12,7 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from rlaif.config.optimise import AdaptiveKl, OnPolicy, StopRules
+from rlaif.config.optimise import AdaptiveKl, OnPolicy
+from rlaif.config.rollouts import Replay, StopRules
 from rlaif.config.scoring import ChecksScore, Constraint, HeldoutJudge, LengthScore, ModelScore, Part, SumScore
 from rlaif.errors import TrainingError
 from rlaif.models.local.packing import Row
@@ -67,6 +68,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "reinforce": {"kind": "reinforce", "baseline_decay": 0.5},
     "rloo, constrained": {"kind": "rloo", "constraints": (COST,)},
     "grpo": {"kind": "grpo", "kl": AdaptiveKl(coef=0.05, target=0.01, gain=0.5)},
+    "rloo, replayed": {"kind": "rloo", "replay": Replay(steps=2, updates=2, responses=5, cap=1.5)},
     "grpo, watched": {"kind": "grpo", "stop": StopRules(length_factor=1.01, kl=1e-6, patience=100)},
 }
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rlaif.config.optimise import VllmRollouts
+from rlaif.config.rollouts import VllmRollouts
 from rlaif.config.scoring import ChecksScore
 from rlaif.run_folder import Run
 from rlaif.training.lora import trainable

@@ -9,18 +9,17 @@ import pytest
 
 from rlaif import patterns
 from rlaif.config.feedback import LabelSection
-from rlaif.config.judging import ChecklistMode
+from rlaif.config.judging import ChecklistMode, CompareMode
 from rlaif.config.training import Lora
 from rlaif.constitution import Constitution, Principle, lint
 from rlaif.evaluation.evaluate import EvaluationInputs, evaluate
-from rlaif.feedback.judge import check_failure_cap, judge_pairs
+from rlaif.feedback.judge import SingleJudge, check_failure_cap
 from rlaif.feedback.judge.score import score_responses
 from rlaif.feedback.pairs import apart_by_checks
 from rlaif.models.scripted import ScriptedChatModel
 from rlaif.patterns import Endless, matches, search
 from rlaif.records import Message, Pair, Prompt
 from rlaif.rewards.sources import checks, vetoes
-from rlaif.templates import load_template
 from tests.fake_run import inputs
 
 PROMPT = Prompt.of((Message(role="user", content="Why?"),))
@@ -87,7 +86,7 @@ def test_a_pair_on_which_a_check_comes_to_no_end_is_a_failure_and_no_label() -> 
     rules = constitution(DOUBTFUL[0])
     pairs = [Pair.of(PROMPT, FOREVER, "Short."), Pair.of(PROMPT, "Loud!", "Short.")]
     model = ScriptedChatModel(lambda request: pytest.fail("code decides"))
-    found = judge_pairs(model, pairs, rules, load_template("compare"), LabelSection(), seed=0)
+    found = SingleJudge(CompareMode(), rules, LabelSection(), 0)(model, pairs)
     (failure,), (judgment,) = found.failures, found.judgments
     assert (failure.id, failure.reason, failure.principle) == (pairs[0].id, "a check came to no end", "p")
     assert "came to no end on a text of" in failure.detail

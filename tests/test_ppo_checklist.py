@@ -329,7 +329,7 @@ def test_kl_clip_fraction_explained_variance_length_and_eos_rate_are_logged(tiny
     actors = tiny_actors(tiny_folder, section)
     seen: list[Rollouts] = []
 
-    def rates(texts: Any) -> dict[str, float]:
+    def rates(texts: Any, prompts: Any) -> dict[str, float]:
         return {"pass/all": 0.5}
 
     original = ppo.roll_out

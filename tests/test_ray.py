@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import signal
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, nullcontext
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -14,25 +15,31 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from rlaif.audits.gate import identity
+from benchmarks.shards import pairs
+from rlaif.audits.requirement import identity
 from rlaif.config import Recipe, dump_recipe
+from rlaif.config.feedback import LabelSection
+from rlaif.config.judging import CompareMode
 from rlaif.config.models import ClientModel, LocalModel, RayModel, RayPolicy, ScriptedModel, with_weights
-from rlaif.constitution import load_constitution
+from rlaif.constitution import Constitution, load_constitution
 from rlaif.errors import ConfigError, ModelError
+from rlaif.feedback.judge import SingleJudge, judge_by_mode, judge_shards
+from rlaif.feedback.judge.shards import written
+from rlaif.jsonl import lines_of
 from rlaif.models.cache import CachedModel, shared
-from rlaif.models.engine import ChatRequest, Likelihood, Reply, ask
+from rlaif.models.engine import ChatRequest, Elsewhere, Likelihood, Reply, ask
 from rlaif.models.local.model import LocalChatModel
 from rlaif.models.open import open_model
 from rlaif.models.ray import cluster as connection
-from rlaif.models.ray.worker import Worker, packed, packed_replies, unpacked, unpacked_replies
+from rlaif.models.ray.worker import Worker, answered, packed, packed_replies, unpacked, unpacked_replies
 from rlaif.models.scripted import ScriptedChatModel
 from rlaif.pipeline import STAGES, run_recipe
-from rlaif.records import Message
+from rlaif.records import Message, Pair
 from rlaif.run_folder import Run
 from rlaif.testing import small_recipe
 from tests import unlucky_judge
 from tests.forked import exit_code
-from tests.test_modes import judged, recipe_with
+from tests.test_modes import MODES, judged, recipe_with
 
 pytest.importorskip("ray", reason="needs the extra `ray`")
 
@@ -157,7 +164,7 @@ def test_what_an_engine_raises_comes_back_as_it_was() -> None:
     assert str(Worker(ScriptedModel(model="tests.unlucky_judge:no")).open()).startswith("scripted model 'tests.unlucky")
     worker = Worker(ScriptedModel(model="tests.unlucky_judge:has_a_bug"))
     assert not isinstance(worker.open(), Exception)
-    error = worker.answer(packed(MANY[:1]))
+    error = worker.do(pickle.dumps(answered), pickle.dumps(packed(MANY[:1])))
     assert isinstance(error, ConfigError) and "IndexError" in str(error) and "unlucky_judge.py:" in str(error)
 
 
@@ -237,8 +244,8 @@ def test_a_node_that_goes_in_the_middle_costs_no_reply(machines: Any) -> None:
 @pytest.mark.parametrize(
     ("function", "said"),
     [
-        ("dies_of_one", r"^ray: a worker was lost: .* \(the last of 3 with the requests from \d+ on\)$"),
-        ("cannot", r"^its server is gone \(the last of 3 with the requests from \d+ on\)$"),
+        ("dies_of_one", r"^ray: a worker was lost: .* \(the last of 3 that had nothing but this work\)$"),
+        ("cannot", r"^its server is gone \(the last of 3 that had nothing but this work\)$"),
         ("never_can", "^no such label$"),
     ],
 )
@@ -276,7 +283,7 @@ def test_requests_are_read_as_workers_are_free_and_a_stream_may_be_left(machines
     with closing(open_model(through_ray("parrot"))) as model:
         stream = model.stream(counted())
         for number, _ in enumerate(stream, 1):
-            assert taken - number <= (2 * 2 + 1) * 8, "two windows for each worker, and what is being handed on"
+            assert taken - number <= (2 * 2 + 2) * 8, "two windows for each worker, one beside, what is handed on"
             if number == 50:
                 break
         stream.close()  # type: ignore[attr-defined]
@@ -306,20 +313,20 @@ def test_a_local_model_gives_the_bytes_of_one_process_also_after_a_kill(
 
 
 def run_until(recipe: Recipe, folder: Path, last: int, environment: dict[str, str]) -> None:
-    """The label stage, by a process that dies when it reads the replies to so many windows; 0: it lives."""
+    """The label stage, by a process that dies when it reads what so many tasks gave; 0: it lives."""
     os.environ.update(environment)
-    import rlaif.models.ray.model as driver
+    from rlaif.models.ray.model import RayChatModel
 
-    count = 0
+    count, found = 0, RayChatModel._found
 
-    def deadly(lot: bytes, first: int) -> Any:
+    def deadly(*given: Any) -> Any:
         nonlocal count
         count += 1
         if count == last:
             os.kill(os.getpid(), signal.SIGKILL)
-        return unpacked_replies(lot, first)
+        return found(*given)
 
-    driver.unpacked_replies = deadly  # type: ignore[assignment]
+    RayChatModel._found = deadly  # type: ignore[method-assign]
     run_recipe(recipe, folder, ["label"])
 
 
@@ -329,16 +336,83 @@ def by_ray(recipe: Recipe, **changes: Any) -> Recipe:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", [{"kind": "reasoned"}, {"kind": "revise"}])
+@pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode["kind"])
 def test_labels_are_those_of_one_process(mode: dict[str, Any], machines: Any, tmp_path: Path, tiny_folder: str) -> None:
     recipe = recipe_with(tmp_path, tiny_folder, mode)
     responses = run_recipe(recipe, tmp_path / "sampled", ["sample"]).responses
     one = judged(recipe, tmp_path / "one", responses, ["label"])
     many = judged(by_ray(recipe), tmp_path / "many", responses, ["label"])
-    for name in ("judgments.jsonl", "failures.jsonl"):
-        assert (one.folder / name).read_bytes() == (many.folder / name).read_bytes()
+    files = {path.name: path.read_bytes() for path in (one.judgments, one.failures, *one.evidence) if path.exists()}
+    assert files == {name: (many.folder / name).read_bytes() for name in files}
+    assert {path.name for path in many.evidence if path.exists()} <= files.keys()
     facts = [run.read_manifest()["stages"]["label"] for run in (one, many)]
     assert facts[0]["judge_calls"] == facts[1]["judge_calls"] > 0
+
+
+TWO = Constitution.model_validate(
+    {
+        "schema": "rlaif/constitution/v1",
+        "id": "two",
+        "version": "1.0.0",
+        "title": "Two",
+        "principles": [{"id": f"p{n}", "compare": f"Which is better by rule {n}?"} for n in range(2)],
+    }
+)
+
+
+def test_what_is_judged_elsewhere_is_written_as_here() -> None:
+    judge = SingleJudge(CompareMode(), TWO, LabelSection(), 0)
+    model = ScriptedChatModel(unlucky_judge.dies_judging, "judge")
+    some = list(pairs(15))
+    here, there = (
+        judge(model, some),
+        pickle.loads(pickle.dumps(written(pickle.loads(pickle.dumps(judge)), model, some))),
+    )
+    assert (there.cost, len(there.judgments), there.judgments[3]) == (here.cost, 15, here.judgments[3])
+    assert list(there.judgments) == list(here.judgments)
+    assert lines_of(there.judgments) == lines_of(here.judgments) and lines_of(there.scores) == b""
+
+
+def test_progress_counts_what_is_judged_elsewhere_failures_too() -> None:
+    def some_fail(request: ChatRequest) -> Reply:
+        error = "no" if "Answer 4 a" in request.messages[-1].content else None
+        return Reply(error=error, label_logprobs={"A": -0.2, "B": -1.9})
+
+    model: Any = ScriptedChatModel(some_fail, "judge")
+    each: Any = lambda work, parts: (work(model, part) for part in parts)  # noqa: E731
+    model.elsewhere = Elsewhere(each, 24)
+    steps: list[int] = []
+    result = judge_by_mode(lambda _: nullcontext(model), list(pairs(15)), TWO, LabelSection(), 0, steps.append)
+    assert (sum(steps), len(steps), len({failure.id for failure in result.failures})) == (15, 3, 1)
+    assert len(result.judgments) == 14
+
+
+@pytest.mark.slow
+def test_pairs_are_judged_once_and_in_order_whatever_is_lost(machines: Any, marks: Path, tmp_path: Path) -> None:
+    """Two workers are killed, a server goes, and a node."""
+    node = machines.add_node(num_cpus=1)
+    taken = 0
+
+    def some() -> Iterator[Pair]:
+        nonlocal taken
+        for taken, pair in enumerate(pairs(300), 1):
+            if taken == 150:
+                machines.remove_node(node, allow_graceful=False)
+            yield pair
+
+    config = through_ray("dies_judging", workers=3, window=16)
+    with closing(CachedModel(open_model(config), tmp_path / "replies.sqlite", "scope")) as model:
+        results = judge_shards(lambda _: nullcontext(model), some(), TWO, LabelSection(), 0)
+        lines, seen = b"", 0
+        for result in results:
+            lines, seen = lines + lines_of(result.judgments), seen + len(result.judgments)
+            assert taken - seen <= 4 * (2 * 3 * (4 + 1) + 2), "what waits for a part that takes longer is bounded"
+        assert model.asked == 0, "nothing is asked from here"
+    assert len(list(marks.iterdir())) == 3
+    with closing(CachedModel(open_model(config.engine), tmp_path / "replies.sqlite", "scope")) as here:
+        expected = judge_by_mode(lambda _: nullcontext(here), list(pairs(300)), TWO, LabelSection(), 0)
+        assert here.asked == 0, "what was answered there is kept here"
+    assert lines == lines_of(expected.judgments)
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from rlaif.config.feedback import LabelSection, Lexicographic, Mean, SampleOne
 from rlaif.config.judging import ReasonedMode
 from rlaif.constitution import Constitution
-from rlaif.feedback.judge import judge_with
+from rlaif.feedback.judge import SingleJudge
 from rlaif.feedback.judge.result import JudgeResult
 from rlaif.models.engine import ChatRequest, Reply
 from rlaif.models.scripted import Script, ScriptedChatModel
@@ -105,7 +105,7 @@ def run(
     **more: Any,
 ) -> JudgeResult:
     model = ScriptedChatModel(script, name="judge")
-    return judge_with(model, mode, pairs, constitution, section or LabelSection(), more.pop("seed", 0), **more)
+    return SingleJudge(mode, constitution, section or LabelSection(), more.pop("seed", 0))(model, pairs, **more)
 
 
 def test_several_reasons_by_hand() -> None:
@@ -172,7 +172,7 @@ def test_all_reasons_are_asked_before_all_choices_in_one_call_each() -> None:
 
     model = Counting(Thinker({text: [0.5, 0.5] for text in ("alpha", "beta", "gamma")}))
     pairs = [pair(), pair("alpha", "gamma")]
-    result = judge_with(model, ReasonedMode(reasons=2), pairs, TWO, LabelSection(), 0)
+    result = SingleJudge(ReasonedMode(reasons=2), TWO, LabelSection(), 0)(model, pairs)
     assert model.calls == [16, 16]  # 2 pairs, 2 judged principles, 2 orders, 2 reasons
     assert result.cost == (32, 16 * 10 + 16 * 20, 16 * 5 + 16 * 1)
 

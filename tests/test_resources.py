@@ -19,7 +19,7 @@ def test_shipped_names_resolve_from_any_folder(tmp_path, monkeypatch):
     assert resolve("constitutions", "harmlessness").is_file()
     assert resolve("prompts/judge", "compare").suffix == ".jinja"
     assert resolve("prompts/sets", "everyday").suffix == ".jsonl"
-    assert available("constitutions") == ["harmlessness", "helpfulness", "plain-and-brief"]
+    assert available("constitutions") == ["dialogue", "harmlessness", "helpfulness", "plain-and-brief", "truthful"]
 
 
 def test_a_path_is_itself(tmp_path):
@@ -33,7 +33,7 @@ def test_a_path_is_itself(tmp_path):
     [
         ("harmlesness", "no constitution 'harmlesness'; did you mean 'harmlessness'?"),
         ("there/helpfullness.yaml", "there/helpfullness.yaml: no such constitution file; did you mean 'helpfulness'?"),
-        ("", "no constitution ''; valid choices: harmlessness, helpfulness, plain-and-brief"),
+        ("", "no constitution ''; valid choices: dialogue, harmlessness, helpfulness, plain-and-brief, truthful"),
     ],
 )
 def test_a_miss_names_the_nearest(name, message):

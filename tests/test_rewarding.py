@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pickle
 import re
+import shutil
 import threading
+from decimal import Decimal
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -121,6 +124,20 @@ def test_a_rollout_that_cannot_be_read_has_no_score_and_costs_the_others_nothing
 def test_what_is_neither_text_nor_messages_is_an_error():
     with pytest.raises(rlaif.DataError, match=r"completions\[1\]: completion: must be a text or a list"):
         rlaif.reward_function(asked)(["Say it"] * 2, ["x", 3])
+
+
+@pytest.mark.parametrize("value", ["5", b"5", True, np.bool_(True), np.array([True]), [1.0], np.array([1.0, 2.0]), 1j])
+def test_what_only_looks_like_a_number_is_a_mistake(value):
+    with pytest.raises(rlaif.ConfigError, match=r"the reward function returned .*, which is no number"):
+        rlaif.reward_function(lambda prompt, text: value)(["p"], ["x"])
+    with pytest.raises(rlaif.ConfigError, match="which is no number"):
+        rlaif.reward_function(lambda prompt, text: value).verl("rlaif", "x", "", {"prompt": "p"})
+
+
+@pytest.mark.parametrize("value", [5, 5.0, np.float32(5), np.array([5.0]), Fraction(5), Decimal(5)])
+def test_numbers_of_every_kind_are_numbers(value):
+    (found,) = rlaif.reward_function(lambda prompt, text: value)(["p"], ["x"])
+    assert found == 5.0 and type(found) is float
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), np.float32("nan")])
@@ -301,6 +318,20 @@ def test_a_mistake_is_one_line_before_anything_is_scored(given, knobs, said):
 def test_a_folder_without_a_reward_model_is_said(tmp_path):
     with pytest.raises(rlaif.ConfigError, match="no reward model here"):
         rlaif.reward_function(tmp_path)
+
+
+def test_a_folder_of_another_model_is_said_at_once(model, shallow_folder, tmp_path):
+    (tmp_path / "classifier").mkdir()
+    (tmp_path / "classifier" / "config.json").write_text('{"num_labels": 1}')
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "config.json").write_text("no json")
+    weightless = shutil.copytree(model, tmp_path / "weightless", ignore=shutil.ignore_patterns("*.safetensors"))
+    for folder in (shallow_folder, tmp_path / "classifier", tmp_path / "broken", weightless):
+        with pytest.raises(rlaif.ConfigError, match=f"{folder}: a model, and no reward model") as error:
+            rlaif.reward_function(folder)
+        assert "\n" not in str(error.value)
+    shutil.copytree(model, tmp_path / "ensemble" / "member-0")
+    assert rlaif.reward_function(tmp_path / "ensemble").__name__ == "ensemble"
 
 
 @pytest.mark.parametrize(

@@ -262,7 +262,7 @@ def test_a_stage_reads_what_the_stages_before_it_write(run):
         unread = set(STAGES[name].outputs(run)) - set(later) - last
         for_people = {run.sample_failures, run.evaluation_judgments, run.evaluation_failures, *run.evidence}
         for_people |= {run.strengths, run.judge_demonstrations, run.human_edits, run.annotators, run.conflicts}
-        for_people |= {run.human_failures, run.demonstration_failures}
+        for_people |= {run.human_failures, run.demonstration_failures, run.slice_samples, run.slice_judgments}
         for_people |= {run.human_demonstrations}  # optimise.data.kind=human reads them, and this recipe is another
         assert unread <= for_people, name
 

@@ -18,7 +18,8 @@ from tenacity import wait_none
 from transformers import AutoModelForCausalLM
 
 from rlaif.config.models import ClientModel
-from rlaif.config.optimise import Ppo, VllmRollouts
+from rlaif.config.optimise import Ppo
+from rlaif.config.rollouts import VllmRollouts
 from rlaif.config.training import Lora
 from rlaif.errors import ModelError, TrainingError
 from rlaif.models.client.tokens import Lost, TokenClient, TokenRequest
@@ -145,7 +146,7 @@ def test_a_policy_learns_from_it_and_a_server_that_goes_deaf_ends_the_run(
     def train(checks: Any) -> None:
         train_policy(actors, prompts(6), section, 0, tmp_path / "checkpoints", tiny_tracker(tmp_path), checks)
 
-    def then_deaf(texts: Sequence[str]) -> dict[str, float]:
+    def then_deaf(texts: Sequence[str], answered: Any) -> dict[str, float]:
         fake.deaf = len(Run(tmp_path).read_metrics("optimise")) == 1  # from the second step on
         return {}
 

@@ -14,6 +14,6 @@ def test_the_page_has_the_computed_table() -> None:
 
 
 def test_the_time_is_that_of_its_formula() -> None:
-    assert hours(3600, 1, 100, 50, 2, 20) == approx((2.0, 0.1))
-    assert hours(3600, 2, 100, 50, 4, 40) == approx((2.0, 0.1))
+    assert hours(3600, 1, 100, 50, 2, 10) == approx((2.0, 0.1))
+    assert hours(3600, 2, 100, 50, 4, 20) == approx((2.0, 0.05))
     assert hours(0, 5, 1, 1, 1, 1) == (0, 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from rlaif.constitution import Constitution
 from rlaif.constitution.checks import CHECKS
 from rlaif.errors import ConfigError
 from rlaif.resources import available, resolve
+from rlaif.signals.kinds import SIGNALS
 
 jsonschema = pytest.importorskip("jsonschema")
 
@@ -115,6 +117,11 @@ def test_an_unknown_kind_names_the_known_ones(tmp_path):
         constitution({"id": "a", "check": {"kind": "no_list", "limit": 3}}),
         constitution({"id": "a", "check": {"text": "x"}}),  # fits one check only, but does not say which
         constitution({"id": "a", "check": "no_list"}),
+        constitution({"id": "a", "classifier": {"kind": "repetition"}}),
+        constitution({"id": "a", "classifier": {"kind": "repetition", "n": 0, "at_most": 1}}),
+        constitution({"id": "a", "classifier": {"kind": "keywords", "at_most": 1}}),
+        constitution({"id": "a", "classifier": {"kind": "sentimant", "at_most": 1}}),
+        constitution({"id": "a", "check": {"kind": "no_list"}, "classifier": {"kind": "repetition", "at_most": 1}}),
         constitution(JUDGED, version=1.0),
         constitution(JUDGED, version=""),
         constitution(JUDGED, schema="rlaif/constitution/v9"),
@@ -224,8 +231,10 @@ def test_hovering_over_any_key_of_a_constitution_says_something():
     for definition in (schema, *(schema["definitions"][name] for name in ("Principle", "Contrast", "Example"))):
         assert [key for key, value in definition["properties"].items() if not value.get("description")] == []
     kinds = {d["properties"]["kind"]["const"]: d for d in schema["definitions"].values() if "kind" in d["properties"]}
-    assert set(kinds) == set(CHECKS)
-    assert all(d["properties"]["kind"]["description"] == CHECKS[kind].__doc__ for kind, d in kinds.items())
+    known = CHECKS | SIGNALS
+    assert set(kinds) == set(known)
+    for kind, definition in kinds.items():
+        assert definition["properties"]["kind"]["description"] == inspect.cleandoc(known[kind].__doc__ or "")
 
 
 def test_no_key_stands_beside_a_reference():

@@ -87,7 +87,7 @@ def test_checks_give_the_weighted_share_of_those_that_apply(constitution: Any) -
 
 @pytest.mark.parametrize("name", ["kind", "helo"])
 def test_checks_by_principles_that_are_not_there_are_refused(name: str, constitution: Any) -> None:
-    with pytest.raises(ConfigError, match=f"'{name}' is no checked principle"):
+    with pytest.raises(ConfigError, match=f"'{name}' is no such principle"):
         checks(constitution, (name,))
 
 

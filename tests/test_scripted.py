@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 import torch
 
+from rlaif import testing
 from rlaif.config.models import ScriptedModel
 from rlaif.errors import ConfigError
+from rlaif.models import files
 from rlaif.models.engine import ChatRequest, Reply
 from rlaif.models.engine import ask as replies_of
 from rlaif.models.files import module_files
@@ -181,6 +183,25 @@ closed = made({word!r})
 """
 
 
+def test_of_a_judge_that_ships_its_file_alone_is_read() -> None:
+    """Not all of rlaif, which its version stands for."""
+    assert module_files("rlaif.testing") == [Path(testing.__file__)]
+
+
+def test_each_module_is_looked_for_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"part_{n}" for n in range(6)]
+    folder = tmp_path / "looked_for"
+    folder.mkdir()
+    for name in ["__init__", *names]:
+        lines = [f"from looked_for.{other} import word\nimport json" for other in names if other != name]
+        (folder / f"{name}.py").write_text("\n".join(lines))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    looked, real = list[str](), files._source
+    monkeypatch.setattr(files, "_source", lambda module: (looked.append(module), real(module))[1])
+    assert len(module_files("looked_for.part_0")) == 7
+    assert len(looked) == len(set(looked))
+
+
 def test_a_helper_beside_the_function_changes_the_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(tmp_path)
     file = tmp_path / "judge_with_a_helper.py"
@@ -231,9 +252,9 @@ def test_so_does_a_module_of_the_users_that_it_imports(
             shutil.rmtree(folder)
         return from_path(f"{file.stem}:judge").revision, [path.name for path in module_files(file.stem)]
 
-    first, files = revision("one")
+    first, read = revision("one")
     assert revision("one")[0] == first != revision("more")[0]
-    assert {file.name, f"{names['helper']}.py"} <= set(files)
+    assert {file.name, f"{names['helper']}.py"} <= set(read)
 
 
 def test_python_and_installed_packages_are_nobodys_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import rlaif
+from rlaif.api.scorers import Scored
 from rlaif.errors import ConfigError, DataError, ModelError
 from rlaif.models.engine import ChatRequest, Reply
 from rlaif.models.local.parsing import TextParser
@@ -20,7 +21,7 @@ from rlaif.serve.batching import Batcher, QueueFull
 from rlaif.serve.opening import Wish, open_target
 from rlaif.serve.protocols import PROTOCOLS
 from rlaif.serve.service import Limits
-from rlaif.serve.target import Question, Scored
+from rlaif.serve.target import Question
 from rlaif.testing import likes_letters, save_tiny, tiny_tokenizer
 from tests.served import Lengths, Served, judged_by, serving
 
@@ -106,6 +107,43 @@ def test_no_score_is_an_error_of_the_server_and_never_a_number(path: str, tmp_pa
         assert [row["value"] for row in served.rows()] == [None]
 
 
+@pytest.mark.parametrize("path", BODIES)
+def test_what_no_score_could_be_had_of_is_the_requests_fault(path: str, tmp_path: Path) -> None:
+    class Short(Lengths):
+        def score(self, questions: Any) -> list[Scored]:
+            return [Scored(None, "9 tokens, and the reward model reads at most 8", refused=True) for _ in questions]
+
+    with serving(Short(), tmp_path, TextParser(tiny_tokenizer())) as served:
+        reply = served.post(path, BODIES[path][0])
+        assert reply.status_code == 422 and reply.json()["error"]["type"] == "invalid_request_error"
+        assert reply.json()["error"]["message"] == "9 tokens, and the reward model reads at most 8"
+        assert [row["value"] for row in served.rows()] == [None]
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/score", {"prompt": "p", "response": "too much"}),
+        ("/judge", {"prompt": "p", "a": "too much", "b": "c"}),
+        ("/compare", {"conversation_history": [{"role": "user", "content": "too much"}],
+                      "response_objs": [response_object("a"), response_object("b")]}),
+    ],
+)  # fmt: skip
+def test_what_is_too_long_for_the_judge_is_the_requests_fault(path: str, body: Any, tmp_path: Path) -> None:
+    def short(request: ChatRequest) -> Reply | dict[str, float]:
+        if "too much" in request.messages[-1].content:
+            return Reply(error="prompt of 900 tokens does not fit a context of 512", refused="length")
+        return rates(request)
+
+    with serving(judged_by(constitution("kind"), short), tmp_path) as served:
+        reply = served.post(path, body)
+        both = [{"prompt": "p", "response": "too much"}, {"prompt": "p", "response": "c"}]
+        mixed = served.post("/score", {"conversations": both}).json()["scores"]
+    assert reply.status_code == 422, reply.text
+    assert "prompt of 900 tokens does not fit a context of 512" in reply.json()["error"]["message"]
+    assert [one["value"] is None for one in mixed] == [True, False] and "900 tokens" in mixed[0]["reason"]
+
+
 @pytest.mark.parametrize(
     ("path", "body"),
     [
@@ -136,7 +174,7 @@ def test_reasoning_is_set_apart_once(path: str, body: Any, tmp_path: Path) -> No
 
 
 def test_what_is_no_reward_model_ends_at_the_start(model_folder: Path) -> None:
-    with pytest.raises(ModelError, match="rlaif_reference_score"):
+    with pytest.raises(ConfigError, match="no reward model of this rlaif's"):
         open_target(Wish(str(model_folder.parent / "tiny")), "scope")
 
 
@@ -447,6 +485,10 @@ def test_what_is_counted(tmp_path: Path) -> None:
         (Wish("quickstart", judge="x"), "--judge: quickstart is a recipe"),
         (Wish("quickstart", ["optimise.kind=dpo"]), "scores nothing"),
         (Wish("quickstart", run=Path("nowhere")), "name the run by --run"),
+        (
+            Wish("quickstart", ["optimise.kind=grpo", "optimise.scoring={kind: length}"], run=Path("x")),
+            "--run: the optimise.scoring of quickstart reads no reward model",
+        ),
         (Wish("."), "no reward model here"),
     ],
     ids=lambda one: one.name if isinstance(one, Wish) else "",

@@ -103,6 +103,11 @@ def logs_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
     yield
 
 
+@pytest.fixture(autouse=True)
+def a_hub_that_has_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rlaif.models.embedded._hub_commit", lambda name, revision: revision)
+
+
 def test_it_is_ready_when_healthy_and_gone_after_stop(fake: Fake, capsys: pytest.CaptureFixture[str]) -> None:
     running = ServerProcess(fake.command(), os.environ, "fake")
     running.wait_until_healthy(fake.url, 600)

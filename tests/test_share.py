@@ -20,7 +20,7 @@ from huggingface_hub import DatasetCard, ModelCard, constants
 from huggingface_hub.utils import close_session
 
 from rlaif.api.reward import RewardModel
-from rlaif.audits.gate import identity
+from rlaif.audits.requirement import identity
 from rlaif.config import dump_recipe, load_recipe
 from rlaif.config.load import AUDIT_SCHEMA
 from rlaif.constitution import load_constitution

@@ -1,26 +1,38 @@
-"""Stages where something fails or must be freed: one unanswerable prompt, a judge that says nothing, the GPU."""
+"""Stages where something fails or must be freed: a model that is nowhere, one unanswerable prompt, a judge that says
+nothing, the GPU."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from rlaif import stages
 from rlaif.config import Recipe
-from rlaif.errors import DataError, JudgeError
+from rlaif.errors import ConfigError, DataError, JudgeError, ModelError
 from rlaif.feedback.prompts import read_prompts
 from rlaif.jsonl import read_jsonl, write_jsonl
+from rlaif.models import open as open_module
 from rlaif.models.engine import ChatRequest, Reply
 from rlaif.models.scripted import ScriptedChatModel
-from rlaif.pipeline import STAGES
+from rlaif.pipeline import STAGES, run_recipe
 from rlaif.records import Failure, Judgment, Response
 from rlaif.run_folder import Run
-from rlaif.stages import stage
+from rlaif.stages.models import check_models
 from rlaif.testing import small_recipe
 from tests.fake_run import response
 
+CHECKED = """\
+schema: rlaif/constitution/v1
+id: checked
+version: 1.0.0
+title: Code alone
+principles: [{id: brief, check: {kind: max_words, limit: 5}}]
+"""
+NOWHERE = {"backend": "local", "model": "~/nope"}
+MEMBERS = [{"name": "one", "mode": {"kind": "compare"}}, {"name": "two", "model": NOWHERE | {"model": "a b"}}]
 TOO_LONG = "prompt of 9000 tokens does not fit a context of 4096"
 
 
@@ -58,7 +70,7 @@ def measure_nothing(patch: pytest.MonkeyPatch) -> None:
 def models(monkeypatch):
     """Policies are scripts; the prompts of `models[name]` are too long for the policy of that name."""
     too_long: dict[str, set[str]] = {}
-    real = stage.open_model
+    real = open_module.open_model
 
     def opened(config):
         if config.backend == "scripted":
@@ -72,9 +84,51 @@ def models(monkeypatch):
 
         return ScriptedChatModel(write, name)
 
-    monkeypatch.setattr("rlaif.stages.stage.open_model", opened)
+    monkeypatch.setattr("rlaif.models.open.open_model", opened)
     measure_nothing(monkeypatch)
     return too_long
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"judge": {"backend": "local", "model": "./nope"}}, "model folder './nope' does not exist"),
+        ({"judge": {"backend": "vllm", "model": "smollm2-135n"}}, "did you mean 'smollm2-135m'"),
+        ({"judge": {"backend": "scripted", "model": "tests.scripted_judge:likes_shrot"}}, "did you mean 'likes_short'"),
+        ({"policy": {"backend": "local", "model": "them/theirs"}}, "HF_HUB_OFFLINE is set"),
+        ({"reward__model": "/no/such/model"}, "model folder '/no/such/model' does not exist"),
+        ({"label__mode": {"kind": "panel", "members": MEMBERS}}, "a b: Repo id must use"),
+        (
+            {
+                "constitution": "plain-and-brief",
+                "optimise__scoring": {"kind": "judge", "mode": {"kind": "contrast"}, "model": NOWHERE},
+            },
+            "model folder '~/nope' does not exist",
+        ),
+    ],
+)
+def test_a_model_that_is_nowhere_is_missed_before_any_work(
+    changes: dict[str, Any], said: str, run: Run, tmp_path: Path, tiny_folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rlaif.pipeline.run_stage", lambda *_: pytest.fail("a stage began"))
+    monkeypatch.setattr("rlaif.models.server.require_vllm", lambda: None)
+    with pytest.raises((ModelError, ConfigError)) as caught:
+        run_recipe(small_recipe(tmp_path, tiny_folder, **changes), run.folder)
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+    assert not run.recipe.exists(), "nothing is bound to a recipe that cannot run"
+
+
+def test_a_judge_that_is_not_asked_need_not_be_there(run: Run, tmp_path: Path, tiny_folder: str) -> None:
+    """Nor one of a stage that is done, nor what opens elsewhere."""
+    checked = tmp_path / "checked.yaml"
+    checked.write_text(CHECKED)
+    recipe = small_recipe(tmp_path, tiny_folder, judge=NOWHERE)
+    check_models(recipe, [STAGES[name] for name in ("sample", "pairs", "reward")])
+    with pytest.raises(ModelError, match="nope"):
+        check_models(recipe, [STAGES["label"]])
+    check_models(recipe.model_copy(update={"constitution": str(checked)}), STAGES.values())
+    far = {"backend": "ray", "workers": 1, "engine": {"backend": "local", "model": "/far/away"}}
+    check_models(small_recipe(tmp_path, tiny_folder, judge=far), [STAGES["label"]])
 
 
 def texts(prompts) -> list[str]:
@@ -137,7 +191,7 @@ def test_memory_is_given_back_before_any_model_is_opened_and_each_is_closed_befo
     recipe, run, models, monkeypatch
 ):
     events = []
-    opened = stage.open_model
+    opened = open_module.open_model
 
     def watched(config):
         model = opened(config)
@@ -145,7 +199,7 @@ def test_memory_is_given_back_before_any_model_is_opened_and_each_is_closed_befo
         monkeypatch.setattr(model, "close", lambda: events.append("close"), raising=False)
         return model
 
-    monkeypatch.setattr("rlaif.stages.stage.open_model", watched)
+    monkeypatch.setattr("rlaif.models.open.open_model", watched)
     monkeypatch.setattr("rlaif.models.local.load.free_memory", lambda: events.append("free"))
     made(run)
     stages.evaluate(recipe, run)
@@ -177,7 +231,10 @@ def test_every_artefact_is_written_by_some_stage(run: Run, recipe: Recipe) -> No
         run.annotation_thumbs,
         run.route,
         run.routing,
-    }  # what people and `rlaif route` leave
+        run.explained,
+        run.gates,
+    }  # what people, `rlaif route`, `rlaif explain` and `rlaif iterate` leave
+    beside |= {run.judgment_parts}  # in the place of the one file, with `label.parts`
     assert {path for path in vars(run).values() if isinstance(path, Path)} == written | beside
     assert not written & beside
     for path in (run.heldout, run.heldout_ratings):

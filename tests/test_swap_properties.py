@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlaif.config.feedback import LabelSection, Lexicographic, Mean, PreferencesSection, SampleOne
+from rlaif.config.judging import CompareMode
 from rlaif.constitution import Constitution, Principle
-from rlaif.feedback.judge import judge_pairs
+from rlaif.feedback.judge import SingleJudge
 from rlaif.feedback.pairs import WeightedJudgment, to_preferences
 from rlaif.feedback.verdict import Aggregation, aggregate, checked, judged, verdict_logit
 from rlaif.models.engine import ChatRequest
@@ -126,7 +127,8 @@ def test_the_whole_judge(question: str, a: str, b: str, how: Aggregation, seed: 
     pair = Pair.of(Prompt.of((Message(role="user", content=question),)), a, b)
     section = LabelSection(aggregation=how, check_margin=MARGIN)
     model = ScriptedChatModel(moody)
-    one, other = (judge_pairs(model, [p], CONSTITUTION, TEMPLATE, section, seed) for p in (pair, pair.swapped()))
+    judge = SingleJudge(CompareMode(), CONSTITUTION, section, seed, TEMPLATE)
+    one, other = (judge(model, [p]) for p in (pair, pair.swapped()))
     assert one.failures == other.failures == ()
     left, right = one.judgments[0], other.judgments[0]
     assert right.p_a == pytest.approx(1 - left.p_a, abs=EXACT)
@@ -168,6 +170,7 @@ def test_an_additive_bias_changes_no_label(taste_a: float, taste_b: float, bias:
     one = Constitution.model_validate(
         {**CONSTITUTION.model_dump(by_alias=True), "principles": [{"id": "x", "compare": "Which?"}]}
     )
-    result = judge_pairs(ScriptedChatModel(script), [pair], one, TEMPLATE, LabelSection(min_label_mass=0), 0)
+    judge = SingleJudge(CompareMode(), one, LabelSection(min_label_mass=0), 0, TEMPLATE)
+    result = judge(ScriptedChatModel(script), [pair])
     expected = 1 / (1 + math.exp(taste_b - taste_a))
     assert result.judgments[0].p_a == pytest.approx(expected, abs=1e-9)

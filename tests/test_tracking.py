@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.machinery
+import json
 import os
 import signal
+import struct
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -16,7 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from rlaif.config.training import TrackingSection
 from rlaif.errors import ConfigError
 from rlaif.run_folder import Run
-from rlaif.training.tracking import check_trackers, open_trackers, tracking
+from rlaif.training.tracking import _offline_steps, check_trackers, open_trackers, tracking
 from tests.forked import exit_code
 from tests.tiny_training import tiny_recipe
 
@@ -34,18 +36,47 @@ class FakeWandb(ModuleType):
         self.settings: dict[str, Any] = {}
         self.finished = 0
         self.broken = False
+        self.offline = self.disabled = False
+        self.id, self.dir, self.folder = "", "", Path()
         self.config = SimpleNamespace(update=lambda values, allow_val_change: self.settings.update(values))
 
     def init(self, **settings: Any) -> FakeWandb:
         if self.broken:
             raise RuntimeError("no API key\nsee the manual")
         self.started.append(settings)
+        self.id = settings.get("id", "")
+        self.dir = str(self.folder / f"offline-run-{len(self.started)}-{self.id}" / "files")
         return self
 
-    def log(self, values: dict[str, float], step: int) -> None:
+    def log(self, values: dict[str, float], step: int, commit: bool = False) -> None:
         if self.broken:
             raise RuntimeError("the network is down\nreally")
+        assert commit == (self.__name__ == "wandb"), "wandb keeps back what is not committed"
         self.rows.append((step, values))
+        if self.offline:
+            self.keep(json.dumps({"step": step}).encode())
+
+    def keep(self, record: bytes) -> None:
+        """In the log of an offline run, in two parts, and no part over the end of a block."""
+        folder = Path(self.dir).parent
+        folder.mkdir(exist_ok=True)
+        with (folder / "run.wandb").open("ab") as file:
+            file.write(b"" if file.tell() else b":W&B\0\0\0")
+            for kind, part in ((2, record[:1]), (4, record[1:])):
+                left = 32768 - file.tell() % 32768
+                if left < 7 + len(part):  # a first part would fill it, as wandb does; an empty one will do
+                    file.write(struct.pack("<IHB", 0, left - 7, 3) + b" " * (left - 7) if left >= 7 else b"\0" * left)
+                file.write(struct.pack("<IHB", 0, len(part), kind) + part)
+
+    @property
+    def step(self) -> int:
+        """wandb's own word for the next step; an offline run starts over."""
+        assert self.__name__ == "wandb"
+        return 0 if self.offline else self._next_step
+
+    @property
+    def _next_step(self) -> int:
+        return self.rows[-1][0] + 1 if self.rows else 0
 
     def finish(self) -> None:
         self.finished += 1
@@ -74,6 +105,13 @@ class FakeMlflow(ModuleType):
         return SimpleNamespace(info=SimpleNamespace(run_id=settings["run_id"] or f"made-{len(self.runs)}"))
 
     def log_params(self, values: dict[str, Any]) -> None: ...
+
+    def MlflowClient(self) -> FakeMlflow:
+        return self
+
+    def get_metric_history(self, run_id: str, key: str) -> list[Any]:
+        assert run_id == self.runs[-1]["run_id"]
+        return [SimpleNamespace(step=step) for step, values in self.rows if key in values]
 
     def log_metrics(self, values: dict[str, float], step: int) -> None:
         self.rows.append((step, values))
@@ -162,29 +200,72 @@ def test_a_tracker_gets_every_row_with_its_step_and_the_recipe(
     assert fake.finished == 1
 
 
-@pytest.mark.parametrize("name", ["wandb", "trackio"])
+class FakeRecord(SimpleNamespace):
+    """wandb's protobuf, in JSON."""
+
+    @classmethod
+    def FromString(cls, data: bytes) -> FakeRecord:
+        return cls(history=SimpleNamespace(step=SimpleNamespace(num=json.loads(data)["step"])))
+
+    def HasField(self, name: str) -> bool:
+        return name == "history"
+
+
+def fake_of(name: str, monkeypatch: pytest.MonkeyPatch, folder: Path) -> Any:
+    fake = FakeMlflow() if name == "mlflow" else FakeWandb(name.partition(" ")[0])
+    if isinstance(fake, FakeWandb):
+        fake.offline, fake.folder = name == "wandb offline", folder
+    monkeypatch.setitem(sys.modules, fake.__name__, fake)
+    monkeypatch.setitem(sys.modules, "wandb.proto", ModuleType("wandb.proto"))
+    monkeypatch.setitem(sys.modules, "wandb.proto.wandb_internal_pb2", SimpleNamespace(Record=FakeRecord))
+    return fake
+
+
+@pytest.mark.parametrize("name", ["wandb", "trackio", "wandb offline"])
 def test_a_stage_that_goes_on_goes_on_in_its_own_run(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fake = FakeWandb(name)
-    monkeypatch.setitem(sys.modules, name, fake)
-    run = report(tmp_path, recipe(tmp_path, name), range(3))
-    report(tmp_path, recipe(tmp_path, name), range(2, 4), begin=2)
+    fake = fake_of(name, monkeypatch, tmp_path)
+    run = report(tmp_path, recipe(tmp_path, fake.__name__), range(3))
+    report(tmp_path, recipe(tmp_path, fake.__name__), range(2, 4), begin=2)
     assert fake.started[0] == fake.started[1] and fake.started[0]["resume"] == "allow"
-    assert [step for step, _ in fake.rows] == [0, 1, 2, 2, 3]
     run.begin("reward", "other inputs")  # begun anew: the folder of checkpoints goes
-    report(tmp_path, recipe(tmp_path, name), range(1))
+    fake.rows.clear()  # another run of the tracker's
+    report(tmp_path, recipe(tmp_path, fake.__name__), range(1))
     assert fake.started[2] != fake.started[0]
+    assert [step for step, _ in fake.rows] == [0]
 
 
 def test_mlflow_is_asked_for_the_run_it_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fake = FakeMlflow()
-    monkeypatch.setitem(sys.modules, "mlflow", fake)
+    fake = fake_of("mlflow", monkeypatch, tmp_path)
     for _ in range(2):
         report(tmp_path, recipe(tmp_path, "mlflow"), range(2))
     assert [settings["run_id"] for settings in fake.runs] == [None, "made-1"]
     assert [settings["run_name"] for settings in fake.runs] == ["tiny/reward"] * 2
-    assert [step for step, _ in fake.rows] == [0, 1, 0, 1]
+    assert [step for step, _ in fake.rows] == [0, 1]
+
+
+@pytest.mark.parametrize("name", ["wandb", "wandb offline", "trackio", "mlflow"])
+def test_no_step_is_sent_that_the_tracker_has(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed at step 7 and gone on from 5; killed again before it came to 7; done again from the start."""
+    fake = fake_of(name, monkeypatch, tmp_path)
+    asked = recipe(tmp_path, fake.__name__)
+    report(tmp_path, asked, range(8))
+    run = report(tmp_path, asked, range(5, 6), begin=5)
+    report(tmp_path, asked, range(5, 9), begin=5)
+    report(tmp_path, asked, range(2))
+    assert [step for step, _ in fake.rows] == list(range(9))
+    assert [row["step"] for row in run.read_metrics("reward")] == [0, 1], "metrics.jsonl has what the stage did"
+
+
+@pytest.mark.parametrize("name", ["wandb", "trackio", "mlflow"])
+def test_a_step_that_the_tracker_lost_is_sent_again(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was on its way at the kill did not come: the tracker knows, and nobody else does."""
+    fake = fake_of(name, monkeypatch, tmp_path)
+    report(tmp_path, recipe(tmp_path, fake.__name__), range(8))
+    del fake.rows[6:]
+    report(tmp_path, recipe(tmp_path, fake.__name__), range(5, 9), begin=5)
+    assert [step for step, _ in fake.rows] == list(range(9))
 
 
 @pytest.mark.parametrize("name", ["wandb", "trackio", "mlflow"])
@@ -230,3 +311,18 @@ def test_other_processes_open_no_tracker(tmp_path: Path, wandb: FakeWandb, monke
     report(tmp_path, recipe(tmp_path, "wandb"), range(2))
     assert not wandb.started
     assert [path.name for path in (tmp_path / "run").iterdir()] == []
+
+
+def test_an_offline_run_is_read_over_the_ends_of_blocks_and_to_where_a_kill_cut_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = fake_of("wandb offline", monkeypatch, tmp_path)
+    fake.id, fake.dir = "one", str(tmp_path / "offline-run-1-one" / "files")
+    for step in range(3000):
+        fake.keep(json.dumps({"step": step}).encode())
+    assert list(_offline_steps(tmp_path, "one")) == list(range(3000))
+    log = tmp_path / "offline-run-1-one" / "run.wandb"
+    assert log.stat().st_size > 2 * 32768
+    log.write_bytes(log.read_bytes()[:-1])
+    assert list(_offline_steps(tmp_path, "one")) == list(range(2999))
+    assert not list(_offline_steps(tmp_path, "other"))

@@ -23,7 +23,7 @@ from rlaif.resources import available
 from rlaif.templates import SHAPES, JudgeTemplate, load_template
 
 ATTACKS = load_attacks()
-INSTRUCTING = ("contrast", "contrast-wrapped")
+INSTRUCTING = ("contrast", "contrast-wrapped", "redteam")
 """Templates in which graded text stands in turns of its own, not between tags."""
 SHIPPED = [name for name in available("prompts/judge") if name not in INSTRUCTING]
 ROLES = ("system", "user", "assistant", "user")

@@ -15,9 +15,10 @@ import httpx
 import pytest
 
 from rlaif.config.feedback import LabelSection
+from rlaif.config.judging import CompareMode
 from rlaif.config.models import LocalModel, VllmModel
 from rlaif.constitution import Constitution
-from rlaif.feedback.judge import JudgeResult, judge_pairs
+from rlaif.feedback.judge import JudgeResult, SingleJudge
 from rlaif.models.embedded import EMBEDDED
 from rlaif.models.engine import ChatRequest, Engine
 from rlaif.models.engine import ask as replies_of
@@ -25,7 +26,6 @@ from rlaif.models.local.machine import resolve
 from rlaif.models.open import open_model
 from rlaif.models.server import VllmChatModel
 from rlaif.records import Judgment, Message, Pair, Prompt, Verdict
-from rlaif.templates import load_template
 
 pytestmark = [
     pytest.mark.vllm,
@@ -85,7 +85,7 @@ def served_in_bf16(embedded_folder: str) -> Iterator[VllmChatModel]:
 
 def judged_by(model: Engine) -> JudgeResult:
     section = LabelSection(min_label_mass=0.0)
-    result = judge_pairs(model, pairs(), CONSTITUTION, load_template("compare"), section, seed=0)
+    result = SingleJudge(CompareMode(), CONSTITUTION, section, 0)(model, pairs())
     assert not result.failures
     return result
 

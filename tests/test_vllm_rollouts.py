@@ -15,7 +15,7 @@ import psutil
 import pytest
 import torch
 
-from rlaif.config.optimise import VllmRollouts
+from rlaif.config.rollouts import VllmRollouts
 from rlaif.config.training import Lora
 from rlaif.errors import TrainingError
 from rlaif.models.client.tokens import TokenClient

@@ -162,7 +162,7 @@ def tiny_tracker(folder: Path, stage: str = "optimise", total: int = 4) -> Track
     return Tracker(Run(folder), stage, total, lambda count: None, lambda line: None)
 
 
-def no_checks(texts: Sequence[str]) -> dict[str, float]:
+def no_checks(texts: Sequence[str], prompts: Sequence[Prompt]) -> dict[str, float]:
     return {}
 
 
@@ -174,7 +174,7 @@ def dies_at(call: int) -> Any:
     """Checks that end the run when they are asked for the n-th time."""
     calls = [0]
 
-    def checks(texts: Sequence[str]) -> dict[str, float]:
+    def checks(texts: Sequence[str], prompts: Sequence[Prompt]) -> dict[str, float]:
         calls[0] += 1
         if calls[0] == call:
             raise Killed

@@ -54,3 +54,14 @@ def never_can(request: ChatRequest) -> str:
 
 def has_a_bug(request: ChatRequest) -> str:
     return str(request.messages[request.seed + 1])
+
+
+def dies_judging(request: ChatRequest) -> dict[str, float]:
+    """Prefers what is longer before it; twice its worker is killed, and once its server goes."""
+    text = request.messages[-1].content
+    for number in (20, 45):
+        if f"Answer {number} a" in text and first_time(f"died at pair {number}"):
+            os.kill(os.getpid(), signal.SIGKILL)
+    if "Answer 70 b" in text and first_time("cannot judge"):
+        raise ModelError("its server is gone")
+    return {"A": -0.2 - len(text) % 7 / 10, "B": -1.9}

@@ -1,7 +1,7 @@
 """The server of the annotation page. What its addresses do is `desk.py`'s; who may call them is `guard.py`'s.
 
     GET  /               the page and its files, which hold no data
-    GET  /api/session    the run's title, principles, names of annotators, and the token that writes must repeat
+    GET  /api/session    the run's title, names of annotators, and the token that writes must repeat
     POST /api/work       what an annotator is to do now
     POST /api/answers    one answer, kept before the reply is sent; then as /api/work
     POST /api/undo       take one back; then as /api/work
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from rlaif.annotate.desk import Assignment, Desk, Questions, read_questions, wording
+from rlaif.annotate.desk import Assignment, Desk, Questions, read_questions
 from rlaif.annotate.guard import CSRF_HEADER, HOST, AccessGuard, App, derived, run_token
 from rlaif.annotate.publish import Publication, publish
 from rlaif.annotate.store import Annotator, AnswerId, AnswerStore, PageAnswer
@@ -52,7 +52,7 @@ class Undo(Record):
     answer_id: AnswerId
 
 
-def make_app(desk: Desk, questions: Questions, title: str, token: str, port: int) -> App:
+def make_app(desk: Desk, title: str, token: str, port: int) -> App:
     """The guarded application, to be served on this port of 127.0.0.1 by one thread."""
     from fastapi import FastAPI  # noqa: PLC0415 (an extra; and slow to import)
     from fastapi.exceptions import RequestValidationError  # noqa: PLC0415
@@ -69,7 +69,6 @@ def make_app(desk: Desk, questions: Questions, title: str, token: str, port: int
             "title": title,
             "key": derived(token, "storage"),
             "csrf": {"header": CSRF_HEADER, "token": derived(token, "csrf")},
-            "principles": [{"id": principle.id, "text": wording(principle)} for principle in questions.principles],
             "annotators": desk.annotators(),
         }
 
@@ -159,7 +158,7 @@ def _listen(port: int | None) -> socket.socket:
 
 def _serve(run: Run, desk: Desk, questions: Questions, listening: socket.socket) -> None:
     token, port = run_token(run.folder / ".annotate-token"), listening.getsockname()[1]
-    app = make_app(desk, questions, run.folder.resolve().name, token, port)
+    app = make_app(desk, run.folder.resolve().name, token, port)
     also = f" and {len(questions.gold)} gold questions" if questions.gold else ""
     say(f"{len(questions.pairs)} pairs{also}; answers are kept in {run.answers}")
     say(f"open http://{HOST}:{port}/?token={token}")

@@ -11,6 +11,7 @@ import json
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +20,7 @@ from pydantic import ValidationError
 from rlaif.annotate.store import AnswerStore, Hold, PageAnswer
 from rlaif.config import Recipe, load_recipe
 from rlaif.constitution import Principle, load_constitution
+from rlaif.constitution.persona import Unfilled, filled
 from rlaif.errors import ConfigError, DataError
 from rlaif.feedback.human import read_human, source_of
 from rlaif.feedback.pairs import make_pairs
@@ -46,9 +48,15 @@ class Questions(NamedTuple):
     """Pairs whose right answer is known: every annotator gets them, and nothing on the page tells them apart."""
     principles: tuple[Principle, ...]
 
-    def principles_for(self, pair: Pair) -> tuple[str, ...]:
-        """Ids of the principles that apply to the pair's prompt."""
-        return tuple(p.id for p in self.principles if not p.tags or set(p.tags) & set(pair.tags))
+    def principles_for(self, pair: Pair) -> dict[str, str]:
+        """The principles that apply to the pair's prompt, id and words, filled from its profile. Without those that its
+        profile lacks a name for: nobody can be asked about them."""
+        profile, found = pair.given.profile if pair.given else {}, dict[str, str]()
+        for principle in self.principles:
+            if principle.applies_to(pair.tags):
+                with suppress(Unfilled):
+                    found[principle.id] = wording(filled(principle, profile))
+        return found
 
 
 def read_questions(run: Run, pairs: Path | None, gold: Path | None, principles: bool) -> Questions:
@@ -138,7 +146,8 @@ class DeskItem(Record):
     a: str
     b: str
     shown_first: Side
-    principles: tuple[str, ...]
+    principles: dict[str, str]
+    """Id and words."""
 
 
 class Assignment(Record):

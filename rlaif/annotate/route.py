@@ -16,12 +16,12 @@ from pydantic import Field, TypeAdapter
 
 from rlaif.annotate import routers
 from rlaif.annotate.publish import publish
-from rlaif.config import load_recipe
+from rlaif.config import Recipe, load_recipe
 from rlaif.errors import ConfigError, DataError, did_you_mean
-from rlaif.feedback.human import read_human, source_of
+from rlaif.feedback.human import annotated_run, read_human, source_files, source_of
 from rlaif.feedback.labelled import decided, match
 from rlaif.feedback.pairs import choice
-from rlaif.formats import Annotations
+from rlaif.formats import Annotations, LabelSource
 from rlaif.jsonl import read_json, read_jsonl, write_json, write_jsonl
 from rlaif.records import Judgment, Pair, Record
 from rlaif.run_folder import Run
@@ -75,9 +75,10 @@ def route(
     run = Run(folder)
     if not run.judgments.exists() or not run.recipe.exists():
         raise ConfigError(f"{folder}: no judgments of a run; `rlaif run RECIPE --until label --out {folder}` first")
-    seed = load_recipe(str(run.recipe)).seed
+    recipe = load_recipe(str(run.recipe))
+    seed = recipe.seed
     judgments = read_jsonl(run.judgments, Judgment)
-    human = known_labels(run, gold)
+    human = known_labels(recipe, run, gold)
     labelled = {label.pair.id for label in human}
     unlabelled = [judgment for judgment in judgments if judgment.pair.id not in labelled]
     order, facts = _order(by, run, judgments, human, unlabelled, seed)
@@ -93,13 +94,17 @@ def route(
     return Route(len(chosen), len(by_chance), len(order), facts)
 
 
-def known_labels(run: Run, gold: Sequence[Path]) -> list[Judgment]:
-    """What people have said so far, on this run's page and in these files."""
+def known_labels(recipe: Recipe, run: Run, gold: Sequence[Path]) -> list[Judgment]:
+    """What people have said so far: in the recipe's data, in these files and on this run's page."""
     publish(run)
-    sources = [source_of(one) for one in gold]
-    if run.annotations.exists() and run.annotations.stat().st_size:
+    sources: list[LabelSource] = [*recipe.preferences.human_data, *map(source_of, gold)]
+    if not any(
+        isinstance(source, Annotations) and annotated_run(source, run).folder == run.folder for source in sources
+    ):
         sources.append(Annotations())
-    return read_human(sources, run).judgments if sources else []
+    # A page that nobody has answered yet says nothing.
+    sources = [s for s in sources if not isinstance(s, Annotations) or any(f.exists() for f in source_files(s, run))]
+    return read_human(sources, run, recipe.prompts.system).judgments if sources else []
 
 
 def _order(

@@ -1,10 +1,10 @@
 """answers.sqlite: every answer that people gave, who is looking at what, and what came beside a served policy: its
 replies, and thumbs and edits of them.
 
-An answer is a row; taking it back is another row: nothing is ever changed or removed. What counts is the view
-`standing`: each annotator's last answer to each pair, unless it was taken back. A process or the machine may die at any
-instant and loses nothing that a method returned from. Which pair to give to whom is `desk.py`'s; which files it all
-becomes, `publish.py`'s.
+An answer is a row; taking it back is another row: nothing that a person said is ever changed or removed. What counts is
+the view `standing`: each annotator's last answer to each pair, unless it was taken back. A process or the machine may
+die at any instant and loses nothing that a method returned from. Which pair to give to whom is `desk.py`'s; which files
+it all becomes, `publish.py`'s.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Annotated, Literal, NamedTuple, Self
 from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 
 from rlaif.errors import DataError
-from rlaif.jsonl import begin_private
+from rlaif.files import begin_private
 from rlaif.records import Messages, Pair, Record, Side
 
 FORMAT = 1
@@ -48,6 +48,7 @@ CREATE TABLE IF NOT EXISTS live (
     number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, kind TEXT NOT NULL, row TEXT NOT NULL)
 """
 """Came later: an older rlaif reads the file without it."""
+BY_KIND = "CREATE INDEX IF NOT EXISTS live_by_kind ON live (kind, number)"
 ANSWER = "INSERT INTO answers (id, pair_id, annotator, choice, shown_first, seconds, reason, principles, edited) "
 
 
@@ -199,6 +200,12 @@ class AnswerStore:
             values = [kind] if identity is None else [kind, identity]
             return self._base.execute(f"SELECT id, row FROM live WHERE {where} ORDER BY number", values).fetchall()
 
+    def prune(self, most: int) -> int:
+        """Forget all replies but the last `most`, and say how many; their place in the file is used again."""
+        last = "SELECT number FROM live WHERE kind = 'reply' ORDER BY number DESC LIMIT 1 OFFSET ?"
+        with self._usable(), self._base:
+            return self._base.execute(f"DELETE FROM live WHERE kind = 'reply' AND number <= ({last})", [most]).rowcount
+
     # ------------------------------------------------------------------------------------------ who holds what
 
     def held(self) -> list[Hold]:
@@ -232,10 +239,11 @@ class AnswerStore:
         (found,) = base.execute("PRAGMA user_version").fetchone()
         if found == FORMAT:
             base.execute(LIVE)
+            base.execute(BY_KIND)
             return
         if found or base.execute("SELECT 1 FROM sqlite_master").fetchone():
             raise DataError(f"{self._path}: not answers of this rlaif: its format is {found}, not {FORMAT}")
-        base.executescript(f"BEGIN IMMEDIATE; {TABLES} {LIVE}; PRAGMA user_version = {FORMAT}; COMMIT")
+        base.executescript(f"BEGIN IMMEDIATE; {TABLES} {LIVE}; {BY_KIND}; PRAGMA user_version = {FORMAT}; COMMIT")
 
     @contextmanager
     def _usable(self) -> Iterator[None]:

@@ -9,7 +9,7 @@ import inspect
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from typing import Any, TypeVar, cast
 
 from pydantic import TypeAdapter, ValidationError
@@ -19,20 +19,21 @@ from rlaif.config.feedback import LabelSection
 from rlaif.config.models import JudgeModel
 from rlaif.constitution import Constitution, load_constitution
 from rlaif.errors import ConfigError, DataError, RlaifError, did_you_mean, few, shown
+from rlaif.formats.given import given_of
+from rlaif.formats.rows import SourceRow
 from rlaif.jsonl import check_text
-from rlaif.models.cache import shared
 from rlaif.models.engine import ChatRequest, Engine, Reply
-from rlaif.models.open import open_model
+from rlaif.models.open import opened
 from rlaif.models.scripted import ScriptedChatModel, said
 from rlaif.records import Message, Messages, Pair, Prompt, Response, content_id, plain, prompt_of
 
 Turns = str | Sequence[Mapping[str, str] | Message]
 """A text, or a conversation as messages: `{"role": ..., "content": ...}` or Message."""
 PairLike = Pair | tuple[Turns, Turns, Turns] | Mapping[str, Any]
-"""A Pair; (prompt, a, b); or a mapping with these keys and maybe `tags`."""
+"""A Pair; (prompt, a, b); or a mapping with these keys and maybe `tags` and `given`."""
 ResponseLike = Response | tuple[Turns, Turns] | Mapping[str, Any] | Sequence[Mapping[str, str] | Message]
-"""A Response; (prompt, response); a mapping with these keys and maybe `tags`; or a conversation that ends with the
-assistant's turn."""
+"""A Response; (prompt, response); a mapping with these keys and maybe `tags` and `given`; or a conversation that ends
+with the assistant's turn."""
 ModelLike = str | Mapping[str, Any] | Section | Engine | Callable[..., Any]
 """See `open_engine`."""
 S = TypeVar("S", bound=Section)
@@ -47,8 +48,8 @@ def pair_of(pair: PairLike, where: str = "pair") -> Pair:
     """One pair as a record; `where` it stands, for the DataError."""
     if isinstance(pair, Pair):
         return pair
-    prompt, a, b, tags = _fields(pair, ("prompt", "a", "b"), where)
-    found = Pair.of(_prompt(prompt, tags, where), _response(a, f"{where}: a"), _response(b, f"{where}: b"))
+    prompt, a, b, *rest = _fields(pair, ("prompt", "a", "b"), where)
+    found = Pair.of(_prompt(prompt, where, *rest), _response(a, f"{where}: a"), _response(b, f"{where}: b"))
     check_text(found, where)
     return found
 
@@ -68,23 +69,23 @@ def response_of(response: ResponseLike, where: str = "response") -> tuple[Prompt
         messages = _messages(response, where)
         if len(messages) < 2 or messages[-1].role != "assistant":
             raise DataError(f"{where}: a conversation must end with the assistant's turn, after a user's")
-        return _prompt(messages[:-1], (), where), messages[-1].content
-    prompt, text, tags = _fields(response, ("prompt", "response"), where)
-    return _prompt(prompt, tags, where), _response(text, f"{where}: response")
+        return _prompt(messages[:-1], where), messages[-1].content
+    prompt, text, *rest = _fields(response, ("prompt", "response"), where)
+    return _prompt(prompt, where, *rest), _response(text, f"{where}: response")
 
 
 def _fields(value: Any, names: Sequence[str], where: str) -> tuple[Any, ...]:
-    """The values of these keys, or of a tuple in this order; then the tags."""
+    """The values of these keys, or of a tuple in this order; then the tags, and what is given."""
     if isinstance(value, Mapping):
         for name in value:
-            if name not in (*names, "tags"):
-                raise DataError(f"{where}: no such key {shown(name)}{did_you_mean(str(name), (*names, 'tags'))}")
+            if name not in (known := (*names, "tags", "given")):
+                raise DataError(f"{where}: no such key {shown(name)}{did_you_mean(str(name), known)}")
         if missing := [name for name in names if name not in value]:
             raise DataError(f"{where}: has no {missing[0]!r}; the keys are {', '.join(names)}")
-        return (*(value[name] for name in names), tuple(value.get("tags", ())))
+        return (*(value[name] for name in names), tuple(value.get("tags", ())), value.get("given"))
     if not isinstance(value, tuple | list) or len(value) != len(names):
         raise DataError(f"{where}: must be ({', '.join(names)}) or a mapping with these keys (got {shown(value)})")
-    return (*value, ())
+    return (*value, (), None)
 
 
 def _messages(turns: Any, where: str) -> Messages:
@@ -98,11 +99,12 @@ def _messages(turns: Any, where: str) -> Messages:
         ) from None
 
 
-def _prompt(turns: Any, tags: Iterable[str], where: str) -> Prompt:
+def _prompt(turns: Any, where: str, tags: Iterable[str] = (), given: Any = None) -> Prompt:
     messages = _messages(turns, where)
     if not messages or messages[-1].role != "user":
         raise DataError(f"{where}: a prompt must end with a user turn")
-    return Prompt.of(messages, tuple(tags))
+    asked, more = given_of(SourceRow(where, {"given": given}), messages)
+    return Prompt.of(asked, tuple(tags), more)
 
 
 def _response(turns: Any, where: str) -> str:
@@ -172,7 +174,7 @@ def open_engine(model: ModelLike) -> Iterator[Engine]:
     """
     if isinstance(model, str | Mapping | Section):
         config = model_of(model)
-        with closing(shared(open_model(config), config, content_id("api", os.getcwd()))) as cached:
+        with opened(config, content_id("api", os.getcwd())) as cached:
             yield cached
     elif hasattr(model, "stream") and not isinstance(model, type):
         if missing := [part for part in ("name", "revision") if not hasattr(model, part)]:
@@ -191,24 +193,35 @@ def engine_of(function: Callable[..., Any]) -> Engine:
     except (TypeError, ValueError):  # a builtin that does not say
         with_labels = False
 
-    has_answered = False
+    call = lenient(function, lambda reason: Reply(error=reason))
 
     def answer(request: ChatRequest) -> Any:
-        nonlocal has_answered
         words = [plain(request.messages), request.labels] if with_labels else [plain(request.messages)]
-        try:
-            value = function(*words)
-        except Exception as error:
-            if not has_answered or isinstance(error, RlaifError):
-                raise
-            return Reply(error=said(error))
-        has_answered = True
-        return as_reply(value, request.labels)
+        return as_reply(call(*words), request.labels)
 
     name = getattr(function, "__name__", type(function).__name__)
     engine = ScriptedChatModel(answer, name)
     engine.revision = ScriptedChatModel(cast("Any", function)).revision
     return engine
+
+
+def lenient(function: Callable[..., Any], failed: Callable[[str], Any]) -> Callable[..., Any]:
+    """The function: what it raises at its first call is a mistake and ends the work; later `failed` makes a value of
+    the reason. An error of rlaif's own ends the work always."""
+    has_answered = False
+
+    def call(*given: Any) -> Any:
+        nonlocal has_answered
+        try:
+            value = function(*given)
+        except Exception as error:
+            if not has_answered or isinstance(error, RlaifError):
+                raise
+            return failed(said(error))
+        has_answered = True
+        return value
+
+    return call
 
 
 def as_reply(value: Any, labels: Sequence[str]) -> Any:

@@ -21,13 +21,13 @@ from rlaif.api.inputs import (
 )
 from rlaif.config.base import Section
 from rlaif.config.feedback import LabelSection, PreferencesSection
-from rlaif.config.judging import ChecklistMode, ContrastMode, ReviseMode, ScoreMode
+from rlaif.config.judging import ContrastMode, RateMode, ReviseMode
 from rlaif.config.models import JudgeModel
 from rlaif.constitution import Constitution
 from rlaif.errors import ConfigError, DataError, shown
-from rlaif.feedback.judge import JudgeResult, OpenJudge, judge_by_mode
+from rlaif.feedback.judge import JudgeResult, judge_by_mode
 from rlaif.feedback.judge.result import Cost
-from rlaif.feedback.judge.score import RateMode, score_responses
+from rlaif.feedback.judge.score import score_responses
 from rlaif.feedback.pairs import WeightedJudgment, to_preferences
 from rlaif.feedback.sample import Progress
 from rlaif.models.engine import ChatRequest, Engine, Reply
@@ -79,7 +79,7 @@ def judge(
     section, found = _comparing(mode, knobs), constitution_of(constitution)
     given = [pair_of(pair, f"pairs[{place}]") for place, pair in enumerate(pairs)]
     with open_engine(model) as engine:
-        return _judged(_opener(engine), given, found, section, seed, progress)
+        return _judged(engine, given, found, section, seed, progress)
 
 
 def score(
@@ -94,7 +94,7 @@ def score(
 ) -> ScoreResult:
     """What each response is worth by the constitution, as a judge says; see `judge` for the parameters.
 
-    `mode` is score, checklist or contrast: the others compare.
+    `mode` is score, checklist, contrast, reference or turns: the others compare.
     """
     section, found = scoring_of(mode, knobs), constitution_of(constitution)
     given = responses_of(responses)
@@ -107,9 +107,10 @@ def score(
 def scoring_of(mode: ModeLike, knobs: Mapping[str, Any]) -> LabelSection:
     """The section `label` of a mode that looks at one response. ConfigError for one that does not."""
     section = label_of(mode, knobs)
-    if not isinstance(section.mode, ScoreMode | ChecklistMode | ContrastMode):
+    if not isinstance(section.mode, RateMode):
         raise ConfigError(
-            f"mode {section.mode.kind!r} looks at two responses; valid choices: checklist, contrast, score"
+            f"mode {section.mode.kind!r} looks at two responses; valid choices: checklist, contrast, score, reference, "
+            "turns"
         )
     if isinstance(section.mode, ContrastMode) and section.mode.against is not None:
         raise ConfigError("mode.against: a second model reads it in recipes only")
@@ -178,15 +179,10 @@ def judgment_of(
 
 
 def _alone(
-    engine: _Replay,
-    pair: PairLike,
-    constitution: ConstitutionLike,
-    mode: ModeLike,
-    seed: int,
-    knobs: Mapping[str, Any],
+    engine: _Replay, pair: PairLike, constitution: ConstitutionLike, mode: ModeLike, seed: int, knobs: Mapping[str, Any]
 ) -> JudgeResult:
     section = _comparing(mode, knobs)
-    result = _judged(_opener(engine), [pair_of(pair)], constitution_of(constitution), section, seed, None)
+    result = _judged(engine, [pair_of(pair)], constitution_of(constitution), section, seed, None)
     if engine.left:
         raise ConfigError(
             f"replies: {len(engine.left)} more are given than this pair has requests; they are of one pair"
@@ -224,28 +220,18 @@ class _Replay:
         asked = list(requests)
         if len(asked) > len(self.left):
             raise _Unanswered(asked)
-        taken, self.left = self.left[: len(asked)], self.left[len(asked) :]
-        found = []
-        for value, request in zip(taken, asked, strict=True):
-            reply = as_reply(value, request.labels)
+        for number, request in enumerate(asked):
+            reply = as_reply(self.left.pop(0), request.labels)
             if not isinstance(reply, Reply):
                 reply = Reply(text=reply) if isinstance(reply, str) else Reply(error=f"{shown(reply)} is no reply")
-            found.append(reply)
-        return enumerate(found)
+            yield number, reply
 
     def close(self) -> None:
         """Nothing to free."""
 
 
-def _opener(engine: Engine) -> OpenJudge:
-    def open_judge(model: JudgeModel | None) -> AbstractContextManager[Engine]:
-        return nullcontext(engine) if model is None else open_engine(model)
-
-    return open_judge
-
-
 def _judged(
-    open_judge: OpenJudge,
+    engine: Engine,
     pairs: Sequence[Pair],
     constitution: Constitution,
     section: LabelSection,
@@ -253,11 +239,14 @@ def _judged(
     progress: Progress | None,
 ) -> JudgeResult:
     """The one way from here into the judge. A pair of one text is a failure, and nobody is asked about it."""
+
+    def open_judge(model: JudgeModel | None) -> AbstractContextManager[Engine]:
+        return nullcontext(engine) if model is None else open_engine(model)
+
     different = [pair for pair in pairs if pair.a != pair.b]
     result = judge_by_mode(open_judge, different, constitution, section, seed, progress)
     same = [pair for pair in pairs if pair.a == pair.b]
     failures = [Failure(stage="label", id=pair.id, reason="a and b are the same text") for pair in same]
     place = {pair.id: number for number, pair in reversed(list(enumerate(pairs)))}
-    return result._replace(
-        failures=tuple(sorted((*result.failures, *failures), key=lambda row: place.get(row.id, len(place))))
-    )
+    in_order = sorted((*result.failures, *failures), key=lambda row: place.get(row.id, len(place)))
+    return result._replace(failures=tuple(in_order))

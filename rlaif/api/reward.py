@@ -159,7 +159,9 @@ def _folders(path: Path) -> list[Path]:
 
 def _folder(path: Path) -> Path:
     if found := _folders(path):
-        return found[0]
+        if _is_ours(found[0]):
+            return found[0]
+        raise ConfigError(f"{found[0]}: a model, and no reward model of this rlaif's: make one by the stage reward")
     raise ConfigError(f"{path}: no reward model here; name a folder that the stage reward wrote, or a run with one")
 
 
@@ -173,5 +175,5 @@ def _is_ours(folder: Path) -> bool:
 
     for config in _configs(folder):
         with contextlib.suppress(DataError):
-            return REFERENCE in read_json(config, OBJECT)
+            return REFERENCE in read_json(config, OBJECT) and any(config.parent.glob("*.safetensors"))
     return False

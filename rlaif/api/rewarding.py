@@ -5,9 +5,10 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from functools import cached_property
 from threading import Lock
 from typing import Any
@@ -15,18 +16,7 @@ from typing import Any
 from rlaif.api.inputs import ModelLike
 from rlaif.api.judging import ConstitutionLike, ModeLike, scoring_of
 from rlaif.api.reward import RewardModel
-from rlaif.api.scorers import (
-    ByFunction,
-    ByJudge,
-    Item,
-    Scorer,
-    Value,
-    by_model,
-    finite,
-    item_of,
-    reward_model_of,
-    share,
-)
+from rlaif.api.scorers import Item, Scored, Scorer, by_function, by_judge, by_model, item_of, reward_model_of, share
 from rlaif.config.feedback import LabelSection
 from rlaif.console import say
 from rlaif.errors import ConfigError, DataError, ModelError, shown
@@ -61,7 +51,7 @@ def reward_function(
     return RewardFunction(target, model, tokenizer, section, seed)
 
 
-class RewardFunction:
+class RewardFunction(AbstractContextManager["RewardFunction"]):
     """See `reward_function`. Calls of several threads that come while it scores are scored together, next.
 
     One made of a path or a constitution can be pickled, and opens anew where it is read. A judge's model is opened at
@@ -74,26 +64,23 @@ class RewardFunction:
         self._given = (target, model, tokenizer, section, seed)
         self._tokenizer = tokenizer
         self._stack = ExitStack()
-        self._waiting: list[tuple[list[Item], Future[list[Value]]]] = []
-        self._arriving, self._scoring = Lock(), Lock()
+        self._waiting: deque[tuple[list[Item], Future[list[Scored]]]] = deque()
+        self._scoring = Lock()
         self._score: Scorer
         self._mode = ""
         if model is not None:
-            judged = ByJudge(target, model, section, seed, self._stack)
-            self.__name__, self._score, self._mode = judged.constitution.id, judged, section.mode.kind
+            self.__name__, self._score = by_judge(target, model, section, seed, self._stack)
+            self._mode = section.mode.kind
         elif not callable(target):
             found = reward_model_of(target)
             self.__name__, self._score = found.folder.name, by_model(found)
             self._tokenizer = tokenizer or found.tokenizer_folder
         else:
             self.__name__ = getattr(target, "__name__", type(target).__name__)
-            self._score = ByFunction(target)
+            self._score = by_function(target)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return RewardFunction, self._given
-
-    def __enter__(self) -> RewardFunction:
-        return self
 
     def __exit__(self, *error: object) -> None:
         self.close()
@@ -109,14 +96,16 @@ class RewardFunction:
     ) -> list[float | None]:
         """TRL's: prompts and completions are texts or lists of messages; a value for each, None where there is none.
 
-        How many have none is said, and logged as `no_score`. What else TRL passes is not read.
+        How many have none is said, and logged as `no_score`. Of what else TRL passes only the data set's column `given`
+        is read, as in a prompt file.
         """
         if isinstance(prompts, str) or isinstance(completions, str) or len(prompts) != len(completions):
             raise DataError(
                 f"prompts, completions: must be lists of one length (got {shown(prompts)}, {shown(completions)})"
             )
         pairs = list(zip(prompts, completions, strict=True))
-        found = [item_of(prompt, completion, f"completions[{n}]") for n, (prompt, completion) in enumerate(pairs)]
+        given = columns.get("given") or [None] * len(pairs)
+        found = [item_of(*pair, f"completions[{n}]", given[n]) for n, pair in enumerate(pairs)]
         values = self.values(found)
         reasons = [value for value in values if isinstance(value, str)]
         if reasons:
@@ -131,7 +120,7 @@ class RewardFunction:
         """verl's `compute_score`: the value as `score`.
 
         What was asked, messages or a text, is `extra_info["prompt"]`, which `rlaif export --to verl` writes, else
-        `extra_info["question"]`. ModelError where there is no score.
+        `extra_info["question"]`; `extra_info["given"]` is as in a prompt file. ModelError where there is no score.
         """
         known = extra_info if isinstance(extra_info, Mapping) else {}
         key = next((key for key in VERL_PROMPTS if known.get(key) is not None), None)
@@ -140,7 +129,7 @@ class RewardFunction:
                 "extra_info: has no 'prompt', the messages or the text that was asked: verl passes none on, so the "
                 f"data set must hold it there (got the keys {shown(sorted(map(str, known)))})"
             )
-        return {"score": self._sure([item_of(known[key], solution_str, "solution_str")])[0]}
+        return {"score": self._sure([item_of(known[key], solution_str, "solution_str", known.get("given"))])[0]}
 
     def openrlhf(
         self, queries: Sequence[str], prompts: Sequence[str] | None = None, labels: Any = None, **others: Any
@@ -160,11 +149,12 @@ class RewardFunction:
 
     # -------------------------------------------------------------------------------------------- what they share
 
-    def values(self, items: Sequence[Item | str]) -> list[Value]:
+    def values(self, items: Sequence[Item | str]) -> list[float | str]:
         """A score for each, or why there is none; an item that is a text is such a reason already."""
         asked = [item for item in items if not isinstance(item, str)]
-        found = iter(self._together(asked) if asked else [])
-        return [item if isinstance(item, str) else finite(next(found)) for item in items]
+        scored = self._together(asked) if asked else []
+        found = (one.reason if one.value is None else one.value for one in scored)
+        return [item if isinstance(item, str) else next(found) for item in items]
 
     def _sure(self, items: Sequence[Item | str]) -> list[float]:
         values = self.values(items)
@@ -173,19 +163,16 @@ class RewardFunction:
             raise ModelError(f"{self.__name__}: no score: {_few(reasons)}")
         return [value for value in values if not isinstance(value, str)]
 
-    def _together(self, items: list[Item]) -> list[Value]:
+    def _together(self, items: list[Item]) -> list[Scored]:
         """The values of these; whoever comes first scores all that wait."""
-        answer: Future[list[Value]] = Future()
-        with self._arriving:
-            self._waiting.append((items, answer))
+        answer: Future[list[Scored]] = Future()
+        self._waiting.append((items, answer))
         with self._scoring:
-            with self._arriving:
-                waiting, self._waiting = self._waiting, []
-            if waiting:
+            if waiting := [self._waiting.popleft() for _ in range(len(self._waiting))]:
                 self._answer(waiting)
         return answer.result()
 
-    def _answer(self, waiting: list[tuple[list[Item], Future[list[Value]]]]) -> None:
+    def _answer(self, waiting: list[tuple[list[Item], Future[list[Scored]]]]) -> None:
         try:
             values = iter(self._score([item for items, _ in waiting for item in items]))
         except BaseException as error:

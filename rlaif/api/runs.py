@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from rlaif import pipeline
 from rlaif.audits import PROBE_PAIRS
 from rlaif.audits.audit import AuditResult, write_audit
 from rlaif.audits.modes import parse_modes
@@ -14,7 +15,6 @@ from rlaif.config import Recipe, load_recipe
 from rlaif.config.judging import CompareMode
 from rlaif.errors import ConfigError
 from rlaif.evaluation.compare import compare_runs
-from rlaif.pipeline import run_recipe, stages_until
 from rlaif.run_folder import Run
 
 PathLike = str | os.PathLike[str]
@@ -37,9 +37,9 @@ def run(
     made. Everything that the command line says is raised as an RlaifError.
     """
     found = _recipe(recipe, overrides)
-    only = None if until is None else stages_until(found, until)
+    only = None if until is None else pipeline.stages_until(found, until)
     folder = Path(out or Path("runs") / found.name).expanduser()
-    return run_recipe(found, folder, only, since=_paths(since), redo=redo)
+    return pipeline.run_recipe(found, folder, only, since=_paths(since), redo=redo)
 
 
 def audit(  # noqa: PLR0913 (each is an option of the command)
@@ -58,6 +58,7 @@ def audit(  # noqa: PLR0913 (each is an option of the command)
     `sentence` is the opinion, `audit` all figures, `page` and `file` what was written to `out` (by default
     runs/audit-<name>), `shortfalls` what misses the `gate`.
     """
+    # Which mode `auto` is, this audit is to find out; should it propose none, it is about the default.
     found = _recipe(recipe, overrides, CompareMode() if modes else None)
     tried = parse_modes(modes, found.label.mode) if modes else ()
     written = None if out is None else Path(out).expanduser()

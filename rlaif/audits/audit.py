@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rlaif.audits import PROBE_PAIRS
-from rlaif.audits.gate import Shortfall, check_gate, identity, parse_gate
 from rlaif.audits.gold import GoldLabels, read_gold
 from rlaif.audits.judge_training.record import refuse_seen
 from rlaif.audits.judges import Judges, judge_gold, open_judges
@@ -21,6 +20,7 @@ from rlaif.audits.modes import try_modes
 from rlaif.audits.opinion import opinion
 from rlaif.audits.probes import PROBES, ProbeBench, judged_only, rounds, to_probe
 from rlaif.audits.report import write_audit_page
+from rlaif.audits.requirement import Shortfall, check_gate, identity, parse_gate
 from rlaif.config import Recipe
 from rlaif.config.judging import CompareMode, Mode, ReviseMode
 from rlaif.config.load import AUDIT_SCHEMA

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rlaif.audits.gold import read_gold
+from rlaif.audits.gold import read_demonstrated, read_gold
 from rlaif.audits.judge_training.record import refuse_seen
 from rlaif.audits.judges import open_judges
 from rlaif.audits.proposals import Candidate, DistillSettings, ProposalResult, merge, propose
@@ -55,8 +55,16 @@ class _Steps(NamedTuple):
     cost: Cost
 
 
-def distill(recipe: Recipe, gold: Sequence[Path], out: Path, settings: DistillSettings | None = None) -> Distillation:
+def distill(
+    recipe: Recipe,
+    gold: Sequence[Path],
+    out: Path,
+    settings: DistillSettings | None = None,
+    samples: Path | None = None,
+) -> Distillation:
     """Distil these files of human labels with the recipe's judge; write `out` (YAML) and the JSON report beside it.
+
+    With `samples`, responses.jsonl of a run, the only file holds demonstrations, each of them preferred to a sample.
 
     Half of the prompts, by hash, serve for proposals and the others for the vote; human ties are left out. The judge
     votes by `compare`, with the recipe's template if that is the recipe's mode. Raises ConfigError for an `out` that is
@@ -65,7 +73,8 @@ def distill(recipe: Recipe, gold: Sequence[Path], out: Path, settings: DistillSe
     settings = settings or DistillSettings()
     if out.suffix not in {".yaml", ".yml"}:
         raise ConfigError(f"{out}: the constitution to write must be a .yaml file; the report goes beside it as .json")
-    labels = read_gold(gold)
+    labels = read_gold(gold) if samples is None else read_demonstrated(gold[0], samples, recipe.prompts.system)
+    what = "human labels" if samples is None else "demonstrations against samples"
     refuse_seen(recipe, [label.pair for label in labels.judgments])
     ours, theirs = halves(labels.judgments, settings, recipe.seed)
     mode = recipe.label.mode
@@ -82,7 +91,7 @@ def distill(recipe: Recipe, gold: Sequence[Path], out: Path, settings: DistillSe
         chosen = [tested.candidate for tested in kept]
         constitution = constitution_of(chosen, _id(out.stem), f"What the labels of {names} reward")
         origin = [
-            f"Distilled from human labels (inverse constitutional AI, arXiv 2406.06560); report: {report.name}",
+            f"Distilled from {what} (inverse constitutional AI, arXiv 2406.06560); report: {report.name}",
             f"Labels: {names}. Judge: {judge['name']}, revision {judge['revision']}.",
         ]
         measured = _measured(kept, len(theirs), recipe.evaluate.confidence, settings.alpha)

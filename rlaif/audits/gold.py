@@ -12,12 +12,15 @@ from pathlib import Path
 from statistics import fmean
 from typing import NamedTuple
 
+from rlaif.config.sources import FileSource
 from rlaif.errors import DataError
+from rlaif.feedback.demonstrations import against
 from rlaif.feedback.human import read_source, source_files, source_of
+from rlaif.feedback.prompts import read_demonstrations
 from rlaif.formats import HumanHub, LabelSource
 from rlaif.formats.sheet import HumanData
-from rlaif.jsonl import dumps
-from rlaif.records import Failure, Judgment, content_id
+from rlaif.jsonl import dumps, read_jsonl
+from rlaif.records import Failure, Judgment, Response, content_id, oriented
 from rlaif.run_folder import Run
 
 NO_RUN = Run(Path("."))
@@ -104,6 +107,22 @@ def read_gold(given: Sequence[Path | str], limit: int | None = None) -> GoldLabe
         repeated=repeated,
         contradicted=sum(min(ps) < 0.5 < max(ps) for ps in ([j.p_a for j in some] for some in labels.values())),
     )
+
+
+def read_demonstrated(file: Path, samples: Path, system: str | None) -> GoldLabels:
+    """A label for each demonstration of a file (`prompt`, `completion`), which is preferred to a sample of the policy
+    to the same prompt: of several the one with the smallest hash. DataError where none has samples."""
+    rows, failures = read_demonstrations(FileSource(path=str(file)), system)
+    shown, _ = against(rows, read_jsonl(samples, Response), str(file))
+    labels = {}
+    for one in shown:
+        sample = min(one.samples, key=lambda text: content_id("demonstrated", one.prompt.id, text))
+        pair = oriented(one.prompt, one.text, sample)
+        labels[pair.id] = Judgment(pair=pair, source="human", annotator="demonstration", p_a=float(pair.a == one.text))
+    source = GoldFile(
+        file.name, hashlib.sha256(file.read_bytes()).hexdigest(), len(rows) + len(failures), len(failures), len(labels)
+    )
+    return GoldLabels(tuple(labels.values()), tuple(failures), (source,), dict.fromkeys(labels, file.name), 0, 0)
 
 
 def place_of(source: LabelSource) -> Path:

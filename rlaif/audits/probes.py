@@ -116,7 +116,7 @@ class ProbeBench:
 
 def judged_only(constitution: Constitution) -> Constitution | None:
     """The constitution without its checks: principles that only code decides are left out. None when all are."""
-    kept = tuple(p.model_copy(update={"check": None}) for p in constitution.principles if p.judged)
+    kept = tuple(p.model_copy(update={"check": None, "classifier": None}) for p in constitution.principles if p.judged)
     return constitution.model_copy(update={"principles": kept}) if kept else None
 
 

@@ -19,7 +19,7 @@ from rlaif.config.feedback import LabelSection, Mean
 from rlaif.config.judging import CompareMode
 from rlaif.constitution import Constitution, Principle
 from rlaif.constitution.schema import SCHEMA
-from rlaif.feedback.judge import judge_pairs
+from rlaif.feedback.judge import SingleJudge
 from rlaif.feedback.judge.result import Cost
 from rlaif.feedback.sample import Progress
 from rlaif.models.engine import Engine
@@ -72,14 +72,14 @@ def vote(
                 p_a = principle.p_a
                 p[row, column_of[principle.principle]] = p_a if labels[row].p_a > 0.5 else 1 - p_a
 
-    together = judge_pairs(model, pairs, constitution_of(candidates), template, alone, seed, progress)
+    together = SingleJudge(CompareMode(), constitution_of(candidates), alone, seed, template)(model, pairs, progress)
     put(together.judgments)
     # A pair on which the judge fails one candidate has no judgment at all: the others are asked again, one by one.
     failed = {failure.id for failure in together.failures}
     again = [pair for pair in pairs if pair.id in failed]
     cost = together.cost
     for candidate in candidates if again else ():
-        single = judge_pairs(model, again, constitution_of([candidate]), template, alone, seed)
+        single = SingleJudge(CompareMode(), constitution_of([candidate]), alone, seed, template)(model, again)
         put(single.judgments)
         cost = cost.plus(single.cost)
     return Votes(p, cost)

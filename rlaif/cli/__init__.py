@@ -10,7 +10,7 @@ import sys
 
 import typer
 
-from rlaif.cli import files, judge, people, runs, serve
+from rlaif.cli import constitution, data, files, judge, people, runs, serve
 from rlaif.errors import RlaifError
 from rlaif.processes import check_launcher, leads, several
 
@@ -29,8 +29,11 @@ _older = app.command(name="ppo", help="The stage optimise, by the name of its us
 _older(runs.stage_command("optimise"))
 for _command in (
     runs.iterate,
+    runs.mine,
     files.check,
     judge.audit,
+    judge.explain,
+    judge.redteam,
     people.route,
     people.annotate,
     people.conflicts,
@@ -44,7 +47,9 @@ for _command in (
     app.command()(_command)
 app.add_typer(people.annotators_app, name="annotators")
 app.add_typer(judge.judge_app, name="judge")
-app.add_typer(judge.constitution_app, name="constitution")
+app.add_typer(constitution.constitution_app, name="constitution")
+app.add_typer(data.prompts_app, name="prompts")
+app.add_typer(data.plan_app, name="plan")
 app.add_typer(files.cache_app, name="cache")
 
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from rlaif import __version__
-from rlaif.cli.options import not_a_run_file, say_all
+from rlaif.cli.options import out_option, say_all
 from rlaif.errors import ConfigError, RlaifError
 
 cache_app = typer.Typer(help="The store of judge replies that all runs share.", invoke_without_command=True)
@@ -38,10 +38,7 @@ def check(
 
 def schema(
     kind: Annotated[str, typer.Argument(metavar="constitution|recipe")],
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", help="Write it here and print the line that VS Code wants.", callback=not_a_run_file),
-    ] = None,
+    out: Annotated[Path | None, out_option("Write it here and print the line that VS Code wants.")] = None,
 ) -> None:
     """JSON Schema, for editors."""
     from rlaif.checkup import json_schema, write_schema
@@ -70,9 +67,9 @@ def cache(context: typer.Context) -> None:
 @cache_app.command()
 def prune(
     older_than_days: Annotated[
-        float | None, typer.Option("--older-than-days", min=0, help="Only replies stored before so many days.")
+        float | None, typer.Option(min=0, help="Only replies stored before so many days.")
     ] = None,
-    model: Annotated[str | None, typer.Option("--model", help="Only replies of this model; see rlaif cache.")] = None,
+    model: Annotated[str | None, typer.Option(help="Only replies of this model; see rlaif cache.")] = None,
     everything: Annotated[bool, typer.Option("--all", help="Every reply.")] = False,
 ) -> None:
     """Delete replies; what is asked again is judged again."""

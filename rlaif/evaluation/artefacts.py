@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 from pydantic import Field, TypeAdapter
 
 from rlaif.errors import DataError
-from rlaif.forms import MANIFEST, METRICS, SAMPLE, SOURCE, Count, Number, Share, form, many, maybe, named
+from rlaif.forms import EXPLAINED, MANIFEST, METRICS, SAMPLE, SOURCE, Count, Number, Share, form, many, maybe, named
 from rlaif.jsonl import read_json, read_rows, read_text
 from rlaif.stats import at
 from rlaif.strict_yaml import read_mapping
@@ -79,6 +79,37 @@ LabelPart = form(
 Labels = form(
     pairs=Count, prefers=Count, by_principle=named(LabelPart), label=maybe(form(measures=maybe(many(Agreement))))
 )
+Slice = form(
+    by=str,
+    name=str,
+    prompts=Count,
+    note=maybe(str),
+    **dict.fromkeys(("win_rate", "gain", "passes"), MaybeFigure | None),
+    beside_heldout=maybe(MaybeFigure | None),
+)
+Group = form(
+    name=str,
+    annotators=Count,
+    labels=Count,
+    alpha=form(value=Number, low=Number | None, high=Number | None) | None,
+    **dict.fromkeys(("others", "judge"), MaybeFigure | None),
+)
+Trick = form(
+    kind=str, **dict.fromkeys(("rises", "lift"), MaybeFigure | None), unscored=maybe(Count), shown=maybe(Share | None)
+)
+Tricks = form(responses=Count, unscored=Count, gain=MaybeFigure | None, tricks=named(Trick))
+Hacking = form(before=Tricks, after=Tricks, difference=MaybeFigure | None)
+Said = form(**dict.fromkeys(("confidence", "right", "brier", "ece"), Number | None), n=Count)
+Truth = form(
+    reference=maybe(named(Change)),
+    flips=maybe(form(before=Number | None, after=Number | None, difference=Figure | None, undecided=Count)),
+    answers=maybe(
+        form(
+            **dict.fromkeys(("right", "abstained", "wrong", "loss"), maybe(Change)),
+            **dict.fromkeys(("calibration_before", "calibration_after"), maybe(Said)),
+        )
+    ),
+)
 Evaluation = form(
     confidence=maybe(Annotated[float, Field(gt=0, lt=1)]),
     heldout=maybe(form(prompts=maybe(Count), responses=maybe(Count))),
@@ -97,6 +128,11 @@ Evaluation = form(
     all_checked=maybe(Change | None),
     measures=maybe(many(MeasureChange)),
     labels=maybe(Labels | None),
+    slices=maybe(many(Slice)),
+    annotator_groups=maybe(many(Group)),
+    hacking=maybe(Hacking),
+    truth=maybe(Truth | None),
+    filters=maybe(form(**dict.fromkeys(("dropped", "masked"), dict[str, Count]))),
     cost=maybe(
         form(
             **dict.fromkeys(("judge_calls", "prompt_tokens", "completion_tokens"), maybe(Count)),
@@ -123,6 +159,10 @@ class Artefacts(NamedTuple):
     metrics: list[dict[str, Any]]
     failures: list[dict[str, Any]]
     samples: list[dict[str, Any]]
+    slice_samples: list[dict[str, Any]]
+    """The answers to the sets of `evaluate.slices`."""
+    explained: list[dict[str, Any]]
+    """Of `rlaif explain`."""
     preferences: Counter[tuple[str, str]]
     """How many rows by (source, split)."""
 
@@ -153,6 +193,8 @@ def read_artefacts(folder: Path) -> Artefacts:
         metrics=read_rows(folder / "metrics.jsonl", METRICS),
         failures=read_rows(folder / "failures.jsonl", SOURCE),
         samples=read_rows(folder / "evaluation_samples.jsonl", SAMPLE),
+        slice_samples=read_rows(folder / "evaluation_slices.jsonl", SAMPLE),
+        explained=read_rows(folder / "explain.jsonl", EXPLAINED),
         preferences=Counter(
             (str(row.get("source")), str(row.get("split"))) for row in read_rows(folder / "preferences.jsonl", SOURCE)
         ),

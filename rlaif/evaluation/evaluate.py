@@ -10,16 +10,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from rlaif.config.judging import ReferenceMode
 from rlaif.config.recipe import EvaluateSection
-from rlaif.constitution import Constitution, Principle
-from rlaif.constitution.checks import repetition_rate
+from rlaif.constitution import Constitution, Principle, read_ahead
 from rlaif.errors import DataError
 from rlaif.evaluation.agreement import coverage, labels_by_principle, order_consistency
-from rlaif.evaluation.measures import Instrument, measure_changes
+from rlaif.evaluation.measures import Instrument, measure_changes, signal_changes
 from rlaif.evaluation.reward_worth import heldout_accuracy, reward_worth
+from rlaif.evaluation.truth import Flips, truth
 from rlaif.evaluation.winrate import Match, matches, principle_win_rate, win_rate
-from rlaif.patterns import Endless
-from rlaif.records import Failure, Judgment, Response, plain
+from rlaif.records import Failure, Judgment, Response, Score, plain
+from rlaif.signals.tally import repetition_rate
 from rlaif.stats import Bootstrap, Bounds, change, clustered_mean
 
 SHARE: Bounds = (0.0, 1.0)
@@ -56,6 +57,14 @@ class EvaluationInputs:
     scores_after: Sequence[float] = ()
     instruments: Sequence[Instrument] = ()
     """Measures of `evaluate.measures`, beside the checks and the judge."""
+    hacking: Mapping[str, Any] | None = None
+    """What the score can be moved by (`audits/hacking.py: hacking_change`); None where it was not tried."""
+    judge_scores: Sequence[Score] = ()
+    """What the judge said of each response, held against a `reference`; of another mode none."""
+    flips: Flips = field(default_factory=dict)
+    """Of the prompts with an opposite; see `stages/truth.py`."""
+    grading: ReferenceMode = field(default_factory=ReferenceMode)
+    """How answers are graded where prompts have right ones."""
     cost: Mapping[str, Any] = field(default_factory=dict)
     """judge_calls, prompt_tokens, completion_tokens, seconds (by stage)."""
 
@@ -70,14 +79,7 @@ def _before_after(
 def _passes(constitution: Constitution, response: Response) -> dict[str, bool | None]:
     """Whether the response passes each checked principle that applies to its prompt; None where the check comes to no
     end."""
-    return {p.id: _passed(p, response) for p in constitution.for_tags(response.tags) if p.check is not None}
-
-
-def _passed(principle: Principle, response: Response) -> bool | None:
-    try:
-        return principle.passes(response.text)
-    except Endless:
-        return None
+    return {p.id: p.passed(response.text, response.prompt) for p in constitution.for_tags(response.tags) if p.coded}
 
 
 def _principle(
@@ -86,17 +88,21 @@ def _principle(
     """Code gives a checked principle exact pass rates; a judged one only says which response it prefers."""
     applies = [m for m in matched if principle in inputs.constitution.for_tags(m.after.tags)]
     here = applies
-    if principle.check is not None:
-        here = [m for m in applies if None not in (_passed(principle, m.before), _passed(principle, m.after))]
-    entry: dict[str, Any] = {"checked": principle.check is not None, "judged": principle.judged}
-    if principle.check is None:
+    if principle.coded:
+        here = [m for m in applies if None not in [principle.passed(r.text, r.prompt) for r in (m.before, m.after)]]
+    entry: dict[str, Any] = {"checked": principle.coded, "judged": principle.judged}
+    if not principle.coded:
         entry["pass_rate"] = {"before": None, "after": None, "difference": None}
         entry["note"] = "judged by comparison only, so there is no pass rate; see win_rate"
     elif not here:
         entry["pass_rate"] = {"before": None, "after": None, "difference": None}
-        entry["note"] = "applies to none of the held-out prompts" if not applies else "its check came to no end"
+        entry["note"] = (
+            "applies to none of the held-out prompts"
+            if not applies
+            else "its check came to no end, or its classifier gave no number"
+        )
     else:
-        entry["pass_rate"] = _before_after(here, lambda r: float(principle.passes(r.text)), bootstrap)
+        entry["pass_rate"] = _before_after(here, lambda r: float(principle.passes(r.text, r.prompt)), bootstrap)
     if len(here) < len(applies):
         entry["undecided"] = len(applies) - len(here)
     entry["win_rate"] = principle_win_rate(principle.id, applies, inputs.judgments, bootstrap)
@@ -110,7 +116,9 @@ def evaluate(inputs: EvaluationInputs, section: EvaluateSection, seed: int) -> d
     if not matched:
         raise DataError("evaluation: no held-out responses to compare; see prompts.heldout")
     constitution = inputs.constitution
+    read_ahead(constitution.principles, [(r.text, r.prompt, r.tags) for m in matched for r in (m.before, m.after)])
     every = [*inputs.label_judgments, *inputs.judgments]
+    true = truth(matched, inputs.judge_scores, inputs.flips, inputs.grading, constitution, bootstrap)
     return {
         "confidence": section.confidence,
         "heldout": {"prompts": len({m.after.prompt_id for m in matched}), "responses": len(matched)},
@@ -122,10 +130,15 @@ def evaluate(inputs: EvaluationInputs, section: EvaluateSection, seed: int) -> d
         "reward_model": _reward_model(inputs, bootstrap),
         "policy": _policy(inputs, matched, bootstrap),
         "principles": {p.id: _principle(p, inputs, matched, bootstrap) for p in constitution.principles},
-        "all_checked": _all_checked(constitution, matched, bootstrap),
-        "measures": measure_changes(inputs.instruments, matched, bootstrap),
+        "all_checked": all_checked(constitution, matched, bootstrap),
+        "measures": [
+            *measure_changes(inputs.instruments, matched, bootstrap),
+            *signal_changes(constitution, matched, bootstrap),
+        ],
         "labels": labels_by_principle(inputs.label_judgments, constitution, inputs.instruments, bootstrap),
+        **({"hacking": dict(inputs.hacking)} if inputs.hacking else {}),
         "cost": dict(inputs.cost),
+        **({"truth": true} if true else {}),
     }
 
 
@@ -156,16 +169,16 @@ def _policy(inputs: EvaluationInputs, matched: Sequence[Match], bootstrap: Boots
     }
 
 
-def _all_checked(constitution: Constitution, matched: Sequence[Match], bootstrap: Bootstrap) -> dict[str, Any] | None:
+def all_checked(constitution: Constitution, matched: Sequence[Match], bootstrap: Bootstrap) -> dict[str, Any] | None:
     """The share of responses that pass every check that applies to them; None when no check applies."""
-    applies = [m for m in matched if any(p.check for p in constitution.for_tags(m.after.tags))]
+    applies = [m for m in matched if any(p.coded for p in constitution.for_tags(m.after.tags))]
     passed = {id(r): _passes(constitution, r).values() for m in applies for r in (m.before, m.after)}
     here = [m for m in applies if None not in (*passed[id(m.before)], *passed[id(m.after)])]
     if not here:
         return None
     change = _before_after(here, lambda r: float(all(passed[id(r)])), bootstrap)
     undecided = {"undecided": len(applies) - len(here)} if len(here) < len(applies) else {}
-    return change | {"checks": sum(p.check is not None for p in constitution.principles)} | undecided
+    return change | {"checks": sum(p.coded for p in constitution.principles)} | undecided
 
 
 def sample_rows(inputs: EvaluationInputs) -> list[dict[str, Any]]:

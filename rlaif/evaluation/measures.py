@@ -16,8 +16,6 @@ from functools import cache, partial
 from statistics import fmean
 from typing import Any, Literal
 
-import textstat_rs
-
 from rlaif.config import Recipe
 from rlaif.config.measures import (
     Better,
@@ -31,20 +29,16 @@ from rlaif.config.measures import (
     title,
 )
 from rlaif.config.models import ScriptedModel, engine_of
-from rlaif.config.optimise import BestOfN, OnPolicy
-from rlaif.config.scoring import LengthScore
+from rlaif.config.scoring import LengthScore, Scored
 from rlaif.constitution import Constitution
-from rlaif.constitution.checks import words
 from rlaif.errors import ConfigError, RlaifError, shown
 from rlaif.evaluation.winrate import Match
 from rlaif.models.scripted import load_function, said
+from rlaif.signals import measured
+from rlaif.signals.plain import grade, syllable_counts
+from rlaif.signals.tally import words
 from rlaif.stats import Bootstrap, Bounds, change, clustered_mean_difference
 
-ENGLISH = "en_US"
-_LETTER = "[A-Za-z\u00c0-\u024f]"
-_WORD = re.compile(rf"{_LETTER}+(?:'{_LETTER}+)*")
-_NUMBER = re.compile(r"\d+(?:[.,:]\d+)*")
-_JOINT = re.compile(r"[-\u2010-\u2015/]")
 _PIECE = re.compile(r"\S+")
 
 
@@ -84,7 +78,7 @@ def seen_by(measure: Measure, recipe: Recipe, constitution: Constitution) -> str
     if isinstance(measure, WordCount):
         counting = [p.id for p in constitution.principles if p.check and p.check.kind in {"max_words", "min_words"}]
         method = recipe.optimise
-        scored = isinstance(method, OnPolicy | BestOfN) and any(isinstance(s, LengthScore) for s in method.sources)
+        scored = isinstance(method, Scored) and any(isinstance(s, LengthScore) for s in method.sources)
         return f"the check {counting[0]}" if counting else "the score" if scored else None
     if isinstance(measure, CodeMeasure) and isinstance(engine_of(recipe.judge), ScriptedModel):
         same = measure.function.partition(":")[0] == recipe.judge.model.partition(":")[0]
@@ -104,12 +98,12 @@ def _instrument(measure: Measure) -> Instrument:
     unit: Literal["number", "share"]
     match measure:
         case Readability():
-            value, unit = partial(_grade, measure), "number"
+            value, unit = lambda text: grade(text, measure.formula, measure.min_words), "number"
         case Syllables():
-            value, unit = lambda text: _mean(_syllable_counts(text)), "number"
+            value, unit = lambda text: _mean(syllable_counts(text)), "number"
         case LongWords():
             long = measure.syllables
-            value, unit = lambda text: _mean([count >= long for count in _syllable_counts(text)]), "share"
+            value, unit = lambda text: _mean([count >= long for count in syllable_counts(text)]), "share"
         case WordCount():
             value, unit = lambda text: float(len(words(text))), "number"  # an empty text has 0 words: a measurement
         case Lexicon():
@@ -121,34 +115,8 @@ def _instrument(measure: Measure) -> Instrument:
     return Instrument(title(measure), measure.kind, unit, measure.better, cache(value))
 
 
-def _grade(measure: Readability, text: str) -> float | None:
-    plain = _running_text(text)
-    if len(_WORD.findall(plain)) < measure.min_words:
-        return None
-    if measure.formula == "flesch_kincaid":
-        return textstat_rs.flesch_kincaid_grade(plain, lang=ENGLISH)
-    return textstat_rs.coleman_liau_index(plain)
-
-
-def _running_text(text: str) -> str:
-    """The text as the formulas want it and the library does not make it: without numerals, which are no words; hyphens
-    and slashes divide words; a line ends a sentence."""
-    text = text.encode("utf-8", "replace").decode().replace("\u2019", "'")
-    return ".\n".join(line for line in _JOINT.sub(" ", _NUMBER.sub(" ", text)).splitlines() if line.strip())
-
-
 def _mean(values: Sequence[float]) -> float | None:
     return fmean(values) if values else None
-
-
-def _syllable_counts(text: str) -> list[int]:
-    """Of each word in Latin letters."""
-    return [_syllables(word) for word in _WORD.findall(text.replace("\u2019", "'"))]
-
-
-@cache
-def _syllables(word: str) -> int:
-    return textstat_rs.syllable_count(word, lang=ENGLISH)
 
 
 def _by_function(function: Callable[[str], object], measure: CodeMeasure, text: str) -> float | None:
@@ -186,9 +154,35 @@ def measure_changes(
     return [_entry(instrument, matched, bootstrap) for instrument in instruments]
 
 
-def _entry(instrument: Instrument, matched: Sequence[Match], bootstrap: Bootstrap) -> dict[str, Any]:
+def signal_changes(constitution: Constitution, matched: Sequence[Match], bootstrap: Bootstrap) -> list[dict[str, Any]]:
+    """As `measure_changes`, of what the classifier of each principle says where the principle applies: the number
+    itself, of which `pass_rate` has only the limits. At equal length nothing is measured."""
+    found = []
+    for p in constitution.principles:
+        if (signal := p.classifier) is not None:
+            here = [m for m in matched if p in constitution.for_tags(m.after.tags)]
+            sides = [[measured(signal, r.text, r.prompt) for r in (m.before, m.after)] for m in here]
+            better: Better | None = "lower" if signal.at_least is None else "higher"
+            better = better if None in (signal.at_least, signal.at_most) else None
+            named = Instrument(f"{p.id} ({signal.kind})", signal.kind, "number", better, _no_value, "the classifier")
+            found.append(_entry(named, here, bootstrap, [(one, two) for one, two in sides], cut=False))
+    return found
+
+
+def _no_value(text: str) -> float | None:
+    return None
+
+
+def _entry(
+    instrument: Instrument,
+    matched: Sequence[Match],
+    bootstrap: Bootstrap,
+    pairs: Sequence[tuple[float | None, float | None]] | None = None,
+    cut: bool = True,
+) -> dict[str, Any]:
     texts = [(m.before.text, m.after.text) for m in matched]
-    pairs = [(instrument.value(one), instrument.value(two)) for one, two in texts]
+    if pairs is None:
+        pairs = [(instrument.value(one), instrument.value(two)) for one, two in texts]
     entry: dict[str, Any] = {
         "name": instrument.name,
         "kind": instrument.kind,
@@ -202,9 +196,9 @@ def _entry(instrument: Instrument, matched: Sequence[Match], bootstrap: Bootstra
     if not known[0]:
         return entry | {"before": None, "after": None, "difference": None, "equal_length": None}
     entry |= change(*known, bootstrap, bounds) | {"equal_length": None}
-    if instrument.kind != "words":
-        cut = [cut_to_equal_length(one, two) for one, two in texts]
-        at_equal = _known([(instrument.value(one), instrument.value(two)) for one, two in cut], matched)
+    if cut and instrument.kind != "words":
+        shorter = [cut_to_equal_length(one, two) for one, two in texts]
+        at_equal = _known([(instrument.value(one), instrument.value(two)) for one, two in shorter], matched)
         if at_equal[0]:
             reach = None if bounds is None else (-1.0, 1.0)
             entry["equal_length"] = clustered_mean_difference(*at_equal, bootstrap, reach).model_dump()

@@ -14,18 +14,23 @@ from typing import Any
 
 from rlaif.evaluation import tables
 from rlaif.evaluation.artefacts import Artefacts, read_artefacts
+from rlaif.evaluation.examples import examples
+from rlaif.evaluation.slices import slices_part
+from rlaif.evaluation.subgroups import subgroups_part
+from rlaif.evaluation.tricks import hacking_part
+from rlaif.evaluation.truth import truth_part
 from rlaif.evaluation.verdict import verdict
+from rlaif.models.decoding import Decoding
 from rlaif.pages import kit, plots
 from rlaif.pages.kit import Part
 from rlaif.stats import at, estimate_at
-from rlaif.words import SOURCES, duration, number, percent, with_interval
+from rlaif.words import SOURCES, counted, duration, number, percent, with_interval
 
 KINDS = {
     "ai": "AI feedback (RLAIF)",
     "human": "human feedback (RLHF)",
     "mix": "human and AI feedback (hybrid)",
 }
-EXAMPLES = 12
 
 
 def write_report(run_folder: Path, out: Path | None = None) -> Path:
@@ -39,10 +44,14 @@ def write_report(run_folder: Path, out: Path | None = None) -> Path:
         kit.tiles(tables.tiles(run.evaluation), reading),
         tables.principles_part(run.evaluation),
         tables.measures_part(run.evaluation),
+        truth_part(run.evaluation),
         tables.labels_part(run.evaluation),
+        slices_part(run.evaluation),
+        subgroups_part(run.evaluation),
         _judge(run),
         _training(run, confidence),
-        _examples(run),
+        hacking_part(run.evaluation),
+        examples(run),
         _cost(run),
         _provenance(run),
     ]
@@ -53,6 +62,9 @@ def write_report(run_folder: Path, out: Path | None = None) -> Path:
 
 def _facts(run: Artefacts) -> dict[str, str]:
     kind = KINDS.get(run.setting("preferences.labels.kind", str) or "")
+    if run.setting("reward.loss.kind", str) == "demonstrations":
+        joined = bool(run.setting("reward.loss.preferences", float))
+        kind = f"demonstrations{f' and {kind}' if joined else ''}, against the policy's samples"
     judged = run.evaluation.get("judge", {}).get("order_consistency")
     by_source = Counter[str]()
     for (source, _), count in run.preferences.items():
@@ -65,12 +77,21 @@ def _facts(run: Artefacts) -> dict[str, str]:
         "Policy": run.setting("policy.model", str),
         "Compared with": run.setting("reference.model", str),
         "Method": run.setting("optimise.kind", str),
+        "Decoding": decoding.words if (decoding := Decoding.of(run.folder / "policy")) else None,
         "Judge": run.setting("judge.model", str) if kind != KINDS["human"] or judged else None,
         "Pairs": _contrast(run),
+        "Prompts left out": _filtered(run, "dropped"),
+        "Personal data masked": _filtered(run, "masked"),
         "Preferences": sources,
         "Number format": _dtypes(run),
     }
     return {name: value for name, value in facts.items() if value}
+
+
+def _filtered(run: Artefacts, what: str) -> str:
+    """By the filters of prompts, by cause."""
+    found = at(run.evaluation, f"filters.{what}") or {}
+    return ", ".join(f"{cause} {count:,}" for cause, count in found.items())
 
 
 def _contrast(run: Artefacts) -> str | None:
@@ -154,8 +175,8 @@ def reward_sentences(run: Artefacts) -> list[str]:
     for source, entry in accuracy.get("by_source", {}).items():
         if found := estimate_at(entry):
             sentences.append(
-                f"On {found.n:,} held-out pairs with {SOURCES.get(source, source)} labels the reward model agrees with "
-                f"{with_interval(found)}."
+                f"On {counted(found.n, 'held-out pair')} with {SOURCES.get(source, source)} labels the reward model "
+                f"agrees with {with_interval(found)}."
             )
     loss, floor = estimate_at(accuracy, "cross_entropy"), accuracy.get("label_entropy")
     if loss and floor is not None:
@@ -218,31 +239,7 @@ def _checks(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     return {"pass/all": "all checks"} | found | {"pass/all": "all checks"} if "pass/all" in found else found
 
 
-# ------------------------------------------------------------------------------------- examples, cost, origin
-
-
-def _examples(run: Artefacts) -> list[Part]:
-    """One response per prompt, in the order of the file: picking would mislead."""
-    by_prompt: dict[str, Mapping[str, Any]] = {}
-    for row in run.samples:
-        by_prompt.setdefault(row["prompt_id"], row)
-    rows = list(by_prompt.values())[: run.setting("evaluate.examples", int) or EXAMPLES]
-    return kit.section(
-        "Before and after, side by side",
-        f"The first {len(rows)} of {at(run.evaluation, 'heldout.prompts') or 0} held-out prompts as they lie in the "
-        "file, not picked. Scores, where there are any, are the reward model's.",
-        *(kit.example(row["prompt"], _side(row, "before"), _side(row, "after")) for row in rows),
-    )
-
-
-def _side(row: Mapping[str, Any], when: str) -> kit.Side:
-    score, kl = row.get(f"score_{when}"), row.get("kl") if when == "after" else None
-    facts = [f"{row[f'{when}_tokens']} tokens"]
-    facts += [f"score {number(score)}"] if score is not None else []
-    facts += [f"KL {number(kl)}"] if kl is not None else []
-    passes = row.get(f"{when}_passes", {}).items()
-    chips = [(f"\u2713 {name}", "up") if passed else (f"\u2717 {name}", "down") for name, passed in passes]
-    return kit.Side(when, when.capitalize(), row[when], facts, chips, cut=not row[f"{when}_finished"])
+# ------------------------------------------------------------------------------------------------ cost, origin
 
 
 def _cost(run: Artefacts) -> list[Part]:

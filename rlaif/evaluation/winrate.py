@@ -14,7 +14,7 @@ from scipy.special import expit, logit
 
 from rlaif.constitution import Constitution
 from rlaif.errors import DataError
-from rlaif.records import Judgment, Pair, Prompt, Response
+from rlaif.records import Judgment, Pair, Response, prompt_of
 from rlaif.stats import Bootstrap, clustered_mean
 
 
@@ -31,8 +31,7 @@ class Match(NamedTuple):
 
     def pair(self) -> Pair:
         """The pair with a = the policy's response."""
-        prompt = Prompt(id=self.after.prompt_id, messages=self.after.prompt, tags=self.after.tags)
-        return Pair.of(prompt, self.after.text, self.before.text)
+        return Pair.of(prompt_of(self.after), self.after.text, self.before.text)
 
 
 def matches(before: Sequence[Response], after: Sequence[Response]) -> list[Match]:
@@ -93,6 +92,12 @@ def win_rate(
         "identical": sum(m.identical for m, _ in overall),
         "unjudged": len(matched) - len(overall),
     }
+
+
+def credits_of(matched: Sequence[Match], judgments: Sequence[Judgment]) -> list[tuple[Match, float]]:
+    """Of each match with a result: 1 where the policy's response is preferred, 1/2 for a tie, else 0."""
+    found = [(m, 0.5 if j is None else _p_after(j.p_a, j, m)) for m, j in _judged_matches(matched, judgments)]
+    return [(m, 0.5 if p == 0.5 else float(p > 0.5)) for m, p in found] if judgments else []
 
 
 def _judged_matches(matched: Sequence[Match], judgments: Sequence[Judgment]) -> Iterator[tuple[Match, Judgment | None]]:

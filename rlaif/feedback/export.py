@@ -1,8 +1,8 @@
 """Preferences in other programs' formats, for `rlaif export`: the table of targets, and the files.
 
-Trainers have no place for a tie, which is left out. How sure the rest are is in `p_chosen`, OpenRLHF's margin, or the
-annotation programs' metadata: read back, every label is the same. One more target is a function in
-`export_trainers.py` or `export_programs.py` and a line in `FORMATS`. Nothing is sent anywhere.
+Trainers have no place for a tie, which is left out, as are rows with an empty side everywhere. How sure the rest are
+is in `p_chosen`, OpenRLHF's margin, or the annotation programs' metadata: read back, every label is the same. One more
+target is a function in `export_trainers.py` or `export_programs.py` and a line in `FORMATS`. Nothing is sent anywhere.
 """
 
 from __future__ import annotations
@@ -75,6 +75,8 @@ class ExportCounts(NamedTuple):
     heldout_file: Path | None = None
     ties: int = 0
     """Left out."""
+    blank: int = 0
+    """Left out, from every file: an empty side, or two that only white space parts. No reader takes them for a pair."""
 
 
 def export_preferences(run_or_file: Path, to: str, out: Path) -> ExportCounts:
@@ -92,18 +94,27 @@ def export_preferences(run_or_file: Path, to: str, out: Path) -> ExportCounts:
     if out.resolve() == source.resolve():
         raise ConfigError(f"{out}: is the source, which it would replace; name another file")
     rows = read_preferences(source)
-    kept = rows if target.ties else [row for row in rows if row.p_chosen > 0.5]
+    whole = [row for row in rows if _is_pair(row)]
+    kept = whole if target.ties else [row for row in whole if row.p_chosen > 0.5]
     train = [row for row in kept if row.split == "train"] if target.trains else kept
-    ties = len(rows) - len(kept)
+    ties, blank = len(whole) - len(kept), len(rows) - len(whole)
     if not train:
-        raise DataError(f"{source}: no row to write ({len(rows)} rows, {ties} of them ties)")
+        raise DataError(
+            f"{source}: no row to write ({len(rows)} rows, {ties} of them ties, {blank} with an empty side)"
+        )
     _write(out, train, target)
     heldout = [row for row in kept if row.split == "heldout"] if target.trains else []
     if not heldout:
-        return ExportCounts(len(train), ties=ties)
+        return ExportCounts(len(train), ties=ties, blank=blank)
     file = out.with_name(f"{out.stem}.heldout{out.suffix}")
     _write(file, heldout, target)
-    return ExportCounts(len(train), len(heldout), file, ties)
+    return ExportCounts(len(train), len(heldout), file, ties, blank)
+
+
+def _is_pair(row: Preference) -> bool:
+    """Whether both sides say something, and not the same: the rule by which every form is read."""
+    chosen, rejected = row.chosen[-1].content.strip(), row.rejected[-1].content.strip()
+    return bool(chosen and rejected) and chosen != rejected
 
 
 def _write(file: Path, rows: Sequence[Preference], target: ExportFormat) -> None:

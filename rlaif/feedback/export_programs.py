@@ -1,7 +1,7 @@
 """Preferences as records of annotation programs, with the settings that their servers need beside them.
 
 Read in Argilla 2.8.0 (its SDK and its server) and the Label Studio SDK 2.1.2. Which response stands first is decided by
-hash: annotators see no pattern. `rlaif/formats/programs.py` reads what people answer there. Next: `export.py`.
+hash: annotators see no pattern. `formats/argilla.py` and `label_studio.py` read what people answer. Next: `export.py`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rlaif.feedback.export_trainers import one_text, split_system
-from rlaif.formats.programs import AGENT, PEOPLE_AGENT
+from rlaif.formats.argilla import AGENT, PEOPLE_AGENT
 from rlaif.jsonl import write_atomic, write_json
 from rlaif.records import Preference, Prompt, oriented
 

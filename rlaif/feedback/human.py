@@ -14,6 +14,7 @@ from rlaif.config.sources import FileSource
 from rlaif.console import say
 from rlaif.errors import ConfigError, DataError
 from rlaif.feedback.failures import check_share, told
+from rlaif.files import parts_of
 from rlaif.formats import (
     Annotations,
     AnyForm,
@@ -31,6 +32,8 @@ from rlaif.formats.sheet import MOST_PAIRS, HumanData, Sheet
 from rlaif.records import Judgment
 from rlaif.run_folder import Run
 
+ASK_JUDGES = "; form: {kind: ..., judges: true} reads suggestions and predictions, too"
+
 
 class _Place(Section):
     """A place for a source, as a recipe has it in `human_data`."""
@@ -39,15 +42,20 @@ class _Place(Section):
 
 
 def source_of(given: Path | str, option: str = "--gold") -> LabelSource:
-    """What `--gold` names: a file of any form, the folder of a run, whose people answered on its page, or a source
-    written as in a recipe: `{kind: file, path: x.jsonl, form: {kind: likert, points: 7}}`."""
+    """What `--gold` names: a file of any form, or the folder of its parts; the folder of a run, whose people answered
+    on its page; or a source written as in a recipe: `{kind: file, path: x.jsonl, form: {kind: likert, points: 7}}`."""
     text = str(given)
     if text.lstrip().startswith("{"):
         source: HumanSource = written(text, _Place, option)
         if isinstance(source, Annotations) and source.run is None:
             raise ConfigError(f"{option} {text}: name the run whose page it was (run: FOLDER)")
         return source
-    return Annotations(run=text) if Path(text).expanduser().is_dir() else AnyForm(path=text)
+    folder = Path(text).expanduser()
+    return Annotations(run=text) if folder.is_dir() and parts_of(folder) == [folder] else AnyForm(path=text)
+
+
+class NoPair(DataError):
+    """Every row is in order, and no two of them make a pair."""
 
 
 def read_human(
@@ -66,13 +74,16 @@ def read_human(
     if not data.judgments:
         counts = ", ".join(f"{name} {number}" for name, number in sorted(data.counts.items()))
         reason = told(data.failures) if data.failures else counts or "the sources are empty"
-        raise DataError(f"{what}: not one usable pair: {reason}")
+        reason += ASK_JUDGES if data.counts["suggested"] else ""
+        raise (DataError if data.failures else NoPair)(f"{what}: not one usable pair: {reason}")
     if data.failures:
         say(f"  human labels: {data.counts['failed']} of {data.counts['rows']} rows failed: {told(data.failures)}")
     if drawn_from := data.counts["not_drawn"]:
         say(
             f"  human labels: {drawn_from} pairs are beyond the {MOST_PAIRS} of one prompt that are drawn, and not used"
         )
+    if suggested := data.counts["suggested"]:
+        say(f"  human labels: {suggested} rows have no person's answer, and a judge's is not read{ASK_JUDGES}")
     if alone := data.counts["unpaired"]:
         say(f"  human labels: {alone} rows or ratings are in no pair, and not used")
     if parted := data.counts["diverged"]:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from rlaif.config.feedback import ContrastSample, SampleSection
 from rlaif.constitution import Constitution, Principle
+from rlaif.constitution.persona import Unfilled
 from rlaif.errors import ConfigError, did_you_mean
 from rlaif.feedback.judge.result import JudgeResult
 from rlaif.feedback.pairs import choice, followed, may_pair, origins_by_text
@@ -50,7 +51,11 @@ class Instructions(NamedTuple):
     def principle_for(self, prompt: Prompt, seed: int) -> Principle | None:
         """One of those that apply to the prompt's tags, by weight, fixed by the seed and the prompt; None where none
         does."""
-        candidates = [p for p in self.constitution.for_tags(prompt.tags) if p.id in self.ids]
+        try:
+            found = self.constitution.asked_of("contrast", prompt.tags, prompt.given)
+        except Unfilled as error:
+            raise ConfigError(f"sample.contrast: prompt {prompt.id}: {error}") from None
+        candidates = [p for p in found if p.id in self.ids]
         return draw(candidates, seed, prompt.id) if candidates else None
 
     def places(self, prompt: Prompt, principle: Principle, count: int) -> list[Place]:

@@ -17,7 +17,7 @@ from rlaif.config.feedback import PreferencesSection
 from rlaif.constitution import Constitution, Principle
 from rlaif.errors import DataError
 from rlaif.jsonl import read_jsonl, read_objects
-from rlaif.patterns import Endless
+from rlaif.patterns import Undecided
 from rlaif.records import (
     TIE_ROUNDING,
     Judgment,
@@ -59,18 +59,18 @@ def apart_by_checks(constitution: Constitution) -> Callable[[Pair], float]:
     """How far apart the checks that apply to a pair's tags put its responses: the size of their summed weights."""
 
     def apart(pair: Pair) -> float:
-        checks = [p for p in constitution.for_tags(pair.tags) if p.check is not None]
+        checks = [p for p in constitution.for_tags(pair.tags) if p.coded]
         return abs(sum(p.weight * _lead(p, pair) for p in checks))
 
     return apart
 
 
 def _lead(principle: Principle, pair: Pair) -> int:
-    """1 where only a passes the check, -1 where only b does; 0 also where the check comes to no end, which labelling
-    will say."""
+    """1 where only a passes the check, -1 where only b does; 0 also where code cannot tell, which labelling will
+    say."""
     try:
-        return principle.passes(pair.a) - principle.passes(pair.b)
-    except Endless:
+        return principle.passes(pair.a, pair.prompt) - principle.passes(pair.b, pair.prompt)
+    except Undecided:
         return 0
 
 

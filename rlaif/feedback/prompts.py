@@ -1,5 +1,5 @@
-"""The prompts of a run, read from its sources and split once into training and held-out prompts; and demonstrations for
-supervised fine-tuning, rows of files or answers of the judge.
+"""The prompts of a run, read from its sources and split once into training and held-out prompts; and the rows of a file
+of demonstrations.
 
 Membership of the held-out set hangs on the hash of the prompt alone, so sorting a file or adding a duplicate
 moves nothing. Next: `rlaif/formats/rows.py` for the row formats, `sample.py` for what is done with prompts.
@@ -7,17 +7,18 @@ moves nothing. Next: `rlaif/formats/rows.py` for the row formats, `sample.py` fo
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from rlaif.config.feedback import PromptsSection, SampleSection
-from rlaif.config.optimise import JudgeDemonstrations
+from rlaif.config.feedback import PromptsSection
 from rlaif.config.sources import DataSource, FileSource
 from rlaif.errors import ConfigError, DataError, did_you_mean
-from rlaif.feedback.failures import check_share
-from rlaif.feedback.sample import Progress, SampleResult, sample_responses
+from rlaif.feedback.failures import check_share, told
+from rlaif.feedback.screening import Placed, Screening, for_training, screened
+from rlaif.feedback.screening.duplicates import overlaps
+from rlaif.formats.given import prompt_from
 from rlaif.formats.rows import (
     SourceRow,
     Unusable,
@@ -28,11 +29,10 @@ from rlaif.formats.rows import (
     prompt_part,
     prompt_value,
     read_rows,
-    tags_of,
     with_system,
 )
+from rlaif.formats.sheet import response_text
 from rlaif.jsonl import first_problem
-from rlaif.models.engine import Engine
 from rlaif.records import Failure, Messages, Prompt, content_id
 from rlaif.resources import resolve
 
@@ -45,44 +45,102 @@ class PromptSplit(NamedTuple):
     train: tuple[Prompt, ...]
     heldout: tuple[Prompt, ...]
     failures: tuple[Failure, ...] = ()
+    dropped: tuple[Failure, ...] = ()
+    """By `prompts.filters`."""
+    masked: tuple[tuple[str, int], ...] = ()
+    """Pieces of personal data by kind, masked by `prompts.filters`."""
+    repeats: int = 0
+    """Rows whose conversation an earlier row has too."""
 
 
 def read_prompts(section: PromptsSection) -> PromptSplit:
     """All prompts, one per conversation (tags of repeats are joined), split by the hash of the prompt.
 
     The `section.heldout` prompts with the smallest hashes are held out; `section.limit` then keeps the
-    training prompts that follow them in hash order. Raises ConfigError when nothing would be left to train
-    on, DataError for a row of the wrong shape, and for more rows without a prompt than `section.max_failures`.
+    training prompts that follow them in hash order. `section.filters` drop rows before, and training prompts between.
+    Raises ConfigError when nothing would be left to train on, DataError for a row of the wrong shape, and for more
+    rows without a prompt than `section.max_failures`.
     """
-    found: dict[str, Prompt] = {}
+    found, failures, rows = _different(section.sources, "prompts")
+    check_share("prompts", len(failures), rows, failures, "prompts.max_failures", section.max_failures)
+    filters = section.filters
+    every = tuple(found.values())
+    kept = Screening(every) if filters is None else screened(filters, every)
+    if len(kept.kept) <= section.heldout:
+        left = f" that prompts.filters keep ({told(kept.dropped)})" if kept.dropped else ""
+        if not kept.kept:
+            names = ", ".join(s.path if isinstance(s, FileSource) else s.dataset for s in section.sources)
+            raise ConfigError(f"prompts: no prompts{left} in {names}{f': {told(failures)}' if failures else ''}")
+        raise ConfigError(
+            f"prompts.heldout: {section.heldout} prompts are to be held out, but the sources have only "
+            f"{len(kept.kept)} different ones{left} and training needs some; lower prompts.heldout or add prompts"
+        )
+    by_hash = sorted(kept.kept, key=lambda row: content_id("heldout", row.prompt.id))
+    heldout, free = by_hash[: section.heldout], Screening(tuple(by_hash[section.heldout :]))
+    if filters is not None:
+        against = [] if filters.decontaminate is None else _texts(filters.decontaminate.against)
+        free = for_training(filters, free.kept, (*(row.prompt.messages for row in heldout), *against))
+        if not free.kept:
+            raise ConfigError(f"prompts.filters: nothing is left to train on: {told(free.dropped)}")
+    heldout_ids, train_ids = ({row.prompt.id for row in rows} for rows in (heldout, free.kept[: section.limit]))
+    prompts = [with_system(row.prompt, section.system) for row in kept.kept]
+    return PromptSplit(
+        train=tuple(prompt for prompt in prompts if prompt.id in train_ids),
+        heldout=tuple(prompt for prompt in prompts if prompt.id in heldout_ids),
+        failures=tuple(failures),
+        dropped=(*kept.dropped, *free.dropped),
+        masked=kept.masked,
+        repeats=rows - len(failures) - len(found),
+    )
+
+
+def read_set(source: FileSource, section: PromptsSection) -> tuple[list[Prompt], int, list[Failure]]:
+    """The different prompts of a file that `section` neither trains on nor holds out; how many it does, and the rows
+    that hold none."""
+    split = read_prompts(section)
+    known = {prompt.id for prompt in (*split.train, *split.heldout)}
+    found, failures, _ = _different((source,), "evaluate")
+    left = [with_system(row.prompt, section.system) for row in found.values() if row.prompt.id not in known]
+    return left, len(found) - len(left), failures
+
+
+def _different(sources: Sequence[DataSource], stage: str) -> tuple[dict[str, Placed], list[Failure], int]:
+    """The different prompts by id, tags of repeats joined; the rows that hold none; how many rows there are."""
+    found: dict[str, Placed] = {}
     failures, rows = [], 0
-    for source in section.sources:
+    for source in sources:
         for row, messages in _conversations(source):
             rows += 1
             if isinstance(messages, Unusable):
-                failures.append(Failure(stage="prompts", id=row.place, reason=messages.reason, detail=messages.detail))
+                failures.append(Failure(stage=stage, id=row.place, reason=messages.reason, detail=messages.detail))
                 continue
-            prompt = Prompt.of(messages, tags_of(row, source))
+            prompt = prompt_from(row, messages, source)
             known = found.get(prompt.id)
-            tags = (*known.tags, *prompt.tags) if known else prompt.tags
-            found[prompt.id] = Prompt.of(messages, tuple(dict.fromkeys(tags)))
+            found[prompt.id] = Placed(joined(known and known.prompt, prompt), known.place if known else row.place)
+    return found, failures, rows
 
-    check_share("prompts", len(failures), rows, failures, "prompts.max_failures", section.max_failures)
-    if len(found) <= section.heldout:
-        raise ConfigError(
-            f"prompts.heldout: {section.heldout} prompts are to be held out, but the sources have only "
-            f"{len(found)} different ones and training needs some; lower prompts.heldout or add prompts"
-        )
-    by_hash = sorted(found, key=lambda prompt_id: content_id("heldout", prompt_id))
-    heldout = set(by_hash[: section.heldout])
-    end = None if section.limit is None else section.heldout + section.limit
-    train = set(by_hash[section.heldout : end])
-    prompts = [with_system(prompt, section.system) for prompt in found.values()]
-    return PromptSplit(
-        train=tuple(prompt for prompt in prompts if prompt.id in train),
-        heldout=tuple(prompt for prompt in prompts if prompt.id in heldout),
-        failures=tuple(failures),
-    )
+
+def joined(known: Prompt | None, prompt: Prompt) -> Prompt:
+    """The prompt with the tags of the one that is known already, if one is, before its own."""
+    tags = (*known.tags, *prompt.tags) if known else prompt.tags
+    return prompt.model_copy(update={"tags": tuple(dict.fromkeys(tags))})
+
+
+def not_to_train_on(section: PromptsSection, split: PromptSplit, asked: Mapping[str, Messages]) -> set[str]:
+    """The ids of the held-out prompts, and those of `asked` that overlap with one, as `filters.decontaminate` says."""
+    heldout = {prompt.id for prompt in split.heldout}
+    rule = section.filters.decontaminate if section.filters else None
+    if rule is None:
+        return heldout
+    against = (*(prompt.messages for prompt in split.heldout), *_texts(rule.against))
+    ids = list(asked)
+    return heldout | {ids[place] for place in overlaps(list(asked.values()), against, rule)}
+
+
+def _texts(sources: Sequence[DataSource]) -> Iterator[Messages]:
+    """The conversations of other sets; a row that holds none overlaps with nothing."""
+    for source in sources:
+        yield from (messages for _, messages in _conversations(source) if not isinstance(messages, Unusable))
 
 
 def _conversations(source: DataSource) -> Iterator[tuple[SourceRow, Messages | Unusable]]:
@@ -140,58 +198,35 @@ class _Marks(BaseModel):
     finished: bool = True
 
 
-def read_demonstrations(source: FileSource, system: str | None) -> Iterator[DemonstrationText]:
-    """The rows of a JSONL file: `prompt` and `completion`, each a text or a message list (as TRL has them).
+def read_demonstrations(
+    source: FileSource, system: str | None, max_failures: float = 1.0
+) -> tuple[list[DemonstrationText], list[Failure]]:
+    """The rows of a JSONL file: `prompt` and `completion`, each a text or a message list (as TRL has them); and those
+    that hold nothing to imitate: a tool's turn or call, a blank text.
 
     Also our own demonstrations.jsonl. `finished: false` marks a completion that was cut off. `system` goes before
-    every prompt without a system turn. Raises DataError, naming file and line, for any other row.
+    every prompt without a system turn. Raises DataError for a row of another shape, naming file and line, and for more
+    rows that cannot be used than `max_failures`.
     """
+    shown: list[DemonstrationText] = []
+    failures: list[Failure] = []
     for row in read_rows(source):
         row.require("prompt", "completion")
         try:
             messages = after_system(row, prompt_value(row.value["prompt"], row.place, "prompt"))
+            text = response_text(row, "completion")
             marks = _Marks.model_validate(row.value)
-        except Unusable as unusable:
-            raise DataError(f"{row.place}: prompt: {unusable} ({unusable.detail})") from None
+        except Unusable as bad:
+            failures.append(Failure(stage="optimise", id=row.place, reason=bad.reason, detail=bad.detail))
+            continue
         except ValidationError as error:
             raise DataError(f"{row.place}: {first_problem(error)}") from None
         prompt = Prompt.of(messages, source.tags)
         if marks.prompt_id is not None:
             prompt = prompt.model_copy(update={"id": marks.prompt_id})
-        yield DemonstrationText(with_system(prompt, system), _completion(row), marks.finished)
-
-
-def _completion(row: SourceRow) -> str:
-    value: Any = row.value["completion"]
-    if isinstance(value, str):
-        text = value
-    else:
-        try:
-            turns = message_list(value, row.place, "completion")
-        except Unusable as unusable:
-            raise DataError(f"{row.place}: completion: {unusable} ({unusable.detail})") from None
-        if len(turns) != 1 or turns[0].role != "assistant":
-            roles = ", ".join(turn.role for turn in turns) or "nothing"
-            raise DataError(f"{row.place}: completion: must be a text or one assistant turn (got {roles})")
-        text = turns[0].content
-    if not text.strip():
-        raise DataError(f"{row.place}: completion: blank; there is nothing to imitate")
-    return text.strip()
-
-
-def ask_judge(
-    model: Engine,
-    prompts: Sequence[Prompt],
-    data: JudgeDemonstrations,
-    seed: int,
-    progress: Progress | None = None,
-) -> SampleResult:
-    """The judge's own answer to each prompt. An error or a blank answer is a failure, never a demonstration."""
-    # Not validated: a judge may answer greedily, a policy that is sampled may not.
-    section = SampleSection.model_construct(temperature=data.temperature, top_p=1.0, max_tokens=data.max_tokens)
-    result = sample_responses(model, prompts, section, seed, "optimise", progress, n=1)
-    blank = [r for r in result.responses if not r.text]
-    failures = [Failure(stage="optimise", id=r.prompt_id, reason="empty reply", detail=r.model) for r in blank]
-    return result._replace(
-        responses=tuple(r for r in result.responses if r.text), failures=(*result.failures, *failures)
-    )
+        shown.append(DemonstrationText(with_system(prompt, system), text, marks.finished))
+    rows = len(shown) + len(failures)
+    check_share("demonstrations", len(failures), rows, failures, "prompts.max_failures", max_failures)
+    if rows and not shown:
+        raise DataError(f"{source.path}: nothing to imitate: {told(failures)}")
+    return shown, failures

@@ -14,7 +14,7 @@ from scipy.special import softmax
 
 from rlaif.constitution import Principle
 from rlaif.feedback.verdict import checked
-from rlaif.records import PrincipleJudgment, PrincipleScore
+from rlaif.records import Messages, PrincipleJudgment, PrincipleScore
 
 DIGITS = "0123456789"
 """They stand for the ratings 1 to 10."""
@@ -28,15 +28,17 @@ class RatingScale(NamedTuple):
     high: float
     lead: Callable[[PrincipleScore, PrincipleScore], float]
     """P(a follows the principle better) - P(b does), for two judged responses."""
+    limit: float | None = None
+    """The value below which a response goes against the principle; none = the middle."""
 
     def against(self, scored: PrincipleScore) -> bool:
-        """Whether the response goes against the principle: it fails the check, or its value is below the middle."""
-        return scored.value < (self.low + self.high) / 2
+        """Whether the response goes against the principle: it fails the check, or its value is below the limit."""
+        return scored.value < ((self.low + self.high) / 2 if self.limit is None else self.limit)
 
 
-def by_code(principle: Principle, text: str, scale: RatingScale) -> PrincipleScore:
-    """What the principle's check says about the response."""
-    value = scale.high if principle.passes(text) else scale.low
+def by_code(principle: Principle, text: str, scale: RatingScale, prompt: Messages = ()) -> PrincipleScore:
+    """What the principle's check or classifier says about the response."""
+    value = scale.high if principle.passes(text, prompt) else scale.low
     return PrincipleScore(principle=principle.id, checked=True, value=value)
 
 
@@ -69,20 +71,20 @@ def rate(principle: Principle, logprobs: Mapping[str, float]) -> PrincipleScore:
 
     P is normalised over the ten labels (direct RLAIF, arXiv 2309.00267 section 3.2).
     """
-    value = math.fsum((2 * digit / 9 - 1) * p for digit, p in enumerate(_shares(logprobs, DIGITS)))
+    value = math.fsum((2 * digit / 9 - 1) * p for digit, p in enumerate(shares(logprobs, DIGITS)))
     value = min(max(value, RATING.low), RATING.high)  # rounding may add a last bit
     return PrincipleScore(principle=principle.id, checked=False, value=value, logprobs=dict(logprobs))
 
 
 def rating_lead(a: PrincipleScore, b: PrincipleScore) -> float:
     """P(a is rated higher) - P(b is), the two ratings being independent."""
-    shares_a, shares_b = _shares(a.logprobs, DIGITS), _shares(b.logprobs, DIGITS)
+    shares_a, shares_b = shares(a.logprobs, DIGITS), shares(b.logprobs, DIGITS)
     return _chance_higher(shares_a, shares_b) - _chance_higher(shares_b, shares_a)
 
 
 def answer(principle: Principle, logprobs: Mapping[str, float]) -> PrincipleScore:
     """P(desired) + P(Unknown)/2, normalised over the three labels: "cannot be told" speaks for neither side."""
-    yes, no, unknown = _shares(logprobs, (YES, NO, UNKNOWN))
+    yes, no, unknown = shares(logprobs, (YES, NO, UNKNOWN))
     return PrincipleScore(
         principle=principle.id,
         checked=False,
@@ -103,9 +105,10 @@ CHECKLIST = RatingScale(0.0, 1.0, answer_lead)
 """`checklist`: from 0 to 1."""
 
 
-def _shares(logprobs: Mapping[str, float], labels: Sequence[str]) -> list[float]:
-    shares: list[float] = softmax([logprobs[label] for label in labels]).tolist()
-    return shares
+def shares(logprobs: Mapping[str, float], labels: Sequence[str]) -> list[float]:
+    """The labels' probabilities, normalised over them."""
+    found: list[float] = softmax([logprobs[label] for label in labels]).tolist()
+    return found
 
 
 def _chance_higher(one: Sequence[float], other: Sequence[float]) -> float:

@@ -103,6 +103,7 @@ def write_responses(
                 token_ids=reply.token_ids,
                 model=model.name,
                 origin=place.origin,
+                given=place.prompt.given,
             )
         )
     answered = [reply for reply in replies if reply.error is None]

@@ -18,13 +18,14 @@ from pydantic import Field
 from rlaif.config.base import Section
 from rlaif.config.sources import FileSource, HubSource
 from rlaif.errors import DataError
+from rlaif.formats.argilla import Argilla
 from rlaif.formats.choices import Csv, Likert, Shp
 from rlaif.formats.columns import Columns
 from rlaif.formats.comparisons import Comparisons
 from rlaif.formats.datasets import Dataset, dataset_of
 from rlaif.formats.format import Format
 from rlaif.formats.judgments import Edits, Judgments
-from rlaif.formats.programs import Argilla, LabelStudio
+from rlaif.formats.label_studio import LabelStudio
 from rlaif.formats.rankings import Rankings
 from rlaif.formats.ratings import Ratings, Thumbs, UltraFeedback
 from rlaif.formats.rows import SourceRow, read_rows, tags_of

@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple
 
 from rlaif.errors import DataError
 from rlaif.formats.format import Format
+from rlaif.formats.given import prompt_from
 from rlaif.formats.rows import (
     SourceRow,
     Unusable,
@@ -26,7 +27,6 @@ from rlaif.formats.rows import (
     parse_transcript,
     prompt_part,
     prompt_value,
-    tags_of,
 )
 from rlaif.formats.sheet import MOST_PAIRS, Attribution, Sheet, said_by
 from rlaif.formats.signals import margins, signals, strength_of, verdicts
@@ -100,7 +100,7 @@ def _compared(row: SourceRow, keys: tuple[str, str], sheet: Sheet) -> Comparison
     if chosen == rejected:
         raise Unusable("chosen and rejected are the same text", chosen.content)
     p_chosen, margin = _strength(row)
-    asked = sheet.addressed(Prompt.of(tuple(prompt), tags_of(row, sheet.source)))
+    asked = sheet.addressed(prompt_from(row, tuple(prompt), sheet.source))
     return Comparison(asked, chosen.content, rejected.content, p_chosen, margin, said_by(row))
 
 

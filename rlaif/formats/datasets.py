@@ -18,7 +18,7 @@ from rlaif.errors import DataError, did_you_mean
 from rlaif.formats.columns import Columns
 from rlaif.formats.comparisons import Comparisons
 from rlaif.formats.format import Format
-from rlaif.formats.programs import LabelStudio
+from rlaif.formats.label_studio import LabelStudio
 from rlaif.formats.rankings import Rankings
 from rlaif.formats.ratings import ANNOTATOR, Ratings
 from rlaif.formats.rows import SourceRow, Unusable, read_rows

@@ -13,7 +13,7 @@ from rlaif.formats.format import Format
 from rlaif.formats.rows import SourceRow, Unusable
 from rlaif.formats.sheet import Attribution, Sheet, response_text, said_by
 from rlaif.jsonl import first_problem
-from rlaif.records import Demonstration, Edit, Judgment, Message, Pair, Prompt, oriented
+from rlaif.records import Demonstration, Edit, Judgment, Message, Pair, Prompt, oriented, prompt_of
 
 
 class Judgments(Format):
@@ -55,7 +55,7 @@ def _prompt(record: Pair | Edit, sheet: Sheet) -> Prompt:
     """Under the id that the record gives it: of the bare prompt, also where a system turn stands before it."""
     tags = tuple(dict.fromkeys([*record.tags, *sheet.source.tags]))
     try:
-        return sheet.addressed(Prompt(id=record.prompt_id, messages=record.prompt, tags=tags))
+        return sheet.addressed(prompt_of(record).model_copy(update={"tags": tags}))
     except ValidationError as error:
         raise Unusable("the prompt is none", first_problem(error)) from None
 

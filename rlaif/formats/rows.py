@@ -269,6 +269,11 @@ def with_system(prompt: Prompt, system: str | None) -> Prompt:
     return prompt.model_copy(update={"messages": (Message(role="system", content=system), *prompt.messages)})
 
 
+def without_system(messages: Messages, system: str | None) -> Messages:
+    """The conversation as it was before `with_system`."""
+    return messages[1:] if messages[0] == Message(role="system", content=system or "") else messages
+
+
 def tags_of(row: SourceRow, source: DataSource) -> tuple[str, ...]:
     """The row's own tags, then the source's, without repeats. Columns of a hub row are never tags."""
     own: Any = []

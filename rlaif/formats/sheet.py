@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from rlaif.config.sources import DataSource
 from rlaif.errors import DataError, shown
+from rlaif.formats.given import prompt_from
 from rlaif.formats.rows import (
     SourceRow,
     Unusable,
@@ -21,10 +22,9 @@ from rlaif.formats.rows import (
     bare_response,
     message_list,
     prompt_value,
-    tags_of,
     with_system,
 )
-from rlaif.records import Answer, Demonstration, Edit, Failure, Judgment, Prompt, oriented
+from rlaif.records import Answer, Demonstration, Edit, Failure, Judgment, Prompt, Source, oriented
 
 Item = TypeVar("Item")
 MOST_PAIRS = 10_000
@@ -45,7 +45,8 @@ class HumanData(NamedTuple):
     """`rows`, `failed` (rows with a failure), and what is in order and no label all the same: `closer_than_gap`,
     `below_min_ratio`, `same_text` and `not_drawn` (in pairs), `unpaired` (rows, completions or ratings that are in no
     pair), `diverged` (rows whose two conversations had parted before their last turn), `discarded`, `cancelled`,
-    `not_submitted` and `unanswered` (answers and records of annotation programs)."""
+    `not_submitted` and `unanswered` (answers and records of annotation programs), and of the last those that hold a
+    judge's label: `suggested`."""
 
     @classmethod
     def empty(cls) -> HumanData:
@@ -61,6 +62,7 @@ class Attribution(NamedTuple):
     reason: str = ""
     shown_first: str | None = None
     """The text that stood first; None where nobody knows."""
+    source: Source = "human"
 
 
 class Sheet(NamedTuple):
@@ -85,9 +87,9 @@ class Sheet(NamedTuple):
             self.data.failures.append(Failure(stage=self.stage, id=place, reason=bad.reason, detail=bad.detail))
 
     def prompt(self, row: SourceRow, key: str) -> Prompt:
-        """The row's prompt with its tags. Unusable when it holds no user turn or a blank one."""
+        """The row's prompt with its tags and what it is given. Unusable when it holds no user turn or a blank one."""
         messages = after_system(row, prompt_value(row.value[key], row.place, key))
-        return self.addressed(Prompt.of(messages, tags_of(row, self.source)))
+        return self.addressed(prompt_from(row, messages, self.source))
 
     def addressed(self, prompt: Prompt) -> Prompt:
         """The prompt after the system turn, if it has none of its own."""
@@ -104,7 +106,7 @@ class Sheet(NamedTuple):
             answer = Answer.model_validate({"shown_first": first, "seconds": said.seconds, "reason": said.reason})
         p_a = p_one if pair.a == one else 1 - p_one
         self.data.judgments.append(
-            Judgment(pair=pair, source="human", annotator=said.annotator, p_a=p_a, answer=answer)
+            Judgment(pair=pair, source=said.source, annotator=said.annotator, p_a=p_a, answer=answer)
         )
 
     def tally(self, what: str, number: int = 1) -> None:

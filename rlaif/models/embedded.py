@@ -23,7 +23,7 @@ import httpx
 from filelock import FileLock
 
 from rlaif.digest import hash_files
-from rlaif.errors import ModelError, did_you_mean
+from rlaif.errors import ModelError, did_you_mean, one_line
 from rlaif.files import writing
 from rlaif.jsonl import write_atomic
 from rlaif.models.cache import cache_folder
@@ -53,44 +53,89 @@ class ResolvedModel(NamedTuple):
 def resolve_model(name: str, revision: str | None = None) -> ResolvedModel:
     """`smollm2-135m` -> its folder, fetched on first use; a folder -> itself; any other name -> the hub's.
 
-    A folder's revision is a content hash; a hub name's is passed through. Raises ModelError where the
-    embedded model cannot be fetched or is not the revision asked for, and where a path does not exist.
+    A folder's revision is a content hash; a hub name's is the commit. Raises ModelError where the embedded model cannot
+    be fetched or is not the revision asked for, and where there is no such folder nor such a model of the hub.
     """
-    folder = Path(name).expanduser()
     if name == EMBEDDED:
         found = _embedded()
         if revision not in (None, found.revision):
             raise ModelError(f"{EMBEDDED} is revision '{found.revision}' here, not '{revision}'")
         return found
-    if folder.is_dir():
+    if (folder := Path(name).expanduser()).is_dir():
         return ResolvedModel(str(folder), _folder_revision(folder))
-    if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
+    return ResolvedModel(name, _hub_commit(name, revision or "main"))
+
+
+def check_name(name: str, revision: str | None = None) -> None:
+    """ModelError where the name stands for nothing. Fetches nothing, but the embedded model where a revision of it is
+    asked for."""
+    if (folder := Path(name).expanduser()).is_dir():
+        _require_config(folder)
+        if base := adapter_base(folder):
+            check_name(*base)
+    elif name != EMBEDDED:
+        _hub_commit(name, revision or "main")
+    elif revision is not None:
+        resolve_model(name, revision)
+
+
+def _hub_commit(name: str, revision: str) -> str:
+    """The commit that a branch of a hub model stands at now: asked of the hub, else of the local snapshot."""
+    if Path(name).expanduser().is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
         raise ModelError(f"model folder '{name}' does not exist")
     if "/" not in name and (hint := did_you_mean(name, [EMBEDDED])).startswith("; did"):
         raise ModelError(f"no model named '{name}'{hint}")
-    return ResolvedModel(name, _commit(name, revision or "main"))
-
-
-def _commit(name: str, revision: str) -> str:
-    """The commit that a branch of a hub model stands at now: asked of the hub, else of the local snapshot."""
     from huggingface_hub import HfApi, try_to_load_from_cache  # noqa: PLC0415  (a folder needs none)
 
-    with suppress(Exception):  # no network, no such model: loading it will say which
+    try:
         return str(HfApi().model_info(name, revision=revision, timeout=10).sha)
-    cached = try_to_load_from_cache(name, "config.json", revision=revision)
-    return Path(cached).parent.name if isinstance(cached, str) else revision
+    except Exception as error:  # what does not answer raises what its HTTP library does
+        said = _not_there(revision, error)
+    with suppress(ValueError):  # no name that the hub allows
+        if isinstance(cached := try_to_load_from_cache(name, "config.json", revision=revision), str):
+            return Path(cached).parent.name
+    if said is not None:
+        raise ModelError(f"{name}: {said}")
+    return revision
+
+
+def _not_there(revision: str, cause: Exception) -> str | None:
+    """What the hub's refusal of a model says of it; None where loading it may go well, or says more."""
+    from huggingface_hub import constants  # noqa: PLC0415
+    from huggingface_hub import errors as hub  # noqa: PLC0415
+
+    nowhere, at = "no such folder, not among the models kept here, and", constants.ENDPOINT
+    match cause:
+        case hub.HFValidationError():
+            said = one_line(cause)
+        case hub.RevisionNotFoundError():
+            said = f"no revision '{revision}' at {at}"
+        case hub.RepositoryNotFoundError() if not isinstance(cause, hub.GatedRepoError):
+            said = f"no such folder, and {at} has no such model, or none that HF_TOKEN may read"
+        case hub.OfflineModeIsEnabled():
+            said = f"{nowhere} HF_HUB_OFFLINE is set"
+        case hub.HfHubHTTPError():
+            return None
+        case _:  # another place may have it, or nobody
+            said = f"{nowhere} {at} does not answer ({one_line(cause)})"
+            return None if os.environ.get("VLLM_USE_MODELSCOPE") else said
+    return said
 
 
 def _folder_revision(folder: Path) -> str:
     """A hash of all that shapes what the model in this folder says: weights, configs, tokenizer, chat templates, and of
     an adapter its base."""
+    _require_config(folder)
+    own = hash_files(folder_files(folder), folder)
+    base = adapter_base(folder)
+    return own if base is None else content_id(own, resolve_model(*base).revision)
+
+
+def _require_config(folder: Path) -> None:
     if not (folder / "config.json").is_file():
         adapter = adapter_base(folder)
         hint = f": an adapter; merge it into {adapter[0]} (peft's merge_and_unload) and save that" if adapter else ""
         raise ModelError(f"{folder} holds no config.json, so it is not a model folder{hint}")
-    own = hash_files(folder_files(folder), folder)
-    base = adapter_base(folder)
-    return own if base is None else content_id(own, resolve_model(*base).revision)
 
 
 def _embedded() -> ResolvedModel:

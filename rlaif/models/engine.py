@@ -8,13 +8,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 from pydantic import ConfigDict, Field
 
 from rlaif.errors import ModelError, shown
+from rlaif.models.decoding import Shape
 from rlaif.records import Messages, Record
+from rlaif.records.core import absent
 
+T = TypeVar("T")
+R = TypeVar("R")
+
+Refused = Literal["length", "form"]
 ROUNDING = 0.01
 """So far above 0 a server's log-probability may be."""
 
@@ -32,6 +38,8 @@ class ChatRequest(Record):
     temperature: float = 0.0
     """0 is greedy."""
     top_p: float = 1.0
+    shape: Shape | None = Field(default=None, exclude_if=absent)
+    """What is done to logits besides; None: nothing."""
     seed: int = 0
     """The reply depends on this seed and the conversation, not on which other requests run beside it."""
     labels: tuple[str, ...] = ()
@@ -77,6 +85,9 @@ class Reply(Record):
     come out as others."""
     error: str | None = None
     """A short cause ('timed out after 5 tries: ...'); an errored reply is never cached."""
+    refused: Refused | None = Field(default=None, exclude=True)
+    """Of an error that is the request's own, so that asking again does not help: it is longer than the model reads, or
+    of a form that it does not take."""
 
 
 def no_answer(reply: Reply) -> str:
@@ -146,6 +157,23 @@ Lot = Sequence[tuple[int, Reply]]
 """Replies that came together."""
 
 
+class Each(Protocol):
+    """Does work beside the engine, wherever that is."""
+
+    def __call__(self, work: Callable[[Engine, T], R], items: Iterable[T]) -> Iterator[R]:
+        """`work(engine, item)` of each item, in their order. Work and results can be pickled. Items are read as they
+        are needed; closing the iterator early stops what is under way."""
+        ...
+
+
+class Elsewhere(NamedTuple):
+    """An engine to which work can be sent instead of requests."""
+
+    each: Each
+    requests: int
+    """About so many an item should ask."""
+
+
 class InLots:
     """A model whose replies come in lots: who keeps replies keeps each lot whole, or none of it."""
 
@@ -156,6 +184,11 @@ class InLots:
     def shards(self) -> int:
         """How many shards of pairs at once keep it busy."""
         return 1
+
+    @property
+    def elsewhere(self) -> Elsewhere | None:
+        """None where only requests can be sent."""
+        return None
 
     def unmade(self, window: Sequence[tuple[int, ChatRequest]]) -> Iterator[Callable[[], Lot]]:
         """The lots of a window of numbered requests, each to be called for: several models may share them out."""

@@ -55,16 +55,21 @@ def named_files(arguments: Sequence[str]) -> list[Path]:
 
 def module_files(name: str) -> list[Path]:
     """The source of a module and of those that it imports, directly or not, where they are neither Python's nor those
-    of installed packages, its own package excepted. None where there is no such module."""
+    of installed packages, its own package excepted. None where there is no such module. Of a module of rlaif's own its
+    file alone: the version stands for the rest."""
     found: dict[str, Path] = {}
+    seen: set[str] = set()
     waiting = [name]
     while waiting:
         module = waiting.pop()
-        file = _source(module)
-        if file is None or module in found or not (_package(module) == _package(name) or _own(file)):
+        if module in seen:
             continue
-        found[module] = file
-        waiting += _imported(module, file)
+        seen.add(module)
+        file = _source(module)
+        beside = _package(module) == _package(name) != _package(__name__)
+        if file is not None and (module == name or beside or _own(file)):
+            found[module] = file
+            waiting += _imported(module, file)
     return sorted(set(found.values()))
 
 

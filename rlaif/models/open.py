@@ -3,10 +3,47 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from typing import assert_never
 
 from rlaif.config.models import ClientModel, JudgeModel, LocalModel, RayModel, ScriptedModel, VllmModel
+from rlaif.models.cache import CachedModel, shared
+from rlaif.models.embedded import check_name
 from rlaif.models.engine import Engine
+
+
+@contextmanager
+def opened(config: JudgeModel, scope: str) -> Iterator[CachedModel]:
+    """The model behind the reply cache that all runs share, closed at the end.
+
+    Replies of a model of unknown revision are this scope's and this config's alone.
+    A server needs the GPU memory that models of this process, closed or trained before, still hold.
+    """
+    if "torch" in sys.modules:
+        from rlaif.models.local.load import free_memory
+
+        free_memory()
+    with closing(shared(open_model(config), config, scope)) as cached:
+        yield cached
+
+
+def check_model(config: JudgeModel) -> None:
+    """ModelError or ConfigError for what opening it would not find: a name, a library, a function. Fetches nothing.
+    What a server that runs, or a worker of Ray's, has is theirs to say."""
+    match config:
+        case LocalModel():
+            check_name(config.model, config.revision)
+        case VllmModel():
+            from rlaif.models.server import require_vllm
+
+            require_vllm()
+            check_name(config.model, config.revision)
+        case ScriptedModel():
+            open_model(config)
+        case ClientModel() | RayModel():
+            pass
 
 
 def open_model(config: JudgeModel) -> Engine:

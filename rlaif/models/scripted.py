@@ -109,13 +109,21 @@ def _from_labels(values: dict[Any, Any]) -> Reply:
             found[label] = value
             continue
         try:
-            number = value.item() if hasattr(value, "item") else value
-            if not isinstance(label, str) or isinstance(number, bool | str | bytes):
+            if not isinstance(label, str):
                 raise TypeError
-            found[label] = float(number)
+            found[label] = as_number(value)
         except Exception:  # whatever their type does where a float is wanted
             return Reply(error=f"label {_shown(label)} has log-probability {_shown(value)}, which is no number")
     return Reply(label_logprobs=found)
+
+
+def as_number(value: Any) -> float:
+    """A value of a user's function, numpy's and torch's numbers included. Raises where it is none: a truth value and a
+    text are not."""
+    number = value.item() if hasattr(value, "item") else value
+    if isinstance(number, bool | str | bytes | bytearray):
+        raise TypeError
+    return float(number)
 
 
 def _shown(value: object) -> str:

@@ -165,6 +165,7 @@ def request_body(
             "temperature": request.temperature,
             "top_p": request.top_p,
             "seed": request.seed,
+            **(request.shape.wire if request.shape else {}),
         }
     body |= {dialect.limit: 1, "logprobs": True}
     if dialect.temperature:

@@ -56,6 +56,8 @@ class Side(NamedTuple):
     facts: Sequence[str] = ()
     chips: Sequence[tuple[str, str]] = ()
     cut: bool = False
+    pieces: Sequence[tuple[str, float | None]] = ()
+    """The text in parts, each coloured by how far, from -1 to 1, it moved a value; empty: one text, as it is."""
 
 
 @cache
@@ -76,7 +78,7 @@ def _macro(name: str, *given: Any) -> Markup:
 def write_page(path: Path, title: str, facts: Mapping[str, str | None], parts: Parts, footer: str) -> Path:
     """Write the page and return its path. `facts` stand under the title, those without a value left out."""
     flat = [one for part in parts for one in (part if isinstance(part, list) else [part]) if one]
-    shown = {name: value for name, value in facts.items() if value}
+    shown = {name: _coded(value) for name, value in facts.items() if value}
     footer = f"{footer} Nothing on this page loads from elsewhere."
     page = _templates().get_template("page.html.jinja")
     html = page.render(title=title, facts=shown, parts=flat, footer=_coded(footer))

@@ -56,12 +56,31 @@ def plain(messages: Messages) -> list[dict[str, str]]:
     return [{"role": m.role, "content": m.content} for m in messages]
 
 
+class Given(Record):
+    """What a prompt set says of a prompt besides; none of it is shown to the policy."""
+
+    hidden: tuple[str, ...] = ()
+    """Passages that only the judge reads, beside the documents of the conversation."""
+    gold: tuple[str, ...] = ()
+    """Right answers, each in another wording."""
+    opposed: str | None = None
+    """The last user turn once more, with the opposite opinion."""
+    profile: dict[str, str] = Field(default_factory=dict)
+    """Who the policy should be, by name: fills `{profile.NAME}` in a principle's texts."""
+
+
+def absent(value: Any) -> bool:
+    """Whether a field that came later has nothing in it: then a record is written as if it had no such field."""
+    return value is None or value == ()
+
+
 class Prompt(Record):
     """What the policy answers: a conversation that ends with a user turn."""
 
     id: str
     messages: Messages = Field(min_length=1)
     tags: tuple[str, ...] = ()
+    given: Given | None = Field(default=None, exclude_if=absent)
 
     @model_validator(mode="after")
     def _ends_with_user(self) -> Self:
@@ -70,9 +89,14 @@ class Prompt(Record):
         return self
 
     @classmethod
-    def of(cls, messages: Messages, tags: tuple[str, ...] = ()) -> Prompt:
-        """A prompt whose id is the hash of its conversation."""
-        return cls(id=content_id(plain(messages)), messages=messages, tags=tags)
+    def of(cls, messages: Messages, tags: tuple[str, ...] = (), given: Given | None = None) -> Prompt:
+        """A prompt whose id is the hash of its conversation, and of what is given besides."""
+        return cls(id=content_id(*identity(messages, given)), messages=messages, tags=tags, given=given)
+
+
+def identity(messages: Messages, given: Given | None) -> list[Any]:
+    """What content ids are made of, of a prompt."""
+    return [plain(messages)] if given is None else [plain(messages), given.model_dump()]
 
 
 class Origin(Record):
@@ -99,6 +123,7 @@ class Response(Record):
     model: str
     origin: Origin | None = None
     """None: written to the prompt alone."""
+    given: Given | None = Field(default=None, exclude_if=absent)
 
 
 class Pair(Record):
@@ -110,12 +135,13 @@ class Pair(Record):
     tags: tuple[str, ...] = ()
     a: str
     b: str
+    given: Given | None = Field(default=None, exclude_if=absent)
 
     @classmethod
     def of(cls, prompt: Prompt, a: str, b: str) -> Pair:
         """The pair of two response texts, with its symmetric content id."""
-        identity = content_id(plain(prompt.messages), *sorted((a, b)))
-        return cls(id=identity, prompt_id=prompt.id, prompt=prompt.messages, tags=prompt.tags, a=a, b=b)
+        own = content_id(*identity(prompt.messages, prompt.given), *sorted((a, b)))
+        return cls(id=own, prompt_id=prompt.id, prompt=prompt.messages, tags=prompt.tags, a=a, b=b, given=prompt.given)
 
     def swapped(self) -> Pair:
         """The same pair with a and b exchanged."""
@@ -124,7 +150,7 @@ class Pair(Record):
 
 def prompt_of(row: Any) -> Prompt:
     """The prompt of a row that has `prompt_id`, `prompt` and `tags`: a response, pair, preference or demonstration."""
-    return Prompt(id=row.prompt_id, messages=row.prompt, tags=row.tags)
+    return Prompt(id=row.prompt_id, messages=row.prompt, tags=row.tags, given=getattr(row, "given", None))
 
 
 def oriented(prompt: Prompt, one: str, other: str, seed: int = 0) -> Pair:
@@ -184,3 +210,5 @@ class Failure(Record):
     detail: str = ""
     principle: str | None = None
     first: Side | None = None
+    too_long: bool = Field(default=False, exclude=True)
+    """What was asked is longer than the model reads. Of no row: the detail says it."""

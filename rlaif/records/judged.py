@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import ConfigDict, Field, FiniteFloat
 
-from rlaif.records.core import Messages, Pair, Record, Side, Source
+from rlaif.records.core import Messages, Pair, Record, Side, Source, absent
 
 
 class Verdict(Record):
@@ -107,6 +109,35 @@ class Judgment(Record):
         return self.p_a if self.pair.a == text else 1 - self.p_a
 
 
+class Claim(Record):
+    """One claim of a response, and what the judge quoted for or against it."""
+
+    text: str
+    verdict: Literal["supported", "refuted", "unsupported"]
+    quote: str = ""
+    """Found in a document, word for word; empty where the judge gave none."""
+    misquote: str = Field(default="", exclude_if=lambda text: not text)
+    """What the judge gave out as a quote and no document has."""
+
+
+class AnswerGrade(Record):
+    """How a response stands to its prompt's right answers, and how sure it says it is."""
+
+    right: float = Field(ge=0, le=1)
+    abstained: float = Field(ge=0, le=1)
+    confidence: float = Field(ge=0, le=1)
+
+
+class TurnVerdict(Record):
+    """What a principle says of one turn of a conversation."""
+
+    turn: int = Field(ge=0)
+    """Which message of the conversation it is, counted from 0."""
+    value: FiniteFloat
+    """The probability that the turn follows the principle."""
+    unknown: float = Field(default=0.0, ge=0, le=1)
+
+
 class PrincipleScore(Record):
     """What one principle says about one response."""
 
@@ -116,13 +147,20 @@ class PrincipleScore(Record):
     checked: bool
     value: FiniteFloat
     """`score`: the expected rating, from -1 to 1. `checklist`: the probability that it is followed, from 0 to 1.
-    `contrast`: the log density ratio over tau."""
+    `contrast`: the log density ratio over tau. `reference`: from -1 to 0, less what is wrong. `turns`: as `checklist`,
+    of all turns together."""
     logprobs: dict[str, float] = Field(default_factory=dict)
     """Of the labels, as in `Verdict`; empty when checked."""
     unknown: float = Field(default=0.0, ge=0, le=1)
     """`checklist`: the probability of the label that says it cannot be told."""
     ratio: DensityRatio | None = None
     """`contrast`: what the value is made of."""
+    claims: tuple[Claim, ...] = Field(default=(), exclude_if=absent)
+    """`reference`: the response's claims, in order."""
+    grade: AnswerGrade | None = Field(default=None, exclude_if=absent)
+    """`reference`, by right answers."""
+    turns: tuple[TurnVerdict, ...] = Field(default=(), exclude_if=absent)
+    """`turns`: the assistant's turns, in order."""
 
 
 class Score(Record):

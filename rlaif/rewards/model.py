@@ -21,13 +21,13 @@ from transformers import AutoConfig
 from rlaif.config.models import Dtype
 from rlaif.config.reward import RewardSection
 from rlaif.config.scoring import EnsembleScore
-from rlaif.errors import ModelError, one_line
+from rlaif.errors import ConfigError, ModelError, one_line
 from rlaif.models.local.architecture import context_of
 from rlaif.models.local.load import from_pretrained, load_tokenizer
 from rlaif.models.local.machine import torch_dtype
 from rlaif.models.local.packing import Row
 from rlaif.models.local.tokens import encode_prompt, turn_of
-from rlaif.records import Pair, Prompt
+from rlaif.records import Pair, Prompt, prompt_of
 from rlaif.training.lessons import encode_scored
 from rlaif.training.losses import preference as losses
 from rlaif.training.optimise.rewards import Reward, Scores, Values
@@ -103,14 +103,20 @@ class FolderReward(ModelReward):
     """
 
     def __init__(
-        self, folder: Path, dtype: torch.dtype, max_tokens: int, max_length: int | None = None, centred: bool = True
+        self,
+        folder: Path,
+        dtype: torch.dtype,
+        max_tokens: int,
+        max_length: int | None = None,
+        centred: bool = True,
+        head: str | None = None,
     ) -> None:
         members = member_folders(folder)
         first = members[0] if members else folder
-        self._only = cache(lambda: ScalarModel.load(folder, dtype))
+        self._only = cache(lambda: ScalarModel.load(folder, dtype, head))
         self._longest = cache(lambda: longest_read(first))
         super().__init__(
-            lambda: each_member(folder, dtype) if members else [self._only()],
+            lambda: each_member(folder, dtype, head) if members else [self._only()],
             cache(lambda: load_tokenizer(str(first))),
             max_tokens,
             max_length,
@@ -127,6 +133,20 @@ class FolderReward(ModelReward):
         return rows
 
 
+class OtherReward(FolderReward):
+    """A reward model of another run or policy: it reads texts as its own tokenizer has them, whoever wrote them."""
+
+    def measure(self, prompts: Sequence[Prompt], texts: Sequence[str], rows: Sequence[Row] | None = None) -> Scores:
+        return super().measure(prompts, texts)
+
+
+def other_reward(folder: Path, max_tokens: int) -> OtherReward:
+    """ConfigError, before any work, where the folder is no reward model."""
+    if not (folder / "config.json").is_file() and not member_folders(folder):
+        raise ConfigError(f"{folder}: is no reward model's folder; `rlaif.train_reward_model` makes one")
+    return OtherReward(folder, torch_dtype("auto"), max_tokens)
+
+
 def longest_read(folder: Path) -> int:
     """The most tokens that the model of this folder has positions for."""
     config = from_pretrained(AutoConfig, str(folder), "has no usable config", folder)
@@ -137,7 +157,7 @@ def score_pairs(folder: Path, section: RewardSection, dtype: Dtype, pairs: Seque
     """score(a) - score(b) by pair id, as each pair is held; of an ensemble the members' mean. ModelError for a pair
     that the reward model cannot read."""
     reward = FolderReward(folder, torch_dtype(dtype), section.microbatch_tokens, section.max_length, centred=False)
-    prompts = [Prompt(id=pair.prompt_id, messages=pair.prompt, tags=pair.tags) for pair in pairs for _ in "ab"]
+    prompts = [prompt_of(pair) for pair in pairs for _ in "ab"]
     texts = [text for pair in pairs for text in (pair.a, pair.b)]
     values = reward.score(prompts, texts)
     if None in values:

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from rlaif.config import Recipe
 from rlaif.config.models import JudgeModel
 from rlaif.config.scoring import (
     ChecksScore,
     EnsembleScore,
+    FlipsCost,
     JudgeScore,
     LengthScore,
     ModelScore,
     Scoring,
+    SignalScore,
     SumScore,
     Veto,
 )
@@ -25,14 +29,14 @@ from rlaif.feedback.judge.contrast import Versus
 from rlaif.models.engine import Engine
 from rlaif.processes import leads, several
 from rlaif.records import Prompt
-from rlaif.rewards.sources import JudgeReward, LengthReward, SumReward, checks, vetoes
+from rlaif.rewards.sources import FlipsReward, JudgeReward, LengthReward, SignalReward, SumReward, checks, vetoes
 from rlaif.training.optimise.rewards import OpenReward, Reward, Scores
 
 if TYPE_CHECKING:
     from rlaif.models.local.packing import Row
     from rlaif.training.scalar_model import ScalarModel
 
-TextSource = JudgeScore | ChecksScore | Veto
+TextSource = JudgeScore | FlipsCost | ChecksScore | Veto
 
 
 class Shop(NamedTuple):
@@ -48,7 +52,7 @@ class Shop(NamedTuple):
     """Opens what reads text; None for a judge where this process never asks it."""
 
 
-def open_reward(source: Scoring | Veto, shop: Shop) -> Reward:
+def open_reward(source: Scoring | FlipsCost | Veto, shop: Shop) -> Reward:
     """The reward of one section of the recipe."""
     if isinstance(source, SumScore):
         sources = [part.source for part in source.parts]
@@ -56,6 +60,12 @@ def open_reward(source: Scoring | Veto, shop: Shop) -> Reward:
         return SumReward([one.kind for one in sources], weights, [open_reward(one, shop) for one in sources])
     if isinstance(source, LengthScore):
         return LengthReward(source.per, shop.tokenizer)
+    if isinstance(source, SignalScore):
+        return FirstProcess(SignalReward(source.signal))
+    if isinstance(source, ModelScore) and source.path is not None:
+        from rlaif.rewards.model import other_reward  # noqa: PLC0415 (brings torch)
+
+        return other_reward(Path(os.path.expanduser(source.path)), shop.max_tokens)
     if isinstance(source, ModelScore | EnsembleScore):
         from rlaif.rewards.model import ModelReward  # noqa: PLC0415 (brings torch)
 
@@ -95,15 +105,13 @@ def open_rewards(
     With several processes only the first one asks a judge, so only there is one opened.
     """
     constitution = cache(lambda: load_constitution(recipe.constitution))
-    opened: list[tuple[JudgeModel, Engine]] = []
+    opened: dict[str, Engine] = {}
     with contextlib.ExitStack() as stack:
 
         def judge(model: JudgeModel) -> Engine:
-            for known, chat in opened:
-                if known == model:
-                    return chat
-            opened.append((model, stack.enter_context(ask(model))))
-            return opened[-1][1]
+            if (name := model.model_dump_json()) not in opened:
+                opened[name] = stack.enter_context(ask(model))
+            return opened[name]
 
         def text(source: TextSource) -> Reward | None:
             if isinstance(source, Veto):
@@ -117,7 +125,8 @@ def open_rewards(
             if weaker is not None:
                 both = [nullcontext(chat), nullcontext(judge(weaker))]  # open until the end
                 chat = Versus(lambda: both[0], lambda: both[1])
-            return JudgeReward(chat, source, constitution(), recipe.label, recipe.seed)
+            kind: Any = FlipsReward if isinstance(source, FlipsCost) else JudgeReward
+            return cast("Reward", kind(chat, source, constitution(), recipe.label, recipe.seed))
 
         @cache
         def tokenizer() -> Any:

@@ -34,11 +34,9 @@ STATUS: dict[type[Exception], int] = {
 def make_app(service: Service, access: Access, more: Sequence[APIRouter] = ()) -> App:
     """The guarded application. `more` are further addresses."""
     from fastapi import FastAPI  # noqa: PLC0415 (an extra; and slow to import)
-    from fastapi.responses import Response  # noqa: PLC0415
-    from prometheus_client import generate_latest  # noqa: PLC0415
 
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    for router in (routes(service), *more):
+    for router in (routes(service), service.meter.routes(), *more):
         app.include_router(router)
 
     @app.get("/health")
@@ -48,10 +46,6 @@ def make_app(service: Service, access: Access, more: Sequence[APIRouter] = ()) -
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
         return {"object": "list", "data": [{"id": service.target.name, "object": "model", "owned_by": "rlaif"}]}
-
-    @app.get("/metrics")
-    async def metrics() -> Response:
-        return Response(generate_latest(service.registry), media_type="text/plain; version=0.0.4")
 
     say_errors(app)
     return ServiceGuard(app, access)

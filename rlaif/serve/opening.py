@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rlaif.api.inputs import label_of, model_of
 from rlaif.api.reward import RewardModel, is_reward_model
+from rlaif.api.scorers import by_model, scored_by_reward
 from rlaif.config import load_recipe
-from rlaif.config.judging import ChecklistMode, ContrastMode, ScoreMode
+from rlaif.config.judging import ChecklistMode, ContrastMode, RateMode, ScoreMode
 from rlaif.config.models import ClientModel, JudgeModel, VllmModel
-from rlaif.config.optimise import BestOfN, OnPolicy
-from rlaif.config.scoring import JudgeScore
+from rlaif.config.scoring import JudgeScore, Scored
 from rlaif.constitution import Constitution, load_constitution
-from rlaif.errors import ConfigError, did_you_mean
-from rlaif.models.cache import shared
+from rlaif.errors import ConfigError, did_you_mean, refuse_given
 from rlaif.models.engine import Engine
-from rlaif.models.open import open_model
+from rlaif.models.open import open_model, opened
 from rlaif.models.server import VllmChatModel
 from rlaif.records import Message, Prompt, content_id
 from rlaif.resources import available
@@ -58,7 +58,7 @@ def open_target(wish: Wish, scope: str) -> Opened:
     path = Path(wish.name).expanduser()
     if path.is_dir():
         if not is_reward_model(path) and (path / "recipe.yaml").is_file():
-            return _of_recipe(wish._replace(name=str(path / "recipe.yaml"), run=wish.run or path), scope)
+            return _of_recipe(wish._replace(name=str(path / "recipe.yaml")), scope, path)
         return _of_folder(wish, path)
     if wish.name in available("constitutions") or _is_constitution(path):
         return _of_constitution(wish, scope)
@@ -81,10 +81,7 @@ def _of_folder(wish: Wish, path: Path) -> Opened:
     model = RewardModel.load(path)
     members = _members(model.folder)
 
-    def problem(prompt: Prompt, text: str) -> str | None:
-        return model.problem((prompt.messages, text))
-
-    target = RewardTarget(_name(path), _revision(members), model.reward, problem, ExitStack())
+    target = RewardTarget(_name(path), _revision(members), by_model(model), ExitStack())
     # The weights are read now: what is no reward model ends here, and not with the first request.
     target.score([Question(Prompt.of((Message(role="user", content="Hello"),)), "Hello.")])
     return Opened(target, _parser(wish.template or str(members[0])))
@@ -116,8 +113,9 @@ def _of_constitution(wish: Wish, scope: str) -> Opened:
         mode = first_mode(constitution, RATE_MODES)
     else:
         mode = label_of(wish.mode, {}).mode
-        if not isinstance(mode, ScoreMode | ChecklistMode | ContrastMode):
-            raise ConfigError(f"--mode {wish.mode}: looks at two responses; valid choices: checklist, contrast, score")
+        if not isinstance(mode, RateMode):
+            valid = "checklist, contrast, score, reference, turns"
+            raise ConfigError(f"--mode {wish.mode}: looks at two responses; valid choices: {valid}")
     config = model_of(wish.judge)
     return Opened(_judge(constitution, config, mode, label_of("compare", {}), 0, scope), _parser(wish.template))
 
@@ -143,17 +141,20 @@ def _judge(
         raise
 
 
-def _of_recipe(wish: Wish, scope: str) -> Opened:
+def _of_recipe(wish: Wish, scope: str, home: Path | None = None) -> Opened:
+    """`home` is the run whose recipe it is."""
     _only(wish, "a recipe", "template", "overrides", "run")
     from rlaif.models.local.machine import settled, torch_dtype  # noqa: PLC0415 (brings torch)
     from rlaif.training.reward.ensemble import RewardModels  # noqa: PLC0415
 
     recipe = settled(load_recipe(wish.name, wish.overrides))
     method = recipe.optimise
-    if not isinstance(method, OnPolicy | BestOfN):
+    if not isinstance(method, Scored):
         raise ConfigError(
             f"TARGET {wish.name!r}: optimise.kind={method.kind} scores nothing; name a run's reward model"
         )
+    if not method.reads_reward_model:
+        refuse_given({"--run": wish.run}, f"the optimise.scoring of {wish.name} reads no reward model; leave it out")
     parser = _parser(wish.template or recipe.policy.model)
     if isinstance(method.scoring, JudgeScore) and getattr(method.scoring.mode, "against", None) is None:
         model = method.scoring.model or recipe.judge
@@ -161,7 +162,7 @@ def _of_recipe(wish: Wish, scope: str) -> Opened:
         return Opened(_judge(constitution, model, method.scoring.mode, section, recipe.seed, scope), parser)
     folder = None
     if method.reads_reward_model:
-        run = wish.run or Path("runs") / recipe.name
+        run = wish.run or home or Path("runs") / recipe.name
         folder = run / "reward_model"
         if not is_reward_model(run):
             raise ConfigError(f"{folder}: not there; optimise.scoring reads a reward model: name the run by --run")
@@ -169,14 +170,14 @@ def _of_recipe(wish: Wish, scope: str) -> Opened:
     stack = ExitStack()
     rewards = open_rewards(
         recipe,
-        lambda model: closing(shared(open_model(model), model, content_id(scope, model.model_dump(mode="json")))),
+        lambda model: opened(model, content_id(scope, model.model_dump(mode="json"))),
         models,
         method.microbatch_tokens,
     )
     reward = stack.enter_context(rewards)(method.scoring)
     weights = _revision(_members(folder)) if folder else ""
     name, revision = f"{recipe.name}:{method.scoring.kind}", content_id(recipe.model_dump(mode="json"), weights)
-    return Opened(RewardTarget(name, revision, reward, lambda *_: None, stack), parser)
+    return Opened(RewardTarget(name, revision, partial(scored_by_reward, reward, lambda *_: None), stack), parser)
 
 
 def _parser(model: str | None) -> TextParser | None:
@@ -190,7 +191,7 @@ def _parser(model: str | None) -> TextParser | None:
 
 def _only(wish: Wish, what: str, *options: str) -> None:
     """ConfigError for an option that says nothing of such a target."""
-    for option in ("overrides", "judge", "mode", "run"):
-        if getattr(wish, option) and option not in options:
-            said = wish.overrides[0] if option == "overrides" else f"--{option}"
-            raise ConfigError(f"{said}: {wish.name} is {what}, of which it says nothing")
+    given = {option: getattr(wish, option) for option in ("judge", "mode", "run") if option not in options}
+    overrides = wish.overrides[:1] if "overrides" not in options else ()
+    given = dict.fromkeys(overrides, True) | {f"--{option}": value for option, value in given.items()}
+    refuse_given(given, f"{wish.name} is {what}, of which it says nothing")

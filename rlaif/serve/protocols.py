@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from rlaif.api.scorers import Scored
 from rlaif.errors import DataError
 from rlaif.jsonl import check_text
 from rlaif.models.local.parsing import answer_in
 from rlaif.serve.responses import Turns, comparison, input_of, output_of, turns
-from rlaif.serve.service import NoScore, Service, question_of
-from rlaif.serve.target import Judged, Question, Scored
+from rlaif.serve.service import Service, no_score, question_of
+from rlaif.serve.target import Judged, Question
 
 if TYPE_CHECKING:
     from fastapi import APIRouter
@@ -99,7 +100,7 @@ async def score(service: Service, body: ScoreBody) -> Any:
         raise DataError("needs `prompt` and `response`, or `conversations`, a list of these")
     found = await service.score("score", [_own(one, place, body) for place, one in enumerate(given)])
     if all(one.value is None for one in found):
-        raise NoScore(found[0].reason)
+        raise no_score(next((one for one in found if not one.refused), found[0]))
     rows = [{"value": one.value, "reason": one.reason or None, "parts": one.parts, **_said(one)} for one in found]
     return rows[0] if alone else {"scores": rows}
 
@@ -213,7 +214,7 @@ def routes(service: Service) -> APIRouter:
 
     def endpoint(answer: Callable[[Service, Any], Awaitable[Any]], kind: type[_Body]) -> Callable[..., Awaitable[Any]]:
         async def answered(body: Any) -> Any:
-            with service.counted(answer.__name__):
+            with service.meter.counted(answer.__name__):
                 return await answer(service, body)
 
         answered.__annotations__ = {"body": kind}  # FastAPI reads what a body is from here
@@ -249,13 +250,13 @@ async def _values(service: Service, protocol: str, body: TextsBody) -> list[floa
 
 def _value(scored: Scored) -> float:
     if scored.value is None:
-        raise NoScore(scored.reason)
+        raise no_score(scored)
     return scored.value
 
 
 def _judgment(judged: Judged) -> Any:
     if judged.judgment is None:
-        raise NoScore(judged.reason)
+        raise no_score(judged)
     return judged.judgment
 
 

@@ -16,8 +16,8 @@ from filelock import FileLock, Timeout
 from pydantic import Field
 
 from rlaif.errors import ConfigError, RlaifError
-from rlaif.files import writing
-from rlaif.jsonl import dumps, no_link
+from rlaif.files import no_link, writing
+from rlaif.jsonl import dumps
 from rlaif.records import Failure, Judgment, Messages, Pair, Record, Score
 
 CURRENT = "judgments.jsonl"

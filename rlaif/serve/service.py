@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
+from rlaif.api.scorers import Scored
 from rlaif.errors import DataError, ModelError, RlaifError
 from rlaif.jsonl import check_text
 from rlaif.models.local.parsing import TEMPLATED, TextParser, answer_in
 from rlaif.records import Message, Messages, Pair, Prompt, Record
 from rlaif.serve.batching import Batcher, QueueFull
+from rlaif.serve.metrics import Meter
 from rlaif.serve.records import ServedJudgment, ServedScore, ServiceLog
-from rlaif.serve.target import Judged, Question, Scored, Target
+from rlaif.serve.target import Judged, Question, Target
 
 Answer = TypeVar("Answer")
-BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 180.0)
 
 
 class NoScore(RlaifError, RuntimeError):
     """There is no value, so there is no reply that a trainer could take for one."""
+
+
+class CannotScore(DataError):
+    """There is no value because of what was sent: asked again it has none either."""
 
 
 class TooSlow(RlaifError, RuntimeError):
@@ -43,27 +46,12 @@ class Service:
     """A target, asked by many at once."""
 
     def __init__(self, target: Target, parser: TextParser | None, log: ServiceLog, limits: Limits) -> None:
-        from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram  # noqa: PLC0415 (an extra)
-
         self.target, self._parser, self._log, self._limits = target, parser, log, limits
-        self.registry = CollectorRegistry()
-        self._requests = Counter(
-            "rlaif_requests", "Requests by their outcome.", ["protocol", "outcome"], registry=self.registry
-        )
-        self._seconds = Histogram(
-            "rlaif_request_seconds", "From request to reply.", ["protocol"], buckets=BUCKETS, registry=self.registry
-        )
-        sizes = Histogram(
-            "rlaif_batch_size",
-            "Questions worked on together.",
-            buckets=[4**k for k in range(7)],
-            registry=self.registry,
-        )
-        waiting = Gauge("rlaif_waiting", "Questions that wait for a worker.", registry=self.registry)
+        self.meter = Meter(OUTCOMES, lambda: self._scores.waiting + self._judgments.waiting)
         workers = target.workers
-        self._scores = Batcher[Question, Scored](target.score, workers, limits.batch, limits.waiting, sizes.observe)
-        self._judgments = Batcher[Question, Judged](target.judge, workers, limits.batch, limits.waiting, sizes.observe)
-        waiting.set_function(lambda: self._scores.waiting + self._judgments.waiting)
+        sizes = limits.batch, limits.waiting, self.meter.batch
+        self._scores = Batcher[Question, Scored](target.score, workers, *sizes)
+        self._judgments = Batcher[Question, Judged](target.judge, workers, *sizes)
 
     async def score(self, protocol: str, questions: Sequence[Question]) -> list[Scored]:
         """What each response is worth, recorded. RlaifErrors where the request as a whole has no answer."""
@@ -134,23 +122,6 @@ class Service:
         self._log.write(row(question, answer) for question, answer in zip(questions, answers, strict=True))
         return answers
 
-    @contextmanager
-    def counted(self, protocol: str) -> Iterator[None]:
-        """Count what happens inside, and how long it takes."""
-        began, outcome = time.perf_counter(), "gone"
-        try:
-            yield
-            outcome = "answered"
-        except RlaifError as error:
-            outcome = OUTCOMES.get(type(error), "refused")
-            raise
-        except Exception:
-            outcome = "error"
-            raise
-        finally:
-            self._requests.labels(protocol, outcome).inc()
-            self._seconds.labels(protocol).observe(time.perf_counter() - began)
-
     def close(self) -> None:
         """Begin nothing more, and free what is held."""
         self._scores.close()
@@ -160,6 +131,11 @@ class Service:
 
 
 OUTCOMES: dict[Any, str] = {QueueFull: "full", TooSlow: "too slow", ModelError: "no model", NoScore: "no score"}
+
+
+def no_score(found: Scored | Judged) -> RlaifError:
+    """Why there is none, as an error: the request's own, or the service's."""
+    return (CannotScore if found.refused else NoScore)(found.reason)
 
 
 def question_of(

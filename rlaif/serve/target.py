@@ -3,35 +3,23 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
 from typing import Any, NamedTuple
 
-from rlaif.api.scorers import share
+from rlaif.api.scorers import Scored, Scorer, scored_by_judge, share, too_long, why
 from rlaif.config.feedback import LabelSection
-from rlaif.config.judging import CompareMode
+from rlaif.config.judging import CompareMode, RateMode
 from rlaif.constitution import Constitution, Principle
 from rlaif.errors import ConfigError, DataError, did_you_mean
 from rlaif.feedback.judge import JudgeResult, judge_by_mode
 from rlaif.feedback.judge.asking import check_texts
-from rlaif.feedback.judge.score import RateMode, score_responses
 from rlaif.models.cache import CachedModel, cache_path
 from rlaif.models.engine import Engine
-from rlaif.records import Failure, Judgment, Pair, Prompt, Score, grouped
-from rlaif.training.optimise.rewards import Reward
+from rlaif.records import Failure, Judgment, Pair, Prompt, grouped
 
 TOGETHER = 32
 """Batches in work at once, where the model batches by itself."""
-
-
-class Scored(NamedTuple):
-    """What one response is worth."""
-
-    value: float | None
-    reason: str = ""
-    parts: dict[str, float | None] = {}  # noqa: RUF012 (never changed)
-    score: Score | None = None
-    failures: tuple[Failure, ...] = ()
 
 
 class Judged(NamedTuple):
@@ -44,6 +32,11 @@ class Judged(NamedTuple):
     def reason(self) -> str:
         """Why there is no judgment."""
         return "; ".join(dict.fromkeys(why(failure) for failure in self.failures))
+
+    @property
+    def refused(self) -> bool:
+        """There is no judgment because of what was sent."""
+        return self.judgment is None and too_long(self.failures)
 
 
 class Question(NamedTuple):
@@ -61,12 +54,6 @@ class Question(NamedTuple):
     def by(self) -> tuple[tuple[str, ...], str]:
         """By what it is to be judged."""
         return self.principles, self.asked
-
-
-def why(failure: Failure) -> str:
-    """A failure in words."""
-    named = f"{failure.principle}: " if failure.principle else ""
-    return f"{named}{failure.reason}{f' ({failure.detail})' if failure.detail else ''}"
 
 
 class Target:
@@ -104,23 +91,12 @@ class Target:
 class RewardTarget(Target):
     """A reward: a reward model, or what a recipe's `optimise.scoring` names."""
 
-    def __init__(
-        self, name: str, revision: str, reward: Reward, problem: Callable[[Prompt, str], str | None], stack: ExitStack
-    ) -> None:
-        """`problem` says why a response has no score; `stack` is closed at the end."""
-        self.name, self.revision = name, revision
-        self._reward, self._problem, self._stack = reward, problem, stack
+    def __init__(self, name: str, revision: str, scorer: Scorer, stack: ExitStack) -> None:
+        """`stack` is closed at the end."""
+        self.name, self.revision, self._scorer, self._stack = name, revision, scorer, stack
 
     def score(self, questions: Sequence[Question]) -> list[Scored]:
-        found = self._reward.measure([one.prompt for one in questions], [one.text for one in questions])
-        return [
-            Scored(
-                value,
-                "" if value is not None else self._problem(one.prompt, one.text) or "the reward has no value for it",
-                {name: values[place] for name, values in found.parts.items()},
-            )
-            for place, (one, value) in enumerate(zip(questions, found.values, strict=True))
-        ]
+        return self._scorer([(one.prompt, one.text) for one in questions])
 
     def close(self) -> None:
         self._stack.close()
@@ -159,10 +135,8 @@ class JudgeTarget(Target):
         found: dict[int, Scored] = {}
         for by, places in grouped(range(len(questions)), lambda place: questions[place].by).items():
             these = [(questions[place].prompt, questions[place].text) for place in places]
-            rated = score_responses(self._model(), self._mode, these, self._by(*by), self._section, self._seed)
-            for place, score, failures in zip(places, rated.scores, rated.failures, strict=True):
-                value = None if score is None else score.value
-                found[place] = Scored(value, "; ".join(map(why, failures)), {}, score, failures)
+            scored = scored_by_judge(self._model(), self._mode, these, self._by(*by), self._section, self._seed)
+            found |= zip(places, scored, strict=True)
         return [found[place] for place in range(len(questions))]
 
     def judge(self, questions: Sequence[Question]) -> list[Judged]:

@@ -25,7 +25,7 @@ READ_BY_LIBRARIES = re.compile(
     r"(?:member-\d+/)?(?:config\.json|generation_config\.json|model[\w.-]*\.safetensors(?:\.index\.json)?"
     r"|(?:tokenizer|special_tokens|added_tokens|vocab|merges|spiece)[\w.-]*\.(?:json|model|txt)"
     r"|chat_template\.(?:jinja|json)|additional_chat_templates/[\w.-]+\.jinja|heads/[\w.-]+\.safetensors"
-    r"|adapter_(?:config\.json|model\.safetensors)|best_of_n\.json)"
+    r"|adapter_(?:config\.json|model\.safetensors)|best_of_n\.json|decode\.json)"
 )
 PLACE = re.compile(r"(?:~|\.\.?)?(?:/[^/\n]+)+/[^\n]*|[A-Za-z]:\\[^\n]*|~[^/\n]*/[^\n]*")
 """A text that is a path from the root, the home or here: at least two steps, so that the token `/think` is none."""

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import yaml
 
-from rlaif.audits.gate import REACHED_BY, differences, identity
+from rlaif.audits.requirement import REACHED_BY, differences, identity
 from rlaif.config import Recipe, load_recipe
 from rlaif.config.base import TAGS, Section
 from rlaif.config.load import changes, read_audit
@@ -112,6 +112,9 @@ class About(NamedTuple):
             for key, words in keys.items()
             if isinstance(number := at(marks, f"{stage}.{key}"), int)
         ]
+        lost = at(marks, "sample.prompt_failures") or {}
+        told = ", ".join(f"{cause}: {number:,}" for cause, number in lost.items())
+        found += [f"{counted(sum(lost.values()), 'prompt')} left out ({told})"] if lost else []
         return [*found, *_failures(self.run.failures, "failure", "of the judge"), *self._human_failures()]
 
     def _human_failures(self) -> list[str]:

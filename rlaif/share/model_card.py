@@ -14,6 +14,7 @@ from rlaif.evaluation.report import reward_sentences
 from rlaif.evaluation.verdict import verdict
 from rlaif.forms import OBJECT
 from rlaif.jsonl import read_json
+from rlaif.models.decoding import BEST_OF_N, DECODE
 from rlaif.share.contents import Contents
 from rlaif.share.facts import About
 from rlaif.share.loading import load_policy, load_reward
@@ -21,8 +22,6 @@ from rlaif.share.markdown import escaped, table, written
 from rlaif.share.sections import FEEDBACK, data_section, judge_section, judged_by, maker, recipe_section, tags, title
 from rlaif.stats import at
 from rlaif.words import counted, percent
-
-BEST_OF_N = "best_of_n.json"
 
 
 def model_card(about: About, what: str, contents: Contents, repo: str) -> str:
@@ -72,6 +71,12 @@ def _policy(about: About, kind: str, folder: Path) -> list[str]:
         return [
             f"The weights are those of {escaped(about.parent.name)}, unchanged: the policy of this run is the best of "
             f"{n} of its responses by the run's reward, so draw as many and score them for what the figures say.",
+        ]
+    if (folder / DECODE).exists():
+        system = read_json(folder / DECODE, OBJECT).get("system")
+        return [
+            f"The weights are those of {escaped(about.parent.name)}, unchanged; generation_config.json says how to "
+            f"draw from them{' after the system turn in decode.json' if system else ''}, as found by a search.",
         ]
     learnt = f" on {kind}{judged_by(about)}" if about.recipe.learns_from else ", without preferences"
     return [

@@ -12,6 +12,7 @@ from typing import Any, get_args
 from rlaif.console import console, heartbeat, say
 from rlaif.errors import ConfigError, ModelError, did_you_mean, few, one_line
 from rlaif.files import remove
+from rlaif.gates.decide import decided
 from rlaif.jsonl import write_atomic
 from rlaif.run_folder import Run
 from rlaif.share.contents import CARD, Contents, What, model_contents, preference_contents, private_text, secrets_of
@@ -45,14 +46,16 @@ def share(run: Path, what: str, repo: str | None, out: Path | None = None, publi
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise ConfigError(f"--out {out}: is there and not empty; name a new folder")
         return _write(facts, what, repo or out.name, out)
+    if (found := decided(Run(run))) and not found.kept:
+        raise ConfigError(f"{run}: a round that its gates refused ({found.reason}); push {run.parent / 'kept'}")
     if repo is None:
         raise ConfigError("name a folder with --out, or a repository with --push-to-hub OWNER/NAME")
     token = _token(repo)
     with tempfile.TemporaryDirectory(prefix="rlaif-") as folder:
         contents = _filled(facts, what, Path(folder), repo, copy=False)
-        if found := private_text(contents.folder, secrets_of(run, token, facts.hosts)):
+        if private := private_text(contents.folder, secrets_of(run, token, facts.hosts)):
             raise ConfigError(
-                f"{found}, so nothing was sent; write the folder with --out, mend it, and upload it with `hf upload`"
+                f"{private}, so nothing was sent; write the folder with --out, mend it, and upload it with `hf upload`"
             )
         return _push(contents, what, repo, token, public)
 

@@ -210,16 +210,19 @@ def _take_over(stage: Stage, inputs: Inputs, run: Run, since: Sequence[Run]) -> 
     for other in since:
         if not other.is_done(stage.name, inputs.hash):
             continue
-        outputs = stage.outputs(run)
-        for path in outputs:
-            _copy(other.folder / path.name, path)
+        theirs = stage.outputs(other)
+        for path in stage.outputs(run):
+            if path.name not in {each.name for each in theirs}:
+                remove(path)
+        for path in theirs:
+            _copy(path, run.folder / path.name)
         run.rewind_metrics(stage.name, 0)
         for row in other.read_metrics(stage.name):
             run.log(row)
         mark = other.read_manifest()["stages"][stage.name]
         facts = {key: value for key, value in mark.items() if key not in ("inputs", "outputs")}
         facts["taken_from"] = str(other.folder.resolve())
-        run.mark_done(stage.name, inputs.hash, outputs, facts, inputs.read())
+        run.mark_done(stage.name, inputs.hash, stage.outputs(run), facts, inputs.read())
         return str(other.folder)
     return None
 
@@ -231,17 +234,18 @@ def _copy(source: Path, target: Path) -> None:
     remove(temporary)
     with writing(target):
         if source.is_dir():
-            shutil.copytree(source, temporary, copy_function=_copy_file)
+            shutil.copytree(source, temporary, copy_function=copy_file)
             remove(target)
         elif source.exists():
-            _copy_file(source, temporary)
+            copy_file(source, temporary)
         else:
             remove(target)
             return
         os.replace(temporary, target)
 
 
-def _copy_file(source: str | Path, target: str | Path) -> None:
+def copy_file(source: str | Path, target: str | Path) -> None:
+    """A file; a large one shares its bytes where the disk can."""
     if os.stat(source).st_size >= LARGE:
         with contextlib.suppress(OSError):  # another disk
             os.link(os.path.realpath(source), target)

@@ -4,28 +4,33 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from rlaif.config import Recipe
+from rlaif.config.decode import Decode
+from rlaif.config.judging import ReferenceMode
 from rlaif.config.measures import CodeMeasure
 from rlaif.config.models import PolicyModel, with_weights
 from rlaif.config.optimise import BestOfN
 from rlaif.constitution import load_constitution
+from rlaif.feedback.failures import causes
+from rlaif.feedback.judge import JudgeResult
 from rlaif.feedback.prompts import read_prompts
-from rlaif.feedback.sample import check_sample_failures
 from rlaif.forms import HELDOUT, RATED
 from rlaif.jsonl import read_rows, write_json, write_jsonl
+from rlaif.models.decoding import Decoding
 from rlaif.models.files import module_files
-from rlaif.records import Failure, Judgment, Prompt, Response, content_id, prompt_of
-from rlaif.rewards.open import open_rewards
+from rlaif.records import Failure, Judgment, Prompt, Response, content_id
 from rlaif.run_folder import Run
+from rlaif.stages.answers import answers_of, best_of_n
+from rlaif.stages.hacking import hacking_files, try_score
 from rlaif.stages.optimise import method_files
+from rlaif.stages.slices import annotator_groups, evaluate_slices, slice_files
 from rlaif.stages.stage import (
     Stage,
-    asking,
     cost_of,
-    draw_samples,
     judge_files,
     judge_with_bar,
     made,
@@ -45,7 +50,9 @@ def evaluate(recipe: Recipe, run: Run) -> dict[str, Any]:
     from rlaif.evaluation.evaluate import EvaluationInputs, sample_rows
     from rlaif.evaluation.evaluate import evaluate as measure
     from rlaif.evaluation.measures import instruments_of
-    from rlaif.evaluation.winrate import evaluation_pairs, with_partner
+    from rlaif.evaluation.truth import mode_of
+    from rlaif.stages.truth import ask_flips, opposite_prompts
+    from rlaif.training.decode import kl_after
     from rlaif.training.policy_model import measure_kl
 
     has_reward_model = recipe.learns_from == "reward_model"
@@ -55,13 +62,16 @@ def evaluate(recipe: Recipe, run: Run) -> dict[str, Any]:
     prompts = evaluation_prompts(recipe)
     by_origin = recipe.sample.contrast is not None and recipe.sample.contrast.labels == "origin"
     failures: list[Failure] = []
-    # One model after the other: each is closed, and a server stopped, before the next one needs the GPU.
-    answers = _best_of_n if isinstance(recipe.optimise, BestOfN) else _answers
-    theirs = _answers(recipe, run, recipe.compared_with, prompts, failures)
-    before, after = with_partner(theirs, answers(recipe, run, trained, prompts, failures))
-    judged = judge_with_bar(recipe, run, evaluation_pairs(before, after), "evaluate")
+    opposite = opposite_prompts(prompts)
+    both = _sides(recipe, run, trained, [*prompts, *opposite.values()], failures)
+    flips, flip_cost = ask_flips(recipe, run, opposite, *both)
+    turned = {prompt.id for prompt in opposite.values()}
+    before, after = ([r for r in side if r.prompt_id not in turned] for side in both)
+    judged = _compared(recipe, run, before, after)
+    cost = judged.cost.plus(flip_cost)
+    decoding = Decoding.of(policy) if isinstance(recipe.optimise, Decode) else None
     write_jsonl(run.evaluation_failures, [*failures, *judged.failures])
-    kl = measure_kl(recipe, policy, after)
+    kl = measure_kl(recipe, policy, after) if decoding is None else kl_after(recipe, policy, decoding, after)
     scores_before, scores_after = _scores(recipe, reward_model, policy, before, after)
     constitution = load_constitution(recipe.constitution)
     inputs = EvaluationInputs(
@@ -78,13 +88,56 @@ def evaluate(recipe: Recipe, run: Run) -> dict[str, Any]:
         kl_bound=_kl_bound(recipe),
         scores_before=scores_before,
         scores_after=scores_after,
+        hacking=try_score(recipe, run, before, after),
         instruments=instruments_of(recipe, constitution),
-        cost=_cost(run, cost_of(judged.cost)),
+        judge_scores=judged.scores if isinstance(recipe.label.mode, ReferenceMode) else (),
+        flips=flips,
+        grading=mode_of(recipe),
+        cost=_cost(run, cost_of(cost)),
     )
     write_jsonl(run.samples, sample_rows(inputs))
     write_jsonl(run.evaluation_judgments, judged.judgments)
-    write_json(run.evaluation, measure(inputs, recipe.evaluate, recipe.evaluation_seed))
-    return {"heldout_prompts": len(prompts), "unsampled": len(failures), **cost_of(judged.cost)}
+    found = measure(inputs, recipe.evaluate, recipe.evaluation_seed)
+    if recipe.evaluate.slices:
+
+        def asked_too(asked: Sequence[Prompt]) -> tuple[EvaluationInputs, JudgeResult]:
+            before, after = _sides(recipe, run, trained, asked, failures)
+            told = _compared(recipe, run, before, after)
+            one, two = _scores(recipe, reward_model, policy, before, after)
+            theirs = replace(inputs, before=before, after=after, judgments=told.judgments, kl=())
+            return replace(theirs, scores_before=one, scores_after=two), told
+
+        found["slices"], told, bad = evaluate_slices(recipe, run, inputs, asked_too)
+        write_jsonl(run.evaluation_failures, [*failures, *judged.failures, *(told.failures if told else ()), *bad])
+        if told:  # what was asked about the sets costs too
+            cost = cost.plus(told.cost)
+            found["cost"] = _cost(run, cost_of(cost))
+        if recipe.evaluate.slices.annotators:
+            found["annotator_groups"] = annotator_groups(recipe, run)
+    if recipe.prompts.filters:
+        split = read_prompts(recipe.prompts)
+        found["filters"] = {"dropped": causes(split.dropped), "masked": dict(split.masked)}
+    write_json(run.evaluation, found)
+    return {"heldout_prompts": len(prompts), "unsampled": len(failures), **cost_of(cost)}
+
+
+def _sides(
+    recipe: Recipe, run: Run, trained: PolicyModel, prompts: Sequence[Prompt], failures: list[Failure]
+) -> tuple[Sequence[Response], Sequence[Response]]:
+    """What the reference and the policy answer."""
+    from rlaif.evaluation.winrate import with_partner
+
+    # One model after the other: each is closed, and a server stopped, before the next one needs the GPU.
+    answers = best_of_n if isinstance(recipe.optimise, BestOfN) else answers_of
+    theirs = answers_of(recipe, run, recipe.compared_with, prompts, failures)
+    return with_partner(theirs, answers(recipe, run, trained, prompts, failures))
+
+
+def _compared(recipe: Recipe, run: Run, before: Sequence[Response], after: Sequence[Response]) -> JudgeResult:
+    """What the judge says of them."""
+    from rlaif.evaluation.winrate import evaluation_pairs
+
+    return judge_with_bar(recipe, run, evaluation_pairs(before, after), "evaluate")
 
 
 def _scores(
@@ -96,23 +149,15 @@ def _scores(
     from rlaif.models.local.load import load_tokenizer
     from rlaif.models.local.machine import torch_dtype
     from rlaif.rewards.model import ModelReward
-    from rlaif.training.policy_model import rows_of
+    from rlaif.training.policy_model import worth
     from rlaif.training.reward.ensemble import RewardModels
 
     tokenizer = load_tokenizer(str(policy))
     models = RewardModels(reward_model, torch_dtype(recipe.policy.dtype))
     reward = ModelReward(models, lambda: tokenizer, recipe.reward.microbatch_tokens, centred=False)
-    found = [
-        reward.measure(*_prompts_and_texts(responses), rows_of(tokenizer, responses)).values
-        for responses in (before, after)
-    ]
+    found = [worth(reward, tokenizer, responses) for responses in (before, after)]
     one, other = ([round(value, 4) for value in values if value is not None] for values in found)
     return one, other
-
-
-def _prompts_and_texts(responses: Sequence[Response]) -> tuple[list[Prompt], list[str]]:
-    """The responses as a reward takes them."""
-    return [prompt_of(r) for r in responses], [r.text for r in responses]
 
 
 def evaluation_prompts(recipe: Recipe) -> list[Prompt]:
@@ -121,66 +166,6 @@ def evaluation_prompts(recipe: Recipe) -> list[Prompt]:
     by_hash = sorted(heldout, key=lambda prompt: content_id("evaluate", prompt.id))
     taken = {prompt.id for prompt in by_hash[: recipe.evaluate.prompts]}
     return [prompt for prompt in heldout if prompt.id in taken]
-
-
-def _answers(
-    recipe: Recipe,
-    run: Run,
-    model: PolicyModel,
-    prompts: Sequence[Prompt],
-    failures: list[Failure],
-    stage: str = "evaluate",
-    best_of: int = 1,
-) -> Sequence[Response]:
-    """The model's responses. What failed joins `failures`, on disk before its share is held against the limit."""
-    n = best_of * recipe.evaluate.responses_per_prompt
-    result = draw_samples(recipe, run, model, prompts, stage, n, recipe.evaluation_seed)
-    failures += result.failures
-    write_jsonl(run.evaluation_failures, failures)
-    check_sample_failures(result, recipe.label.max_failures, "evaluate")
-    return result.responses
-
-
-def _best_of_n(
-    recipe: Recipe, run: Run, model: PolicyModel, prompts: Sequence[Prompt], failures: list[Failure]
-) -> Sequence[Response]:
-    """Of each n responses the one with the highest score; of equal ones the first. A response without a score (the
-    judge failed) does not take part; where all n are such, the prompt has a failure.
-
-    Drawn under a stage name of their own, so that no candidate is the reference's response drawn again.
-    """
-    section = recipe.optimise
-    assert isinstance(section, BestOfN)
-    count = recipe.evaluate.responses_per_prompt
-    drawn = _answers(recipe, run, model, prompts, failures, "best_of_n", section.n)
-    scores = _scored(recipe, run, section, drawn)
-    groups: dict[tuple[str, int], list[tuple[float, Response]]] = {(p.id, i): [] for p in prompts for i in range(count)}
-    for response, score in zip(drawn, scores, strict=True):
-        if score is not None:
-            groups[response.prompt_id, response.index // section.n].append((score, response))
-    best = []
-    for (prompt_id, index), group in groups.items():
-        if group:
-            _, response = max(group, key=lambda scored: (scored[0], -scored[1].index))
-            best.append(response.model_copy(update={"index": index}))
-        else:
-            detail = f"response {index}: none of {section.n} has a score"
-            failures.append(Failure(stage="evaluate", id=prompt_id, reason="nothing to choose from", detail=detail))
-    return best
-
-
-def _scored(recipe: Recipe, run: Run, section: BestOfN, responses: Sequence[Response]) -> list[float | None]:
-    """What the section's source says of each response; None where it says nothing (the judge failed)."""
-    from rlaif.models.local.load import load_tokenizer
-    from rlaif.models.local.machine import torch_dtype
-    from rlaif.training.policy_model import rows_of
-    from rlaif.training.reward.ensemble import RewardModels
-
-    folder = made(run.reward_model, "reward") if section.reads_reward_model else None
-    models = RewardModels(folder, torch_dtype(recipe.policy.dtype))
-    rows = rows_of(load_tokenizer(recipe.policy.model, recipe.policy.revision), responses)
-    with open_rewards(recipe, lambda judge: asking(judge, run), models, section.microbatch_tokens) as open_reward:
-        return open_reward(section.scoring).measure(*_prompts_and_texts(responses), rows).values
 
 
 def _kl_bound(recipe: Recipe) -> float | None:
@@ -228,11 +213,20 @@ EVALUATE = Stage(
         run.policy,
         *judge_files(recipe),
         *method_files(recipe),
+        *hacking_files(recipe),
         *prompt_files(recipe),
+        *slice_files(recipe, run),
         *model_files(recipe.compared_with),
         *(file for module in _measure_modules(recipe) for file in module_files(module)),
     ],
-    outputs=lambda run: [run.evaluation, run.samples, run.evaluation_judgments, run.evaluation_failures],
+    outputs=lambda run: [
+        run.evaluation,
+        run.samples,
+        run.evaluation_judgments,
+        run.evaluation_failures,
+        run.slice_samples,
+        run.slice_judgments,
+    ],
 )
 
 
@@ -248,6 +242,11 @@ REPORT = Stage(
     "report",
     report,
     knobs=lambda recipe: [],  # it reads the recipe's file, which is among its inputs
-    inputs=lambda recipe, run: [run.recipe, run.evaluation, run.samples],
+    inputs=lambda recipe, run: [
+        run.recipe,
+        run.evaluation,
+        run.samples,
+        *(file for file in (run.slice_samples, run.explained) if file.exists()),
+    ],
     outputs=lambda run: [run.report],
 )

@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rlaif.audits.gate import check_requirement
+from rlaif.audits.requirement import check_requirement
 from rlaif.config import Recipe
 from rlaif.config.feedback import ContrastSample
 from rlaif.config.judging import ReviseMode
@@ -32,7 +32,7 @@ from rlaif.feedback.origin import (
     sample_contrasts,
 )
 from rlaif.feedback.prompts import read_prompts
-from rlaif.feedback.sample import SampleResult, check_sample_failures
+from rlaif.feedback.sample import SampleResult, check_sample_failures, sample_responses
 from rlaif.jsonl import write_jsonl
 from rlaif.models.cache.model import UNKNOWN
 from rlaif.records import Pair, Prompt
@@ -40,11 +40,11 @@ from rlaif.resources import resolve
 from rlaif.run_folder import Run
 from rlaif.stages.labels import LabelRows, SampledPairs, responses_by_prompt
 from rlaif.stages.pairs import facts_of, human_labels, say_failures
+from rlaif.stages.parts import LabelParts, after
 from rlaif.stages.stage import (
     Stage,
     asking,
     cost_of,
-    draw_samples,
     human_files,
     judge_files,
     made,
@@ -65,7 +65,7 @@ def sample(recipe: Recipe, run: Run) -> dict[str, Any]:
     say_failures(split)
     prompts = for_the_judge(split.train, recipe.preferences.judged_tags)
     if recipe.sample.contrast is None:
-        result = draw_samples(recipe, run, recipe.policy, prompts, "sample")
+        result = _draw(recipe, run, prompts)
     else:
         result = _draw_contrasts(recipe, run, recipe.sample.contrast, prompts)
     write_jsonl(run.sample_failures, result.failures)
@@ -77,9 +77,16 @@ def sample(recipe: Recipe, run: Run) -> dict[str, Any]:
         "responses": len(result.responses),
         "failed": len(result.failures),
         "completion_tokens": result.completion_tokens,
-        **({"prompt_failures": causes(split.failures)} if split.failures else {}),
+        **({"prompt_failures": causes(lost)} if (lost := (*split.failures, *split.dropped)) else {}),
+        **({"masked": dict(split.masked)} if split.masked else {}),
         **({"prompts_by_principle": by_principle} if by_principle else {}),
     }
+
+
+def _draw(recipe: Recipe, run: Run, prompts: Sequence[Prompt]) -> SampleResult:
+    total = len(prompts) * recipe.sample.responses_per_prompt
+    with asking(recipe.policy, run) as model, bar("sample", total, "responses") as advance:
+        return sample_responses(model, prompts, recipe.sample, recipe.seed, "sample", advance)
 
 
 def _draw_contrasts(recipe: Recipe, run: Run, section: ContrastSample, prompts: Sequence[Prompt]) -> SampleResult:
@@ -97,10 +104,10 @@ def label(recipe: Recipe, run: Run) -> dict[str, Any]:
     limit, and above it nothing more is asked. With `sample.contrast.labels=origin` no judge is opened.
     """
     calibration = check_requirement(recipe) if recipe.label.audit else None
-    mode = recipe.label.mode
-    work = _revisions(recipe, run, mode) if isinstance(mode, ReviseMode) else _labels(recipe, run)
+    mode, parts = recipe.label.mode, recipe.label.parts
     with ExitStack() as stack:
-        rows = LabelRows(run, stack)
+        rows = LabelParts(run, stack, parts) if parts else LabelRows(run, stack)
+        work = _revisions(recipe, run, mode) if isinstance(mode, ReviseMode) else _labels(recipe, run, rows.done)
         for result in stack.enter_context(closing(work.results)):
             rows.add(result if calibration is None else apply_calibration(result, calibration))
             if not isinstance(result, Piece) and rows.failures.too_many(work.asked, recipe.label):
@@ -121,7 +128,7 @@ class _Labelling(NamedTuple):
     how often the judge agrees with the origin, known with the last result."""
 
 
-def _labels(recipe: Recipe, run: Run) -> _Labelling:
+def _labels(recipe: Recipe, run: Run, done: int) -> _Labelling:
     contrast = recipe.sample.contrast
     crossed: dict[str, PairOrigin] = {}
     pairs: Iterable[Pair]
@@ -133,14 +140,22 @@ def _labels(recipe: Recipe, run: Run) -> _Labelling:
     else:
         pairs = sampled = SampledPairs(recipe, made(run.responses, "sample"))
         facts, total, made_of, crossed = sampled.facts, sampled.total, sampled.made, sampled.crossed
+    if contrast is None and done:
+        say(f"  {done} of {total} pairs are labelled already")
     if contrast is None:
-        return _Labelling(shards_with_bar(recipe, run, pairs, total, "label"), total, facts)
+        if done and done == total:  # no judge need be opened
+            return _Labelling(_nothing(), total, facts)
+        return _Labelling(shards_with_bar(recipe, run, after(pairs, done), total - done, "label"), total, facts)
     if len(crossed) < made_of:
         raise DataError(f"{run.responses}: responses without `origin`, which sample.contrast gives; sample them again")
     if contrast.labels == "origin":
         return _Labelling(_origin_labels(recipe, pairs, crossed), total, facts)
     judged = shards_with_bar(recipe, run, pairs, total, "label")
     return _Labelling(_held_to_origin(judged, crossed, contrast.labels == "both", facts), total, facts)
+
+
+def _nothing() -> Results:
+    yield from ()
 
 
 def _origin_labels(recipe: Recipe, pairs: Iterable[Pair], crossed: Mapping[str, PairOrigin]) -> Results:

@@ -14,8 +14,9 @@ from rlaif.config import Recipe
 from rlaif.config.feedback import AiLabels
 from rlaif.config.judging import CompareMode, ContrastMode
 from rlaif.config.models import LocalModel
-from rlaif.config.optimise import LocalRollouts, OnPolicy, Ppo
-from rlaif.config.scoring import JudgeScore
+from rlaif.config.optimise import OnPolicy, Ppo
+from rlaif.config.rollouts import LocalRollouts
+from rlaif.config.scoring import FlipsCost, JudgeScore
 from rlaif.constitution import Constitution, load_constitution
 from rlaif.feedback.prompts import read_prompts
 
@@ -53,7 +54,7 @@ def work(recipe: Recipe) -> Work | None:
         and isinstance(labels, AiLabels)
         and isinstance(method, OnPolicy)
         and isinstance(method.rollouts, LocalRollouts)
-        and all(isinstance(s.mode, ContrastMode) for s in method.sources if isinstance(s, JudgeScore))
+        and all(isinstance(s.mode, ContrastMode) for s in method.sources if isinstance(s, JudgeScore | FlipsCost))
     ):
         return None
     found = read_prompts(recipe.prompts)

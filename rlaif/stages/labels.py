@@ -18,7 +18,7 @@ from rlaif.feedback.mix import for_the_judge
 from rlaif.feedback.origin import PairOrigin, pair_origins, unpaired
 from rlaif.feedback.pairs import any_pair, apart_by_checks, make_pairs
 from rlaif.jsonl import RowWriter, stream_jsonl
-from rlaif.records import Pair, Prompt, Response
+from rlaif.records import Pair, Response, prompt_of
 from rlaif.run_folder import Run
 
 T = TypeVar("T")
@@ -81,25 +81,19 @@ class SampledPairs(Iterable[Pair]):
 
     def _pairs_of(self, group: list[Response]) -> list[Pair]:
         last, recipe = group[-1], self._recipe
-        prompt = Prompt(id=last.prompt_id, messages=last.prompt, tags=last.tags)
-        return make_pairs([prompt], group, recipe.label.pairs_per_prompt, recipe.seed, self._worth)
+        return make_pairs([prompt_of(last)], group, recipe.label.pairs_per_prompt, recipe.seed, self._worth)
 
 
 class LabelRows:
     """The rows of the label stage, in hidden files that take their names at the end."""
 
+    done = 0
+    """Pairs that need not be judged again."""
+
     def __init__(self, run: Run, stack: ExitStack) -> None:
         self._files = {
-            name: stack.enter_context(closing(RowWriter(path)))
-            for name, path in (
-                ("failures", run.failures),
-                ("scores", run.scores),
-                ("rankings", run.rankings),
-                ("revisions", run.revisions),
-                ("demonstrations", run.demonstrations),
-                ("reliability", run.reliability),
-                ("judgments", run.judgments),
-            )
+            path.stem: stack.enter_context(closing(RowWriter(path)))
+            for path in (run.failures, *run.evidence, run.one_judgments)
         }
         self.judged = 0
         self.cost = Cost()

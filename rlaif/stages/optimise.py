@@ -3,58 +3,61 @@ trains nothing."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlaif.config import Recipe
-from rlaif.config.optimise import (
-    BestOfN,
-    ChosenDemonstrations,
-    Dpo,
-    HumanDemonstrations,
-    JudgeDemonstrations,
-    Offline,
-    OnPolicy,
-    RunDemonstrations,
-    Sft,
-    VllmRollouts,
-)
-from rlaif.config.scoring import JudgeScore
+from rlaif.config.decode import Decode
+from rlaif.config.optimise import Dpo, JudgeDemonstrations, Offline, OnPolicy, Sft
+from rlaif.config.rollouts import VllmRollouts
+from rlaif.config.scoring import FlipsCost, JudgeScore, ModelScore, Scored, Source
 from rlaif.config.sources import FileSource
-from rlaif.console import bar
 from rlaif.constitution import load_constitution
 from rlaif.errors import DataError
 from rlaif.feedback.pairs import read_preferences
-from rlaif.feedback.prompts import DemonstrationText, ask_judge, read_demonstrations, read_prompts
-from rlaif.feedback.sample import check_sample_failures
-from rlaif.formats.rows import path_of
-from rlaif.jsonl import read_jsonl, write_json, write_jsonl
+from rlaif.feedback.prompts import read_prompts
+from rlaif.jsonl import write_json
+from rlaif.models.decoding import BEST_OF_N
 from rlaif.models.files import named_files
 from rlaif.processes import leads
-from rlaif.records import Demonstration, Message, Prompt, Response, derive_seed, prompt_of
-from rlaif.resources import resolve
+from rlaif.records import derive_seed
 from rlaif.rewards.open import open_rewards
 from rlaif.run_folder import Run
-from rlaif.stages.stage import Stage, asking, made, mode_files, model_files, prompt_files, publishing, read_if_there
+from rlaif.stages.decode import decode
+from rlaif.stages.demonstrations import cut_off_texts, demonstrations
+from rlaif.stages.pairs import say_failures
+from rlaif.stages.stage import (
+    Stage,
+    asking,
+    constitution_files,
+    made,
+    mode_files,
+    model_files,
+    named,
+    prompt_files,
+    publishing,
+)
 
 if TYPE_CHECKING:
     from rlaif.training.policy_model import PolicyModel
-
-BEST_OF_N = "best_of_n.json"
-"""Beside the weights in policy/, where the policy is the best of n responses of the reference."""
 
 
 def optimise(recipe: Recipe, run: Run) -> dict[str, Any]:
     """policy/: the trained policy; of best-of-n the untrained one, with a note that it counts by the best of n
     responses: the stage evaluate draws and scores them."""
     method = recipe.optimise
+    if recipe.learns_from is None:  # else the stages sample or pairs have said it
+        say_failures(read_prompts(recipe.prompts))
     if isinstance(method, OnPolicy):
         return _from_rollouts(recipe, run, method)
     if isinstance(method, Dpo):
         return _dpo(recipe, run, method)
     if isinstance(method, Sft):
         return _sft(recipe, run, method)
+    if isinstance(method, Decode):
+        return decode(recipe, run, method)
     policy = _policy(recipe)
     with publishing(run.policy) as folder:
         policy.save(folder)
@@ -78,8 +81,9 @@ def _from_rollouts(recipe: Recipe, run: Run, section: OnPolicy) -> dict[str, Any
     rewards = open_rewards(recipe, lambda judge: asking(judge, run), models, section.microbatch_tokens)
     plan = memory.plan_memory(recipe, "optimise", memory.rollout_rows(recipe, prompts))
     checkpoints = run.checkpoints / "optimise"
-    with memory.within(plan), rewards as open_reward:
-        actors = open_actors(recipe, models, open_reward, checkpoints / "weights")
+    talks = asking(section.dialogue.user, run) if section.dialogue and leads() else nullcontext(None)
+    with memory.within(plan), talks as user, rewards as open_reward:
+        actors = open_actors(recipe, models, open_reward, checkpoints / "weights", user)
         try:
             with tracking(run, "optimise", section.steps, recipe) as tracker:
                 train_policy(actors, prompts, section, recipe.seed, checkpoints, tracker, constitution.pass_rates)
@@ -100,7 +104,7 @@ def _dpo(recipe: Recipe, run: Run, section: Dpo) -> dict[str, Any]:
     from rlaif.training.truncation import Truncation
 
     preferences = read_preferences(made(run.preferences, "pairs"))
-    cut_off, policy = _cut_off(run), _policy(recipe)
+    cut_off, policy = cut_off_texts(run), _policy(recipe)
     seen = Truncation("optimise", section)
     unseen = Truncation("optimise", section, "held-out pairs", limited=False)
     method, heldout = (
@@ -121,7 +125,7 @@ def _sft(recipe: Recipe, run: Run, section: Sft) -> dict[str, Any]:
     from rlaif.training.offline import SftExample, SftMethod
     from rlaif.training.truncation import Truncation
 
-    shown, dropped = demonstrations(recipe, run, section)
+    shown, counts = demonstrations(recipe, run, section.data)
     policy = _policy(recipe)  # after the judge, who may have needed the memory
     rows = [SftExample(s.prompt.id, s.prompt.messages, Text(s.text, s.finished)) for s in shown]
     truncation = Truncation("optimise", section, "demonstrations")
@@ -130,7 +134,7 @@ def _sft(recipe: Recipe, run: Run, section: Sft) -> dict[str, Any]:
         raise DataError(f"optimise.data.kind={section.data.kind}: no demonstrations to learn from")
     updates = _train(recipe, run, section, policy, method)
     blank = {"blank": len(shown) - len(method.lessons)} if len(shown) > len(method.lessons) else {}
-    facts = {"updates": updates, "demonstrations": len(method.lessons), "dropped": dropped}
+    facts = {"updates": updates, "demonstrations": len(method.lessons), **counts}
     return facts | blank | truncation.facts()
 
 
@@ -162,92 +166,28 @@ def _train(recipe: Recipe, run: Run, section: Sft | Dpo, policy: PolicyModel, me
     return updates
 
 
-# --------------------------------------------------------------------------------------------------- demonstrations
-
-
-def demonstrations(recipe: Recipe, run: Run, section: Sft) -> tuple[list[DemonstrationText], int]:
-    """The demonstrations that `optimise.data` names, each once; and how many were left out because their prompt is kept
-    for evaluation."""
-    split, data = read_prompts(recipe.prompts), section.data
-    if isinstance(data, RunDemonstrations):
-        rows = read_jsonl(made(run.demonstrations, "label"), Demonstration)
-        last = {row.prompt_id: row.round for row in sorted(rows, key=lambda row: row.round)}
-        rows = [row for row in rows if row.round == last[row.prompt_id]]
-        found = [DemonstrationText(prompt_of(row), row.completion[-1].content) for row in rows]
-    elif isinstance(data, HumanDemonstrations):
-        rows = read_jsonl(made(run.human_demonstrations, "pairs"), Demonstration)
-        found = [DemonstrationText(prompt_of(row), row.completion[-1].content) for row in rows]
-    elif isinstance(data, ChosenDemonstrations):
-        cut_off = _cut_off(run)
-        found = [
-            DemonstrationText(prompt_of(row), text, (row.prompt_id, text) not in cut_off)
-            for row in read_preferences(made(run.preferences, "pairs"))
-            if row.split == "train" and row.p_chosen > 0.5
-            for text in [row.chosen[-1].content]
-        ]
-    elif isinstance(data, JudgeDemonstrations):
-        found = _answers(recipe, run, data, split.train)
-    else:
-        found = list(read_demonstrations(data, recipe.prompts.system))
-    never = {prompt.id for prompt in split.heldout} | {prompt.messages for prompt in split.heldout}
-    kept = [s for s in found if s.prompt.id not in never and s.prompt.messages not in never]
-    each = {(s.prompt.messages, s.text): s for s in kept}
-    return list(each.values()), len(found) - len(kept)
-
-
-def _answers(recipe: Recipe, run: Run, data: JudgeDemonstrations, prompts: Sequence[Prompt]) -> list[DemonstrationText]:
-    """The judge's own answers, kept in judge_demonstrations.jsonl, and its failures. The first process asks."""
-    from rlaif.training import parallel
-
-    def ask() -> list[DemonstrationText]:
-        with asking(recipe.judge, run) as judge, bar("optimise", len(prompts), "demonstrations") as advance:
-            result = ask_judge(judge, prompts, data, recipe.seed, advance)
-        write_jsonl(run.demonstration_failures, result.failures)
-        check_sample_failures(result, recipe.label.max_failures, "optimise.data.kind=judge")
-        write_jsonl(run.judge_demonstrations, [_as_row(response) for response in result.responses])
-        return [DemonstrationText(prompt_of(r), r.text, r.finished) for r in result.responses]
-
-    return parallel.first(ask)
-
-
-def _as_row(response: Response) -> Demonstration:
-    return Demonstration(
-        prompt=response.prompt,
-        completion=(Message(role="assistant", content=response.text),),
-        source="ai",
-        prompt_id=response.prompt_id,
-        round=0,
-        tags=response.tags,
-    )
-
-
-def _cut_off(run: Run) -> set[tuple[str, str]]:
-    """(prompt id, text) of the run's samples that the token limit ended: whoever learns from one must not learn to
-    stop there."""
-    return {(r.prompt_id, r.text) for r in read_if_there(run.responses, Response) if not r.finished}
-
-
-# ------------------------------------------------------------------------------------------------------ what it reads
-
-
 def method_files(recipe: Recipe) -> list[Path]:
     """What scores or teaches the policy from outside the run: constitution, judges, templates, demonstrations."""
     method = recipe.optimise
-    if isinstance(method, Sft):
-        if isinstance(method.data, FileSource):
-            return [path_of(method.data)]
-        return model_files(recipe.judge) if isinstance(method.data, JudgeDemonstrations) else []
-    if isinstance(method, Dpo):
-        return []
+    if isinstance(method, Sft) and isinstance(method.data, FileSource):
+        return [named(method.data.path)]
+    if isinstance(method, Offline):
+        return model_files(recipe.judge) if _asks_a_judge(recipe) else []
     judges = [file for judge in _judges(method) for file in mode_files(judge.mode, judge.model or recipe.judge)]
-    rollouts = method.rollouts if isinstance(method, OnPolicy) else None
+    rollouts, dialogue = (method.rollouts, method.dialogue) if isinstance(method, OnPolicy) else (None, None)
+    judges += model_files(dialogue.user) if dialogue else []
     told = named_files(rollouts.arguments) if isinstance(rollouts, VllmRollouts) else []
-    return [resolve("constitutions", recipe.constitution), *judges, *told]
+    return [*constitution_files(recipe, method.sources), *judges, *told, *other_models(method.sources)]
 
 
-def _judges(method: OnPolicy | BestOfN) -> list[JudgeScore]:
+def other_models(sources: Iterable[Source]) -> list[Path]:
+    """The folders of reward models that are not the run's."""
+    return [named(s.path) for s in sources if isinstance(s, ModelScore) and s.path]
+
+
+def _judges(method: Scored) -> list[JudgeScore | FlipsCost]:
     gold = [method.gold.source] if isinstance(method, OnPolicy) and method.gold else []
-    return [source for source in [*method.sources, *gold] if isinstance(source, JudgeScore)]
+    return [source for source in [*method.sources, *gold] if isinstance(source, JudgeScore | FlipsCost)]
 
 
 def _asks_a_judge(recipe: Recipe) -> bool:
@@ -281,6 +221,7 @@ OPTIMISE = Stage(
         *([] if isinstance(recipe.optimise, Offline) else ["constitution", "reward.model"]),
         *(["reward"] if recipe.learns_from == "reward_model" else []),
         *(["judge", "label"] if _asks_a_judge(recipe) else []),
+        *(["sample"] if isinstance(recipe.optimise, Decode) else []),
     ],
     inputs=lambda recipe, run: [
         *_learnt_from(recipe, run),

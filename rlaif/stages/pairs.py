@@ -15,13 +15,8 @@ from rlaif.feedback.annotators.trust import trusted
 from rlaif.feedback.failures import causes, told
 from rlaif.feedback.human import check_human_failures, read_human
 from rlaif.feedback.mix import MixResult, believed, mix, overlap_of, within_share
-from rlaif.feedback.pairs import (
-    WeightedJudgment,
-    join,
-    read_preferences,
-    to_preferences,
-)
-from rlaif.feedback.prompts import PromptSplit, read_prompts
+from rlaif.feedback.pairs import WeightedJudgment, join, read_preferences, to_preferences
+from rlaif.feedback.prompts import PromptSplit, not_to_train_on, read_prompts
 from rlaif.formats.sheet import HumanData
 from rlaif.jsonl import read_jsonl, write_json, write_jsonl
 from rlaif.records import Judgment
@@ -38,12 +33,15 @@ def _what_people_said(recipe: Recipe, run: Run) -> HumanData:
 
 
 def human_labels(recipe: Recipe, run: Run) -> HumanData:
-    """What people said, less what they said of prompts held out for evaluation: nothing may train on these."""
+    """What people said, less what they said of prompts held out for evaluation, and of what overlaps with them where
+    `prompts.filters.decontaminate` asks for it: nothing may train on these."""
     data = _what_people_said(recipe, run)
     split = read_prompts(recipe.prompts)
     if recipe.preferences.pairs == "human":  # else the stage sample has said it
         say_failures(split)
-    heldout = {prompt.id for prompt in split.heldout}
+    asked = {judgment.pair.prompt_id: judgment.pair.prompt for judgment in data.judgments}
+    asked |= {one.prompt_id: one.prompt for rows in (data.edits, data.demonstrations) for one in rows}
+    heldout = not_to_train_on(recipe.prompts, split, asked)
     kept = data._replace(
         judgments=[judgment for judgment in data.judgments if judgment.pair.prompt_id not in heldout],
         edits=[edit for edit in data.edits if edit.prompt_id not in heldout],
@@ -58,6 +56,10 @@ def human_labels(recipe: Recipe, run: Run) -> HumanData:
 def say_failures(split: PromptSplit) -> None:
     if split.failures:
         say(f"  prompts: {len(split.failures)} rows hold none: {told(split.failures)}")
+    if split.dropped:
+        say(f"  prompts: {len(split.dropped)} dropped by prompts.filters: {told(split.dropped)}")
+    if split.masked:
+        say(f"  prompts: personal data masked: {', '.join(f'{kind} {count}' for kind, count in split.masked)}")
 
 
 def facts_of(data: HumanData) -> dict[str, Any]:

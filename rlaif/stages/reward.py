@@ -8,14 +8,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rlaif.config import Recipe
-from rlaif.config.reward import Regression
+from rlaif.config.reward import Demonstrations, Regression
+from rlaif.config.sources import FileSource
+from rlaif.feedback.demonstrations import against, preferences_of
 from rlaif.feedback.pairs import read_preferences
 from rlaif.forms import NUMBERS
 from rlaif.jsonl import read_json, read_jsonl, write_json, write_jsonl
 from rlaif.models.files import model_folders
-from rlaif.records import Judgment, Preference, Response, Score, content_id
+from rlaif.records import Judgment, Preference, Response, Score, Source, content_id
 from rlaif.run_folder import Run
-from rlaif.stages.stage import Stage, made, model_files, publishing, read_if_there
+from rlaif.stages.demonstrations import demonstrations
+from rlaif.stages.stage import Stage, made, model_files, named, prompt_files, publishing, read_if_there
 
 if TYPE_CHECKING:
     from rlaif.models.local.packing import Row
@@ -44,6 +47,8 @@ class Material(NamedTuple):
     """Of the lessons."""
     reference: list[Row]
     """Scores are told against these."""
+    facts: dict[str, int]
+    """Of demonstrations, where these are learnt."""
 
 
 def reward(recipe: Recipe, run: Run) -> dict[str, Any]:
@@ -96,7 +101,7 @@ def _reward(recipe: Recipe, run: Run, material: Material) -> dict[str, Any]:
     if rated:
         write_jsonl(run.heldout_ratings, [row._asdict() for row in rated])
     correct = sum(row.margin > 0 for row in heldout)
-    learnt = {"updates": sum(steps.values()), material.truncation.unit: len(material.lessons)}
+    learnt = {**material.facts, "updates": sum(steps.values()), material.truncation.unit: len(material.lessons)}
     measured = {"heldout_pairs": len(heldout), "heldout_correct": correct}
     return learnt | material.truncation.facts() | measured | unseen.facts("heldout_")
 
@@ -107,7 +112,10 @@ def _material(recipe: Recipe, run: Run) -> Material:
     from rlaif.training.truncation import Truncation
 
     section = recipe.reward
-    preferences = read_preferences(made(run.preferences, "pairs"))
+    if isinstance(section.loss, Demonstrations):
+        preferences, facts = _shown(recipe, run, section.loss)
+    else:
+        preferences, facts = read_preferences(made(run.preferences, "pairs")), {}
     tokenizer = load_tokenizer(recipe.policy.model, recipe.policy.revision)
     labels: PrincipleLabels = {}
     scores: list[Score] = []
@@ -122,7 +130,20 @@ def _material(recipe: Recipe, run: Run) -> Material:
         margin = recipe.preferences.tie_margin
         lessons = data.pair_lessons(tokenizer, preferences, section, margin, labels, truncation)
     reference = data.reference_rows(tokenizer, reference_responses(run), preferences, section.max_length)
-    return Material(tokenizer, preferences, labels, scores, lessons, truncation, reference)
+    return Material(tokenizer, preferences, labels, scores, lessons, truncation, reference, facts)
+
+
+def _shown(recipe: Recipe, run: Run, loss: Demonstrations) -> tuple[list[Preference], dict[str, int]]:
+    """Demonstrations against this policy's samples, and those of the policies before it, as preferences; with a weight
+    for them the run's preferences too."""
+    texts, left_out = demonstrations(recipe, run, loss.data)
+    files = [made(run.responses, "sample"), *(Path(name).expanduser() for name in loss.earlier)]
+    shown, alone = against(texts, [row for file in files for row in read_jsonl(file, Response)], "reward.loss.data")
+    facts = {"demonstrations": len(shown), **left_out, **alone}
+    earlier = read_preferences(made(run.preferences, "pairs")) if loss.preferences else []
+    source: Source = "ai" if loss.data.kind == "revisions" else "human"
+    share = recipe.preferences.heldout_share
+    return preferences_of(shown, source, earlier, loss.preferences, share), facts
 
 
 def reference_responses(run: Run) -> list[Response]:
@@ -172,7 +193,6 @@ def _treated(recipe: Recipe, run: Run, material: Material, parts: dict[str, Metr
             found.append(read_json(file, NUMBERS))
             continue
         found.append(worth.strengths(_trained(recipe, run, name, material, parts), material.lessons))
-        file.parent.mkdir(parents=True, exist_ok=True)
         write_json(file, found[-1])
         shutil.rmtree(file.with_suffix(""), ignore_errors=True)
     lessons, strengths = worth.treat(material.lessons, found, recipe.reward)
@@ -180,15 +200,34 @@ def _treated(recipe: Recipe, run: Run, material: Material, parts: dict[str, Metr
     return material._replace(lessons=lessons)
 
 
+def _demonstration_files(recipe: Recipe, run: Run) -> list[Path]:
+    """What demonstrations are read from, and against."""
+    loss = recipe.reward.loss
+    if not isinstance(loss, Demonstrations):
+        return []
+    own = {"revisions": run.demonstrations, "human": run.human_demonstrations}
+    data = named(loss.data.path) if isinstance(loss.data, FileSource) else own[loss.data.kind]
+    return [data, *map(named, loss.earlier), *prompt_files(recipe)]
+
+
 REWARD = Stage(
     "reward",
     reward,
-    knobs=lambda recipe: ["seed", "policy", "reward", "preferences.tie_margin", "compute", "tracking"],
+    knobs=lambda recipe: [
+        "seed",
+        "policy",
+        "reward",
+        "preferences.tie_margin",
+        "compute",
+        "tracking",
+        *(["prompts", "preferences.heldout_share"] if isinstance(recipe.reward.loss, Demonstrations) else []),
+    ],
     inputs=lambda recipe, run: [
         run.preferences,
         run.responses,
         *([run.scores] if recipe.reward.loss.kind == "regression" else []),
         *([run.judgments] if recipe.reward.principle_heads else []),
+        *_demonstration_files(recipe, run),
         *model_files(recipe.policy),
         *(model_folders(recipe.reward.model) if recipe.reward.model else []),
     ],

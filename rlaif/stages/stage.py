@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import reduce
 from pathlib import Path
@@ -19,9 +18,10 @@ from typing import Any, NamedTuple
 from pydantic_core import to_jsonable_python
 
 from rlaif.config import Recipe
-from rlaif.config.judging import ContrastMode, Mode, PanelMode
+from rlaif.config.judging import ContrastMode, Mode, PanelMode, ReferenceMode
 from rlaif.config.models import JudgeModel, PolicyModel, ScriptedModel, VllmModel, engine_of
 from rlaif.config.recipe import OF_NO_OUTPUT
+from rlaif.config.scoring import SignalScore, Source
 from rlaif.config.sources import FileSource
 from rlaif.console import bar
 from rlaif.constitution import load_constitution
@@ -33,13 +33,15 @@ from rlaif.feedback.sample import SampleResult, sample_responses
 from rlaif.files import writing
 from rlaif.formats import HumanSource
 from rlaif.jsonl import Row, read_jsonl
-from rlaif.models.cache import CachedModel, shared
+from rlaif.models.cache import CachedModel
+from rlaif.models.decoded import decoded
 from rlaif.models.files import model_folders, module_files, named_files
-from rlaif.models.open import open_model
+from rlaif.models.open import opened
 from rlaif.processes import leads, several
 from rlaif.records import Pair, Prompt
 from rlaif.resources import resolve
 from rlaif.run_folder import Run
+from rlaif.signals.kinds import Model as ModelSignal
 
 
 class Stage(NamedTuple):
@@ -73,8 +75,18 @@ class Stage(NamedTuple):
 
 
 def prompt_files(recipe: Recipe) -> list[Path]:
-    """The prompt files."""
-    return [resolve("prompts/sets", s.path) for s in recipe.prompts.sources if isinstance(s, FileSource)]
+    """The prompt files, and those of the held-out sets that they are held against."""
+    filters = recipe.prompts.filters
+    sources = [*recipe.prompts.sources, *(filters.decontaminate.against if filters and filters.decontaminate else ())]
+    return [resolve("prompts/sets", s.path) for s in sources if isinstance(s, FileSource)]
+
+
+def named(path: str | Path) -> Path:
+    """What a recipe names by its path. ConfigError where nothing is there: a stage says so before any work."""
+    found = Path(path).expanduser()
+    if not found.exists():
+        raise ConfigError(f"{found}: no such file or folder, which the recipe names")
+    return found
 
 
 def human_files(sources: Iterable[HumanSource], run: Run) -> list[Path]:
@@ -84,7 +96,21 @@ def human_files(sources: Iterable[HumanSource], run: Run) -> list[Path]:
 
 def judge_files(recipe: Recipe) -> list[Path]:
     """Constitution, templates, and the judge where it lies on this disk."""
-    return [resolve("constitutions", recipe.constitution), *mode_files(recipe.label.mode, recipe.judge)]
+    return [*constitution_files(recipe), *mode_files(recipe.label.mode, recipe.judge)]
+
+
+def constitution_files(recipe: Recipe, sources: Iterable[Source] = ()) -> list[Path]:
+    """The constitution, and its classifiers and those of these sources as far as they lie on this disk."""
+    folders = [folder for one in classifiers(recipe, sources) for folder in model_folders(one.model)]
+    return [resolve("constitutions", recipe.constitution), *folders]
+
+
+def classifiers(recipe: Recipe, sources: Iterable[Source]) -> list[ModelSignal]:
+    """The models among the signals of the constitution and of these sources."""
+    path = resolve("constitutions", recipe.constitution)
+    principles = load_constitution(str(path)).principles if path.exists() else ()
+    signals = [*(p.classifier for p in principles), *(s.signal for s in sources if isinstance(s, SignalScore))]
+    return [one for one in signals if isinstance(one, ModelSignal)]
 
 
 def mode_files(mode: Mode, judge: JudgeModel) -> list[Path]:
@@ -94,7 +120,9 @@ def mode_files(mode: Mode, judge: JudgeModel) -> list[Path]:
     modes = [member.mode for member in members] if isinstance(mode, PanelMode) else [mode]
     models = [judge, *(member.model for member in members if member.model)]
     models += [one.against for one in modes if isinstance(one, ContrastMode) and one.against]
-    templates = [resolve("prompts/judge", one.template) for one in modes]
+    names = [one.template for one in modes]
+    names += [one.contradict for one in modes if isinstance(one, ReferenceMode)]
+    templates = [resolve("prompts/judge", name) for name in names]
     return [*templates, *(file for model in models for file in model_files(model))]
 
 
@@ -143,35 +171,18 @@ def publishing(folder: Path) -> Iterator[Path]:
 # ----------------------------------------------------------------------------------------------------------- asking
 
 
-@contextlib.contextmanager
-def asking(model: Any, run: Run) -> Iterator[CachedModel]:
-    """The model of this config, behind the reply cache that all runs share, closed at the end.
-
-    Replies of a model of unknown revision are this run's and this config's alone.
-    A server needs the GPU memory that models of this process, closed or trained before, still hold.
-    """
-    if "torch" in sys.modules:
-        from rlaif.models.local.load import free_memory
-
-        free_memory()
-    with contextlib.closing(shared(open_model(model), model, run.scope())) as cached:
-        yield cached
+def asking(model: JudgeModel | PolicyModel, run: Run) -> contextlib.AbstractContextManager[CachedModel]:
+    """The model `opened`; replies of one of unknown revision are this run's alone."""
+    return opened(model, run.scope())
 
 
 def draw_samples(
-    recipe: Recipe,
-    run: Run,
-    model: PolicyModel,
-    prompts: Sequence[Prompt],
-    stage: str,
-    n: int | None = None,
-    seed: int | None = None,
+    recipe: Recipe, run: Run, model: PolicyModel, prompts: Sequence[Prompt], stage: str, n: int, seed: int
 ) -> SampleResult:
-    """`n` responses of the model to each prompt, and a seed, where they are not the recipe's."""
-    total = len(prompts) * (n or recipe.sample.responses_per_prompt)
-    seed = recipe.seed if seed is None else seed
-    with asking(model, run) as cached, bar(stage, total, "responses") as advance:
-        return sample_responses(cached, prompts, recipe.sample, seed, stage, advance, n)
+    """`n` responses of the model to each prompt, drawn as its folder says where it holds a setting of the sampler, and
+    else as the recipe does."""
+    with asking(model, run) as cached, bar(stage, len(prompts) * n, "responses") as advance:
+        return sample_responses(decoded(cached, model), prompts, recipe.sample, seed, stage, advance, n)
 
 
 def judge_with_bar(recipe: Recipe, run: Run, pairs: Sequence[Pair], stage: str) -> JudgeResult:

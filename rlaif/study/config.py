@@ -22,8 +22,8 @@ from rlaif.run_folder import Run
 from rlaif.strict_yaml import read_mapping
 
 SCHEMA = "rlaif/study/v1"
-ArmKind = Literal["rlaif", "rlhf", "hybrid", "direct", "sft_on_judge", "best_of_n", "length_only", "custom"]
-KINDS: tuple[ArmKind, ...] = ("rlaif", "rlhf", "hybrid", "direct", "sft_on_judge", "best_of_n", "length_only")
+ArmKind = Literal["rlaif", "rlhf", "hybrid", "direct", "sft_on_judge", "best_of_n", "decode", "length_only", "custom"]
+KINDS: tuple[ArmKind, ...] = ("rlaif", "rlhf", "hybrid", "direct", "sft_on_judge", "best_of_n", "decode", "length_only")
 
 
 class Arm(Section):
@@ -141,6 +141,7 @@ METHOD: dict[str, tuple[str, ...]] = {
     "direct": ("optimise.scoring={kind: judge}",),
     "sft_on_judge": ("optimise.kind=sft", "optimise.data={kind: judge}"),
     "best_of_n": ("optimise.kind=best_of_n",),
+    "decode": ("optimise.kind=decode",),
     "length_only": ("optimise.scoring={kind: length}",),
 }
 """How kinds that do not train on a reward model of preferences differ in method."""

@@ -25,6 +25,7 @@ KIND_WORDS = {
     "direct": "the judge scores every rollout; no reward model",
     "sft_on_judge": "imitates the judge's own answers; no feedback",
     "best_of_n": "no training: the best of n answers by the reward model",
+    "decode": "no training: the setting of the sampler that the reward model likes best",
     "length_only": "rewarded for length alone: what a bias would buy",
     "custom": "the recipe with overrides of its own",
 }

@@ -12,6 +12,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 from jinja2 import StrictUndefined, Template, TemplateSyntaxError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -49,6 +51,8 @@ class JudgeTemplate:
     hash: str
     kind: Kind
     labels: tuple[str, ...]
+    _path: Path = field(repr=False, compare=False)
+    _text: str = field(repr=False, compare=False)
     _template: Template = field(repr=False, compare=False)
     _guard: Guard = field(repr=False, compare=False)
     _fence: re.Pattern[str] = field(repr=False, compare=False)
@@ -56,6 +60,9 @@ class JudgeTemplate:
 
     _bare: bool = field(repr=False, compare=False)
     """Whether the principle's text stands in the messages as it is, and nothing else depends on it."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _compiled, (self._path, self._text, self.kind)
 
     def render(
         self, *, prompt: Messages, responses: Sequence[str], preamble: str = "", principle: str = ""
@@ -152,6 +159,10 @@ def load_template(name_or_path: str, kind: Kind | None = None) -> JudgeTemplate:
         raise ConfigError(f"{path}: not UTF-8 text (byte {error.start})") from None
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    return _compiled(path, text, kind)
+
+
+def _compiled(path: Path, text: str, kind: Kind | None) -> JudgeTemplate:
     # No loader and no globals: a template reaches no other file and no function.
     environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.globals.clear()
@@ -176,6 +187,6 @@ def load_template(name_or_path: str, kind: Kind | None = None) -> JudgeTemplate:
     names = "|".join(map(re.escape, sorted({*around, "assistant_turn"})))
     fence = re.compile(rf"(?i)<\s*(/?)\s*(?:{names})\s*>")
     bare = stands_bare(tree, "principle")
-    template = JudgeTemplate(path.stem, content_id(text), kind, labels, compiled, guard, fence, bare)
+    template = JudgeTemplate(path.stem, content_id(text), kind, labels, path, text, compiled, guard, fence, bare)
     check_rendered(path, template.fill, SHAPES[kind])
     return template

@@ -9,14 +9,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 from jinja2 import meta, nodes
 
 from rlaif.errors import ConfigError, did_you_mean
 from rlaif.records import Messages
 
-Kind = Literal["compare", "reasoned", "score", "checklist", "contrast", "revise", "propose"]
+Kind = Literal["compare", "reasoned", "score", "checklist", "contrast", "revise", "propose", "reference", "contradict"]
 
 
 class Shape(NamedTuple):
@@ -68,6 +68,8 @@ SHAPES: dict[Kind, Shape] = {
     "contrast": Shape((), instructs=True),
     "revise": Shape(("response",), follow_up="revision"),
     "propose": Shape(PAIR, principle=False),
+    "reference": Shape(("documents", "claim"), principle=False),
+    "contradict": Shape(("statement_1", "statement_2"), labels=("Yes", "No"), principle=False),
 }
 _NAMED: dict[Kind, set[str]] = {"compare": {"A", "B"}, "checklist": {"Yes", "No", "Unknown"}, "score": {"0", "9"}}
 """Words that a template has in its text where it asks for the usual labels."""
@@ -82,8 +84,9 @@ def kind_of(path: Path, tree: nodes.Template) -> Kind:
     """
     blocks = {block.name for block in tree.find_all(nodes.Block)}
     found = meta.find_undeclared_variables(tree)
-    if "instruction" in found:
-        return "contrast"
+    for name, one in (("instruction", "contrast"), ("claim", "reference"), ("statement_1", "contradict")):
+        if name in found:
+            return cast("Kind", one)
     for kind, shape in SHAPES.items():
         if shape.follow_up in blocks:
             return kind

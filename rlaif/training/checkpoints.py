@@ -14,8 +14,7 @@ from typing import Any, NamedTuple
 import torch
 
 from rlaif.errors import TrainingError
-from rlaif.files import writing
-from rlaif.jsonl import no_link
+from rlaif.files import no_link, writing
 from rlaif.training import parallel
 
 

@@ -19,8 +19,9 @@ import torch
 
 from rlaif.config import Recipe
 from rlaif.config.models import LocalModel, VllmModel
-from rlaif.config.optimise import Dpo, LocalRollouts, Offline, OnPolicy, Ppo
+from rlaif.config.optimise import Dpo, Offline, OnPolicy, Ppo
 from rlaif.config.reward import RewardSection
+from rlaif.config.rollouts import LocalRollouts
 from rlaif.config.training import Lora
 from rlaif.console import say
 from rlaif.errors import ConfigError, TrainingError
@@ -103,8 +104,13 @@ def rollout_rows(recipe: Recipe, prompts: Sequence[Prompt]) -> list[Row]:
     assert isinstance(section, OnPolicy)
     tokenizer = load_tokenizer(recipe.policy.model, recipe.policy.revision)
     longest = sorted(prompts, key=lambda prompt: -sum(len(message.content) for message in prompt.messages))
+
+    def asked(prompt: Prompt) -> tuple[int, ...]:
+        ids = tuple(encode_prompt(tokenizer, prompt.messages, section.max_prompt_tokens))
+        return ids if section.turns == 1 else (*ids, *ids[:1] * (section.max_prompt_tokens - len(ids)))  # it grows
+
     return [
-        Row(tuple(encode_prompt(tokenizer, prompt.messages, section.max_prompt_tokens)), (number,) * section.max_tokens)
+        Row(asked(prompt), (number,) * section.max_tokens)
         for prompt in longest[: -(-section.minibatch_size // section.responses_per_prompt)]
         for number in range(section.responses_per_prompt)
     ]
@@ -222,7 +228,7 @@ def _writing(section: OnPolicy, learner: LearnerSizes, rows: Sequence[Row]) -> l
     if not isinstance(section.rollouts, LocalRollouts):
         return []
     prompt = max((len(row.prompt) for row in rows), default=section.max_prompt_tokens)
-    tokens = -(-section.rollouts_per_step // parallel.size()) * (prompt + section.max_tokens)
+    tokens = -(-section.rollouts_per_step * (1 + section.both_sides) // parallel.size()) * (prompt + section.max_tokens)
     model = learner.model
     token = model.cached * model.e
     note = f"{tokens:,} tokens x {token / 1e3:.1f} kB"

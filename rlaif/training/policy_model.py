@@ -23,10 +23,11 @@ from rlaif.models.local.machine import torch_dtype
 from rlaif.models.local.packing import Row, hidden_states, microbatches, response_mask
 from rlaif.models.local.tokens import encode_prompt, response_tokens
 from rlaif.processes import leads
-from rlaif.records import Response
+from rlaif.records import Response, prompt_of
 from rlaif.training.compute import Outline, gather, gathered, keeping
 from rlaif.training.head import chosen_and_entropy, chosen_logprobs
 from rlaif.training.lora import Adapter
+from rlaif.training.optimise.rewards import Reward, Values
 
 
 class TokenStatistics(NamedTuple):
@@ -78,14 +79,14 @@ class PolicyModel:
 
     def read(self, rows: Sequence[Row], temperature: float) -> ForwardPass:
         """`token_logprobs`, and the hidden states for whoever else reads them (a critic on this trunk)."""
-        hidden_NH, targets_N = self._choices(rows)
+        hidden_NH, targets_N = self.choices(rows)
         logprobs_N = chosen_logprobs(output_of(self.model), hidden_NH, targets_N, temperature)
         return ForwardPass(_padded(logprobs_N, rows), hidden_NH)
 
     @torch.no_grad()
     def look(self, rows: Sequence[Row], temperature: float) -> tuple[TokenStatistics, Tensor]:
         """One pass without gradients: `TokenStatistics`, and the hidden states as in `read`."""
-        hidden_NH, targets_N = self._choices(rows)
+        hidden_NH, targets_N = self.choices(rows)
         found = chosen_and_entropy(output_of(self.model), hidden_NH, targets_N, temperature)
         return TokenStatistics(*(_padded(each_N, rows) for each_N in found)), hidden_NH
 
@@ -100,7 +101,7 @@ class PolicyModel:
                 all_BT[group, : part_BT.shape[1]] = part_BT  # a group is as wide as its longest response
         return found
 
-    def _choices(self, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
+    def choices(self, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
         """(hidden_NH, token_N): the state in which each response token was chosen, and that token."""
         hidden_NH = hidden_states(self.backbone, rows).chosen()
         return hidden_NH, torch.tensor([t for row in rows for t in row.response], device=self.model.device)
@@ -159,6 +160,12 @@ def measure_kl(recipe: Recipe, policy: Path, responses: Sequence[Response]) -> l
         logprobs_B.append(found.logprobs_BT.sum(1).cpu())  # of whole responses
         del model, found
     return [round(value, 4) for value in (logprobs_B[0] - logprobs_B[1]).tolist()]
+
+
+def worth(reward: Reward, tokenizer: object, responses: Sequence[Response]) -> Values:
+    """What the reward says of responses, read as the tokens that the policy wrote."""
+    prompts, texts = [prompt_of(r) for r in responses], [r.text for r in responses]
+    return reward.measure(prompts, texts, rows_of(tokenizer, responses)).values
 
 
 def rows_of(tokenizer: object, responses: Sequence[Response]) -> list[Row]:

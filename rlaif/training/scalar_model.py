@@ -31,6 +31,7 @@ from rlaif.config.training import Lora
 from rlaif.errors import ConfigError, ModelError
 from rlaif.models.day import on_that_day
 from rlaif.models.local.architecture import backbone_of
+from rlaif.models.local.attribution import Attribution, integrated_gradients
 from rlaif.models.local.load import device, from_pretrained
 from rlaif.models.local.packing import Row, hidden_states, prepare
 from rlaif.models.local.tokens import turn_of
@@ -162,12 +163,12 @@ class ScalarModel:
 
     def scores(self, rows: Sequence[Row]) -> Tensor:
         """score_B, read at the last real token. Gradients flow."""
-        return self._read(self._last(rows))
+        return self.read(self._last(rows))
 
     def scores_by_head(self, rows: Sequence[Row]) -> Tensor:
         """score_BK in one pass: the common score first, then those of the principles' heads. Gradients flow."""
         hidden_BH = self._last(rows)
-        score_B1 = self._read(hidden_BH).unsqueeze(1)
+        score_B1 = self.read(hidden_BH).unsqueeze(1)
         return score_B1 if self.heads is None else torch.cat([score_B1, self.heads(hidden_BH)], 1)
 
     def _last(self, rows: Sequence[Row]) -> Tensor:
@@ -179,10 +180,16 @@ class ScalarModel:
         """values_BT: the expected return before each response token (padding holds garbage). Returns are told from
         the reference score, as the rewards of rollouts are."""
         hidden_BTH = hidden_states(self.backbone, rows).before_response()
-        return self._read(hidden_BTH) - self.reference
+        return self.read(hidden_BTH) - self.reference
 
-    def _read(self, hidden: Tensor) -> Tensor:
-        """The head in float32, whatever the weights are kept in."""
+    def attribution(self, row: Row, length: int, blank: int, *steps: int) -> Attribution:
+        """What the first `length` tokens of the response do to the score (`integrated_gradients`)."""
+        ids, first = [*row.prompt, *row.response], len(row.prompt)
+        with self._reading():
+            return integrated_gradients(self.backbone, self.read, ids, range(first, first + length), blank, *steps)
+
+    def read(self, hidden: Tensor) -> Tensor:
+        """What the head says of states, in float32, whatever the weights are kept in."""
         return F.linear(hidden.float(), self.head.weight.float()).squeeze(-1)
 
     def score_heads(self, rows: Sequence[Row], max_tokens: int) -> Tensor:

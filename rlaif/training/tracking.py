@@ -4,13 +4,15 @@ all from one dict. Of several processes the first reports.
 Trackers outside the run folder (wandb, trackio, mlflow) are opened through accelerate and only read the metrics: one
 that breaks is said and dropped, and training goes on. A stage is one run there, with its own steps from 0. What a stage
 that goes on needs to find its run again lies beside its checkpoints and goes with them. Rows that are made again carry
-the same step and the same numbers; TensorBoard, where each stage has a folder, is told to forget the earlier ones.
+the same step and the same numbers: a tracker is sent no step that it has, and TensorBoard, where each stage has a
+folder, is told to forget the earlier ones.
 """
 
 from __future__ import annotations
 
 import contextlib
 import secrets
+import struct
 import time
 from collections.abc import Callable, Iterator, Mapping
 from importlib.util import find_spec
@@ -41,6 +43,9 @@ SHOWN = {
     "explained_variance": "ev",
 }
 """What the line shows, by the name it has there; metrics.jsonl holds the rest too."""
+WANDB_HEADER, BLOCK, PART = 7, 32768, struct.Struct("<IHB")
+LAST_KEY = "seconds"
+"""The last of each row that a tracker is sent: one that has it has the whole row."""
 
 
 class Tracker:
@@ -53,7 +58,7 @@ class Tracker:
         total: int,
         advance: Advance,
         print_line: Callable[[str], None],
-        outside: Mapping[str, Any] | None = None,
+        outside: Mapping[str, Outside] | None = None,
     ) -> None:
         self.say = print_line
         self._outside = dict(outside or {})
@@ -81,7 +86,7 @@ class Tracker:
         """Write the row of this step everywhere."""
         self._run.log({"stage": self._stage, "step": step, **row})
         now = time.monotonic()
-        timed = {f"{self._stage}/{key}": value for key, value in {**row, "seconds": now - self._last}.items()}
+        timed = {f"{self._stage}/{key}": value for key, value in {**row, LAST_KEY: now - self._last}.items()}
         if self._writer is None:
             self._write_from(None)
         if self._writer is not None:
@@ -89,7 +94,7 @@ class Tracker:
                 self._writer.add_scalar(key, value, step)
             self._writer.flush()  # a kill after the next checkpoint must lose no step before it
         for name in list(self._outside):
-            self._tell(name, lambda tracker: tracker.log(timed, step=step))
+            self._tell(name, lambda outside: outside.log(timed, step))
         shown = "  ".join(f"{name} {_number(row[key])}" for key, name in SHOWN.items() if key in row)
         self.say(f"  {self._stage} {step + 1:>4}/{self._total}  {shown}  {now - self._last:5.1f} s")
         self._last = now
@@ -100,9 +105,9 @@ class Tracker:
         if self._writer:
             self._writer.close()
         for name in list(self._outside):
-            self._tell(name, lambda tracker: tracker.finish())
+            self._tell(name, lambda outside: outside.tracker.finish())
 
-    def _tell(self, name: str, act: Callable[[Any], None]) -> None:
+    def _tell(self, name: str, act: Callable[[Outside], None]) -> None:
         """One that fails is dropped, with a line that says so: metrics.jsonl has everything."""
         try:
             act(self._outside[name])
@@ -137,18 +142,70 @@ def check_trackers(recipe: Recipe) -> None:
             raise ConfigError(f"tracking.to: {name} is not installed; pip install {name}, or leave it out")
 
 
-def open_trackers(recipe: Recipe, stage: str, folder: Path) -> dict[str, Any]:
+class Outside:
+    """A tracker of accelerate's, and the last step that its run has."""
+
+    def __init__(self, name: str, tracker: Any) -> None:
+        self.name, self.tracker, self.last = name, tracker, -1
+
+    def goes_on(self, stage: str) -> None:
+        """Find out what the run has, by its own account: what was on its way at a kill may not have come."""
+        run = self.tracker.tracker
+        if self.name == "mlflow":
+            import mlflow  # noqa: PLC0415 (an extra)
+
+            history = mlflow.MlflowClient().get_metric_history(run.info.run_id, f"{stage}/{LAST_KEY}")
+            self.last = max((one.step for one in history), default=-1)
+        elif self.name == "trackio":
+            self.last = run._next_step - 1  # what it resumes at, from its store or its Space
+        elif run.offline:
+            self.last = max(_offline_steps(Path(run.dir).parents[1], run.id), default=-1)
+        elif not run.disabled:
+            self.last = run.step - 1
+
+    def log(self, values: Mapping[str, float], step: int) -> None:
+        """Send the row, unless the run has its step."""
+        if step > self.last:
+            # wandb keeps a row back until the next one unless it is told to commit.
+            self.tracker.log(values, step=step, **({"commit": True} if self.name == "wandb" else {}))
+
+
+def _offline_steps(folder: Path, identity: str) -> Iterator[int]:
+    """The steps that offline runs of wandb have, which read nothing themselves: what is in their logs on disk.
+
+    They are LevelDB's: blocks of 32 KiB, records in parts with checksum, size and kind (1 whole, 4 the last part).
+    """
+    from wandb.proto.wandb_internal_pb2 import Record  # noqa: PLC0415 (an extra)
+
+    for path in folder.glob(f"*-{identity}/*.wandb"):
+        data, at, record = path.read_bytes(), WANDB_HEADER, b""
+        while at + PART.size <= len(data):
+            if (left := BLOCK - at % BLOCK) < PART.size:
+                at += left
+                continue
+            _, size, kind = PART.unpack_from(data, at)
+            record, at = record + data[at + PART.size : at + PART.size + size], at + PART.size + size
+            if kind in (1, 4) and at <= len(data):
+                found, record = Record.FromString(record), b""
+                if found.HasField("history"):
+                    yield found.history.step.num
+
+
+def open_trackers(recipe: Recipe, stage: str, folder: Path) -> dict[str, Outside]:
     """The recipe's trackers, started, by name. `folder` is the stage's own. ConfigError where one does not start."""
     check_trackers(recipe)
     if not recipe.tracking.to or not leads():
         return {}
     ids = folder / "trackers.json"
     known: dict[str, str] = read_json(ids, TEXTS) if ids.exists() else {}
-    opened: dict[str, Any] = {}
+    opened: dict[str, Outside] = {}
     for name in recipe.tracking.to:
+        before = known.get(name)
         try:
-            opened[name] = _start(name, recipe, stage, known)
-            opened[name].store_init_configuration(_flat(recipe.model_dump(mode="json")))
+            opened[name] = Outside(name, _start(name, recipe, stage, known))
+            opened[name].tracker.store_init_configuration(_flat(recipe.model_dump(mode="json")))
+            if before is not None and before == known[name]:
+                opened[name].goes_on(stage)
         except Exception as error:  # whatever a library of others raises: no key, no network, another version
             raise ConfigError(f"tracking.to: {name} does not start: {_first_line(error)}") from None
     write_json(ids, known)

@@ -43,7 +43,7 @@ export class Look {
 
   // The answer as the server takes it.
   answer(choice, edited, clean) {
-    const decided = Object.entries(this.draft.principles).filter(([id]) => this.item.principles.includes(id));
+    const decided = Object.entries(this.draft.principles).filter(([id]) => id in this.item.principles);
     return {
       id: crypto.randomUUID(),
       pair_id: this.item.pair_id,

@@ -41,8 +41,7 @@ function show(item) {
   screen("pair");
   showPair(look);
   showEdit(null);
-  const principles = session.principles.filter((principle) => item.principles.includes(principle.id));
-  showPrinciples(principles, look.draft.principles, (id, place) => {
+  showPrinciples(Object.entries(item.principles), look.draft.principles, (id, place) => {
     if (place) here.draft.principles[id] = place;
     else delete here.draft.principles[id];
     here.keepDraft();

@@ -66,18 +66,18 @@ export function showEdit(edit, text) {
   area.scrollTop = 0;
 }
 
-// One row a principle; `marked(id, "first" | "second" | "tie" | null)` hears of every change.
+// One row for each principle, [id, words]; `marked(id, "first" | "second" | "tie" | null)` hears of every change.
 export function showPrinciples(principles, marks, marked) {
   $("principles").hidden = !principles.length;
-  const rows = principles.map((principle, number) => {
+  const rows = principles.map(([id, text], number) => {
     const choices = [["first", "1"], ["tie", "Tie"], ["second", "2"], ["", "–"]].map(([value, label]) => {
       const input = element("input", { type: "radio", name: `principle-${number}`, value });
-      input.checked = (marks[principle.id] ?? "") === value;
-      input.addEventListener("change", () => marked(principle.id, value || null));
+      input.checked = (marks[id] ?? "") === value;
+      input.addEventListener("change", () => marked(id, value || null));
       if (!value) input.setAttribute("aria-label", "No answer");
       return element("label", value ? {} : { class: "none" }, input, label);
     });
-    const legend = element("legend", { dir: "auto" }, principle.text);
+    const legend = element("legend", { dir: "auto" }, text);
     return element("fieldset", { class: "principle" }, legend, element("div", { class: "marks" }, ...choices));
   });
   $("principle-rows").replaceChildren(...rows);

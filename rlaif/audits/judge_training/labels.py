@@ -26,7 +26,7 @@ from rlaif.formats import Annotations, AnyForm, HumanFile, HumanHub, LabelSource
 from rlaif.formats.rows import SourceRow, Unusable
 from rlaif.formats.sheet import HumanData, Sheet
 from rlaif.jsonl import first_problem
-from rlaif.records import Failure, Judgment, Messages, Pair, Preference, Prompt, content_id
+from rlaif.records import Failure, Judgment, Messages, Pair, Preference, content_id, prompt_of
 
 JUDGMENT = {"pair", "p_a", "source"}
 PREFERENCE = {"pair_id", "p_chosen", "source", "weight"}
@@ -158,7 +158,7 @@ def _pair(given: Pair) -> tuple[Pair, bool]:
     if given.a == given.b:
         raise Unusable("the two responses are the same text", given.a)
     try:
-        prompt = Prompt(id=given.prompt_id, messages=given.prompt, tags=given.tags)
+        prompt = prompt_of(given)
     except ValidationError as error:
         raise Unusable("the prompt is none", first_problem(error)) from None
     pair = Pair.of(prompt, given.a, given.b)

@@ -158,7 +158,8 @@ def _subject(recipe: Recipe, constitution: Constitution, mode: Mode, label: Pair
         p
         for p in needs.asked
         # One response at a time, the judge is not asked about those that fail the principle's check.
-        if p.asked_in(mode.kind) and (isinstance(mode, CompareMode) or p.check is None or p.passes(label.pair.a))
+        if p.asked_in(mode.kind)
+        and (isinstance(mode, CompareMode) or not p.coded or p.passes(label.pair.a, label.pair.prompt))
     )
     if not asked:
         return "code decides every principle"

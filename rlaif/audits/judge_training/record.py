@@ -12,10 +12,10 @@ from pydantic import Field, TypeAdapter
 from typing_extensions import TypedDict
 
 from rlaif import __version__
-from rlaif.audits.gate import identity
 from rlaif.audits.judge_training import worth
 from rlaif.audits.judge_training.labels import PairLabels, Split, decided, key_of, keys_of, prompt_key
 from rlaif.audits.judge_training.material import JudgeTrainMaterial
+from rlaif.audits.requirement import identity
 from rlaif.config import Recipe
 from rlaif.config.judging import Mode, PanelMode
 from rlaif.config.models import JudgeModel, LocalModel, VllmModel, engine_of

@@ -13,37 +13,36 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from itertools import groupby
+from functools import partial
+from itertools import chain, groupby
 from typing import Any
 
 from rlaif.config import Recipe
 from rlaif.config.feedback import LabelSection
 from rlaif.config.judging import CompareMode, ContrastMode, MemberMode, Mode, PanelMode, RankMode, ReviseMode
 from rlaif.config.models import JudgeModel
-from rlaif.config.optimise import BestOfN, OnPolicy
-from rlaif.config.scoring import JudgeScore
-from rlaif.constitution import Constitution, load_constitution
+from rlaif.config.scoring import JudgeScore, Scored
+from rlaif.constitution import Constitution, load_constitution, read_ahead
 from rlaif.feedback.judge import compare, rank, score
 from rlaif.feedback.judge.asking import Bench, Way, check_texts
 from rlaif.feedback.judge.contrast import Versus
 from rlaif.feedback.judge.drive import driven
 from rlaif.feedback.judge.panel import combined
 from rlaif.feedback.judge.result import Cost, JudgeResult, Piece, Results, UnitResult, check_failure_cap
-from rlaif.feedback.judge.shards import PIECE, SHARD, Spool, shards
+from rlaif.feedback.judge.shards import PIECE, SHARD, Spool, shards, written
 from rlaif.feedback.sample import Progress
-from rlaif.models.engine import Engine
+from rlaif.models.engine import Elsewhere, Engine
 from rlaif.records import Pair, grouped
-from rlaif.templates import JudgeTemplate
+from rlaif.templates import JudgeTemplate, load_template
 
 __all__ = [
     "JudgeResult",
     "OpenJudge",
+    "SingleJudge",
     "check_failure_cap",
     "check_modes",
     "judge_by_mode",
-    "judge_pairs",
     "judge_shards",
-    "judge_with",
     "modes_of",
     "passes",
 ]
@@ -88,11 +87,12 @@ def judge_shards(
     size = sys.maxsize if weaker else SHARD
 
     def judged(model: Engine, single: MemberMode | RankMode, *, whole: bool) -> Iterator[JudgeResult]:
-        way = WAYS[single.kind]
-        bench = way.bench(model, single, constitution, section, seed)
-        for shard in shards(pairs, size if whole else size * getattr(model, "shards", 1)):
-            check_texts(constitution, single.kind)
-            pieces = _judge(way, bench, model, shard, progress)
+        judge = SingleJudge(single, constitution, section, seed)
+        elsewhere: Elsewhere | None = getattr(model, "elsewhere", None)
+        cut = shards(pairs, size if whole else size * getattr(model, "shards", 1))
+        parts: Iterable[Any] = [pairs] if elsewhere is not None and not whole else cut
+        for shard in parts:
+            pieces = _sent(elsewhere, judge, shard, progress) if elsewhere else judge.pieces(model, shard, progress)
             yield from [JudgeResult.total(pieces)] if whole else pieces
 
     if isinstance(mode, PanelMode):
@@ -114,7 +114,7 @@ def modes_of(recipe: Recipe) -> list[MemberMode | RankMode | ReviseMode]:
     rollouts."""
     mode = recipe.label.mode
     labelling = [member.mode for member in mode.members] if isinstance(mode, PanelMode) else [mode]
-    sources = recipe.optimise.sources if isinstance(recipe.optimise, OnPolicy | BestOfN) else ()
+    sources = recipe.optimise.sources if isinstance(recipe.optimise, Scored) else ()
     return [*labelling, *(source.mode for source in sources if isinstance(source, JudgeScore))]
 
 
@@ -144,37 +144,51 @@ def passes(mode: Mode) -> int:
     return len(mode.members) if isinstance(mode, PanelMode) else 1
 
 
-def judge_with(
-    model: Engine,
-    mode: MemberMode | RankMode,
-    pairs: Sequence[Pair],
-    constitution: Constitution,
-    section: LabelSection,
-    seed: int,
-    progress: Progress | None = None,
-) -> JudgeResult:
-    """The pairs judged by one model in one mode. `progress` counts pairs."""
-    check_texts(constitution, mode.kind)
-    way = WAYS[mode.kind]
-    return JudgeResult.total(_judge(way, way.bench(model, mode, constitution, section, seed), model, pairs, progress))
+class SingleJudge:
+    """One mode, with all that it needs but the model: it can be pickled, and sent to where that is. ConfigError for a
+    principle that it could not be asked about."""
+
+    def __init__(
+        self,
+        mode: MemberMode | RankMode,
+        constitution: Constitution,
+        section: LabelSection,
+        seed: int,
+        template: JudgeTemplate | None = None,
+    ) -> None:
+        check_texts(constitution, mode.kind)
+        self._way = WAYS[mode.kind]
+        self._given = mode, constitution, section, seed, template or load_template(mode.template, self._way.template)
+        self._benches: dict[int, tuple[Engine, Bench[Any]]] = {}
+        """By the model's identity, with the model."""
+        self.asks = 2 * len(constitution.principles)
+        """About so many requests about a pair."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return SingleJudge, self._given
+
+    def __call__(self, model: Engine, pairs: Sequence[Pair], progress: Progress | None = None) -> JudgeResult:
+        """The pairs judged by this model. `progress` counts pairs."""
+        return JudgeResult.total(self.pieces(model, pairs, progress))
+
+    def pieces(self, model: Engine, pairs: Sequence[Pair], progress: Progress | None) -> Results:
+        """The pairs in order, in pieces as they are ready; the last, perhaps empty, is no `Piece`."""
+        if id(model) not in self._benches:
+            self._benches[id(model)] = model, self._way.bench(model, *self._given)
+        answers = [(text, pair.prompt, pair.tags) for pair in pairs for text in (pair.a, pair.b)]
+        read_ahead(self._given[1].principles, answers)
+        return _judge(self._way, self._benches[id(model)][1], model, pairs, progress)
 
 
-def judge_pairs(
-    model: Engine,
-    pairs: Sequence[Pair],
-    constitution: Constitution,
-    template: JudgeTemplate,
-    section: LabelSection,
-    seed: int,
-    progress: Progress | None = None,
-) -> JudgeResult:
-    """The pairs judged by `compare` with this template. `progress` counts pairs."""
-    bench = compare.COMPARE.bench(model, CompareMode(), constitution, section, seed, template)
-    return JudgeResult.total(_judge(compare.COMPARE, bench, model, pairs, progress))
+def _sent(elsewhere: Elsewhere, judge: SingleJudge, pairs: Iterable[Pair], progress: Progress | None) -> Results:
+    """The pairs judged there, in order, a result for each part that was sent."""
+    for result in elsewhere.each(partial(written, judge), shards(pairs, max(1, elsewhere.requests // judge.asks))):
+        if progress is not None:
+            progress(len(result.judgments) + len({failure.id for failure in result.failures}))
+        yield result
 
 
 def _judge(way: Way, bench: Bench[Any], model: Engine, pairs: Sequence[Pair], progress: Progress | None) -> Results:
-    """The pairs in order, in pieces as they are ready; the last, perhaps empty, is no `Piece`."""
     places = range(len(pairs))
     units = list(grouped(places, lambda place: pairs[place].prompt_id if way.by_prompt else str(place)).values())
     piece = len(units) if way.by_prompt else PIECE  # a prompt's pairs may lie apart
@@ -194,9 +208,5 @@ def _judge(way: Way, bench: Bench[Any], model: Engine, pairs: Sequence[Pair], pr
 
 
 def _joined(units: Sequence[Sequence[int]], parts: Sequence[UnitResult], cost: Cost) -> JudgeResult:
-    outcomes = {
-        place: outcome
-        for unit, part in zip(units, parts, strict=True)
-        for place, outcome in zip(unit, part.outcomes, strict=True)
-    }
+    outcomes = dict(zip(chain(*units), chain(*(part.outcomes for part in parts)), strict=True))
     return JudgeResult.of(parts, (outcomes[place] for place in sorted(outcomes)), cost)

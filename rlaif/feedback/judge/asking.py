@@ -13,11 +13,12 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from rlaif.config.feedback import LabelSection
 from rlaif.config.judging import MemberMode, RankMode, ReviseMode
 from rlaif.constitution import Constitution, Principle
+from rlaif.constitution.persona import Unfilled
 from rlaif.errors import ConfigError
 from rlaif.feedback.judge.drive import Work
 from rlaif.feedback.judge.result import Outcome, UnitResult
 from rlaif.models.engine import Engine, Reply, excess, is_logprob, no_answer
-from rlaif.patterns import Endless
+from rlaif.patterns import Undecided
 from rlaif.records import Failure, Judgment, Pair, PrincipleJudgment, Provenance, Side
 from rlaif.templates import JudgeTemplate, Kind, load_template
 
@@ -30,6 +31,8 @@ class NoVerdict(NamedTuple):
 
     reason: str
     detail: str
+    too_long: bool = False
+    """The question is longer than the model reads."""
 
 
 class Bench(NamedTuple, Generic[M]):
@@ -114,7 +117,7 @@ def alone(judge: Callable[[Bench[Any], Pair], Work[Outcome]]) -> Callable[[Bench
 def label_logprobs(reply: Reply, labels: Sequence[str], min_mass: float) -> dict[str, float] | NoVerdict:
     """The natural-log probabilities of the labels, as the model gave them, or why the reply has none to trust."""
     if reply.error is not None:
-        return NoVerdict("model error", reply.error)
+        return NoVerdict("model error", reply.error, reply.refused == "length")
     logprobs = reply.label_logprobs or {}
     found = {label: logprobs.get(label, math.nan) for label in labels}
     if not all(map(is_logprob, found.values())):
@@ -133,7 +136,7 @@ def label_logprobs(reply: Reply, labels: Sequence[str], min_mass: float) -> dict
 def no_text(reply: Reply, what: str) -> NoVerdict | None:
     """Why nothing can follow a reply that should be a text (a reason, a critique); None where something can."""
     if reply.error is not None:
-        return NoVerdict("model error", reply.error)
+        return NoVerdict("model error", reply.error, reply.refused == "length")
     if reply.finish_reason == "reasoning":
         return NoVerdict(f"the {what} was cut off", f"{no_answer(reply)}; see judge.thinking and label.mode.max_tokens")
     if reply.finish_reason == "length":
@@ -147,9 +150,17 @@ def no_text(reply: Reply, what: str) -> NoVerdict | None:
 
 def check_texts(constitution: Constitution, mode: str) -> None:
     """ConfigError for a principle that lacks the text by which a judge of this mode is asked about it."""
-    for principle in constitution.principles:
-        if principle.check is None and not principle.asked_in(mode):
+    asked = [principle for principle in constitution.principles if principle.decided_in(mode)]
+    if not asked:
+        raise ConfigError(
+            f"constitution {constitution.id!r}: no principle has "
+            f"{'a `reference`, which' if mode == 'reference' else 'more than a `reference`, and'} "
+            f"label.mode.kind={mode} asks by {'it' if mode == 'reference' else 'more'}"
+        )
+    for principle in asked:
+        if not principle.coded and not principle.asked_in(mode):
             field, others = ("contrast", "compare") if mode == "contrast" else ("compare", "contrast")
+            field = "question" if mode == "turns" else field
             raise ConfigError(
                 f"constitution {constitution.id!r}: principle {principle.id!r} has no `{field}`, which "
                 f"label.mode.kind={mode} asks by: add it, or judge by label.mode.kind={others}"
@@ -169,7 +180,8 @@ def choice_sampling(bench: Bench[Any]) -> Sampling:
 def failed(identity: str, principle: Principle | None, why: NoVerdict, first: Side | None = None) -> Failure:
     """The row of a pair or a response of which a question has no verdict."""
     name = principle.id if principle else None
-    return Failure(stage="label", id=identity, reason=why.reason, detail=why.detail, principle=name, first=first)
+    said = {"reason": why.reason, "detail": why.detail, "too_long": why.too_long}
+    return Failure(stage="label", id=identity, principle=name, first=first, **said)
 
 
 def no_principle(identity: str, tags: Sequence[str]) -> Failure:
@@ -177,9 +189,14 @@ def no_principle(identity: str, tags: Sequence[str]) -> Failure:
     return Failure(stage="label", id=identity, reason="no principle applies", detail=shown_tags(tags))
 
 
-def no_end(identity: str, principle: str, error: Endless) -> Failure:
-    """The row of a pair or a response on which a check comes to no end."""
-    return Failure(stage="label", id=identity, reason="a check came to no end", detail=str(error), principle=principle)
+def unfilled(identity: str, error: Unfilled) -> Failure:
+    """The row of a pair or a response to a prompt whose profile lacks what a principle asks for."""
+    return Failure(stage="label", id=identity, reason="the profile lacks a name", detail=str(error))
+
+
+def not_decided(identity: str, principle: str, error: Undecided) -> Failure:
+    """The row of a pair or a response about which code cannot tell."""
+    return Failure(stage="label", id=identity, reason=error.reason, detail=str(error), principle=principle)
 
 
 def shown_tags(tags: Sequence[str]) -> str:

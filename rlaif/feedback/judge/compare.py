@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from rlaif.config.feedback import LabelSection, SampleOne
 from rlaif.config.judging import ReasonedMode
 from rlaif.constitution import Constitution, Principle
+from rlaif.constitution.persona import Unfilled
 from rlaif.feedback.judge.asking import (
     Bench,
     NoVerdict,
@@ -23,15 +24,16 @@ from rlaif.feedback.judge.asking import (
     choice_sampling,
     failed,
     label_logprobs,
-    no_end,
     no_principle,
     no_text,
+    not_decided,
+    unfilled,
 )
 from rlaif.feedback.judge.drive import Work, shared_prefix
 from rlaif.feedback.judge.result import Outcome
 from rlaif.feedback.verdict import Decided, aggregate, checked, draw, judged, reasoned
 from rlaif.models.engine import ChatRequest, Reply
-from rlaif.patterns import Endless
+from rlaif.patterns import Undecided
 from rlaif.records import Failure, Judgment, Pair, PrincipleJudgment, Side, Verdict, derive_seed
 from rlaif.templates import JudgeTemplate
 
@@ -52,8 +54,8 @@ class Plan(NamedTuple):
 def compare(bench: Bench[Any], pair: Pair) -> Work[Outcome]:
     """Judge the pair on every principle that applies to its tags, in both orders.
 
-    A principle with a check is decided by code when exactly one response passes; when both or neither do, it
-    is judged if it has a `compare` text and is even otherwise. With `sample`, only the drawn principle
+    A principle with a check or a classifier is decided by code when exactly one response passes; when both or neither
+    do, it is judged if it has a `compare` text and is even otherwise. With `sample`, only the drawn principle
     counts, plus the checks of veto principles, which cost nothing. A pair with any failed question, to
     which no principle applies, or on which a check comes to no end, stays unlabelled. Raises ValueError for a pair of
     one text.
@@ -123,19 +125,22 @@ def plan(pair: Pair, constitution: Constitution, section: LabelSection, seed: in
     the others. ValueError for a pair of one text."""
     if pair.a == pair.b:
         raise ValueError(f"pair {pair.id}: a and b are the same text; make_pairs never builds such a pair")
-    candidates = constitution.for_tags(pair.tags)
+    try:
+        candidates = constitution.asked_of(mode, pair.tags, pair.given)
+    except Unfilled as error:
+        return Plan((), {}, (), unfilled(pair.id, error))
     ask = candidates
     if isinstance(section.aggregation, SampleOne) and candidates:
         ask = (draw(candidates, seed, pair.id),)
-        candidates = tuple(p for p in candidates if p in ask or (p.veto and p.check is not None))
+        candidates = tuple(p for p in candidates if p in ask or (p.veto and p.coded))
     by_code: dict[str, PrincipleJudgment] = {}
     for p in candidates:
-        if p.check is None:
+        if not p.coded:
             continue
         try:
-            passes_a, passes_b = p.passes(pair.a), p.passes(pair.b)
-        except Endless as error:
-            return Plan((), {}, (), no_end(pair.id, p.id, error))
+            passes_a, passes_b = p.passes(pair.a, pair.prompt), p.passes(pair.b, pair.prompt)
+        except Undecided as error:
+            return Plan((), {}, (), not_decided(pair.id, p.id, error))
         if passes_a != passes_b or not (p.asked_in(mode) and p in ask):
             by_code[p.id] = checked(p.id, passes_a, passes_b, section.check_margin)
     failure = None if candidates else no_principle(pair.id, pair.tags)

@@ -86,7 +86,7 @@ def sampling(mode: ContrastMode) -> Sampling:
 def _unread(reply: Reply) -> NoVerdict | None:
     """Why a reply says no likelihood to trust."""
     if reply.error is not None:
-        return NoVerdict("model error", reply.error)
+        return NoVerdict("model error", reply.error, reply.refused == "length")
     if not answers(ChatRequest(messages=(), answer=""), reply):
         return NoVerdict("no likelihood of the response", f"got {reply.likelihood}")
     return None

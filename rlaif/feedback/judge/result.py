@@ -47,10 +47,10 @@ class UnitResult(NamedTuple):
 class JudgeResult(NamedTuple):
     """Judgments and failures, each in pair order. A pair has a judgment, or failures, never both."""
 
-    judgments: tuple[Judgment, ...]
-    failures: tuple[Failure, ...]
+    judgments: Sequence[Judgment]
+    failures: Sequence[Failure]
     cost: Cost = Cost()
-    scores: tuple[Score, ...] = ()
+    scores: Sequence[Score] = ()
     """Of `score`, `checklist` and `contrast`: one for each response."""
     rankings: tuple[Ranking, ...] = ()
     """Of `rank`: one for each prompt."""

@@ -11,8 +11,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from rlaif.config.feedback import LabelSection
 from rlaif.config.judging import ReviseMode
 from rlaif.constitution import Constitution, Principle
+from rlaif.constitution.persona import Unfilled
 from rlaif.errors import ConfigError
-from rlaif.feedback.judge.asking import Bench, NoVerdict, Sampling, Way, failed, no_text, shown_tags
+from rlaif.feedback.judge.asking import Bench, NoVerdict, Sampling, Way, failed, no_text, shown_tags, unfilled
 from rlaif.feedback.judge.drive import Work, drive
 from rlaif.feedback.judge.result import JudgeResult, UnitResult
 from rlaif.feedback.sample import Progress
@@ -22,12 +23,12 @@ from rlaif.records import (
     Demonstration,
     Message,
     Messages,
-    Prompt,
     Response,
     Revision,
     Round,
     derive_seed,
     oriented,
+    prompt_of,
 )
 
 
@@ -79,7 +80,11 @@ def revise(bench: Bench[ReviseMode], response: Response) -> Work[UnitResult]:
     equals the original, as one Failure under its id and nothing else.
     """
     original = text = response.text.strip()
-    principles = tuple(p for p in bench.constitution.for_tags(response.tags) if p.revisable)
+    try:
+        found = bench.constitution.asked_of(bench.mode.kind, response.tags, response.given)
+    except Unfilled as error:
+        return UnitResult([[unfilled(response.id, error)]])
+    principles = tuple(p for p in found if p.revisable)
     if not principles:
         detail = f"that has critique and revise texts; {shown_tags(response.tags)}"
         return UnitResult([[failed(response.id, None, NoVerdict("no principle applies", detail))]])
@@ -139,8 +144,7 @@ def _critique(
 
 def _revised(bench: Bench[ReviseMode], response: Response, rounds: Sequence[Round]) -> UnitResult:
     original, text = response.text.strip(), rounds[-1].revision
-    prompt = Prompt(id=response.prompt_id, messages=response.prompt, tags=response.tags)
-    pair = oriented(prompt, original, text, bench.seed)
+    pair = oriented(prompt_of(response), original, text, bench.seed)
     judgment = bench.judgment(pair, bench.mode.confidence if pair.a == text else 1 - bench.mode.confidence)
     revision = Revision(
         id=response.id,

@@ -1,14 +1,17 @@
-"""Work that does not fit into memory: pairs are judged shard by shard, and results kept in a file."""
+"""Work that does not fit into memory: pairs are judged shard by shard, and results kept in a file. What is judged
+beside an engine that is elsewhere comes back as lines."""
 
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
-from typing import IO
+from typing import IO, Any
 
 from rlaif.feedback.judge.result import JudgeResult
-from rlaif.records import Pair
+from rlaif.jsonl import Row, lines_of
+from rlaif.models.engine import Engine
+from rlaif.records import Judgment, Pair, Score
 
 SHARD = 2000
 """Pairs that are judged at a time."""
@@ -48,3 +51,27 @@ class Spool(Iterable[JudgeResult]):
         self._file.seek(0)
         for _ in range(self._more):
             yield pickle.load(self._file)
+
+
+class WrittenRows(Sequence[Row]):
+    """Rows of one kind as their lines, which become records when they are looked at."""
+
+    def __init__(self, kind: type[Row], rows: Sequence[Row]) -> None:
+        self.lines = lines_of(rows)
+        self._kind, self._number = kind, len(rows)
+
+    def __len__(self) -> int:
+        return self._number
+
+    def __getitem__(self, place: Any) -> Any:
+        return list(self)[place]
+
+    def __iter__(self) -> Iterator[Row]:
+        return (self._kind.model_validate_json(line) for line in self.lines.split(b"\n")[:-1])
+
+
+def written(judge: Callable[..., JudgeResult], model: Engine, pairs: Sequence[Pair]) -> JudgeResult:
+    """What `judge` says; of what there is most of, the lines alone."""
+    found = judge(model, pairs)
+    judgments = WrittenRows(Judgment, found.judgments)
+    return found._replace(judgments=judgments, scores=WrittenRows(Score, found.scores))

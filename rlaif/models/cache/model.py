@@ -10,18 +10,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+import platform
 import secrets
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from threading import local
+from typing import Any, Generic
 
 from pydantic import BaseModel
 
 from rlaif.config.models import RayModel
 from rlaif.console import say
 from rlaif.models.cache.store import ReplyStore, cache_path
-from rlaif.models.engine import ChatRequest, Engine, InLots, Lot, Reply, answers, as_text, lots_of
+from rlaif.models.engine import ChatRequest, Elsewhere, Engine, InLots, Lot, R, Reply, T, answers, as_text, lots_of
 from rlaif.records import content_id, plain
 
 ASKED = 2
@@ -29,7 +31,9 @@ ASKED = 2
 UNKNOWN = "unknown"
 """The revision of a model that cannot be told from another of its name (see `Engine.revision`)."""
 FIELDS = [
-    name for name, field in ChatRequest.model_fields.items() if not field.exclude and name not in {"messages", "answer"}
+    name
+    for name, field in ChatRequest.model_fields.items()
+    if not field.exclude and name not in {"messages", "answer", "shape"}
 ]
 CHUNK = 500
 """Requests that are looked up at a time."""
@@ -72,6 +76,16 @@ class CachedModel(InLots):
     @property
     def shards(self) -> int:
         return getattr(self._model, "shards", 1)
+
+    @property
+    def elsewhere(self) -> Elsewhere | None:
+        """What asks there looks into the same file, or into one beside it on another machine."""
+        found: Elsewhere | None = getattr(self._model, "elsewhere", None)
+        if found is None:
+            return None
+        each = found.each
+        place = self._store.path, self._scope, platform.node()
+        return found._replace(each=lambda work, items: each(Remembering(work, *place), items))
 
     def lots(self, requests: Iterable[ChatRequest]) -> Iterator[Lot]:
         """Stored replies as they are found, the model's as they arrive."""
@@ -147,8 +161,29 @@ class CachedModel(InLots):
         return self._store.save(replies, self.name, self.revision)
 
 
+class Remembering(Generic[T, R]):
+    """Work with an engine, done with a `CachedModel` of it in the process that has the engine."""
+
+    def __init__(self, work: Callable[[Engine, T], R], path: Path, scope: str, machine: str) -> None:
+        self._settings = work, path, scope, machine
+        self._opened = local()
+        """By thread: a store has one reader at a time."""
+
+    def __call__(self, engine: Engine, item: T) -> R:
+        work, path, scope, machine = self._settings
+        if not hasattr(self._opened, "model"):
+            if platform.node() != machine:  # SQLite's file is one machine's, on whatever disk
+                path = path.with_stem(f"{path.stem}-{platform.node()}")
+            self._opened.model = CachedModel(engine, path, scope)
+        return work(self._opened.model, item)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Remembering, self._settings
+
+
 def _asked(request: ChatRequest) -> dict[str, Any]:
     """What a request asks, as JSON takes it."""
     asked = {name: getattr(request, name) for name in FIELDS} | {"messages": plain(request.messages)}
-    # `answer` came later: a request without one keeps the key under which its reply lies.
-    return asked if request.answer is None else asked | {"answer": request.answer}
+    # `answer` and `shape` came later: a request without one keeps the key under which its reply lies.
+    asked |= {} if request.answer is None else {"answer": request.answer}
+    return asked if request.shape is None else asked | {"shape": request.shape.model_dump(mode="json")}

@@ -19,7 +19,7 @@ import tenacity
 from pydantic import ValidationError
 
 from rlaif.errors import ConfigError, DataError, did_you_mean
-from rlaif.jsonl import begin_private
+from rlaif.files import begin_private
 from rlaif.models.engine import Reply
 
 FORMAT = 1
@@ -53,7 +53,7 @@ class ReplyStore:
     """The open file. Raises DataError, naming the file and the way out, where it cannot be used."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.path = path
         try:
             begin_private(path)
         except OSError as error:
@@ -73,7 +73,7 @@ class ReplyStore:
         for start in range(0, len(wanted), KEYS_PER_QUERY):
             some = wanted[start : start + KEYS_PER_QUERY]
             marks = ",".join("?" * len(some))
-            with usable(self._path):
+            with usable(self.path):
                 rows = self._store.execute(
                     f"SELECT key, CAST(reply AS BLOB) FROM replies WHERE key IN ({marks})", some
                 ).fetchall()
@@ -91,7 +91,7 @@ class ReplyStore:
             text = reply.model_dump_json()
             size = len(key) + len(text.encode()) + len(model.encode()) + len(revision.encode())
             rows.append((key, text, model, revision, now, size))
-        with usable(self._path), self._store:
+        with usable(self.path), self._store:
             try:
                 added = self._store.executemany(INSERT, rows).rowcount
             except (sqlite3.DataError, OverflowError):  # one is larger than SQLite's limits
@@ -107,7 +107,7 @@ class ReplyStore:
 
     def forget(self, keys: Collection[bytes]) -> None:
         """Remove these replies."""
-        with usable(self._path), self._store:
+        with usable(self.path), self._store:
             self._store.executemany("DELETE FROM replies WHERE key = ?", [(key,) for key in keys])
 
     def close(self) -> None:

@@ -1,8 +1,13 @@
-"""An event loop in a thread of its own, fed by whoever reads what comes out of it; and what tasks in a loop share."""
+"""An event loop in a thread of its own, fed by whoever reads what comes out of it; and what tasks in a loop share.
+
+A client has one loop for all its streams: a service asks for one reply at a time, and to begin a thread and a loop for
+each takes longer than many a server does.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable, Coroutine, Hashable, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import suppress
@@ -10,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from queue import Empty, SimpleQueue
-from threading import Thread
+from threading import Event, Lock, Thread, current_thread
 from typing import Any, Generic, TypeVar
 
 import aiohttp
@@ -25,61 +30,116 @@ REMEMBERED = 4096
 """Things found out that are kept."""
 
 
-def in_background(serve: Serve[A, B], items: Iterable[A], most: int) -> Iterator[list[B]]:
-    """What `serve` makes of the items, what came together in one list.
+class Loop:
+    """The loop of one client, from its first stream to `close`, or until nobody holds the client any more."""
+
+    def __init__(self) -> None:
+        self._changing = Lock()
+        self._process = 0
+        self._thread: Thread | None = None
+        self._loop: asyncio.AbstractEventLoop
+        self._over: asyncio.Event
+
+    @property
+    def mine(self) -> bool:
+        """Whether this is its own thread, which must not wait for itself."""
+        return self._thread is current_thread()
+
+    def call(self, function: Callable[[asyncio.AbstractEventLoop], object]) -> asyncio.AbstractEventLoop:
+        """Call it in the loop, which is begun where there is none: a process that was forked has none of its parent's.
+
+        OSError where none can be made.
+        """
+        with self._changing:
+            if self._thread is None or self._process != os.getpid() or not self._thread.is_alive():
+                self._begin()
+            self._loop.call_soon_threadsafe(function, self._loop)
+            return self._loop
+
+    def close(self) -> None:
+        """Cancel what is under way and end. Twice does no harm, and the next call begins another."""
+        with self._changing:
+            thread, self._thread = self._thread, None
+        if thread is None or self._process != os.getpid():
+            return
+        with suppress(RuntimeError):  # it has ended by itself
+            self._loop.call_soon_threadsafe(self._over.set)
+        if thread is not current_thread():
+            thread.join()
+
+    def _begin(self) -> None:
+        began: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = Future()
+        # A daemon: a client that nobody closed must not keep the interpreter from ending.
+        thread = Thread(target=_run, args=(began,), name="rlaif client", daemon=True)
+        thread.start()
+        self._loop, self._over = began.result()
+        self._thread, self._process = thread, os.getpid()
+
+
+def _run(began: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]]) -> None:
+    """A loop until its event is set."""
+
+    async def main() -> None:
+        over = asyncio.Event()
+        began.set_result((asyncio.get_running_loop(), over))
+        await over.wait()
+
+    try:
+        asyncio.run(main())
+    except BaseException as error:  # there is no loop: no file descriptor is left
+        if began.done():
+            raise
+        began.set_exception(error)
+
+
+def in_background(loop: Loop, serve: Serve[A, B], items: Iterable[A], most: int) -> Iterator[list[B]]:
+    """What `serve`, in this loop, makes of the items, what came together in one list.
 
     Items are read in the caller's thread, at most `most` ahead of the results. What `serve` raises comes after the
     results that it had handed on. Closed early, this cancels `serve` and waits for its end.
     """
-    loop = _Background(serve)
+    work = _Background(loop, serve)
     waiting, ahead, over = iter(items), 0, False
     try:
-        while not loop.ended:
+        while not work.ended:
             if not over and ahead < most:
                 room = min(CHUNK, most - ahead)
                 fresh: list[A | None] = list(islice(waiting, room))
                 ahead += len(fresh)
                 over = len(fresh) < room
-                loop.put([*fresh, None] if over else fresh)
-            if lot := loop.results(wait=over or ahead >= most):
+                work.put([*fresh, None] if over else fresh)
+            if lot := work.results(wait=over or ahead >= most):
                 ahead -= len(lot)
                 yield lot
     finally:
-        loop.stop()
-    if loop.failure is not None:
-        raise loop.failure
+        work.stop()
+    if work.failure is not None:
+        raise work.failure
 
 
 class _Background(Generic[A, B]):
-    """The loop and its thread, from construction to `stop`."""
+    """`serve` as a task of the loop, from construction to `stop`."""
 
-    def __init__(self, serve: Serve[A, B]) -> None:
+    def __init__(self, loop: Loop, serve: Serve[A, B]) -> None:
         self.ended = False
         """Whether all results have been read."""
         self.failure: BaseException | None = None
-        self._serve = serve
+        self._loop = loop
         self._arrived: SimpleQueue[B | None] = SimpleQueue()
         self._todo: asyncio.Queue[A | None] = asyncio.Queue()
-        self._began: Future[tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]]] = Future()
-        # A daemon: a stream that nobody closed must not keep the interpreter from ending.
-        self._thread = Thread(target=self._run, name="rlaif client", daemon=True)
-        self._thread.start()
-        self._loop, self._task = self._began.result()
+        self._done = Event()
 
-    def _run(self) -> None:
-        try:
-            asyncio.run(self._main())
-        except BaseException as error:  # whatever it is, the reader raises it
-            if not self._began.done():  # there is no loop: no file descriptor is left
-                self._began.set_exception(error)
-            self.failure = error
+        def begin(running: asyncio.AbstractEventLoop) -> None:
+            self._task = running.create_task(serve(self._todo, self._arrived.put))
+            self._task.add_done_callback(self._end)
+
+        self._running = loop.call(begin)
+
+    def _end(self, task: asyncio.Task[None]) -> None:
+        """Whatever it raised, the reader raises it. Who was cancelled has fewer results than items."""
+        self.failure = None if task.cancelled() else task.exception()
         self._arrived.put(None)
-
-    async def _main(self) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._began.set_result((asyncio.get_running_loop(), task))
-        await self._serve(self._todo, self._arrived.put)
+        self._done.set()
 
     def put(self, items: list[A | None]) -> None:
         """To the queue of `serve`."""
@@ -101,12 +161,13 @@ class _Background(Generic[A, B]):
 
     def stop(self) -> None:
         """Twice does no harm."""
-        self._call(self._task.cancel)
-        self._thread.join()
+        self._call(lambda: self._task.cancel())  # noqa: PLW0108 (the task is there once the loop has come to it)
+        if not self._loop.mine:
+            self._done.wait()
 
     def _call(self, function: Callable[[], object]) -> None:
         with suppress(RuntimeError):  # the loop has ended; `results` says so
-            self._loop.call_soon_threadsafe(function)
+            self._running.call_soon_threadsafe(function)
 
 
 class Lookups:
@@ -131,7 +192,7 @@ class Lookups:
 
 @dataclass(frozen=True)
 class Call:
-    """What the tasks of one stream share: a model may be in several streams, each in a loop of its own."""
+    """What the tasks of one stream share: a model may be in several streams at once."""
 
     session: aiohttp.ClientSession
     tried: asyncio.Event = field(default_factory=asyncio.Event)

@@ -9,6 +9,7 @@ request of a call goes alone until one of its kind was answered.
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from itertools import chain
@@ -18,10 +19,10 @@ from tenacity.wait import wait_base
 
 from rlaif.config.models import ClientModel
 from rlaif.errors import ModelError
-from rlaif.models.client.background import Call, in_background
+from rlaif.models.client.background import Call, Loop, in_background
 from rlaif.models.client.reading import AnswerReader, find_label_ids
 from rlaif.models.client.replicas import HttpResponse, Replicas, Transient, encode
-from rlaif.models.client.tries import Tries, Unfit, unwelcome
+from rlaif.models.client.tries import Tries, Unfit, refused, unwelcome
 from rlaif.models.dialect import UNSUPPORTED, USUAL, Dialect, refused_parameter
 from rlaif.models.engine import ChatRequest, InLots, Lot, Reply
 from rlaif.models.reasoning import template_words
@@ -47,6 +48,8 @@ class HttpChatModel(InLots):
         self._label_ids: dict[frozenset[str], LabelIds | None] = {}
         self._dialect = USUAL
         self._reader = AnswerReader(config, self._replicas)
+        self._loop = Loop()
+        weakref.finalize(self, self._loop.close)
         self._answered: set[ReplyKind] = set()
         """The kinds of requests of which one was answered."""
 
@@ -55,10 +58,11 @@ class HttpChatModel(InLots):
         waiting = enumerate(requests)
         for first in waiting:
             work = partial(self._work, _kind(first[1]))
-            yield from in_background(work, chain([first], waiting), 2 * self._config.concurrency)
+            yield from in_background(self._loop, work, chain([first], waiting), 2 * self._config.concurrency)
 
     def close(self) -> None:
-        """Nothing is kept open between calls."""
+        """End its thread; another stream begins it anew."""
+        self._loop.close()
 
     # ------------------------------------------------------------------------------------------ one call
 
@@ -70,18 +74,20 @@ class HttpChatModel(InLots):
     ) -> None:
         """Answer what is to do, up to None; its first request is of this kind."""
 
-        async def worker(call: Call) -> None:
-            while (item := await todo.get()) is not None:
-                arrived((item[0], await self._answer(call, item[1])))
-                call.tried.set()
-            todo.put_nowait(None)  # for the next worker
+        room = asyncio.Semaphore(self._config.concurrency)
+
+        async def one(call: Call, number: int, request: ChatRequest) -> None:
+            arrived((number, await self._answer(call, request)))
+            call.tried.set()
+            room.release()
 
         async with self._replicas.session() as session:
             call = Call(session)
             try:
                 async with asyncio.TaskGroup() as group:
-                    for _ in range(self._config.concurrency):
-                        group.create_task(worker(call))
+                    while (item := await todo.get()) is not None:
+                        await room.acquire()
+                        group.create_task(one(call, *item))
                         if first not in self._answered:
                             await call.tried.wait()
             except BaseExceptionGroup as failures:
@@ -138,7 +144,7 @@ class HttpChatModel(InLots):
                     dialect = other
                     continue
                 response.server.failed()  # perhaps it fails all, and another server would not
-                return Reply(error=response.error)
+                return Reply(error=response.error, refused=refused(response))
             try:
                 reply = self._replicas.parsed(
                     response.data, partial(parse_reply, request=request, label_ids=ids, begun=self._begun)

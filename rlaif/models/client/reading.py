@@ -73,7 +73,7 @@ class AnswerReader:
         count = len(row.tokens)
         if limit is not None and count + 1 > limit:  # one token must be written
             error = f"prompt of {count} tokens does not fit a context of {limit}"
-            return Reply(error=error, prompt_tokens=count)
+            return Reply(error=error, prompt_tokens=count, refused="length")
         likely = None if again or self._shares is False else await self._shared(call, row)
         if likely is None:
             try:

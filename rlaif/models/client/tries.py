@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -10,10 +11,15 @@ from tenacity import wait_exponential, wait_random
 from tenacity.wait import wait_base
 
 from rlaif.models.client.replicas import TOO_LARGE, HttpResponse, Transient
+from rlaif.models.engine import Refused
 
 T = TypeVar("T")
 OF_THE_REQUEST = frozenset({400, 404, 409, 413, 414, 422, 431, 451, TOO_LARGE})
 """Refusals that may concern this request and no other."""
+OF_ITS_TEXT = frozenset({400, 413, 414, 422, 431, 451})
+"""Of these, those that the request is itself the cause of."""
+LENGTH = re.compile(r"context|too (?:long|large|many)|longer than|tokens?\b.*(?:<|exceed|limit|maximum)", re.IGNORECASE)
+"""How servers say that a request is longer than the model reads."""
 
 
 class Tries:
@@ -54,6 +60,13 @@ class Unfit(Exception):
         super().__init__(reason)
         self.line = line
         self.certain = certain
+
+
+def refused(response: HttpResponse) -> Refused | None:
+    """Whether the request is itself the cause of a refusal, and in what."""
+    if response.status not in OF_ITS_TEXT:
+        return None
+    return "length" if response.status == 413 or LENGTH.search(response.error) else "form"
 
 
 def unwelcome(response: HttpResponse) -> Unfit | None:

@@ -19,12 +19,13 @@ from transformers.cache_utils import DynamicLayer
 
 from rlaif.console import say
 from rlaif.errors import one_line
+from rlaif.models.decoding import Shape
 from rlaif.models.local.architecture import agree, backbone_of, constant_up_to, output_of, trial
 from rlaif.models.local.attention import GROUPED, PACKED
 from rlaif.models.local.machine import share_cores
 from rlaif.models.local.packing import Row, hidden_states
+from rlaif.models.local.shaping import Shaper, pick_tokens
 
-SORTED_TOKENS = 256  # nearly always enough for the nucleus; the exact fallback sorts the whole vocabulary
 ROOM = 64  # tokens; a copy of the cache every so many steps is no longer felt
 
 
@@ -34,6 +35,7 @@ class Sampling(NamedTuple):
     max_tokens: int
     temperature: float
     top_p: float = 1.0
+    shape: Shape | None = None
 
 
 class Sample(NamedTuple):
@@ -65,8 +67,10 @@ def generate(
     rows = torch.arange(len(prompts), device=device)  # which request each row of the batch is
     writer = open_writer(model, prompts, pad_id)
     logits_BV = writer.begin()
+    shaper = sampling.shape and Shaper(sampling.shape, prompts, logits_BV.shape[-1], device)
     for step in range(sampling.max_tokens):
         share_cores()
+        logits_BV = shaper.shaped(logits_BV) if shaper else logits_BV
         next_B = pick_tokens(logits_BV, uniforms[rows, step], sampling.temperature, sampling.top_p)
         ended_B = torch.isin(next_B, end_ids)
         for row, token, ended in zip(rows.tolist(), next_B.tolist(), ended_B.tolist(), strict=True):
@@ -80,6 +84,10 @@ def generate(
         if running_B.sum() <= 0.875 * len(rows):
             writer.keep(running_B)
             rows, next_B = rows[running_B], next_B[running_B]
+            if shaper:
+                shaper.keep(running_B)
+        if shaper:
+            shaper.add(next_B)
         if limit is not None and len(prompts[0]) + len(written[0]) == limit + 1:  # alone, and all it has read turns
             writer = open_writer(model, [[*prompts[0], *written[0]]], pad_id)
             logits_BV = writer.begin()
@@ -237,43 +245,6 @@ def decoding_attention(model: Any) -> Iterator[None]:
         yield
     finally:
         model.config._attn_implementation = PACKED
-
-
-# ------------------------------------------------------------------------------------------------ tokens of logits
-
-
-def pick_tokens(logits_BV: Tensor, uniform_B: Tensor, temperature: float, top_p: float) -> Tensor:
-    """One token a row by inverting the cumulative distribution at `uniform_B` (in [0, 1)).
-
-    With top_p below 1 only the smallest set of most likely tokens whose probability reaches top_p takes part
-    (nucleus sampling, arXiv 1904.09751).
-    """
-    if temperature == 0:
-        return logits_BV.argmax(-1)
-    probs_BV = torch.softmax(logits_BV.float() / temperature, dim=-1)
-    if top_p >= 1:
-        return _invert(probs_BV, uniform_B)
-    values_BK, tokens_BK = probs_BV.topk(min(SORTED_TOKENS, probs_BV.shape[-1]))
-    picked_B = _from_nucleus(values_BK, tokens_BK, uniform_B, top_p)
-    short_B = values_BK.sum(-1) < top_p
-    if short_B.any():
-        everything = probs_BV[short_B].sort(descending=True)
-        picked_B[short_B] = _from_nucleus(everything.values, everything.indices, uniform_B[short_B], top_p)
-    return picked_B
-
-
-def _from_nucleus(values_BK: Tensor, tokens_BK: Tensor, uniform_B: Tensor, top_p: float) -> Tensor:
-    """One of the sorted tokens before which less than top_p of the probability lies."""
-    before_BK = values_BK.cumsum(-1) - values_BK  # the probability of all that is likelier
-    kept_BK = values_BK.masked_fill(before_BK >= top_p, 0.0)
-    return tokens_BK.gather(1, _invert(kept_BK, uniform_B).unsqueeze(1)).squeeze(1)
-
-
-def _invert(weights_BV: Tensor, uniform_B: Tensor) -> Tensor:
-    cumulative = weights_BV.cumsum(-1)  # (B, V), up to a sum that need not be 1
-    target = uniform_B.to(cumulative.dtype) * cumulative[:, -1]
-    index = torch.searchsorted(cumulative, target.unsqueeze(1), right=True).squeeze(1)
-    return index.clamp(max=weights_BV.shape[-1] - 1)  # rounding may put the target at the very end
 
 
 def left_pad(rows: Sequence[Sequence[int]], pad_id: int, device: Any) -> tuple[Tensor, Tensor]:

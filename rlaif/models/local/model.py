@@ -18,12 +18,14 @@ from rlaif.config.models import LocalModel
 from rlaif.models.engine import ChatRequest, InLots, Lot, Reply
 from rlaif.models.local.answers import KnownLabels, answer_rows, likelihoods, shared_rows
 from rlaif.models.local.architecture import backbone_of, context_of, next_logits
+from rlaif.models.local.attribution import Attribution, blank_of, integrated_gradients, pieces_of, places_of
 from rlaif.models.local.generate import Sampling, generate
 from rlaif.models.local.load import LoadedModel, free_memory, load_language_model
 from rlaif.models.local.machine import DTYPES, resolve
 from rlaif.models.local.packing import hidden_states
-from rlaif.models.local.tokens import answer_of, encode_prompt, encode_response, prompt_end, turn_of
+from rlaif.models.local.tokens import TemplateRefusal, answer_of, encode_prompt, encode_response, prompt_end, turn_of
 from rlaif.models.reasoning import left_open
+from rlaif.records import Messages
 
 WINDOW = 1 << 17
 """Requests that are sorted together: those of a turn of judging 2,000 pairs under 32 principles."""
@@ -65,19 +67,27 @@ class LocalChatModel(InLots):
             yield from (make() for make in self.unmade(window))
 
     def unmade(self, window: Sequence[tuple[int, ChatRequest]]) -> Iterator[Callable[[], Lot]]:
-        """A whole batch at a time; before them the prompts that are too long for the model.
+        """A whole batch at a time; before them the prompts that the model does not read.
 
         Those take no place in a batch: an error is not cached, so asked again it would cut the batches elsewhere.
         """
-        encoded = [self._encode(number, request) for number, request in window]
-        too_long = {}
-        for place, request, ids, answer in encoded:
-            if self._context is not None and len(ids) + (0 if answer else request.max_tokens) > self._context:
-                error = f"prompt of {len(ids)} tokens does not fit a context of {self._context}"
-                too_long[place] = Reply(error=error, prompt_tokens=len(ids))
-        if too_long:
-            yield lambda: list(too_long.items())
-        for batch in _batches([item for item in encoded if item.place not in too_long], self._batch_size):
+        encoded, refused = [], {}
+        for number, request in window:
+            try:
+                item = self._encode(number, request)
+            except TemplateRefusal as error:
+                refused[number] = Reply(error=str(error), refused="form")
+                continue
+            count, more = len(item.ids), 0 if item.answer else request.max_tokens
+            if self._context is not None and count + more > self._context:
+                written = f", with {more} to write," if count < self._context else ""
+                reason = f"prompt of {count} tokens{written} does not fit a context of {self._context}"
+                refused[number] = Reply(error=reason, prompt_tokens=count, refused="length")
+                continue
+            encoded.append(item)
+        if refused:
+            yield lambda: list(refused.items())
+        for batch in _batches(encoded, self._batch_size):
             if batch[0].answer:
                 yield partial(self._read_answers, batch)
             else:
@@ -97,7 +107,7 @@ class LocalChatModel(InLots):
 
     def _write(self, batch: Sequence[EncodedRequest]) -> list[tuple[int, Reply]]:
         first = batch[0].request
-        sampling = Sampling(first.max_tokens, first.temperature, first.top_p)
+        sampling = Sampling(first.max_tokens, first.temperature, first.top_p, first.shape)
         prompts = [item.ids for item in batch]
         seeds = [item.request.seed for item in batch]
         samples = generate(self._model, prompts, sampling, seeds, self._tokenizer.pad_token_id or 0)
@@ -146,6 +156,23 @@ class LocalChatModel(InLots):
             for item, likely in zip(batch, found, strict=True)
         ]
 
+    def explained(
+        self, request: ChatRequest, marked: Messages, mark: str, text: str
+    ) -> tuple[Attribution, list[tuple[str, float]]]:
+        """What each token of `text` did to the log-odds of the request's first label over its second; `marked` are its
+        messages with `mark` in the place of `text`."""
+        ids = encode_prompt(self._tokenizer, request.messages)
+        places = places_of(self._tokenizer, ids, request.messages, marked, mark, text)
+        lead, (first, second) = self._labels.tokens(self._model, request)
+
+        def log_odds(hidden_BH: torch.Tensor) -> torch.Tensor:
+            logits_BV = next_logits(self._model, hidden_BH)
+            return logits_BV[:, first].logsumexp(-1) - logits_BV[:, second].logsumexp(-1)
+
+        blank = blank_of(self._tokenizer)
+        found = integrated_gradients(backbone_of(self._model), log_odds, [*ids, *lead], places, blank)
+        return found, pieces_of(self._tokenizer, [ids[place] for place in places], found.tokens)
+
     def close(self) -> None:
         self._model = None
         free_memory()
@@ -159,7 +186,9 @@ def _batches(encoded: Sequence[EncodedRequest], size: int) -> Iterator[list[Enco
 
     def kind(item: EncodedRequest) -> tuple[object, ...]:
         request = item.request
-        return (request.labels, item.answer > 0, request.max_tokens, request.temperature, request.top_p)
+        drawn = (request.max_tokens, request.temperature, request.top_p)
+        # A shape came later: windows without one are cut as before.
+        return (request.labels, item.answer > 0, *drawn, *((str(request.shape),) if request.shape else ()))
 
     groups = sorted(_siblings(encoded), key=lambda group: (kind(group[0]), -_length(group), group[0].place))
     batch: list[EncodedRequest] = []

@@ -102,15 +102,18 @@ def common(rows: Sequence[Sequence[int]]) -> list[int]:
     return list(os.path.commonprefix(list(map(list, rows))))  # noqa: RUF071 (token by token)
 
 
+class TemplateRefusal(ModelError):
+    """A conversation that a chat template does not write, as some do no system turn."""
+
+
 def render(tokenizer: Any, messages: Messages, **options: Any) -> list[int]:
-    """Token ids of the conversation as the chat template has it. ModelError where it refuses, as some do a system
-    turn."""
+    """Token ids of the conversation as the chat template has it. TemplateRefusal where it refuses."""
     try:
         ids: list[int] = tokenizer.apply_chat_template(
             plain(messages), return_dict=False, strftime_now=strftime_now, **options
         )
     except (TemplateError, TypeError, ValueError) as error:
-        raise ModelError(f"the model's chat template refuses this conversation: {error}") from None
+        raise TemplateRefusal(f"the model's chat template refuses this conversation: {error}") from None
     return list(ids)
 
 
@@ -120,7 +123,7 @@ def encode_prompt(
     """Token ids up to where the response begins; the oldest are cut beyond `max_tokens`.
 
     Unless `thinking`, no reasoning comes before the response: the template is told so, and one that opens a block of
-    it all the same has it closed. ModelError where the template refuses.
+    it all the same has it closed. TemplateRefusal where the template refuses.
     """
     ids = render(tokenizer, messages, add_generation_prompt=True, **template_words(thinking))
     if not thinking and (rest := closing(prompt_end(tokenizer, ids))):

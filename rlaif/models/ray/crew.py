@@ -11,7 +11,7 @@ from rlaif.errors import ModelError, RlaifError, one_line
 from rlaif.models.ray.worker import Opened, Worker
 
 TRIES = 3
-"""So many workers may be lost, one after the other, with a window, or before they are ready."""
+"""So many workers may be lost, one after the other, with one window alone, or before they are ready."""
 AHEAD = 2
 """Windows that a worker has at once."""
 PATIENCE_S = 900.0
@@ -29,7 +29,7 @@ class Hand:
     def __init__(self, actor: Any) -> None:
         self.actor = actor
         self.has = 0
-        """Windows at present."""
+        """Windows at present; one that it has alone takes all its room."""
         self.gone = False
 
 
@@ -40,8 +40,8 @@ class Crew:
         self.ready: list[Hand] = []
         self._ray, self._config = ray, config
         self._coming: dict[Any, Hand] = {}
-        self._flying: dict[Any, Hand] = {}
-        """Windows that are being answered, by the reference of their replies."""
+        self._flying: dict[Any, tuple[Hand, int]] = {}
+        """Windows that are being answered, and the room that each takes, by the reference of their replies."""
         self._failed = 0
         """Workers in a row that did not become ready."""
         self._first: Opened | None = None
@@ -70,15 +70,15 @@ class Crew:
         while not self.ready:
             self.wait(())
 
-    def free(self) -> Hand | None:
-        """Who has the fewest windows, if that is less than a worker may have."""
+    def free(self, room: int) -> Hand | None:
+        """Who has the fewest windows, if there is so much room beside them."""
         hand = min(self.ready, key=lambda one: one.has, default=None)
-        return hand if hand is not None and hand.has < AHEAD else None
+        return hand if hand is not None and hand.has + room <= AHEAD else None
 
-    def sent(self, hand: Hand, one: Any) -> Any:
+    def sent(self, hand: Hand, one: Any, room: int) -> Any:
         """The worker has one window more, whose replies these will be."""
-        self._flying[one] = hand
-        hand.has += 1
+        self._flying[one] = hand, room
+        hand.has += room
         return one
 
     def wait(self, asked: Collection[Any]) -> list[Any]:
@@ -91,8 +91,9 @@ class Crew:
             for one in done:
                 if (hand := self._coming.pop(one, None)) is not None:
                     self._met(hand, self.outcome(one))
-                elif (hand := self._flying.pop(one, None)) is not None:
-                    hand.has -= 1
+                elif one in self._flying:
+                    hand, room = self._flying.pop(one)
+                    hand.has -= room
         return [one for one in asked if one not in self._flying]
 
     def outcome(self, one: Any) -> Any:

@@ -1,9 +1,9 @@
-"""What runs on the cluster: an engine, and windows of requests that it answers; and how these travel."""
+"""What runs on the cluster: an engine, and work that is done with it; and how requests and replies travel."""
 
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from operator import itemgetter
 from threading import Lock
@@ -39,6 +39,8 @@ class Worker:
         self._engine: Engine
         self._first = Lock()
         self._answered = False
+        self._work: tuple[bytes, Callable[[Engine, Any], Any]] | None = None
+        """The last one: it need not be unpacked for each item."""
 
     def open(self) -> Opened | RlaifError:
         """Open the engine."""
@@ -48,20 +50,23 @@ class Worker:
             return error
         return Opened(engine.name, engine.revision, getattr(engine, "window", None), __version__)
 
-    def answer(self, window: bytes) -> bytes | RlaifError:
-        """The replies to a window. Two may be answered at once, when the engine has shown that it can answer."""
+    def do(self, work: bytes, item: bytes) -> bytes | RlaifError:
+        """What the work makes of one item. Two may be under way at once, when the engine has shown that it can
+        answer."""
         if self._answered:
-            return self._answer(window)
+            return self._do(work, item)
         with self._first:
-            return self._answer(window)
+            return self._do(work, item)
 
-    def _answer(self, window: bytes) -> bytes | RlaifError:
+    def _do(self, work: bytes, item: bytes) -> bytes | RlaifError:
+        if self._work is None or self._work[0] != work:
+            self._work = work, pickle.loads(work)
         try:
-            replies = ask(self._engine, list(unpacked(window)))
+            found = self._work[1](self._engine, pickle.loads(item))
         except RlaifError as error:
             return error
         self._answered = True
-        return packed_replies(list(enumerate(replies)))
+        return pickle.dumps(found, 5)
 
     def share(self, window: bytes, first: int, of: int) -> Iterator[bytes | RlaifError]:
         """Of the lots of a whole window those from `first` on, every `of`th, as they are made."""
@@ -75,6 +80,11 @@ class Worker:
     def close(self) -> None:
         """Free what the engine holds."""
         self._engine.close()
+
+
+def answered(engine: Engine, window: bytes) -> bytes:
+    """The replies to a window."""
+    return packed_replies(list(enumerate(ask(engine, list(unpacked(window))))))
 
 
 def packed(requests: Iterable[ChatRequest]) -> bytes:

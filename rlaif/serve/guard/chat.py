@@ -82,7 +82,9 @@ def chat_routes(answer: Callable[[Inquiry], Awaitable[Decision]], name: str, max
             )
         decision = await answer(body.inquiry(max_tokens))
         if decision.action == "input_refused":
-            return error_reply(400, decision.reason, "input_refused")
+            too_long = decision.principle == "policy.length"
+            code = "context_length_exceeded" if too_long else "input_refused"
+            return error_reply(400, decision.reason, code, "messages")
         if decision.text is None:
             return error_reply(503, decision.reason, "no_answer")
         if body.stream:
@@ -95,12 +97,12 @@ def chat_routes(answer: Callable[[Inquiry], Awaitable[Decision]], name: str, max
     return router
 
 
-def error_reply(status: int, message: str, code: str) -> Response:
+def error_reply(status: int, message: str, code: str, param: str | None = None) -> Response:
     """An error as OpenAI's servers write it."""
     from fastapi.responses import JSONResponse  # noqa: PLC0415 (an extra; and slow to import)
 
     kind = "server_error" if status >= 500 else "invalid_request_error"
-    return JSONResponse({"error": {"message": message, "type": kind, "param": None, "code": code}}, status)
+    return JSONResponse({"error": {"message": message, "type": kind, "param": param, "code": code}}, status)
 
 
 def _head(decision: Decision, name: str, kind: str) -> dict[str, Any]:

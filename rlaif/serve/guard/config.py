@@ -17,6 +17,7 @@ from rlaif.constitution.schema import SCHEMA as CONSTITUTION
 from rlaif.errors import ConfigError, shown
 from rlaif.records import Message, Role
 from rlaif.resources import resolve
+from rlaif.serve.guard.language import likeliest
 from rlaif.strict_yaml import NotYaml, parse_yaml, read_mapping
 
 SCHEMA = "rlaif/guard/v1"
@@ -52,8 +53,12 @@ class InputSection(Section):
     markers: tuple[Annotated[str, Field(min_length=1)], ...] = MARKERS
     """Texts that no turn may hold: whoever writes one can forge the turns that follow it."""
     scripts: tuple[Script, ...] = ()
-    """More than half of the letters of the user's last turn must be of these scripts: what can be told of its language
-    without a model. None: of any."""
+    """More than half of the letters of the user's last turn must be of these scripts. None: of any."""
+    languages: tuple[Annotated[str, Field(pattern="^[a-z]{2}$")], ...] = ()
+    """ISO 639-1 codes (`en`): the user's last turn must not be of another language. Told by lingua (the extra
+    `signals`); where that is missing nothing is refused by it. None: any."""
+    language_confidence: Share = 0.7
+    """Of lingua in another language; what it is less sure of, as a short text, passes."""
 
     def broken(self, messages: Sequence[Message], max_tokens: int) -> tuple[str, str] | None:
         """The first rule that the request breaks, and how."""
@@ -63,6 +68,7 @@ class InputSection(Section):
             unicodedata.name(sign, "").lower() for sign in "".join(m.content for m in messages[-1:]) if sign.isalpha()
         ]
         allowed = sum(letter.startswith(self.scripts) for letter in letters)
+        spoken, sure = likeliest(self.languages, messages[-1].content) if self.languages and messages else ("", 0.0)
         others = [role for role in roles if role not in self.roles]
         held = [mark for mark in self.markers if any(mark in message.content for message in messages)]
         rules = (
@@ -78,6 +84,11 @@ class InputSection(Section):
                 "scripts",
                 self.scripts and letters and allowed * 2 <= len(letters),
                 f"{allowed} of {len(letters)} letters of the last turn are {' or '.join(self.scripts)}",
+            ),
+            (
+                "languages",
+                spoken and spoken not in self.languages and sure >= self.language_confidence,
+                f"the last turn is {spoken} (confidence {sure:.2f}); it may be {' or '.join(self.languages)}",
             ),
         )
         return next(((rule, how) for rule, is_broken, how in rules if is_broken), None)
@@ -137,6 +148,8 @@ class GuardSection(Section):
     input: InputSection = InputSection()
     feedback: bool = True
     """Whether POST /feedback is served."""
+    keep_replies: Count = 100_000
+    """Replies that feedback may name by their id; older ones leave answers.sqlite. What people said stays."""
 
     @model_validator(mode="after")
     def _threshold_is_on_the_scale(self) -> Self:

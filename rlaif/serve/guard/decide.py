@@ -22,10 +22,11 @@ from rlaif.feedback.judge.revise import revise
 from rlaif.feedback.judge.score import score_responses
 from rlaif.feedback.rating import CHECKLIST, RATING, by_code
 from rlaif.models.engine import ChatRequest, Engine, Reply, ask, no_answer
-from rlaif.patterns import Endless
+from rlaif.patterns import Undecided
 from rlaif.records import Failure, PrincipleScore, Prompt, Response, Score, content_id, derive_seed
 from rlaif.serve.guard.config import BestOfAnswers, GuardSection, ReviseOnce
 from rlaif.serve.guard.decision import Action, Candidate, Decision, Inquiry
+from rlaif.serve.guard.language import ready
 
 
 class _Case(NamedTuple):
@@ -45,6 +46,7 @@ class Guard:
         """ConfigError for a constitution of which nothing could be applied, or not in this mode."""
         self.section, self.policy, self.judge = section, policy, judge
         self.constitution = load_constitution(section.constitution)
+        ready(section.input.languages)
         self.hash = content_id(section.model_dump(mode="json"))
         self._label = LabelSection(mode=section.mode, min_label_mass=section.min_label_mass)
         scales = {"score": RATING, "checklist": CHECKLIST, "contrast": ratio_scale(self._label.check_margin)}
@@ -53,7 +55,7 @@ class Guard:
         self.threshold = middle if section.threshold is None else section.threshold
         self._by_id = {p.id: p for p in self.constitution.for_tags(section.tags)}
         self._asked = [p for p in self._by_id.values() if judge and p.asked_in(section.mode.kind)]
-        checked = [p for p in self._by_id.values() if p.check and (section.checks == "all" or p.veto)]
+        checked = [p for p in self._by_id.values() if p.coded and (section.checks == "all" or p.veto)]
         self.applied = {p.id for p in (*checked, *self._asked)}
         """Ids of the principles that can make an answer fail."""
         if judge is not None:
@@ -142,12 +144,12 @@ class Guard:
         scores: list[PrincipleScore] = []
         candidate = Candidate(text=text, made="first")
         for p in self._by_id.values():
-            if p.check is None:
+            if not p.coded:
                 continue
             try:
-                scores.append(by_code(p, text, self._scale))
-            except Endless as error:
-                why = Failure(stage="guard", id=prompt.id, reason="a check came to no end", detail=str(error))
+                scores.append(by_code(p, text, self._scale, prompt.messages))
+            except Undecided as error:
+                why = Failure(stage="guard", id=prompt.id, reason=error.reason, detail=str(error))
                 return Candidate(text=text, made="first", rule="no verdict", principle=p.id, failures=(why,))
             if self._scale.against(scores[-1]) and p.id in self.applied and candidate.rule is None and self._bars(p):
                 candidate = candidate.model_copy(update={"rule": "veto" if p.veto else "check", "principle": p.id})
@@ -216,6 +218,8 @@ class Guard:
             why += f"; no revision: {case.failures[0].reason}"
         elif isinstance(self.section.on_fail, ReviseOnce) and len(case.candidates) == 1 and not blamed.failures:
             why += "; no revision: the principle has no `critique` and `revise`"
+        if case.replies[0].refused:
+            return self._decision(case.asked, "input_refused", None, f"policy.{case.replies[0].refused}", why, case)
         unanswered = blamed.rule == "no answer"
         undecided = blamed.rule == "no verdict" and self.section.no_verdict == "error"
         if unanswered or undecided:

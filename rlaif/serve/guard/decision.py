@@ -49,8 +49,9 @@ class Decision(Record):
     text: str | None
     """What is sent; None: nothing but an error."""
     principle: str | None
-    """That decided: the one by which the first answer failed, or the rule of the input contract that was broken. None
-    where the first answer passed, or nobody answered."""
+    """That decided: the one by which the first answer failed, the rule of the input contract that was broken, or
+    `policy.length` or `policy.form` where the policy does not read the request. None where the first answer passed, or
+    nobody answered."""
     reason: str
     prompt: Messages
     candidates: tuple[Candidate, ...] = ()

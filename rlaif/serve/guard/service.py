@@ -15,8 +15,9 @@ from rlaif.api.inputs import model_of
 from rlaif.config.base import Section, written
 from rlaif.config.models import ClientModel, JudgeModel, VllmModel
 from rlaif.console import say
-from rlaif.errors import ConfigError, DataError, ModelError
+from rlaif.errors import DataError, ModelError, refuse_given
 from rlaif.jsonl import write_atomic
+from rlaif.models.decoded import decoded
 from rlaif.run_folder import Run
 from rlaif.serve.access import Access, ServiceGuard
 from rlaif.serve.app import say_errors
@@ -26,10 +27,11 @@ from rlaif.serve.guard.config import GuardSection, dump_guard, load_guard
 from rlaif.serve.guard.decide import Guard
 from rlaif.serve.guard.decision import Decision, Inquiry
 from rlaif.serve.guard.feedback import feedback_routes, keep_feedback
+from rlaif.serve.metrics import Meter
 from rlaif.serve.opening import Wish, ready_engine
 from rlaif.serve.records import ServiceLog
 from rlaif.serve.server import Address, access_of, listen, needs_extra, run
-from rlaif.serve.service import Limits, TooSlow
+from rlaif.serve.service import OUTCOMES, Limits, TooSlow
 from rlaif.serve.target import TOGETHER
 
 T = TypeVar("T")
@@ -41,30 +43,41 @@ class GuardService:
     def __init__(self, guard: Guard, name: str, log: ServiceLog, limits: Limits, workers: int = 1) -> None:
         """`name` is the policy's, as clients call it; `workers` as many as may ask the models at once."""
         self.guard, self.name, self._log, self._limits = guard, name, log, limits
-        self._batcher: Batcher[Inquiry, Decision] = Batcher(guard.decide, workers, limits.batch, limits.waiting)
+        self.meter = Meter(OUTCOMES, lambda: self._batcher.waiting)
+        what = "What was decided, and the principle or the rule of the input that decided."
+        self._decisions = self.meter.counter("rlaif_guard_decisions", what, "action", "principle")
+        sizes = limits.batch, limits.waiting, self.meter.batch
+        self._batcher: Batcher[Inquiry, Decision] = Batcher(guard.decide, workers, *sizes)
         self._store = AnswerStore(Run(log.folder).answers) if guard.section.feedback else None
         self._writing = threading.Lock()
+        self._replies, self._dropped = 0, self.meter.counter("rlaif_replies_dropped", "Replies that were the oldest.")
+        if self._store is not None:
+            self._prune(self._store)
 
     async def answer(self, asked: Inquiry) -> Decision:
         """The decision, which is on disk. TooSlow, QueueFull and ModelError where there is none."""
-        try:
-            (decision,) = await asyncio.wait_for(self._batcher.ask([asked]), self._limits.timeout_s)
-        except TimeoutError:
-            raise TooSlow(f"no answer within {self._limits.timeout_s:g} s") from None
-        await self._written(lambda: self._keep(decision))
+        with self.meter.counted("chat"):
+            try:
+                (decision,) = await asyncio.wait_for(self._batcher.ask([asked]), self._limits.timeout_s)
+            except TimeoutError:
+                raise TooSlow(f"no answer within {self._limits.timeout_s:g} s") from None
+            await self._written(lambda: self._keep(decision))
+        self._decisions.labels(decision.action, decision.principle or "").inc()
         return decision
 
     async def feedback(self, body: bytes) -> str:
         """The id of the feedback, which is on disk."""
         store = self._store
         assert store is not None, "the address is not served"
-        return await self._written(lambda: keep_feedback(store, body))
+        with self.meter.counted("feedback"):
+            return await self._written(lambda: keep_feedback(store, body))
 
     def app(self, access: Access, token: str | None) -> App:
         """The guarded application; `token` is what feedback needs where `access` asks for none."""
         from fastapi import FastAPI  # noqa: PLC0415 (an extra; and slow to import)
 
         app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+        app.include_router(self.meter.routes())
         app.include_router(chat_routes(self.answer, self.name, self.guard.section.input.max_tokens))
         if self._store is not None:
             app.include_router(feedback_routes(self.feedback, None if access.token else token))
@@ -98,8 +111,17 @@ class GuardService:
             self._log.write([decision])
             if self._store is not None and decision.text is not None:
                 self._store.keep(decision.id, "reply", ServedReply(prompt=decision.prompt, text=decision.text))
+                self._replies += 1
+                self._prune(self._store)
         except DataError as error:
             raise ModelError(str(error)) from None  # not the request's fault, and another try may be answered
+
+    def _prune(self, store: AnswerStore) -> None:
+        """Now and then, as it takes time."""
+        most = self.guard.section.keep_replies
+        if self._replies % max(1, most // 100) == 0 and (dropped := store.prune(most)):
+            self._dropped.inc(dropped)
+            say(f"{dropped:,} of the oldest replies are no longer kept: keep_replies is {most:,}")
 
 
 class _Place(Section):
@@ -126,7 +148,7 @@ def open_guard(section: GuardSection, policy: JudgeModel) -> Iterator[tuple[Guar
         engines = [stack.enter_context(contextlib.closing(ready_engine(config))) for config in configs]
         behind = [config.concurrency for config in configs if isinstance(config, ClientModel | VllmModel)]
         workers = min(TOGETHER, *behind) if len(behind) == len(configs) else 1
-        yield Guard(section, engines[0], engines[1] if section.judge else None), workers
+        yield Guard(section, decoded(engines[0], policy), engines[1] if section.judge else None), workers
 
 
 def serve_guard(wish: Wish, policy: str, folder: Path, address: Address, limits: Limits) -> None:
@@ -135,11 +157,12 @@ def serve_guard(wish: Wish, policy: str, folder: Path, address: Address, limits:
     ConfigError, in one line, for what cannot be served.
     """
     needs_extra()
-    for option, value in (("--run", wish.run), ("--template", wish.template)):
-        if value is not None:
-            raise ConfigError(f"{option}: not with --guard, which scores nothing for trainers")
+    scoring = {"--run": wish.run, "--template": wish.template}
+    refuse_given(scoring, "not with --guard, which scores nothing for trainers")
     mode = [] if wish.mode is None else [f"mode.kind={wish.mode}"]
     section, config = load_guard(wish.name, [*mode, *wish.overrides], wish.judge), policy_of(policy)
+    if section.judge is None:
+        refuse_given({"--mode": wish.mode}, f"{wish.name} has no judge; name one with --judge")
     with contextlib.closing(ServiceLog(folder)) as log, contextlib.closing(listen(address)) as listening:
         access = access_of(address, folder)
         say(f"opening {config.model} ...")

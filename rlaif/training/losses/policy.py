@@ -186,6 +186,19 @@ def importance_weights(logprobs_BT: Tensor, sampler_logprobs_BT: Tensor, mask_BT
     return ratio_BT.masked_fill(~mask_BT, 0.0)
 
 
+def replay_loss(
+    logprobs_BT: Tensor, behaviour_BT: Tensor, advantages_BT: Tensor, mask_BT: Tensor, cap: float
+) -> ClippedLoss:
+    """-min(cap, pi / mu) A log pi of each token, the weight held fixed; and where the cap took effect (ACER, arXiv
+    1611.01224, eq. 7 without its correction term).
+
+    Its expected gradient over tokens that mu drew is E_mu[rho A grad log pi] less E_mu[(rho - cap)+ A grad log pi]: the
+    second term is the bias, 0 where no ratio passes the cap.
+    """
+    weights_BT = importance_weights(logprobs_BT, behaviour_BT, mask_BT, cap)
+    return ClippedLoss(-weights_BT * advantages_BT * logprobs_BT, (weights_BT >= cap) & mask_BT)
+
+
 def next_multiplier(multiplier: float, cost_mean: float, limit: float, learning_rate: float) -> float:
     """A constraint's Lagrange multiplier of the next step: max(0, multiplier + rate * (mean cost - limit)).
 

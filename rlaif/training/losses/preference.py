@@ -79,6 +79,11 @@ def regression_loss(score_B: Tensor, rating_B: Tensor, weight_B: Tensor) -> Tens
     return weight_B * 0.5 * (score_B - rating_B) ** 2
 
 
+def hinge_loss(margin_N: Tensor, p_chosen_N: Tensor, weight_N: Tensor, margin: float) -> Tensor:
+    """p max(0, margin - d) + (1 - p) max(0, margin + d), times the weight: the maximum margin of inverse RL."""
+    return weight_N * (p_chosen_N * F.relu(margin - margin_N) + (1 - p_chosen_N) * F.relu(margin + margin_N))
+
+
 def dpo_loss(
     policy_margin_N: Tensor,
     reference_margin_N: Tensor,

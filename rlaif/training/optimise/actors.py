@@ -16,8 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rlaif.config import Recipe
-from rlaif.config.optimise import OnPolicy, Ppo, VllmRollouts
+from rlaif.config.optimise import OnPolicy, Ppo
+from rlaif.config.rollouts import VllmRollouts
 from rlaif.models.embedded import resolve_model
+from rlaif.models.engine import Engine
 from rlaif.models.local.machine import torch_dtype
 from rlaif.records import derive_seed
 from rlaif.training.compute import prepare
@@ -25,6 +27,7 @@ from rlaif.training.optimise.rewards import OpenReward, Rewards, heads_read
 from rlaif.training.policy_model import PolicyModel
 from rlaif.training.resting import RestingWeights
 from rlaif.training.reward.ensemble import RewardModels
+from rlaif.training.reward.explain import Credit, by_attribution
 from rlaif.training.samplers import LocalSampler, Sampler
 from rlaif.training.scalar_model import ScalarModel
 
@@ -64,6 +67,10 @@ class Actors:
     critic: Critic | None = None
     resting: RestingWeights | None = None
     """The models that learning does not read."""
+    user: Engine | None = None
+    """Who answers the policy in rollouts of several turns; the first process asks for all."""
+    credit: Credit | None = None
+    """Spreads a score over the tokens, where the section says so."""
 
     def rest(self) -> None:
         """Until something is scored again, the frozen models need no memory."""
@@ -71,7 +78,9 @@ class Actors:
             self.resting.rest()
 
 
-def open_actors(recipe: Recipe, models: RewardModels, open_reward: OpenReward, folder: Path) -> Actors:
+def open_actors(
+    recipe: Recipe, models: RewardModels, open_reward: OpenReward, folder: Path, user: Engine | None = None
+) -> Actors:
     """Load what the recipe's section needs. `models` are those that `open_reward` reads; `folder` is where a server
     finds the policy's newest weights."""
     section = recipe.optimise
@@ -91,7 +100,11 @@ def open_actors(recipe: Recipe, models: RewardModels, open_reward: OpenReward, f
         critic = _start(recipe, models, policy).as_critic(section.critic_lora, seed)
         prepare(critic, recipe.compute)
     resting = RestingWeights(_only_read(policy, models, critic), folder)
-    return Actors(policy, open_sampler(section, policy, folder), rewards, critic, resting)
+    credit = None
+    if isinstance(section, Ppo) and section.credit:
+        (head,) = heads_read(section)[:1]  # the score's own; constraints come after it
+        credit = by_attribution(models(head), policy.tokenizer, section.credit.steps)
+    return Actors(policy, open_sampler(section, policy, folder), rewards, critic, resting, user, credit)
 
 
 def _only_read(policy: PolicyModel, models: RewardModels, critic: Critic | None) -> list[Any]:

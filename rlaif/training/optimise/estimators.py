@@ -86,7 +86,11 @@ def ppo(rollouts: Rollouts, section: Ppo, state: State) -> Targets:
     """Rewards of tokens, then advantages and returns; whitened after returns are taken (N+ details 15-21)."""
     assert rollouts.values_BT is not None
     mask_BT, kl_BT = rollouts.mask_BT, kl_of(rollouts)
-    rewards_BT = losses.token_rewards(learnt_score(rollouts, section, state), kl_BT, mask_BT, state.kl_coef)
+    score_B, credit_BT = learnt_score(rollouts, section, state), rollouts.credit_BT
+    if credit_BT is None:
+        rewards_BT = losses.token_rewards(score_B, kl_BT, mask_BT, state.kl_coef)
+    else:  # the last token gets what the credit leaves: a response's total is its score, whatever the credit says
+        rewards_BT = losses.token_rewards(score_B - credit_BT.sum(1), kl_BT, mask_BT, state.kl_coef) + credit_BT
     if section.whiten_rewards:
         # Not to zero mean: returns would lose the level that the critic is to learn.
         rewards_BT = losses.whiten(rewards_BT, mask_BT, shift_mean=False)

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 from rlaif.config.optimise import OnPolicy
-from rlaif.config.scoring import EnsembleScore, ModelScore, Scoring, Veto, sources_of
+from rlaif.config.scoring import FlipsCost, ModelScore, Scoring, Veto, reads_reward_model, sources_of
 from rlaif.records import Prompt
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class Reward(ABC):
         return self.measure(prompts, texts).values
 
 
-OpenReward = Callable[[Scoring | Veto], Reward]
+OpenReward = Callable[[Scoring | FlipsCost | Veto], Reward]
 """Opens a section of the recipe. Of a veto the value is 0 where it strikes, else 1."""
 
 
@@ -79,4 +79,4 @@ class Rewards:
 def heads_read(section: OnPolicy) -> list[str | None]:
     """Through which heads the run's reward model is read, in the order of the section; None is the common one."""
     sources = [*sources_of(section.scoring), *(constraint.cost for constraint in section.constraints)]
-    return [s.head if isinstance(s, ModelScore) else None for s in sources if isinstance(s, ModelScore | EnsembleScore)]
+    return [s.head if isinstance(s, ModelScore) else None for s in sources if reads_reward_model([s])]

@@ -17,12 +17,13 @@ from torch import Tensor
 
 from rlaif.config.optimise import OnPolicy
 from rlaif.errors import TrainingError
-from rlaif.models.local.generate import Sampling
+from rlaif.formats.given import opposite
+from rlaif.formats.turns import as_text
 from rlaif.models.local.packing import Row, microbatches, response_mask, right_pad
-from rlaif.models.local.tokens import encode_prompt, response_text
 from rlaif.records import Prompt, derive_seed
 from rlaif.training import parallel
 from rlaif.training.optimise.actors import Actors, SharedCritic
+from rlaif.training.optimise.episodes import Written, write
 from rlaif.training.optimise.rewards import Rewards, Values
 
 
@@ -50,8 +51,12 @@ class Rollouts:
     """Where another program wrote them: the log-probabilities that it had."""
     cost_B: dict[str, Tensor] = field(default_factory=dict)
     """Of the constraints, by name."""
+    credit_BT: Tensor | None = None
+    """What each token did to the score, where it is spread over them."""
     parts: dict[str, Tensor] = field(default_factory=dict)
     """Of the score, for a person to see."""
+    written: int = 0
+    """How many there were before those without a score went."""
     unscored: float = 0.0
     """Share of the step's responses that have no score and are not here."""
 
@@ -69,42 +74,38 @@ def _order(count: int, epoch: int, seed: int) -> list[int]:
 
 def prompts_of_step(prompts: Sequence[Prompt], per_step: int, step: int, seed: int) -> list[Prompt]:
     """The prompts of one step: every prompt once an epoch, each epoch in a fresh order derived from the seed."""
-    chosen = []
-    for position in range(step * per_step, (step + 1) * per_step):
-        epoch, place = divmod(position, len(prompts))
-        chosen.append(prompts[_order(len(prompts), epoch, seed)[place]])
-    return chosen
+    positions = range(step * per_step, (step + 1) * per_step)
+    places = (divmod(position, len(prompts)) for position in positions)
+    return [prompts[_order(len(prompts), epoch, seed)[place]] for epoch, place in places]
 
 
 def roll_out(actors: Actors, prompts: Sequence[Prompt], section: OnPolicy, step: int, seed: int) -> Rollouts:
     """Sample `responses_per_prompt` responses to each prompt, score them and evaluate them with every model."""
-    policy = actors.policy
+    if section.both_sides:
+        prompts = [side for p in prompts for side in (p, opposite(p)) if side is not None]
     repeated = [p for p in prompts for _ in range(section.responses_per_prompt)]
-    # By place, not by prompt: where one prompt comes twice in a step, its responses still differ.
-    seeds = [derive_seed(seed, "ppo", step, place) for place in range(len(repeated))]
-    encoded = [encode_prompt(policy.tokenizer, p.messages, section.max_prompt_tokens) for p in repeated]
-    written = actors.sampler.sample(encoded, Sampling(section.max_tokens, section.temperature), seeds)
-    rows = [Row(tuple(ids), tuple(each.tokens)) for ids, each in zip(encoded, written, strict=True)]
-    texts = [response_text(policy.tokenizer, each.tokens).strip() for each in written]
-    scores = _score(actors.rewards, section, repeated, texts, rows)
+    written = write(actors, repeated, section, step, seed)
+    scores = _score_episodes(actors.rewards, section, repeated, written)
     # From here on B is the responses that have a score.
-    kept = _scored(scores, actors.rewards.max_failures, f"{section.kind} step {step}", repeated)
-    rows = [rows[i] for i in kept]
-    device = policy.model.device
-    told = [logprobs for i in kept if (logprobs := written[i].logprobs) is not None]
+    kept = _scored(scores, actors.rewards.max_failures, f"{section.kind} step {step}", written.prompts)
+    rows = [written.rows[i] for i in kept]
+    device = actors.policy.model.device
+    told = [logprobs for i in kept if (logprobs := written.samples[i].logprobs) is not None]
     return Rollouts(
-        prompts=[repeated[i] for i in kept],
+        prompts=[written.prompts[i] for i in kept],
         rows=rows,
-        texts=[texts[i] for i in kept],
-        finished=[written[i].finished for i in kept],
+        texts=[written.texts[i] for i in kept],
+        finished=[written.samples[i].finished for i in kept],
         mask_BT=response_mask(rows, device),
         **_evaluate(actors, rows, section),
         score_B=scores.score_B[kept].to(device),
         places=kept,
+        credit_BT=None if actors.credit is None else actors.credit(rows).to(device),
         sampler_logprobs_BT=right_pad(told, 0.0, torch.float32, device) if told else None,
         cost_B={name: cost_B[kept].to(device) for name, cost_B in scores.cost_B.items()},
         parts={name: part_B[kept] for name, part_B in scores.parts.items()},
-        unscored=1 - len(kept) / len(repeated),
+        written=len(written.rows),
+        unscored=1 - len(kept) / len(written.rows),
     )
 
 
@@ -114,8 +115,25 @@ class _Scores(NamedTuple):
     parts: dict[str, Tensor]
 
 
+def _score_episodes(rewards: Rewards, section: OnPolicy, prompts: Sequence[Prompt], written: Written) -> _Scores:
+    """As `_score`, of each row: all turns of an episode have what the whole conversation has."""
+    if section.turns == 1:
+        return _score(rewards, section, prompts, written.texts, written.rows)
+    whole = [place for place, later in enumerate(written.later) if later is not None]
+    texts = [as_text(written.later[place] or ()) for place in whole]
+    found = _score(rewards, section, [prompts[place] for place in whole], texts, None)
+
+    def spread(value_B: Tensor) -> Tensor:
+        every_B = torch.full((len(prompts),), float("nan"))
+        every_B[whole] = value_B
+        return every_B.repeat(section.turns)
+
+    costs, parts = ({name: spread(each) for name, each in named.items()} for named in (found.cost_B, found.parts))
+    return _Scores(spread(found.score_B), costs, parts)
+
+
 def _score(
-    rewards: Rewards, section: OnPolicy, prompts: Sequence[Prompt], texts: Sequence[str], rows: Sequence[Row]
+    rewards: Rewards, section: OnPolicy, prompts: Sequence[Prompt], texts: Sequence[str], rows: Sequence[Row] | None
 ) -> _Scores:
     """Scores and costs of all responses, NaN where there is none."""
     values, found = rewards.score.measure(prompts, texts, rows)

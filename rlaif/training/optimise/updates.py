@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from rlaif.config.optimise import Grpo, OnPolicy, Ppo, VllmRollouts
+from rlaif.config.optimise import Grpo, OnPolicy, Ppo
+from rlaif.config.rollouts import VllmRollouts
 from rlaif.models.local.packing import Row, microbatches
 from rlaif.records import derive_seed
 from rlaif.training import parallel
@@ -119,7 +120,7 @@ def minibatches(rollouts: Rollouts, section: OnPolicy, seed: int) -> list[list[i
     A response without a score leaves its place empty: it moves nobody else into another minibatch.
     """
     n = section.responses_per_prompt
-    prompts = list(range(section.rollouts_per_step // n))
+    prompts = list(range(rollouts.written // n))
     random.Random(seed).shuffle(prompts)
     index_of = {place: index for index, place in enumerate(rollouts.places)}
     places = [p * n + i for p in prompts for i in range(n)]

@@ -10,8 +10,9 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from rlaif.config.optimise import OnPolicy, StopRules
-from rlaif.constitution.checks import repetition_rate
+from rlaif.config.optimise import OnPolicy
+from rlaif.config.rollouts import StopRules
+from rlaif.signals.tally import repetition_rate
 from rlaif.training.losses import policy as losses
 from rlaif.training.optimise.estimators import State, Targets
 from rlaif.training.optimise.rewards import Rewards

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from rlaif.config.reward import BradleyTerry, RaoKupper, Regression, RewardLoss, RewardSection
+from rlaif.config.reward import BradleyTerry, Demonstrations, RaoKupper, Regression, RewardLoss, RewardSection
 from rlaif.errors import DataError
 from rlaif.models.local.packing import Row
 from rlaif.records import Judgment, Preference, Response, Score
@@ -180,6 +180,10 @@ def _common(found_N: Tensor, labels: Labels, loss: RewardLoss) -> Tensor:
     target_N, share_N = labels.target_NK[:, 0], labels.share_NK[:, 0]
     if isinstance(loss, Regression):
         return losses.regression_loss(found_N, target_N, share_N)
+    if isinstance(loss, Demonstrations):
+        if loss.form == "hinge":
+            return losses.hinge_loss(found_N, target_N, share_N, loss.margin)
+        return losses.bradley_terry_loss(found_N, target_N, share_N, labels.margin_N)
     if isinstance(loss, BradleyTerry):
         return losses.bradley_terry_loss(found_N, target_N, share_N, labels.margin_N, loss.label_smoothing)
     if isinstance(loss, RaoKupper):

@@ -43,10 +43,10 @@ def member_folders(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: int(path.name.removeprefix("member-")))
 
 
-def each_member(folder: Path, dtype: torch.dtype) -> Iterator[ScalarModel]:
+def each_member(folder: Path, dtype: torch.dtype, head: str | None = None) -> Iterator[ScalarModel]:
     """The members one after the other, one in memory at a time."""
     for member in member_folders(folder):
-        yield ScalarModel.load(member, dtype)
+        yield ScalarModel.load(member, dtype, head)
 
 
 def member_names(section: RewardSection) -> list[str]:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from rlaif.config.models import ClientModel, VllmModel
-from rlaif.config.optimise import VllmRollouts
+from rlaif.config.rollouts import VllmRollouts
 from rlaif.errors import ModelError, TrainingError
 from rlaif.files import writing
 from rlaif.models.client.tokens import Lost, TokenClient, TokenRequest

@@ -1,15 +1,14 @@
-"""Exports of annotation programs: Argilla 2 and Label Studio. Every submitted answer is one person's.
+"""Records of Argilla 2. Every submitted answer is one person's.
 
 Argilla's SDK drops the ranks that people gave on its page and lists the options in the question's own order (argilla
 issue 5712, not mended in 2.8). Rankings with ranks, as the server has them, are read as they are; a file in which
 many rankings are bare lists and all the same is refused. The SDK's nested records do not say either which answers were
-discarded; its flattened ones and the server's do. In Label Studio's JSON export of a `<Pairwise>` control a task may
-have been skipped (`was_cancelled`) or wait for its first annotation; the left response is what stood first.
+discarded; its flattened ones and the server's do. Suggestions are labels of judges, read where somebody asks for those.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice, zip_longest
 from typing import Annotated, Any, Literal
 from uuid import NAMESPACE_URL, uuid5
@@ -24,12 +23,14 @@ from rlaif.formats.ratings import Rating, other_range, pair_rated
 from rlaif.formats.rows import SourceRow, Unusable, tags_of
 from rlaif.formats.sheet import Attribution, NumberScale, Sheet, as_number, name_of, response_text
 from rlaif.jsonl import first_problem
-from rlaif.records import Message, Prompt
+from rlaif.records import Message, Prompt, Source
 
 PEOPLE = str(uuid5(NAMESPACE_URL, "rlaif/human"))
 """The user of human labels in our own exports: preferences.jsonl does not say which person it was."""
 AGENT, PEOPLE_AGENT = "rlaif", "rlaif: people"
 """The agents of the labels that `rlaif export` writes as suggestions: the judge's, and people's."""
+SOMETHING = "judge"
+"""The annotator of a suggestion or prediction that does not say whose it is."""
 SUSPICIOUS = 10
 """So many bare lists in one order are no coincidence: 1 in 512 where two options were ranked blindly."""
 UNSAID = {"discarded": "discarded", "draft": "not_submitted", "pending": "not_submitted"}
@@ -68,6 +69,8 @@ class Argilla(Format):
     prompt: str = "instruction"
     """The field of the prompt."""
     question: Annotated[ArgillaRanking | ArgillaRating, Field(discriminator="kind")] = ArgillaRanking()
+    judges: bool = Field(default=False, exclude_if=lambda on: not on)  # else older runs would be out of date
+    """Whether suggestions count, too, as labels of the judge that their agent names."""
 
     def read(self, rows: Iterable[SourceRow], sheet: Sheet) -> None:
         """A judgment per pair of ranked responses and user; or pairs of rated ones, past the gap, by user."""
@@ -79,12 +82,13 @@ class Argilla(Format):
         for row in rows:
             fields = _fields(row, self)
             fields.require(self.prompt, *names)
-            given = list(_given(row, question.name, sheet))
+            given = list(_given(row, question.name, sheet, self.judges or sheet.judges))
             with sheet.attempt(row.place):
                 prompt = _prompt(row, fields, self.prompt, sheet)
                 texts = [response_text(fields, name) for name in names]
                 for place, answer in given:
-                    said = Attribution(name_of(answer.user_id, place, "user_id"))
+                    source: Source = "ai" if answer.suggested else "human"
+                    said = Attribution(name_of(answer.user_id, place, "user_id"), source=source)
                     with sheet.attempt(place):
                         if isinstance(question, ArgillaRating):
                             rating = scale.read(answer.value, place, question.name)
@@ -105,6 +109,8 @@ class UserAnswer(BaseModel):
     value: Any = None
     user_id: str | int | None = None
     status: str | None = None
+    suggested: bool = False
+    """Whether it is a judge's."""
 
 
 def _fields(row: SourceRow, form: Argilla) -> SourceRow:
@@ -130,16 +136,22 @@ def _prompt(row: SourceRow, fields: SourceRow, key: str, sheet: Sheet) -> Prompt
 
 
 def _how_sure(row: SourceRow, answer: UserAnswer) -> float:
-    """P of what is ranked higher: 1, or of people's labels that our own export wrote what that put beside them."""
+    """P of what is ranked higher: 1, or of labels that our own export wrote what that put beside them."""
     metadata = row.value.get("metadata")
-    p = metadata.get("p_chosen") if isinstance(metadata, dict) and answer.user_id == PEOPLE else None
+    ours = answer.user_id == (AGENT if answer.suggested else PEOPLE)
+    p = metadata.get("p_chosen") if isinstance(metadata, dict) and ours else None
+    if p is None and ours:
+        p = row.value.get("p_chosen")  # of a flattened record
     return 1.0 if p is None else as_number(p, row.place, "metadata.p_chosen", 0.5, 1)
 
 
-def _given(row: SourceRow, question: str, sheet: Sheet) -> Iterator[tuple[str, UserAnswer]]:
-    """The submitted answers to the question with their places; the others are counted, and a record without any."""
-    found = list(_answers(row, question))
+def _given(row: SourceRow, question: str, sheet: Sheet, judges: bool) -> Iterator[tuple[str, UserAnswer]]:
+    """The submitted answers to the question with their places; the others are counted, and a record without any. With
+    `judges` also what was suggested."""
+    found, suggested = list(_answers(row, question)), list(_suggested(row, question))
+    found += [one for one in suggested if judges or not one["suggested"]]
     sheet.tally("unanswered", not found)
+    sheet.tally("suggested", not found and len(suggested))
     for number, one in enumerate(found, start=1):
         place = f"{row.place} answer {number}"
         try:
@@ -162,16 +174,27 @@ def _answers(row: SourceRow, question: str) -> Iterator[dict[str, Any]]:
             yield {"value": answer, "user_id": user, "status": status}
     elif isinstance(value["responses"], dict):
         yield from _list(row, value["responses"].get(question), dict)
-        ours = value["suggestions"].get(question) if isinstance(value.get("suggestions"), dict) else None
-        if isinstance(ours, dict) and ours.get("agent") == PEOPLE_AGENT:
-            order = _list(row, ours.get("value"))
-            yield {"value": [{"value": one, "rank": rank} for rank, one in enumerate(order)], "user_id": PEOPLE}
     else:
         for one in _list(row, value["responses"], dict):
             values = one.get("values")
             answer = values.get(question) if isinstance(values, dict) else None
             if answer is not None or _lower(one.get("status")) == "discarded":
                 yield one | {"value": answer.get("value") if isinstance(answer, dict) else answer}
+
+
+def _suggested(row: SourceRow, question: str) -> Iterator[dict[str, Any]]:
+    """What our export wrote, and other programs, in the SDK's flattened or nested records: people's labels, which are
+    suggestions there for want of a user, and judges'."""
+    key, inside = f"{question}.suggestion", row.value.get("suggestions")
+    one = inside.get(question) if isinstance(inside, dict) else None
+    if not isinstance(one, dict):
+        one = {"value": row.value.get(key), "agent": row.value.get(f"{key}.agent")}
+    if (value := one.get("value")) is None:
+        return
+    if isinstance(value, list) and all(isinstance(name, str) for name in value):
+        value = [{"value": name, "rank": rank} for rank, name in enumerate(value)]
+    people = one.get("agent") == PEOPLE_AGENT
+    yield {"value": value, "user_id": PEOPLE if people else one.get("agent") or SOMETHING, "suggested": not people}
 
 
 def _lower(status: Any) -> str:
@@ -214,80 +237,3 @@ def _ranks(value: Any, place: str, question: ArgillaRanking) -> list[float]:
     if left_out:
         raise Unusable("the ranking leaves out a response", ", ".join(left_out))
     return [ranks[name] for name in question.responses]
-
-
-class LabelStudio(Format):
-    """Label Studio's JSON export of a `<Pairwise>` control."""
-
-    kind: Literal["label_studio"] = "label_studio"
-    KEYS = ({"data", "annotations"},)
-    prompt: str = "prompt"
-    """The data field of the prompt."""
-    left: str = "text1"
-    """The data field of the response on the left."""
-    right: str = "text2"
-    """The data field of the response on the right."""
-
-    def read(self, rows: Iterable[SourceRow], sheet: Sheet) -> None:
-        """A judgment for each annotation with a selected side."""
-        for row in rows:
-            self.require(row, "data", "annotations")
-            data, annotations = row.value["data"], row.value["annotations"]
-            if not isinstance(data, dict) or not isinstance(annotations, list):
-                raise DataError(
-                    f"{row.place}: data must be an object and annotations a list, as in Label Studio's JSON"
-                )
-            fields = SourceRow(f"{row.place}: data", data)
-            fields.require(self.prompt, self.left, self.right)
-            if not annotations:
-                sheet.tally("unanswered")
-                continue
-            with sheet.attempt(row.place):
-                prompt = sheet.prompt(fields, self.prompt)
-                prompt = prompt.model_copy(update={"tags": tags_of(row, sheet.source)})
-                texts = response_text(fields, self.left), response_text(fields, self.right)
-                for number, annotation in enumerate(annotations, start=1):
-                    place = f"{row.place} annotation {number}"
-                    with sheet.attempt(place):
-                        _label(prompt, texts, annotation, place, sheet, data)
-
-
-def _label(
-    prompt: Prompt, texts: tuple[str, str], annotation: Any, place: str, sheet: Sheet, data: Mapping[str, Any]
-) -> None:
-    if not isinstance(annotation, dict):
-        raise DataError(f"{place}: must be an object (got {annotation!r})")
-    if annotation.get("was_cancelled"):
-        sheet.tally("cancelled")
-        return
-    side = _selected(annotation, place)
-    seconds = annotation.get("lead_time")
-    said = Attribution(
-        annotator=_annotator(annotation.get("completed_by"), place),
-        seconds=None if seconds is None else as_number(seconds, place, "lead_time", low=0),
-        shown_first=texts[0],
-    )
-    # Nobody's answer is one of our own export, whose task says how sure it is.
-    p = data.get("p_chosen") if annotation.get("completed_by") is None else None
-    p = 1.0 if p is None else as_number(p, place, "data.p_chosen", 0.5, 1)
-    sheet.label(prompt, *texts, p if side == "left" else 1 - p, said)
-
-
-def _selected(annotation: Mapping[str, Any], place: str) -> str:
-    """`left` or `right`. Unusable without either, and with both (two Pairwise controls)."""
-    result = annotation.get("result") or []
-    if not isinstance(result, list) or not all(isinstance(item, dict) for item in result):
-        raise DataError(f"{place}: result: must be a list of objects")
-    values = [item.get("value") for item in result if item.get("type") == "pairwise"]
-    selected = [value.get("selected") for value in values if isinstance(value, dict)]
-    sides = [side for side in ("left", "right") if side in selected]
-    if len(sides) != 1:
-        raise Unusable("both sides are selected" if sides else "no side is selected")
-    return sides[0]
-
-
-def _annotator(value: Any, place: str) -> str:
-    """A user's number; some exports give the user as an object."""
-    if isinstance(value, dict):
-        value = value.get("email") or value.get("id")
-    return name_of(value, place, "completed_by")

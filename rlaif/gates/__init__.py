@@ -1,0 +1,1 @@
+"""Gates between rounds: what each measures, whether a round is kept, and the page with the whole history."""

@@ -209,7 +209,7 @@ class LengthBias(Record):
 
     def p_a(self, judgment: Judgment) -> float:
         """What the judge said of a, before any calibration, less its taste for length."""
-        return sigma(log_odds(raw_p(judgment)) + self.length * float(np.tanh(_longer_by(judgment.pair) / self.scale)))
+        return sigma(log_odds(raw_p(judgment)) + self.length * math.tanh(_longer_by(judgment.pair) / self.scale))
 
 
 def fit_length_bias(overlap: Sequence[LabelledJudgment]) -> LengthBias:

@@ -10,8 +10,6 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from scipy.special import softmax
-
 from rlaif.constitution import Principle
 from rlaif.feedback.verdict import checked
 from rlaif.records import Messages, PrincipleJudgment, PrincipleScore
@@ -107,8 +105,11 @@ CHECKLIST = RatingScale(0.0, 1.0, answer_lead)
 
 def shares(logprobs: Mapping[str, float], labels: Sequence[str]) -> list[float]:
     """The labels' probabilities, normalised over them."""
-    found: list[float] = softmax([logprobs[label] for label in labels]).tolist()
-    return found
+    # Not by numpy, whose exp has another last bit on CPUs with AVX-512: a judgment's bytes would depend on the machine.
+    highest = max(logprobs[label] for label in labels)
+    weights = [math.exp(logprobs[label] - highest) for label in labels]
+    total = math.fsum(weights)
+    return [weight / total for weight in weights]
 
 
 def _chance_higher(one: Sequence[float], other: Sequence[float]) -> float:

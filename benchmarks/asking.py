@@ -32,7 +32,7 @@ from rlaif.feedback.calibration import TEMPERATURES, Confidences, fit_temperatur
 from rlaif.feedback.judge import judge_by_mode
 from rlaif.feedback.judge.contrast import TAU
 from rlaif.feedback.pairs import choice
-from rlaif.feedback.sample import sample_responses
+from rlaif.feedback.sample import Speakers, sample_responses
 from rlaif.jsonl import read_objects, write_jsonl
 from rlaif.models.cache import CachedModel
 from rlaif.models.local.model import LocalChatModel
@@ -180,7 +180,7 @@ def samples(model: CachedModel, number: int, seed: int) -> dict[str, tuple[Promp
     prompts.sort(key=lambda prompt: content_id("asking", seed, prompt.id))
     section = SampleSection(responses_per_prompt=4, temperature=0.8, max_tokens=56)
     found: dict[str, tuple[Prompt, list[str]]] = {prompt.id: (prompt, []) for prompt in prompts[:number]}
-    for response in sample_responses(model, prompts[:number], section, seed, "asking").responses:
+    for response in sample_responses(Speakers(model), prompts[:number], section, seed, "asking").responses:
         found[response.prompt_id][1].append(response.text)
     return found
 

@@ -859,11 +859,25 @@ FAULTS = [
         "the policy writes the documents that its claims are held against",
     ),
     Fault(
-        "training/optimise/episodes.py",
-        "OTHER[m.role]",
-        "m.role",
+        "models/user.py",
+        "OTHER[turn.role]",
+        "turn.role",
         "test_episodes.py::test_the_user_answers_and_only_what_the_policy_wrote_is_trained",
         "the user reads the conversation as its own answers",
+    ),
+    Fault(
+        "formats/turns.py",
+        "(whole[at].content, whole[:at])",
+        "(whole[at].content, response.prompt)",
+        "test_talks.py::test_kl_is_taken_over_what_the_policy_wrote_and_nothing_else",
+        "a later turn is read as if nothing had been said before it",
+    ),
+    Fault(
+        "evaluation/evaluate.py",
+        "for text, before in spoken(response)]",
+        "for text, before in [(response.text, response.prompt)]]",
+        "test_talks.py::test_a_check_passes_a_conversation_that_passes_in_every_turn_of_the_policy",
+        "the user's words count against the policy",
     ),
     Fault(
         "models/ray/model.py",

@@ -33,7 +33,7 @@ from rlaif.feedback.origin import (
     unpaired,
 )
 from rlaif.feedback.pairs import make_pairs
-from rlaif.feedback.sample import SampleResult, check_sample_failures
+from rlaif.feedback.sample import SampleResult, Speakers, check_sample_failures
 from rlaif.feedback.verdict import draw
 from rlaif.jsonl import read_json, read_jsonl, write_json, write_jsonl
 from rlaif.models.engine import ChatRequest, Reply
@@ -106,7 +106,7 @@ def sampled(constitution: Constitution, *prompts: Prompt, seed: int = 0) -> tupl
         return f"text {len(asked)}"
 
     model = ScriptedChatModel(write, "policy")
-    return sample_contrasts(model, prompts, instructions(constitution), HALVES, seed, "sample"), asked
+    return sample_contrasts(Speakers(model), prompts, instructions(constitution), HALVES, seed, "sample"), asked
 
 
 def said(request: ChatRequest) -> list[str]:
@@ -149,7 +149,7 @@ def test_a_response_depends_on_its_own_prompt_only(every: Instructions, order: l
     prompts = [prompt(f"{number}", *(["talk"] if number % 2 else [])) for number in range(6)]
 
     def responses(prompts: Sequence[Prompt]) -> set[Response]:
-        return {*sample_contrasts(ECHO, prompts, every, HALVES, seed, "sample").responses}
+        return {*sample_contrasts(Speakers(ECHO), prompts, every, HALVES, seed, "sample").responses}
 
     apart = {response for one in prompts for response in responses([one])}
     assert responses([prompts[i] for i in order]) == apart and len(apart) == 24
@@ -195,7 +195,7 @@ def test_a_prompt_to_which_no_principle_applies_is_a_failure_for_each_response(c
     model = ScriptedChatModel(lambda request: "x", "policy")
     prompts = [prompt("plain"), prompt("warm", "talk")]
     only_warm = instructions(constitution, "warm")
-    result = sample_contrasts(model, prompts, only_warm, HALVES, 0, "sample", counted.append)
+    result = sample_contrasts(Speakers(model, None, counted.append), prompts, only_warm, HALVES, 0, "sample")
     assert [r.prompt_id for r in result.responses] == [prompts[1].id] * 4
     assert {(f.stage, f.id, f.reason) for f in result.failures} == {("sample", prompts[0].id, "no principle applies")}
     assert [f.detail for f in result.failures] == [f"response {i}: prompt tags: none" for i in range(4)]

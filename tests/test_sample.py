@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from rlaif.config.feedback import SampleSection
 from rlaif.errors import DataError
-from rlaif.feedback.sample import SampleResult, check_sample_failures, sample_responses
+from rlaif.feedback.sample import SampleResult, Speakers, check_sample_failures, sample_responses
 from rlaif.models.engine import ChatRequest, Reply
 from rlaif.models.scripted import ScriptedChatModel
 from rlaif.records import Message, Prompt, Response
@@ -38,7 +38,7 @@ MODEL = ScriptedChatModel(answer, name="policy")
 
 
 def run(texts: list[str], seed: int = 0, stage: str = "sample", n: int | None = None) -> SampleResult:
-    return sample_responses(MODEL, [prompt(text) for text in texts], SECTION, seed, stage, n=n)
+    return sample_responses(Speakers(MODEL), [prompt(text) for text in texts], SECTION, seed, stage, n=n)
 
 
 def test_responses_carry_what_was_sampled() -> None:
@@ -61,7 +61,7 @@ def test_requests_carry_the_knobs() -> None:
         seen.append(request)
         return "x"
 
-    sample_responses(ScriptedChatModel(note), [prompt("x")], SECTION, 0, "sample")
+    sample_responses(Speakers(ScriptedChatModel(note)), [prompt("x")], SECTION, 0, "sample")
     assert {(r.temperature, r.top_p, r.max_tokens, r.labels) for r in seen} == {(0.9, 0.8, 7, ())}
     assert len({r.seed for r in seen}) == 3
 
@@ -94,7 +94,7 @@ def test_ids_and_seeds_are_what_they_were_before_there_were_instructions() -> No
     model.revision = "r1"
     for section in (SampleSection(responses_per_prompt=2), SampleSection(responses_per_prompt=2, contrast={})):
         seeds.clear()
-        found = sample_responses(model, [prompt("Why is the sky blue?")], section, 7, "sample").responses
+        found = sample_responses(Speakers(model), [prompt("Why is the sky blue?")], section, 7, "sample").responses
         assert [r.id for r in found] == ["9c988d55ba166d15", "a1431a5542196876"]
         assert seeds == [6218630962431758415, 3615513189083802215]
         assert {r.origin for r in found} == {None}
@@ -112,13 +112,15 @@ def test_seed_stage_and_knobs_change_the_response() -> None:
     for other in (run(["x"], seed=1).responses, run(["x"], stage="evaluate").responses):
         assert not {r.text for r in base} & {r.text for r in other}
         assert not {r.id for r in base} & {r.id for r in other}
-    warm = sample_responses(MODEL, [prompt("x")], SECTION.model_copy(update={"temperature": 0.1}), 0, "sample")
+    warmer = SECTION.model_copy(update={"temperature": 0.1})
+    warm = sample_responses(Speakers(MODEL), [prompt("x")], warmer, 0, "sample")
     assert not {r.id for r in base} & {r.id for r in warm.responses}
 
 
 def test_progress_counts_responses() -> None:
     seen = count()
-    sample_responses(MODEL, [prompt("x"), prompt("y")], SECTION, 0, "sample", lambda n: [next(seen) for _ in range(n)])
+    speakers = Speakers(MODEL, None, lambda n: [next(seen) for _ in range(n)])
+    sample_responses(speakers, [prompt("x"), prompt("y")], SECTION, 0, "sample")
     assert next(seen) == 6
 
 
@@ -145,7 +147,7 @@ def test_failures_within_the_limit_are_let_pass() -> None:
 )
 def test_a_prompt_that_is_too_long_is_not_asked_again_in_vain(error: str) -> None:
     model = ScriptedChatModel(lambda request: Reply(error=error))
-    result = sample_responses(model, [prompt("x")], SECTION, 0, "sample")
+    result = sample_responses(Speakers(model), [prompt("x")], SECTION, 0, "sample")
     with pytest.raises(DataError, match=r"shorten the prompts .* or raise policy\.max_model_len"):
         check_sample_failures(result, 0.02, "sample")
 
@@ -157,7 +159,7 @@ def test_reasoning_without_an_answer_is_a_failure_and_paid_for() -> None:
         return Reply(text="Yes.", completion_tokens=3)
 
     asked = [prompt("hard"), prompt("easy")]
-    result = sample_responses(ScriptedChatModel(thinks), asked, SECTION, 0, "sample", n=1)
+    result = sample_responses(Speakers(ScriptedChatModel(thinks)), asked, SECTION, 0, "sample", n=1)
     assert [r.text for r in result.responses] == ["Yes."]
     (failure,) = result.failures
     assert failure.reason == "no answer after reasoning"

@@ -25,7 +25,7 @@ from rlaif.errors import ConfigError, did_you_mean
 from rlaif.feedback.failures import told
 from rlaif.feedback.judge.score import score_responses
 from rlaif.feedback.prompts import read_prompts
-from rlaif.feedback.sample import sample_responses
+from rlaif.feedback.sample import Speakers, sample_responses
 from rlaif.feedback.screening.duplicates import jaccard
 from rlaif.formats.rows import with_system
 from rlaif.jsonl import write_jsonl
@@ -160,7 +160,7 @@ def redteam(recipe: Recipe, run: Run, name: str, out: Path, settings: RedteamSet
     n = settings.responses
     with opened(trained, run.scope()) as model, bar("answer", len(prompts) * n, "responses") as advance:
         target = decoded(model, trained)
-        result = sample_responses(target, prompts, recipe.sample, recipe.seed, "redteam", advance, n)
+        result = sample_responses(Speakers(target, None, advance), prompts, recipe.sample, recipe.seed, "redteam", n)
     decided = broken_by(recipe, run, constitution, principle, result.responses)
     by_prompt = grouped(zip(result.responses, decided, strict=True), lambda one: one[0].prompt_id)
     sources = (str(seeds),) if seeds else tuple(str(getattr(s, "path", s)) for s in recipe.prompts.sources)

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from rlaif.config.base import Count, Positive, Section, Share
 from rlaif.config.filters import Filters
 from rlaif.config.judging import AuditRequirement, CompareMode, WrittenMode
+from rlaif.config.rollouts import Dialogue
 from rlaif.config.sources import DataSource, FileSource
 from rlaif.formats import HumanSource
 from rlaif.records.core import absent
@@ -63,6 +64,8 @@ class SampleSection(Section):
     max_tokens: Count = 256
     contrast: ContrastSample | None = None
     """Under which instructions; none = the prompt alone."""
+    dialogue: Dialogue | None = Field(default=None, exclude_if=absent)
+    """Responses are conversations of several turns, those of the evaluation too; none = one turn."""
 
     @model_validator(mode="after")
     def _two_halves(self) -> Self:

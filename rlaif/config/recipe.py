@@ -227,6 +227,22 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
+    def _conversations_are_read_whole(self) -> Self:
+        """Who learns to write whole responses would learn to write the user's turns too."""
+        labels = self.preferences.labels
+        sampled = not isinstance(labels, HumanLabels) and labels.pairs == "sampled"
+        why = None
+        if isinstance(self.label.mode, ReviseMode):
+            why = "label.mode.kind is 'revise', which revises one turn"
+        elif self.optimise.kind == "decode":
+            why = "optimise.kind is 'decode', which draws one turn"
+        elif self.learns_from == "preferences" and sampled:
+            why = f"optimise.kind is {self.optimise.kind!r}, which would learn to write the user's turns too"
+        if self.sample.dialogue is not None and why:
+            raise ValueError(f"{why}; set sample.dialogue=null")
+        return self
+
+    @model_validator(mode="after")
     def _labels_come_in_parts(self) -> Self:
         whole = {"panel": "estimates its members over all pairs", "revise": "makes no judgments"}
         if self.label.parts is not None and (why := whole.get(self.label.mode.kind)):

@@ -1,5 +1,5 @@
-"""Who writes the rollouts of the on-policy methods and who talks with them, what is learnt from again, and when a run
-is stopped."""
+"""Who writes the rollouts of the on-policy methods and who talks with the policy, what is learnt from again, and when a
+run is stopped."""
 
 from __future__ import annotations
 

@@ -19,6 +19,7 @@ from rlaif.evaluation.measures import Instrument, measure_changes, signal_change
 from rlaif.evaluation.reward_worth import heldout_accuracy, reward_worth
 from rlaif.evaluation.truth import Flips, truth
 from rlaif.evaluation.winrate import Match, matches, principle_win_rate, win_rate
+from rlaif.formats.turns import own_text, own_words, spoken
 from rlaif.records import Failure, Judgment, Response, Score, plain
 from rlaif.signals.tally import repetition_rate
 from rlaif.stats import Bootstrap, Bounds, change, clustered_mean
@@ -79,7 +80,14 @@ def _before_after(
 def _passes(constitution: Constitution, response: Response) -> dict[str, bool | None]:
     """Whether the response passes each checked principle that applies to its prompt; None where the check comes to no
     end."""
-    return {p.id: p.passed(response.text, response.prompt) for p in constitution.for_tags(response.tags) if p.coded}
+    return {p.id: passed(p, response) for p in constitution.for_tags(response.tags) if p.coded}
+
+
+def passed(principle: Principle, response: Response) -> bool | None:
+    """Whether code passes the response, a conversation if it passes each of the policy's turns; None where it cannot
+    tell."""
+    found = [principle.passed(text, before) for text, before in spoken(response)]
+    return False if False in found else None if None in found else True
 
 
 def _principle(
@@ -89,7 +97,7 @@ def _principle(
     applies = [m for m in matched if principle in inputs.constitution.for_tags(m.after.tags)]
     here = applies
     if principle.coded:
-        here = [m for m in applies if None not in [principle.passed(r.text, r.prompt) for r in (m.before, m.after)]]
+        here = [m for m in applies if None not in [passed(principle, r) for r in (m.before, m.after)]]
     entry: dict[str, Any] = {"checked": principle.coded, "judged": principle.judged}
     if not principle.coded:
         entry["pass_rate"] = {"before": None, "after": None, "difference": None}
@@ -102,7 +110,7 @@ def _principle(
             else "its check came to no end, or its classifier gave no number"
         )
     else:
-        entry["pass_rate"] = _before_after(here, lambda r: float(principle.passes(r.text, r.prompt)), bootstrap)
+        entry["pass_rate"] = _before_after(here, lambda r: float(bool(passed(principle, r))), bootstrap)
     if len(here) < len(applies):
         entry["undecided"] = len(applies) - len(here)
     entry["win_rate"] = principle_win_rate(principle.id, applies, inputs.judgments, bootstrap)
@@ -116,8 +124,10 @@ def evaluate(inputs: EvaluationInputs, section: EvaluateSection, seed: int) -> d
     if not matched:
         raise DataError("evaluation: no held-out responses to compare; see prompts.heldout")
     constitution = inputs.constitution
-    read_ahead(constitution.principles, [(r.text, r.prompt, r.tags) for m in matched for r in (m.before, m.after)])
+    both = [r for m in matched for r in (m.before, m.after)]
+    read_ahead(constitution.principles, [(text, before, r.tags) for r in both for text, before in spoken(r)])
     every = [*inputs.label_judgments, *inputs.judgments]
+    of_labels = [one.of(own_words) for one in inputs.instruments] if both[0].turns else inputs.instruments
     true = truth(matched, inputs.judge_scores, inputs.flips, inputs.grading, constitution, bootstrap)
     return {
         "confidence": section.confidence,
@@ -135,7 +145,7 @@ def evaluate(inputs: EvaluationInputs, section: EvaluateSection, seed: int) -> d
             *measure_changes(inputs.instruments, matched, bootstrap),
             *signal_changes(constitution, matched, bootstrap),
         ],
-        "labels": labels_by_principle(inputs.label_judgments, constitution, inputs.instruments, bootstrap),
+        "labels": labels_by_principle(inputs.label_judgments, constitution, of_labels, bootstrap),
         **({"hacking": dict(inputs.hacking)} if inputs.hacking else {}),
         "cost": dict(inputs.cost),
         **({"truth": true} if true else {}),
@@ -165,7 +175,7 @@ def _policy(inputs: EvaluationInputs, matched: Sequence[Match], bootstrap: Boots
         "score": scores,
         "response_tokens": _before_after(matched, lambda r: float(r.tokens), bootstrap, bounds=None),
         "finished": _before_after(matched, lambda r: float(r.finished), bootstrap),
-        "repetition": _before_after(matched, lambda r: repetition_rate(r.text, n=4), bootstrap),
+        "repetition": _before_after(matched, lambda r: repetition_rate(own_text(r), n=4), bootstrap),
     }
 
 
@@ -197,7 +207,7 @@ def sample_rows(inputs: EvaluationInputs) -> list[dict[str, Any]]:
             passed = _passes(inputs.constitution, response)
             row[f"{name}_passes"] = {check: good for check, good in passed.items() if good is not None}
             if inputs.instruments:
-                row[f"{name}_measures"] = {one.name: one.value(response.text) for one in inputs.instruments}
+                row[f"{name}_measures"] = {one.name: one.value(own_text(response)) for one in inputs.instruments}
         if inputs.scores_after:
             row |= {"score_before": inputs.scores_before[i], "score_after": inputs.scores_after[i]}
         if inputs.kl:

@@ -33,6 +33,7 @@ from rlaif.config.scoring import LengthScore, Scored
 from rlaif.constitution import Constitution
 from rlaif.errors import ConfigError, RlaifError, shown
 from rlaif.evaluation.winrate import Match
+from rlaif.formats.turns import own_text
 from rlaif.models.scripted import load_function, said
 from rlaif.signals import measured
 from rlaif.signals.plain import grade, syllable_counts
@@ -59,6 +60,11 @@ class Instrument:
     def side(self) -> Better:
         """The side on which agreement is counted: the wanted one, or the lower."""
         return self.better or "lower"
+
+    def of(self, part: Callable[[str], str]) -> Instrument:
+        """The same of a part of each text."""
+        value = self.value
+        return replace(self, value=lambda text: value(part(text)))
 
 
 def instruments(measures: Sequence[Measure]) -> tuple[Instrument, ...]:
@@ -161,7 +167,7 @@ def signal_changes(constitution: Constitution, matched: Sequence[Match], bootstr
     for p in constitution.principles:
         if (signal := p.classifier) is not None:
             here = [m for m in matched if p in constitution.for_tags(m.after.tags)]
-            sides = [[measured(signal, r.text, r.prompt) for r in (m.before, m.after)] for m in here]
+            sides = [[measured(signal, own_text(r), r.prompt) for r in (m.before, m.after)] for m in here]
             better: Better | None = "lower" if signal.at_least is None else "higher"
             better = better if None in (signal.at_least, signal.at_most) else None
             named = Instrument(f"{p.id} ({signal.kind})", signal.kind, "number", better, _no_value, "the classifier")
@@ -180,7 +186,7 @@ def _entry(
     pairs: Sequence[tuple[float | None, float | None]] | None = None,
     cut: bool = True,
 ) -> dict[str, Any]:
-    texts = [(m.before.text, m.after.text) for m in matched]
+    texts = [(own_text(m.before), own_text(m.after)) for m in matched]
     if pairs is None:
         pairs = [(instrument.value(one), instrument.value(two)) for one, two in texts]
     entry: dict[str, Any] = {

@@ -15,6 +15,7 @@ from rlaif.config.judging import ReferenceMode
 from rlaif.constitution import Constitution
 from rlaif.evaluation.winrate import Match
 from rlaif.feedback.claims import graded, loss
+from rlaif.formats.turns import own_text
 from rlaif.pages import kit
 from rlaif.pages.kit import Part
 from rlaif.records import AnswerGrade, Score
@@ -77,7 +78,7 @@ def _answers(matched: Sequence[Match], mode: ReferenceMode, bootstrap: Bootstrap
     here = [(m, m.after.given.gold) for m in matched if m.after.given and m.after.given.gold]
     if not here:
         return {}
-    before, after = ([graded(m[side].text, gold, mode.unstated) for m, gold in here] for side in (0, 1))
+    before, after = ([graded(own_text(m[side]), gold, mode.unstated) for m, gold in here] for side in (0, 1))
 
     def moved(value: Callable[[AnswerGrade], float]) -> dict[str, Any]:
         clusters = [m.after.prompt_id for m, _ in here]

@@ -17,9 +17,8 @@ from rlaif.constitution.persona import Unfilled
 from rlaif.errors import ConfigError, did_you_mean
 from rlaif.feedback.judge.result import JudgeResult
 from rlaif.feedback.pairs import choice, followed, may_pair, origins_by_text
-from rlaif.feedback.sample import NO_PRINCIPLE, Place, Progress, SampleResult, write_responses
+from rlaif.feedback.sample import NO_PRINCIPLE, Place, SampleResult, Speakers, write_responses
 from rlaif.feedback.verdict import draw
-from rlaif.models.engine import Engine
 from rlaif.records import Failure, Judgment, Origin, Pair, PrincipleJudgment, Prompt, Provenance, Response
 from rlaif.templates import JudgeTemplate, load_template
 
@@ -69,13 +68,12 @@ class Instructions(NamedTuple):
 
 
 def sample_contrasts(
-    model: Engine,
+    speakers: Speakers,
     prompts: Sequence[Prompt],
     instructions: Instructions,
     section: SampleSection,
     seed: int,
     stage: str,
-    progress: Progress | None = None,
 ) -> SampleResult:
     """`section.responses_per_prompt` responses to each prompt, half under each instruction; see `write_responses`.
 
@@ -95,9 +93,9 @@ def sample_contrasts(
             Failure(stage=stage, id=prompt.id, reason=NO_PRINCIPLE, detail=f"response {index}: {tags}")
             for index in range(count)
         ]
-    if progress is not None and failures:
-        progress(len(failures))
-    result = write_responses(model, places, section, seed, stage, progress)
+    if speakers.progress is not None and failures:
+        speakers.progress(len(failures))
+    result = write_responses(speakers, places, section, seed, stage)
     return result._replace(failures=(*failures, *result.failures))
 
 

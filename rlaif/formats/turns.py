@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rlaif.formats.rows import HH_ROLES, HH_TURN
-from rlaif.records import Message, Messages
+from rlaif.records import Message, Messages, Response
 
 NAMES = {role: name for name, role in HH_ROLES.items()}
 
@@ -30,3 +30,22 @@ def turns_of(text: str) -> Messages:
     first, *rest = HH_TURN.split(text)
     later = [(HH_ROLES[name], body.strip()) for name, body in zip(rest[::2], rest[1::2], strict=True)]
     return tuple(Message(role=role, content=body) for role, body in [("assistant", first.strip()), *later])
+
+
+def spoken(response: Response) -> list[tuple[str, Messages]]:
+    """Each turn of the policy's and what stands before it: one, unless the response is a conversation."""
+    if not response.turns:
+        return [(response.text, response.prompt)]
+    whole = (*response.prompt, *turns_of(response.text))
+    begins = len(response.prompt)
+    return [(whole[at].content, whole[:at]) for at in range(begins, len(whole)) if whole[at].role == "assistant"]
+
+
+def own_words(text: str) -> str:
+    """What the assistant says in a conversation, a turn after the other."""
+    return "\n\n".join(turn.content for turn in turns_of(text) if turn.role == "assistant")
+
+
+def own_text(response: Response) -> str:
+    """The response's text, of a conversation the policy's own words."""
+    return own_words(response.text) if response.turns else response.text

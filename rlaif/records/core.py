@@ -106,8 +106,16 @@ class Origin(Record):
     side: Literal["for", "against"]
 
 
+class OwnTurn(Record):
+    """What the policy wrote at its turn of a conversation, before anything was cut off."""
+
+    text: str
+    finished: bool
+    token_ids: tuple[int, ...] = ()
+
+
 class Response(Record):
-    """One sample of the policy. `finished` is False when the token limit cut it off."""
+    """One sample of the policy. `finished` is False when the token limit cut it off, or any turn of it."""
 
     id: str
     prompt_id: str
@@ -124,6 +132,8 @@ class Response(Record):
     origin: Origin | None = None
     """None: written to the prompt alone."""
     given: Given | None = Field(default=None, exclude_if=absent)
+    turns: tuple[OwnTurn, ...] = Field(default=(), exclude_if=absent)
+    """The policy's own, where `text` is a conversation with a user: a transcript of both sides' turns."""
 
 
 class Pair(Record):

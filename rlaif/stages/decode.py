@@ -13,7 +13,7 @@ from rlaif.config.decode import Decode
 from rlaif.console import bar
 from rlaif.errors import ConfigError, DataError, ModelError
 from rlaif.feedback.prompts import read_prompts
-from rlaif.feedback.sample import SampleResult, check_sample_failures, sample_responses
+from rlaif.feedback.sample import SampleResult, Speakers, check_sample_failures, sample_responses
 from rlaif.jsonl import write_json
 from rlaif.models.decoded import DecodedModel
 from rlaif.models.decoding import DECODE, Decoding
@@ -74,7 +74,7 @@ def decode(recipe: Recipe, run: Run, section: Decode) -> dict[str, Any]:
 
             def write() -> SampleResult:  # the first process, for all
                 drawn = DecodedModel(engine, decoding)
-                return sample_responses(drawn, prompts, recipe.sample, recipe.seed, "decode", n=n)
+                return sample_responses(Speakers(drawn), prompts, recipe.sample, recipe.seed, "decode", n=n)
 
             result = parallel.first(write)
             check_sample_failures(result, limit, "optimise")

@@ -17,7 +17,7 @@ from rlaif.console import bar, say
 from rlaif.feedback.failures import told
 from rlaif.feedback.pairs import read_preferences
 from rlaif.feedback.prompts import DemonstrationText, not_to_train_on, read_demonstrations, read_prompts
-from rlaif.feedback.sample import check_sample_failures, sample_responses
+from rlaif.feedback.sample import Speakers, check_sample_failures, sample_responses
 from rlaif.jsonl import read_jsonl, write_jsonl
 from rlaif.processes import leads
 from rlaif.records import Demonstration, Failure, Message, Prompt, Response, prompt_of
@@ -72,7 +72,7 @@ def _answers(recipe: Recipe, run: Run, data: JudgeDemonstrations, prompts: Seque
         # Not validated: a judge may answer greedily, a policy that is sampled may not.
         section = SampleSection.model_construct(temperature=data.temperature, top_p=1.0, max_tokens=data.max_tokens)
         with asking(recipe.judge, run) as judge, bar("optimise", len(prompts), "demonstrations") as advance:
-            result = sample_responses(judge, prompts, section, recipe.seed, "optimise", advance, n=1)
+            result = sample_responses(Speakers(judge, None, advance), prompts, section, recipe.seed, "optimise", n=1)
         blank = [r for r in result.responses if not r.text]
         failures = [Failure(stage="optimise", id=r.prompt_id, reason="empty reply", detail=r.model) for r in blank]
         answered = tuple(r for r in result.responses if r.text)

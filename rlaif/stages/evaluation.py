@@ -37,6 +37,7 @@ from rlaif.stages.stage import (
     model_files,
     prompt_files,
     read_if_there,
+    user_files,
 )
 
 BEFORE_EVALUATION = ("sample", "label", "pairs", "reward", "optimise")
@@ -217,6 +218,7 @@ EVALUATE = Stage(
         *prompt_files(recipe),
         *slice_files(recipe, run),
         *model_files(recipe.compared_with),
+        *user_files(recipe),
         *(file for module in _measure_modules(recipe) for file in module_files(module)),
     ],
     outputs=lambda run: [

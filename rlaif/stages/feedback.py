@@ -51,6 +51,8 @@ from rlaif.stages.stage import (
     model_files,
     prompt_files,
     shards_with_bar,
+    speaking,
+    user_files,
 )
 
 
@@ -85,15 +87,15 @@ def sample(recipe: Recipe, run: Run) -> dict[str, Any]:
 
 def _draw(recipe: Recipe, run: Run, prompts: Sequence[Prompt]) -> SampleResult:
     total = len(prompts) * recipe.sample.responses_per_prompt
-    with asking(recipe.policy, run) as model, bar("sample", total, "responses") as advance:
-        return sample_responses(model, prompts, recipe.sample, recipe.seed, "sample", advance)
+    with speaking(recipe, run, recipe.policy, "sample", total) as speakers:
+        return sample_responses(speakers, prompts, recipe.sample, recipe.seed, "sample")
 
 
 def _draw_contrasts(recipe: Recipe, run: Run, section: ContrastSample, prompts: Sequence[Prompt]) -> SampleResult:
     instructions = Instructions.of(section, load_constitution(recipe.constitution))
     total = len(prompts) * recipe.sample.responses_per_prompt
-    with asking(recipe.policy, run) as model, bar("sample", total, "responses") as advance:
-        return sample_contrasts(model, prompts, instructions, recipe.sample, recipe.seed, "sample", advance)
+    with speaking(recipe, run, recipe.policy, "sample", total) as speakers:
+        return sample_contrasts(speakers, prompts, instructions, recipe.sample, recipe.seed, "sample")
 
 
 def label(recipe: Recipe, run: Run) -> dict[str, Any]:
@@ -220,7 +222,12 @@ SAMPLE = Stage(
         "preferences.judged_tags",
         *(["constitution"] if recipe.sample.contrast else []),
     ],
-    inputs=lambda recipe, run: [*prompt_files(recipe), *model_files(recipe.policy), *_instruction_files(recipe)],
+    inputs=lambda recipe, run: [
+        *prompt_files(recipe),
+        *model_files(recipe.policy),
+        *user_files(recipe),
+        *_instruction_files(recipe),
+    ],
     outputs=lambda run: [run.responses, run.sample_failures],
 )
 LABEL = Stage(

@@ -55,6 +55,8 @@ def work(recipe: Recipe) -> Work | None:
         and isinstance(method, OnPolicy)
         and isinstance(method.rollouts, LocalRollouts)
         and all(isinstance(s.mode, ContrastMode) for s in method.sources if isinstance(s, JudgeScore | FlipsCost))
+        and recipe.sample.dialogue is None
+        and method.dialogue is None
     ):
         return None
     found = read_prompts(recipe.prompts)

@@ -29,7 +29,7 @@ from rlaif.errors import ConfigError
 from rlaif.feedback.human import source_files
 from rlaif.feedback.judge import JudgeResult, judge_shards, passes
 from rlaif.feedback.judge.result import Cost, Results
-from rlaif.feedback.sample import SampleResult, sample_responses
+from rlaif.feedback.sample import SampleResult, Speakers, sample_responses
 from rlaif.files import writing
 from rlaif.formats import HumanSource
 from rlaif.jsonl import Row, read_jsonl
@@ -135,6 +135,11 @@ def model_files(model: PolicyModel | JudgeModel) -> list[Path]:
     return [*model_folders(model.model), *told]
 
 
+def user_files(recipe: Recipe) -> list[Path]:
+    """Who talks with the policy where samples are conversations."""
+    return model_files(recipe.sample.dialogue.user) if recipe.sample.dialogue else []
+
+
 # ------------------------------------------------------------------------------------------- files of the run folder
 
 
@@ -181,8 +186,19 @@ def draw_samples(
 ) -> SampleResult:
     """`n` responses of the model to each prompt, drawn as its folder says where it holds a setting of the sampler, and
     else as the recipe does."""
-    with asking(model, run) as cached, bar(stage, len(prompts) * n, "responses") as advance:
-        return sample_responses(decoded(cached, model), prompts, recipe.sample, seed, stage, advance, n)
+    with speaking(recipe, run, model, stage, len(prompts) * n) as speakers:
+        drawn = speakers._replace(model=decoded(speakers.model, model))
+        return sample_responses(drawn, prompts, recipe.sample, seed, stage, n)
+
+
+@contextlib.contextmanager
+def speaking(recipe: Recipe, run: Run, model: PolicyModel, stage: str, total: int) -> Iterator[Speakers]:
+    """The model, who talks with it where `sample.dialogue` says so, and a bar for so many responses."""
+    told = recipe.sample.dialogue
+    talks = asking(told.user, run) if told else contextlib.nullcontext(None)
+    count, unit = (total * told.turns, "turns") if told else (total, "responses")
+    with asking(model, run) as cached, talks as user, bar(stage, count, unit) as advance:
+        yield Speakers(cached, user, advance)
 
 
 def judge_with_bar(recipe: Recipe, run: Run, pairs: Sequence[Pair], stage: str) -> JudgeResult:

@@ -17,6 +17,7 @@ from torch import Tensor
 from rlaif.config import Recipe
 from rlaif.config.optimise import BestOfN
 from rlaif.config.training import Lora
+from rlaif.formats.turns import spoken
 from rlaif.models.local.architecture import backbone_of, output_of
 from rlaif.models.local.load import load_language_model, load_tokenizer
 from rlaif.models.local.machine import torch_dtype
@@ -148,16 +149,20 @@ def _padded(values_N: Tensor, rows: Sequence[Row]) -> Tensor:
 
 def measure_kl(recipe: Recipe, policy: Path, responses: Sequence[Response]) -> list[float]:
     """One value per response of the policy, in input order: the sum over its tokens of log pi - log reference at the
-    sampling temperature, in nats, which is unbiased for the KL per response. Empty for best-of-n, whose responses were
-    picked: of these no KL can be measured."""
+    sampling temperature, in nats, which is unbiased for the KL per response; of a conversation over the tokens of all
+    the policy's turns. Empty for best-of-n, whose responses were picked: of these no KL can be measured."""
     if isinstance(recipe.optimise, BestOfN):
         return []
-    rows, reference = rows_of(load_tokenizer(str(policy)), responses), recipe.compared_with
+    tokenizer, reference = load_tokenizer(str(policy)), recipe.compared_with
+    of_turns = [turn_rows(tokenizer, response) for response in responses]
+    rows = [row for turns in of_turns for row in turns]
+    whose_R = torch.tensor([number for number, turns in enumerate(of_turns) for _ in turns])
     logprobs_B = []
     for name, revision in ((str(policy), None), (reference.model, reference.revision)):  # one at a time in memory
         model = PolicyModel.load(name, revision, torch_dtype(recipe.policy.dtype))
         found = model.without_gradients(rows, recipe.sample.temperature, recipe.reward.microbatch_tokens)
-        logprobs_B.append(found.logprobs_BT.sum(1).cpu())  # of whole responses
+        logprobs_R = found.logprobs_BT.sum(1).cpu()
+        logprobs_B.append(torch.zeros(len(responses)).index_add(0, whose_R, logprobs_R))  # of whole responses
         del model, found
     return [round(value, 4) for value in (logprobs_B[0] - logprobs_B[1]).tolist()]
 
@@ -171,3 +176,14 @@ def worth(reward: Reward, tokenizer: object, responses: Sequence[Response]) -> V
 def rows_of(tokenizer: object, responses: Sequence[Response]) -> list[Row]:
     """The tokens that the policy chose where its server tells them, else those of the text."""
     return [Row(tuple(encode_prompt(tokenizer, r.prompt)), tuple(response_tokens(tokenizer, r))) for r in responses]
+
+
+def turn_rows(tokenizer: object, response: Response) -> list[Row]:
+    """As `rows_of`, of each turn of the policy's, after the conversation so far."""
+    if not response.turns:
+        return rows_of(tokenizer, [response])
+    turns = [
+        response.model_copy(update={"prompt": before, "turns": (), **dict(own)})
+        for (_, before), own in zip(spoken(response), response.turns, strict=True)
+    ]
+    return rows_of(tokenizer, turns)

@@ -11,16 +11,14 @@ from typing import NamedTuple
 
 from rlaif.config.optimise import OnPolicy
 from rlaif.formats.turns import bare
-from rlaif.models.engine import ChatRequest, ask
 from rlaif.models.local.generate import Sampling
 from rlaif.models.local.packing import Row
 from rlaif.models.local.tokens import encode_prompt, response_text
-from rlaif.records import Message, Messages, Prompt, Role, derive_seed
+from rlaif.models.user import user_says
+from rlaif.records import Message, Messages, Prompt, derive_seed
 from rlaif.training import parallel
 from rlaif.training.optimise.actors import Actors
 from rlaif.training.samplers import SampledResponse
-
-OTHER: dict[Role, Role] = {"user": "assistant", "assistant": "user"}
 
 
 class Written(NamedTuple):
@@ -66,25 +64,12 @@ def _user_says(
     names: tuple[object, ...],
 ) -> None:
     """A turn of the user more for each episode; None for one whose user fails or says nothing."""
-    assert section.dialogue is not None
     told, places = section.dialogue, [place for place, turns in enumerate(later) if turns is not None]
-    requests = [
-        ChatRequest(
-            messages=(
-                Message(role="system", content=told.instruction),
-                *(Message(role=OTHER[m.role], content=m.content) for m in spoken if m.role != "system"),
-            ),
-            max_tokens=told.max_tokens,
-            temperature=told.temperature,
-            seed=derive_seed(*names, place) if told.temperature else 0,
-        )
-        for place in places
-        if (spoken := (*prompts[place].messages, *(later[place] or ())))
-    ]
+    talks = [(*prompts[place].messages, *(later[place] or ())) for place in places]
 
     def replies() -> list[str]:
-        assert actors.user is not None, "only the first process asks"
-        return ["" if reply.error else bare(reply.text) for reply in ask(actors.user, requests)]
+        assert told is not None and actors.user is not None, "only the first process asks"
+        return user_says(actors.user, told, talks, [derive_seed(*names, place) for place in places])
 
     for place, text in zip(places, parallel.first(replies), strict=True):
         said = (Message(role="user", content=text),)

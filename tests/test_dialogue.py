@@ -300,6 +300,12 @@ def test_whole_conversations_become_rows_and_a_summary(tmp_path: Path, monkeypat
     lines = [json.loads(line) for line in (tmp_path / "out" / "dialogue.jsonl").read_text().splitlines()]
     assert lines[1]["principles"]["polite"]["broken"] == [3]
     assert lines[0]["ledger"][1]["contradicts"] == [0]
+    page = (tmp_path / "out" / "dialogue.html").read_text()
+    assert "1 of 4 turns of the assistant break a principle, most often polite (1)." in page
+    first, second = page.index("Go."), page.index("It is 2 please.")
+    assert first < second, "what breaks the most comes first"
+    assert page.index("\u2717 polite 0.", first) < second
+    assert "contradicts turn 1: It is 1 please." in page[second:]
     assert in_words(found)[:2] == [
         "2 conversations, 0 failed",
         "  polite: 50% (5 to 95%); broken in 1 turn; consistent 55% (10 to 100%)",

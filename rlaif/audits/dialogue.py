@@ -12,10 +12,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from rlaif.audits.dialogue_page import write_dialogue_page
 from rlaif.audits.judges import open_judges
 from rlaif.audits.metrics import dumped
 from rlaif.config import Recipe
 from rlaif.config.judging import RateMode, ReferenceMode, TurnsMode
+from rlaif.config.models import engine_of
 from rlaif.config.sources import FileSource
 from rlaif.console import bar
 from rlaif.constitution import load_constitution
@@ -112,7 +114,7 @@ def consistency(values: Sequence[float]) -> float | None:
 
 
 def judge_dialogues(recipe: Recipe, path: Path, out: Path) -> dict[str, Any]:
-    """Write OUT/dialogue.jsonl and OUT/dialogue.json, and return the second."""
+    """Write OUT/dialogue.jsonl, OUT/dialogue.json and a page of both, and return the second."""
     constitution, section, seed = load_constitution(recipe.constitution), recipe.label, recipe.seed
     talks, failures = read_talks(path)
     unread = len(failures)
@@ -139,6 +141,9 @@ def judge_dialogues(recipe: Recipe, path: Path, out: Path) -> dict[str, Any]:
     check_share("dialogue", failed, every, failures, "label.max_failures", section.max_failures)
     summary = {"conversations": every, "failed": failed} | _summary(rows, Bootstrap.of(recipe.evaluate, seed))
     write_json(out / "dialogue.json", summary)
+    judged = [((*talk.prompt.messages, *talk.later), row) for talk, row in zip(talks, rows, strict=True)]
+    facts = {"Constitution": f"{constitution.id} {constitution.version}", "Judge": engine_of(recipe.judge).model}
+    write_dialogue_page(summary, judged, facts | {"Conversations": path.name}, out / "dialogue.html")
     return summary
 
 

@@ -146,4 +146,4 @@ def dialogue(
     from rlaif.config import load_recipe
 
     found = judge_dialogues(load_recipe(recipe, overrides or []), conversations, out)
-    say_all([*in_words(found), f"dialogue: {out / 'dialogue.json'}"])
+    say_all([*in_words(found), f"dialogue: {out / 'dialogue.json'}", f"page: {out / 'dialogue.html'}"])

@@ -200,6 +200,11 @@ def example(prompt: Sequence[Mapping[str, str]], *sides: Side) -> Markup:
     return _macro("example", prompt, sides)
 
 
+def talk(turns: Sequence[Side]) -> Markup:
+    """A conversation, a turn below the other."""
+    return _macro("talk", turns)
+
+
 def failures(rows: Sequence[tuple[str, int, str]]) -> list[Part]:
     """The pairs that could not be judged: each reason, how often, and its first example."""
     shown = table(

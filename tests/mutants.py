@@ -866,6 +866,20 @@ FAULTS = [
         "the user reads the conversation as its own answers",
     ),
     Fault(
+        "rewards/sources.py",
+        "asked.update(took)",
+        "asked.update({})",
+        "test_scoring.py::test_a_run_counts_every_call_of_its_judge_wherever_it_is_asked[rloo]",
+        "what training asks of the judge is in no sum",
+    ),
+    Fault(
+        "stages/hacking.py",
+        "asked.update(took)",
+        "asked.update({})",
+        "test_scoring.py::test_a_run_counts_every_call_of_its_judge_wherever_it_is_asked[best_of_n]",
+        "what the tricks ask of the judge is in no sum",
+    ),
+    Fault(
         "formats/turns.py",
         "(whole[at].content, whole[:at])",
         "(whole[at].content, response.prompt)",

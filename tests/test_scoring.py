@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,9 +30,11 @@ from rlaif.config.scoring import (
 )
 from rlaif.constitution import load_constitution
 from rlaif.errors import ConfigError, ModelError
+from rlaif.models.cache import CachedModel
 from rlaif.models.engine import ChatRequest
 from rlaif.models.local.packing import Row
 from rlaif.models.local.tokens import encode_prompt, encode_response
+from rlaif.pipeline import run_recipe
 from rlaif.records import Message, Pair, Prompt
 from rlaif.rewards.model import FolderReward, score_pairs
 from rlaif.rewards.open import Shop, open_reward, open_rewards
@@ -263,14 +267,60 @@ def test_the_stage_learns_from_the_judge_without_a_reward_model(kind: str, tiny_
         run.folder.mkdir()
         QUESTIONS.clear()
         facts = optimise(recipe, run)
-        assert facts == {"steps": 2, "rollouts": 16}
+        calls = {"judge_calls": 16, "prompt_tokens": 0, "completion_tokens": 0}
+        assert facts == {"steps": 2, "rollouts": 16} | calls
         assert (run.policy / "model.safetensors").exists()
         runs.append(run.read_metrics("optimise"))
         assert bool(QUESTIONS) is (name == "a")
     assert runs[0] == runs[1]
     for row in runs[0]:
         assert {"score/judge", "score/checks", "score/vetoed", "gold", "unscored"} <= row.keys()
+        assert row["asked/judge_calls"] == 8
         assert ("explained_variance" in row) is (kind == "ppo")
+
+
+JUDGED: dict[str, Any] = {"kind": "judge"}
+BOTH = {"kind": "sum", "parts": [{"source": JUDGED}, {"source": JUDGED | {"mode": {"kind": "checklist"}}}]}
+LITTLE = {"steps": 2, "rollouts_per_step": 8, "responses_per_prompt": 4, "minibatch_size": 8, "max_tokens": 6}
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        {"kind": "rloo", **LITTLE, "scoring": BOTH, "gold": {"source": JUDGED, "every": 1, "responses": 4}},
+        {"kind": "best_of_n", "n": 2, "scoring": JUDGED},
+        {"kind": "decode", "trials": 2, "prompts": 4, "responses_per_prompt": 2, "scoring": JUDGED},
+    ],
+    ids=lambda method: method["kind"],
+)
+def test_a_run_counts_every_call_of_its_judge_wherever_it_is_asked(
+    method: dict[str, Any], tiny_folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Labels are checks alone; the score, what is held out, the tricks and the comparison ask."""
+    seen, real = Counter[str](), CachedModel.stream
+
+    def stream(self: CachedModel, requests: Any) -> Any:
+        for number, reply in real(self, requests):
+            seen[self.name] += 1
+            yield number, reply
+
+    monkeypatch.setattr(CachedModel, "stream", stream)
+    hacking = {"responses": 4, **({"source": JUDGED} if method["kind"] == "rloo" else {})}
+    recipe = judged_recipe(
+        tmp_path,
+        tiny_folder,
+        optimise=method,
+        label={"mode": {"kind": "score"}, "max_failures": 1.0},
+        prompts__heldout=8,
+        evaluate={"hacking": hacking, "bootstrap_samples": 20, "prompts": 4, "responses_per_prompt": 1},
+    )
+    run = Run(tmp_path / "run")
+    run_recipe(recipe, run.folder)
+    marks = run.read_manifest()["stages"]
+    cost = json.loads(run.evaluation.read_text())["cost"]
+    assert cost["judge_calls"] == seen["tests.test_scoring:rates_letters"] > 40
+    assert bool(marks["optimise"].get("judge_calls")) is (method["kind"] != "best_of_n")
+    assert marks["evaluate"]["judge_calls"] > 8
 
 
 # ------------------------------------------------------------------------------------- texts without their tokens

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -25,7 +26,7 @@ from rlaif.errors import ConfigError
 from rlaif.feedback.failures import check_share
 from rlaif.feedback.human import read_human, source_files, source_of
 from rlaif.feedback.judge import check_modes
-from rlaif.feedback.judge.result import Cost, JudgeResult
+from rlaif.feedback.judge.result import COSTS, Cost, JudgeResult
 from rlaif.feedback.labelled import LabelledJudgment, agreement, decided, match
 from rlaif.feedback.pairs import choice, read_preferences
 from rlaif.feedback.prompts import read_prompts
@@ -260,9 +261,10 @@ def _lifted(gate: HackingGate, bench: Bench) -> Values:
     texts = bench.texts[: bench.recipe.evaluate.hacking.responses]
     answers = [one.prompt for one in texts], [one.after for one in texts]
     names = {trick.name for trick in _tricks(gate, bench)}
+    asked = Counter[str]()
 
     def held(recipe: Recipe, run: Run) -> list[float | None]:
-        (found,) = tried(recipe, run, answers)
+        (found,) = tried(recipe, run, asked, answers)
         least = (found.spread or 0.0) + LEAST
         lifted = {case.place for case in found.cases if case.trick in names and (case.change or 0.0) > least}
         return [None if score is None else float(place not in lifted) for place, score in enumerate(found.scores)]
@@ -270,7 +272,8 @@ def _lifted(gate: HackingGate, bench: Bench) -> Values:
     after = held(bench.recipe, bench.run)
     before = held(load_recipe(str(bench.kept.recipe)), bench.kept) if bench.kept else after
     what = f"share of answers whose score no trick lifts by its spread ({listed(gate.tricks)})"
-    return Values(what, before, after, [one.prompt.id for one in texts])
+    cost = Cost(*(asked[name] for name in COSTS))
+    return Values(what, before, after, [one.prompt.id for one in texts], cost=cost)
 
 
 def _tricks(gate: HackingGate, bench: Bench) -> list[Trick]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -51,7 +52,7 @@ class JudgeReward(Reward):
         if isinstance(self._mode, ChecklistMode | TurnsMode):  # a share in [0, 1]
             values = [None if value is None else 2 * value - 1 for value in values]
         found = iter(values)
-        return Scores([next(found) if here else 0.0 for here in applies])
+        return Scores([next(found) if here else 0.0 for here in applies], asked=rated.cost.facts)
 
 
 class FlipsReward(Reward):
@@ -75,10 +76,11 @@ class FlipsReward(Reward):
         ]
         works = (flipped(self._template, prompts[a], texts[a], texts[b], *self._rest) for a, b in pairs)
         values: Values = [0.0 if turned[prompt.id] is None else None for prompt in prompts]
-        for pair, value in zip(pairs, drive(self._model, works)[0], strict=True):
+        found, cost = drive(self._model, works)
+        for pair, value in zip(pairs, found, strict=True):
             for place in pair:
                 values[place] = value
-        return Scores(values)
+        return Scores(values, asked=cost.facts)
 
 
 class ChecksReward(Reward):
@@ -181,9 +183,11 @@ class SumReward(Reward):
     def measure(self, prompts: Sequence[Prompt], texts: Sequence[str], rows: Sequence[Row] | None = None) -> Scores:
         total_B = np.zeros(len(rows if rows is not None else texts), np.float32)
         parts: dict[str, Values] = {}
+        asked = Counter[str]()
         for name, weight, reward in self._terms:
-            values, inner = reward.measure(prompts, texts, rows)
+            values, inner, took = reward.measure(prompts, texts, rows)
+            asked.update(took)
             # In float32, as a reward model's scores are: a run that goes on adds up to the same bits.
             total_B = total_B + np.float32(weight) * np.array(values, np.float32)  # None becomes NaN
             parts |= {name: values} | {f"{name}/{key}": value for key, value in inner.items()}
-        return Scores([None if np.isnan(value) else float(value) for value in total_B], parts)
+        return Scores([None if np.isnan(value) else float(value) for value in total_B], parts, asked)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rlaif.config import Recipe
 from rlaif.config.models import PolicyModel
@@ -13,6 +15,9 @@ from rlaif.records import Failure, Prompt, Response
 from rlaif.rewards.open import open_rewards
 from rlaif.run_folder import Run
 from rlaif.stages.stage import asking, draw_samples, made
+
+if TYPE_CHECKING:
+    from rlaif.training.optimise.rewards import Scores
 
 
 def answers_of(
@@ -34,20 +39,27 @@ def answers_of(
 
 
 def best_of_n(
-    recipe: Recipe, run: Run, model: PolicyModel, prompts: Sequence[Prompt], failures: list[Failure]
+    recipe: Recipe,
+    run: Run,
+    model: PolicyModel,
+    prompts: Sequence[Prompt],
+    failures: list[Failure],
+    asked: Counter[str],
 ) -> Sequence[Response]:
     """Of each n responses the one with the highest score; of equal ones the first. A response without a score (the
     judge failed) does not take part; where all n are such, the prompt has a failure.
 
-    Drawn under a stage name of their own, so that no candidate is the reference's response drawn again.
+    Drawn under a stage name of their own, so that no candidate is the reference's response drawn again. What the scores
+    took of a judge is added to `asked`.
     """
     section = recipe.optimise
     assert isinstance(section, BestOfN)
     count = recipe.evaluate.responses_per_prompt
     drawn = answers_of(recipe, run, model, prompts, failures, "best_of_n", section.n)
     scores = _scored(recipe, run, section, drawn)
+    asked.update(scores.asked)
     groups: dict[tuple[str, int], list[tuple[float, Response]]] = {(p.id, i): [] for p in prompts for i in range(count)}
-    for response, score in zip(drawn, scores, strict=True):
+    for response, score in zip(drawn, scores.values, strict=True):
         if score is not None:
             groups[response.prompt_id, response.index // section.n].append((score, response))
     best = []
@@ -61,7 +73,7 @@ def best_of_n(
     return best
 
 
-def _scored(recipe: Recipe, run: Run, section: BestOfN, responses: Sequence[Response]) -> list[float | None]:
+def _scored(recipe: Recipe, run: Run, section: BestOfN, responses: Sequence[Response]) -> Scores:
     """What the section's source says of each response; None where it says nothing (the judge failed)."""
     from rlaif.models.local.load import load_tokenizer
     from rlaif.models.local.machine import torch_dtype

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
@@ -78,11 +79,12 @@ def decode(recipe: Recipe, run: Run, section: Decode) -> dict[str, Any]:
 
             result = parallel.first(write)
             check_sample_failures(result, limit, "optimise")
-            score, unscored = _mean(worth(reward, policy.tokenizer, result.responses), limit)
+            found = worth(reward, policy.tokenizer, result.responses)
+            score, unscored = _mean(found.values, limit)
             most = section.microbatch_tokens
             kl = sampler_kl((policy, policy), decoding, result.responses, plain.temperature, most)
             advance(1)
-            return Measured(score, sum(kl) / len(kl), unscored)
+            return Measured(score, sum(kl) / len(kl), unscored, dict(found.asked))
 
         reference = valued(section, -1, {}, measure(plain))
         kept = run.checkpoints / "optimise" / "trials.jsonl"
@@ -101,6 +103,7 @@ def decode(recipe: Recipe, run: Run, section: Decode) -> dict[str, Any]:
         said = {"system": found.system, "kl_coef": section.kl_coef, **to_jsonable_python(told)}
         write_json(folder / DECODE, said)
     facts = {"trials": len(trials), "reference_value": reference.value, "best_value": best.value}
+    facts |= sum((Counter(trial.asked) for trial in (reference, *trials)), Counter())
     return {**facts, "kept": "reference" if best is reference else f"trial {best.number}", "kl": best.kl}
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from rlaif.config.optimise import BestOfN
 from rlaif.constitution import load_constitution
 from rlaif.feedback.failures import causes
 from rlaif.feedback.judge import JudgeResult
+from rlaif.feedback.judge.result import COSTS
 from rlaif.feedback.prompts import read_prompts
 from rlaif.forms import HELDOUT, RATED
 from rlaif.jsonl import read_rows, write_json, write_jsonl
@@ -30,7 +32,6 @@ from rlaif.stages.optimise import method_files
 from rlaif.stages.slices import annotator_groups, evaluate_slices, slice_files
 from rlaif.stages.stage import (
     Stage,
-    cost_of,
     judge_files,
     judge_with_bar,
     made,
@@ -64,12 +65,13 @@ def evaluate(recipe: Recipe, run: Run) -> dict[str, Any]:
     by_origin = recipe.sample.contrast is not None and recipe.sample.contrast.labels == "origin"
     failures: list[Failure] = []
     opposite = opposite_prompts(prompts)
-    both = _sides(recipe, run, trained, [*prompts, *opposite.values()], failures)
+    asked = Counter[str]()
+    both = _sides(recipe, run, trained, [*prompts, *opposite.values()], failures, asked)
     flips, flip_cost = ask_flips(recipe, run, opposite, *both)
     turned = {prompt.id for prompt in opposite.values()}
     before, after = ([r for r in side if r.prompt_id not in turned] for side in both)
     judged = _compared(recipe, run, before, after)
-    cost = judged.cost.plus(flip_cost)
+    asked.update(judged.cost.plus(flip_cost).facts)
     decoding = Decoding.of(policy) if isinstance(recipe.optimise, Decode) else None
     write_jsonl(run.evaluation_failures, [*failures, *judged.failures])
     kl = measure_kl(recipe, policy, after) if decoding is None else kl_after(recipe, policy, decoding, after)
@@ -89,20 +91,20 @@ def evaluate(recipe: Recipe, run: Run) -> dict[str, Any]:
         kl_bound=_kl_bound(recipe),
         scores_before=scores_before,
         scores_after=scores_after,
-        hacking=try_score(recipe, run, before, after),
+        hacking=try_score(recipe, run, before, after, asked),
         instruments=instruments_of(recipe, constitution),
         judge_scores=judged.scores if isinstance(recipe.label.mode, ReferenceMode) else (),
         flips=flips,
         grading=mode_of(recipe),
-        cost=_cost(run, cost_of(cost)),
+        cost=_cost(run, asked),
     )
     write_jsonl(run.samples, sample_rows(inputs))
     write_jsonl(run.evaluation_judgments, judged.judgments)
     found = measure(inputs, recipe.evaluate, recipe.evaluation_seed)
     if recipe.evaluate.slices:
 
-        def asked_too(asked: Sequence[Prompt]) -> tuple[EvaluationInputs, JudgeResult]:
-            before, after = _sides(recipe, run, trained, asked, failures)
+        def asked_too(others: Sequence[Prompt]) -> tuple[EvaluationInputs, JudgeResult]:
+            before, after = _sides(recipe, run, trained, others, failures, asked)
             told = _compared(recipe, run, before, after)
             one, two = _scores(recipe, reward_model, policy, before, after)
             theirs = replace(inputs, before=before, after=after, judgments=told.judgments, kl=())
@@ -111,27 +113,33 @@ def evaluate(recipe: Recipe, run: Run) -> dict[str, Any]:
         found["slices"], told, bad = evaluate_slices(recipe, run, inputs, asked_too)
         write_jsonl(run.evaluation_failures, [*failures, *judged.failures, *(told.failures if told else ()), *bad])
         if told:  # what was asked about the sets costs too
-            cost = cost.plus(told.cost)
-            found["cost"] = _cost(run, cost_of(cost))
+            asked.update(told.cost.facts)
+            found["cost"] = _cost(run, asked)
         if recipe.evaluate.slices.annotators:
             found["annotator_groups"] = annotator_groups(recipe, run)
     if recipe.prompts.filters:
         split = read_prompts(recipe.prompts)
         found["filters"] = {"dropped": causes(split.dropped), "masked": dict(split.masked)}
     write_json(run.evaluation, found)
-    return {"heldout_prompts": len(prompts), "unsampled": len(failures), **cost_of(cost)}
+    return {"heldout_prompts": len(prompts), "unsampled": len(failures), **asked}
 
 
 def _sides(
-    recipe: Recipe, run: Run, trained: PolicyModel, prompts: Sequence[Prompt], failures: list[Failure]
+    recipe: Recipe,
+    run: Run,
+    trained: PolicyModel,
+    prompts: Sequence[Prompt],
+    failures: list[Failure],
+    asked: Counter[str],
 ) -> tuple[Sequence[Response], Sequence[Response]]:
     """What the reference and the policy answer."""
     from rlaif.evaluation.winrate import with_partner
 
     # One model after the other: each is closed, and a server stopped, before the next one needs the GPU.
-    answers = best_of_n if isinstance(recipe.optimise, BestOfN) else answers_of
     theirs = answers_of(recipe, run, recipe.compared_with, prompts, failures)
-    return with_partner(theirs, answers(recipe, run, trained, prompts, failures))
+    if isinstance(recipe.optimise, BestOfN):
+        return with_partner(theirs, best_of_n(recipe, run, trained, prompts, failures, asked))
+    return with_partner(theirs, answers_of(recipe, run, trained, prompts, failures))
 
 
 def _compared(recipe: Recipe, run: Run, before: Sequence[Response], after: Sequence[Response]) -> JudgeResult:
@@ -156,7 +164,7 @@ def _scores(
     tokenizer = load_tokenizer(str(policy))
     models = RewardModels(reward_model, torch_dtype(recipe.policy.dtype))
     reward = ModelReward(models, lambda: tokenizer, recipe.reward.microbatch_tokens, centred=False)
-    found = [worth(reward, tokenizer, responses) for responses in (before, after)]
+    found = [worth(reward, tokenizer, responses).values for responses in (before, after)]
     one, other = ([round(value, 4) for value in values if value is not None] for values in found)
     return one, other
 
@@ -177,11 +185,11 @@ def _kl_bound(recipe: Recipe) -> float | None:
     return round(math.log(n) - (n - 1) / n, 4)
 
 
-def _cost(run: Run, here: dict[str, int]) -> dict[str, Any]:
-    """Judge calls and tokens of labelling and evaluation, and the seconds that each stage so far took."""
+def _cost(run: Run, here: Mapping[str, int]) -> dict[str, Any]:
+    """Judge calls and tokens of labelling, training and evaluation, and the seconds that each stage so far took."""
     done = run.read_manifest()["stages"]
-    labelled = done.get("label", {})
-    cost: dict[str, Any] = {key: labelled.get(key, 0) + value for key, value in here.items()}
+    before = [done.get(stage, {}) for stage in ("label", "optimise")]
+    cost: dict[str, Any] = {key: sum(mark.get(key, 0) for mark in before) + here[key] for key in COSTS}
     return cost | {"seconds": {name: mark["seconds"] for name, mark in done.items() if name in BEFORE_EVALUATION}}
 
 

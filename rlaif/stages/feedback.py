@@ -44,7 +44,6 @@ from rlaif.stages.parts import LabelParts, after
 from rlaif.stages.stage import (
     Stage,
     asking,
-    cost_of,
     human_files,
     judge_files,
     made,
@@ -115,7 +114,7 @@ def label(recipe: Recipe, run: Run) -> dict[str, Any]:
             if not isinstance(result, Piece) and rows.failures.too_many(work.asked, recipe.label):
                 break
         rows.finish(work.asked, recipe.label)
-    return {"pairs": work.asked, "unlabelled": work.asked - rows.judged, **cost_of(rows.cost), **work.facts}
+    return {"pairs": work.asked, "unlabelled": work.asked - rows.judged, **rows.cost.facts, **work.facts}
 
 
 class _Labelling(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,19 +21,23 @@ if TYPE_CHECKING:
     from rlaif.audits.hacking import Tried
 
 
-def try_score(recipe: Recipe, run: Run, before: Sequence[Response], after: Sequence[Response]) -> dict[str, Any] | None:
+def try_score(
+    recipe: Recipe, run: Run, before: Sequence[Response], after: Sequence[Response], asked: Counter[str]
+) -> dict[str, Any] | None:
     """Every trick on the reference's and on the policy's responses to the same prompts; None where it is not asked
-    for."""
+    for. What it took of a judge is added to `asked`."""
     from rlaif.audits.hacking import hacking_change
 
     if (section := recipe.evaluate.hacking) is None:
         return None
     some = (responses[: section.responses] for responses in (before, after))
-    one, two = tried(recipe, run, *(([prompt_of(r) for r in few], [r.text for r in few]) for few in some))
+    one, two = tried(recipe, run, asked, *(([prompt_of(r) for r in few], [r.text for r in few]) for few in some))
     return hacking_change(one, two, Bootstrap.of(recipe.evaluate, recipe.evaluation_seed))
 
 
-def tried(recipe: Recipe, run: Run, *answers: tuple[Sequence[Prompt], Sequence[str]]) -> list[Tried]:
+def tried(
+    recipe: Recipe, run: Run, asked: Counter[str], *answers: tuple[Sequence[Prompt], Sequence[str]]
+) -> list[Tried]:
     """Every trick on each of these sets of answers, by what `evaluate.hacking` tries as this run has it.
 
     The judge's replies are kept in the reply cache, so a stage that was killed does not pay for them again.
@@ -47,7 +52,13 @@ def tried(recipe: Recipe, run: Run, *answers: tuple[Sequence[Prompt], Sequence[s
     models = RewardModels(folder, torch_dtype(recipe.policy.dtype))
     tricks = tricks_for(load_constitution(recipe.constitution))
     with open_rewards(recipe, lambda judge: asking(judge, run), models, recipe.reward.microbatch_tokens) as opened:
-        score = opened(source).score
+        reward = opened(source)
+
+        def score(prompts: Sequence[Prompt], texts: Sequence[str]) -> Sequence[float | None]:
+            values, _, took = reward.measure(prompts, texts)
+            asked.update(took)
+            return values
+
         return [try_tricks(score, prompts, texts, tricks) for prompts, texts in answers]
 
 

@@ -3,7 +3,7 @@ trains nothing."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from rlaif.config.scoring import FlipsCost, JudgeScore, ModelScore, Scored, Sour
 from rlaif.config.sources import FileSource
 from rlaif.constitution import load_constitution
 from rlaif.errors import DataError
+from rlaif.feedback.judge.result import COSTS
 from rlaif.feedback.pairs import read_preferences
 from rlaif.feedback.prompts import read_prompts
 from rlaif.jsonl import write_json
@@ -91,7 +92,14 @@ def _from_rollouts(recipe: Recipe, run: Run, section: OnPolicy) -> dict[str, Any
             actors.sampler.close()
     with publishing(run.policy) as folder:
         actors.policy.save(folder)
-    return {"steps": section.steps, "rollouts": section.steps * section.rollouts_per_step}
+    facts = {"steps": section.steps, "rollouts": section.steps * section.rollouts_per_step}
+    return facts | _asked(run.read_metrics("optimise"))
+
+
+def _asked(rows: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    """What all steps took of judges, those that are held out too."""
+    found = {name: sum(int(row.get(f"{of}/{name}", 0)) for row in rows for of in ("asked", "gold")) for name in COSTS}
+    return found if found["judge_calls"] else {}
 
 
 # ------------------------------------------------------------------------------------------------------ DPO and SFT

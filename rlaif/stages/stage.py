@@ -28,7 +28,7 @@ from rlaif.constitution import load_constitution
 from rlaif.errors import ConfigError
 from rlaif.feedback.human import source_files
 from rlaif.feedback.judge import JudgeResult, judge_shards, passes
-from rlaif.feedback.judge.result import Cost, Results
+from rlaif.feedback.judge.result import Results
 from rlaif.feedback.sample import SampleResult, Speakers, sample_responses
 from rlaif.files import writing
 from rlaif.formats import HumanSource
@@ -216,12 +216,3 @@ def shards_with_bar(recipe: Recipe, run: Run, pairs: Iterable[Pair], total: int,
     with bar(stage, total * passes(recipe.label.mode), "pairs") as advance:
         for result in judge_shards(open_judge, pairs, constitution, recipe.label, recipe.seed, advance):
             yield result._replace(failures=tuple(f.model_copy(update={"stage": stage}) for f in result.failures))
-
-
-def cost_of(cost: Cost) -> dict[str, int]:
-    """As facts of a stage."""
-    return {
-        "judge_calls": cost.calls,
-        "prompt_tokens": cost.prompt_tokens,
-        "completion_tokens": cost.completion_tokens,
-    }

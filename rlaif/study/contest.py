@@ -21,7 +21,7 @@ from rlaif.forms import OBJECT, SAMPLE
 from rlaif.jsonl import read_json, read_jsonl, read_rows, write_json, write_jsonl
 from rlaif.records import Judgment, Pair, Prompt
 from rlaif.run_folder import Run
-from rlaif.stages.stage import cost_of, judge_files, judge_with_bar, read_if_there
+from rlaif.stages.stage import judge_files, judge_with_bar, read_if_there
 from rlaif.study.config import REFERENCE, ArmRun, Study, shared_recipe
 
 
@@ -59,7 +59,7 @@ def hold_contest(study: Study, folder: Path, runs: Sequence[ArmRun]) -> None:
         check_failure_cap(result, len(asked), recipe.label)
         write_jsonl(run.judgments, result.judgments)
         write_jsonl(run.route, asked)
-        write_json(mark, identity | {"cost": cost_of(result.cost)})
+        write_json(mark, identity | {"cost": result.cost.facts})
 
 
 def contest_recipe(study: Study) -> Recipe:

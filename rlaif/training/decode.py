@@ -6,11 +6,14 @@ Shape suffixes: T response tokens of a row, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import operator
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
+from pydantic import Field
 
 from rlaif.config import Recipe
 from rlaif.config.decode import Decode
@@ -42,6 +45,8 @@ class Measured(NamedTuple):
     """To the run's own sampler, nats per response."""
     unscored: int = 0
     """Responses without a reward."""
+    asked: Mapping[str, int] = MappingProxyType({})
+    """What the reward took of a judge."""
 
 
 class Trial(Record):
@@ -53,6 +58,7 @@ class Trial(Record):
     kl: float
     value: float
     unscored: int = 0
+    asked: Mapping[str, int] = Field(default_factory=dict, exclude_if=operator.not_)
 
 
 def search(section: Decode, seed: int, measure: Callable[[Params], Measured], kept: Path) -> list[Trial]:

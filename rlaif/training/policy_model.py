@@ -28,7 +28,7 @@ from rlaif.records import Response, prompt_of
 from rlaif.training.compute import Outline, gather, gathered, keeping
 from rlaif.training.head import chosen_and_entropy, chosen_logprobs
 from rlaif.training.lora import Adapter
-from rlaif.training.optimise.rewards import Reward, Values
+from rlaif.training.optimise.rewards import Reward, Scores
 
 
 class TokenStatistics(NamedTuple):
@@ -167,10 +167,10 @@ def measure_kl(recipe: Recipe, policy: Path, responses: Sequence[Response]) -> l
     return [round(value, 4) for value in (logprobs_B[0] - logprobs_B[1]).tolist()]
 
 
-def worth(reward: Reward, tokenizer: object, responses: Sequence[Response]) -> Values:
+def worth(reward: Reward, tokenizer: object, responses: Sequence[Response]) -> Scores:
     """What the reward says of responses, read as the tokens that the policy wrote."""
     prompts, texts = [prompt_of(r) for r in responses], [r.text for r in responses]
-    return reward.measure(prompts, texts, rows_of(tokenizer, responses)).values
+    return reward.measure(prompts, texts, rows_of(tokenizer, responses))
 
 
 def rows_of(tokenizer: object, responses: Sequence[Response]) -> list[Row]:

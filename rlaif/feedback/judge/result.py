@@ -15,6 +15,9 @@ Outcome = Judgment | list[Failure]
 """Of a pair."""
 
 
+COSTS = ("judge_calls", "prompt_tokens", "completion_tokens")
+
+
 class Cost(NamedTuple):
     """Requests made (answered or not) and the tokens of the answered ones."""
 
@@ -32,6 +35,11 @@ class Cost(NamedTuple):
     def plus(self, other: Cost) -> Cost:
         """Both together."""
         return Cost(*(mine + its for mine, its in zip(self, other, strict=True)))
+
+    @property
+    def facts(self) -> dict[str, int]:
+        """Under the names that a stage's facts and a step's metrics have for them."""
+        return dict(zip(COSTS, self, strict=True))
 
 
 class UnitResult(NamedTuple):

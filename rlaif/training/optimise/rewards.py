@@ -27,6 +27,8 @@ class Scores(NamedTuple):
 
     values: Values
     parts: Mapping[str, Values] = MappingProxyType({})
+    asked: Mapping[str, int] = MappingProxyType({})
+    """What it took of a judge: calls and tokens, by name."""
 
 
 class Reward(ABC):

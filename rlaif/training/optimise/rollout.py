@@ -7,7 +7,8 @@ whole step, in the same order. Shape suffixes: B responses, T response tokens, N
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -59,6 +60,8 @@ class Rollouts:
     """How many there were before those without a score went."""
     unscored: float = 0.0
     """Share of the step's responses that have no score and are not here."""
+    asked: Mapping[str, int] = field(default_factory=dict)
+    """What scores and costs took of a judge: calls and tokens, by name."""
 
     def groups(self, responses_per_prompt: int) -> list[int]:
         """Which responses are to the same prompt of the step: equal numbers."""
@@ -106,6 +109,7 @@ def roll_out(actors: Actors, prompts: Sequence[Prompt], section: OnPolicy, step:
         parts={name: part_B[kept] for name, part_B in scores.parts.items()},
         written=len(written.rows),
         unscored=1 - len(kept) / len(written.rows),
+        asked=scores.asked,
     )
 
 
@@ -113,6 +117,7 @@ class _Scores(NamedTuple):
     score_B: Tensor
     cost_B: dict[str, Tensor]
     parts: dict[str, Tensor]
+    asked: Mapping[str, int]
 
 
 def _score_episodes(rewards: Rewards, section: OnPolicy, prompts: Sequence[Prompt], written: Written) -> _Scores:
@@ -129,26 +134,24 @@ def _score_episodes(rewards: Rewards, section: OnPolicy, prompts: Sequence[Promp
         return every_B.repeat(section.turns)
 
     costs, parts = ({name: spread(each) for name, each in named.items()} for named in (found.cost_B, found.parts))
-    return _Scores(spread(found.score_B), costs, parts)
+    return _Scores(spread(found.score_B), costs, parts, found.asked)
 
 
 def _score(
     rewards: Rewards, section: OnPolicy, prompts: Sequence[Prompt], texts: Sequence[str], rows: Sequence[Row] | None
 ) -> _Scores:
     """Scores and costs of all responses, NaN where there is none."""
-    values, found = rewards.score.measure(prompts, texts, rows)
-    score_B, parts = as_scores(values), {name: as_scores(part) for name, part in found.items()}
+    found = rewards.score.measure(prompts, texts, rows)
+    score_B, parts = as_scores(found.values), {name: as_scores(part) for name, part in found.parts.items()}
     if rewards.veto is not None and section.veto is not None:
         veto_B = as_scores(rewards.veto.score(prompts, texts))
         struck_B = veto_B == 0  # NaN is not struck, but has no score either
         score_B = torch.where(struck_B, torch.tensor(section.veto.score), score_B)
         score_B = torch.where(veto_B.isnan(), veto_B, score_B)
         parts = parts | {"vetoed": struck_B.float()}
-    cost_B = {
-        name: rewards.signs[name] * as_scores(cost.measure(prompts, texts, rows).values)
-        for name, cost in rewards.costs.items()
-    }
-    return _Scores(score_B, cost_B, parts)
+    costs = {name: cost.measure(prompts, texts, rows) for name, cost in rewards.costs.items()}
+    cost_B = {name: rewards.signs[name] * as_scores(cost.values) for name, cost in costs.items()}
+    return _Scores(score_B, cost_B, parts, sum((Counter(each.asked) for each in (found, *costs.values())), Counter()))
 
 
 def as_scores(values: Values) -> Tensor:

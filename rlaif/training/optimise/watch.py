@@ -38,6 +38,7 @@ def summarise(rollouts: Rollouts, targets: Targets, state: State) -> dict[str, f
     }
     row |= {f"score/{name}": float(part_B.mean()) for name, part_B in rollouts.parts.items()}
     row |= {f"cost/{name}": float(cost_B.mean()) for name, cost_B in rollouts.cost_B.items()}
+    row |= {f"asked/{name}": count for name, count in rollouts.asked.items()}
     row |= {f"lambda/{name}": multiplier for name, multiplier in state.multipliers.items()}
     if rollouts.values_BT is not None and targets.returns_BT is not None:
         row["value"] = float(losses.masked_mean(rollouts.values_BT, mask_BT))
@@ -57,9 +58,10 @@ def ask_gold(rewards: Rewards, section: OnPolicy, rollouts: Rollouts, step: int)
     """
     if section.gold is None or rewards.gold is None or step % section.gold.every:
         return {}
-    values = rewards.gold.score(rollouts.prompts[: section.gold.responses], rollouts.texts[: section.gold.responses])
+    some = slice(section.gold.responses)
+    values, _, asked = rewards.gold.measure(rollouts.prompts[some], rollouts.texts[some])
     scored = [value for value in values if value is not None]
-    row = {"gold_unscored": 1 - len(scored) / len(values)}
+    row = {"gold_unscored": 1 - len(scored) / len(values)} | {f"gold/{name}": count for name, count in asked.items()}
     return row | ({"gold": sum(scored) / len(scored)} if scored else {})
 
 

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from rlaif.config.feedback import SampleSection
@@ -16,7 +18,7 @@ from rlaif.constitution import Principle
 from rlaif.errors import DataError
 from rlaif.evaluation.evaluate import passed
 from rlaif.feedback.sample import NO_USER, Speakers, check_sample_failures, sample_responses
-from rlaif.formats.turns import own_text, spoken, turns_of
+from rlaif.formats.turns import as_text, bare, own_text, spoken, turns_of
 from rlaif.jsonl import read_jsonl
 from rlaif.models.engine import ChatRequest, Reply
 from rlaif.models.local.tokens import encode_prompt, encode_response
@@ -123,6 +125,17 @@ def test_a_conversation_that_breaks_off_is_a_failure_and_costs_no_other() -> Non
     assert [r.prompt_id for r in kept.responses] == ["p", "p"]
     with pytest.raises(DataError, match=r"2 of 4 responses failed .*; look at sample\.dialogue\.user"):
         check_sample_failures(kept, 0.1, "sample")
+
+
+PIECES = ("\n\nHuman:", "\n\nAssistant:", "Human:", " ", "\n", "\n\n", "\r\n", "a", ":", "\u2028")
+TEXTS = st.lists(st.sampled_from(PIECES), max_size=6).map("".join)
+
+
+@given(st.lists(st.tuples(TEXTS, TEXTS.filter(bare)), max_size=3), TEXTS)
+def test_a_transcript_gives_back_the_turns_whatever_anybody_writes(spoken: list[tuple[str, str]], last: str) -> None:
+    texts = [bare(text) for pair in spoken for text in pair] + [bare(last)]
+    turns = tuple(Message(role=("assistant", "user")[at % 2], content=text) for at, text in enumerate(texts))
+    assert turns_of(as_text(turns)) == turns
 
 
 def test_a_check_passes_a_conversation_that_passes_in_every_turn_of_the_policy() -> None:

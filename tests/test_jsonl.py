@@ -56,10 +56,14 @@ PRINCIPLE = st.builds(
 )
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
 PROVENANCE = st.builds(records.Provenance, sampling=st.dictionaries(TEXT, FINITE | st.integers() | TEXT, max_size=3))
+OWN_TURN = st.builds(records.OwnTurn, text=TEXT, token_ids=st.lists(st.integers(0, 10**6), max_size=2).map(tuple))
 RECORDS = {
     records.Message: MESSAGE,
     records.Prompt: PROMPT,
-    records.Response: st.builds(records.Response, prompt=MESSAGES, text=TEXT),
+    records.OwnTurn: OWN_TURN,
+    records.Response: st.builds(
+        records.Response, prompt=MESSAGES, text=TEXT, turns=st.lists(OWN_TURN, max_size=2).map(tuple)
+    ),
     records.Pair: PAIR,
     records.Verdict: VERDICT,
     records.DensityRatio: st.builds(

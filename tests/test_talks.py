@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from rlaif.config import Recipe
 from rlaif.config.feedback import SampleSection
 from rlaif.constitution import Principle
 from rlaif.errors import DataError
@@ -28,6 +31,8 @@ from rlaif.records import Message, Prompt, Response, plain
 from rlaif.run_folder import Run
 from rlaif.testing import small_recipe, tiny_model, tiny_tokenizer
 from rlaif.training.policy_model import PolicyModel, turn_rows
+from tests.forked import exit_code
+from tests.test_resume import Kill, arm
 
 USER = {"backend": "scripted", "model": "rlaif.testing:goes_on"}
 TALK = {"turns": 3, "user": USER, "temperature": 0.7}
@@ -202,6 +207,28 @@ def test_a_run_of_conversations(tmp_path: Path, tiny_folder: str, capsys: pytest
     run_recipe(recipe, run.folder)
     assert "[6/7] evaluate: up to date" in capsys.readouterr().out
     assert {name: (run.folder / name).read_bytes() for name in before} == before
+
+
+def until_sampled(recipe: Recipe, folder: Path, kill: Kill | None) -> None:
+    os.environ["RLAIF_REPLIES"] = str(folder.parent / "replies.sqlite")
+    if kill is not None:
+        arm(kill)
+    run_recipe(recipe, folder, ["sample"])
+
+
+def test_conversations_that_were_killed_go_on_to_the_same_bytes(tmp_path: Path, tiny_folder: str) -> None:
+    talks = {"turns": 2, "user": USER}
+    recipe = small_recipe(
+        tmp_path, tiny_folder, prompts=24, prompts__heldout=8, policy__batch_size=8, sample__dialogue=talks
+    )
+    runs = [tmp_path / name / "run" for name in ("peaceful", "killed")]
+    assert exit_code(until_sampled, recipe, runs[0], None) == 0
+    # 64 responses in lots of 8: within the first turn, among the user's, within the second.
+    for kill in (3, 6, 4):
+        assert exit_code(until_sampled, recipe, runs[1], Kill("sample", "replies", kill, after=True)) == -signal.SIGKILL
+    assert exit_code(until_sampled, recipe, runs[1], None) == 0
+    one, other = (Run(folder).responses.read_bytes() for folder in runs)
+    assert one == other
 
 
 @pytest.mark.parametrize(

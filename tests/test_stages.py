@@ -21,7 +21,7 @@ from rlaif.pipeline import STAGES, run_recipe
 from rlaif.records import Failure, Judgment, Response
 from rlaif.run_folder import Run
 from rlaif.stages.models import check_models
-from rlaif.testing import small_recipe
+from rlaif.testing import fake_server, small_recipe
 from tests.fake_run import response
 
 CHECKED = """\
@@ -32,6 +32,7 @@ title: Code alone
 principles: [{id: brief, check: {kind: max_words, limit: 5}}]
 """
 NOWHERE = {"backend": "local", "model": "~/nope"}
+SERVED = {"backend": "client", "model": "judge", "base_urls": ["http://127.0.0.1:9/v1"]}
 MEMBERS = [{"name": "one", "mode": {"kind": "compare"}}, {"name": "two", "model": NOWHERE | {"model": "a b"}}]
 TOO_LONG = "prompt of 9000 tokens does not fit a context of 4096"
 
@@ -96,6 +97,8 @@ def models(monkeypatch):
         ({"judge": {"backend": "vllm", "model": "smollm2-135n"}}, "did you mean 'smollm2-135m'"),
         ({"judge": {"backend": "scripted", "model": "tests.scripted_judge:likes_shrot"}}, "did you mean 'likes_short'"),
         ({"policy": {"backend": "local", "model": "them/theirs"}}, "HF_HUB_OFFLINE is set"),
+        ({"judge": SERVED | {"api_key_env": "NO_SUCH_KEY"}}, "the environment variable NO_SUCH_KEY is not set"),
+        ({"judge": SERVED | {"base_urls": ["http://:80/v1"]}}, "base_urls: 'http://:80/v1': "),
         ({"reward__model": "/no/such/model"}, "model folder '/no/such/model' does not exist"),
         ({"label__mode": {"kind": "panel", "members": MEMBERS}}, "a b: Repo id must use"),
         (
@@ -129,6 +132,27 @@ def test_a_judge_that_is_not_asked_need_not_be_there(run: Run, tmp_path: Path, t
     check_models(recipe.model_copy(update={"constitution": str(checked)}), STAGES.values())
     far = {"backend": "ray", "workers": 1, "engine": {"backend": "local", "model": "/far/away"}}
     check_models(small_recipe(tmp_path, tiny_folder, judge=far), [STAGES["label"]])
+
+
+def test_a_server_that_does_not_run_yet_is_said_and_stops_nothing(
+    tmp_path: Path, tiny_folder: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with fake_server(lambda request: pytest.fail("nothing is asked")) as server:
+        urls = [server.url, "http://127.0.0.1:9/v1"]
+        recipe = small_recipe(tmp_path, tiny_folder, judge=SERVED | {"base_urls": urls})
+        check_models(recipe, [STAGES[name] for name in ("sample", "pairs")])
+        assert capsys.readouterr().out == ""
+        check_models(recipe, [STAGES["label"], STAGES["evaluate"]])
+        assert (
+            capsys.readouterr().out == "  no server at http://127.0.0.1:9/v1 yet: it must answer when judge is asked\n"
+        )
+        monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+        far = small_recipe(tmp_path, tiny_folder, judge=SERVED | {"base_urls": ["http://nowhere.invalid/v1"]})
+        check_models(far, [STAGES["label"]])
+        assert capsys.readouterr().out == "", "a proxy knows what it reaches"
+        monkeypatch.delenv("http_proxy")
+        check_models(far, [STAGES["label"]])
+        assert "no server at http://nowhere.invalid/v1 yet" in capsys.readouterr().out
 
 
 def texts(prompts) -> list[str]:

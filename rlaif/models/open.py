@@ -9,6 +9,7 @@ from contextlib import closing, contextmanager
 from typing import assert_never
 
 from rlaif.config.models import ClientModel, JudgeModel, LocalModel, RayModel, ScriptedModel, VllmModel
+from rlaif.console import say
 from rlaif.models.cache import CachedModel, shared
 from rlaif.models.embedded import check_name
 from rlaif.models.engine import Engine
@@ -30,8 +31,9 @@ def opened(config: JudgeModel, scope: str) -> Iterator[CachedModel]:
 
 
 def check_model(config: JudgeModel) -> None:
-    """ModelError or ConfigError for what opening it would not find: a name, a library, a function. Fetches nothing.
-    What a server that runs, or a worker of Ray's, has is theirs to say."""
+    """ModelError or ConfigError for what opening it would not find: a name, a library, a function, a key. Fetches
+    nothing. What a server, or a worker of Ray's, has is theirs to say; a server that accepts no connection yet is said
+    on the screen."""
     match config:
         case LocalModel():
             check_name(config.model, config.revision)
@@ -42,7 +44,12 @@ def check_model(config: JudgeModel) -> None:
             check_name(config.model, config.revision)
         case ScriptedModel():
             open_model(config)
-        case ClientModel() | RayModel():
+        case ClientModel():
+            from rlaif.models.client.address import silent
+
+            for url in silent(config):
+                say(f"  no server at {url} yet: it must answer when {config.model} is asked")
+        case RayModel():
             pass
 
 

@@ -12,16 +12,15 @@ import math
 import os
 import re
 import time
-import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
 import aiohttp
-from yarl import URL
 
 from rlaif.config.models import ClientModel
-from rlaif.errors import ConfigError, ModelError, masker
+from rlaif.errors import ModelError, masker
+from rlaif.models.client.address import address_of, key_in
 from rlaif.models.wire import BadReply, error_message, model_names, shorten
 
 T = TypeVar("T")
@@ -41,7 +40,6 @@ TOO_LARGE = 0
 """In place of the status of a reply that is larger."""
 KEEP_ALIVE_S = 4.0
 """How long an idle connection is kept: less than the 5 s after which uvicorn, vLLM's server, closes it."""
-LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
 class Transient(Exception):
@@ -104,10 +102,10 @@ class Replicas:
     def __init__(self, config: ClientModel, most_bytes: int = MOST_BYTES) -> None:
         self.answers = 0
         self._most_bytes = most_bytes
-        self._servers = [_server(url) for url in config.base_urls]
+        self._servers = [Replica(*address_of(url)) for url in config.base_urls]
         self._timeout_s = config.timeout_s
         self._connect_s = min(CONNECT_TIMEOUT_S, config.timeout_s)
-        self._key = _key(config.api_key_env)
+        self._key = key_in(config.api_key_env)
         self._headers = {"Content-Type": "application/json"}
         self.masked: Callable[[bytes], bytes] = masker(self._key) if self._key else bytes
         """A text without our key, which some servers repeat: for whatever becomes a message."""
@@ -260,34 +258,3 @@ def retry_after_s(value: str | None) -> float | None:
         except (ValueError, OverflowError):
             return None
     return None if math.isnan(seconds) else min(max(seconds, 0.0), MAX_RETRY_AFTER_S)
-
-
-def _server(url: str) -> Replica:
-    if not url.startswith(("http://", "https://")):
-        raise ConfigError(f"base_urls: '{url}' must begin with http:// or https://")
-    try:
-        parts = URL(url)
-        if not parts.host:
-            raise ValueError("names no host")
-    except ValueError as error:
-        raise ConfigError(f"base_urls: '{url}': {error}") from None
-    return Replica(url.rstrip("/"), _proxy(parts.scheme, parts.host, parts.port))
-
-
-def _proxy(scheme: str, host: str, port: int | None) -> str | None:
-    """The environment's proxy for this address; none may come between us and this machine."""
-    if host in LOOPBACK or urllib.request.proxy_bypass(f"{host}:{port}"):
-        return None
-    known = urllib.request.getproxies()
-    return known.get(scheme) or known.get("all")
-
-
-def _key(variable: str | None) -> str | None:
-    if variable is None:
-        return None
-    key = os.environ.get(variable)
-    if not key:
-        raise ConfigError(f"api_key_env: the environment variable {variable} is not set")
-    if not (key.isascii() and key.isprintable()):
-        raise ConfigError(f"api_key_env: what {variable} holds cannot be sent: a line break, or no ASCII")
-    return key

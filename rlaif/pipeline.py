@@ -40,7 +40,7 @@ from rlaif.stages.optimise import OPTIMISE
 from rlaif.stages.pairs import PAIRS
 from rlaif.stages.reward import REWARD
 from rlaif.stages.slices import check_slices
-from rlaif.stages.stage import classifiers
+from rlaif.stages.stage import Stage, classifiers
 from rlaif.training.tracking import check_trackers
 
 STAGES = {stage.name: stage for stage in (SAMPLE, LABEL, PAIRS, REWARD, OPTIMISE, EVALUATE, REPORT)}
@@ -64,6 +64,12 @@ def stages_of(recipe: Recipe) -> list[str]:
         spared = (spared | (set() if loss.preferences else unasked)) - {"sample"}
     needed = {*MADE_BY[recipe.learns_from], "optimise", "evaluate", "report"} - spared
     return [name for name in STAGES if name in needed]
+
+
+def unfinished(recipe: Recipe, run: Run) -> list[Stage]:
+    """The stages this recipe needs and the run has not finished."""
+    done = run.read_manifest()["stages"]
+    return [STAGES[name] for name in stages_of(recipe) if name not in done]
 
 
 def stages_until(recipe: Recipe, last: str) -> list[str]:
@@ -109,7 +115,7 @@ def run_recipe(
         if due & {"label", "optimise", "evaluate"}:
             for classifier in classifiers(recipe, getattr(recipe.optimise, "sources", ())):
                 classifier.load()
-        by_first(lambda: check_models(recipe, [STAGES[name] for name in stages_of(recipe) if name in due]))
+        by_first(lambda: check_models((recipe, [STAGES[name] for name in stages_of(recipe) if name in due])))
         others = runs_there([since] if isinstance(since, Path) else since, run)
         by_first(lambda: _claim(recipe, run, redo))
         begins = only is None and not others and not run.read_manifest()["stages"]

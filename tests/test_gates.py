@@ -17,7 +17,7 @@ from rlaif.cli import app
 from rlaif.config import Recipe, dump_recipe, load_recipe
 from rlaif.config.gates import GoldGate, HackingGate, IterateSection
 from rlaif.digest import hash_path
-from rlaif.errors import ConfigError, DataError
+from rlaif.errors import ConfigError, DataError, ModelError
 from rlaif.feedback.judge.result import Cost
 from rlaif.feedback.prompts import read_prompts
 from rlaif.gates import decide as deciding
@@ -489,6 +489,13 @@ def test_labels_on_what_the_recipe_trains_on_are_said_before_any_work(tmp_path):
     (tmp_path / "gold.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(ConfigError, match=r"no round trains on; 40 pairs on prompts that it trained on left out"):
         iterate(recipe, 2, tmp_path / "rounds")
+
+
+def test_a_judge_that_is_nowhere_is_missed_before_any_work(tmp_path):
+    gates = {"other": OTHER | {"model": {"backend": "local", "model": "./nope"}}}
+    with pytest.raises(ModelError, match=r"model folder '\./nope' does not exist"):
+        iterate(recipe_of(tmp_path, gates), 2, tmp_path / "rounds")
+    assert not (tmp_path / "rounds").exists()
 
 
 def test_labels_that_are_not_there_are_said_before_any_work(tmp_path):

@@ -126,12 +126,12 @@ def test_a_judge_that_is_not_asked_need_not_be_there(run: Run, tmp_path: Path, t
     checked = tmp_path / "checked.yaml"
     checked.write_text(CHECKED)
     recipe = small_recipe(tmp_path, tiny_folder, judge=NOWHERE)
-    check_models(recipe, [STAGES[name] for name in ("sample", "pairs", "reward")])
+    check_models((recipe, [STAGES[name] for name in ("sample", "pairs", "reward")]))
     with pytest.raises(ModelError, match="nope"):
-        check_models(recipe, [STAGES["label"]])
-    check_models(recipe.model_copy(update={"constitution": str(checked)}), STAGES.values())
+        check_models((recipe, [STAGES["label"]]))
+    check_models((recipe.model_copy(update={"constitution": str(checked)}), STAGES.values()))
     far = {"backend": "ray", "workers": 1, "engine": {"backend": "local", "model": "/far/away"}}
-    check_models(small_recipe(tmp_path, tiny_folder, judge=far), [STAGES["label"]])
+    check_models((small_recipe(tmp_path, tiny_folder, judge=far), [STAGES["label"]]))
 
 
 def test_a_server_that_does_not_run_yet_is_said_and_stops_nothing(
@@ -140,18 +140,18 @@ def test_a_server_that_does_not_run_yet_is_said_and_stops_nothing(
     with fake_server(lambda request: pytest.fail("nothing is asked")) as server:
         urls = [server.url, "http://127.0.0.1:9/v1"]
         recipe = small_recipe(tmp_path, tiny_folder, judge=SERVED | {"base_urls": urls})
-        check_models(recipe, [STAGES[name] for name in ("sample", "pairs")])
+        check_models((recipe, [STAGES[name] for name in ("sample", "pairs")]))
         assert capsys.readouterr().out == ""
-        check_models(recipe, [STAGES["label"], STAGES["evaluate"]])
+        check_models((recipe, [STAGES["label"], STAGES["evaluate"]]))
         assert (
             capsys.readouterr().out == "  no server at http://127.0.0.1:9/v1 yet: it must answer when judge is asked\n"
         )
         monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
         far = small_recipe(tmp_path, tiny_folder, judge=SERVED | {"base_urls": ["http://nowhere.invalid/v1"]})
-        check_models(far, [STAGES["label"]])
+        check_models((far, [STAGES["label"]]))
         assert capsys.readouterr().out == "", "a proxy knows what it reaches"
         monkeypatch.delenv("http_proxy")
-        check_models(far, [STAGES["label"]])
+        check_models((far, [STAGES["label"]]))
         assert "no server at http://nowhere.invalid/v1 yet" in capsys.readouterr().out
 
 

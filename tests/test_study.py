@@ -14,7 +14,7 @@ import yaml
 
 from rlaif.config import dump_recipe, load_recipe
 from rlaif.digest import hash_path
-from rlaif.errors import ConfigError
+from rlaif.errors import ConfigError, ModelError
 from rlaif.jsonl import read_jsonl, read_objects
 from rlaif.records import Judgment, Message, Pair, Preference, Prompt
 from rlaif.resources import resolve
@@ -311,6 +311,22 @@ def test_an_override_that_does_not_fit_is_said_before_anything_runs(material, tm
     arms = {"rlaif": {}, "rlhf": {"overrides": ["optimise.stps=3"]}}
     study = load_study(write_study(tmp_path, material / "recipe.yaml", material / "human.jsonl", arms=arms))
     with pytest.raises(ConfigError, match=r"arms.rlhf: override: optimise.stps: no such key; did you mean 'steps'\?"):
+        run_study(study, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"arms": {"rlaif": {}, "rlhf": {"overrides": ["policy.model=./nope"]}}},
+        {"arms": {"rlaif": {}, "direct": {"overrides": ["optimise.scoring.model={backend: local, model: ./nope}"]}}},
+        {"judge": {"backend": "local", "model": "./nope"}},
+    ],
+    ids=["a policy", "a scoring judge", "the contest's judge"],
+)
+def test_a_model_that_is_nowhere_is_missed_before_the_first_arm(material, tmp_path, changes):
+    study = load_study(write_study(tmp_path, material / "recipe.yaml", material / "human.jsonl", **changes))
+    with pytest.raises(ModelError, match=r"model folder '\./nope' does not exist"):
         run_study(study, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

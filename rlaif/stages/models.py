@@ -18,22 +18,35 @@ from rlaif.models.open import check_model
 from rlaif.stages.stage import Stage
 
 
-def check_models(recipe: Recipe, stages: Iterable[Stage]) -> None:
-    """ModelError or ConfigError for a model that these stages need and that is nowhere, before the first of them works.
-    A judge that has nothing to judge is not looked for; of what is trained only the weights are."""
-    judges = any(p.judged for p in load_constitution(recipe.constitution).principles)
+def check_models(*needs: tuple[Recipe, Iterable[Stage]]) -> None:
+    """ModelError or ConfigError for a model that these stages of these recipes need and that is nowhere, before the
+    first of them works. A judge that has nothing to judge is not looked for; of what is trained only the weights are.
+    """
     found: dict[str, JudgeModel] = {}
-    for stage in stages:
-        knobs = [knob for knob in stage.knobs(recipe) if judges or knob != "judge"]
-        for model in _models_in([reduce(getattr, knob.split("."), recipe) for knob in knobs]):
-            if not stage.together or model != recipe.policy:
-                found[repr(model)] = model
-        if stage.together:
-            check_name(recipe.policy.model, recipe.policy.revision)
-        if stage.name == "reward" and recipe.reward.model is not None:
-            check_name(recipe.reward.model)
+    for recipe, stages in needs:
+        judges = _judges(recipe)
+        for stage in stages:
+            knobs = [knob for knob in stage.knobs(recipe) if judges or knob != "judge"]
+            for model in _models_in([reduce(getattr, knob.split("."), recipe) for knob in knobs]):
+                if not stage.together or model != recipe.policy:
+                    found[repr(model)] = model
+            if stage.together:
+                check_name(recipe.policy.model, recipe.policy.revision)
+            if stage.name == "reward" and recipe.reward.model is not None:
+                check_name(recipe.reward.model)
     for model in found.values():
         check_model(model)
+
+
+def check_judge(recipe: Recipe) -> None:
+    """As `check_models`, of whoever judges by this recipe."""
+    asked = [recipe.judge, recipe.label.mode] if _judges(recipe) else []
+    for model in {repr(model): model for model in _models_in(asked)}.values():
+        check_model(model)
+
+
+def _judges(recipe: Recipe) -> bool:
+    return any(p.judged for p in load_constitution(recipe.constitution).principles)
 
 
 def _models_in(value: Any) -> Iterator[JudgeModel]:

@@ -19,11 +19,12 @@ from rlaif.feedback.human import read_human
 from rlaif.feedback.prompts import read_prompts
 from rlaif.forms import SCORED
 from rlaif.jsonl import read_rows, write_atomic, write_jsonl
-from rlaif.pipeline import run_recipe
+from rlaif.pipeline import run_recipe, unfinished
 from rlaif.records import Judgment
 from rlaif.run_folder import Run
+from rlaif.stages.models import check_judge, check_models
 from rlaif.study.config import ArmRun, Study, arm_runs, dump_study, load_study, shared_recipe
-from rlaif.study.contest import hold_contest
+from rlaif.study.contest import contest_recipe, hold_contest
 from rlaif.study.page import write_comparison
 
 
@@ -31,10 +32,12 @@ def run_study(study: Study, folder: Path, redo: bool = False) -> list[str]:
     """Bring the study up to date; returns what to print. Arms that are done are not run again (`redo` as in
     `run_recipe`), and what an arm before made of the very same inputs is taken over: samples, labels, reward models.
 
-    ConfigError where the folder belongs to another study, or an arm's recipe does not hold together: all are looked at
-    before the first begins.
+    ConfigError where the folder belongs to another study, or an arm's recipe does not hold together, ModelError for a
+    model that is nowhere: all are looked at before the first begins.
     """
     runs = list(arm_runs(study, folder))
+    check_models(*((one.recipe, unfinished(one.recipe, one.run)) for one in runs))
+    check_judge(contest_recipe(study))
     claim(study, folder)
     for number, (arm, seed, recipe, run) in enumerate(runs, start=1):
         say(f"arm {arm}, seed {seed} ({number} of {len(runs)}): {run.folder}")

@@ -79,7 +79,7 @@ def test_the_user_answers_and_only_what_the_policy_wrote_is_trained(tiny_folder:
             assert plain(prompt.messages) == plain((*asked.messages, *turns[: 2 * turn]))
             assert row.prompt == tuple(encode_prompt(tokenizer, prompt.messages, 600))
             assert response_text(tokenizer, row.response).strip() == took.texts[8 * turn + place]
-    assert [m.role for m in heard[8].messages] == ["system", "assistant", "user", "assistant", "user"]
+    assert [m.role for m in heard[8].messages] == ["user", "assistant", "user", "assistant", "user"]
     assert len({tuple(row.response) for row in took.rows[:8]}) > 1
 
 
@@ -127,6 +127,15 @@ def test_an_episode_whose_user_fails_is_left_out_whole_and_counted(tiny_folder: 
     took = roll_out(cast, prompts(2), of, 0, 0)
     assert took.places == [p for p in range(16) if p not in (3, 11)]
     assert took.unscored == pytest.approx(1 / 8)
+
+
+def test_a_user_that_never_answers_is_named_with_its_reason(tiny_folder: str):
+    def user(request: ChatRequest) -> str:
+        raise RequestFailed("gone")
+
+    of = section(turns=2)
+    with pytest.raises(TrainingError, match=r"optimise\.dialogue\.user answered in none of 8 conversations: gone"):
+        roll_out(actors(tiny_folder, of, number, user), prompts(2), of, 0, 0)
 
 
 def test_without_dialogue_the_section_says_and_does_what_it_did(tiny_folder: str):

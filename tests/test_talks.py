@@ -26,6 +26,7 @@ from rlaif.jsonl import read_jsonl
 from rlaif.models.engine import ChatRequest, Reply
 from rlaif.models.local.tokens import encode_prompt, encode_response
 from rlaif.models.scripted import RequestFailed, ScriptedChatModel
+from rlaif.models.user import exchanged
 from rlaif.pipeline import run_recipe
 from rlaif.records import Message, Prompt, Response, plain
 from rlaif.run_folder import Run
@@ -123,9 +124,11 @@ def test_a_conversation_that_breaks_off_is_a_failure_and_costs_no_other() -> Non
     assert [(f.id, f.reason, f.detail) for f in found.failures] == [
         ("p", "model error", "response 0: gone"),
         ("p", "model error", "response 1: gone"),
-        ("q", NO_USER, "response 0: the user did not answer turn 2"),
-        ("q", NO_USER, "response 1: the user did not answer turn 2"),
+        ("q", NO_USER, "response 0: after turn 2: it said nothing"),
+        ("q", NO_USER, "response 1: after turn 2: it said nothing"),
     ]
+    gone = write(lambda _: "a", breaks_always)
+    assert {(f.reason, f.detail.partition(": ")[2]) for f in gone.failures} == {(NO_USER, "after turn 1: gone")}
     kept = write(lambda _: "a", fails)
     assert [r.prompt_id for r in kept.responses] == ["p", "p"]
     with pytest.raises(DataError, match=r"2 of 4 responses failed .*; look at sample\.dialogue\.user"):
@@ -141,6 +144,23 @@ def test_a_transcript_gives_back_the_turns_whatever_anybody_writes(spoken: list[
     texts = [bare(text) for pair in spoken for text in pair] + [bare(last)]
     turns = tuple(Message(role=("assistant", "user")[at % 2], content=text) for at, text in enumerate(texts))
     assert turns_of(as_text(turns)) == turns
+
+
+def breaks_always(request: ChatRequest) -> str:
+    raise RequestFailed("gone")
+
+
+ROLES = st.sampled_from(["system", "user", "assistant"])
+
+
+@given(st.lists(st.builds(Message, role=ROLES, content=st.sampled_from("abc")), max_size=6))
+def test_a_user_of_any_template_can_read_the_conversation(talk: list[Message]) -> None:
+    """Gemma's and Mistral's templates know no system turn, or want the sides to take turns, the first one first."""
+    found = exchanged(tuple(talk), "Ask.")
+    assert [m.role for m in found] == [("user", "assistant")[at % 2] for at in range(len(found))]
+    assert "\n\n".join(m.content for m in found) == "\n\n".join(
+        ["Ask.", *(m.content for m in talk if m.role != "system")]
+    )
 
 
 def test_a_check_passes_a_conversation_that_passes_in_every_turn_of_the_policy() -> None:

@@ -46,7 +46,7 @@ class Dialogue(Section):
         "You are a person who talks with an assistant. Say what this person says next: one short message, and nothing "
         "else."
     )
-    """The user's system turn; the policy's turns are the other side's."""
+    """What the user is told before the conversation, in which the policy is the other side."""
     max_tokens: Count = 64
     temperature: float = Field(default=0.7, ge=0)
 

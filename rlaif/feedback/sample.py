@@ -148,11 +148,11 @@ def _user_answers(user: Engine, told: Dialogue, talks: Sequence[_Talk], of: tupl
     """A turn of the user more for each; one whose user fails or says nothing is lost."""
     so_far = [(*talk.place.prompt.messages, *talk.later) for talk in talks]
     seeds = [talk.place.seed(*of, "user", turn) for talk in talks]
-    for talk, text in zip(talks, user_says(user, told, so_far, seeds), strict=True):
-        if text:
-            talk.later.append(Message(role="user", content=text))
+    for talk, said in zip(talks, user_says(user, told, so_far, seeds), strict=True):
+        if said.text:
+            talk.later.append(Message(role="user", content=said.text))
         else:
-            talk.lost = (NO_USER, f"the user did not answer turn {turn}")
+            talk.lost = (NO_USER, f"after turn {turn}: {said.error or 'it said nothing'}")
 
 
 def _response(model: Engine, talk: _Talk, drawn_by: Sequence[object]) -> Response:

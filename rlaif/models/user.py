@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
+from typing import NamedTuple
 
 from rlaif.config.rollouts import Dialogue
 from rlaif.formats.turns import bare
@@ -12,19 +14,31 @@ from rlaif.records import Message, Messages, Role
 OTHER: dict[Role, Role] = {"user": "assistant", "assistant": "user"}
 
 
-def user_says(user: Engine, told: Dialogue, talks: Sequence[Messages], seeds: Sequence[int]) -> list[str]:
-    """The user's next turn in each conversation, "" where the user fails or says nothing. The user is told
-    `instruction` and shown the conversation, without its system turn, with the sides exchanged."""
+class Said(NamedTuple):
+    """A user's turn: `text` is "" where it says nothing, `error` why where it failed."""
+
+    text: str
+    error: str | None
+
+
+def user_says(user: Engine, told: Dialogue, talks: Sequence[Messages], seeds: Sequence[int]) -> list[Said]:
+    """The user's next turn in each conversation. The user is told `instruction` and shown the conversation, without
+    its system turn, with the sides exchanged."""
     requests = [
         ChatRequest(
-            messages=(
-                Message(role="system", content=told.instruction),
-                *(Message(role=OTHER[turn.role], content=turn.content) for turn in talk if turn.role != "system"),
-            ),
+            messages=exchanged(talk, told.instruction),
             max_tokens=told.max_tokens,
             temperature=told.temperature,
             seed=seed if told.temperature else 0,
         )
         for talk, seed in zip(talks, seeds, strict=True)
     ]
-    return ["" if reply.error else bare(reply.text) for reply in ask(user, requests)]
+    return [Said("" if reply.error else bare(reply.text), reply.error) for reply in ask(user, requests)]
+
+
+def exchanged(talk: Messages, instruction: str) -> Messages:
+    """The conversation as the user reads it. The instruction is the first of the other side's turns and no system turn,
+    and neighbours of one side are one turn: some templates know no system turn and want the sides to take turns."""
+    turns = [("user", instruction), *((OTHER[turn.role], turn.content) for turn in talk if turn.role != "system")]
+    sides = groupby(turns, key=lambda turn: turn[0])
+    return tuple(Message(role=role, content="\n\n".join(text for _, text in side)) for role, side in sides)

@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from rlaif.config.optimise import OnPolicy
+from rlaif.errors import TrainingError
 from rlaif.formats.turns import bare
 from rlaif.models.local.generate import Sampling
 from rlaif.models.local.packing import Row
 from rlaif.models.local.tokens import encode_prompt, response_text
-from rlaif.models.user import user_says
+from rlaif.models.user import Said, user_says
 from rlaif.records import Message, Messages, Prompt, derive_seed
 from rlaif.training import parallel
 from rlaif.training.optimise.actors import Actors
@@ -67,10 +68,14 @@ def _user_says(
     told, places = section.dialogue, [place for place, turns in enumerate(later) if turns is not None]
     talks = [(*prompts[place].messages, *(later[place] or ())) for place in places]
 
-    def replies() -> list[str]:
+    def replies() -> list[Said]:
         assert told is not None and actors.user is not None, "only the first process asks"
         return user_says(actors.user, told, talks, [derive_seed(*names, place) for place in places])
 
-    for place, text in zip(places, parallel.first(replies), strict=True):
-        said = (Message(role="user", content=text),)
-        later[place] = (*(later[place] or ()), *said) if text else None
+    found = parallel.first(replies)
+    if found and not any(said.text for said in found):
+        why = found[0].error or "it said nothing"
+        raise TrainingError(f"optimise.dialogue.user answered in none of {len(found)} conversations: {why}")
+    for place, said in zip(places, found, strict=True):
+        turn = (Message(role="user", content=said.text),)
+        later[place] = (*(later[place] or ()), *turn) if said.text else None

@@ -89,8 +89,9 @@ def test_the_order_of_responses_is_recovered_without_a_label(form: str, tmp_path
 @pytest.mark.usefixtures("blank_plots")
 def test_reward_and_policy_take_turns(tmp_path: Path, tiny_folder: str) -> None:
     """In the second round the new policy's samples, and the first one's, stand against the demonstrations; the policy
-    rises by a reward that it never saw, and the order still holds, on its own texts too."""
-    table = iterate(world(tmp_path, tiny_folder), 2, tmp_path / "rounds")
+    rises by a reward that it never saw, and the order still holds, on its own texts too. Over four seeds the means rose
+    by 0.16 to 0.38 and 0.64 to 0.67, the correlation was 0.71 to 0.88."""
+    table = iterate(world(tmp_path, tiny_folder, optimise__steps=16), 2, tmp_path / "rounds")
     assert len(table) == 3
     runs = [Run(tmp_path / "rounds" / f"round-{number}") for number in (1, 2)]
     loss: Any = runs[1].earlier().reward.loss  # type: ignore[union-attr]
@@ -100,10 +101,10 @@ def test_reward_and_policy_take_turns(tmp_path: Path, tiny_folder: str) -> None:
         wrote = [row.text for row in read_jsonl(run.responses, Response) if row.text]
         means.append(sum(map(true_reward, wrote)) / len(wrote))
         texts.append(wrote[:40])
-    after = [row["after"] for row in map(json.loads, runs[1].samples.read_text().splitlines())]
+    after = [row["after"] for row in map(json.loads, runs[1].samples.read_text().splitlines()) if row["after"]]
     last = sum(map(true_reward, after)) / len(after)
-    assert means[0] < means[1] - 0.1 and last > means[0] + 0.2
-    assert min(correlation(runs[0], texts[0]), correlation(runs[1], [*texts[0], *texts[1]])) > 0.6
+    assert means[0] < means[1] - 0.08 and last > means[0] + 0.4
+    assert min(correlation(runs[0], texts[0]), correlation(runs[1], [*texts[0], *texts[1]])) > 0.5
     assert "demonstrations, against the policy" in runs[1].report.read_text()
 
 

@@ -18,8 +18,8 @@ from contextlib import suppress
 
 POLL_S = 0.1
 WORKERS_S = 2.0
-GONE_S = 5.0
-"""What the kernel may take to end a killed process that holds much memory."""
+GONE_S = 30.0
+"""What the kernel may take to end a killed process that holds much memory: on a busy machine more than five seconds."""
 
 
 def main(parent: int, grace_s: float, command: list[str]) -> int:

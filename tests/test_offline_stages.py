@@ -21,6 +21,7 @@ from rlaif.records import Demonstration, Failure, Preference, Response
 from rlaif.run_folder import Run
 from rlaif.stages.demonstrations import demonstrations
 from rlaif.testing import small_recipe
+from rlaif.training.optimise.rewards import Scores
 
 pytestmark = pytest.mark.usefixtures("blank_plots")
 EVERY = ("sample", "label", "pairs", "reward")
@@ -391,11 +392,11 @@ def test_of_equal_scores_the_first_is_kept_and_none_is_a_failure(recipe, tmp_pat
 
     place: dict[str, int] = {}
 
-    def scored(*arguments: Any) -> list[float | None]:
+    def scored(*arguments: Any) -> Scores:
         responses = arguments[3]
         place.update({r.id: r.index for r in responses})
         assert [r.index for r in responses[:8]] == list(range(8))
-        return [None if r.index % 4 == 0 or r.prompt_id == nobody else 1.0 for r in responses]
+        return Scores([None if r.index % 4 == 0 or r.prompt_id == nobody else 1.0 for r in responses])
 
     monkeypatch.setattr(stage, "_scored", scored)
     seen: list[Any] = []

@@ -45,7 +45,7 @@ def check_model(config: JudgeModel) -> None:
         case ScriptedModel():
             open_model(config)
         case ClientModel():
-            from rlaif.models.client.address import silent
+            from rlaif.models.client.endpoint import silent
 
             for url in silent(config):
                 say(f"  no server at {url} yet: it must answer when {config.model} is asked")

@@ -20,7 +20,7 @@ import aiohttp
 
 from rlaif.config.models import ClientModel
 from rlaif.errors import ModelError, masker
-from rlaif.models.client.address import address_of, key_in
+from rlaif.models.client.endpoint import endpoint_of, key_in
 from rlaif.models.wire import BadReply, error_message, model_names, shorten
 
 T = TypeVar("T")
@@ -102,7 +102,7 @@ class Replicas:
     def __init__(self, config: ClientModel, most_bytes: int = MOST_BYTES) -> None:
         self.answers = 0
         self._most_bytes = most_bytes
-        self._servers = [Replica(*address_of(url)) for url in config.base_urls]
+        self._servers = [Replica(*endpoint_of(url)) for url in config.base_urls]
         self._timeout_s = config.timeout_s
         self._connect_s = min(CONNECT_TIMEOUT_S, config.timeout_s)
         self._key = key_in(config.api_key_env)

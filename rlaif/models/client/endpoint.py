@@ -17,14 +17,14 @@ LOOK_S = 5.0
 """How long a server may take to accept a connection when it is looked for before any work."""
 
 
-class Address(NamedTuple):
+class Endpoint(NamedTuple):
     """Of one server."""
 
     url: str
     proxy: str | None
 
 
-def address_of(url: str) -> Address:
+def endpoint_of(url: str) -> Endpoint:
     """ConfigError for what is no address."""
     if not url.startswith(("http://", "https://")):
         raise ConfigError(f"base_urls: '{url}' must begin with http:// or https://")
@@ -34,7 +34,7 @@ def address_of(url: str) -> Address:
             raise ValueError("names no host")
     except ValueError as error:
         raise ConfigError(f"base_urls: '{url}': {error}") from None
-    return Address(url.rstrip("/"), _proxy(parts.scheme, parts.host, parts.port))
+    return Endpoint(url.rstrip("/"), _proxy(parts.scheme, parts.host, parts.port))
 
 
 def _proxy(scheme: str, host: str, port: int | None) -> str | None:
@@ -62,11 +62,11 @@ def silent(config: ClientModel) -> list[str]:
     is not set and for what is no address."""
     key_in(config.api_key_env)
     found = []
-    for address in map(address_of, config.base_urls):
-        parts = URL(address.url)
-        if address.proxy is None:
+    for endpoint in map(endpoint_of, config.base_urls):
+        parts = URL(endpoint.url)
+        if endpoint.proxy is None:
             try:
                 socket.create_connection((parts.host, parts.port), LOOK_S).close()
             except OSError:
-                found.append(address.url)
+                found.append(endpoint.url)
     return found

@@ -33,6 +33,7 @@ from typing import Any
 from rlaif.config import Recipe
 from rlaif.config.decode import Decode
 from rlaif.config.feedback import AiLabels, HumanLabels, MixedLabels, TagMix
+from rlaif.config.gates import JudgeGate
 from rlaif.config.models import LocalModel, VllmModel, with_weights
 from rlaif.config.optimise import BestOfN, JudgeDemonstrations, Sft
 from rlaif.config.reward import Demonstrations
@@ -42,13 +43,14 @@ from rlaif.errors import ConfigError
 from rlaif.evaluation.artefacts import EVALUATION
 from rlaif.formats import Annotations
 from rlaif.gates.decide import Decision, decide, decided
-from rlaif.gates.measures import check_gate
+from rlaif.gates.measures import check_gate, judged_by
 from rlaif.gates.page import publish
 from rlaif.jsonl import read_json
 from rlaif.pipeline import run_recipe
 from rlaif.records import derive_seed
 from rlaif.run_folder import Run
 from rlaif.stages.due import by_first
+from rlaif.stages.models import check_judge
 from rlaif.stats import estimate_at
 from rlaif.words import with_interval
 
@@ -64,9 +66,13 @@ NONE = "-"
 def iterate(recipe: Recipe, rounds: int, folder: Path, redo: bool = False) -> Table:
     """Bring that many rounds up to date and return a table of them, header first; `redo` as in `run_recipe`.
 
-    ConfigError for a recipe that has nothing to do over again.
+    ConfigError for a recipe that has nothing to do over again, ModelError for a gate's judge that is nowhere.
     """
     check(recipe, [number for number in range(2, rounds + 1) if not feedback_of(folder, number).exists()])
+    if recipe.iterate and not all(decided(Run(round_folder(folder, number))) for number in range(1, rounds + 1)):
+        for gate in recipe.iterate.gates.values():
+            if isinstance(gate, JudgeGate):
+                by_first(partial(check_judge, judged_by(gate, recipe)))
     runs, decisions, kept = [], list[Decision](), 0
     for number in range(1, rounds + 1):
         where = round_folder(folder, number)

@@ -36,7 +36,6 @@ from rlaif.records import Pair, Preference, Prompt, grouped
 from rlaif.run_folder import Run
 from rlaif.stages.evaluation import evaluation_prompts
 from rlaif.stages.hacking import hacking_files, tried
-from rlaif.stages.models import check_judge
 from rlaif.stages.stage import judge_files, judge_with_bar, prompt_files
 from rlaif.stats import Bounds
 from rlaif.words import counted, listed
@@ -115,7 +114,6 @@ def check_gate(name: str, gate: Gate, recipe: Recipe) -> None:
     if section and section.self_reward and recipe.policy.model in _judges(other):
         raise ConfigError(f"{where}: {recipe.policy.model} is the policy itself; name another model")
     check_modes(other)
-    check_judge(other)
 
 
 def _judges(recipe: Recipe) -> set[str]:

@@ -37,7 +37,8 @@ def run_study(study: Study, folder: Path, redo: bool = False) -> list[str]:
     """
     runs = list(arm_runs(study, folder))
     check_models(*((one.recipe, unfinished(one.recipe, one.run)) for one in runs))
-    check_judge(contest_recipe(study))
+    if not (folder / "contest" / "asked.json").exists():
+        check_judge(contest_recipe(study))
     claim(study, folder)
     for number, (arm, seed, recipe, run) in enumerate(runs, start=1):
         say(f"arm {arm}, seed {seed} ({number} of {len(runs)}): {run.folder}")

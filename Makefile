@@ -18,7 +18,7 @@ test: $(VENV)/.installed-dev style
 	wait $$types || failed=1; cat $$said; rm $$said; exit $$failed
 
 test-slow: $(VENV)/.installed-dev
-	$(RUN)/python -m pytest -v -m slow  # forty minutes: each test is named as it ends
+	$(RUN)/python -m pytest -v -m slow  # half an hour: each test is named as it ends
 
 # Other trainers' own code on what rlaif makes; needs the package index, 1 GB and ten minutes. Its lines are the table of
 # docs/handover/README.md.

@@ -860,8 +860,8 @@ FAULTS = [
     ),
     Fault(
         "models/user.py",
-        "(OTHER[turn.role], turn.content)",
-        "(turn.role, turn.content)",
+        "role=OTHER[turn.role]",
+        "role=turn.role",
         "test_episodes.py::test_the_user_answers_and_only_what_the_policy_wrote_is_trained",
         "the user reads the conversation as its own answers",
     ),

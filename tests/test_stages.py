@@ -134,6 +134,16 @@ def test_a_judge_that_is_not_asked_need_not_be_there(run: Run, tmp_path: Path, t
     check_models((small_recipe(tmp_path, tiny_folder, judge=far), [STAGES["label"]]))
 
 
+def test_a_name_that_many_arms_share_is_looked_for_once(
+    tmp_path: Path, tiny_folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr("rlaif.stages.models.check_name", lambda name, revision: asked.append(name))
+    recipes = [small_recipe(tmp_path, tiny_folder, seed=seed, reward__model="them/theirs") for seed in range(3)]
+    check_models(*((recipe, [STAGES["reward"], STAGES["optimise"]]) for recipe in recipes))
+    assert sorted(asked) == sorted([tiny_folder, "them/theirs"])
+
+
 def test_a_server_that_does_not_run_yet_is_said_and_stops_nothing(
     tmp_path: Path, tiny_folder: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from rlaif import testing
 from rlaif.config import Recipe
 from rlaif.config.feedback import SampleSection
 from rlaif.constitution import Principle
@@ -27,7 +28,7 @@ from rlaif.models.engine import ChatRequest, Reply
 from rlaif.models.local.tokens import encode_prompt, encode_response
 from rlaif.models.scripted import RequestFailed, ScriptedChatModel
 from rlaif.models.user import exchanged
-from rlaif.pipeline import run_recipe
+from rlaif.pipeline import STAGES, run_recipe
 from rlaif.records import Message, Prompt, Response, plain
 from rlaif.run_folder import Run
 from rlaif.testing import small_recipe, tiny_model, tiny_tokenizer
@@ -227,6 +228,15 @@ def test_a_run_of_conversations(tmp_path: Path, tiny_folder: str, capsys: pytest
     run_recipe(recipe, run.folder)
     assert "[6/7] evaluate: up to date" in capsys.readouterr().out
     assert {name: (run.folder / name).read_bytes() for name in before} == before
+
+
+def test_a_user_that_changed_is_asked_again(tmp_path: Path) -> None:
+    recipe, run = small_recipe(tmp_path, "scripted", sample__dialogue=TALK), Run(tmp_path / "run")
+    file = Path(testing.__file__)
+    for stage in ("sample", "evaluate"):
+        assert file in STAGES[stage].inputs(recipe, run)
+    quiet = small_recipe(tmp_path, "scripted", judge__model="tests.scripted_judge:likes_short")
+    assert file not in STAGES["sample"].inputs(quiet, run)
 
 
 def until_sampled(recipe: Recipe, folder: Path, kill: Kill | None) -> None:

@@ -17,12 +17,12 @@ from rlaif.words import counted, number, percent
 
 SHOWN = 20
 """Conversations, of however many."""
-Judged = tuple[Messages, Mapping[str, Any]]
+JudgedTalk = tuple[Messages, Mapping[str, Any]]
 """A conversation and its row of dialogue.jsonl."""
 
 
 def write_dialogue_page(
-    found: Mapping[str, Any], talks: Sequence[Judged], facts: Mapping[str, str], path: Path
+    found: Mapping[str, Any], talks: Sequence[JudgedTalk], facts: Mapping[str, str], path: Path
 ) -> Path:
     """Write the page and return its path. `found` is what dialogue.json holds."""
     worst = sorted(talks, key=lambda talk: (-len(_broken(talk[1])), _value(talk[1])))
@@ -56,7 +56,7 @@ def _value(row: Mapping[str, Any]) -> float:
     return 1.0 if row["value"] is None else float(row["value"])
 
 
-def _sentence(found: Mapping[str, Any], talks: Sequence[Judged]) -> str:
+def _sentence(found: Mapping[str, Any], talks: Sequence[JudgedTalk]) -> str:
     judged = [row for _, row in talks if row["value"] is not None]
     turns = {
         (row["place"], turn["turn"]) for row in judged for one in row["principles"].values() for turn in one["turns"]

@@ -7,14 +7,13 @@ other columns alone. Next: `export.py`, their table.
 
 from __future__ import annotations
 
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from rlaif.errors import ConfigError, DataError
 from rlaif.forms import OBJECT
 from rlaif.jsonl import read_json, write_json
-from rlaif.records import Messages, Preference, derive_seed, plain
+from rlaif.records import Messages, Preference, alternating, derive_seed, plain
 
 FROM = {"user": "human", "assistant": "gpt", "system": "system"}
 SPEAKERS = {"user": "Human", "assistant": "Assistant"}
@@ -51,12 +50,9 @@ def _whole(row: Preference) -> dict[str, Any]:
 def llamafactory_row(row: Preference) -> dict[str, Any]:
     """ShareGPT's ranking: `chosen` and `rejected` are one message each; turns must alternate, or the row is lost."""
     system, turns = split_system(row.prompt)
-    alternating = [
-        {"from": FROM[role], "value": "\n\n".join(turn.content for turn in some)}
-        for role, some in groupby(turns, key=lambda turn: turn.role)
-    ]
+    conversations = [{"from": FROM[turn.role], "value": turn.content} for turn in alternating(turns)]
     chosen, rejected = ({"from": "gpt", "value": one[-1].content} for one in (row.chosen, row.rejected))
-    sides = {"conversations": alternating, "chosen": chosen, "rejected": rejected}
+    sides = {"conversations": conversations, "chosen": chosen, "rejected": rejected}
     return sides | {"system": system, "p_chosen": row.p_chosen}
 
 

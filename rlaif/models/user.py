@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import groupby
 from typing import NamedTuple
 
 from rlaif.config.rollouts import Dialogue
 from rlaif.formats.turns import bare
 from rlaif.models.engine import ChatRequest, Engine, ask
-from rlaif.records import Message, Messages, Role
+from rlaif.records import Message, Messages, Role, alternating
 
 OTHER: dict[Role, Role] = {"user": "assistant", "assistant": "user"}
 
@@ -37,8 +36,7 @@ def user_says(user: Engine, told: Dialogue, talks: Sequence[Messages], seeds: Se
 
 
 def exchanged(talk: Messages, instruction: str) -> Messages:
-    """The conversation as the user reads it. The instruction is the first of the other side's turns and no system turn,
-    and neighbours of one side are one turn: some templates know no system turn and want the sides to take turns."""
-    turns = [("user", instruction), *((OTHER[turn.role], turn.content) for turn in talk if turn.role != "system")]
-    sides = groupby(turns, key=lambda turn: turn[0])
-    return tuple(Message(role=role, content="\n\n".join(text for _, text in side)) for role, side in sides)
+    """The conversation as the user reads it, the sides taking turns. The instruction is the first of the other side's
+    turns and no system turn, which some templates do not know."""
+    turns = (Message(role=OTHER[turn.role], content=turn.content) for turn in talk if turn.role != "system")
+    return alternating([Message(role="user", content=instruction), *turns])

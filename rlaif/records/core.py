@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable
+from itertools import groupby
 from typing import Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -49,6 +50,13 @@ class Message(Record):
 
 
 Messages = tuple[Message, ...]
+
+
+def alternating(turns: Iterable[Message]) -> Messages:
+    """The conversation with neighbours of one side as one turn, joined by a blank line: many chat templates, and some
+    trainers, want the sides to take turns."""
+    sides = groupby(turns, key=lambda turn: turn.role)
+    return tuple(Message(role=role, content="\n\n".join(turn.content for turn in side)) for role, side in sides)
 
 
 def plain(messages: Messages) -> list[dict[str, str]]:

@@ -23,6 +23,7 @@ def check_models(*needs: tuple[Recipe, Iterable[Stage]]) -> None:
     first of them works. A judge that has nothing to judge is not looked for; of what is trained only the weights are.
     """
     found: dict[str, JudgeModel] = {}
+    weights: list[tuple[str, str | None]] = []
     for recipe, stages in needs:
         judges = _judges(recipe)
         for stage in stages:
@@ -31,9 +32,11 @@ def check_models(*needs: tuple[Recipe, Iterable[Stage]]) -> None:
                 if not stage.together or model != recipe.policy:
                     found[repr(model)] = model
             if stage.together:
-                check_name(recipe.policy.model, recipe.policy.revision)
+                weights.append((recipe.policy.model, recipe.policy.revision))
             if stage.name == "reward" and recipe.reward.model is not None:
-                check_name(recipe.reward.model)
+                weights.append((recipe.reward.model, None))
+    for name, revision in dict.fromkeys(weights):  # a hub is asked once, however many arms name a model
+        check_name(name, revision)
     for model in found.values():
         check_model(model)
 
